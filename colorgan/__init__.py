@@ -1,0 +1,1 @@
+"""Conditional-GAN colourisation pretraining, checkpoints and transfer."""
