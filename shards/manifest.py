@@ -117,8 +117,9 @@ class Manifest(_Plain):
             raise ManifestError(f"{path}: the table of samples cannot be read ({error}). {REPAIR}") from error
         if table.dtype != SAMPLE_DTYPE or table.shape != (self.num_samples,):
             raise ManifestError(
-                f"{path}: the table of samples should have {self.num_samples} rows of {SAMPLE_DTYPE.itemsize} "
-                f"bytes, it has shape {table.shape} and {table.dtype.itemsize} bytes a row. {REPAIR}"
+                f"{path}: the table of samples should have {self.num_samples} rows of "
+                f"{SAMPLE_DTYPE.itemsize} bytes, it has shape {table.shape} and {table.dtype.itemsize} bytes "
+                f"a row. {REPAIR}"
             )
         return table
 
@@ -174,8 +175,8 @@ def _read_bytes(folder: Path) -> bytes:
         return (folder / MANIFEST_FILE).read_bytes()
     except FileNotFoundError as error:
         raise ManifestError(
-            f"{folder}: no {MANIFEST_FILE} in it, so it is no packed data set, or its packing has not finished; "
-            "run the same python launcher/pack.py line (again)."
+            f"{folder}: no {MANIFEST_FILE} in it, so it is no packed data set, or its packing has not "
+            "finished; run the same python launcher/pack.py line (again)."
         ) from error
     except OSError as error:
         raise ManifestError(f"{folder / MANIFEST_FILE}: cannot be read ({error.strerror}).") from error
@@ -184,7 +185,7 @@ def _read_bytes(folder: Path) -> bytes:
 def _check_version(path: Path, content: bytes) -> None:
     try:
         document: Any = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ManifestError(f"{path}: not JSON ({error}). {REPAIR}") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
     if not isinstance(version, int) or version < 1:
@@ -208,14 +209,16 @@ def _in_one_sentence(path: Path, error: ValidationError) -> str:
 
 
 def _check_files(manifest: Manifest) -> None:
-    for info in (*manifest.shards, manifest.samples_file):
-        path = manifest.folder / info.file
+    files = [(shard.file, shard.bytes) for shard in manifest.shards]
+    files.append((manifest.samples_file.file, manifest.samples_file.bytes))
+    for name, promised in files:
+        path = manifest.folder / name
         try:
             size = path.stat().st_size
         except OSError as error:
             raise ManifestError(f"{path}: promised by the manifest, but missing. {REPAIR}") from error
-        if size < info.bytes:
+        if size < promised:
             raise ManifestError(
-                f"{path}: {size} bytes, shorter than the {info.bytes} that the manifest promises. {REPAIR}"
+                f"{path}: {size} bytes, shorter than the {promised} that the manifest promises. {REPAIR}"
             )
     manifest.samples()
