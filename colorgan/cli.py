@@ -1,0 +1,378 @@
+"""The one way in of every verb: defaults <- `--config FILE.yaml` <- `--key.sub VALUE`, checked by pydantic.
+
+`parse` turns the command line into a frozen model or raises one `UsageError` that lists every mistake;
+`run_verb` is the last line of each script in launcher/ and turns errors into one sentence and an exit status.
+Only the reading of words stands here; what is allowed stands in the schema.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from colorgan.errors import ColorganError, UsageError
+from colorgan.schema_keys import (
+    Key,
+    group_default,
+    group_of,
+    help_text,
+    is_list,
+    leaf_types,
+    schema_keys,
+    show,
+)
+
+M = TypeVar("M", bound=BaseModel)
+
+MAX_RECIPE_BYTES = 1_000_000
+# Faults of the disk and of the user's paths; others (a reset connection, say) keep their traceback.
+_PATH_FAULTS = (
+    *("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "ESTALE", "EMFILE", "ENFILE"),
+    *("ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "ENOTEMPTY", "ENAMETOOLONG", "ELOOP"),
+)
+_OPTION = re.compile(r"--[A-Za-z_]")
+_NULL = ("null", "Null", "NULL", "~")
+# torchrun stops its other ranks 0.1 s after the first has failed, DeepSpeed's launcher after 1 s.
+_OTHER_RANKS_WAIT_S = 3.0
+
+
+@dataclass
+class _Words:
+    """The command line taken apart: key -> its words; a later key has replaced an earlier one."""
+
+    options: dict[str, list[str]] = field(default_factory=dict)
+    bare: list[str] = field(default_factory=list)
+    help: bool = False
+
+
+def parse(
+    schema: type[M],
+    argv: Sequence[str],
+    *,
+    verb: str,
+    description: str,
+    next_line: str,
+    positional: str | None = None,
+    recipes: Path | None = None,
+) -> M:
+    """Reads a verb's settings: defaults, then the recipe, then the command line.
+
+    Args:
+        schema: A frozen model (tree) with `extra="forbid"`; descriptions of its fields carry the units.
+        argv: The words after the script's name.
+        verb: The command as the user types it, for the usage line: `accelerate launch launcher/pretrain.py`.
+        next_line: The command to run after this one; the last line of `--help`.
+        positional: A list field that takes the bare words (colorize's photos).
+        recipes: A folder of recipes; `--config sample` is then also `recipes/sample.yaml`.
+
+    Raises:
+        UsageError: All mistakes at once, a line each.
+        SystemExit: With status 0, after `--help`.
+    """
+    keys = {key.name: key for key in schema_keys(schema)}
+    words = _split_words(argv, keys, positional)
+    if words.help:
+        if _is_first_local_rank():
+            print(
+                help_text(
+                    schema, verb=verb, description=description, next_line=next_line, positional=positional
+                )
+            )
+        raise SystemExit(0)
+    config = words.options.pop("config", None) if "config" not in keys else None
+    recipe, origin = _read_recipe(config, recipes)
+    stray = [] if positional else [f"{show(word)}: a word that belongs to no key" for word in words.bare]
+    settings = _merge(_group_defaults(schema), recipe)
+    for name, values in words.options.items():
+        _set(settings, name, _value(values, keys.get(name)))
+    if positional and words.bare:
+        before = settings.get(positional) or []
+        settings[positional] = [*before, *(_scalar(word, keys[positional]) for word in words.bare)]
+    try:
+        model = schema.model_validate(settings)
+    except ValidationError as error:
+        given = set(words.options) | ({positional} if positional else set())
+        stray += list(_problems(error, keys, given, origin))
+    if stray:
+        count = f"{len(stray)} problem{'s' if len(stray) > 1 else ''}"
+        raise UsageError(
+            f"{count} with the settings (`{verb} --help` lists every key):\n  " + "\n  ".join(stray)
+        )
+    return model
+
+
+def dump_recipe(model: BaseModel) -> str:
+    """The settings as YAML that `--config` reads back to an equal model."""
+    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+
+def recipe_difference(a: Mapping[str, Any], b: Mapping[str, Any], ignore: Collection[str] = ()) -> list[str]:
+    """Lines `key: old -> new`, sorted, for each key on which two recipes (nested plain data) differ.
+
+    Args:
+        ignore: Dotted keys, or whole groups, that may differ.
+    """
+    old, new = dict(_leaves(a)), dict(_leaves(b))
+    absent = object()
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        left, right = old.get(key, absent), new.get(key, absent)
+        skipped = any(key == name or key.startswith(f"{name}.") for name in ignore)
+        if left != right and not skipped:
+            sides = ["(absent)" if side is absent else show(side) for side in (left, right)]
+            lines.append(f"{key}: {sides[0]} -> {sides[1]}")
+    return lines
+
+
+def run_verb(main: Callable[[list[str]], int | None], *errors: type[Exception]) -> NoReturn:
+    """Runs a verb and exits: 0; 2 for a mistake, told in one sentence; 130 for Ctrl-C; else a traceback.
+
+    Args:
+        main: Takes the words after the script's name; None is status 0.
+        errors: Error trees of other packages to tell in one sentence, beside `ColorganError`.
+    """
+    told: tuple[type[Exception], ...] = (ColorganError, *errors)
+    try:
+        status = main(sys.argv[1:]) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:  # `... --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = 141  # as a shell shows a process ended by SIGPIPE
+    except KeyboardInterrupt:
+        _tell("Interrupted.")
+        status = 130
+    except told as error:
+        _tell(f"{type(error).__name__}: {error}")
+        status = 2
+    except OSError as error:
+        if errno.errorcode.get(error.errno or 0) not in _PATH_FAULTS:
+            raise
+        where = f"{error.filename}: " if error.filename is not None else ""
+        _tell(f"{type(error).__name__}: {where}{error.strerror}.")
+        status = 2
+    raise SystemExit(status)
+
+
+def _tell(sentence: str) -> None:
+    """Prints to stderr; a rank other than the first waits, so that what fails on all ranks is told once.
+
+    Launchers end the other ranks within a second of the first failure; if this rank still lives after the
+    wait, the first rank has not failed, and this one speaks.
+    """
+    if not _is_first_local_rank():
+        time.sleep(_OTHER_RANKS_WAIT_S)
+        sentence = f"[rank {os.environ.get('RANK', os.environ['LOCAL_RANK'])}] {sentence}"
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def _is_first_local_rank() -> bool:
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _split_words(argv: Sequence[str], keys: Mapping[str, Key], positional: str | None) -> _Words:
+    words = _Words()
+    name: str | None = None
+    for index, word in enumerate(argv):
+        if word == "--":
+            words.bare += argv[index + 1 :]
+            break
+        if word in ("-h", "--help"):
+            words.help = True
+        elif _OPTION.match(word):
+            name, equals, value = word[2:].partition("=")
+            name = name.replace("-", "_")
+            words.options[name] = [value] if equals else []
+            name = None if equals else name
+        elif name is None or (positional and not _takes(keys.get(name), words.options[name], word)):
+            words.bare.append(word)
+        else:
+            words.options[name].append(word)
+    return words
+
+
+def _takes(key: Key | None, had: list[str], word: str) -> bool:
+    """Whether a key takes one more word where words may also be bare ones: only a list takes a second."""
+    if key is not None and is_list(key.field.annotation):
+        return True
+    if key is not None and leaf_types(key.field.annotation) == {bool}:
+        return not had and word.lower() in ("true", "false", "yes", "no", "on", "off")
+    return not had
+
+
+def _value(words: list[str], key: Key | None) -> Any:
+    values = [_scalar(word, key) for word in words]
+    if not values:
+        return True
+    if len(values) > 1:
+        return values
+    if key is None or not is_list(key.field.annotation):
+        return values[0]
+    if words[0].startswith("[") and words[0].endswith("]"):  # --sizes "[1, 2]"
+        return _yaml_scalar(words[0])
+    return values if values[0] is not None else None
+
+
+def _scalar(word: str, key: Key | None) -> Any:
+    """A word as YAML would read it, unless its key holds only text: `--split 2012` stays text."""
+    kinds = leaf_types(key.field.annotation) if key else {object}
+    if type(None) in kinds and word in _NULL:
+        return None
+    if kinds <= {str, Path, type(None)}:
+        return Path(word) if Path in kinds else word
+    return _yaml_scalar(word)
+
+
+def _yaml_scalar(word: str) -> Any:
+    try:
+        return yaml.safe_load(word)
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: 2024-13-45 is no date to PyYAML
+        return word
+
+
+def _read_recipe(config: list[str] | None, recipes: Path | None) -> tuple[dict[str, Any], str]:
+    """The recipe's settings and the name it is called by in messages; ({}, "") without one."""
+    if config is None:
+        return {}, ""
+    if len(config) != 1:
+        raise UsageError(f"--config takes one file, got {len(config)}.")
+    path = _find_recipe(config[0], recipes)
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_RECIPE_BYTES + 1)
+        if len(text) > MAX_RECIPE_BYTES:
+            raise UsageError(f"--config {path}: larger than {MAX_RECIPE_BYTES:,} bytes, so it is no recipe.")
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"--config {path}: not valid YAML: {' '.join(str(error).split())[:300]}.") from None
+    except OSError as error:
+        raise UsageError(f"--config {path}: {error.strerror}.") from None
+    if data is not None and not (isinstance(data, dict) and all(isinstance(key, str) for key in data)):
+        raise UsageError(f"--config {path}: a recipe is a mapping of keys to values, this is {show(data)}.")
+    return data or {}, str(path)
+
+
+def _find_recipe(name: str, recipes: Path | None) -> Path:
+    path = Path(name)
+    if recipes is None or path.exists() or Path(name).name != name:
+        return path
+    for candidate in (recipes / name, recipes / f"{name}.yaml"):
+        if candidate.is_file():
+            return candidate
+    known = ", ".join(sorted(file.stem for file in recipes.glob("*.yaml"))) or "none"
+    raise UsageError(f"--config {name}: no such file, and no recipe of that name; recipes: {known}.")
+
+
+def _group_defaults(schema: type[BaseModel], default: BaseModel | None = None) -> dict[str, Any]:
+    """A dictionary for each group, holding what the schema sets in it: one given key must not undo the rest."""
+    settings: dict[str, Any] = {}
+    for name, info in schema.model_fields.items():
+        given = getattr(default, name) if default is not None else None
+        if default is not None and name in default.model_fields_set and not isinstance(given, BaseModel):
+            settings[name] = given
+        elif info.annotation is group_of(info) and (group := group_of(info)):
+            settings[name] = _group_defaults(
+                group, given if isinstance(given, BaseModel) else group_default(info)
+            )
+    return settings
+
+
+def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`, group by group; an empty group in YAML (`data:` alone) changes nothing."""
+    merged = dict(below)
+    for key, value in above.items():
+        if isinstance(merged.get(key), dict) and (value is None or isinstance(value, dict)):
+            merged[key] = _merge(merged[key], value or {})
+        else:
+            merged[key] = value
+    return merged
+
+
+def _set(settings: dict[str, Any], name: str, value: Any) -> None:
+    *groups, last = name.split(".")
+    for group in groups:
+        inner = settings.setdefault(group, {})
+        if inner is None:
+            inner = settings[group] = {}
+        if not isinstance(inner, dict):
+            return  # the recipe holds a value where a group belongs: pydantic names it
+        settings = inner
+    settings[last] = value
+
+
+def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _problems(
+    error: ValidationError, keys: Mapping[str, Key], given: Collection[str], origin: str
+) -> Iterator[str]:
+    """One line a key: its name as the user gave it, its value, what is wrong and what is allowed."""
+    lines: dict[str, list[str]] = {}
+    for detail in error.errors(include_url=False, include_context=False):
+        if detail["type"] == "extra_forbidden":
+            prefix = ".".join(map(str, detail["loc"]))
+            extra = detail["input"] if isinstance(detail["input"], dict) and detail["input"] else None
+            unknown = _leaves(extra, f"{prefix}.") if extra else [(prefix, detail["input"])]
+            for name, value in unknown:
+                head = f"{_as_given(name, given, origin)} {show(value)}"
+                lines.setdefault(f"{head}: unknown key", []).append(_nearest(name, keys))
+        else:
+            head, reason = _wrong_value(detail, keys, given, origin)
+            lines.setdefault(head, []).append(reason)
+    for head, reasons in lines.items():
+        yield (
+            f"{head}; {reasons[0]}"
+            if head.endswith("unknown key")
+            else head + " or ".join(dict.fromkeys(reasons))
+        )
+
+
+def _wrong_value(
+    detail: ErrorDetails, keys: Mapping[str, Key], given: Collection[str], origin: str
+) -> tuple[str, str]:
+    # The place ends with the kinds of a union ("int", "str") or an index in a list: cut it to the key itself.
+    parts = [str(part) for part in detail["loc"]]
+    prefixes = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+    name = next((prefix for prefix in prefixes if prefix in keys), ".".join(parts))
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if detail["type"] == "missing":
+        about = keys[name].field.description if name in keys else None
+        return f"--{name}: ", f"required, not given{f' ({about})' if about else ''}"
+    if not name:  # a validator of the whole schema
+        return "", message
+    if detail["type"] == "model_type":
+        message = f"a group of keys, not a value; its keys: {', '.join(k for k in keys if k.startswith(name + '.'))}"
+    value = detail["input"]
+    shown = "" if isinstance(value, BaseModel | dict) and name not in keys else f" {show(value)}"
+    return f"{_as_given(name, given, origin)}{shown}: ", message[:1].lower() + message[1:]
+
+
+def _as_given(name: str, given: Collection[str], origin: str) -> str:
+    """`--key` for what the command line said, `recipe.yaml: key` for what the recipe said."""
+    on_command_line = not origin or any(name == key or name.startswith(f"{key}.") for key in given)
+    return f"--{name}" if on_command_line else f"{origin}: {name}"
+
+
+def _nearest(name: str, keys: Collection[str]) -> str:
+    close = difflib.get_close_matches(name, keys, n=1, cutoff=0.6)
+    last = name.rpartition(".")[2]
+    ends = {key.rpartition(".")[2]: key for key in reversed(list(keys))}
+    close = close or [ends[end] for end in difflib.get_close_matches(last, ends, n=1, cutoff=0.6)]
+    close = close or difflib.get_close_matches(name, keys, n=1, cutoff=0.0)
+    return f"the nearest known key is --{close[0]}" if close else "this verb has no keys"
