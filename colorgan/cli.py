@@ -275,7 +275,7 @@ def _find_recipe(name: str, recipes: Path | None) -> Path:
 
 
 def _group_defaults(schema: type[BaseModel], default: BaseModel | None = None) -> dict[str, Any]:
-    """A dictionary for each group, holding what the schema sets in it: one given key must not undo the rest."""
+    """A dictionary for each group, holding what the schema sets: one given key must not undo the rest."""
     settings: dict[str, Any] = {}
     for name, info in schema.model_fields.items():
         given = getattr(default, name) if default is not None else None
@@ -357,7 +357,8 @@ def _wrong_value(
     if not name:  # a validator of the whole schema
         return "", message
     if detail["type"] == "model_type":
-        message = f"a group of keys, not a value; its keys: {', '.join(k for k in keys if k.startswith(name + '.'))}"
+        inner = ", ".join(key for key in keys if key.startswith(f"{name}."))
+        message = f"a group of keys, not a value; its keys: {inner}"
     value = detail["input"]
     shown = "" if isinstance(value, BaseModel | dict) and name not in keys else f" {show(value)}"
     return f"{_as_given(name, given, origin)}{shown}: ", message[:1].lower() + message[1:]
