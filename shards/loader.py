@@ -1,0 +1,275 @@
+"""The loader: packed folders in, batches of normalised Lab out, for training and for evaluation.
+
+Training sees one endless stream of samples (shards/order.py) whose only state is the number of images seen,
+so a run is taken up at any position on any number of ranks. Usage:
+
+    loader = Loader(open_shards([folder]), image_size=256, global_batch_size=64, micro_batch_size=8)
+    for micro_batches in loader.train_batches(images_seen):   # this rank's part of one global batch
+        ...
+
+Tensors: B micro-batch, C classes, H = W = image_size; L' = L / 50 - 1, a' = a / ab_scale, b' = b / ab_scale.
+"""
+# ruff: noqa: N815 (tensors are named with a shape suffix)
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shards.errors import ManifestError, OrderError
+from shards.faults import FaultLog, Replaced
+from shards.order import Order, rank_share
+from shards.pipeline import DecodeSpec
+from shards.reader import ReadAt, ShardFiles, ShardSet, Wanted
+from shards.stream import Decoded, Maker, Plan, Stream, StreamSpec
+
+Targets = Literal["none", "classes", "mask"]
+
+
+@dataclass
+class Batch:
+    """One micro-batch.
+
+    Attributes:
+        lab_B3HW: float32 on the device, planes L', a', b'.
+        classes_BC: With targets "classes": float32 multi-hot on the device, difficult objects included.
+        difficult_BC: With targets "classes": bool, classes that are there only as difficult objects.
+        mask_BHW: With targets "mask": int64 class indices on the device, 0 background, 255 void.
+        sample_ids_B: int64 on the CPU, the samples really used, as indices into the ShardSet.
+        slots_B: int64 on the CPU, positions in the stream (training) or in the set (evaluation).
+    """
+
+    lab_B3HW: Tensor
+    classes_BC: Tensor | None
+    difficult_BC: Tensor | None
+    mask_BHW: Tensor | None
+    sample_ids_B: Tensor
+    slots_B: Tensor
+
+
+class Loader:
+    """Batches of one rank.
+
+    Args:
+        shards: `open_shards(...)`.
+        image_size: Side of the pictures that come out, in pixels.
+        global_batch_size: Samples of all ranks together in one step.
+        micro_batch_size: Samples in one forward pass; the global batch is a multiple of this times the ranks.
+        rank: This rank, from 0.
+        world_size: Number of ranks.
+        seed: Of the order, the crops and the flips.
+        random_crop_scale: Smallest share of a picture's area that a training crop keeps; 1.0 = no crop.
+        flip: Mirror every other training picture.
+        targets: What comes beside the picture.
+        device: "cpu" or "cuda:N"; where decoding runs and the batches lie.
+        num_threads: Decoding threads; the cores that this rank has.
+        prefetch_batches: Finished micro-batches kept ready.
+        ab_scale: What a and b are divided by.
+        max_bad_share: Bad samples allowed, as a share of those drawn so far (a handful is always allowed,
+            unless the share is 0).
+        read_at: How a file is read, for tests and for other storage; `ShardFiles().read_at` by default.
+        read_timeout_s: Seconds until a read that does not return counts as failed.
+        lab: How Lab is computed on the CPU; see shards/pipeline.py.
+
+    Raises:
+        OrderError: Sizes that do not divide, or are out of range.
+        ManifestError: Targets that the set does not have.
+    """
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        *,
+        image_size: int,
+        global_batch_size: int,
+        micro_batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        random_crop_scale: float = 1.0,
+        flip: bool = False,
+        targets: Targets = "none",
+        device: str = "cpu",
+        num_threads: int = 1,
+        prefetch_batches: int = 2,
+        ab_scale: float = 128.0,
+        max_bad_share: float = 0.001,
+        read_at: ReadAt | None = None,
+        read_timeout_s: float = 60.0,
+        lab: Literal["fused", "operators"] = "fused",
+    ) -> None:
+        self._share = rank_share(global_batch_size, micro_batch_size, rank, world_size)
+        _check_settings(image_size, random_crop_scale, num_threads, prefetch_batches)
+        _check_targets(shards, targets)
+        self.shards, self.rank, self.world_size = shards, rank, world_size
+        self._global_batch_size, self._micro_batch_size = global_batch_size, micro_batch_size
+        self._prefetch_batches = prefetch_batches
+        self._device = device
+        self._faults = FaultLog(max_bad_share)
+        self._order = Order(shards.shard_sizes, seed)
+        self._files = ShardFiles()
+        self._read_at = read_at or self._files.read_at
+        self._streams: list[Stream] = []
+        self._closed_wait_s = 0.0
+        weakref.finalize(self, _close, self._streams, self._files)  # at the latest when the process ends
+        self._spec = StreamSpec(
+            decode=DecodeSpec(
+                image_size=image_size,
+                crop=random_crop_scale < 1.0,
+                resize=any(policy != f"squash:{image_size}" for policy in shards.image_policies),
+                flip=flip,
+                mask=targets == "mask",
+                ab_scale=ab_scale,
+                lab=lab if device == "cpu" else "operators",
+            ),
+            wanted=Wanted(
+                num_classes=len(shards.classes) if targets == "classes" else None,
+                mask=targets == "mask",
+                timeout_s=read_timeout_s,
+            ),
+            seed=seed,
+            min_crop_area=random_crop_scale,
+            replace=True,
+            max_batch_size=micro_batch_size,
+            num_threads=num_threads,
+            num_read_threads=max(2, min(8, 2 * num_threads)),
+            read_ahead=2,
+            device=device,
+        )
+
+    @property
+    def replaced(self) -> list[Replaced]:
+        """The samples that could not be used so far, in the order in which they were met."""
+        return list(self._faults.replaced)
+
+    @property
+    def num_drawn(self) -> int:
+        """Samples asked for so far, bad ones included; it runs ahead of what the consumer has seen."""
+        return self._faults.num_drawn
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds that the consumer has waited for batches so far."""
+        return self._closed_wait_s + sum(stream.wait_s for stream in self._streams)
+
+    def train_batches(self, images_seen: int) -> Iterator[list[Batch]]:
+        """This rank's micro-batches of one global batch after the other, without end.
+
+        Starts in constant time at any position. Every sample comes once an epoch, but for bad ones; a global
+        batch may reach over an epoch's edge.
+
+        Args:
+            images_seen: Samples that all ranks together have been trained on.
+
+        Raises:
+            OrderError: Fewer samples than a global batch takes, or a negative position.
+            LoadError: Too many samples are bad (while iterating).
+        """
+        if self.shards.num_samples < self._global_batch_size or images_seen < 0:
+            raise OrderError(
+                f"a global batch of {self._global_batch_size} from position {images_seen} of a set of "
+                f"{self.shards.num_samples} samples: the set must hold a batch at least, and positions start "
+                "at 0; take a smaller global_batch_size or more data."
+            )
+        return self._train_batches(images_seen)
+
+    def eval_batches(self) -> Iterator[Batch]:
+        """This rank's micro-batches of one pass over the set, in its own order: whole pictures, no flip.
+
+        Rank r of R takes micro-batches r, r + R, ...; the last one may be short, and ranks may have unequal
+        numbers. A bad sample is left out and stands in `replaced`; nothing takes its place.
+
+        Raises:
+            LoadError: Too many samples are bad.
+        """
+        spec = self._spec
+        decode = replace(spec.decode, crop=False, flip=False)
+        for decoded in self._run(replace(spec, decode=decode, replace=False), self._eval_plans()):
+            yield self._batch(decoded)
+
+    def close(self) -> None:
+        """Stop the threads and close the files. The loader can be used again."""
+        _close(self._streams, self._files)
+
+    def _train_batches(self, images_seen: int) -> Iterator[list[Batch]]:
+        number = self._share.num_micro_batches
+        micro_batches = []
+        for decoded in self._run(self._spec, self._train_plans(images_seen)):
+            micro_batches.append(self._batch(decoded))
+            if len(micro_batches) == number:
+                yield micro_batches
+                micro_batches = []
+
+    def _train_plans(self, images_seen: int) -> Iterator[Plan]:
+        size = self._micro_batch_size
+        for step in count():
+            first = images_seen + step * self._global_batch_size + self._share.offset
+            for begin in range(first, first + self._share.num_micro_batches * size, size):
+                slots = np.arange(begin, begin + size)
+                yield Plan(slots, slots // self.shards.num_samples, self._order.sample_ids(begin, size))
+
+    def _eval_plans(self) -> Iterator[Plan]:
+        size, number = self._micro_batch_size, self.shards.num_samples
+        for begin in range(self.rank * size, number, self.world_size * size):
+            slots = np.arange(begin, min(begin + size, number))
+            yield Plan(slots, np.zeros_like(slots), slots)
+
+    def _run(self, spec: StreamSpec, plans: Iterator[Plan]) -> Iterator[Decoded]:
+        maker = Maker(self.shards, spec, self._faults, self._read_at)
+        stream = Stream(maker, plans, self._prefetch_batches)
+        self._streams.append(stream)
+        try:
+            while (decoded := stream.next()) is not None:
+                yield decoded
+        finally:
+            stream.close()
+            self._streams.remove(stream)
+            self._closed_wait_s += stream.wait_s
+
+    def _batch(self, decoded: Decoded) -> Batch:
+        items = decoded.items
+        classes_BC = difficult_BC = None
+        if self._spec.wanted.num_classes is not None:
+            labels = [item.members.label for item in items if item.members.label is not None]
+            classes_BC = torch.from_numpy(np.stack([label.present for label in labels])).to(self._device)
+            difficult_BC = torch.from_numpy(np.stack([label.difficult for label in labels])).to(self._device)
+        return Batch(
+            lab_B3HW=decoded.lab_B3HW,
+            classes_BC=classes_BC,
+            difficult_BC=difficult_BC,
+            mask_BHW=decoded.mask_BHW,
+            sample_ids_B=torch.tensor([item.sample_id for item in items]),
+            slots_B=torch.tensor([item.slot for item in items]),
+        )
+
+
+def _close(streams: list[Stream], files: ShardFiles) -> None:
+    for stream in list(streams):
+        stream.close()
+    files.close()
+
+
+def _check_settings(image_size: int, crop_scale: float, num_threads: int, prefetch_batches: int) -> None:
+    if image_size < 1 or not 0.0 < crop_scale <= 1.0 or num_threads < 1 or prefetch_batches < 1:
+        raise OrderError(
+            f"image_size {image_size}, random_crop_scale {crop_scale}, num_threads {num_threads}, "
+            f"prefetch_batches {prefetch_batches}: the crop scale lies in (0, 1], the others are 1 at least."
+        )
+
+
+def _check_targets(shards: ShardSet, targets: Targets) -> None:
+    names = ", ".join(str(manifest.folder) for manifest in shards.manifests)
+    if targets != "none" and (not shards.classes or not shards.same_classes()):
+        raise ManifestError(
+            f"{names}: no classes, or not the same ones in all folders, but {targets} are asked for; pack a "
+            "labelled corpus, or give folders of one corpus only."
+        )
+    if targets == "mask" and not shards.has_masks:
+        raise ManifestError(
+            f"{names}: packed without masks, but masks are asked for; pack a split with masks."
+        )

@@ -1,0 +1,183 @@
+"""Which sample comes when, and how it is cut and flipped: pure functions of (shard sizes, seed, epoch).
+
+First step of loading; shards/loader.py asks here which samples are next, shards/reader.py then fetches them.
+Nothing is remembered between calls, so any position is reached in constant time, on any number of ranks.
+
+    stream     positions 0, 1, 2, ... without end; epoch = position // num_samples
+    epoch      the shards in a drawn order, cut into windows of about WINDOW_SHARDS shards
+    window     its samples in a drawn order: a rank reads from few files at a time
+
+All draws hash (seed, purpose, epoch, ...) with splitmix64, a counter-based generator (Steele, Lea and Flood,
+"Fast splittable pseudorandom number generators", OOPSLA 2014): no hidden state, vectorised.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.errors import OrderError
+
+WINDOW_SHARDS = 64
+
+Ids = NDArray[np.int64]
+Hashes = NDArray[np.uint64]
+
+# Purposes: each keeps its draws apart from the others'.
+_SHARDS, _WINDOW, _CROP_AREA, _CROP_RATIO, _CROP_X, _CROP_Y, _FLIP, _REPLACE = range(8)
+
+
+def splitmix64(counter: Hashes) -> Hashes:
+    """Hash 64-bit counters; neighbouring counters give independent-looking values."""
+    with np.errstate(over="ignore"):
+        mixed = counter + np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return mixed ^ (mixed >> np.uint64(31))
+
+
+def draw(*parts: int | Ids | Hashes) -> Hashes:
+    """Hash a tuple of integers (scalars or arrays, broadcast) to uniform 64-bit values."""
+    state = np.zeros(1, np.uint64)
+    for part in parts:
+        state = splitmix64(state ^ np.asarray(part).astype(np.uint64))
+    return state
+
+
+def draw_uniform(*parts: int | Ids | Hashes) -> NDArray[np.float64]:
+    """Hash a tuple of integers to floats in [0, 1), 53 bits each."""
+    return (draw(*parts) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def permutation(count: int, key: int) -> Ids:
+    """A permutation of range(count), drawn from `key`: the order of the hashes of (key, index)."""
+    return np.argsort(draw(key, np.arange(count)), kind="stable").astype(np.int64)
+
+
+class Order:
+    """The endless sequence of sample ids over a set of shards.
+
+    Args:
+        shard_sizes: Samples in each shard; ids count through the shards in this order.
+        seed: Any integer; another seed is another order.
+        window_shards: Shards that are shuffled into one another. More is a better shuffle from more open
+            files; a constant of the project, since another value is another order.
+    """
+
+    def __init__(self, shard_sizes: Sequence[int], seed: int, window_shards: int = WINDOW_SHARDS) -> None:
+        self.seed = seed
+        self.sizes = np.asarray(shard_sizes, np.int64)
+        self.starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.sizes)])
+        self.num_samples = int(self.starts[-1])
+        self.num_windows = max(1, -(-len(self.sizes) // window_shards))
+        # A run stays in one window for long, and only ever moves on: two remembered epochs and windows
+        # spare the work without being state.
+        self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
+        self._window = lru_cache(maxsize=2)(self._draw_window)
+
+    def sample_ids(self, first: int, count: int) -> Ids:
+        """The ids at positions `first` to `first + count - 1` of the stream, shape (count,).
+
+        Raises:
+            OrderError: A negative position, or no samples at all.
+        """
+        if self.num_samples == 0 or first < 0 or count < 0:
+            raise OrderError(
+                f"no order for positions {first} to {first + count} of a set of {self.num_samples} samples; "
+                "positions start at 0 and the set must hold a sample."
+            )
+        parts: list[Ids] = []
+        position, end = first, first + count
+        while position < end:
+            epoch, within = divmod(position, self.num_samples)
+            bounds = self._epoch(epoch)[1]
+            window = int(np.searchsorted(bounds, within, side="right")) - 1
+            stop = min(int(bounds[window + 1]), within + end - position)
+            offset = int(bounds[window])
+            parts.append(self._window(epoch, window)[within - offset : stop - offset])
+            position += stop - within
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def window_of(self, position: int) -> Ids:
+        """The shards that the reads at `position` come from, in drawn order."""
+        epoch, within = divmod(position, self.num_samples)
+        shards, bounds = self._epoch(epoch)
+        window = int(np.searchsorted(bounds, within, side="right")) - 1
+        return shards[self._cut(window) : self._cut(window + 1)]
+
+    def _cut(self, window: int) -> int:
+        """Where a window starts in the drawn shards; even windows, so that no short one is left over."""
+        return len(self.sizes) * window // self.num_windows
+
+    def _draw_epoch(self, epoch: int) -> tuple[Ids, Ids]:
+        """The shards in the epoch's order, and the position at which each window starts (and the end)."""
+        shards = permutation(len(self.sizes), int(draw(self.seed, _SHARDS, epoch)[0]))
+        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.sizes[shards])])
+        return shards, ends[[self._cut(window) for window in range(self.num_windows + 1)]]
+
+    def _draw_window(self, epoch: int, window: int) -> Ids:
+        shards = self._epoch(epoch)[0][self._cut(window) : self._cut(window + 1)]
+        ids = np.concatenate([np.arange(self.starts[shard], self.starts[shard + 1]) for shard in shards])
+        return ids[permutation(len(ids), int(draw(self.seed, _WINDOW, epoch, window)[0]))]
+
+
+@dataclass(frozen=True)
+class RankShare:
+    """The part of each global batch that one rank takes: `num_micro_batches` runs from `offset` on."""
+
+    offset: int
+    num_micro_batches: int
+    micro_batch_size: int
+
+
+def rank_share(global_batch_size: int, micro_batch_size: int, rank: int, world_size: int) -> RankShare:
+    """Cut a global batch into micro-batches and give each rank an equal run of them.
+
+    The micro-batches are the same for every number of ranks; only who takes them differs.
+
+    Raises:
+        OrderError: Sizes that are not positive or do not divide, or a rank outside the world.
+    """
+    if min(global_batch_size, micro_batch_size, world_size) < 1 or not 0 <= rank < world_size:
+        raise OrderError(
+            f"global batch {global_batch_size}, micro-batch {micro_batch_size}, rank {rank} of {world_size}: "
+            "sizes are 1 at least, and a rank counts from 0 to one under the number of ranks."
+        )
+    if global_batch_size % (micro_batch_size * world_size):
+        raise OrderError(
+            f"a global batch of {global_batch_size} cannot be cut into micro-batches of {micro_batch_size} "
+            f"on {world_size} ranks; make it a multiple of {micro_batch_size * world_size}."
+        )
+    share = global_batch_size // (micro_batch_size * world_size)
+    return RankShare(rank * share * micro_batch_size, share, micro_batch_size)
+
+
+def flips(seed: int, epochs: Ids, ids: Ids) -> NDArray[np.int32]:
+    """0 or 1 for each (epoch, sample), even odds."""
+    return (draw(seed, _FLIP, epochs, ids) >> np.uint64(63)).astype(np.int32)
+
+
+def crop_windows(
+    seed: int, epochs: Ids, ids: Ids, heights: Ids, widths: Ids, min_area: float
+) -> NDArray[np.int32]:
+    """The window (y, x, height, width) in pixels to cut out of each picture, shape (N, 4).
+
+    Its area is uniform in [min_area, 1] of the picture's, its shape that of the picture times a ratio that
+    is log-uniform in [3/4, 4/3] (as in Inception training), narrowed where it would not fit. A `min_area`
+    of 1 gives the whole picture.
+    """
+    area = 1.0 - (1.0 - min_area) * draw_uniform(seed, _CROP_AREA, epochs, ids)
+    widest = np.minimum(np.log(4 / 3), -np.log(area))
+    ratio = np.exp(widest * (2.0 * draw_uniform(seed, _CROP_RATIO, epochs, ids) - 1.0))
+    window_heights = np.clip(np.rint(heights * np.sqrt(area / ratio)).astype(np.int64), 1, heights)
+    window_widths = np.clip(np.rint(widths * np.sqrt(area * ratio)).astype(np.int64), 1, widths)
+    tops = (draw_uniform(seed, _CROP_Y, epochs, ids) * (heights - window_heights + 1)).astype(np.int64)
+    lefts = (draw_uniform(seed, _CROP_X, epochs, ids) * (widths - window_widths + 1)).astype(np.int64)
+    return np.stack([tops, lefts, window_heights, window_widths], axis=1).astype(np.int32)
+
+
+def replacement(seed: int, epoch: int, sample_id: int, attempt: int, num_samples: int) -> int:
+    """The sample that stands in for a bad one at its `attempt`-th try (from 1): one rule for all ranks."""
+    return int(draw(seed, _REPLACE, epoch, sample_id, attempt)[0] % np.uint64(num_samples))

@@ -1,0 +1,272 @@
+"""Plans of micro-batches in, decoded micro-batches out, in the background; bad samples replaced on the way.
+
+The engine of shards/loader.py. One thread drives three stages that overlap: threads read the bytes of the
+next plans, DALI decodes one batch, and the batch before it becomes Lab while the consumer trains on earlier
+ones. A sample that cannot be read or decoded gives its place to another by `order.replacement`, which knows
+nothing of ranks, threads or time: the batches come out the same wherever and whenever they are made.
+"""
+# ruff: noqa: N815 (tensors are named with a shape suffix)
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shards.errors import LoadError
+from shards.faults import FaultLog, Replaced
+from shards.order import crop_windows, flips, replacement
+from shards.pipeline import DecodeError, Decoder, DecodeSpec, EncodedBatch
+from shards.reader import BadSampleError, Members, PendingReads, ReadAhead, ReadAt, ShardSet, Wanted
+
+_MAX_ATTEMPTS = 100
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One micro-batch to make: its positions, the epoch of each, and the samples due there, all (B,)."""
+
+    slots: NDArray[np.int64]
+    epochs: NDArray[np.int64]
+    ids: NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class Item:
+    """One place in a micro-batch and the sample that fills it (the planned one, or its replacement)."""
+
+    slot: int
+    epoch: int
+    planned_id: int
+    sample_id: int
+    members: Members
+    attempt: int = 0
+
+
+class Decoded(NamedTuple):
+    """A finished micro-batch: items, lab_B3HW and mask_BHW."""
+
+    items: list[Item]
+    lab_B3HW: Tensor
+    mask_BHW: Tensor | None
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """How to make micro-batches out of plans; see the arguments of `Loader`."""
+
+    decode: DecodeSpec
+    wanted: Wanted
+    seed: int
+    min_crop_area: float
+    replace: bool
+    max_batch_size: int
+    num_threads: int
+    num_read_threads: int
+    read_ahead: int
+    device: str
+
+
+class Maker:
+    """Turns plans into decoded micro-batches; driven by one thread."""
+
+    def __init__(self, shards: ShardSet, spec: StreamSpec, faults: FaultLog, read_at: ReadAt) -> None:
+        self._shards, self._spec, self._faults = shards, spec, faults
+        self._reads = ReadAhead(shards, spec.wanted, spec.num_read_threads, read_at)
+        self._decoder = Decoder(spec.decode, spec.max_batch_size, spec.num_threads, spec.device)
+        # Bytes that passed their checksum and do not decode never will: each would cost a rebuilt pipeline.
+        self._undecodable: dict[int, str] = {}
+
+    def make(self, plans: Iterator[Plan]) -> Iterator[Decoded]:
+        """The micro-batches of the plans, in order; one without any usable sample is left out.
+
+        Raises:
+            LoadError: Too many samples are bad.
+        """
+        decoding: list[Item] | None = None
+        for items in self._read(plans):
+            outputs = self._fetch(decoding) if decoding else None
+            previous, decoding = decoding, items
+            if items:
+                self._decoder.submit(self._encoded(items))
+            if outputs and previous:
+                yield Decoded(previous, *self._decoder.convert(outputs))
+        if decoding and (outputs := self._fetch(decoding)):
+            yield Decoded(decoding, *self._decoder.convert(outputs))
+
+    def abort(self) -> None:
+        """Make `make` end soon, also while it waits for a read; from any thread."""
+        self._reads.abort()
+
+    def close(self) -> None:
+        """End the threads of reader and decoder."""
+        self._reads.close()
+        self._decoder.close()
+
+    def _read(self, plans: Iterator[Plan]) -> Iterator[list[Item]]:
+        """Each plan's samples as bytes, with reads begun some plans ahead."""
+        ahead: deque[tuple[Plan, PendingReads]] = deque()
+        for plan in plans:
+            ahead.append((plan, self._reads.read(plan.ids)))
+            if len(ahead) > self._spec.read_ahead:
+                yield self._collect(*ahead.popleft())
+        while ahead:
+            yield self._collect(*ahead.popleft())
+
+    def _collect(self, plan: Plan, reads: PendingReads) -> list[Item]:
+        self._faults.count_drawn(len(plan.ids))
+        items = []
+        for slot, epoch, sample_id, result in zip(
+            plan.slots.tolist(), plan.epochs.tolist(), plan.ids.tolist(), reads.collect(), strict=True
+        ):
+            item = Item(slot, epoch, sample_id, sample_id, Members(b"", None, None))
+            if self._fill(item, result):
+                items.append(item)
+        return items
+
+    def _fill(self, item: Item, result: Members | BadSampleError) -> bool:
+        """Put what was read into the item, or what stands in for it; False where it is left out."""
+        if isinstance(result, Members) and item.sample_id not in self._undecodable:
+            item.members = result
+            return True
+        reason = self._undecodable.get(item.sample_id, str(result))
+        return self._replace(item, reason)
+
+    def _replace(self, item: Item, reason: str) -> bool:
+        """Try the rule's samples one after the other until one can be read; False where it is left out."""
+        while item.attempt < _MAX_ATTEMPTS:
+            bad, item.attempt = item.sample_id, item.attempt + 1
+            if not self._spec.replace:
+                self._faults.add(Replaced(item.slot, bad, None, reason))
+                return False
+            item.sample_id = replacement(
+                self._spec.seed, item.epoch, item.planned_id, item.attempt, self._shards.num_samples
+            )
+            self._faults.add(Replaced(item.slot, bad, item.sample_id, reason))
+            if item.sample_id in self._undecodable:
+                reason = self._undecodable[item.sample_id]
+                continue
+            result = self._reads.read(np.array([item.sample_id])).collect()[0]
+            if isinstance(result, Members):
+                item.members = result
+                return True
+            reason = str(result)
+        raise LoadError(
+            f"no usable sample found in {_MAX_ATTEMPTS} tries for position {item.slot}; the last reason: "
+            f"{reason}. Check the shards with python launcher/pack.py --verify DIR."
+        )
+
+    def _fetch(self, items: list[Item]) -> list[object]:
+        """The graph's outputs for the submitted items, which lose or change those that do not decode."""
+        try:
+            return self._decoder.fetch()
+        except DecodeError as error:
+            reason = str(error)
+        items[:] = [item for item in items if self._decodes(item)]
+        if not items:
+            return []
+        try:
+            return self._decoder.decode(self._encoded(items))
+        except DecodeError as error:
+            raise LoadError(
+                f"a batch cannot be decoded though each of its samples can: {error} (at first: {reason})."
+            ) from None
+
+    def _decodes(self, item: Item) -> bool:
+        """Decode the item alone, replacing it until it does; False where it is left out."""
+        while True:
+            try:
+                self._decoder.decode(self._encoded([item]))
+                return True
+            except DecodeError as error:
+                path = self._shards.shard_paths[self._shards.rows(np.array([item.sample_id]))["shard"][0]]
+                reason = f"{path.name}: does not decode ({error})"
+            self._undecodable[item.sample_id] = reason
+            if not self._replace(item, reason):
+                return False
+
+    def _encoded(self, items: list[Item]) -> EncodedBatch:
+        spec = self._spec
+        ids = np.array([item.sample_id for item in items])
+        epochs = np.array([item.epoch for item in items])
+        windows = np.empty((len(items), 4), np.int32)
+        if spec.decode.crop:
+            rows = self._shards.rows(ids)
+            heights, widths = rows["height"].astype(np.int64), rows["width"].astype(np.int64)
+            windows = crop_windows(spec.seed, epochs, ids, heights, widths, spec.min_crop_area)
+        return EncodedBatch(
+            images=[item.members.image for item in items],
+            windows=windows,
+            flips=flips(spec.seed, epochs, ids),
+            masks=[item.members.mask or b"" for item in items] if spec.decode.mask else (),
+        )
+
+
+class Stream:
+    """A `Maker` in a thread of its own, with a bounded queue between it and the consumer.
+
+    The thread is a daemon and looks at `close` every tenth of a second, so nothing waits for it for long.
+    """
+
+    def __init__(self, maker: Maker, plans: Iterator[Plan], max_ready: int) -> None:
+        self._maker, self._plans = maker, plans
+        self._ready: queue.Queue[Decoded | BaseException | None] = queue.Queue(max_ready)
+        self._stop = threading.Event()
+        self.wait_s = 0.0
+        self._thread = threading.Thread(target=self._work, name="shards-stream", daemon=True)
+        self._thread.start()
+
+    def next(self) -> Decoded | None:
+        """The next micro-batch; None at the end or after `close`.
+
+        Raises:
+            LoadError: Too many samples are bad.
+        """
+        begin = time.perf_counter()
+        try:
+            while not self._stop.is_set():
+                try:
+                    result = self._ready.get(timeout=_POLL_S)
+                except queue.Empty:
+                    continue
+                if isinstance(result, BaseException):
+                    raise result
+                return result
+            return None
+        finally:
+            self.wait_s += time.perf_counter() - begin
+
+    def close(self) -> None:
+        """Stop the thread and wait for its end."""
+        self._stop.set()
+        self._maker.abort()
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout=10.0)
+
+    def _work(self) -> None:
+        end: BaseException | None = None
+        try:
+            for decoded in self._maker.make(self._plans):
+                if not self._put(decoded):
+                    break
+        except BaseException as error:  # whatever it is, it belongs to the consumer
+            end = error
+        finally:
+            self._maker.close()
+        self._put(end)
+
+    def _put(self, result: Decoded | BaseException | None) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._ready.put(result, timeout=_POLL_S)
+                return True
+            except queue.Full:
+                continue
+        return False
