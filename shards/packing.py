@@ -1,0 +1,218 @@
+"""Pack a corpus into tar shards: streamed, in parallel, resumable, and byte for byte the same each time.
+
+Called by launcher/pack.py with what an adapter of `datasets` gives. Shard k holds the records from
+k * samples_per_shard on, less the rejected ones: what is in a shard depends on nothing that happens to the
+others, and shards can be packed in any order, by any number of workers, machines and attempts.
+
+Memory: the records of one shard and 3 chunks a worker, whatever the size of the corpus.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import PIL
+from PIL import features
+
+from shards.errors import PackError
+from shards.image_policy import MAX_PIXELS, Encoding, parse_image_policy
+from shards.manifest import Manifest
+from shards.merging import merge
+from shards.packing_folder import (
+    Part,
+    Request,
+    begin,
+    check_request,
+    finished_manifest,
+    locked,
+    save_total,
+)
+from shards.records import CorpusLike, RecordLike
+from shards.sample import Job
+from shards.shard_file import ShardWriter, digest_of_inputs, load_state
+from shards.workers import Chunk, PackingPool
+
+CHUNK = 16  # records a worker takes at a time: some 50 ms of work
+MAX_SAMPLES_PER_SHARD = 100_000
+
+
+class ProgressCallback(Protocol):
+    """Told now and then how many records are behind the packer, and how many of them were rejected."""
+
+    def __call__(self, done: int, rejected: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What a call of `pack` has done. `manifest` is None where other parts or shards are still missing."""
+
+    manifest: Manifest | None
+    packed: int  # samples, in this call
+    rejected: int  # records, in this call
+    kept: int  # records of shards that were finished before
+    seconds: float
+
+    @property
+    def was_finished(self) -> bool:
+        """The folder was packed already, and nothing was done."""
+        return self.manifest is not None and self.packed + self.rejected + self.kept == 0
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A shard to pack."""
+
+    number: int
+    records: Sequence[RecordLike]
+    inputs: str
+
+    def chunks(self) -> list[Chunk]:
+        return [self.records[first : first + CHUNK] for first in range(0, len(self.records), CHUNK)]
+
+
+@dataclass
+class _Tally:
+    done: int = 0
+    packed: int = 0
+    rejected: int = 0
+    kept: int = 0
+    records: int = 0
+    shards: int = 0
+
+
+def pack(
+    corpus: CorpusLike,
+    out: Path,
+    *,
+    root: Path,
+    image_policy: str = "squash:256",
+    jpeg_quality: int = 95,
+    chroma_subsampling: str = "4:4:4",
+    samples_per_shard: int = 1000,
+    max_pixels: int = MAX_PIXELS,
+    workers: int = 1,
+    part: Part | None = None,
+    progress: ProgressCallback | None = None,
+) -> PackReport:
+    """Pack a corpus into `out`, or go on where an earlier call with the same request has stopped.
+
+    Args:
+        root: The corpus root; sources are named relative to it.
+        image_policy: `original`, `short:N` or `squash:N`.
+        workers: Processes; 0 works in this one. The output does not depend on it.
+        part: (i, n), i from 1 to n: pack each n-th shard only, beside the other parts; then call `merge`.
+        progress: Called after each chunk.
+
+    Raises:
+        PackError: Settings that make no sense, another request or another packer in `out`, an empty corpus,
+            a disk that fails. Single pictures never raise: they end in rejected.jsonl.
+    """
+    start = time.monotonic()
+    encoding = Encoding(parse_image_policy(image_policy), jpeg_quality, chroma_subsampling, max_pixels)
+    _check_settings(samples_per_shard, workers, part)
+    request = _request(corpus, encoding, samples_per_shard)
+    check_request(out, request)
+    finished = finished_manifest(out)
+    if finished is not None:
+        return PackReport(finished, 0, 0, 0, time.monotonic() - start)
+    tally = _Tally()
+    job = Job(root, encoding, len(corpus.classes))
+    with locked(out, part):
+        check_request(out, request)
+        begin(out, request)
+        plans = _plans(corpus, out, root, samples_per_shard, part or (1, 1), tally)
+        _pack_shards(plans, job, out, request.name, workers, tally, progress)
+        if tally.records == 0:
+            raise PackError(
+                f"{corpus.name} {corpus.split} in {root}: no pictures, so there is nothing to pack."
+            )
+        save_total(out, tally.records, tally.shards)
+        manifest = merge(out) if part is None else None
+    return PackReport(manifest, tally.packed, tally.rejected, tally.kept, time.monotonic() - start)
+
+
+def _check_settings(samples_per_shard: int, workers: int, part: Part | None) -> None:
+    if not 1 <= samples_per_shard <= MAX_SAMPLES_PER_SHARD:
+        raise PackError(f"samples_per_shard {samples_per_shard}: use 1 to {MAX_SAMPLES_PER_SHARD}.")
+    if workers < 0:
+        raise PackError(f"workers {workers}: use 1 or more, or 0 to work in the packer's own process.")
+    if part is not None and not 1 <= part[0] <= part[1]:
+        raise PackError(f"part {part[0]}/{part[1]}: use i/n with i from 1 to n.")
+
+
+def _request(corpus: CorpusLike, encoding: Encoding, samples_per_shard: int) -> Request:
+    return Request(
+        corpus=corpus.name,
+        split=corpus.split,
+        classes=corpus.classes,
+        palette=corpus.palette,
+        num_records=corpus.num_records,
+        image_policy=str(encoding.policy),
+        jpeg_quality=encoding.jpeg_quality,
+        chroma_subsampling=encoding.chroma_subsampling,
+        samples_per_shard=samples_per_shard,
+        max_pixels=encoding.max_pixels,
+        encoder=f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}",
+    )
+
+
+def _plans(
+    corpus: CorpusLike, out: Path, root: Path, samples_per_shard: int, part: Part, tally: _Tally
+) -> Iterator[_Plan]:
+    """The shards of this part that are still to pack; counts those that are not."""
+    records = iter(corpus.records())
+    while group := list(islice(records, samples_per_shard)):
+        number = tally.shards
+        tally.shards += 1
+        tally.records += len(group)
+        if number % part[1] != part[0] - 1:
+            continue
+        inputs = digest_of_inputs(root, group)
+        state = load_state(out, number, with_rows=False)
+        if state is None:
+            yield _Plan(number, group, inputs)
+            continue
+        if state.inputs != inputs:
+            raise PackError(
+                f"{out}: shard {number} was packed from other pictures than the corpus holds now; "
+                "remove the folder and pack again."
+            )
+        tally.kept += len(group)
+        tally.done += len(group)
+
+
+def _pack_shards(
+    plans: Iterator[_Plan],
+    job: Job,
+    out: Path,
+    name: str,
+    workers: int,
+    tally: _Tally,
+    progress: ProgressCallback | None,
+) -> None:
+    """Pack shards; the workers may already be at the next shard while one is written."""
+    under_way: deque[_Plan] = deque()
+
+    def chunks() -> Iterator[Chunk]:
+        for plan in plans:
+            under_way.append(plan)
+            yield from plan.chunks()
+
+    with PackingPool(job, workers) as pool:
+        results = pool.run(chunks())
+        for first in results:
+            plan = under_way.popleft()
+            with ShardWriter(out, name, plan.number) as writer:
+                for number, chunk in enumerate(plan.chunks()):
+                    packed = first if number == 0 else next(results)
+                    writer.add(packed)
+                    tally.done += len(chunk)
+                    tally.packed += len(packed.keys)
+                    tally.rejected += len(packed.rejected)
+                    if progress is not None:
+                        progress(tally.done, tally.rejected)
+                writer.finish(len(plan.records), plan.inputs)

@@ -1,0 +1,120 @@
+"""Worker processes for the packer: chunks of records in, packed chunks out, in order, a few at a time.
+
+Processes are spawned, not forked: the parent may hold a corpus of gigabytes and threads of a progress bar.
+A worker that dies (a decoder's segmentation fault, the kernel out of memory) does not end the packing: its
+chunk is done again record by record, and the record that kills its worker twice is rejected by name.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from types import TracebackType
+from typing import Self
+
+from shards.errors import PackError
+from shards.records import RecordLike
+from shards.sample import Job, PackedChunk, join_chunks, pack_chunk, rejection
+
+IN_FLIGHT = 3  # chunks a worker: one in work, one waiting, one on its way back
+Chunk = Sequence[RecordLike]
+
+
+class PackingPool:
+    """`workers` processes that pack chunks; 0 works in this process (no protection from crashes)."""
+
+    def __init__(self, job: Job, workers: int) -> None:
+        self._job = job
+        self._workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def run(self, chunks: Iterable[Chunk]) -> Iterator[PackedChunk]:
+        """Packed chunks in the order of `chunks`, which is read ahead by 3 chunks a worker at the most."""
+        if self._workers == 0:
+            yield from (pack_chunk(self._job, chunk) for chunk in chunks)
+            return
+        pending: deque[tuple[Chunk, Future[PackedChunk]]] = deque()
+        for chunk in chunks:
+            pending.append((chunk, self._submit(chunk)))
+            if len(pending) >= IN_FLIGHT * self._workers:
+                yield self._next(pending)
+        while pending:
+            yield self._next(pending)
+
+    def _next(self, pending: deque[tuple[Chunk, Future[PackedChunk]]]) -> PackedChunk:
+        chunk, future = pending.popleft()
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            self._close()
+        packed = self._one_by_one(chunk)
+        again = [(chunk, self._submit(chunk)) for chunk, _ in pending]
+        pending.clear()
+        pending.extend(again)
+        return packed
+
+    def _submit(self, chunk: Chunk) -> Future[PackedChunk]:
+        if self._pool is None:
+            self._pool = _new_pool(self._workers)
+        try:
+            return self._pool.submit(pack_chunk, self._job, chunk)
+        except BrokenProcessPool as error:
+            failed: Future[PackedChunk] = Future()
+            failed.set_exception(error)
+            return failed
+
+    def _one_by_one(self, chunk: Chunk) -> PackedChunk:
+        return join_chunks([self._alone(record) for record in chunk])
+
+    def _alone(self, record: RecordLike) -> PackedChunk:
+        for _ in range(2):
+            with _new_pool(1) as pool:
+                try:
+                    pool.submit(os.getpid).result()
+                except BrokenProcessPool as error:
+                    raise PackError(
+                        "worker processes cannot start or are killed at once; look at the free memory, "
+                        "and try --workers 1."
+                    ) from error
+                try:
+                    return pool.submit(pack_chunk, self._job, [record]).result()
+                except BrokenProcessPool:
+                    continue
+        reason = "its decoder crashed, or ran out of memory"
+        return join_chunks([], rejected=[rejection(self._job.root, record, reason)])
+
+    def _close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+
+def _new_pool(workers: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and die with it: a killed parent cannot tell its workers to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _die_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
