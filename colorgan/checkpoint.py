@@ -1,0 +1,286 @@
+"""Checkpoints: one folder each, written by all ranks, complete or not there, never unpickled.
+
+`<run>/checkpoints/images-000000020000/` holds, per role (generator, generator_optimizer, discriminator, ...) and rank,
+one safetensors file of flat pieces of the named tensors; `state.json` (images seen, recipe, data digest); `COMPLETE`
+(every file's size and sha256). It is written as `.images-...partial` and renamed when every rank is done.
+
+A piece is a run of a tensor's elements in row-major order. Its file says of each piece the tensor's shape and the
+offset, so that any number of ranks can read what any other number wrote.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from colorgan.distributed import Ranks
+from colorgan.errors import CheckpointError
+
+FORMAT_VERSION = 1
+COMPLETE = "COMPLETE"
+STATE = "state.json"
+MAX_JSON_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete, intact checkpoint on disk."""
+
+    path: Path
+    state: dict[str, Any]
+
+    @property
+    def images_seen(self) -> int:
+        """Images the run had seen when it was saved."""
+        return int(self.state["images_seen"])
+
+    def roles(self) -> list[str]:
+        """Return the names under which tensors were saved."""
+        return sorted({file.name.rsplit("-", 3)[0] for file in self.path.glob("*.safetensors")})
+
+    def tensors(self, role: str) -> dict[str, Tensor]:
+        """Return all tensors of a role, whole, on the CPU, with their own dtypes."""
+        return dict(self.stream(role))
+
+    def shapes(self, role: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Return dtype and shape of every tensor of a role without reading the tensors."""
+        return {name: (pieces[0].dtype, pieces[0].shape) for name, pieces in _pieces(self.path, role).items()}
+
+    def stream(self, role: str) -> Iterator[tuple[str, Tensor]]:
+        """Yield (name, whole tensor) of a role, one at a time, so that memory holds one tensor."""
+        pieces = _pieces(self.path, role)
+        for name in sorted(pieces):
+            yield name, _assemble(self.path, role, name, pieces[name])
+
+
+@dataclass(frozen=True)
+class _Piece:
+    file: Path
+    key: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+    length: int
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    ranks: Ranks,
+    roles: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    keep_last: int,
+    keep_every_images: int = 0,
+) -> Path:
+    """Write a checkpoint of `roles` (whole tensors, the same on every rank) and return its folder.
+
+    Each rank writes its share of every tensor. Called on all ranks; all raise when one fails.
+
+    Args:
+        folder: the run's `checkpoints` folder.
+        state: JSON data with at least `images_seen`; saved as it is.
+        keep_last: how many of the newest to keep; older ones are removed, but for
+        keep_every_images: multiples of this many images, which stay for good (0: none).
+
+    Raises:
+        CheckpointError: a rank could not write (full disk, no permission); nothing half-written stays.
+    """
+    final = folder / f"images-{int(state['images_seen']):012d}"
+    partial = folder / f".{final.name}.partial"
+    _on_main(ranks, lambda: _fresh_folder(partial))
+    digests = _on_all(ranks, lambda: _write_share(partial, ranks, roles), cleanup=partial)
+    files = {name: entry for share in digests for name, entry in share.items()}
+    _on_main(ranks, lambda: _complete(partial, final, files, state), cleanup=partial)
+    _on_main(ranks, lambda: _prune(folder, keep_last, keep_every_images))
+    return final
+
+
+def latest_checkpoint(folder: Path, ranks: Ranks, report: Callable[[str], None]) -> Checkpoint | None:
+    """Return the newest complete and intact checkpoint, or None. Called on all ranks.
+
+    Damaged ones are passed over and named through `report`; every file's sha256 is checked, the files shared out
+    among the ranks.
+    """
+    names = ranks.gather(sorted((p.name for p in folder.glob("images-*")), reverse=True))[0]
+    for name in names:
+        problems = [p for p in ranks.gather(_problem(folder / name, ranks.rank, ranks.world_size)) if p]
+        if not problems:
+            return Checkpoint(folder / name, _read_json(folder / name / STATE))
+        report(f"checkpoint {folder / name} is damaged and passed over: {problems[0]}")
+    if names:
+        raise CheckpointError(
+            f"{folder}: none of {len(names)} checkpoints is intact: remove the folder to start from the beginning"
+        )
+    return None
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open one checkpoint by its folder, every file checked.
+
+    Raises:
+        CheckpointError: it is not there, not complete, or damaged; says which file.
+    """
+    if problem := _problem(path, 0, 1):
+        raise CheckpointError(f"{path}: {problem}")
+    return Checkpoint(path, _read_json(path / STATE))
+
+
+def _on_main(ranks: Ranks, work: Callable[[], None], cleanup: Path | None = None) -> None:
+    _on_all(ranks, work if ranks.main else lambda: None, cleanup=cleanup)
+
+
+def _on_all(ranks: Ranks, work: Callable[[], Any], cleanup: Path | None = None) -> list[Any]:
+    """Run `work` on every rank and return all results; when one rank fails, all raise the same sentence."""
+    result, problem = None, ""
+    try:
+        result = work()
+    except (OSError, SafetensorError) as error:
+        problem = (
+            f"rank {ranks.rank} could not write a checkpoint: {error}: free space or choose another --run"
+        )
+    problems = [p for p in ranks.gather(problem) if p]
+    if problems:
+        if cleanup is not None and ranks.main:
+            shutil.rmtree(cleanup, ignore_errors=True)
+        raise CheckpointError(problems[0])
+    return ranks.gather(result)
+
+
+def _fresh_folder(partial: Path) -> None:
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    for left in partial.parent.glob(".images-*.partial"):  # of a run that was killed while saving
+        shutil.rmtree(left)
+    partial.mkdir()
+
+
+def _write_share(
+    partial: Path, ranks: Ranks, roles: Mapping[str, Mapping[str, Tensor]]
+) -> dict[str, dict[str, Any]]:
+    written = {}
+    for role, tensors in roles.items():
+        path = partial / f"{role}-{ranks.rank:05d}-of-{ranks.world_size:05d}.safetensors"
+        pieces, described = {}, {}
+        for name, tensor in tensors.items():
+            start, stop = (tensor.numel() * (ranks.rank + i) // ranks.world_size for i in (0, 1))
+            if start < stop:
+                pieces[name] = tensor.detach().reshape(-1)[start:stop].to("cpu", copy=True)
+                described[name] = {"shape": list(tensor.shape), "offset": start}
+        save_file(pieces, path, metadata={"pieces": json.dumps(described)})
+        _sync(path)
+        written[path.name] = _digest(path)
+    return written
+
+
+def _complete(partial: Path, final: Path, files: dict[str, dict[str, Any]], state: Mapping[str, Any]) -> None:
+    (partial / STATE).write_text(
+        json.dumps({"format_version": FORMAT_VERSION, **state}, indent=1, default=str)
+    )
+    _sync(partial / STATE)
+    files = {**files, STATE: _digest(partial / STATE)}
+    (partial / COMPLETE).write_text(json.dumps({"files": files}, indent=1))
+    _sync(partial / COMPLETE)
+    if final.exists():  # a damaged one of the same step, passed over when the run was taken up again
+        shutil.rmtree(final)
+    partial.rename(final)
+    _sync(final.parent)
+
+
+def _prune(folder: Path, keep_last: int, keep_every_images: int) -> None:
+    newest_first = sorted(folder.glob("images-*"), reverse=True)
+    for path in newest_first[keep_last:]:
+        images = int(path.name.removeprefix("images-"))
+        if not keep_every_images or images % keep_every_images:
+            shutil.rmtree(path)
+
+
+def _problem(path: Path, rank: int, world_size: int) -> str:
+    """Return what is wrong with a checkpoint, or an empty string; checks every `world_size`-th file."""
+    if not path.is_dir():
+        return "there is no such checkpoint folder"
+    if not (path / COMPLETE).is_file():
+        return "it was not finished (no COMPLETE)"
+    try:
+        files = _read_json(path / COMPLETE)["files"]
+        if STATE not in files:
+            return f"{COMPLETE} does not name {STATE}"
+        for name in sorted(files)[rank::world_size]:
+            if Path(name).name != name or not (path / name).is_file():
+                return f"{name} is missing"
+            if _digest(path / name) != files[name]:
+                return f"{name} is not what was written (size or sha256 differs)"
+        version = _read_json(path / STATE)["format_version"]
+    except (OSError, ValueError, KeyError, TypeError, CheckpointError) as error:
+        return f"it cannot be read ({error})"
+    return (
+        ""
+        if version == FORMAT_VERSION
+        else f"format {version!r} is not {FORMAT_VERSION}: use a newer colorgan"
+    )
+
+
+def _pieces(path: Path, role: str) -> dict[str, list[_Piece]]:
+    """Return every tensor's pieces of a role, in order of offset."""
+    found: dict[str, list[_Piece]] = {}
+    for file in sorted(path.glob(f"{role}-?????-of-?????.safetensors")):
+        with safe_open(file, "pt") as opened:
+            for key, entry in json.loads((opened.metadata() or {}).get("pieces", "{}")).items():
+                empty = opened.get_slice(key)[:0]
+                length = opened.get_slice(key).get_shape()[0]
+                piece = _Piece(file, key, empty.dtype, tuple(entry["shape"]), entry["offset"], length)
+                found.setdefault(key, []).append(piece)
+    if not found:
+        raise CheckpointError(f"{path}: holds nothing for {role}")
+    return {name: sorted(pieces, key=lambda piece: piece.offset) for name, pieces in found.items()}
+
+
+def _assemble(path: Path, role: str, name: str, pieces: list[_Piece]) -> Tensor:
+    whole: Tensor | None = None
+    position = 0
+    for piece in pieces:
+        with safe_open(piece.file, "pt") as opened:
+            values = opened.get_tensor(piece.key)
+        if whole is None:
+            whole = torch.empty(prod(piece.shape), dtype=values.dtype)
+        if piece.offset != position:
+            break
+        whole[position : position + piece.length] = values
+        position += piece.length
+    if whole is None or position != whole.numel():
+        raise CheckpointError(f"{path}: {role} {name} has a hole at element {position}")
+    return whole.view(pieces[0].shape)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise CheckpointError(f"{path}: larger than {MAX_JSON_BYTES} bytes")
+    value = json.loads(path.read_text())
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: not a JSON object")
+    return value
+
+
+def _digest(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or folder to the disk, so that a rename never precedes its data."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

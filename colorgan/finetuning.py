@@ -1,0 +1,225 @@
+"""Downstream tasks on the pretrained U-Net: multilabel classification and semantic segmentation.
+
+A stage has its own optimizer and may freeze the pretrained features (Treneska et al. 2022: frozen first, then all
+weights at a lower rate). `TransferTask` is what `colorgan.training.fit` trains; `score_*` evaluate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from colorgan.distributed import Network, Phase, Ranks
+from colorgan.errors import GeneratorError
+from colorgan.metrics import (
+    confusion_matrix,
+    first_positive_accuracy,
+    iou_per_class,
+    mean_average_precision,
+    mean_iou,
+    pixel_accuracy,
+)
+from colorgan.model_folder import Architecture, ModelConfig, build_model, load_model
+from colorgan.networks import evaluating, initialise, set_dropout_keys
+from colorgan.objectives import dropout_keys, learning_rate_schedule
+from colorgan.recipe import FinetuneRecipe, StageRecipe
+from colorgan.training import Batch
+
+MODEL = "model"
+VOID = 255
+# The layers that a task adds: all others are the pretrained features.
+NEW_LAYERS = {"classifier": "head.", "segmenter": "decoder.output."}
+
+
+class TransferTask:
+    """One phase; the loss is a mean over the global batch however it is cut into micro-batches.
+
+    classify: binary cross-entropy over classes. segment: cross-entropy over all pixels of the batch, void ones as
+    background (the reference's code) or with no loss (the usual way; they still count in the mean's denominator, so
+    that the loss does not depend on how a batch is cut).
+    """
+
+    def __init__(self, phase: Phase, *, task: Literal["classify", "segment"], void: str, seed: int) -> None:
+        self.phases = (phase,)
+        self._task = task
+        self._void = void
+        self._seed = seed
+
+    def loss(
+        self, phase: Phase, batch: Batch, networks: Mapping[str, Network]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of one micro-batch; nothing further to log."""
+        set_dropout_keys(phase.module, dropout_keys(self._seed, batch.slots_B))
+        logits = networks[MODEL](batch.lab_B3HW[:, :1]).float()
+        if self._task == "classify":
+            assert batch.classes_BC is not None
+            return F.binary_cross_entropy_with_logits(logits, batch.classes_BC), {}
+        assert batch.mask_BHW is not None
+        mask_BHW = batch.mask_BHW
+        if self._void == "background":
+            mask_BHW = mask_BHW.masked_fill(mask_BHW == VOID, 0)
+        return F.cross_entropy(logits, mask_BHW, ignore_index=VOID, reduction="none").mean(), {}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of fine-tuning on the axis of images seen: [first_image, last_image)."""
+
+    recipe: StageRecipe
+    first_image: int
+    last_image: int
+
+
+def stages_in_images(recipe: FinetuneRecipe, num_samples: int) -> list[Stage]:
+    """Return the stages one after the other, each rounded up to whole steps."""
+    stages: list[Stage] = []
+    first, batch = 0, recipe.batch.global_batch_size
+    for stage in recipe.stages:
+        steps = max(1, -(-round(stage.epochs * num_samples) // batch))
+        stages.append(Stage(stage, first, first + steps * batch))
+        first += steps * batch
+    return stages
+
+
+def initial_model(
+    recipe: FinetuneRecipe, classes: tuple[str, ...], palette: tuple[tuple[int, int, int], ...]
+) -> tuple[nn.Module, ModelConfig]:
+    """Return the network to fine-tune, on the CPU, and its config: drawn from the seed, or from a generator folder.
+
+    Raises:
+        GeneratorError: `init` is no generator folder, or the recipe asks for other sizes than it has.
+    """
+    kind: Literal["classifier", "segmenter"] = "classifier" if recipe.task == "classify" else "segmenter"
+    num_outputs = len(classes) + (kind == "segmenter")
+    pretrained, source = None, None
+    if recipe.init != "scratch":
+        pretrained, source = load_model(Path(recipe.init), "generator")
+    network = recipe.network
+    shared = source.architecture.model_dump() if source else network.model_dump(exclude={"ab_scale"})
+    if source:
+        _check_network(recipe, source)
+    config = ModelConfig(
+        kind=kind,
+        architecture=Architecture(**{**shared, "num_outputs": num_outputs, "head_width": recipe.head_width}),
+        ab_scale=source.ab_scale if source else network.ab_scale,
+        inference=recipe.inference,
+        classes=classes,
+        palette=palette if kind == "segmenter" else (),
+        void=recipe.void,
+    )
+    model = build_model(config)
+    initialise(model, recipe.seed)
+    if pretrained is not None:
+        _take_features(model, pretrained, NEW_LAYERS[kind])
+    return model, config
+
+
+def _check_network(recipe: FinetuneRecipe, source: ModelConfig) -> None:
+    have = {**source.architecture.model_dump(), "ab_scale": source.ab_scale}
+    for key in sorted(recipe.network.model_fields_set):
+        asked = getattr(recipe.network, key)
+        if asked != have[key]:
+            raise GeneratorError(
+                f"network.{key} is {asked} but the generator {recipe.init} has {have[key]}: leave network.{key} out"
+            )
+
+
+def _take_features(model: nn.Module, pretrained: nn.Module, new_layers: str) -> None:
+    """Copy every weight and statistic but those of the new layers."""
+    theirs = pretrained.state_dict()
+    ours = model.state_dict()
+    model.load_state_dict(
+        {name: ours[name] if name.startswith(new_layers) else theirs[name] for name in ours}
+    )
+
+
+def build_stage(model: nn.Module, kind: str, recipe: FinetuneRecipe, stage: Stage) -> TransferTask:
+    """Return the task of one stage: features frozen (and their statistics fixed) or not, a fresh Adam."""
+    frozen = stage.recipe.features == "frozen"
+    model.train()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not frozen or name.startswith(NEW_LAYERS[kind]))
+    if frozen:
+        for name, part in model.named_modules():
+            if not f"{name}.".startswith(NEW_LAYERS[kind]):
+                part.training = False
+    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(
+        learnt, lr=stage.recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), fused=True
+    )
+    rate = learning_rate_schedule(
+        stage.recipe.learning_rate,
+        schedule=stage.recipe.schedule,
+        total_images=stage.last_image - stage.first_image,
+        first_image=stage.first_image,
+    )
+    phase = Phase(MODEL, model, optimizer, rate)
+    return TransferTask(phase, task=recipe.task, void=recipe.void, seed=recipe.seed)
+
+
+def score_classifier(
+    model: nn.Module, batches: Iterable[Batch], ranks: Ranks, *, seed: int = 0
+) -> dict[str, float]:
+    """Return mAP (VOC 2010+, difficult-only classes of an image left out) and the paper's accuracy.
+
+    Called on all ranks; the same on all. `images` and `classes` say how many were scored.
+    """
+    rows: list[tuple[int, list[float], list[float], list[bool]]] = []
+    with evaluating(model), torch.inference_mode():
+        for batch in batches:
+            set_dropout_keys(model, dropout_keys(seed, batch.slots_B))
+            logits = model(batch.lab_B3HW[:, :1]).float().cpu()
+            assert batch.classes_BC is not None and batch.difficult_BC is not None
+            columns = (batch.sample_ids_B, logits, batch.classes_BC.cpu(), batch.difficult_BC.cpu())
+            rows += list(zip(*(column.tolist() for column in columns), strict=True))
+    by_sample = {row[0]: row for each in ranks.gather(rows) for row in each}
+    ordered = [by_sample[i] for i in sorted(by_sample)]
+    scores_NC, positives_NC, difficult_NC = (torch.tensor([row[i] for row in ordered]) for i in (1, 2, 3))
+    precision = mean_average_precision(scores_NC, positives_NC, difficult_NC)
+    return {
+        "mAP": precision.value,
+        "first_positive_accuracy": first_positive_accuracy(scores_NC, positives_NC),
+        "images": float(precision.num_images),
+        "classes": float(precision.num_classes),
+    }
+
+
+def score_segmenter(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    ranks: Ranks,
+    *,
+    num_classes: int,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Return mean IoU at the network's size with void left out, and with void counted as background (the paper).
+
+    Called on all ranks; the same on all. `images` and `classes` (there or predicted) say how many were scored.
+    """
+    usual_CC = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    paper_CC = usual_CC.clone()
+    num_images = 0
+    with evaluating(model), torch.inference_mode():
+        for batch in batches:
+            set_dropout_keys(model, dropout_keys(seed, batch.slots_B))
+            predicted_BHW = model(batch.lab_B3HW[:, :1]).argmax(dim=1).cpu()
+            assert batch.mask_BHW is not None
+            mask_BHW = batch.mask_BHW.cpu()
+            usual_CC += confusion_matrix(predicted_BHW, mask_BHW, num_classes)
+            paper_CC += confusion_matrix(predicted_BHW, mask_BHW, num_classes, void_as_background=True)
+            num_images += len(predicted_BHW)
+    gathered = ranks.gather((usual_CC, paper_CC, num_images))
+    usual_CC, paper_CC = (torch.stack([each[i] for each in gathered]).sum(0) for i in (0, 1))  # type: ignore[misc]
+    return {
+        "mIoU": mean_iou(usual_CC),
+        "mIoU_void_as_background": mean_iou(paper_CC),
+        "pixel_accuracy": pixel_accuracy(usual_CC),
+        "images": float(sum(each[2] for each in gathered)),
+        "classes": float((~iou_per_class(usual_CC).isnan()).sum()),
+    }

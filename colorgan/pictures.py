@@ -1,0 +1,162 @@
+"""Picture grids that a person looks at: grey, coloured, original; and photo, true mask, predicted mask. PNG files.
+
+Text is drawn with Pillow's built-in font; files appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+VOID = 255
+VOID_COLOUR = (224, 224, 192)  # VOC's
+MASK_OPACITY = 0.65
+MIN_CELL_PX = 128
+GAP_PX = 6
+INK, PAPER = (20, 20, 20), (255, 255, 255)
+
+Cells = Sequence[NDArray[np.uint8]]
+
+
+def to_uint8_HWC(picture: Tensor) -> NDArray[np.uint8]:  # noqa: N802
+    """A picture as H x W x 3 bytes: float in [0, 1] (rounded; clipped; NaN is black) or uint8, 3HW, 1HW or HW."""
+    picture = picture.detach().cpu()
+    if picture.ndim == 2:
+        picture = picture[None]
+    if picture.ndim != 3 or picture.shape[0] not in (1, 3):
+        raise ValueError(f"a picture is 3HW, 1HW or HW, got the shape {tuple(picture.shape)}")
+    if picture.dtype != torch.uint8:
+        picture = (picture.float().nan_to_num(0.0).clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
+    bytes_HW3: NDArray[np.uint8] = picture.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+    return bytes_HW3
+
+
+def colour_grid(
+    path: Path, rows: Sequence[tuple[Tensor, Tensor, Tensor]], captions: Sequence[str] = ()
+) -> None:
+    """Saves a row a picture: grey, coloured, original.
+
+    Args:
+        path: The PNG to write; its folder is made if absent.
+        rows: Pictures as `to_uint8_HWC` takes them.
+        captions: One a row, above it; none at all is fine.
+    """
+    cells = [[to_uint8_HWC(picture) for picture in row] for row in rows]
+    _save_png(path, _grid(cells, ("grey", "coloured", "original"), captions))
+
+
+def mask_grid(
+    path: Path,
+    rows: Sequence[tuple[Tensor, Tensor, Tensor]],
+    palette: Sequence[tuple[int, int, int]] = (),
+    classes: Sequence[str] = (),
+    captions: Sequence[str] = (),
+) -> None:
+    """Saves a row a picture: photo, true mask over it, predicted mask over it, and a legend of the classes seen.
+
+    Args:
+        path: The PNG to write; its folder is made if absent.
+        rows: Photo as `to_uint8_HWC` takes it, then two masks HW of class indices: 0 = background, which is not
+            painted, i + 1 = classes[i], 255 = void.
+        palette: Colours of the indices from 0 on; VOC's where it ends.
+        classes: Names of the classes without background, for the legend.
+        captions: One a row, above it; none at all is fine.
+    """
+    colours = mask_colours(palette)
+    cells = []
+    for photo, *masks in rows:
+        photo_HW3 = to_uint8_HWC(photo)
+        indices = [mask.detach().cpu().numpy().astype(np.uint8) for mask in masks]
+        cells.append([photo_HW3, *(paint_mask(photo_HW3, mask_HW, colours) for mask_HW in indices)])
+    seen = sorted(
+        {int(index) for _, *masks in rows for mask in masks for index in mask.unique().tolist()} - {0}
+    )
+    names = {index: classes[index - 1] if index <= len(classes) else f"class {index}" for index in seen}
+    names |= {VOID: "void"} if VOID in names else {}
+    legend = [(name, tuple(colours[index].tolist())) for index, name in names.items()] if classes else []
+    _save_png(path, _grid(cells, ("photo", "truth", "predicted"), captions, legend))
+
+
+def paint_mask(
+    photo_HW3: NDArray[np.uint8], mask_HW: NDArray[np.uint8], colours_256x3: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """The photo with each pixel of a class tinted in its colour; the background (0) is left as it is."""
+    opacity_HW1 = np.where(mask_HW == 0, 0.0, MASK_OPACITY)[..., None]
+    painted: NDArray[np.uint8] = np.rint(
+        photo_HW3 * (1.0 - opacity_HW1) + colours_256x3[mask_HW] * opacity_HW1
+    ).astype(np.uint8)
+    return painted
+
+
+def mask_colours(palette: Sequence[tuple[int, int, int]] = ()) -> NDArray[np.uint8]:
+    """A colour for every index, 256 x 3: the palette's, VOC's colour map where it ends, 255 = void."""
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    for index in range(256):
+        rest = index
+        for bit in range(7, -1, -1):  # VOC's map deals out the index's bits to the channels, highest first
+            colours[index] |= np.array([(rest >> channel & 1) << bit for channel in range(3)], dtype=np.uint8)
+            rest >>= 3
+    if palette:
+        colours[: len(palette)] = palette
+    colours[VOID] = VOID_COLOUR
+    return colours
+
+
+def _grid(
+    rows: Sequence[Cells],
+    headers: Sequence[str],
+    captions: Sequence[str],
+    legend: Sequence[tuple[str, tuple[int, ...]]] = (),
+) -> Image.Image:
+    """Cells side by side under their headers; small pictures are enlarged by whole steps, so text fits over them."""
+    if not rows:
+        raise ValueError("a picture grid needs at least one row")
+    if captions and len(captions) != len(rows):
+        raise ValueError(f"{len(captions)} captions for {len(rows)} rows")
+    scale = max(1, -(-MIN_CELL_PX // max(cell.shape[1] for row in rows for cell in row)))
+    cell_width = scale * max(cell.shape[1] for row in rows for cell in row)
+    font = ImageFont.load_default(size=max(13, cell_width // 14))
+    line = int(font.size * 1.5) if isinstance(font, ImageFont.FreeTypeFont) else 16
+    above = line if captions else GAP_PX
+    heights = [above + scale * max(cell.shape[0] for cell in row) for row in rows]
+    per_line = len(headers)
+    legend_lines = -(-len(legend) // per_line)
+    size = (GAP_PX + len(headers) * (cell_width + GAP_PX), line + sum(heights) + GAP_PX + legend_lines * line)
+    sheet = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    lefts = [GAP_PX + column * (cell_width + GAP_PX) for column in range(len(headers))]
+    for left, header in zip(lefts, headers, strict=True):
+        draw.text((left, line // 6), header, fill=INK, font=font)
+    top = line
+    for index, (row, height) in enumerate(zip(rows, heights, strict=True)):
+        if captions:
+            draw.text((lefts[0], top + line // 6), captions[index], fill=INK, font=font)
+        for left, cell in zip(lefts, row, strict=True):
+            picture = Image.fromarray(cell)
+            enlarged = picture.resize(
+                (picture.width * scale, picture.height * scale), Image.Resampling.NEAREST
+            )
+            sheet.paste(enlarged, (left, top + above))
+        top += height
+    for index, (name, colour) in enumerate(legend):
+        left, upper = lefts[index % per_line], top + GAP_PX + index // per_line * line
+        draw.rectangle((left, upper, left + line - 6, upper + line - 6), fill=colour[:3], outline=INK)
+        draw.text((left + line, upper), name, fill=INK, font=font)
+    return sheet
+
+
+def _save_png(path: Path, picture: Image.Image) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        picture.save(temporary, format="PNG")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
