@@ -27,7 +27,7 @@ PLAIN_LATER_EVERY_S = 60.0
 
 
 class Display:
-    """Shows progress; rank 0 makes the real one, other ranks one with `enabled=False`, which shows nothing."""
+    """Shows progress; rank 0 makes the real one, other ranks one that is not `enabled`, and silent."""
 
     def __init__(
         self,
@@ -78,9 +78,7 @@ class Display:
             finally:
                 live.stop()
 
-    def update(
-        self, images_seen: int, values: Mapping[str, float], images_per_s: float, wait_share: float
-    ) -> None:
+    def update(self, images_seen: int, values: Mapping[str, float], images_per_s: float, wait_share: float) -> None:
         """Takes the state at a log point.
 
         Args:
@@ -151,9 +149,7 @@ class Display:
         for group, values in _groups(self._values).items():
             view.add_row(group.replace("_", " "), Text(_named(values, "   ")))
         if self._scores:
-            view.add_row(
-                "validation", Text(f"{_named(self._scores, '   ')}   at {self._scores_images:,} images")
-            )
+            view.add_row("validation", Text(f"{_named(self._scores, '   ')}   at {self._scores_images:,} images"))
         return view
 
 

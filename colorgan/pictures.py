@@ -1,4 +1,4 @@
-"""Picture grids that a person looks at: grey, coloured, original; and photo, true mask, predicted mask. PNG files.
+"""Picture grids to look at: grey, coloured, original; and photo, true mask, predicted mask. PNG files.
 
 Text is drawn with Pillow's built-in font; files appear whole or not at all.
 """
@@ -23,10 +23,11 @@ GAP_PX = 6
 INK, PAPER = (20, 20, 20), (255, 255, 255)
 
 Cells = Sequence[NDArray[np.uint8]]
+_Entry = tuple[str, tuple[int, ...]]  # a name and its colour
 
 
 def to_uint8_HWC(picture: Tensor) -> NDArray[np.uint8]:  # noqa: N802
-    """A picture as H x W x 3 bytes: float in [0, 1] (rounded; clipped; NaN is black) or uint8, 3HW, 1HW or HW."""
+    """H x W x 3 bytes of a picture: float in [0, 1] (clipped; NaN is black) or uint8; 3HW, 1HW or HW."""
     picture = picture.detach().cpu()
     if picture.ndim == 2:
         picture = picture[None]
@@ -38,9 +39,7 @@ def to_uint8_HWC(picture: Tensor) -> NDArray[np.uint8]:  # noqa: N802
     return bytes_HW3
 
 
-def colour_grid(
-    path: Path, rows: Sequence[tuple[Tensor, Tensor, Tensor]], captions: Sequence[str] = ()
-) -> None:
+def colour_grid(path: Path, rows: Sequence[tuple[Tensor, Tensor, Tensor]], captions: Sequence[str] = ()) -> None:
     """Saves a row a picture: grey, coloured, original.
 
     Args:
@@ -59,12 +58,12 @@ def mask_grid(
     classes: Sequence[str] = (),
     captions: Sequence[str] = (),
 ) -> None:
-    """Saves a row a picture: photo, true mask over it, predicted mask over it, and a legend of the classes seen.
+    """Saves a row a picture: photo, true mask over it, predicted mask over it; below, the classes seen.
 
     Args:
         path: The PNG to write; its folder is made if absent.
-        rows: Photo as `to_uint8_HWC` takes it, then two masks HW of class indices: 0 = background, which is not
-            painted, i + 1 = classes[i], 255 = void.
+        rows: Photo as `to_uint8_HWC` takes it, then two masks HW of class indices: 0 = background, not
+            painted; i + 1 = classes[i]; 255 = void.
         palette: Colours of the indices from 0 on; VOC's where it ends.
         classes: Names of the classes without background, for the legend.
         captions: One a row, above it; none at all is fine.
@@ -75,12 +74,7 @@ def mask_grid(
         photo_HW3 = to_uint8_HWC(photo)
         indices = [mask.detach().cpu().numpy().astype(np.uint8) for mask in masks]
         cells.append([photo_HW3, *(paint_mask(photo_HW3, mask_HW, colours) for mask_HW in indices)])
-    seen = sorted(
-        {int(index) for _, *masks in rows for mask in masks for index in mask.unique().tolist()} - {0}
-    )
-    names = {index: classes[index - 1] if index <= len(classes) else f"class {index}" for index in seen}
-    names |= {VOID: "void"} if VOID in names else {}
-    legend = [(name, tuple(colours[index].tolist())) for index, name in names.items()] if classes else []
+    legend = _legend([mask for _, *masks in rows for mask in masks], colours, classes)
     _save_png(path, _grid(cells, ("photo", "truth", "predicted"), captions, legend))
 
 
@@ -89,9 +83,9 @@ def paint_mask(
 ) -> NDArray[np.uint8]:
     """The photo with each pixel of a class tinted in its colour; the background (0) is left as it is."""
     opacity_HW1 = np.where(mask_HW == 0, 0.0, MASK_OPACITY)[..., None]
-    painted: NDArray[np.uint8] = np.rint(
-        photo_HW3 * (1.0 - opacity_HW1) + colours_256x3[mask_HW] * opacity_HW1
-    ).astype(np.uint8)
+    painted: NDArray[np.uint8] = np.rint(photo_HW3 * (1.0 - opacity_HW1) + colours_256x3[mask_HW] * opacity_HW1).astype(
+        np.uint8
+    )
     return painted
 
 
@@ -109,47 +103,50 @@ def mask_colours(palette: Sequence[tuple[int, int, int]] = ()) -> NDArray[np.uin
     return colours
 
 
+def _legend(masks: Sequence[Tensor], colours: NDArray[np.uint8], classes: Sequence[str]) -> list[_Entry]:
+    if not classes:
+        return []
+    seen = sorted({int(index) for mask in masks for index in np.unique(mask.detach().cpu().numpy())} - {0})
+    names = ["void" if i == VOID else classes[i - 1] if i <= len(classes) else f"class {i}" for i in seen]
+    return [(name, (*map(int, colours[index]),)) for name, index in zip(names, seen, strict=True)]
+
+
 def _grid(
-    rows: Sequence[Cells],
-    headers: Sequence[str],
-    captions: Sequence[str],
-    legend: Sequence[tuple[str, tuple[int, ...]]] = (),
+    rows: Sequence[Cells], headers: Sequence[str], captions: Sequence[str], legend: Sequence[_Entry] = ()
 ) -> Image.Image:
-    """Cells side by side under their headers; small pictures are enlarged by whole steps, so text fits over them."""
+    """Cells side by side under headers; small pictures are enlarged by whole steps, so that text fits."""
     if not rows:
         raise ValueError("a picture grid needs at least one row")
     if captions and len(captions) != len(rows):
         raise ValueError(f"{len(captions)} captions for {len(rows)} rows")
-    scale = max(1, -(-MIN_CELL_PX // max(cell.shape[1] for row in rows for cell in row)))
-    cell_width = scale * max(cell.shape[1] for row in rows for cell in row)
-    font = ImageFont.load_default(size=max(13, cell_width // 14))
-    line = int(font.size * 1.5) if isinstance(font, ImageFont.FreeTypeFont) else 16
-    above = line if captions else GAP_PX
-    heights = [above + scale * max(cell.shape[0] for cell in row) for row in rows]
-    per_line = len(headers)
-    legend_lines = -(-len(legend) // per_line)
-    size = (GAP_PX + len(headers) * (cell_width + GAP_PX), line + sum(heights) + GAP_PX + legend_lines * line)
-    sheet = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(sheet)
-    lefts = [GAP_PX + column * (cell_width + GAP_PX) for column in range(len(headers))]
+    widest = max(cell.shape[1] for row in rows for cell in row)
+    scale = max(1, -(-MIN_CELL_PX // widest))
+    text_px = max(13, scale * widest // 14)
+    line_px = text_px * 3 // 2
+    above_px = line_px if captions else GAP_PX
+    heights = [above_px + scale * max(cell.shape[0] for cell in row) for row in rows]
+    lefts = [GAP_PX + column * (scale * widest + GAP_PX) for column in range(len(headers) + 1)]
+    legend_px = line_px * -(-len(legend) // len(headers))
+    sheet = Image.new("RGB", (lefts.pop(), line_px + sum(heights) + GAP_PX + legend_px), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=text_px)
     for left, header in zip(lefts, headers, strict=True):
-        draw.text((left, line // 6), header, fill=INK, font=font)
-    top = line
-    for index, (row, height) in enumerate(zip(rows, heights, strict=True)):
-        if captions:
-            draw.text((lefts[0], top + line // 6), captions[index], fill=INK, font=font)
+        draw.text((left, line_px // 6), header, fill=INK, font=font)
+    top = line_px
+    for row, height, caption in zip(rows, heights, captions or [""] * len(rows), strict=True):
+        draw.text((lefts[0], top + line_px // 6), caption, fill=INK, font=font)
         for left, cell in zip(lefts, row, strict=True):
-            picture = Image.fromarray(cell)
-            enlarged = picture.resize(
-                (picture.width * scale, picture.height * scale), Image.Resampling.NEAREST
-            )
-            sheet.paste(enlarged, (left, top + above))
+            sheet.paste(_enlarged(cell, scale), (left, top + above_px))
         top += height
     for index, (name, colour) in enumerate(legend):
-        left, upper = lefts[index % per_line], top + GAP_PX + index // per_line * line
-        draw.rectangle((left, upper, left + line - 6, upper + line - 6), fill=colour[:3], outline=INK)
-        draw.text((left + line, upper), name, fill=INK, font=font)
+        left, upper = lefts[index % len(lefts)], top + GAP_PX + index // len(lefts) * line_px
+        draw.rectangle((left, upper, left + text_px, upper + text_px), fill=colour, outline=INK)
+        draw.text((left + line_px, upper), name, fill=INK, font=font)
     return sheet
+
+
+def _enlarged(cell: NDArray[np.uint8], scale: int) -> Image.Image:
+    picture = Image.fromarray(cell)
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
 def _save_png(path: Path, picture: Image.Image) -> None:

@@ -27,7 +27,7 @@ TENSORBOARD_NAME = "tensorboard"
 
 
 class RunLog:
-    """Writes a run's log; rank 0 makes the real one, other ranks one with `enabled=False`, which does nothing."""
+    """Writes a run's log; rank 0 has the real one, other ranks one that is not `enabled` and silent."""
 
     def __init__(self, folder: Path, resume_from_images: int | None, *, enabled: bool = True) -> None:
         """Opens or goes on with the log in `folder`, which is made if absent.
@@ -52,9 +52,7 @@ class RunLog:
         # TensorBoard hides the older files' steps from purge_step on.
         self._scalars = SummaryWriter(str(folder / TENSORBOARD_NAME), purge_step=last_images + 1)
 
-    def write(
-        self, kind: Kind, images: int, values: Mapping[str, float] | None = None, **fields: Any
-    ) -> None:
+    def write(self, kind: Kind, images: int, values: Mapping[str, float] | None = None, **fields: Any) -> None:
         """Appends one line, and each value to TensorBoard as `kind/name` at step `images`.
 
         Args:
