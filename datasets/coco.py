@@ -50,24 +50,16 @@ def open_coco(root: Path, split: str) -> Corpus:
 def _split_folder(root: Path, split: str) -> Path:
     """Returns the folder that a split's name means."""
     require_folder(root, "give the COCO folder that holds train2017/ and annotations/ as --root")
-    found = [
-        e.name
-        for e in list_folder(root)
-        if e.is_dir() and re.fullmatch(rf"({'|'.join(SPLITS)})\d{{4}}", e.name)
-    ]
+    found = [e.name for e in list_folder(root) if e.is_dir() and re.fullmatch(rf"({'|'.join(SPLITS)})\d{{4}}", e.name)]
     if split in found:
         return root / split
     if split not in SPLITS and not re.fullmatch(rf"({'|'.join(SPLITS)})\d{{4}}", split):
-        raise CorpusError(
-            f"{split!r} is no split of COCO: it has {', '.join(SPLITS)}, or in full e.g. train2017."
-        )
+        raise CorpusError(f"{split!r} is no split of COCO: it has {', '.join(SPLITS)}, or in full e.g. train2017.")
     years = [name for name in found if name[:-4] == split]
     if len(years) > 1:
         raise CorpusError(f"{root}: the split {split!r} is ambiguous here, say which: {' or '.join(years)}.")
     if not years:
-        raise CorpusError(
-            f"{root}: no folder for the split {split!r}; there are: {', '.join(found) or 'none'}."
-        )
+        raise CorpusError(f"{root}: no folder for the split {split!r}; there are: {', '.join(found) or 'none'}.")
     return root / years[0]
 
 
@@ -102,9 +94,7 @@ def _load(annotations: Path) -> COCO:
         raise CorpusError(f"{annotations}: not a readable JSON file ({error}).") from error
     parts = ("images", "annotations", "categories")
     if not isinstance(data, dict) or not all(isinstance(data.get(part), list) for part in parts):
-        raise CorpusError(
-            f"{annotations}: lacks one of the lists {', '.join(parts)}, so it is no instances file."
-        )
+        raise CorpusError(f"{annotations}: lacks one of the lists {', '.join(parts)}, so it is no instances file.")
     index = COCO()
     index.dataset = data
     try:
@@ -151,9 +141,7 @@ def _labelled_records(
         source = f"{annotations}: {image['file_name']}"
         found = index.imgToAnns.get(image["id"], [])
         places = [_place(annotation, class_of, source) for annotation in found]
-        objects = [
-            _object(annotation, place, source) for annotation, place in zip(found, places, strict=True)
-        ]
+        objects = [_object(annotation, place, source) for annotation, place in zip(found, places, strict=True)]
         mask = CocoMask(tuple(zip(places, found, strict=True)), image["height"], image["width"], source)
         path = inside(folder, image["file_name"], annotations)
         yield Record(record_key(image["file_name"]), path, label_of(objects), mask if with_masks else None)
@@ -163,9 +151,7 @@ def _place(annotation: dict[str, Any], class_of: dict[int, int], source: str) ->
     """Returns the class index of an annotation."""
     category = annotation["category_id"]
     if category not in class_of:
-        raise CorpusError(
-            f"{source}: annotation {annotation['id']} is of category {category}, which is not listed."
-        )
+        raise CorpusError(f"{source}: annotation {annotation['id']} is of category {category}, which is not listed.")
     return class_of[category]
 
 

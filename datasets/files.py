@@ -88,9 +88,7 @@ def inside(folder: Path, name: str, source: Path) -> Path:
 def require_files(folder: Path, names: Iterable[str], source: Path) -> None:
     """Checks by one listing that files are there. Raises CorpusError that counts the missing."""
     present = {entry.name for entry in list_folder(folder)}
-    missing = [
-        name for name in names if name not in present and not ("/" in name and (folder / name).is_file())
-    ]
+    missing = [name for name in names if name not in present and not ("/" in name and (folder / name).is_file())]
     if missing:
         raise CorpusError(
             f"{source}: {len(missing):,} of the files it names are missing in {folder}, "

@@ -50,9 +50,7 @@ def open_folder(root: Path, split: str) -> Corpus:
         )
     classes = _classes(root, split, layout) if layout.masks else ()
     palette = voc_palette(len(classes)) if layout.masks else ()
-    return Corpus(
-        "folder", split, classes, palette, num_records, functools.partial(_records, layout, len(classes))
-    )
+    return Corpus("folder", split, classes, palette, num_records, functools.partial(_records, layout, len(classes)))
 
 
 def _layout(root: Path, split: str) -> _Layout:
@@ -86,9 +84,7 @@ def _count(layout: _Layout) -> int:
     for relative in walk_pictures(layout.images):
         num_records += 1
         if PurePosixPath(relative).with_suffix(".png").as_posix() not in present:
-            raise CorpusError(
-                f"{layout.images / relative}: no mask {_mask_path(layout.masks, relative)} for it."
-            )
+            raise CorpusError(f"{layout.images / relative}: no mask {_mask_path(layout.masks, relative)} for it.")
     return num_records
 
 
@@ -103,9 +99,7 @@ def _classes(root: Path, split: str, layout: _Layout) -> tuple[str, ...]:
         plane = png_mask(_mask_path(layout.masks, relative)).read()
         largest = max(largest, int(plane[plane != VOID].max(initial=0)))
     if largest == 0:
-        raise CorpusError(
-            f"{layout.masks}: the masks hold only background and void, no class; add classes.txt."
-        )
+        raise CorpusError(f"{layout.masks}: the masks hold only background and void, no class; add classes.txt.")
     return tuple(f"class{index}" for index in range(1, largest + 1))
 
 
@@ -117,9 +111,7 @@ def _named_classes(path: Path) -> tuple[str, ...]:
     if names and names[0].lower() in BACKGROUND_NAMES:
         names = names[1:]
     if not 0 < len(names) <= MAX_CLASSES or len(set(names)) < len(names):
-        raise CorpusError(
-            f"{path}: needs 1 to {MAX_CLASSES} different names, one a line; it has {len(names)}."
-        )
+        raise CorpusError(f"{path}: needs 1 to {MAX_CLASSES} different names, one a line; it has {len(names)}.")
     return tuple(names)
 
 

@@ -135,9 +135,7 @@ class CocoMask:
         packed = outline["counts"]
         counts = np.asarray(unpack_counts(packed) if isinstance(packed, str) else packed, np.int64)
         if (counts < 0).any() or counts.sum() != self.height * self.width:
-            raise ValueError(
-                f"run lengths add up to {counts.sum()}, not to {self.height * self.width} pixels"
-            )
+            raise ValueError(f"run lengths add up to {counts.sum()}, not to {self.height * self.width} pixels")
         unpacked = {"size": outline["size"], "counts": counts.tolist()}
         rle: dict[str, Any] = coco_mask.frPyObjects(unpacked, self.height, self.width)
         return rle

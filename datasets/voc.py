@@ -83,9 +83,7 @@ def open_voc(root: Path, split: str) -> Corpus:
     labelled = _has_labels(chosen, names)
     classes = CLASSES if labelled else ()
     palette = voc_palette(len(CLASSES)) if chosen.segmentation else ()
-    return Corpus(
-        "voc", split, classes, palette, len(names), functools.partial(_records, chosen, names, labelled)
-    )
+    return Corpus("voc", split, classes, palette, len(names), functools.partial(_records, chosen, names, labelled))
 
 
 def _year_folders(root: Path) -> list[Path]:
@@ -97,9 +95,7 @@ def _year_folders(root: Path) -> list[Path]:
         years = [p for p in parent.glob("VOC*") if re.fullmatch(r"VOC\d{4}", p.name) and p.is_dir()]
         if years:
             return sorted(years)
-    raise CorpusError(
-        f"{root}: no VOC here; the root holds VOC2007/ or VOC2012/, or JPEGImages/ of one year."
-    )
+    raise CorpusError(f"{root}: no VOC here; the root holds VOC2007/ or VOC2012/, or JPEGImages/ of one year.")
 
 
 def _resolve(root: Path, split: str) -> _Split:
@@ -112,13 +108,9 @@ def _resolve(root: Path, split: str) -> _Split:
         )
     folders = _year_folders(root)
     wanted = [f for f in folders if match["year"] is None or f.resolve().name == f"VOC{match['year']}"]
-    found = [
-        choice for choice in (_Split(folder, match["name"]) for folder in wanted) if choice.source.exists()
-    ]
+    found = [choice for choice in (_Split(folder, match["name"]) for folder in wanted) if choice.source.exists()]
     if len(found) > 1:
-        choices = " or ".join(
-            f"{choice.folder.resolve().name.removeprefix('VOC')}-{choice.name}" for choice in found
-        )
+        choices = " or ".join(f"{choice.folder.resolve().name.removeprefix('VOC')}-{choice.name}" for choice in found)
         raise CorpusError(f"{root}: the split {split!r} is ambiguous here, say which: {choices}.")
     if not found:
         there = ", ".join(_available(folder) for folder in folders)
