@@ -29,9 +29,11 @@ from colorgan.schema_keys import (
     group_of,
     help_text,
     is_list,
+    item_group,
     leaf_types,
     schema_keys,
     show,
+    type_text,
 )
 
 M = TypeVar("M", bound=BaseModel)
@@ -85,18 +87,18 @@ def parse(
     words = _split_words(argv, keys, positional)
     if words.help:
         if _is_first_local_rank():
-            print(
-                help_text(
-                    schema, verb=verb, description=description, next_line=next_line, positional=positional
-                )
-            )
+            print(help_text(schema, verb=verb, description=description, next_line=next_line, positional=positional))
         raise SystemExit(0)
     config = words.options.pop("config", None) if "config" not in keys else None
     recipe, origin = _read_recipe(config, recipes)
     stray = [] if positional else [f"{show(word)}: a word that belongs to no key" for word in words.bare]
     settings = _merge(_group_defaults(schema), recipe)
     for name, values in words.options.items():
-        _set(settings, name, _value(values, keys.get(name)))
+        key = keys.get(name)
+        if not values and key and not leaf_types(key.field.annotation) & {bool, object}:
+            stray.append(f"--{name}: needs a value, {type_text(key.field.annotation, key.field.metadata)}")
+        elif problem := _set(settings, name, _value(values, key)):
+            stray.append(problem)
     if positional and words.bare:
         before = settings.get(positional) or []
         settings[positional] = [*before, *(_scalar(word, keys[positional]) for word in words.bare)]
@@ -107,9 +109,7 @@ def parse(
         stray += list(_problems(error, keys, given, origin))
     if stray:
         count = f"{len(stray)} problem{'s' if len(stray) > 1 else ''}"
-        raise UsageError(
-            f"{count} with the settings (`{verb} --help` lists every key):\n  " + "\n  ".join(stray)
-        )
+        raise UsageError(f"{count} with the settings (`{verb} --help` lists every key):\n  " + "\n  ".join(stray))
     return model
 
 
@@ -231,7 +231,8 @@ def _scalar(word: str, key: Key | None) -> Any:
         return None
     if kinds <= {str, Path, type(None)}:
         return Path(word) if Path in kinds else word
-    return _yaml_scalar(word)
+    value = _yaml_scalar(word)
+    return word if isinstance(value, bool) and not kinds & {bool, object} else value  # pydantic takes true for 1
 
 
 def _yaml_scalar(word: str) -> Any:
@@ -279,12 +280,14 @@ def _group_defaults(schema: type[BaseModel], default: BaseModel | None = None) -
     settings: dict[str, Any] = {}
     for name, info in schema.model_fields.items():
         given = getattr(default, name) if default is not None else None
-        if default is not None and name in default.model_fields_set and not isinstance(given, BaseModel):
+        if item_group(info.annotation):  # so that `--stages.0.epochs 3` has something to change
+            items = given if default is not None else info.get_default(call_default_factory=True, validated_data={})
+            if isinstance(items, list | tuple):
+                settings[name] = [item.model_dump(exclude_unset=True) for item in items]
+        elif default is not None and name in default.model_fields_set and not isinstance(given, BaseModel):
             settings[name] = given
         elif info.annotation is group_of(info) and (group := group_of(info)):
-            settings[name] = _group_defaults(
-                group, given if isinstance(given, BaseModel) else group_default(info)
-            )
+            settings[name] = _group_defaults(group, given if isinstance(given, BaseModel) else group_default(info))
     return settings
 
 
@@ -299,16 +302,21 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _set(settings: dict[str, Any], name: str, value: Any) -> None:
+def _set(settings: dict[str, Any], name: str, value: Any) -> str | None:
+    """Puts a value at a dotted key, where a number (`stages.0.epochs`) is a place in a list; else says why not."""
     *groups, last = name.split(".")
+    here: Any = settings
     for group in groups:
-        inner = settings.setdefault(group, {})
-        if inner is None:
-            inner = settings[group] = {}
-        if not isinstance(inner, dict):
-            return  # the recipe holds a value where a group belongs: pydantic names it
-        settings = inner
-    settings[last] = value
+        if isinstance(here, list):
+            if not group.isdigit() or int(group) >= len(here):
+                return f"--{name} {show(value)}: {group!r} is no place in a list of {len(here)}; places count from 0"
+            here = here[int(group)]
+        elif isinstance(here, dict):
+            here[group] = here.get(group) if here.get(group) is not None else {}
+            here = here[group]
+    if isinstance(here, dict):  # else a value stands where a group belongs, and pydantic names it
+        here[last] = value
+    return None
 
 
 def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -319,49 +327,63 @@ def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{key}", value
 
 
-def _problems(
-    error: ValidationError, keys: Mapping[str, Key], given: Collection[str], origin: str
-) -> Iterator[str]:
+def _problems(error: ValidationError, keys: Mapping[str, Key], given: Collection[str], origin: str) -> Iterator[str]:
     """One line a key: its name as the user gave it, its value, what is wrong and what is allowed."""
     lines: dict[str, list[str]] = {}
-    for detail in error.errors(include_url=False, include_context=False):
+    known = {*keys, *(f"{name}.{inner}" for name, key in keys.items() for inner in _item_keys(key))}
+    details = error.errors(include_url=False, include_context=False)
+    for detail in details:
+        if detail["type"] == "too_short" and any(_is_within(other["loc"], detail["loc"]) for other in details):
+            continue  # only because its items are wrong
         if detail["type"] == "extra_forbidden":
             prefix = ".".join(map(str, detail["loc"]))
-            extra = detail["input"] if isinstance(detail["input"], dict) and detail["input"] else None
-            unknown = _leaves(extra, f"{prefix}.") if extra else [(prefix, detail["input"])]
-            for name, value in unknown:
-                head = f"{_as_given(name, given, origin)} {show(value)}"
-                lines.setdefault(f"{head}: unknown key", []).append(_nearest(name, keys))
+            group = detail["input"] if isinstance(detail["input"], dict) else {}
+            for name, value in _leaves(group, f"{prefix}.") if group else [(prefix, detail["input"])]:
+                head = f"{_as_given(name, given, origin)} {show(value)}: "
+                lines[head] = [f"unknown key; {_nearest(name, known)}"]
         else:
-            head, reason = _wrong_value(detail, keys, given, origin)
+            head, reason = _wrong_value(detail, keys, known, given, origin)
             lines.setdefault(head, []).append(reason)
     for head, reasons in lines.items():
-        yield (
-            f"{head}; {reasons[0]}"
-            if head.endswith("unknown key")
-            else head + " or ".join(dict.fromkeys(reasons))
-        )
+        yield head + " or ".join(dict.fromkeys(reasons))
+
+
+def _is_within(inner: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
+
+
+def _item_keys(key: Key) -> Collection[str]:
+    group = item_group(key.field.annotation)
+    return group.model_fields if group else ()
+
+
+def _without_places(name: str) -> str:
+    """`stages.0.epochs` -> `stages.epochs`, as such a key stands among the known ones."""
+    return ".".join(part for part in name.split(".") if not part.isdigit())
 
 
 def _wrong_value(
-    detail: ErrorDetails, keys: Mapping[str, Key], given: Collection[str], origin: str
+    detail: ErrorDetails, keys: Mapping[str, Key], known: Collection[str], given: Collection[str], origin: str
 ) -> tuple[str, str]:
-    # The place ends with the kinds of a union ("int", "str") or an index in a list: cut it to the key itself.
+    """The key with its value, and what is wrong with it."""
+    # The place ends with the kinds of a union ("int", "str") or a place in a list of values: cut it to the key.
     parts = [str(part) for part in detail["loc"]]
     prefixes = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
-    name = next((prefix for prefix in prefixes if prefix in keys), ".".join(parts))
+    name = next((prefix for prefix in prefixes if _without_places(prefix) in known), ".".join(parts))
+    name = _without_places(name) if _without_places(name) in keys else name
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    if detail["type"] == "missing":
-        about = keys[name].field.description if name in keys else None
-        return f"--{name}: ", f"required, not given{f' ({about})' if about else ''}"
+    message = message.replace("Input should be", "must be").replace(" input should be", " must be")
+    message = message[:1].lower() + message[1:]
     if not name:  # a validator of the whole schema
         return "", message
-    if detail["type"] == "model_type":
+    if detail["type"] == "missing":
+        about = keys[name].field.description if name in keys else None
+        return f"{_as_given(name, given, '')}: ", f"required, not given{f' ({about})' if about else ''}"
+    if detail["type"] == "model_type" and name not in keys:
         inner = ", ".join(key for key in keys if key.startswith(f"{name}."))
         message = f"a group of keys, not a value; its keys: {inner}"
-    value = detail["input"]
-    shown = "" if isinstance(value, BaseModel | dict) and name not in keys else f" {show(value)}"
-    return f"{_as_given(name, given, origin)}{shown}: ", message[:1].lower() + message[1:]
+    shown = "" if isinstance(detail["input"], BaseModel | dict) and name not in keys else f" {show(detail['input'])}"
+    return f"{_as_given(name, given, origin)}{shown}: ", message
 
 
 def _as_given(name: str, given: Collection[str], origin: str) -> str:
@@ -370,10 +392,10 @@ def _as_given(name: str, given: Collection[str], origin: str) -> str:
     return f"--{name}" if on_command_line else f"{origin}: {name}"
 
 
-def _nearest(name: str, keys: Collection[str]) -> str:
-    close = difflib.get_close_matches(name, keys, n=1, cutoff=0.6)
-    last = name.rpartition(".")[2]
-    ends = {key.rpartition(".")[2]: key for key in reversed(list(keys))}
-    close = close or [ends[end] for end in difflib.get_close_matches(last, ends, n=1, cutoff=0.6)]
-    close = close or difflib.get_close_matches(name, keys, n=1, cutoff=0.0)
-    return f"the nearest known key is --{close[0]}" if close else "this verb has no keys"
+def _nearest(name: str, known: Collection[str]) -> str:
+    name, ordered = _without_places(name), sorted(known)
+    close = difflib.get_close_matches(name, ordered, n=1, cutoff=0.6)
+    ends = {key.rpartition(".")[2]: key for key in reversed(ordered)}
+    close = close or [ends[end] for end in difflib.get_close_matches(name.rpartition(".")[2], ends, n=1, cutoff=0.6)]
+    close = close or difflib.get_close_matches(name, ordered, n=1, cutoff=0.0)
+    return f"the nearest known key is {close[0]}" if close else "this verb has no keys"

@@ -6,6 +6,7 @@ models; a key is the dotted way to a leaf (`optimizer.learning_rate`).
 
 from __future__ import annotations
 
+import inspect
 import reprlib
 import shutil
 import textwrap
@@ -21,6 +22,7 @@ from pydantic_core import PydanticUndefined
 
 _NAMES = {bool: "true|false", int: "integer", float: "number", str: "text", Path: "path", type(None): "null"}
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "a multiple of"}
+_HARD_SPACE = "\N{NO-BREAK SPACE}"
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 120
 _SHORT.maxlevel = 3
@@ -43,6 +45,14 @@ def group_of(field: FieldInfo) -> type[BaseModel] | None:
     return None
 
 
+def item_group(annotation: Any) -> type[BaseModel] | None:
+    """The model of which a list field holds several (`tuple[Stage, ...]`), or None."""
+    if not is_list(annotation):
+        return None
+    models = (kind for kind in leaf_types(annotation) if issubclass(kind, BaseModel))
+    return next(models, None)
+
+
 def group_default(field: FieldInfo) -> BaseModel | None:
     """The instance that stands for a group when no key of it is given, if it has one."""
     try:
@@ -61,11 +71,7 @@ def schema_keys(schema: type[BaseModel], prefix: str = "", default: BaseModel | 
             inner = given if isinstance(given, BaseModel) else group_default(field)
             yield from schema_keys(group, f"{prefix}{name}.", inner)
         else:
-            value = (
-                given
-                if default is not None
-                else field.get_default(call_default_factory=True, validated_data={})
-            )
+            value = given if default is not None else field.get_default(call_default_factory=True, validated_data={})
             yield Key(prefix + name, field, value)
 
 
@@ -91,6 +97,8 @@ def show(value: Any) -> str:
     """A value as a user would write it, shortened: never more than a few hundred characters."""
     if value is True or value is False or value is None:
         return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, BaseModel):
+        return "{" + ", ".join(f"{name}: {default_text(inner)}" for name, inner in value) + "}"
     if isinstance(value, list | tuple):
         inside = ", ".join(show(item) for item in value[:8])
         return f"[{inside}{', ...' if len(value) > 8 else ''}]" if len(inside) < 400 else "[...]"
@@ -99,18 +107,20 @@ def show(value: Any) -> str:
 
 def type_text(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     """What a key takes, in words: `integer > 0`, `list of path`, `constant|linear|cosine`."""
-    bounds = [f"{sign} {getattr(item, name):g}" for item in _flat(metadata) for name, sign in _BOUNDS.items()
-              if isinstance(getattr(item, name, None), int | float)]  # fmt: skip
-    return " ".join([_bare_type_text(annotation), " and ".join(bounds)]).strip()
+    bounds = " and ".join(
+        f"{sign} {getattr(item, name):g}"
+        for item in _flat(metadata)
+        for name, sign in _BOUNDS.items()
+        if isinstance(getattr(item, name, None), int | float)
+    )
+    parts = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    kinds = [_bare_type_text(part) for part in parts if part is not type(None)]
+    return " or ".join([f"{' or '.join(kinds)} {bounds}".strip(), *(["null"] if type(None) in parts else [])])
 
 
-def help_text(
-    schema: type[BaseModel], *, verb: str, description: str, next_line: str, positional: str | None
-) -> str:
+def help_text(schema: type[BaseModel], *, verb: str, description: str, next_line: str, positional: str | None) -> str:
     """The whole text of `--help`: usage, every key in its group, and the line to run next."""
-    required = [
-        key.name for key in schema_keys(schema) if key.default is PydanticUndefined and key.name != positional
-    ]
+    required = [key.name for key in schema_keys(schema) if key.default is PydanticUndefined and key.name != positional]
     usage = [
         "usage:",
         verb,
@@ -120,7 +130,7 @@ def help_text(
     ]
     usage += [f"{positional.upper()} ..."] if positional else []
     width = min(shutil.get_terminal_size((110, 24)).columns, 120)
-    blocks = [" ".join(usage), textwrap.fill(description, width), *_options(width, positional)]
+    blocks = [" ".join(usage), _paragraphs(description, width), *_options(width, positional)]
     group = ""
     for key in sorted(schema_keys(schema), key=lambda key: key.name.rpartition(".")[0] != ""):
         head, _, _ = key.name.rpartition(".")
@@ -129,6 +139,12 @@ def help_text(
             group = head
         blocks[-1] += "\n" + _key_text(key, width)
     return "\n\n".join([*blocks, f"Next: {next_line}"])
+
+
+def _paragraphs(text: str, width: int) -> str:
+    """Fills paragraphs; indented ones (commands, tables) stay as they are."""
+    blocks = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(block if "\n " in f"\n{block}" else textwrap.fill(block, width) for block in blocks)
 
 
 def _options(width: int, positional: str | None) -> list[str]:
@@ -141,21 +157,23 @@ def _options(width: int, positional: str | None) -> list[str]:
 
 
 def _key_text(key: Key, width: int) -> str:
-    default = "required" if key.default is PydanticUndefined else f"default: {_default_text(key.default)}"
+    default = "required" if key.default is PydanticUndefined else f"default: {default_text(key.default)}"
     about = key.field.description or ""
     what = type_text(key.field.annotation, key.field.metadata)
-    return _indent(f"--{key.name} <{what}>  {about}{' ' if about else ''}({default})", width)
+    ending = f"({default})".replace(" ", _HARD_SPACE) if len(default) < 40 else f"({default})"
+    return _indent(f"--{key.name} <{what}>  {about}{' ' if about else ''}{ending}", width)
 
 
-def _default_text(value: Any) -> str:
+def default_text(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return " ".join(map(_default_text, value)) or "none"
+        return " ".join(map(default_text, value)) or "none"
     return str(value) if isinstance(value, str | Path) and str(value) else show(value)
 
 
 def _indent(line: str, width: int) -> str:
-    return textwrap.fill(line, width, initial_indent="  ", subsequent_indent=" " * 8, break_on_hyphens=False,
-                         break_long_words=False)  # fmt: skip
+    filled = textwrap.fill(line, width, initial_indent="  ", subsequent_indent=" " * 8, break_on_hyphens=False,
+                           break_long_words=False)  # fmt: skip
+    return filled.replace(_HARD_SPACE, " ")
 
 
 def _union_parts(annotation: Any) -> tuple[Any, ...]:
@@ -177,10 +195,13 @@ def _bare_type_text(annotation: Any) -> str:
         return type_text(parts[0], parts[1:])
     if origin is Literal:
         return "|".join(map(str, parts))
-    if origin in (Union, types.UnionType):
-        return " or ".join(type_text(part) for part in parts)
     if origin in (list, tuple, set, frozenset):
         kinds = list(dict.fromkeys(type_text(part) for part in parts if part is not Ellipsis))
         count = f"{len(parts)} x " if origin is tuple and Ellipsis not in parts else "list of "
         return count + "/".join(kinds)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        inner = (
+            f"{name}: {type_text(field.annotation, field.metadata)}" for name, field in annotation.model_fields.items()
+        )
+        return "{" + ", ".join(inner) + "}"
     return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
