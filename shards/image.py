@@ -33,8 +33,8 @@ VOID = 255
 MAX_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 DRAFT_GAP = 3
 ORIENTATION = int(ExifTags.Base.Orientation)
-# No format that runs a program (EPS) or whose "picture" is a preview (PSD, ICNS).
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000")
+# JPEG stands for MPO too. No format that runs a program (EPS) or whose "picture" is a preview (PSD, ICNS).
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000")
 TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -135,11 +135,14 @@ def _plan(image: Image.Image, encoding: Encoding) -> Geometry:
         orientation = image.getexif().get(ORIENTATION, 1)
     except Exception:  # damaged EXIF says nothing of the pixels
         orientation = 1
-    upright = Geometry(width, height, orientation if orientation in TRANSPOSES else 1, 0, 0)
+    orientation = orientation if orientation in TRANSPOSES else 1
+    if image.format == "TIFF" and orientation >= 5:  # PIL gives the size after its turn
+        width, height = height, width
+    upright = Geometry(width, height, orientation, 0, 0)
     target = encoding.policy.target(*upright.upright)
     if max(target) > MAX_SIDE or target[0] * target[1] > encoding.max_pixels:
         raise PictureError(f"too large to store: {target[0]} x {target[1]} pixels")
-    return Geometry(width, height, upright.orientation, *target)
+    return Geometry(width, height, orientation, *target)
 
 
 def _as_stored(geometry: Geometry, factor: int = 1) -> tuple[int, int]:
