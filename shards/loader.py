@@ -9,7 +9,6 @@ so a run is taken up at any position on any number of ranks. Usage:
 
 Tensors: B micro-batch, C classes, H = W = image_size; L' = L / 50 - 1, a' = a / ab_scale, b' = b / ab_scale.
 """
-# ruff: noqa: N815 (tensors are named with a shape suffix)
 
 import weakref
 from collections.abc import Iterator
@@ -116,7 +115,7 @@ class Loader:
         self._read_at = read_at or self._files.read_at
         self._streams: list[Stream] = []
         self._closed_wait_s = 0.0
-        weakref.finalize(self, _close, self._streams, self._files)  # at the latest when the process ends
+        weakref.finalize(self, self._files.close)
         self._spec = StreamSpec(
             decode=DecodeSpec(
                 image_size=image_size,
@@ -194,7 +193,9 @@ class Loader:
 
     def close(self) -> None:
         """Stop the threads and close the files. The loader can be used again."""
-        _close(self._streams, self._files)
+        for stream in list(self._streams):
+            stream.close()
+        self._files.close()
 
     def _train_batches(self, images_seen: int) -> Iterator[list[Batch]]:
         number = self._share.num_micro_batches
@@ -248,12 +249,6 @@ class Loader:
         )
 
 
-def _close(streams: list[Stream], files: ShardFiles) -> None:
-    for stream in list(streams):
-        stream.close()
-    files.close()
-
-
 def _check_settings(image_size: int, crop_scale: float, num_threads: int, prefetch_batches: int) -> None:
     if image_size < 1 or not 0.0 < crop_scale <= 1.0 or num_threads < 1 or prefetch_batches < 1:
         raise OrderError(
@@ -270,6 +265,4 @@ def _check_targets(shards: ShardSet, targets: Targets) -> None:
             "labelled corpus, or give folders of one corpus only."
         )
     if targets == "mask" and not shards.has_masks:
-        raise ManifestError(
-            f"{names}: packed without masks, but masks are asked for; pack a split with masks."
-        )
+        raise ManifestError(f"{names}: packed without masks, but masks are asked for; pack a split with masks.")

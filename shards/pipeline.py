@@ -175,15 +175,11 @@ def _graph(spec: DecodeSpec, on_gpu: bool) -> list[Any]:
     """The whole graph: its outputs are the picture and, where asked for, the mask."""
     windows = None
     if spec.crop:
-        windows = tuple(
-            fn.external_source(name=name, dtype=types.INT32, ndim=1) for name in ("starts", "shapes")
-        )
+        windows = tuple(fn.external_source(name=name, dtype=types.INT32, ndim=1) for name in ("starts", "shapes"))
     flips = fn.external_source(name="flips", dtype=types.INT32, ndim=0) if spec.flip else None
     picture = _decoded("images", windows, spec, on_gpu, types.RGB)
     if spec.resize or spec.crop:
-        picture = fn.resize(
-            picture, size=[spec.image_size] * 2, interp_type=types.INTERP_LINEAR, antialias=True
-        )
+        picture = fn.resize(picture, size=[spec.image_size] * 2, interp_type=types.INTERP_LINEAR, antialias=True)
     if flips is not None:
         picture = fn.flip(picture, horizontal=flips)
     outputs = [_lab_operators(picture, spec.ab_scale) if spec.lab == "operators" else picture]
@@ -214,9 +210,7 @@ def _decoded(name: str, windows: tuple[Any, ...] | None, spec: DecodeSpec, on_gp
 
 def _lab_operators(rgb: Any, ab_scale: float) -> Any:
     """Normalised Lab, CHW, from sRGB bytes, HWC, by DALI's operators."""
-    linear = fn.lookup_table(
-        rgb, keys=list(range(256)), values=linear_from_srgb().tolist(), dtype=types.FLOAT
-    )
+    linear = fn.lookup_table(rgb, keys=list(range(256)), values=linear_from_srgb().tolist(), dtype=types.FLOAT)
     xyz = fn.coord_transform(linear, M=(XYZ_FROM_RGB / WHITE[:, None]).ravel().tolist())
     low = math.min(xyz, _D**3)
     f_xyz = math.cbrt(math.max(xyz, _D**3)) + (low - _D**3) * (1.0 / (3.0 * _D**2))

@@ -8,6 +8,7 @@ manifest promises, becomes a `BadSampleError` with its reason; shards/stream.py 
 import hashlib
 import os
 import queue
+import resource
 import threading
 import time
 import zlib
@@ -24,6 +25,7 @@ from shards.errors import ManifestError, ShardError
 from shards.headers import Header, jpeg_header, mask_header
 from shards.labels import ClassVectors, class_vectors
 from shards.manifest import SAMPLE_DTYPE, Manifest, read_manifest
+from shards.order import WINDOW_SHARDS
 
 Rows = NDArray[np.void]
 ReadAt = Callable[[Path, int, int], bytes]  # path, offset, size -> at most size bytes; raises OSError
@@ -101,10 +103,16 @@ def open_shards(folders: Sequence[Path]) -> ShardSet:
 
 
 class ShardFiles:
-    """Reads from many files through a bounded number of open descriptors, from any thread."""
+    """Reads from many files through a bounded number of open descriptors, from any thread.
 
-    def __init__(self, max_open: int = 128) -> None:
-        self._max_open = max_open
+    Args:
+        max_open: Files kept open; by default those of a window of the order, or a quarter of what the
+            system lets a process open (often 1,024), whichever is less.
+    """
+
+    def __init__(self, max_open: int | None = None) -> None:
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._max_open = max_open or max(8, min(WINDOW_SHARDS + 8, allowed // 4))
         self._lock = threading.Lock()
         self._open: OrderedDict[Path, tuple[int, list[int]]] = OrderedDict()  # path -> descriptor, [users]
 
@@ -219,9 +227,7 @@ def _read_member(path: Path, row: np.void, member: str, wanted: Wanted, read_at:
     if len(data) != size:
         raise BadSampleError(f"{path.name}: {member} at byte {offset} ends after {len(data)} of {size} bytes")
     if zlib.crc32(data) != crc:
-        raise BadSampleError(
-            f"{path.name}: {member} at byte {offset} has another checksum than the manifest says"
-        )
+        raise BadSampleError(f"{path.name}: {member} at byte {offset} has another checksum than the manifest says")
     return data
 
 
@@ -266,7 +272,7 @@ class ReadAhead:
     def __init__(self, shards: ShardSet, wanted: Wanted, num_threads: int, read_at: ReadAt) -> None:
         self._shards, self._wanted, self._read_at = shards, wanted, read_at
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
-        self._num_threads = num_threads
+        self._num_threads = 0
         self._aborted = threading.Event()
         for _ in range(num_threads):
             self._start_thread()
@@ -305,14 +311,13 @@ class ReadAhead:
             self._tasks.put(None)
 
     def _start_thread(self) -> None:
+        self._num_threads += 1
         threading.Thread(target=self._work, name="shards-read", daemon=True).start()
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
             try:
-                result: Members | BadSampleError = read_members(
-                    self._shards, task.row, self._wanted, self._read_at
-                )
+                result: Members | BadSampleError = read_members(self._shards, task.row, self._wanted, self._read_at)
             except BadSampleError as bad:
                 result = bad
             except Exception as error:  # a reader that was passed in: whatever it raises is this sample's

@@ -5,11 +5,12 @@ next plans, DALI decodes one batch, and the batch before it becomes Lab while th
 ones. A sample that cannot be read or decoded gives its place to another by `order.replacement`, which knows
 nothing of ranks, threads or time: the batches come out the same wherever and whenever they are made.
 """
-# ruff: noqa: N815 (tensors are named with a shape suffix)
 
+import atexit
 import queue
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -209,6 +210,19 @@ class Maker:
         )
 
 
+_RUNNING: "weakref.WeakSet[Stream]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_running() -> None:
+    """End streams left running when the process ends.
+
+    Registered after the import of DALI, so called before DALI takes the pipelines down under their threads.
+    """
+    for stream in list(_RUNNING):
+        stream.close()
+
+
 class Stream:
     """A `Maker` in a thread of its own, with a bounded queue between it and the consumer.
 
@@ -220,6 +234,7 @@ class Stream:
         self._ready: queue.Queue[Decoded | BaseException | None] = queue.Queue(max_ready)
         self._stop = threading.Event()
         self.wait_s = 0.0
+        _RUNNING.add(self)
         self._thread = threading.Thread(target=self._work, name="shards-stream", daemon=True)
         self._thread.start()
 

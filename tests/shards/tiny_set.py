@@ -1,4 +1,4 @@
-"""Tiny packed folders for the tests of loading: USTAR members, manifest and table, written without the packer."""
+"""Tiny packed folders for the tests of loading: members, manifest and table, written without the packer."""
 
 import hashlib
 import io

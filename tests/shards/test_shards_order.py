@@ -1,0 +1,213 @@
+"""The order: a grid of samples x shards x ranks x micro-batches x interruption points, and its quality."""
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from shards.errors import OrderError
+from shards.order import (
+    Order,
+    crop_windows,
+    draw_uniform,
+    flips,
+    rank_share,
+    replacement,
+    splitmix64,
+)
+
+
+def shard_sizes(num_samples: int, per_shard: int) -> list[int]:
+    return [min(per_shard, num_samples - begin) for begin in range(0, num_samples, per_shard)]
+
+
+def ids_of_run(order: Order, global_batch: int, micro: int, world: int, images_seen: int, steps: int):
+    """What a run on `world` ranks sees, micro-batches put together in the order of the ranks."""
+    seen = []
+    for step in range(steps):
+        first = images_seen + step * global_batch
+        for rank in range(world):
+            share = rank_share(global_batch, micro, rank, world)
+            for index in range(share.num_micro_batches):
+                seen.append(order.sample_ids(first + share.offset + index * micro, micro))
+    return np.concatenate(seen)
+
+
+def test_splitmix64_gives_the_published_values() -> None:
+    # First outputs of Vigna's splitmix64.c from state 1234567.
+    gamma = 0x9E3779B97F4A7C15
+    counters = np.array([1234567 + step * gamma & 2**64 - 1 for step in range(3)], np.uint64)
+    assert splitmix64(counters).tolist() == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+    ]
+
+
+def test_order_is_pinned() -> None:
+    """A change here changes what every resumed run sees."""
+    order = Order([4, 4, 4], seed=1, window_shards=2)
+    assert order.sample_ids(0, 24).tolist() == PINNED
+
+
+PINNED = [5, 4, 6, 7, 9, 0, 1, 10, 8, 11, 3, 2, 8, 11, 9, 10, 7, 0, 1, 5, 2, 4, 3, 6]
+
+
+@pytest.mark.parametrize("window_shards", [1, 2, 64])
+@pytest.mark.parametrize(("num_samples", "per_shard"), [(1, 1), (5, 2), (64, 8), (97, 10), (1000, 33)])
+def test_every_sample_once_an_epoch(num_samples: int, per_shard: int, window_shards: int) -> None:
+    order = Order(shard_sizes(num_samples, per_shard), 7, window_shards)
+    epochs = [order.sample_ids(epoch * num_samples, num_samples) for epoch in range(3)]
+    for ids in epochs:
+        assert sorted(ids.tolist()) == list(range(num_samples))
+    if num_samples > 5:
+        assert not np.array_equal(epochs[0], epochs[1])
+        other = Order(shard_sizes(num_samples, per_shard), 8, window_shards)
+        assert not np.array_equal(epochs[0], other.sample_ids(0, num_samples))
+
+
+@pytest.mark.parametrize("num_samples", [16, 50, 333])
+@pytest.mark.parametrize(("global_batch", "micro"), [(16, 1), (16, 4), (16, 16), (12, 3), (48, 8)])
+def test_same_sequence_for_every_world_size(num_samples: int, global_batch: int, micro: int) -> None:
+    """Also for a batch larger than the set, and one that reaches over an epoch's edge."""
+    order = Order(shard_sizes(num_samples, 7), 3, 4)
+    expected = order.sample_ids(5, 6 * global_batch)
+    for world in range(1, global_batch // micro + 1):
+        if global_batch % (micro * world) == 0:
+            assert np.array_equal(ids_of_run(order, global_batch, micro, world, 5, 6), expected)
+
+
+@pytest.mark.parametrize("num_samples", [50, 333])
+def test_resume_anywhere_on_any_number_of_ranks(num_samples: int) -> None:
+    """Stopped and taken up twice, on other ranks each time: nothing lost, nothing twice."""
+    global_batch, micro = 24, 2
+    order = Order(shard_sizes(num_samples, 10), 11, 3)
+    total = 40
+    expected = order.sample_ids(0, total * global_batch)
+    stops = range(0, total, 7)
+    for (first, second), worlds in itertools.product(
+        itertools.combinations(stops, 2), [(1, 2, 4), (12, 3, 1), (2, 1, 2)]
+    ):
+        legs = zip((0, first, second), (first, second, total), worlds, strict=True)
+        parts = []
+        for begin, end, world in legs:
+            fresh = Order(shard_sizes(num_samples, 10), 11, 3)  # a new process remembers nothing
+            if end > begin:
+                parts.append(ids_of_run(fresh, global_batch, micro, world, begin * global_batch, end - begin))
+        assert np.array_equal(np.concatenate(parts), expected)
+
+
+def test_any_range_equals_the_whole() -> None:
+    order = Order(shard_sizes(97, 10), 5, 3)
+    whole = order.sample_ids(0, 400)
+    for first, count in itertools.product(range(0, 300, 13), (1, 5, 97, 100)):
+        assert np.array_equal(order.sample_ids(first, count), whole[first : first + count])
+    assert order.sample_ids(3, 0).shape == (0,)
+
+
+def test_seek_is_constant_time_at_imagenet_size() -> None:
+    order = Order(shard_sizes(1_281_167, 1000), 0)
+    order.sample_ids(0, 256)
+    begin = time.perf_counter()
+    ids = order.sample_ids(10**12 + 12345, 256)
+    assert time.perf_counter() - begin < 0.5  # 6 ms on an idle core
+    assert len(set(ids.tolist())) == 256
+
+
+def test_reads_stay_in_a_window_of_shards() -> None:
+    sizes = shard_sizes(10_000, 50)
+    order = Order(sizes, 2, window_shards=16)
+    starts = np.cumsum([0, *sizes])
+    for position in (0, 3_000, 9_999, 25_000):
+        window = order.window_of(position)
+        shard = np.searchsorted(starts, order.sample_ids(position, 1)[0], side="right") - 1
+        assert shard in window
+        assert 14 <= len(window) <= 16  # even windows: none is left short
+
+
+def test_shuffle_of_a_small_set_is_perfect() -> None:
+    """Up to WINDOW_SHARDS shards: mean displacement n / 3, neighbours uncorrelated, classes mixed."""
+    num_samples = 100_000
+    ids = Order(shard_sizes(num_samples, 1000), 0).sample_ids(0, num_samples)
+    assert np.abs(ids - np.arange(num_samples)).mean() / num_samples == pytest.approx(1 / 3, abs=0.004)
+    assert abs(stats.spearmanr(ids[:-1], ids[1:]).statistic) < 0.01
+    assert distinct_classes(ids, num_samples // 1000) == pytest.approx(PERFECT_CLASSES, rel=0.02)
+
+
+def test_shuffle_of_imagenet_packed_class_by_class() -> None:
+    num_samples = 1_281_167
+    order = Order(shard_sizes(num_samples, 1000), 0)
+    ids = np.concatenate([order.sample_ids(at, 2560) for at in range(0, num_samples, 128_000)])
+    assert distinct_classes(ids, num_samples // 1000 + 1) > 0.7 * PERFECT_CLASSES
+
+
+PERFECT_CLASSES = 1000 * (1 - (1 - 1 / 1000) ** 256)
+
+
+def distinct_classes(ids: np.ndarray, class_size: int) -> float:
+    """Classes in a batch of 256, on average, where samples lie class by class in 1000 classes."""
+    classes = ids // class_size
+    return float(np.mean([len(set(classes[at : at + 256])) for at in range(0, len(ids) - 255, 256)]))
+
+
+def test_empty_set_and_negative_position_are_refused() -> None:
+    with pytest.raises(OrderError, match="0 samples"):
+        Order([], 0).sample_ids(0, 1)
+    with pytest.raises(OrderError, match="positions start at 0"):
+        Order([5], 0).sample_ids(-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("global_batch", "micro", "rank", "world"), [(10, 3, 0, 1), (8, 4, 0, 3), (12, 2, 0, 4)]
+)
+def test_sizes_that_do_not_divide_are_refused(global_batch: int, micro: int, rank: int, world: int) -> None:
+    with pytest.raises(OrderError, match=f"make it a multiple of {micro * world}"):
+        rank_share(global_batch, micro, rank, world)
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 0, 1), (4, 0, 0, 1), (4, 4, 1, 1), (4, 4, -1, 1), (4, 4, 0, 0)])
+def test_sizes_out_of_range_are_refused(sizes: tuple[int, int, int, int]) -> None:
+    with pytest.raises(OrderError, match="sizes are 1 at least"):
+        rank_share(*sizes)
+
+
+def test_draws_are_uniform_and_independent_of_the_batch() -> None:
+    ids, epochs = np.arange(20_000), np.full(20_000, 3)
+    assert stats.kstest(draw_uniform(0, 1, epochs, ids), "uniform").pvalue > 1e-3
+    flip = flips(9, epochs, ids)
+    assert flip.mean() == pytest.approx(0.5, abs=0.02)
+    assert np.array_equal(flip[100:110], flips(9, epochs[100:110], ids[100:110]))
+    assert not np.array_equal(flip, flips(9, epochs + 1, ids))
+    assert not np.array_equal(flip, flips(10, epochs, ids))
+
+
+@pytest.mark.parametrize("min_area", [0.08, 0.5, 0.999])
+def test_crop_windows_lie_in_the_picture(min_area: float) -> None:
+    rng = np.random.default_rng(0)
+    number = 20_000
+    heights, widths = rng.integers(1, 600, number), rng.integers(1, 600, number)
+    windows = crop_windows(1, np.zeros(number, np.int64), np.arange(number), heights, widths, min_area)
+    top, left, height, width = windows.T
+    assert (top >= 0).all() and (left >= 0).all() and (height >= 1).all() and (width >= 1).all()
+    assert (top + height <= heights).all() and (left + width <= widths).all()
+    large = (heights > 100) & (widths > 100)
+    area = (height * width / (heights * widths))[large]
+    assert area.min() > min_area - 0.02
+    assert area.mean() == pytest.approx((1 + min_area) / 2, abs=0.02)
+    ratio = (width / widths / (height / heights))[large]
+    assert ratio.min() > 0.72 and ratio.max() < 1.37
+
+
+def test_whole_pictures_without_cropping() -> None:
+    sizes = np.array([7, 300])
+    windows = crop_windows(0, np.zeros(2, np.int64), np.arange(2), sizes, sizes + 1, 1.0)
+    assert windows.tolist() == [[0, 0, 7, 8], [0, 0, 300, 301]]
+
+
+def test_replacements_differ_by_attempt_and_lie_in_the_set() -> None:
+    chosen = [replacement(3, 1, 77, attempt, 10_000) for attempt in range(1, 50)]
+    assert len(set(chosen)) > 45
+    assert all(0 <= sample_id < 10_000 for sample_id in chosen)
+    assert chosen[0] == replacement(3, 1, 77, 1, 10_000)
