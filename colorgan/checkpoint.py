@@ -97,7 +97,7 @@ def save_checkpoint(
     Raises:
         CheckpointError: a rank could not write (full disk, no permission); nothing half-written stays.
     """
-    final = folder / f"images-{int(state['images_seen']):012d}"
+    final = checkpoint_path(folder, int(state["images_seen"]))
     partial = folder / f".{final.name}.partial"
     _on_main(ranks, lambda: _fresh_folder(partial))
     digests = _on_all(ranks, lambda: _write_share(partial, ranks, roles), cleanup=partial)
@@ -105,6 +105,11 @@ def save_checkpoint(
     _on_main(ranks, lambda: _complete(partial, final, files, state), cleanup=partial)
     _on_main(ranks, lambda: _prune(folder, keep_last, keep_every_images))
     return final
+
+
+def checkpoint_path(folder: Path, images_seen: int) -> Path:
+    """Return where the checkpoint at that many images is, in a run's `checkpoints` folder."""
+    return folder / f"images-{images_seen:012d}"
 
 
 def latest_checkpoint(folder: Path, ranks: Ranks, report: Callable[[str], None]) -> Checkpoint | None:
@@ -147,9 +152,7 @@ def _on_all(ranks: Ranks, work: Callable[[], Any], cleanup: Path | None = None) 
     try:
         result = work()
     except (OSError, SafetensorError) as error:
-        problem = (
-            f"rank {ranks.rank} could not write a checkpoint: {error}: free space or choose another --run"
-        )
+        problem = f"rank {ranks.rank} could not write a checkpoint: {error}: free space or choose another --run"
     problems = [p for p in ranks.gather(problem) if p]
     if problems:
         if cleanup is not None and ranks.main:
@@ -165,9 +168,7 @@ def _fresh_folder(partial: Path) -> None:
     partial.mkdir()
 
 
-def _write_share(
-    partial: Path, ranks: Ranks, roles: Mapping[str, Mapping[str, Tensor]]
-) -> dict[str, dict[str, Any]]:
+def _write_share(partial: Path, ranks: Ranks, roles: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Any]]:
     written = {}
     for role, tensors in roles.items():
         path = partial / f"{role}-{ranks.rank:05d}-of-{ranks.world_size:05d}.safetensors"
@@ -184,9 +185,7 @@ def _write_share(
 
 
 def _complete(partial: Path, final: Path, files: dict[str, dict[str, Any]], state: Mapping[str, Any]) -> None:
-    (partial / STATE).write_text(
-        json.dumps({"format_version": FORMAT_VERSION, **state}, indent=1, default=str)
-    )
+    (partial / STATE).write_text(json.dumps({"format_version": FORMAT_VERSION, **state}, indent=1, default=str))
     _sync(partial / STATE)
     files = {**files, STATE: _digest(partial / STATE)}
     (partial / COMPLETE).write_text(json.dumps({"files": files}, indent=1))
@@ -223,11 +222,7 @@ def _problem(path: Path, rank: int, world_size: int) -> str:
         version = _read_json(path / STATE)["format_version"]
     except (OSError, ValueError, KeyError, TypeError, CheckpointError) as error:
         return f"it cannot be read ({error})"
-    return (
-        ""
-        if version == FORMAT_VERSION
-        else f"format {version!r} is not {FORMAT_VERSION}: use a newer colorgan"
-    )
+    return "" if version == FORMAT_VERSION else f"format {version!r} is not {FORMAT_VERSION}: use a newer colorgan"
 
 
 def _pieces(path: Path, role: str) -> dict[str, list[_Piece]]:

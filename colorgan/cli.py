@@ -7,20 +7,18 @@ Only the reading of words stands here; what is allowed stands in the schema.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from colorgan.errors import ColorganError, UsageError
 from colorgan.schema_keys import (
@@ -35,6 +33,7 @@ from colorgan.schema_keys import (
     show,
     type_text,
 )
+from colorgan.setting_problems import leaves, setting_problems
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -92,7 +91,9 @@ def parse(
     config = words.options.pop("config", None) if "config" not in keys else None
     recipe, origin = _read_recipe(config, recipes)
     stray = [] if positional else [f"{show(word)}: a word that belongs to no key" for word in words.bare]
-    settings = _merge(_group_defaults(schema), recipe)
+    settings = _merge(_group_defaults(schema), {name: value for name, value in recipe.items() if "." not in name})
+    for name in (name for name in recipe if "." in name):  # `data.train: DIR` in a recipe
+        stray += [problem] if (problem := _set(settings, name, recipe[name])) else []
     for name, values in words.options.items():
         key = keys.get(name)
         if not values and key and not leaf_types(key.field.annotation) & {bool, object}:
@@ -106,7 +107,7 @@ def parse(
         model = schema.model_validate(settings)
     except ValidationError as error:
         given = set(words.options) | ({positional} if positional else set())
-        stray += list(_problems(error, keys, given, origin))
+        stray += list(setting_problems(error, keys, given, origin))
     if stray:
         count = f"{len(stray)} problem{'s' if len(stray) > 1 else ''}"
         raise UsageError(f"{count} with the settings (`{verb} --help` lists every key):\n  " + "\n  ".join(stray))
@@ -124,7 +125,7 @@ def recipe_difference(a: Mapping[str, Any], b: Mapping[str, Any], ignore: Collec
     Args:
         ignore: Dotted keys, or whole groups, that may differ.
     """
-    old, new = dict(_leaves(a)), dict(_leaves(b))
+    old, new = dict(leaves(a)), dict(leaves(b))
     absent = object()
     lines = []
     for key in sorted(old.keys() | new.keys()):
@@ -317,85 +318,3 @@ def _set(settings: dict[str, Any], name: str, value: Any) -> str | None:
     if isinstance(here, dict):  # else a value stands where a group belongs, and pydantic names it
         here[last] = value
     return None
-
-
-def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _problems(error: ValidationError, keys: Mapping[str, Key], given: Collection[str], origin: str) -> Iterator[str]:
-    """One line a key: its name as the user gave it, its value, what is wrong and what is allowed."""
-    lines: dict[str, list[str]] = {}
-    known = {*keys, *(f"{name}.{inner}" for name, key in keys.items() for inner in _item_keys(key))}
-    details = error.errors(include_url=False, include_context=False)
-    for detail in details:
-        if detail["type"] == "too_short" and any(_is_within(other["loc"], detail["loc"]) for other in details):
-            continue  # only because its items are wrong
-        if detail["type"] == "extra_forbidden":
-            prefix = ".".join(map(str, detail["loc"]))
-            group = detail["input"] if isinstance(detail["input"], dict) else {}
-            for name, value in _leaves(group, f"{prefix}.") if group else [(prefix, detail["input"])]:
-                head = f"{_as_given(name, given, origin)} {show(value)}: "
-                lines[head] = [f"unknown key; {_nearest(name, known)}"]
-        else:
-            head, reason = _wrong_value(detail, keys, known, given, origin)
-            lines.setdefault(head, []).append(reason)
-    for head, reasons in lines.items():
-        yield head + " or ".join(dict.fromkeys(reasons))
-
-
-def _is_within(inner: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
-    return len(inner) > len(outer) and inner[: len(outer)] == outer
-
-
-def _item_keys(key: Key) -> Collection[str]:
-    group = item_group(key.field.annotation)
-    return group.model_fields if group else ()
-
-
-def _without_places(name: str) -> str:
-    """`stages.0.epochs` -> `stages.epochs`, as such a key stands among the known ones."""
-    return ".".join(part for part in name.split(".") if not part.isdigit())
-
-
-def _wrong_value(
-    detail: ErrorDetails, keys: Mapping[str, Key], known: Collection[str], given: Collection[str], origin: str
-) -> tuple[str, str]:
-    """The key with its value, and what is wrong with it."""
-    # The place ends with the kinds of a union ("int", "str") or a place in a list of values: cut it to the key.
-    parts = [str(part) for part in detail["loc"]]
-    prefixes = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
-    name = next((prefix for prefix in prefixes if _without_places(prefix) in known), ".".join(parts))
-    name = _without_places(name) if _without_places(name) in keys else name
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    message = message.replace("Input should be", "must be").replace(" input should be", " must be")
-    message = message[:1].lower() + message[1:]
-    if not name:  # a validator of the whole schema
-        return "", message
-    if detail["type"] == "missing":
-        about = keys[name].field.description if name in keys else None
-        return f"{_as_given(name, given, '')}: ", f"required, not given{f' ({about})' if about else ''}"
-    if detail["type"] == "model_type" and name not in keys:
-        inner = ", ".join(key for key in keys if key.startswith(f"{name}."))
-        message = f"a group of keys, not a value; its keys: {inner}"
-    shown = "" if isinstance(detail["input"], BaseModel | dict) and name not in keys else f" {show(detail['input'])}"
-    return f"{_as_given(name, given, origin)}{shown}: ", message
-
-
-def _as_given(name: str, given: Collection[str], origin: str) -> str:
-    """`--key` for what the command line said, `recipe.yaml: key` for what the recipe said."""
-    on_command_line = not origin or any(name == key or name.startswith(f"{key}.") for key in given)
-    return f"--{name}" if on_command_line else f"{origin}: {name}"
-
-
-def _nearest(name: str, known: Collection[str]) -> str:
-    name, ordered = _without_places(name), sorted(known)
-    close = difflib.get_close_matches(name, ordered, n=1, cutoff=0.6)
-    ends = {key.rpartition(".")[2]: key for key in reversed(ordered)}
-    close = close or [ends[end] for end in difflib.get_close_matches(name.rpartition(".")[2], ends, n=1, cutoff=0.6)]
-    close = close or difflib.get_close_matches(name, ordered, n=1, cutoff=0.0)
-    return f"the nearest known key is {close[0]}" if close else "this verb has no keys"

@@ -35,14 +35,10 @@ class Coloured:
 
     sample_ids: list[int] = field(default_factory=list)
     rows: list[list[float]] = field(default_factory=list)
-    pictures: list[tuple[Tensor, Tensor, Tensor]] = field(
-        default_factory=list
-    )  # grey, coloured, original; 3HW
+    pictures: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)  # grey, coloured, original; 3HW
 
 
-def colour_normalised(
-    generator: nn.Module, luminance_B1HW: Tensor, autocast: torch.autocast | None = None
-) -> Tensor:
+def colour_normalised(generator: nn.Module, luminance_B1HW: Tensor, autocast: torch.autocast | None = None) -> Tensor:
     """Return the generator's normalised chroma (B, 2, S, S) in float32, without gradients."""
     with torch.inference_mode():
         if autocast is None:
@@ -103,9 +99,7 @@ def _score(
         coloured.rows += torch.stack([column.double() for column in columns], dim=1).tolist()
         coloured.sample_ids += batch.sample_ids_B.tolist()
         room = num_pictures - len(coloured.pictures)
-        coloured.pictures += list(
-            zip(grey[:room].cpu(), rgb[:room].cpu(), original[:room].cpu(), strict=True)
-        )
+        coloured.pictures += list(zip(grey[:room].cpu(), rgb[:room].cpu(), original[:room].cpu(), strict=True))
     return coloured
 
 

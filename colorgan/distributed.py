@@ -89,9 +89,7 @@ def open_ranks(*, timeout_s: int, torch_threads: int = 0) -> Ranks:
     timeout = timedelta(seconds=timeout_s)
     dist.init_process_group(backend, timeout=timeout, device_id=device if device.type == "cuda" else None)
     if dist.get_world_size() != world_size:
-        raise LaunchError(
-            f"the launcher announced {world_size} ranks, {dist.get_world_size()} came: start again"
-        )
+        raise LaunchError(f"the launcher announced {world_size} ranks, {dist.get_world_size()} came: start again")
     control = dist.new_group(backend="gloo", timeout=timeout) if backend == "nccl" else dist.group.WORLD
     return Ranks(rank, local_rank, world_size, device, control)
 

@@ -6,7 +6,7 @@ weights at a lower rate). `TransferTask` is what `colorgan.training.fit` trains;
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from colorgan.distributed import Network, Phase, Ranks
+from colorgan.checkpoint import open_checkpoint
+from colorgan.distributed import DataParallel, Network, Phase, Ranks
 from colorgan.errors import GeneratorError
 from colorgan.metrics import (
     confusion_matrix,
@@ -25,11 +26,13 @@ from colorgan.metrics import (
     mean_iou,
     pixel_accuracy,
 )
-from colorgan.model_folder import Architecture, ModelConfig, build_model, load_model
-from colorgan.networks import evaluating, initialise, set_dropout_keys
+from colorgan.model_folder import Architecture, ModelConfig, build_model, consolidate, load_model
+from colorgan.networks import evaluating, initialise, set_dropout_keys, set_inference
 from colorgan.objectives import dropout_keys, learning_rate_schedule
+from colorgan.plan import cadence
 from colorgan.recipe import FinetuneRecipe, StageRecipe
-from colorgan.training import Batch
+from colorgan.run import Outcome, Run
+from colorgan.training import Batch, EvalLoader, Hooks, Loader, StopSignals, fit
 
 MODEL = "model"
 VOID = 255
@@ -46,14 +49,12 @@ class TransferTask:
     """
 
     def __init__(self, phase: Phase, *, task: Literal["classify", "segment"], void: str, seed: int) -> None:
-        self.phases = (phase,)
+        self.phases: Sequence[Phase] = (phase,)
         self._task = task
         self._void = void
         self._seed = seed
 
-    def loss(
-        self, phase: Phase, batch: Batch, networks: Mapping[str, Network]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, phase: Phase, batch: Batch, networks: Mapping[str, Network]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of one micro-batch; nothing further to log."""
         set_dropout_keys(phase.module, dropout_keys(self._seed, batch.slots_B))
         logits = networks[MODEL](batch.lab_B3HW[:, :1]).float()
@@ -69,7 +70,7 @@ class TransferTask:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of fine-tuning on the axis of images seen: [first_image, last_image)."""
+    """A stage of fine-tuning on the axis of images seen, from `first_image` up to `last_image`."""
 
     recipe: StageRecipe
     first_image: int
@@ -134,9 +135,7 @@ def _take_features(model: nn.Module, pretrained: nn.Module, new_layers: str) -> 
     """Copy every weight and statistic but those of the new layers."""
     theirs = pretrained.state_dict()
     ours = model.state_dict()
-    model.load_state_dict(
-        {name: ours[name] if name.startswith(new_layers) else theirs[name] for name in ours}
-    )
+    model.load_state_dict({name: ours[name] if name.startswith(new_layers) else theirs[name] for name in ours})
 
 
 def build_stage(model: nn.Module, kind: str, recipe: FinetuneRecipe, stage: Stage) -> TransferTask:
@@ -150,9 +149,7 @@ def build_stage(model: nn.Module, kind: str, recipe: FinetuneRecipe, stage: Stag
             if not f"{name}.".startswith(NEW_LAYERS[kind]):
                 part.training = False
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(
-        learnt, lr=stage.recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), fused=True
-    )
+    optimizer = torch.optim.Adam(learnt, lr=stage.recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), fused=True)
     rate = learning_rate_schedule(
         stage.recipe.learning_rate,
         schedule=stage.recipe.schedule,
@@ -163,9 +160,104 @@ def build_stage(model: nn.Module, kind: str, recipe: FinetuneRecipe, stage: Stag
     return TransferTask(phase, task=recipe.task, void=recipe.void, seed=recipe.seed)
 
 
-def score_classifier(
-    model: nn.Module, batches: Iterable[Batch], ranks: Ranks, *, seed: int = 0
-) -> dict[str, float]:
+def finetune(
+    recipe: FinetuneRecipe,
+    ranks: Ranks,
+    *,
+    model: nn.Module,
+    config: ModelConfig,
+    stages: list[Stage],
+    data_digest: str,
+    train: Loader,
+    val: EvalLoader | None,
+) -> Outcome:
+    """Train through the stages in the recipe's run folder, from its newest checkpoint if there is one.
+
+    At the end `<run>/model` holds the trained network. Called on all ranks; errors as in `pretraining.pretrain`.
+    """
+    model.to(ranks.device)
+    total_images = stages[-1].last_image
+    with (
+        Run(
+            recipe,
+            ranks,
+            total_images=total_images,
+            data_digest=data_digest,
+            model=config,
+            model_role=MODEL,
+            title=f"finetune {recipe.task}",
+        ) as run,
+        StopSignals() as stop,
+    ):
+        found = run.restore()
+        images_seen, scores = 0, dict[str, float]()
+
+        def validate(images_seen: int) -> None:
+            if val is not None:
+                scores.update(score_model(model, config, val, ranks, seed=recipe.seed))
+                run.record("validate", images_seen, scores)
+                run.message(scores_text(config, scores))
+
+        for stage in stages:
+            task = build_stage(model, config.kind, recipe, stage)
+            strategy = _stage_strategy(recipe, ranks, task)
+            if found is not None:
+                within = stage.first_image < found.images_seen <= stage.last_image
+                images_seen = run.load(strategy, found, with_optimizers=within)
+                found = None if images_seen <= stage.last_image else found
+            if images_seen >= stage.last_image or stop.received:
+                continue
+
+            def save(images_seen: int, strategy: DataParallel = strategy) -> None:
+                run.save(strategy, images_seen)
+
+            hooks = Hooks(run.report, validate, save)
+            limits = cadence(recipe, stage.last_image)
+            images_seen = fit(task, strategy, train, limits, hooks, stop, images_seen=images_seen)
+        if not scores and not stop.received:
+            run.message(f"this run has seen its {total_images:,} images: nothing to train")
+            validate(images_seen)
+        if images_seen >= total_images and ranks.main:
+            consolidate(open_checkpoint(run.checkpoint_path(images_seen)), recipe.run / MODEL)
+        ranks.barrier()
+        return Outcome(images_seen, stop.received, scores)
+
+
+def _stage_strategy(recipe: FinetuneRecipe, ranks: Ranks, task: TransferTask) -> DataParallel:
+    return DataParallel(
+        ranks,
+        task.phases,
+        precision=recipe.batch.precision,
+        gradient_clip_norm=recipe.gradient_clip_norm,
+        channels_last=recipe.batch.channels_last,
+        compile=recipe.batch.compile,
+    )
+
+
+def score_model(model: nn.Module, config: ModelConfig, val: EvalLoader, ranks: Ranks, *, seed: int) -> dict[str, float]:
+    """Score a classifier or a segmenter with its own inference behaviour. Called on all ranks; the same on all."""
+    set_inference(model, config.inference)
+    if config.kind == "classifier":
+        return score_classifier(model, val.eval_batches(), ranks, seed=seed)
+    num_classes = config.architecture.num_outputs
+    return score_segmenter(model, val.eval_batches(), ranks, num_classes=num_classes, seed=seed)
+
+
+def scores_text(config: ModelConfig, scores: Mapping[str, float]) -> str:
+    """Return one line with each score, its number of images and classes, and the inference behaviour."""
+    counted = f"on {scores['images']:.0f} images, {scores['classes']:.0f} classes, {config.inference} inference"
+    if config.kind == "classifier":
+        return (
+            f"mAP {100 * scores['mAP']:.2f} % (VOC 2010+), first-positive accuracy "
+            f"{100 * scores['first_positive_accuracy']:.2f} % (the paper's) {counted}"
+        )
+    return (
+        f"mIoU {100 * scores['mIoU']:.2f} % (void left out), {100 * scores['mIoU_void_as_background']:.2f} % (void as "
+        f"background, the paper's), pixel accuracy {100 * scores['pixel_accuracy']:.2f} % {counted}"
+    )
+
+
+def score_classifier(model: nn.Module, batches: Iterable[Batch], ranks: Ranks, *, seed: int = 0) -> dict[str, float]:
     """Return mAP (VOC 2010+, difficult-only classes of an image left out) and the paper's accuracy.
 
     Called on all ranks; the same on all. `images` and `classes` say how many were scored.

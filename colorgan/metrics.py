@@ -121,9 +121,7 @@ def average_precision(
     keep_N = torch.ones_like(positives_N, dtype=torch.bool) if ignore_N is None else ~ignore_N.bool()
     scores, positives = scores_N[keep_N].double().cpu(), positives_N[keep_N].bool().cpu()
     if bool(scores.isnan().any()):
-        raise TrainingError(
-            f"{int(scores.isnan().sum())} of {len(scores)} scores are not numbers: nothing to rank."
-        )
+        raise TrainingError(f"{int(scores.isnan().sum())} of {len(scores)} scores are not numbers: nothing to rank.")
     num_positives = int(positives.sum())
     if num_positives == 0:
         return float("nan")
@@ -212,9 +210,7 @@ def confusion_matrix(
                 f"{name} class indices run from {int(indices.min())} to {int(indices.max())}, "
                 f"there are {num_classes} classes"
             )
-    return torch.bincount(target * num_classes + predicted, minlength=num_classes**2).view(
-        num_classes, num_classes
-    )
+    return torch.bincount(target * num_classes + predicted, minlength=num_classes**2).view(num_classes, num_classes)
 
 
 def iou_per_class(matrix_CC: Tensor) -> Tensor:
@@ -250,6 +246,4 @@ def _gaussian_windows(maps: Tensor) -> Tensor:
 
 def _check_pictures(rgb_B3HW: Tensor, target_B3HW: Tensor) -> None:
     if rgb_B3HW.shape != target_B3HW.shape or rgb_B3HW.ndim != 4:
-        raise ValueError(
-            f"pictures of shapes {tuple(rgb_B3HW.shape)} and {tuple(target_B3HW.shape)}, not B3HW twice"
-        )
+        raise ValueError(f"pictures of shapes {tuple(rgb_B3HW.shape)} and {tuple(target_B3HW.shape)}, not B3HW twice")

@@ -110,9 +110,7 @@ def read_config(folder: Path) -> ModelConfig:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise GeneratorError(
-            f"{path}: {where}: {first['msg']}: it is of another version, or damaged"
-        ) from None
+        raise GeneratorError(f"{path}: {where}: {first['msg']}: it is of another version, or damaged") from None
 
 
 def load_model(folder: Path, kind: str | None = None) -> tuple[nn.Module, ModelConfig]:
@@ -170,9 +168,7 @@ def consolidate(
 
 def _check_probe(folder: Path, recorded: Tensor) -> None:
     module, config = load_model(folder)
-    difference = float(
-        (probe(module, config.architecture.image_size, torch.device("cpu")) - recorded).abs().max()
-    )
+    difference = float((probe(module, config.architecture.image_size, torch.device("cpu")) - recorded).abs().max())
     if not difference <= PROBE_TOLERANCE:
         raise GeneratorError(
             f"{folder}: the network's output differs by {difference:.2g} from what the run recorded "
@@ -184,7 +180,7 @@ def _replace_folder(partial: Path, out: Path) -> None:
     """Put `partial` in the place of `out`; only files of ours are removed from an old one."""
     if out.exists():
         for name in (WEIGHTS, CONFIG):
-            os.replace(partial / name, out / name)
+            (partial / name).replace(out / name)
         partial.rmdir()
     else:
         partial.rename(out)

@@ -34,8 +34,7 @@ def num_downsamplings(image_size: int) -> int:
     """
     if not MIN_IMAGE_SIZE <= image_size <= MAX_IMAGE_SIZE or image_size & (image_size - 1):
         raise NetworkError(
-            f"image size {image_size} does not fit the U-Net, which halves it down to 1: "
-            "use 32, 64, 128, 256 or 512"
+            f"image size {image_size} does not fit the U-Net, which halves it down to 1: use 32, 64, 128, 256 or 512"
         )
     return image_size.bit_length() - 1
 
@@ -114,9 +113,7 @@ class _Down(nn.Module):
 class _Up(nn.Module):
     """Transposed convolution 4x4, stride 2, norm, dropout, skip concatenated, ReLU: doubles the side."""
 
-    def __init__(
-        self, inputs: int, outputs: int, *, norm: NormName, bias: bool, dropout: float, salt: int
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, *, norm: NormName, bias: bool, dropout: float, salt: int) -> None:
         super().__init__()
         self.conv = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=bias)
         self.norm = _norm(norm, outputs)
@@ -209,9 +206,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         self.tanh = tanh
-        self.encoder = Encoder(
-            image_size=image_size, width=width, norm=norm, bias_before_norm=bias_before_norm
-        )
+        self.encoder = Encoder(image_size=image_size, width=width, norm=norm, bias_before_norm=bias_before_norm)
         self.decoder = Decoder(
             self.encoder.channels,
             num_outputs=num_outputs,
@@ -241,9 +236,7 @@ class Classifier(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(
-            image_size=image_size, width=width, norm=norm, bias_before_norm=bias_before_norm
-        )
+        self.encoder = Encoder(image_size=image_size, width=width, norm=norm, bias_before_norm=bias_before_norm)
         self.head = nn.Sequential(
             nn.Flatten(),
             nn.Linear(self.encoder.channels[-1], hidden_width),
@@ -353,9 +346,7 @@ def set_inference(module: nn.Module, inference: Inference) -> None:
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:
     """Return (all, non-trainable) numbers in Keras' way: batch norm's two moving statistics count, as non-trainable."""
-    moving = _numel(
-        buffer for name, buffer in module.named_buffers() if name.endswith(("running_mean", "running_var"))
-    )
+    moving = _numel(buffer for name, buffer in module.named_buffers() if name.endswith(("running_mean", "running_var")))
     return _numel(module.parameters()) + moving, moving
 
 

@@ -22,11 +22,15 @@ ScheduleName = Literal["constant", "linear", "cosine"]
 
 @dataclass(frozen=True)
 class GanLoss:
-    """An adversarial loss over patch logits of any shape; each part returns a scalar mean."""
+    """An adversarial loss over patch logits of any shape; each part returns a scalar mean.
+
+    A logit over `threshold` says real.
+    """
 
     real: Callable[[Tensor], Tensor]
     fake: Callable[[Tensor], Tensor]
     generator: Callable[[Tensor], Tensor]
+    threshold: float = 0.0
 
 
 def _bce(logits: Tensor, target: float) -> Tensor:
@@ -35,9 +39,7 @@ def _bce(logits: Tensor, target: float) -> Tensor:
 
 GAN_LOSSES: dict[GanName, GanLoss] = {
     "bce": GanLoss(lambda x: _bce(x, 1.0), lambda x: _bce(x, 0.0), lambda x: _bce(x, 1.0)),
-    "least_squares": GanLoss(
-        lambda x: ((x - 1) ** 2).mean(), lambda x: (x**2).mean(), lambda x: ((x - 1) ** 2).mean()
-    ),
+    "least_squares": GanLoss(lambda x: ((x - 1) ** 2).mean(), lambda x: (x**2).mean(), lambda x: ((x - 1) ** 2).mean()),
     "hinge": GanLoss(lambda x: F.relu(1 - x).mean(), lambda x: F.relu(1 + x).mean(), lambda x: -x.mean()),
 }
 

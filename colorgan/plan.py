@@ -1,4 +1,4 @@
-"""What a run will do, worked out before it does it: lengths, batches, loader arguments, memory, and `--dry_run`'s page."""
+"""What a run will do, worked out before it does it: lengths, batches, loader arguments, memory, the dry run's page."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from colorgan.distributed import Ranks, cores_a_rank
 from colorgan.errors import UsageError
 from colorgan.recipe import RunRecipe
+from colorgan.training import Cadence
 
 DEFAULT_EPOCHS = 20.0  # the paper's
 ADAM_STATES = 2
@@ -44,9 +45,7 @@ def check_batch(recipe: RunRecipe, ranks: Ranks, num_samples: int) -> int:
     return micro or total // ranks.world_size
 
 
-def train_loader_arguments(
-    recipe: RunRecipe, ranks: Ranks, micro_batch_size: int, targets: str
-) -> dict[str, Any]:
+def train_loader_arguments(recipe: RunRecipe, ranks: Ranks, micro_batch_size: int, targets: str) -> dict[str, Any]:
     """Return `shards.loader.Loader`'s arguments for training."""
     data = recipe.data
     return {
@@ -58,9 +57,7 @@ def train_loader_arguments(
     }
 
 
-def eval_loader_arguments(
-    recipe: RunRecipe, ranks: Ranks, micro_batch_size: int, targets: str
-) -> dict[str, Any]:
+def eval_loader_arguments(recipe: RunRecipe, ranks: Ranks, micro_batch_size: int, targets: str) -> dict[str, Any]:
     """Return `shards.loader.Loader`'s arguments for validation: whole pictures, each once."""
     return {
         "image_size": recipe.network.image_size,
@@ -75,6 +72,18 @@ def eval_loader_arguments(
         "ab_scale": recipe.network.ab_scale,
         "max_bad_share": recipe.data.max_bad_share,
     }
+
+
+def cadence(recipe: RunRecipe, total_images: int) -> Cadence:
+    """Translate a recipe's `output` section for the training loop."""
+    output = recipe.output
+    return Cadence(
+        total_images=total_images,
+        global_batch_size=recipe.batch.global_batch_size,
+        log_every_images=output.log_every_images,
+        validate_every_images=output.validate_every_images,
+        save_every_images=output.save_every_images,
+    )
 
 
 def memory_bytes(networks: Mapping[str, nn.Module], image_size: int, micro_batch_size: int) -> dict[str, int]:
@@ -125,13 +134,12 @@ def plan_text(
     saves = -(-total_images // recipe.output.save_every_images) if recipe.output.save_every_images else 1
     accumulation = batch // (micro_batch_size * ranks.world_size)
     lines = [
-        f"images      {total_images:,} = {total_images / num_samples:.2f} passes over {num_samples:,} in {num_shards} shards",
+        f"images      {total_images:,} = {total_images / num_samples:.2f} passes over {num_samples:,}"
+        f" in {num_shards} shards",
         f"steps       {total_images // batch:,} of {batch} images: {ranks.world_size} ranks x "
         f"{accumulation} micro-batches x {micro_batch_size}",
         f"read        every rank reads its share of every batch, {num_shards} shards in a moving window",
-        "memory      "
-        + ", ".join(f"{k} {v / 2**20:,.0f} MiB" for k, v in memory.items())
-        + " a rank (estimated)",
+        "memory      " + ", ".join(f"{k} {v / 2**20:,.0f} MiB" for k, v in memory.items()) + " a rank (estimated)",
         f"checkpoints {saves}, the last {recipe.output.keep_last} kept",
         f"device      {ranks.device}, {recipe.batch.precision}",
     ]

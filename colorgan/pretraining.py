@@ -7,7 +7,6 @@ the whole job on a run folder.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +17,10 @@ from colorgan.distributed import DataParallel, Network, Phase, Ranks
 from colorgan.model_folder import Architecture, ModelConfig
 from colorgan.networks import Discriminator, UNet, initialise, set_dropout_keys
 from colorgan.objectives import GAN_LOSSES, GanLoss, dropout_keys, learning_rate_schedule
-from colorgan.recipe import NetworkRecipe, OptimizerRecipe, PretrainRecipe, RunRecipe
-from colorgan.run import Run
-from colorgan.training import Batch, Cadence, EvalLoader, Hooks, Loader, StopSignals, fit
+from colorgan.plan import cadence
+from colorgan.recipe import NetworkRecipe, OptimizerRecipe, PretrainRecipe
+from colorgan.run import Outcome, Run
+from colorgan.training import Batch, EvalLoader, Hooks, Loader, StopSignals, fit
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 
@@ -42,9 +42,7 @@ class PretrainTask:
         self._seed = seed
         self._generator = next(phase.module for phase in phases if phase.name == GENERATOR)
 
-    def loss(
-        self, phase: Phase, batch: Batch, networks: Mapping[str, Network]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, phase: Phase, batch: Batch, networks: Mapping[str, Network]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of the phase's network on one micro-batch, and its parts."""
         luminance_B1HW, chroma_B2HW = batch.lab_B3HW[:, :1], batch.lab_B3HW[:, 1:]
         set_dropout_keys(self._generator, dropout_keys(self._seed, batch.slots_B))
@@ -62,8 +60,8 @@ class PretrainTask:
         fake_logits = discriminator(luminance_B1HW, fake_B2HW).float()
         loss = 0.5 * (self._gan.real(real_logits) + self._gan.fake(fake_logits))
         return loss, {
-            "discriminator_accuracy/real": (real_logits > 0).float().mean(),
-            "discriminator_accuracy/fake": (fake_logits <= 0).float().mean(),
+            "discriminator_accuracy/real": (real_logits > self._gan.threshold).float().mean(),
+            "discriminator_accuracy/fake": (fake_logits <= self._gan.threshold).float().mean(),
         }
 
     def _generator_loss(
@@ -91,9 +89,7 @@ def build_generator(recipe: NetworkRecipe) -> UNet:
     )
 
 
-def build_pretraining(
-    recipe: PretrainRecipe, ranks: Ranks, total_images: int
-) -> tuple[PretrainTask, DataParallel]:
+def build_pretraining(recipe: PretrainRecipe, ranks: Ranks, total_images: int) -> tuple[PretrainTask, DataParallel]:
     """Return the task and its networks on this rank's device, drawn from the seed. Called on all ranks."""
     generator = build_generator(recipe.network)
     initialise(generator, recipe.seed)
@@ -145,15 +141,6 @@ def _phase(name: str, module: nn.Module, recipe: OptimizerRecipe, total_images: 
     return Phase(name, module, optimizer, rate)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended: by itself, or stopped by a signal (named) after saving; the last scores, if validated."""
-
-    images_seen: int
-    stopped: str | None
-    scores: dict[str, float]
-
-
 def pretrain(
     recipe: PretrainRecipe,
     ranks: Ranks,
@@ -200,22 +187,8 @@ def pretrain(
         if images_seen >= total_images:
             run.message(f"this run has seen its {total_images:,} images: nothing to train")
             validate(images_seen)
-        images_seen = fit(
-            task, strategy, train, cadence(recipe, total_images), hooks, stop, images_seen=images_seen
-        )
+        images_seen = fit(task, strategy, train, cadence(recipe, total_images), hooks, stop, images_seen=images_seen)
         return Outcome(images_seen, stop.received, scores)
-
-
-def cadence(recipe: RunRecipe, total_images: int) -> Cadence:
-    """Translate a recipe's `output` section for the training loop."""
-    output = recipe.output
-    return Cadence(
-        total_images=total_images,
-        global_batch_size=recipe.batch.global_batch_size,
-        log_every_images=output.log_every_images,
-        validate_every_images=output.validate_every_images,
-        save_every_images=output.save_every_images,
-    )
 
 
 def _validate(run: Run, strategy: DataParallel, val: EvalLoader, images_seen: int) -> dict[str, float]:

@@ -25,17 +25,13 @@ class Section(BaseModel):
 class DataRecipe(Section):
     """Where the packed shards are and how pictures are drawn from them."""
 
-    train: tuple[Path, ...] = Field(
-        (), description="packed folders to train on; several are mixed as one set"
-    )
+    train: tuple[Path, ...] = Field((), description="packed folders to train on; several are mixed as one set")
     val: tuple[Path, ...] = Field((), description="packed folders to validate on; none: no validation")
     random_crop_min_area: float = Field(
         1.0, gt=0, le=1, description="smallest share of the picture's area a random crop takes; 1 = no crop"
     )
     flip: bool = Field(False, description="mirror half of the pictures left to right")
-    decode_threads: NonNegativeInt = Field(
-        0, description="decoding threads a rank; 0 = this rank's share of the cores"
-    )
+    decode_threads: NonNegativeInt = Field(0, description="decoding threads a rank; 0 = this rank's share of the cores")
     prefetch_batches: PositiveInt = Field(2, description="micro-batches decoded ahead")
     max_bad_share: Share = Field(0.001, description="share of unreadable samples over which the run stops")
 
@@ -44,26 +40,18 @@ class NetworkRecipe(Section):
     """The U-Net."""
 
     image_size: int = Field(256, description="side of the square input in pixels: 32, 64, 128, 256 or 512")
-    width: PositiveInt = Field(
-        64, description="channels of the first level; the deepest has eight times as many"
-    )
+    width: PositiveInt = Field(64, description="channels of the first level; the deepest has eight times as many")
     norm: Literal["batch", "instance"] = Field("batch", description="normalisation layer")
-    bias_before_norm: bool = Field(
-        False, description="give convolutions a bias that their norm cancels, as Keras does"
-    )
+    bias_before_norm: bool = Field(False, description="give convolutions a bias that their norm cancels, as Keras does")
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout of the first three decoder blocks")
-    ab_scale: float = Field(
-        128.0, gt=0, description="a and b are divided by it: 128 in the paper, 110 in pix2pix"
-    )
+    ab_scale: float = Field(128.0, gt=0, description="a and b are divided by it: 128 in the paper, 110 in pix2pix")
 
 
 class DiscriminatorRecipe(Section):
     """The 70x70 PatchGAN."""
 
     width: PositiveInt = Field(64, description="channels of the first level")
-    num_strided_blocks: int = Field(
-        4, ge=1, le=5, description="blocks of stride 2: 4 in the code, 3 in the text"
-    )
+    num_strided_blocks: int = Field(4, ge=1, le=5, description="blocks of stride 2: 4 in the code, 3 in the text")
     padding: Literal["same", "pix2pix"] = Field(
         "same", description="same: 16x16 map at 256; pix2pix with 3 blocks: 30x30"
     )
@@ -72,27 +60,19 @@ class DiscriminatorRecipe(Section):
 class LossRecipe(Section):
     """The objective of pretraining."""
 
-    gan: Literal["bce", "least_squares", "hinge", "none"] = Field(
-        "bce", description="adversarial loss; none: L1 alone"
-    )
+    gan: Literal["bce", "least_squares", "hinge", "none"] = Field("bce", description="adversarial loss; none: L1 alone")
     gan_weight: float = Field(1.0, ge=0, description="weight of the adversarial term in the generator's loss")
-    l1_weight: float = Field(
-        100.0, ge=0, description="weight (lambda) of the L1 distance of the normalised chroma"
-    )
+    l1_weight: float = Field(100.0, ge=0, description="weight (lambda) of the L1 distance of the normalised chroma")
 
 
 class OptimizerRecipe(Section):
     """Adam and its schedule over images seen."""
 
     learning_rate: float = Field(2e-4, gt=0, description="peak learning rate")
-    discriminator_learning_rate: float | None = Field(
-        None, gt=0, description="the discriminator's; unset: the same"
-    )
+    discriminator_learning_rate: float | None = Field(None, gt=0, description="the discriminator's; unset: the same")
     beta1: float = Field(0.5, ge=0, lt=1, description="Adam's first decay")
     beta2: float = Field(0.999, ge=0, lt=1, description="Adam's second decay")
-    schedule: Literal["constant", "linear", "cosine"] = Field(
-        "constant", description="decay after the warm-up, to 0"
-    )
+    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="decay after the warm-up, to 0")
     decay_start: Share = Field(0.0, description="share of the images after which the decay begins")
     warmup_images: NonNegativeInt = Field(0, description="images over which the rate rises linearly from 0")
     gradient_clip_norm: float = Field(0.0, ge=0, description="largest gradient norm a network; 0 = off")
@@ -106,9 +86,7 @@ class BatchRecipe(Section):
         None, description="images a forward pass on a rank; unset: global batch / ranks (no accumulation)"
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; weights stay float32")
-    channels_last: bool = Field(
-        False, description="memory format of the networks (faster in bf16 and on GPUs)"
-    )
+    channels_last: bool = Field(False, description="memory format of the networks (faster in bf16 and on GPUs)")
     compile: bool = Field(False, description="torch.compile the networks")
 
 
@@ -116,13 +94,9 @@ class OutputRecipe(Section):
     """What a run writes, and how often, in images seen."""
 
     log_every_images: PositiveInt = Field(1_000, description="images between two log lines")
-    validate_every_images: NonNegativeInt = Field(
-        20_000, description="images between validations; 0 = at the end only"
-    )
+    validate_every_images: NonNegativeInt = Field(20_000, description="images between validations; 0 = at the end only")
     num_pictures: NonNegativeInt = Field(8, description="validation images shown in each picture")
-    save_every_images: NonNegativeInt = Field(
-        20_000, description="images between checkpoints; 0 = at the end only"
-    )
+    save_every_images: NonNegativeInt = Field(20_000, description="images between checkpoints; 0 = at the end only")
     keep_last: PositiveInt = Field(2, description="newest checkpoints that are kept")
     keep_every_images: NonNegativeInt = Field(
         0, description="checkpoints at multiples of this are kept for good; 0 = none"
@@ -133,9 +107,7 @@ class LaunchRecipe(Section):
     """The process group."""
 
     timeout_s: PositiveInt = Field(600, description="seconds after which a silent rank ends the run")
-    torch_threads: NonNegativeInt = Field(
-        0, description="compute threads a rank; 0 = this rank's share of the cores"
-    )
+    torch_threads: NonNegativeInt = Field(0, description="compute threads a rank; 0 = this rank's share of the cores")
 
 
 class RunRecipe(Section):
@@ -159,12 +131,8 @@ class PretrainRecipe(RunRecipe):
     loss: LossRecipe = LossRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
     images: PositiveInt | None = Field(None, description="images to see in all (give this or epochs)")
-    epochs: float | None = Field(
-        None, gt=0, description="the same in passes over the training set; default 20"
-    )
-    ema_half_life_images: NonNegativeInt = Field(
-        0, description="half-life of the generator's weight average; 0 = none"
-    )
+    epochs: float | None = Field(None, gt=0, description="the same in passes over the training set; default 20")
+    ema_half_life_images: NonNegativeInt = Field(0, description="half-life of the generator's weight average; 0 = none")
 
     @model_validator(mode="after")
     def _one_length(self) -> PretrainRecipe:
@@ -179,9 +147,7 @@ class StageRecipe(Section):
     epochs: float = Field(gt=0, description="passes over the training set")
     learning_rate: float = Field(gt=0, description="peak learning rate")
     features: Literal["train", "frozen"] = Field("train", description="frozen: only the new layers learn")
-    schedule: Literal["constant", "linear", "cosine"] = Field(
-        "constant", description="decay over the stage, to 0"
-    )
+    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="decay over the stage, to 0")
 
 
 class FinetuneRecipe(RunRecipe):
@@ -195,9 +161,7 @@ class FinetuneRecipe(RunRecipe):
         description="stages one after the other, each with its own optimizer",
     )  # fmt: skip
     head_width: PositiveInt = Field(4096, description="hidden width of the classifier's two dense layers")
-    void: Literal["ignore", "background"] = Field(
-        "ignore", description="what void pixels (255) count as in training"
-    )
+    void: Literal["ignore", "background"] = Field("ignore", description="what void pixels (255) count as in training")
     beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first decay")
     beta2: float = Field(0.999, ge=0, lt=1, description="Adam's second decay")
     gradient_clip_norm: float = Field(0.0, ge=0, description="largest gradient norm; 0 = off")

@@ -12,6 +12,7 @@ import fcntl
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 import yaml
 
-from colorgan.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from colorgan.checkpoint import Checkpoint, checkpoint_path, latest_checkpoint, save_checkpoint
 from colorgan.cli import dump_recipe, recipe_difference
 from colorgan.display import Display
 from colorgan.distributed import DataParallel, Ranks
@@ -35,6 +36,16 @@ FREE_KEYS = (
     *("data.train", "data.val", "data.decode_threads", "data.prefetch_batches", "data.max_bad_share"),
 )
 RECIPE = "recipe.yaml"
+EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped by a signal after saving; the same command goes on
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: by itself, or stopped by a signal (named) after saving; the last scores, if validated."""
+
+    images_seen: int
+    stopped: str | None
+    scores: dict[str, float]
 
 
 class Run:
@@ -107,11 +118,13 @@ class Run:
                 self.message(f"goes on from {found.path} ({images_seen:,} images seen)")
         return found
 
+    def checkpoint_path(self, images_seen: int) -> Path:
+        """Return the folder of the checkpoint at that many images."""
+        return checkpoint_path(self.folder / "checkpoints", images_seen)
+
     def load(self, strategy: DataParallel, found: Checkpoint, *, with_optimizers: bool = True) -> int:
         """Give the strategy what a checkpoint holds; return the images seen."""
-        strategy.load_state(
-            {role: found.tensors(role) for role in found.roles()}, with_optimizers=with_optimizers
-        )
+        strategy.load_state({role: found.tensors(role) for role in found.roles()}, with_optimizers=with_optimizers)
         return found.images_seen
 
     def save(self, strategy: DataParallel, images_seen: int) -> None:
@@ -140,7 +153,7 @@ class Run:
             keep_last=self.recipe.output.keep_last,
             keep_every_images=self.recipe.output.keep_every_images,
         )
-        self.record("save", images_seen, {"path": str(path.relative_to(self.folder))})
+        self.record("save", images_seen, path=str(path.relative_to(self.folder)))
 
     def _probes(self, strategy: DataParallel) -> dict[str, torch.Tensor]:
         size = self._model.architecture.image_size
@@ -155,10 +168,10 @@ class Run:
         self.record("train", step.images_seen, {**step.values, **extra})
         self.display.update(step.images_seen, step.values, step.images_per_s, step.wait_share)
 
-    def record(self, kind: Kind, images_seen: int, values: Mapping[str, Any]) -> None:
+    def record(self, kind: Kind, images_seen: int, values: Mapping[str, float] | None = None, **fields: Any) -> None:
         """Append a line to the log. Rank 0 writes, others do nothing."""
         if self._log is not None:
-            self._log.write(kind, images_seen, values)
+            self._log.write(kind, images_seen, values, **fields)
 
     def message(self, text: str) -> None:
         """Show a line. Rank 0 shows, others do nothing."""

@@ -58,9 +58,7 @@ class Task(Protocol):
 
     phases: Sequence[Phase]
 
-    def loss(
-        self, phase: Phase, batch: Batch, networks: Mapping[str, Network]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, phase: Phase, batch: Batch, networks: Mapping[str, Network]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a micro-batch (scalar, a mean over it) and named scalars to log."""
         ...
 

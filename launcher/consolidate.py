@@ -20,13 +20,9 @@ class ConsolidateSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run: Path = Field(Path("runs/pretrain"), description="run folder of pretraining")
-    checkpoint: str | None = Field(
-        None, description="name of a checkpoint in it; unset: the newest intact one"
-    )
+    checkpoint: str | None = Field(None, description="name of a checkpoint in it; unset: the newest intact one")
     out: Path | None = Field(None, description="folder to write; unset: RUN/generator")
-    weights: Literal["raw", "average"] | None = Field(
-        None, description="unset: the average where there is one"
-    )
+    weights: Literal["raw", "average"] | None = Field(None, description="unset: the average where there is one")
 
 
 def main(argv: list[str]) -> int:
@@ -54,9 +50,7 @@ def main(argv: list[str]) -> int:
         f"{config.architecture.width}, {config.weights} weights after {config.images_seen:,} images, {size:.1f} MiB; "
         "its output equals the run's"
     )
-    print(
-        f"Next: accelerate launch launcher/finetune.py --task classify --init {out} --data.train DIR --data.val DIR"
-    )
+    print(f"Next: accelerate launch launcher/finetune.py --task classify --init {out} --data.train DIR --data.val DIR")
     print(f"  or: python launcher/colorize.py --generator {out} --out coloured PHOTO...")
     return 0
 

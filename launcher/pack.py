@@ -47,13 +47,9 @@ class PackSettings(BaseModel):
     split: str = Field(description="train, val, ... as the corpus names it")
     out: Path = Field(description="the folder to write; made if it is not there")
     image: str = Field("squash:256", description="size policy: original, short:N or squash:N, N in pixels")
-    workers: int = Field(
-        len(os.sched_getaffinity(0)), ge=1, le=1024, description="processes that decode and encode"
-    )
+    workers: int = Field(len(os.sched_getaffinity(0)), ge=1, le=1024, description="processes that decode and encode")
     jpeg_quality: int = Field(95, ge=1, le=100, description="where pixels are re-encoded")
-    chroma_subsampling: Literal["4:4:4", "4:2:2", "4:2:0"] = Field(
-        "4:4:4", description="where pixels are re-encoded"
-    )
+    chroma_subsampling: Literal["4:4:4", "4:2:2", "4:2:0"] = Field("4:4:4", description="where pixels are re-encoded")
     samples_per_shard: int = Field(
         1000, ge=1, le=MAX_SAMPLES_PER_SHARD, description="records a shard; rejected ones leave it smaller"
     )

@@ -23,6 +23,7 @@ from colorgan.plan import (
 )
 from colorgan.pretraining import Outcome, build_pretraining, pretrain, scores_text
 from colorgan.recipe import PretrainRecipe
+from colorgan.run import EXIT_STOPPED
 from colorgan.training import set_determinism
 from shards.errors import ShardError
 from shards.loader import Loader
@@ -30,7 +31,6 @@ from shards.reader import ShardSet, open_shards
 
 HERE = Path(__file__).resolve().parent
 SAMPLE = Path("data/sample")
-EXIT_STOPPED = 75  # EX_TEMPFAIL: saved; the same command goes on
 
 
 def main(argv: list[str]) -> int:
@@ -124,9 +124,7 @@ def print_plan(recipe: PretrainRecipe, ranks: Ranks, shards: ShardSet, micro: in
 def tell(recipe: PretrainRecipe, outcome: Outcome) -> None:
     """Print how it ended and what to run next. Rank 0 only."""
     if outcome.stopped:
-        print(
-            f"{outcome.stopped}: saved at {outcome.images_seen:,} images; the same command goes on from there"
-        )
+        print(f"{outcome.stopped}: saved at {outcome.images_seen:,} images; the same command goes on from there")
         return
     print(f"Pictures: {recipe.run / 'pictures'}   log: {recipe.run / 'log.jsonl'}")
     if outcome.scores:

@@ -1,0 +1,137 @@
+"""Score a model folder on a packed set: colours for a generator, classes or masks for a fine-tuned model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from colorgan import finetuning, pretraining
+from colorgan.cli import parse, run_verb
+from colorgan.colouring import mean_scores, save_grid, score_colouring
+from colorgan.distributed import Ranks, close_ranks, cores_a_rank, open_ranks
+from colorgan.errors import ColorganError, UsageError
+from colorgan.model_folder import ModelConfig, load_model
+from colorgan.networks import set_inference
+from colorgan.training import set_determinism
+from shards.errors import ShardError
+from shards.loader import Loader
+from shards.reader import open_shards
+
+TARGETS: dict[str, Literal["none", "classes", "mask"]] = {
+    "generator": "none",
+    "classifier": "classes",
+    "segmenter": "mask",
+}
+
+
+class EvaluateSettings(BaseModel):
+    """What to score, on what."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Path = Field(description="model folder: RUN/generator or RUN/model")
+    data: tuple[Path, ...] = Field(min_length=1, description="packed folders to score on")
+    out: Path | None = Field(None, description="folder for scores.json and the picture; unset: print only")
+    batch_size: Annotated[int, Field(gt=0)] = Field(32, description="images a forward pass")
+    inference: Literal["running", "paper"] | None = Field(
+        None, description="paper: batch statistics and dropout stay on; unset: as the model says"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of the dropout of paper inference")
+    num_pictures: Annotated[int, Field(ge=0)] = Field(8, description="images shown in the picture of a generator")
+    timeout_s: Annotated[int, Field(gt=0)] = Field(600, description="seconds after which a silent rank ends the run")
+
+
+def main(argv: list[str]) -> int:
+    """Score; return the exit status."""
+    settings = parse(
+        EvaluateSettings,
+        argv,
+        verb="accelerate launch launcher/evaluate.py",
+        description=__doc__ or "",
+        next_line="python launcher/colorize.py --generator DIR --out DIR PHOTO...",
+    )
+    ranks = open_ranks(timeout_s=settings.timeout_s)
+    try:
+        evaluate(settings, ranks)
+    finally:
+        close_ranks()
+    return 0
+
+
+def evaluate(settings: EvaluateSettings, ranks: Ranks) -> None:
+    """Load, score, print and write. Called on all ranks."""
+    set_determinism()
+    model, config = load_model(settings.model)
+    config = config.model_copy(update={"inference": settings.inference or config.inference})
+    set_inference(model, config.inference)
+    model.to(ranks.device)
+    shards = open_shards(settings.data)
+    if config.classes and shards.classes != config.classes:
+        raise UsageError(
+            f"{settings.data[0]} has {len(shards.classes)} classes, {settings.model} was trained on "
+            f"{len(config.classes)} others: score it on a set of the same corpus"
+        )
+    loader = Loader(
+        shards,
+        image_size=config.architecture.image_size,
+        global_batch_size=settings.batch_size * ranks.world_size,
+        micro_batch_size=settings.batch_size,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        targets=TARGETS[config.kind],
+        device=str(ranks.device),
+        num_threads=cores_a_rank(),
+        ab_scale=config.ab_scale,
+    )
+    try:
+        scores, text = score(settings, model, config, loader, ranks)
+    finally:
+        loader.close()
+    if ranks.main:
+        print(text)
+        if settings.out is not None:
+            write_scores(settings.out, settings, config, scores)
+
+
+def score(
+    settings: EvaluateSettings, model: nn.Module, config: ModelConfig, loader: Loader, ranks: Ranks
+) -> tuple[dict[str, float], str]:
+    """Return the scores and a line that tells them. Called on all ranks."""
+    if config.kind != "generator":
+        scores = finetuning.score_model(model, config, loader, ranks, seed=settings.seed)
+        return scores, finetuning.scores_text(config, scores)
+    coloured = score_colouring(
+        model,
+        loader.eval_batches(),
+        ab_scale=config.ab_scale,
+        seed=settings.seed,
+        num_pictures=settings.num_pictures if ranks.main else 0,
+    )
+    if ranks.main and settings.out is not None:
+        save_grid(settings.out / "coloured.png", coloured)
+    scores = mean_scores(coloured, ranks)
+    return scores, f"{pretraining.scores_text(scores)}, {config.inference} inference"
+
+
+def write_scores(out: Path, settings: EvaluateSettings, config: ModelConfig, scores: dict[str, float]) -> None:
+    """Write scores.json: the scores and what they were computed with. Rank 0 only."""
+    out.mkdir(parents=True, exist_ok=True)
+    text: dict[str, Any] = {
+        "model": str(settings.model),
+        "data": [str(folder) for folder in settings.data],
+        "kind": config.kind,
+        "inference": config.inference,
+        "images_seen": config.images_seen,
+        "scores": scores,
+    }
+    partial = out / ".scores.json.partial"
+    partial.write_text(json.dumps(text, indent=1) + "\n")
+    partial.replace(out / "scores.json")
+
+
+if __name__ == "__main__":
+    run_verb(main, ColorganError, ShardError)
