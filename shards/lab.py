@@ -66,6 +66,7 @@ def lab_from_srgb(
     lab_3HW: NDArray[np.float32],
     linear_256: NDArray[np.float32],
     ab_scale: float,
+    mirror: bool,
 ) -> None:
     """Write the normalised Lab of one picture into `lab_3HW`, planes L', a', b'.
 
@@ -74,6 +75,7 @@ def lab_from_srgb(
         lab_3HW: Output, float32.
         linear_256: `linear_from_srgb()`.
         ab_scale: What a and b are divided by; 128 brings them into [-1, 1].
+        mirror: Write each row from right to left; costs nothing here, where DALI's flip takes 0.15 ms.
     """
     height, width, _ = rgb_HW3.shape
     red = np.empty(width, np.float32)
@@ -83,10 +85,16 @@ def lab_from_srgb(
     b_slope = np.float32(200.0 / ab_scale)
     for y in range(height):
         # Apart from the arithmetic: a gather from the table does not vectorise, what follows does.
-        for x in range(width):
-            red[x] = linear_256[rgb_HW3[y, x, 0]]
-            green[x] = linear_256[rgb_HW3[y, x, 1]]
-            blue[x] = linear_256[rgb_HW3[y, x, 2]]
+        if mirror:
+            for x in range(width):
+                red[width - 1 - x] = linear_256[rgb_HW3[y, x, 0]]
+                green[width - 1 - x] = linear_256[rgb_HW3[y, x, 1]]
+                blue[width - 1 - x] = linear_256[rgb_HW3[y, x, 2]]
+        else:
+            for x in range(width):
+                red[x] = linear_256[rgb_HW3[y, x, 0]]
+                green[x] = linear_256[rgb_HW3[y, x, 1]]
+                blue[x] = linear_256[rgb_HW3[y, x, 2]]
         for x in range(width):
             fx = _f(_XR * red[x] + _XG * green[x] + _XB * blue[x])
             fy = _f(_YR * red[x] + _YG * green[x] + _YB * blue[x])

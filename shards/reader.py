@@ -1,13 +1,12 @@
-"""Packed folders seen as one set, and their members fetched by offset: read, checked, ahead of need.
+"""Packed folders seen as one set, and their members fetched by offset and checked.
 
-Between the order (shards/order.py) and the decoder (shards/pipeline.py). Shards are tar files, but nothing
-here parses tar: the manifest's table says where each member lies. What cannot be read, or is not what the
-manifest promises, becomes a `BadSampleError` with its reason; shards/stream.py replaces it.
+Between the order (shards/order.py) and the threads that read ahead (shards/read_ahead.py). Shards are tar
+files, but nothing here parses tar: the manifest's table says where each member lies. What cannot be read, or is
+not what the manifest promises, becomes a `BadSampleError` with its reason; shards/stream.py replaces it.
 """
 
 import hashlib
 import os
-import queue
 import resource
 import threading
 import time
@@ -15,7 +14,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +30,8 @@ Rows = NDArray[np.void]
 ReadAt = Callable[[Path, int, int], bytes]  # path, offset, size -> at most size bytes; raises OSError
 
 
-_POLL_S = 0.1
-
-
 class BadSampleError(ShardError):
     """One sample that cannot be used; the message is the reason, with the file it lies in."""
-
-
-class ReadingStopped(Exception):  # noqa: N818 (no error: it ends the thread that waits for reads)
-    """The reads were called off."""
 
 
 class ShardSet:
@@ -241,86 +233,3 @@ def _read_patiently(path: Path, offset: int, size: int, wanted: Wanted, read_at:
                 raise BadSampleError(f"{path.name}: cannot be read ({error.strerror or error})") from error
             time.sleep(wanted.retry_wait_s * 2**attempt)
     raise AssertionError("num_tries is 1 at least")
-
-
-@dataclass(slots=True)
-class _Task:
-    row: np.void
-    done: threading.Event = field(default_factory=threading.Event)
-    result: Members | BadSampleError | None = None
-
-
-class PendingReads:
-    """Samples on their way; `collect` waits for them."""
-
-    def __init__(self, pool: "ReadAhead", tasks: list[_Task]) -> None:
-        self._pool = pool
-        self._tasks = tasks
-
-    def collect(self) -> list[Members | BadSampleError]:
-        """Each sample's bytes, or why it has none, in the order asked for."""
-        return [self._pool.wait_for(task) for task in self._tasks]
-
-
-class ReadAhead:
-    """A pool of reading threads, so that storage works while the decoder does.
-
-    The threads are daemons: a read that never returns (a dead network mount) costs one thread, which is
-    given up after the time limit and made good for, and cannot hold up the end of the process.
-    """
-
-    def __init__(self, shards: ShardSet, wanted: Wanted, num_threads: int, read_at: ReadAt) -> None:
-        self._shards, self._wanted, self._read_at = shards, wanted, read_at
-        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
-        self._num_threads = 0
-        self._aborted = threading.Event()
-        for _ in range(num_threads):
-            self._start_thread()
-
-    def read(self, ids: NDArray[np.int64]) -> PendingReads:
-        """Begin to read these samples."""
-        tasks = [_Task(row) for row in self._shards.rows(ids)]
-        for task in tasks:
-            self._tasks.put(task)
-        return PendingReads(self, tasks)
-
-    def wait_for(self, task: _Task) -> Members | BadSampleError:
-        """The task's result; a `BadSampleError` once nothing has come for the time limit.
-
-        Raises:
-            ReadingStopped: `abort` was called meanwhile.
-        """
-        deadline = time.monotonic() + self._wanted.timeout_s
-        while not task.done.wait(min(_POLL_S, self._wanted.timeout_s)):
-            if self._aborted.is_set():
-                raise ReadingStopped
-            if time.monotonic() > deadline:
-                path = self._shards.shard_paths[task.row["shard"]]
-                self._start_thread()  # in the stalled one's place
-                return BadSampleError(f"{path.name}: nothing read for {self._wanted.timeout_s:g} s")
-        assert task.result is not None
-        return task.result
-
-    def abort(self) -> None:
-        """Wake whoever waits for a read; from any thread."""
-        self._aborted.set()
-
-    def close(self) -> None:
-        """Let the threads end; those stuck in a read are left behind."""
-        for _ in range(self._num_threads):
-            self._tasks.put(None)
-
-    def _start_thread(self) -> None:
-        self._num_threads += 1
-        threading.Thread(target=self._work, name="shards-read", daemon=True).start()
-
-    def _work(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            try:
-                result: Members | BadSampleError = read_members(self._shards, task.row, self._wanted, self._read_at)
-            except BadSampleError as bad:
-                result = bad
-            except Exception as error:  # a reader that was passed in: whatever it raises is this sample's
-                result = BadSampleError(f"{self._shards.shard_paths[task.row['shard']].name}: {error!r}")
-            task.result = result
-            task.done.set()

@@ -23,8 +23,9 @@ from torch import Tensor
 from shards.errors import LoadError
 from shards.faults import FaultLog, Replaced
 from shards.order import crop_windows, flips, replacement
-from shards.pipeline import DecodeError, Decoder, DecodeSpec, EncodedBatch
-from shards.reader import BadSampleError, Members, PendingReads, ReadAhead, ReadAt, ShardSet, Wanted
+from shards.pipeline import DecodeError, Decoder, DecodeSpec, EncodedBatch, Fetched
+from shards.read_ahead import PendingReads, ReadAhead, ReadingStopped
+from shards.reader import BadSampleError, Members, ReadAt, ShardSet, Wanted
 
 _MAX_ATTEMPTS = 100
 _POLL_S = 0.1
@@ -91,16 +92,16 @@ class Maker:
         Raises:
             LoadError: Too many samples are bad.
         """
-        decoding: list[Item] | None = None
+        decoding: list[Item] = []
         for items in self._read(plans):
-            outputs = self._fetch(decoding) if decoding else None
-            previous, decoding = decoding, items
+            fetched = self._fetch(decoding)
             if items:
                 self._decoder.submit(self._encoded(items))
-            if outputs and previous:
-                yield Decoded(previous, *self._decoder.convert(outputs))
-        if decoding and (outputs := self._fetch(decoding)):
-            yield Decoded(decoding, *self._decoder.convert(outputs))
+            if fetched:
+                yield Decoded(decoding, *self._decoder.convert(fetched))
+            decoding = items
+        if fetched := self._fetch(decoding):
+            yield Decoded(decoding, *self._decoder.convert(fetched))
 
     def abort(self) -> None:
         """Make `make` end soon, also while it waits for a read; from any thread."""
@@ -164,15 +165,17 @@ class Maker:
             f"{reason}. Check the shards with python launcher/pack.py --verify DIR."
         )
 
-    def _fetch(self, items: list[Item]) -> list[object]:
+    def _fetch(self, items: list[Item]) -> Fetched | None:
         """The graph's outputs for the submitted items, which lose or change those that do not decode."""
+        if not items:
+            return None
         try:
             return self._decoder.fetch()
         except DecodeError as error:
             reason = str(error)
         items[:] = [item for item in items if self._decodes(item)]
         if not items:
-            return []
+            return None
         try:
             return self._decoder.decode(self._encoded(items))
         except DecodeError as error:
@@ -271,6 +274,8 @@ class Stream:
             for decoded in self._maker.make(self._plans):
                 if not self._put(decoded):
                     break
+        except ReadingStopped:
+            pass
         except BaseException as error:  # whatever it is, it belongs to the consumer
             end = error
         finally:

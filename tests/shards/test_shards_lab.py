@@ -19,9 +19,9 @@ def reference_lab(rgb_HW3: NDArray[np.uint8], ab_scale: float = 128.0) -> NDArra
     return np.stack(planes)
 
 
-def kernel_lab(rgb_HW3: NDArray[np.uint8], ab_scale: float = 128.0) -> NDArray[np.float32]:
+def kernel_lab(rgb_HW3: NDArray[np.uint8], ab_scale: float = 128.0, mirror: bool = False) -> NDArray[np.float32]:
     lab_3HW = np.empty((3, *rgb_HW3.shape[:2]), np.float32)
-    lab_from_srgb(rgb_HW3, lab_3HW, linear_from_srgb(), ab_scale)
+    lab_from_srgb(rgb_HW3, lab_3HW, linear_from_srgb(), ab_scale, mirror)
     return lab_3HW
 
 
@@ -54,6 +54,11 @@ def test_greys_have_no_colour_and_the_ends_are_exact() -> None:
     assert (np.diff(lab_3HW[0, 0]) > 0).all()
 
 
+def test_mirror_is_the_picture_mirrored() -> None:
+    rgb_HW3 = slice_of_the_cube(100)[:, :45]
+    assert np.array_equal(kernel_lab(rgb_HW3, mirror=True), kernel_lab(rgb_HW3[:, ::-1].copy()))
+
+
 def test_strided_picture() -> None:
     rgb_HW3 = slice_of_the_cube(77)[:, ::-1][10:50]
     assert np.abs(kernel_lab(rgb_HW3) - reference_lab(rgb_HW3)).max() < 2e-6
@@ -66,7 +71,7 @@ def test_kernel_compiles_where_nothing_can_be_cached(tmp_path: Path) -> None:
         "caching.CacheImpl._locator_classes = []\n"
         "import shards.lab as lab, numpy as np\n"
         "out = np.empty((3, 1, 1), np.float32)\n"
-        "lab.lab_from_srgb(np.full((1, 1, 3), 255, np.uint8), out, lab.linear_from_srgb(), 128.0)\n"
+        "lab.lab_from_srgb(np.full((1, 1, 3), 255, np.uint8), out, lab.linear_from_srgb(), 128.0, False)\n"
         "assert abs(out[0, 0, 0] - 1) < 1e-5\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -159,9 +159,7 @@ def test_empty_set_and_negative_position_are_refused() -> None:
         Order([5], 0).sample_ids(-1, 1)
 
 
-@pytest.mark.parametrize(
-    ("global_batch", "micro", "rank", "world"), [(10, 3, 0, 1), (8, 4, 0, 3), (12, 2, 0, 4)]
-)
+@pytest.mark.parametrize(("global_batch", "micro", "rank", "world"), [(10, 3, 0, 1), (8, 4, 0, 3), (12, 2, 0, 4)])
 def test_sizes_that_do_not_divide_are_refused(global_batch: int, micro: int, rank: int, world: int) -> None:
     with pytest.raises(OrderError, match=f"make it a multiple of {micro * world}"):
         rank_share(global_batch, micro, rank, world)

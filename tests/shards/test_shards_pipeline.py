@@ -142,9 +142,7 @@ def test_results_own_their_memory() -> None:
     first, first_mask = decoder.convert(decoder.decode(encoded([jpeg(picture(1, 32, 32))], [mask])))
     kept = first.clone()
     for index in range(2, 6):
-        decoder.convert(
-            decoder.decode(encoded([jpeg(picture(index, 32, 32))], [png(np.zeros((32, 32), "u1"))]))
-        )
+        decoder.convert(decoder.decode(encoded([jpeg(picture(index, 32, 32))], [png(np.zeros((32, 32), "u1"))])))
     decoder.close()
     assert torch.equal(first, kept) and (first_mask == 7).all()
 

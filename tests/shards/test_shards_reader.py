@@ -15,10 +15,10 @@ from tiny_set import TinySample, jpeg, picture, png, tiny_sample, write_set
 from shards.errors import ManifestError
 from shards.headers import Header, jpeg_header, mask_header
 from shards.labels import class_vectors
+from shards.read_ahead import ReadAhead
 from shards.reader import (
     BadSampleError,
     Members,
-    ReadAhead,
     ShardFiles,
     ShardSet,
     Wanted,
