@@ -116,23 +116,22 @@ def pack(
     _check_settings(samples_per_shard, workers, part)
     request = _request(corpus, encoding, samples_per_shard)
     check_request(out, request)
-    finished = finished_manifest(out)
-    if finished is not None:
-        return PackReport(finished, 0, 0, 0, time.monotonic() - start)
-    tally = _Tally()
-    job = Job(root, encoding, len(corpus.classes))
-    with locked(out, part):
-        check_request(out, request)
-        begin(out, request)
-        plans = _plans(corpus, out, root, samples_per_shard, part or (1, 1), tally)
-        _pack_shards(plans, job, out, request.name, workers, tally, progress)
-        if tally.records == 0:
-            raise PackError(
-                f"{corpus.name} {corpus.split} in {root}: no pictures, so there is nothing to pack."
-            )
-        save_total(out, tally.records, tally.shards)
-        manifest = merge(out) if part is None else None
+    tally, manifest = _Tally(), finished_manifest(out)
+    if manifest is None:
+        job = Job(root, encoding, len(corpus.classes))
+        with locked(out, part):
+            begin(out, request)
+            plans = _plans(corpus, out, root, samples_per_shard, part or (1, 1), tally)
+            _pack_shards(plans, job, out, request.name, workers, tally, progress)
+            _check_total(corpus, root, tally)
+            save_total(out, tally.records, tally.shards)
+            manifest = merge(out) if part is None else None
     return PackReport(manifest, tally.packed, tally.rejected, tally.kept, time.monotonic() - start)
+
+
+def _check_total(corpus: CorpusLike, root: Path, tally: _Tally) -> None:
+    if tally.records == 0:
+        raise PackError(f"{corpus.name} {corpus.split} in {root}: no pictures, so there is nothing to pack.")
 
 
 def _check_settings(samples_per_shard: int, workers: int, part: Part | None) -> None:

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -58,18 +58,14 @@ class Request(BaseModel):
 
 def _short(value: object) -> str:
     text = json.dumps(value)
-    return (
-        text
-        if len(text) <= 60
-        else f"{text[:50]}... (sha256 {hashlib.sha256(text.encode()).hexdigest()[:8]})"
-    )
+    return text if len(text) <= 60 else f"{text[:50]}... (sha256 {hashlib.sha256(text.encode()).hexdigest()[:8]})"
 
 
 def read_request(out: Path) -> Request | None:
     """The request that a folder was begun with; None where there is none."""
     try:
         return Request.model_validate_json((out / REQUEST_FILE).read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValidationError) as error:
         raise PackError(f"{out / REQUEST_FILE}: cannot be read; pack into another folder.") from error
@@ -81,9 +77,7 @@ def check_request(out: Path, asked: Request) -> None:
     finished = (out / MANIFEST_FILE).exists()
     if there is None:
         if finished:
-            raise PackError(
-                f"{out}: holds a {MANIFEST_FILE} that this packer has not written; pack elsewhere."
-            )
+            raise PackError(f"{out}: holds a {MANIFEST_FILE} that this packer has not written; pack elsewhere.")
         return
     differences = there.difference(asked, finished=finished)
     if differences:
@@ -94,11 +88,14 @@ def check_request(out: Path, asked: Request) -> None:
         )
 
 
-def begin(out: Path, request: Request) -> None:
-    """Save the request; needs the lock."""
+def begin(out: Path, asked: Request) -> None:
+    """Save the request; needs the lock, and so tells for certain what others have done before."""
+    check_request(out, asked)
+    if (out / MANIFEST_FILE).exists():
+        raise PackError(f"{out}: another packer has just finished it; nothing is left to do.")
     if read_request(out) is None:
         with replacing(out / REQUEST_FILE) as temporary:
-            temporary.write_text(request.model_dump_json(indent=1) + "\n")
+            temporary.write_text(asked.model_dump_json(indent=1) + "\n")
 
 
 @contextmanager
@@ -168,8 +165,10 @@ def save_total(out: Path, records: int, shards: int) -> None:
 
 
 def finished_manifest(out: Path) -> Manifest | None:
-    """The manifest of a folder whose packing has come to its end."""
-    with suppress(FileNotFoundError):
-        if (out / MANIFEST_FILE).stat():
-            return read_manifest(out)
-    return None
+    """The manifest of a folder whose packing has come to its end; clears what a kill at the very end has left."""
+    if not (out / MANIFEST_FILE).exists():
+        return None
+    if (out / WORK_FOLDER).exists():
+        with locked(out):
+            remove_work_folder(out)
+    return read_manifest(out)

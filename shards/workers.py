@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Self
@@ -77,24 +78,21 @@ class PackingPool:
             return failed
 
     def _one_by_one(self, chunk: Chunk) -> PackedChunk:
-        return join_chunks([self._alone(record) for record in chunk])
-
-    def _alone(self, record: RecordLike) -> PackedChunk:
-        for _ in range(2):
-            with _new_pool(1) as pool:
-                try:
-                    pool.submit(os.getpid).result()
-                except BrokenProcessPool as error:
-                    raise PackError(
-                        "worker processes cannot start or are killed at once; look at the free memory, "
-                        "and try --workers 1."
-                    ) from error
-                try:
-                    return pool.submit(pack_chunk, self._job, [record]).result()
-                except BrokenProcessPool:
-                    continue
-        reason = "its decoder crashed, or ran out of memory"
-        return join_chunks([], rejected=[rejection(self._job.root, record, reason)])
+        """Pack a chunk in which a worker died; the records that kill theirs twice are rejected."""
+        packed = []
+        with ExitStack() as pools:
+            pool = pools.enter_context(_single_worker())
+            for record in chunk:
+                for _ in range(2):
+                    try:
+                        packed.append(pool.submit(pack_chunk, self._job, [record]).result())
+                        break
+                    except BrokenProcessPool:
+                        pool = pools.enter_context(_single_worker())
+                else:
+                    reason = "its decoder crashed, or ran out of memory"
+                    packed.append(join_chunks([], [rejection(self._job.root, record, reason)]))
+        return join_chunks(packed)
 
     def _close(self) -> None:
         if self._pool is not None:
@@ -105,6 +103,18 @@ class PackingPool:
 def _new_pool(workers: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+
+
+def _single_worker() -> ProcessPoolExecutor:
+    """A pool of one process that is known to have started."""
+    pool = _new_pool(1)
+    try:
+        pool.submit(os.getpid).result()
+    except BrokenProcessPool as error:
+        raise PackError(
+            "worker processes cannot start or are killed at once; look at the free memory, and try --workers 1."
+        ) from error
+    return pool
 
 
 def _start_worker() -> None:
