@@ -88,13 +88,14 @@ class CocoMask:
         if not 0 < self.height * self.width <= MAX_MASK_PIXELS or self.height < 0:
             raise CorpusError(f"{self.source}: {self.width} x {self.height} is no size of a picture.")
         regions = [self._region(index, annotation) for index, annotation in self.annotations]
-        plane = np.zeros((self.height, self.width), np.uint8)
-        for value, rle in sorted(regions, key=lambda item: (item[0] != VOID, -int(coco_mask.area(item[1])))):
-            plane[coco_mask.decode(rle).astype(bool)] = value
-        return plane
+        plane_WH = np.zeros((self.width, self.height), np.uint8)  # run lengths go down the columns
+        for value, counts in sorted(regions, key=lambda region: (region[0] != VOID, -region[1][1::2].sum())):
+            inside = np.arange(len(counts)) % 2 == 1
+            plane_WH.reshape(-1)[np.repeat(inside, counts)] = value
+        return np.ascontiguousarray(plane_WH.T)
 
-    def _region(self, index: int, annotation: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Returns the value to paint and the run lengths of where."""
+    def _region(self, index: int, annotation: dict[str, Any]) -> tuple[int, NDArray[np.int64]]:
+        """Returns the value to paint, and where as run lengths: outside, inside, outside and so on."""
         outline = annotation.get("segmentation")
         value = VOID if annotation.get("iscrowd") else index + 1
         try:
@@ -102,8 +103,10 @@ class CocoMask:
                 return value, self._run_lengths(outline)
             polygons = [self._polygon(points) for points in outline or [] if len(points) >= 6]
             if polygons:
-                return value, coco_mask.merge(coco_mask.frPyObjects(polygons, self.height, self.width))
-            return VOID, coco_mask.frPyObjects(self._box(annotation), self.height, self.width)[0]
+                rle = coco_mask.merge(coco_mask.frPyObjects(polygons, self.height, self.width))
+            else:
+                value, rle = VOID, coco_mask.frPyObjects(self._box(annotation), self.height, self.width)[0]
+            return value, self._run_lengths({**rle, "counts": rle["counts"].decode("ascii")})
         except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
             raise CorpusError(
                 f"{self.source}: the outline of annotation {annotation.get('id')} cannot be drawn ({error})."
@@ -124,21 +127,18 @@ class CocoMask:
             raise ValueError("its box is not finite")
         return np.concatenate([corners[:2], corners[2:] - corners[:2]])[None]
 
-    def _run_lengths(self, outline: dict[str, Any]) -> dict[str, Any]:
-        """Brings uncompressed (list) and compressed (text) run lengths to pycocotools' form.
+    def _run_lengths(self, outline: dict[str, Any]) -> NDArray[np.int64]:
+        """Checks and unpacks run lengths, packed (text) or not (list).
 
-        Compressed ones are unpacked too: where they fall short, pycocotools returns memory that it never
-        wrote.
+        Not by pycocotools' `decode`: where run lengths fall short it returns memory that it never wrote.
         """
         if list(outline["size"]) != [self.height, self.width]:
             raise ValueError(f"run lengths for {outline['size']}, picture is {[self.height, self.width]}")
         packed = outline["counts"]
         counts = np.asarray(unpack_counts(packed) if isinstance(packed, str) else packed, np.int64)
-        if (counts < 0).any() or counts.sum() != self.height * self.width:
-            raise ValueError(f"run lengths add up to {counts.sum()}, not to {self.height * self.width} pixels")
-        unpacked = {"size": outline["size"], "counts": counts.tolist()}
-        rle: dict[str, Any] = coco_mask.frPyObjects(unpacked, self.height, self.width)
-        return rle
+        if counts.ndim != 1 or (counts < 0).any() or counts.sum() != self.height * self.width:
+            raise ValueError(f"run lengths do not add up to {self.height * self.width} pixels")
+        return counts
 
 
 def unpack_counts(text: str) -> list[int]:
