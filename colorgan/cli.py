@@ -116,7 +116,7 @@ def parse(
 
 def dump_recipe(model: BaseModel) -> str:
     """The settings as YAML that `--config` reads back to an equal model."""
-    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, width=110)
 
 
 def recipe_difference(a: Mapping[str, Any], b: Mapping[str, Any], ignore: Collection[str] = ()) -> list[str]:

@@ -93,15 +93,15 @@ def is_list(annotation: Any) -> bool:
                for part in _union_parts(annotation))  # fmt: skip
 
 
-def show(value: Any) -> str:
+def show(value: Any, depth: int = 2) -> str:
     """A value as a user would write it, shortened: never more than a few hundred characters."""
     if value is True or value is False or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, BaseModel):
         return "{" + ", ".join(f"{name}: {default_text(inner)}" for name, inner in value) + "}"
     if isinstance(value, list | tuple):
-        inside = ", ".join(show(item) for item in value[:8])
-        return f"[{inside}{', ...' if len(value) > 8 else ''}]" if len(inside) < 400 else "[...]"
+        inside = ", ".join(show(item, depth - 1) for item in value[:8]) if depth else ""
+        return f"[{inside}{', ...' if len(value) > 8 else ''}]" if depth and len(inside) < 400 else "[...]"
     return _SHORT.repr(str(value)) if isinstance(value, str | Path) else _SHORT.repr(value)
 
 

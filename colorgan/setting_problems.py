@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -14,12 +15,17 @@ from pydantic_core import ErrorDetails
 
 from colorgan.schema_keys import Key, item_group, show
 
+MAX_UNKNOWN = 20  # told of one unknown group
 
-def leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields dotted keys and values of nested settings; an empty group is a value."""
+
+def leaves(settings: Mapping[str, Any], prefix: str = "", depth: int = 20) -> Iterator[tuple[str, Any]]:
+    """Yields dotted keys and values of nested settings; an empty group is a value.
+
+    YAML's aliases can make a group hold itself, hence the depth.
+    """
     for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from leaves(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping) and value and depth:
+            yield from leaves(value, f"{prefix}{key}.", depth - 1)
         else:
             yield f"{prefix}{key}", value
 
@@ -44,7 +50,8 @@ def setting_problems(
         if detail["type"] == "extra_forbidden":
             prefix = ".".join(map(str, detail["loc"]))
             group = detail["input"] if isinstance(detail["input"], dict) else {}
-            for name, value in leaves(group, f"{prefix}.") if group else [(prefix, detail["input"])]:
+            unknown = islice(leaves(group, f"{prefix}."), MAX_UNKNOWN) if group else [(prefix, detail["input"])]
+            for name, value in unknown:
                 head = f"{_as_given(name, given, origin)} {show(value)}: "
                 lines[head] = [f"unknown key; {_nearest(name, known)}"]
         else:
