@@ -121,7 +121,7 @@ class Display:
         return min(PLAIN_LATER_EVERY_S, max(PLAIN_FIRST_EVERY_S, 0.05 * (now - self._started_at)))
 
     def _left(self) -> str:
-        if self._images_per_s <= 0:
+        if not 0 < self._images_per_s < float("inf"):
             return "?"
         return clock_text(max(0, self._total_images - self._images_seen) / self._images_per_s)
 

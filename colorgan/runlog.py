@@ -125,7 +125,8 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         entry = json.loads(line)
     except ValueError:  # also of bytes that are no UTF-8
         return None
-    return entry if isinstance(entry, dict) and isinstance(entry.get("images"), int) else None
+    whole = isinstance(entry, dict) and isinstance(entry.get("images"), int) and "kind" in entry
+    return entry if whole else None
 
 
 def _finite(value: float) -> float | None:

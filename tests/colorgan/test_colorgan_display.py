@@ -1,0 +1,128 @@
+"""The display: plain lines at a sensible pace without a terminal, a live view with one, nothing left broken."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+from colorgan import display as module
+from colorgan.display import Display, clock_text
+
+LOSSES = {"loss/generator": 5.312, "loss/discriminator": 0.6123, "gradient_norm/generator": 3.0}
+HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time in seconds that the display sees; set its first item."""
+    clock = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    return clock
+
+
+def plain() -> tuple[Console, io.StringIO]:
+    out = io.StringIO()
+    return Console(file=out, width=40, force_terminal=False), out
+
+
+def terminal(width: int = 100) -> tuple[Console, io.StringIO]:
+    out = io.StringIO()
+    console = Console(
+        file=out, width=width, height=30, force_terminal=True, color_system=None, _environ={"TERM": "xterm"}
+    )
+    return console, out
+
+
+def test_a_plain_line(now: list[float]) -> None:
+    console, out = plain()
+    with Display(20_000, 0, "pretrain", console) as display:
+        display.update(12_800, LOSSES, 151.2, 0.004)
+    assert out.getvalue() == (
+        "images 12,800/20,000 64% | 151 img/s | left 0:48 | loss/generator 5.31 loss/discriminator 0.612 | wait 0.4%\n"
+    )
+
+
+def test_plain_lines_come_at_a_pace_and_the_last_one_always(now: list[float]) -> None:
+    console, out = plain()
+    with Display(1_000_000, 0, "t", console) as display:
+        for second in range(100_000):
+            now[0] = 1000.0 + second
+            display.update(second, {}, 1.0, 0.0)
+        first_minute = [
+            line for line in out.getvalue().splitlines() if int(line.split()[1].split("/")[0].replace(",", "")) < 60
+        ]
+        assert len(first_minute) == 12
+        assert 1_500 < len(out.getvalue().splitlines()) < 1_800  # about one a minute in a day
+        display.update(1_000_000, {}, 1.0, 0.0)
+    assert out.getvalue().splitlines()[-1] == "images 1,000,000/1,000,000 100% | 1 img/s | left 0:00 | wait 0.0%"
+
+
+def test_scores_and_messages_are_lines_too(now: list[float]) -> None:
+    console, out = plain()
+    with Display(100, 0, "t", console) as display:
+        display.message("[bold]saved[/bold] :smile: checkpoints/0000000064, a line longer than the console is wide")
+        display.scores(64, {"psnr": 20.94, "ssim": 0.853, "images": 1234.0})
+    assert out.getvalue().splitlines() == [
+        "[bold]saved[/bold] :smile: checkpoints/0000000064, a line longer than the console is wide",
+        "validation at 64 images: psnr 20.9 ssim 0.853 images 1,234",
+    ]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 0.0, 1e300])
+def test_any_number_can_be_shown(value: float) -> None:
+    for console, out in (plain(), terminal()):
+        with Display(0, 0, "t", console) as display:
+            display.update(0, {"loss/x": value}, value, value)
+            display.scores(0, {"psnr": value})
+        assert out.getvalue()
+
+
+def test_the_live_view_shows_it_all() -> None:
+    console, out = terminal()
+    with Display(20_000, 10_000, "pretrain", console) as display:
+        display.update(12_800, LOSSES, 151.2, 0.004)
+        display.scores(12_800, {"psnr": 20.94})
+        display.message("saved")
+    text = out.getvalue()
+    for part in ("pretrain", "━", "12,800/20,000 64%", "151 img/s", "left 0:48", "generator 5.31   discriminator 0.612",
+                 "waiting for data 0.4%", "psnr 20.9   at 12,800 images", "saved", "gradient norm"):  # fmt: skip
+        assert part in text
+    assert text.count(HIDE) == text.count(SHOW) == 1 and text.index(HIDE) < text.index(SHOW)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ZeroDivisionError])
+def test_the_terminal_is_given_back_on_errors(error: type[BaseException]) -> None:
+    console, out = terminal(width=20)
+    with pytest.raises(error), Display(100, 0, "t", console) as display:
+        display.update(1, LOSSES, 1.0, 0.0)
+        raise error
+    assert out.getvalue().rfind(SHOW) > out.getvalue().rfind(HIDE) >= 0
+    assert out.getvalue().endswith("\n" + SHOW)
+    console.print("free again")  # no view hangs on to the console
+
+
+def test_the_live_view_is_not_redrawn_more_often_than_needed(now: list[float]) -> None:
+    console, out = terminal()
+    with Display(1_000, 0, "t", console) as display:
+        before = len(out.getvalue())
+        for images in range(500):
+            now[0] += 0.001
+            display.update(images, {}, 1.0, 0.0)
+        assert out.getvalue()[before:].count("━") < 8 * 40
+
+
+def test_other_ranks_show_nothing() -> None:
+    for console, out in (plain(), terminal()):
+        with Display(100, 0, "t", console, enabled=False) as display:
+            display.update(100, LOSSES, 1.0, 0.0)
+            display.scores(100, {"psnr": 1.0})
+            display.message("saved")
+        assert out.getvalue() == ""
+
+
+def test_durations() -> None:
+    seconds = (0, 47.6, 3_600 - 0.6, 7_389, 3 * 86_400 + 14_400)
+    assert [clock_text(second) for second in seconds] == ["0:00", "0:48", "59:59", "2:03:09", "3 d 04:00:00"]
