@@ -113,7 +113,8 @@ def mean_scores(coloured: Coloured, ranks: Ranks) -> dict[str, float]:
     if not by_sample:
         return {"images": 0.0}
     table = torch.tensor([by_sample[i] for i in sorted(by_sample)], dtype=torch.float64)
-    table.clamp_(max=MAX_PSNR_DB)  # a picture without colour equals the grey baseline: its PSNR is infinite
+    for name in ("psnr", "grey_psnr"):  # a picture without colour equals the grey baseline: infinite
+        table[:, COLUMNS.index(name)].clamp_(max=MAX_PSNR_DB)
     scores = {name: float(mean) for name, mean in zip(COLUMNS, table.mean(0), strict=True)}
     for name in ("psnr", "ssim"):
         column = table[:, COLUMNS.index(name)]

@@ -80,7 +80,6 @@ class Run:
         self._open = ExitStack()
         self._log: RunLog | None = None
         self.display = Display(total_images, 0, title, enabled=False)
-        _agree(ranks, self._claim)
 
     def _claim(self) -> None:
         """Rank 0: lock the folder, and compare or write its recipe."""
@@ -179,6 +178,11 @@ class Run:
             self.display.message(text)
 
     def __enter__(self) -> Run:
+        try:
+            _agree(self.ranks, self._claim)
+        except BaseException:
+            self._open.close()
+            raise
         return self
 
     def __exit__(

@@ -37,9 +37,7 @@ def test_rgb_to_lab_is_skimage(dtype: torch.dtype, tolerance: float) -> None:
 def test_lab_to_rgb_is_skimage_also_outside_srgb(dtype: torch.dtype, tolerance: float) -> None:
     inside = rgb_to_lab_B3HW(all_corners_and_noise())
     random = torch.rand(inside.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    outside = random * torch.tensor([100.0, 256, 256]).view(3, 1, 1) - torch.tensor([0.0, 128, 128]).view(
-        3, 1, 1
-    )
+    outside = random * torch.tensor([100.0, 256, 256]).view(3, 1, 1) - torch.tensor([0.0, 128, 128]).view(3, 1, 1)
     # skimage gets the rounded inputs, in float64.
     for lab in (inside.to(dtype), outside.to(dtype)):
         with warnings.catch_warnings():
@@ -52,9 +50,7 @@ def test_lab_to_rgb_is_skimage_also_outside_srgb(dtype: torch.dtype, tolerance: 
 
 def test_there_and_back() -> None:
     rgb = all_corners_and_noise()
-    assert torch.allclose(
-        lab_to_rgb_B3HW(rgb_to_lab_B3HW(rgb)), rgb, atol=2e-4
-    )  # skimage's two curves meet to 1e-4
+    assert torch.allclose(lab_to_rgb_B3HW(rgb_to_lab_B3HW(rgb)), rgb, atol=2e-4)  # skimage's two curves meet to 1e-4
     lab = rgb_to_lab_B3HW(rgb)
     assert torch.allclose(denormalise_lab_B3HW(normalise_lab_B3HW(lab, 110.0), 110.0), lab, atol=1e-9)
 

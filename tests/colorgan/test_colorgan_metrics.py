@@ -49,9 +49,7 @@ def test_psnr_is_skimage() -> None:
     ]
     assert psnr_B(ours, theirs).tolist() == pytest.approx(expected, rel=1e-6)
     assert psnr_B(ours, ours).tolist() == [math.inf] * 3
-    assert psnr_B(torch.zeros(1, 3, 2, 2), torch.full((1, 3, 2, 2), 0.1)).item() == pytest.approx(
-        20.0, abs=1e-5
-    )
+    assert psnr_B(torch.zeros(1, 3, 2, 2), torch.full((1, 3, 2, 2), 0.1)).item() == pytest.approx(20.0, abs=1e-5)
 
 
 @pytest.mark.parametrize("side", [(40, 33), (11, 11), (11, 33)])
@@ -103,9 +101,7 @@ def test_picture_scores_refuse_unequal_shapes() -> None:
 def test_colourfulness_by_hand_and_by_numpy() -> None:
     assert colourfulness_B(noise(1, 1, 8, 8).expand(1, 3, 8, 8)).item() == pytest.approx(0.0, abs=1e-5)
     red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
-    assert colourfulness_B(red).item() == pytest.approx(
-        0.3 * 255 * math.hypot(1, 0.5)
-    )  # no spread, only means
+    assert colourfulness_B(red).item() == pytest.approx(0.3 * 255 * math.hypot(1, 0.5))  # no spread, only means
     r, g, b = (noise(3, 9, 9) * 255).double().numpy()
     rg, yb = r - g, (r + g) / 2 - b
     expected = math.hypot(np.std(rg), np.std(yb)) + 0.3 * math.hypot(np.mean(rg), np.mean(yb))

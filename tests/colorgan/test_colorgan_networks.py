@@ -1,0 +1,124 @@
+"""Sizes, parameter counts and inference behaviour of the networks."""
+
+import pytest
+import torch
+
+from colorgan.errors import NetworkError
+from colorgan.networks import (
+    Classifier,
+    Discriminator,
+    KeyedDropout,
+    UNet,
+    count_parameters,
+    evaluating,
+    initialise,
+    set_dropout_keys,
+    set_inference,
+)
+
+
+def test_segmenter_counts_as_the_reference() -> None:
+    model = UNet(image_size=256, width=64, num_outputs=21, tanh=False, bias_before_norm=True)
+    assert count_parameters(model) == (54_464_149, 9_856)
+
+
+def test_classifier_counts_as_the_reference() -> None:
+    model = Classifier(image_size=256, width=64, num_classes=20, bias_before_norm=True)
+    assert count_parameters(model) == (38_507_988, 4_864)
+
+
+@pytest.mark.parametrize("image_size", [32, 64, 128, 256, 512])
+@pytest.mark.parametrize("width", [4, 6])
+def test_every_power_of_two_goes_through(image_size: int, width: int) -> None:
+    model = UNet(image_size=image_size, width=width).eval()
+    with torch.no_grad():
+        out = model(torch.randn(1, 1, image_size, image_size))
+        features = model.encoder(torch.randn(1, 1, image_size, image_size))
+    assert out.shape == (1, 2, image_size, image_size)
+    assert out.abs().max() <= 1
+    assert features[-1].shape == (1, width * 8, 1, 1)
+
+
+@pytest.mark.parametrize("image_size", [0, 16, 48, 100, 1024])
+def test_other_sizes_are_refused_in_a_sentence(image_size: int) -> None:
+    with pytest.raises(NetworkError, match=f"image size {image_size} .*use 32, 64, 128, 256 or 512"):
+        UNet(image_size=image_size, width=4)
+
+
+def test_patch_maps_of_code_and_text() -> None:
+    luminance, chroma = torch.zeros(1, 1, 256, 256), torch.zeros(1, 2, 256, 256)
+    with torch.no_grad():
+        assert Discriminator(width=2)(luminance, chroma).shape == (1, 1, 16, 16)
+        pix2pix = Discriminator(width=2, num_strided_blocks=3, padding="pix2pix")
+        assert pix2pix(luminance, chroma).shape == (1, 1, 30, 30)
+
+
+def test_the_text_discriminator_sees_70_pixels() -> None:
+    model = Discriminator(width=2, num_strided_blocks=3, padding="pix2pix").eval()
+    chroma = torch.zeros(1, 2, 256, 256, requires_grad=True)
+    model(torch.zeros(1, 1, 256, 256), chroma)[0, 0, 15, 15].backward()
+    assert chroma.grad is not None
+    seen = chroma.grad[0].abs().sum(0) > 0
+    assert int(seen.any(0).sum()) == int(seen.any(1).sum()) == 70
+
+
+def test_weights_are_a_function_of_the_seed_with_the_papers_spread() -> None:
+    first, second = UNet(image_size=64, width=16), UNet(image_size=64, width=16)
+    initialise(first, 3)
+    initialise(second, 3)
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+    weights = torch.cat([p.detach().flatten() for n, p in first.named_parameters() if n.endswith("conv.weight")])
+    assert abs(float(weights.mean())) < 1e-4
+    assert abs(float(weights.std()) - 0.02) < 1e-4
+
+
+def test_dropout_depends_on_the_sample_alone() -> None:
+    layer = KeyedDropout(0.5, salt=1)
+    x, keys = torch.ones(6, 8, 16, 16), torch.tensor([5, -7, 5, 123456, 0, 2**31 - 1], dtype=torch.int32)
+    layer.keys_B = keys
+    whole = layer(x)
+    layer.keys_B = keys[3:]
+    assert torch.equal(layer(x[3:]), whole[3:])
+    assert torch.equal(whole[0], whole[2])
+    assert not torch.equal(whole[0], whole[1])
+    kept = (whole > 0).float().mean((1, 2, 3))
+    assert torch.all((kept - 0.5).abs() < 0.05)
+    assert float(whole.max()) == 2.0
+    agreement = ((whole[0] > 0) == (whole[3] > 0)).float().mean()
+    assert abs(float(agreement) - 0.5) < 0.05
+
+
+def test_dropout_without_keys_is_an_error() -> None:
+    with pytest.raises(NetworkError, match="set_dropout_keys"):
+        KeyedDropout(0.5, salt=1)(torch.ones(2, 4))
+
+
+def test_running_inference_does_not_see_the_other_pictures_and_the_papers_does() -> None:
+    model = UNet(image_size=32, width=4)
+    initialise(model, 0)
+    x = torch.randn(4, 1, 32, 32)
+    set_dropout_keys(model, torch.arange(4, dtype=torch.int32))
+    model.train()(x)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.eval()
+    with torch.no_grad():
+        alone, together = model(x[:1]), model(x)[:1]
+        assert torch.allclose(alone, together, atol=1e-6)
+        set_inference(model, "paper")
+        together = model(x)[:1]
+        set_dropout_keys(model, torch.arange(1, dtype=torch.int32))
+        assert not torch.allclose(model(x[:1]), together, atol=1e-4)
+        set_inference(model, "running")
+        assert torch.allclose(model(x[:1]), alone, atol=1e-6)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_evaluating_gives_every_part_its_mode_back() -> None:
+    model = UNet(image_size=32, width=4).train()
+    model.encoder.blocks[1].eval()
+    with evaluating(model):
+        assert not any(part.training for part in model.modules())
+    assert model.training
+    assert not model.encoder.blocks[1].training
