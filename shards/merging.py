@@ -6,7 +6,7 @@ Nothing is read but the states, one at a time: memory does not grow with the set
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,24 +37,22 @@ def merge(out: Path) -> Manifest:
     if request is None or not total_path.is_file():
         raise PackError(f"{out}: nothing to merge: no packer has come to the end of the corpus here yet.")
     num_shards: int = json.loads(total_path.read_text())["shards"]
-    shards, num_rejected = _check_states(out, num_shards)
-    with replacing(out / REJECTED_FILE) as temporary:
-        _write_rejected(out, num_shards, temporary)
-    if not shards:
-        raise PackError(
-            f"{out}: all {num_rejected} records were rejected; {REJECTED_FILE} in that folder says why."
-        )
-    manifest = _write_tables(out, request, shards, num_rejected, num_shards)
+    _check_states(out, num_shards)
+    manifest = write_tables(out, request, lambda: _states(out, num_shards))
     remove_work_folder(out)
     return manifest
 
 
-def _write_tables(
-    out: Path, request: Request, shards: list[ShardInfo], num_rejected: int, num_shards: int
-) -> Manifest:
+def write_tables(out: Path, request: Request, states: Callable[[], Iterator[ShardState]]) -> Manifest:
+    """Write samples.npy, rejected.jsonl and manifest.json; `states` starts a pass over all shards in order."""
+    shards, num_rejected = _summary(states())
+    with replacing(out / REJECTED_FILE) as temporary:
+        _write_rejected(states(), temporary)
+    if not shards:
+        raise PackError(f"{out}: all {num_rejected} records were rejected; {REJECTED_FILE} in that folder says why.")
     num_samples = sum(shard.samples for shard in shards)
     with replacing(out / SAMPLES_FILE) as temporary:
-        samples_file, num_masks = _write_samples(out, num_shards, num_samples, temporary)
+        samples_file, num_masks = _write_samples(states(), num_samples, temporary)
     manifest = Manifest(
         name=request.name,
         corpus=request.corpus,
@@ -74,45 +72,41 @@ def _write_tables(
         return write_manifest(manifest, out)
 
 
-def _check_states(out: Path, num_shards: int) -> tuple[list[ShardInfo], int]:
-    """The shards that hold samples, and the number of rejected records in all."""
-    shards, missing, num_rejected = [], [], 0
-    for number in range(num_shards):
-        state = load_state(out, number, with_rows=False)
-        if state is None:
-            missing.append(number)
-            continue
-        num_rejected += len(state.rejected)
-        if state.samples:
-            shards.append(
-                ShardInfo(file=state.file, samples=state.samples, bytes=state.bytes, sha256=state.sha256)
-            )
+def _check_states(out: Path, num_shards: int) -> None:
+    missing = [n for n in range(num_shards) if load_state(out, n, with_rows=False) is None]
     if missing:
         first = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
         raise PackError(
             f"{out}: {len(missing)} of {num_shards} shards are not packed yet ({first}); run their parts, "
             "or run python launcher/pack.py without --part to pack what is missing."
         )
-    return shards, num_rejected
 
 
 def _states(out: Path, num_shards: int) -> Iterator[ShardState]:
     for number in range(num_shards):
         state = load_state(out, number)
         if state is None:
-            raise PackError(
-                f"{out}: shard {number} has changed while its manifest was written; run it again."
-            )
+            raise PackError(f"{out}: shard {number} has changed while its manifest was written; run it again.")
         yield state
 
 
-def _write_samples(out: Path, num_shards: int, num_samples: int, path: Path) -> tuple[FileInfo, int]:
+def _summary(states: Iterator[ShardState]) -> tuple[list[ShardInfo], int]:
+    """The shards that hold samples, and the number of rejected records in all."""
+    shards, num_rejected = [], 0
+    for state in states:
+        num_rejected += len(state.rejected)
+        if state.samples:
+            shards.append(ShardInfo(file=state.file, samples=state.samples, bytes=state.bytes, sha256=state.sha256))
+    return shards, num_rejected
+
+
+def _write_samples(states: Iterator[ShardState], num_samples: int, path: Path) -> tuple[FileInfo, int]:
     """Write samples.npy shard by shard; also returns the number of samples with a mask."""
     header = {"descr": SAMPLE_DTYPE.descr, "fortran_order": False, "shape": (num_samples,)}
     index, num_masks = 0, 0
     with path.open("wb") as stream:
         np.lib.format.write_array_header_1_0(stream, header)
-        for state in _states(out, num_shards):
+        for state in states:
             rows = state.rows.copy()
             rows["shard"] = index
             num_masks += int(np.count_nonzero(rows["mask_size"]))
@@ -123,8 +117,8 @@ def _write_samples(out: Path, num_shards: int, num_samples: int, path: Path) -> 
     return FileInfo(file=SAMPLES_FILE, bytes=path.stat().st_size, sha256=digest.hexdigest()), num_masks
 
 
-def _write_rejected(out: Path, num_shards: int, path: Path) -> None:
+def _write_rejected(states: Iterator[ShardState], path: Path) -> None:
     with path.open("w", encoding="utf-8") as stream:
-        for state in _states(out, num_shards):
+        for state in states:
             for line in state.rejected:
                 stream.write(json.dumps({"shard": state.number, **line}) + "\n")

@@ -9,9 +9,9 @@ Memory: the records of one shard and 3 chunks a worker, whatever the size of the
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -63,25 +63,39 @@ class PackReport:
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """A shard to pack."""
+class Plan:
+    """A shard to pack: its number, its records, and a digest of which they are."""
 
     number: int
     records: Sequence[RecordLike]
     inputs: str
 
     def chunks(self) -> list[Chunk]:
+        """The records in the pieces that workers take."""
         return [self.records[first : first + CHUNK] for first in range(0, len(self.records), CHUNK)]
 
 
 @dataclass
-class _Tally:
+class Work:
+    """One call of the packer: where, what, with how many hands, and what has come of it so far."""
+
+    corpus: CorpusLike
+    out: Path
+    root: Path
+    request: Request
+    workers: int
+    progress: ProgressCallback | None
     done: int = 0
     packed: int = 0
     rejected: int = 0
     kept: int = 0
     records: int = 0
     shards: int = 0
+
+    @property
+    def job(self) -> Job:
+        """What the workers need to know of it."""
+        return Job(self.root, self.request.encoding, len(self.request.classes))
 
 
 def pack(
@@ -116,22 +130,21 @@ def pack(
     _check_settings(samples_per_shard, workers, part)
     request = _request(corpus, encoding, samples_per_shard)
     check_request(out, request)
-    tally, manifest = _Tally(), finished_manifest(out)
+    work, manifest = Work(corpus, out, root, request, workers, progress), finished_manifest(out)
     if manifest is None:
-        job = Job(root, encoding, len(corpus.classes))
         with locked(out, part):
             begin(out, request)
-            plans = _plans(corpus, out, root, samples_per_shard, part or (1, 1), tally)
-            _pack_shards(plans, job, out, request.name, workers, tally, progress)
-            _check_total(corpus, root, tally)
-            save_total(out, tally.records, tally.shards)
+            pack_shards(_plans(work, part or (1, 1)), work)
+            _check_total(work)
+            save_total(out, work.records, work.shards)
             manifest = merge(out) if part is None else None
-    return PackReport(manifest, tally.packed, tally.rejected, tally.kept, time.monotonic() - start)
+    return PackReport(manifest, work.packed, work.rejected, work.kept, time.monotonic() - start)
 
 
-def _check_total(corpus: CorpusLike, root: Path, tally: _Tally) -> None:
-    if tally.records == 0:
-        raise PackError(f"{corpus.name} {corpus.split} in {root}: no pictures, so there is nothing to pack.")
+def _check_total(work: Work) -> None:
+    if work.records == 0:
+        name = f"{work.corpus.name} {work.corpus.split}"
+        raise PackError(f"{name} in {work.root}: no pictures, so there is nothing to pack.")
 
 
 def _check_settings(samples_per_shard: int, workers: int, part: Part | None) -> None:
@@ -159,59 +172,56 @@ def _request(corpus: CorpusLike, encoding: Encoding, samples_per_shard: int) -> 
     )
 
 
-def _plans(
-    corpus: CorpusLike, out: Path, root: Path, samples_per_shard: int, part: Part, tally: _Tally
-) -> Iterator[_Plan]:
+def _plans(work: Work, part: Part) -> Iterator[Plan]:
     """The shards of this part that are still to pack; counts those that are not."""
-    records = iter(corpus.records())
-    while group := list(islice(records, samples_per_shard)):
-        number = tally.shards
-        tally.shards += 1
-        tally.records += len(group)
-        if number % part[1] != part[0] - 1:
+    for plan in all_plans(work):
+        work.shards += 1
+        work.records += len(plan.records)
+        if plan.number % part[1] != part[0] - 1:
             continue
-        inputs = digest_of_inputs(root, group)
-        state = load_state(out, number, with_rows=False)
+        state = load_state(work.out, plan.number, with_rows=False)
         if state is None:
-            yield _Plan(number, group, inputs)
+            yield plan
             continue
-        if state.inputs != inputs:
+        if state.inputs != plan.inputs:
             raise PackError(
-                f"{out}: shard {number} was packed from other pictures than the corpus holds now; "
+                f"{work.out}: shard {plan.number} was packed from other pictures than the corpus holds now; "
                 "remove the folder and pack again."
             )
-        tally.kept += len(group)
-        tally.done += len(group)
+        work.kept += len(plan.records)
+        work.done += len(plan.records)
 
 
-def _pack_shards(
-    plans: Iterator[_Plan],
-    job: Job,
-    out: Path,
-    name: str,
-    workers: int,
-    tally: _Tally,
-    progress: ProgressCallback | None,
-) -> None:
+def all_plans(work: Work) -> Iterator[Plan]:
+    """Every shard of the corpus, in order; no picture is opened."""
+    records = iter(work.corpus.records())
+    for number in count():
+        group = list(islice(records, work.request.samples_per_shard))
+        if not group:
+            return
+        yield Plan(number, group, digest_of_inputs(work.root, group))
+
+
+def pack_shards(plans: Iterable[Plan], work: Work) -> None:
     """Pack shards; the workers may already be at the next shard while one is written."""
-    under_way: deque[_Plan] = deque()
+    under_way: deque[Plan] = deque()
 
     def chunks() -> Iterator[Chunk]:
         for plan in plans:
             under_way.append(plan)
             yield from plan.chunks()
 
-    with PackingPool(job, workers) as pool:
+    with PackingPool(work.job, work.workers) as pool:
         results = pool.run(chunks())
         for first in results:
             plan = under_way.popleft()
-            with ShardWriter(out, name, plan.number) as writer:
+            with ShardWriter(work.out, work.request.name, plan.number) as writer:
                 for number, chunk in enumerate(plan.chunks()):
                     packed = first if number == 0 else next(results)
                     writer.add(packed)
-                    tally.done += len(chunk)
-                    tally.packed += len(packed.keys)
-                    tally.rejected += len(packed.rejected)
-                    if progress is not None:
-                        progress(tally.done, tally.rejected)
+                    work.done += len(chunk)
+                    work.packed += len(packed.keys)
+                    work.rejected += len(packed.rejected)
+                    if work.progress is not None:
+                        work.progress(work.done, work.rejected)
                 writer.finish(len(plan.records), plan.inputs)

@@ -19,6 +19,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shards.errors import PackError
+from shards.image_policy import Encoding, parse_image_policy
 from shards.manifest import MANIFEST_FILE, Manifest, read_manifest
 from shards.shard_file import WORK_FOLDER, replacing, telling_disk_errors
 
@@ -48,6 +49,12 @@ class Request(BaseModel):
     def name(self) -> str:
         """What the shards are named after; safe as a file name."""
         return re.sub(r"[^A-Za-z0-9_-]+", "_", f"{self.corpus}-{self.split}")
+
+    @property
+    def encoding(self) -> Encoding:
+        """What the workers need of it."""
+        policy = parse_image_policy(self.image_policy)
+        return Encoding(policy, self.jpeg_quality, self.chroma_subsampling, self.max_pixels)
 
     def difference(self, asked: "Request", *, finished: bool) -> list[str]:
         """Lines `key: there -> asked`, empty where nothing that matters differs."""

@@ -60,7 +60,7 @@ class PackedChunk:
 
     def index_lines(self, offset: int) -> list[str]:
         """Lines of DALI's index for a blob that starts at `offset` in its tar."""
-        return [index_line(key, _spans(row, offset)) for key, row in zip(self.keys, self.rows, strict=True)]
+        return [index_line(key, member_spans(row, offset)) for key, row in zip(self.keys, self.rows, strict=True)]
 
 
 def pack_chunk(job: Job, records: Sequence[RecordLike]) -> PackedChunk:
@@ -118,8 +118,8 @@ def source_of(root: Path, record: RecordLike) -> str:
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
-def _spans(row: np.void, offset: int) -> list[tuple[str, int, int]]:
-    """Extension, offset and size of a row's members."""
+def member_spans(row: np.void, offset: int = 0) -> list[tuple[str, int, int]]:
+    """Extension, offset and size of a row's members; `offset` is added to those in the row."""
     return [
         (extension, int(row[f"{name}_offset"]) + offset, int(row[f"{name}_size"]))
         for name, extension in MEMBERS

@@ -69,7 +69,7 @@ class PackingPool:
 
     def _submit(self, chunk: Chunk) -> Future[PackedChunk]:
         if self._pool is None:
-            self._pool = _new_pool(self._workers)
+            self._pool = new_pool(self._workers)
         try:
             return self._pool.submit(pack_chunk, self._job, chunk)
         except BrokenProcessPool as error:
@@ -100,14 +100,15 @@ class PackingPool:
             self._pool = None
 
 
-def _new_pool(workers: int) -> ProcessPoolExecutor:
+def new_pool(workers: int) -> ProcessPoolExecutor:
+    """Processes that leave Ctrl-C to this one, and die with it."""
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
 
 
 def _single_worker() -> ProcessPoolExecutor:
     """A pool of one process that is known to have started."""
-    pool = _new_pool(1)
+    pool = new_pool(1)
     try:
         pool.submit(os.getpid).result()
     except BrokenProcessPool as error:
