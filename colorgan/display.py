@@ -130,7 +130,7 @@ class Display:
         return f"{self._images_seen:,}/{self._total_images:,} {min(share, 1.0):.0%}"
 
     def _line(self) -> str:
-        losses = {name: value for name, value in self._values.items() if not name.startswith("gradient_norm")}
+        losses = {name: value for name, value in self._values.items() if name.startswith("loss")} or self._values
         parts = [f"images {self._progress()}", f"{_rate(self._images_per_s)} img/s", f"left {self._left()}",
                  _named(losses), f"wait {self._wait_share:.1%}"]  # fmt: skip
         return " | ".join(part for part in parts if part)
