@@ -26,6 +26,7 @@ from nvidia.dali import Pipeline, fn, math, types
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from shards.buffers import Buffers
 from shards.lab import WHITE, XYZ_FROM_RGB, lab_from_srgb, linear_from_srgb
 
 # f(t) without a branch meets its linear half at d^3: cbrt(max(t, d^3)) + (min(t, d^3) - d^3) / (3 d^2).
@@ -106,6 +107,7 @@ class Decoder:
         if self._device.type != "cpu" and spec.lab == "fused":
             raise ValueError("the fused kernel runs on the CPU; a GPU computes Lab with lab='operators'")
         self._linear = linear_from_srgb()
+        self._buffers = Buffers()
         self._workers = ThreadPoolExecutor(num_threads, "shards-lab") if num_threads > 1 else None
         self._pipeline = self._build()
 
@@ -147,7 +149,7 @@ class Decoder:
         """The graph's outputs as tensors on the device.
 
         Returns:
-            lab_B3HW float32 and mask_BHW int64 (None without masks); both own their memory.
+            lab_B3HW float32 and mask_BHW int64 (None without masks), in memory that stays theirs while they live.
         """
         fused = self._spec.lab == "fused"
         lab_B3HW = self._fused_lab(fetched) if fused else _as_tensor(fetched.outputs[0]).clone()
@@ -162,18 +164,19 @@ class Decoder:
         del self._pipeline
 
     def _fused_lab(self, fetched: Fetched) -> Tensor:
-        images, size = fetched.outputs[0], self._spec.image_size
-        mirrors = (fetched.flips if self._spec.flip else np.zeros(len(images))).astype(np.bool_)
-        lab_B3HW = torch.empty(len(images), 3, size, size)
-        planes = lab_B3HW.numpy()
+        rgb_BHW3 = np.asarray(fetched.outputs[0].as_tensor())
+        number, height, width, _ = rgb_BHW3.shape
+        mirror_B = (fetched.flips if self._spec.flip else np.zeros(number)).astype(np.bool_)
+        lab_B3HW = self._buffers.take((number, 3, height, width))
 
-        def convert(index: int) -> None:
-            rgb_HW3 = np.asarray(images[index])
-            lab_from_srgb(rgb_HW3, planes[index], self._linear, self._spec.ab_scale, mirrors[index])
+        def convert(begin: int) -> None:
+            part = slice(begin, begin + run)
+            lab_from_srgb(rgb_BHW3[part], mirror_B[part], lab_B3HW[part], self._linear, self._spec.ab_scale)
 
-        for _ in (self._workers.map if self._workers else map)(convert, range(len(images))):
+        run = -(-number // self._num_threads)
+        for _ in (self._workers.map if self._workers else map)(convert, range(0, number, run)):
             pass
-        return lab_B3HW
+        return torch.from_numpy(lab_B3HW)
 
     def _build(self) -> Any:
         on_gpu = self._device.type != "cpu"

@@ -21,7 +21,7 @@ def reference_lab(rgb_HW3: NDArray[np.uint8], ab_scale: float = 128.0) -> NDArra
 
 def kernel_lab(rgb_HW3: NDArray[np.uint8], ab_scale: float = 128.0, mirror: bool = False) -> NDArray[np.float32]:
     lab_3HW = np.empty((3, *rgb_HW3.shape[:2]), np.float32)
-    lab_from_srgb(rgb_HW3, lab_3HW, linear_from_srgb(), ab_scale, mirror)
+    lab_from_srgb(rgb_HW3[None], np.array([mirror]), lab_3HW[None], linear_from_srgb(), ab_scale)
     return lab_3HW
 
 
@@ -70,9 +70,10 @@ def test_kernel_compiles_where_nothing_can_be_cached(tmp_path: Path) -> None:
         "import numba.core.caching as caching\n"
         "caching.CacheImpl._locator_classes = []\n"
         "import shards.lab as lab, numpy as np\n"
-        "out = np.empty((3, 1, 1), np.float32)\n"
-        "lab.lab_from_srgb(np.full((1, 1, 3), 255, np.uint8), out, lab.linear_from_srgb(), 128.0, False)\n"
-        "assert abs(out[0, 0, 0] - 1) < 1e-5\n"
+        "out = np.empty((1, 3, 1, 1), np.float32)\n"
+        "white = np.full((1, 1, 1, 3), 255, np.uint8)\n"
+        "lab.lab_from_srgb(white, np.zeros(1, bool), out, lab.linear_from_srgb(), 128.0)\n"
+        "assert abs(out[0, 0, 0, 0] - 1) < 1e-5\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, env=environment, cwd=tmp_path)
