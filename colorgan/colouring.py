@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from colorgan.color import denormalise_lab_B3HW, lab_to_rgb_B3HW
+from colorgan.color import denormalise_lab_B3HW, lab_to_rgb_B3HW, normalise_lab_B3HW, rgb_to_lab_B3HW
 from colorgan.distributed import Ranks
 from colorgan.metrics import chroma_l1_B, colourfulness_B, psnr_B, ssim_B
 from colorgan.networks import evaluating, set_dropout_keys
@@ -53,6 +54,37 @@ def to_rgb(luminance_B1HW: Tensor, chroma_B2HW: Tensor, ab_scale: float) -> Tens
     """Return sRGB in [0, 1], float32, of normalised luminance and chroma."""
     lab_B3HW = torch.cat([luminance_B1HW.float(), chroma_B2HW.float()], dim=1)
     return lab_to_rgb_B3HW(denormalise_lab_B3HW(lab_B3HW, ab_scale))
+
+
+def colour_photo(
+    generator: nn.Module, photo_3HW: Tensor, *, image_size: int, ab_scale: float, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Colour a photo of any size: chroma at the network's size, luminance at the photo's own.
+
+    The photo's luminance is squashed to the network's square, the chroma that comes out is brought back to the photo's
+    size (bicubic, antialiased) and joined with the full-resolution luminance.
+
+    Args:
+        photo_3HW: uint8 sRGB; its own colours are not used.
+
+    Returns:
+        grey and coloured photo, float32 sRGB in [0, 1], 3HW.
+    """
+    rgb_13HW = photo_3HW[None].float() / 255.0
+    luminance_11HW = normalise_lab_B3HW(rgb_to_lab_B3HW(rgb_13HW), ab_scale)[:, :1].float()
+    small_B3HW = _resized(rgb_13HW, (image_size, image_size)).clamp(0.0, 1.0)
+    small_luminance = normalise_lab_B3HW(rgb_to_lab_B3HW(small_B3HW), ab_scale)[:, :1].float()
+    set_dropout_keys(generator, dropout_keys(seed, torch.zeros(1, dtype=torch.int64)))
+    with evaluating(generator):
+        chroma = colour_normalised(generator, small_luminance)
+    height, width = photo_3HW.shape[-2:]
+    chroma_12HW = _resized(chroma, (height, width)).clamp(-1.0, 1.0)
+    grey = to_rgb(luminance_11HW, torch.zeros_like(chroma_12HW), ab_scale)
+    return grey[0], to_rgb(luminance_11HW, chroma_12HW, ab_scale)[0]
+
+
+def _resized(picture_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(picture_BCHW, size, mode="bicubic", antialias=True, align_corners=False)
 
 
 def score_colouring(

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from shards.errors import PictureError
-from shards.image_policy import SUBSAMPLINGS, Encoding, Geometry
+from shards.image_policy import SUBSAMPLINGS, Encoding, Geometry, ImagePolicy
 
 VOID = 255
 MAX_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
@@ -63,13 +63,8 @@ def convert_picture(content: bytes, encoding: Encoding) -> StoredPicture:
     Raises:
         PictureError: The picture has no one meaning or cannot be decoded; the message is the reason.
     """
-    if not content:
-        raise PictureError("empty file (0 bytes)")
     with _decoding():
-        image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
-        geometry = _plan(image, encoding)
-        if image.format != "MPO" and getattr(image, "is_animated", False):
-            raise PictureError("animated or multi-page: it holds several pictures")
+        image, geometry = _opened(content, encoding)
         foreign = _foreign_profile(image)
         resized = (geometry.width, geometry.height) != geometry.upright
         plain = image.format == "JPEG" and image.mode in ("RGB", "L") and geometry.orientation == 1
@@ -81,6 +76,19 @@ def convert_picture(content: bytes, encoding: Encoding) -> StoredPicture:
             return StoredPicture(content, geometry)
         image = _finish(image, geometry, foreign)
         return StoredPicture(_encode_jpeg(image, encoding), geometry)
+
+
+def decode_upright(content: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    """Decode one picture file of any kind to upright sRGB at its own size, H x W x 3.
+
+    Raises:
+        PictureError: The picture has no one meaning, cannot be decoded, or has more than `max_pixels` pixels.
+    """
+    with _decoding():
+        image, geometry = _opened(content, Encoding(ImagePolicy("original"), max_pixels=max_pixels))
+        foreign = _foreign_profile(image)
+        image.load()
+        return np.asarray(_finish(image, geometry, foreign).convert("RGB"))
 
 
 def convert_mask(mask: NDArray[np.uint8], geometry: Geometry, num_classes: int) -> bytes:
@@ -108,6 +116,16 @@ def convert_mask(mask: NDArray[np.uint8], geometry: Geometry, num_classes: int) 
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
+
+
+def _opened(content: bytes, encoding: Encoding) -> tuple[Image.Image, Geometry]:
+    if not content:
+        raise PictureError("empty file (0 bytes)")
+    image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
+    geometry = _plan(image, encoding)
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        raise PictureError("animated or multi-page: it holds several pictures")
+    return image, geometry
 
 
 @contextmanager

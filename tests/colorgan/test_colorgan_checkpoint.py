@@ -91,7 +91,7 @@ def test_a_missing_part_makes_it_incomplete(tmp_path: Path, name: str) -> None:
     (path / name).unlink()
     with pytest.raises(CheckpointError):
         open_checkpoint(path)
-    with pytest.raises(CheckpointError, match="none of 1 checkpoints is intact"):
+    with pytest.raises(CheckpointError, match=r"none of 1 checkpoints is intact"):
         latest_checkpoint(tmp_path, ONE, lambda text: None)
 
 

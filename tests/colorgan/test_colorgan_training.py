@@ -162,14 +162,14 @@ def final_state(folder: Path) -> dict[str, Tensor]:
     return {f"{role}/{name}": t for role in found.roles() for name, t in found.tensors(role).items()}
 
 
-class _Killed(Exception):
+class _KilledError(Exception):
     """Stands for SIGKILL: nothing of ours runs after it."""
 
 
 @pytest.mark.parametrize("killed_at", [8, 24, 40])
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int) -> None:
     _pretrain(tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(_Killed):
+    with monkeypatch.context() as patch, pytest.raises(_KilledError):
         patch.setattr(ToyLoader, "batch", _batch_until(killed_at))
         _pretrain(tmp_path / "killed")
     outcome = _pretrain(tmp_path / "killed")
@@ -185,7 +185,7 @@ def _batch_until(slot: int) -> Any:
 
     def batch(self: ToyLoader, slots: range) -> Any:
         if slots.start == slot:
-            raise _Killed
+            raise _KilledError
         return original(self, slots)
 
     return batch
