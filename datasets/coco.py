@@ -1,7 +1,7 @@
 """COCO, 2014 and 2017 layouts: pictures in `train2017/`, objects in `annotations/instances_train2017.json`.
 
 Without its annotation file (test, unlabeled, or not fetched) a split is just its pictures. With it, the JSON
-is loaded once (450 MB for train: about 2 GB of memory, 20 s) and the records refer into it; nothing is
+is loaded once (450 MB for train: about 3 GB of memory, 20 s) and the records refer into it; nothing is
 copied, no picture opened.
 """
 

@@ -1,5 +1,4 @@
-"""Names of files: lists of pictures, keys of samples, names from annotation files that must stay inside a
-folder.
+"""Names of files: lists of pictures, keys of samples, names from annotation files that must stay inside.
 
 Only names and directory entries are looked at, no picture is opened: the sets have up to millions of them.
 """
@@ -100,8 +99,7 @@ def record_key(relative: str, suffix: str = ".jpg") -> str:
     """Returns the key of a picture from its path relative to the corpus: `cat.jpg` -> `cat`.
 
     A path that cannot be its own key (folders, other characters, another suffix, too long, or one that looks
-    like a key made here) keeps what it can and gets eight hex digits of its hash: two paths do not share a
-    key.
+    like a key made here) keeps what it can and gets eight hex digits of its hash: no two paths share one.
     """
     stem = relative.removesuffix(suffix)
     plain = re.fullmatch(rf"[A-Za-z0-9_-]{{1,{MAX_KEY_LENGTH}}}", stem) is not None

@@ -5,7 +5,7 @@
     <root>/VOCdevkit/VOC2012/...                      VOC part with masks: splits `voc-train` and `voc-val`
 
 It lets a machine without any data run every verb in minutes. It is no benchmark: a score on it says that the
-code works, nothing about photographs. 2,100 scenes of 128 pixels take about 10 s and 30 MB.
+code works, nothing about photographs. 2,100 scenes of 128 pixels take about 7 s and 25 MB.
 """
 
 import dataclasses
@@ -76,7 +76,7 @@ def open_sample(root: Path, split: str, spec: SampleSpec | None = None) -> Corpu
     present = _read_stamp(root)
     wanted = spec or (present[1] if present else SampleSpec())
     if present != (VERSION, wanted):
-        _replace(root, wanted)
+        _replace(root, wanted, present)
     if split.startswith("voc-"):
         corpus = open_voc(root / "VOCdevkit", SPLITS[split])
     else:
@@ -111,8 +111,7 @@ def write_sample(
         CorpusError: a number out of range, a folder that holds something else, or one that cannot be written.
     """
     spec = SampleSpec(num_train, num_val, num_voc_train, num_voc_val, seed, size)
-    _read_stamp(root)
-    _replace(root, spec)
+    _replace(root, spec, _read_stamp(root))
 
 
 def _read_stamp(root: Path) -> tuple[int, SampleSpec] | None:
@@ -128,30 +127,24 @@ def _read_stamp(root: Path) -> tuple[int, SampleSpec] | None:
         ) from error
 
 
-def _replace(root: Path, spec: SampleSpec) -> None:
-    """Draws into a folder beside the root, then swaps it in."""
+def _replace(root: Path, spec: SampleSpec, before: tuple[int, SampleSpec] | None) -> None:
+    """Draws into a folder beside the root, then swaps it in; `before` is what the root held."""
     root = root.absolute()
     fresh, old = (root.with_name(f".{root.name}.{kind}-{os.getpid()}") for kind in ("new", "old"))
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         _write(fresh, spec)
+        now = _read_stamp(root)
+        if now != before and now == (VERSION, spec):
+            return  # another process was first with the same sample and may be reading it
         if root.exists():
             root.rename(old)
-        _move_in(fresh, root, spec)
+        fresh.rename(root)
     except OSError as error:
         raise CorpusError(f"{root}: the sample cannot be written here ({error.strerror or error}).") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _move_in(fresh: Path, root: Path, spec: SampleSpec) -> None:
-    """Renames the drawn folder; another process may have been first with the same sample."""
-    try:
-        fresh.rename(root)
-    except OSError:
-        if _read_stamp(root) != (VERSION, spec):
-            raise
 
 
 def _write(root: Path, spec: SampleSpec) -> None:

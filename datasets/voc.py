@@ -157,7 +157,7 @@ def _records(chosen: _Split, names: list[str], labelled: bool) -> Iterator[Recor
         path = chosen.folder / "SegmentationClass" / f"{name}.png"
         mask = PaletteMask(path, len(CLASSES)) if chosen.segmentation else None
         image = chosen.folder / "JPEGImages" / f"{name}.jpg"
-        yield Record(record_key(image.name), image, label_of(objects), mask)
+        yield Record(record_key(f"{name}.jpg"), image, label_of(objects), mask)
 
 
 def read_objects(path: Path) -> list[dict[str, Any]]:

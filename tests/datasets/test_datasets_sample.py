@@ -10,6 +10,7 @@ from PIL import Image
 
 from datasets.errors import CorpusError
 from datasets.sample import SPLITS, SampleSpec, open_sample, write_sample
+from datasets.sample import _write as sample_write
 from datasets.scenes import NAMES, draw_scene, lab_to_rgb
 from datasets.voc import CLASSES
 
@@ -96,6 +97,30 @@ def test_a_stamp_of_another_version_is_drawn_again(tmp_path: Path) -> None:
     (root / "sample.json").write_text(json.dumps({**stamp, "version": 0}))
     (root / "coco/train2017/000000000001.jpg").unlink()
     assert open_sample(root, "train").num_records == 1
+
+
+def test_of_two_that_draw_the_same_the_first_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, spec = tmp_path / "s", SampleSpec(1, 1, 1, 1, seed=0, size=32)
+    write = sample_write
+    inodes = []
+
+    def overtaken(fresh: Path, wanted: SampleSpec) -> None:
+        write(fresh, wanted)
+        write(root, wanted)
+        inodes.append(root.stat().st_ino)
+
+    monkeypatch.setattr("datasets.sample._write", overtaken)
+    assert open_sample(root, "train", spec).num_records == 1
+    assert [root.stat().st_ino] == inodes and [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+def test_writing_again_repairs(tmp_path: Path) -> None:
+    numbers = {"num_train": 1, "num_val": 1, "num_voc_train": 1, "num_voc_val": 1, "size": 32}
+    write_sample(tmp_path / "s", **numbers)
+    before = digest(tmp_path / "s")
+    (tmp_path / "s/coco/train2017/000000000001.jpg").unlink()
+    write_sample(tmp_path / "s", **numbers)
+    assert digest(tmp_path / "s") == before
 
 
 def test_an_interrupted_drawing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

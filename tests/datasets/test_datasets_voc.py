@@ -189,6 +189,16 @@ def test_lists_that_are_wrong(tmp_path: Path, listed: str, message: str) -> None
         open_voc(tmp_path, "train")
 
 
+def test_pictures_in_folders_keep_keys_of_their_own(tmp_path: Path) -> None:
+    year = make(tmp_path / "VOC2012")
+    for folder in ("JPEGImages", "Annotations"):
+        (year / folder / "deep").mkdir()
+    (year / "JPEGImages/deep/a.jpg").touch()
+    (year / "Annotations/deep/a.xml").write_text("<annotation/>")
+    (year / "ImageSets/Main/train.txt").write_text("a\ndeep/a\n")
+    assert len({record.key for record in open_voc(tmp_path, "train").records()}) == 2
+
+
 def test_missing_masks_and_xml_are_found_on_opening(tmp_path: Path) -> None:
     year = make(tmp_path / "VOC2012", kinds=("Main", "Segmentation"))
     (year / "SegmentationClass/a.png").unlink()
