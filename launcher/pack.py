@@ -1,10 +1,13 @@
 """Pack a corpus into tar shards: `python launcher/pack.py --corpus coco --root DIR --split train --out DIR`.
 
 Reads the corpus where it lies and writes shards, DALI's index, a manifest, and the list of what was left out
-and why. Started again with the same line it goes on where it stopped.
-"""
+and why. Started again with the same line it goes on where it stopped. Also:
 
-from __future__ import annotations
+    ... --part 3/8               pack each 8th shard only: the parts of a set run side by side, on any machines
+    --out DIR --merge            put the manifest together when all parts are packed
+    ... --only 12                pack one shard again, with the settings of the folder
+    --verify DIR                 check every sample of a packed folder, and name the bad ones
+"""
 
 import importlib
 import json
@@ -15,26 +18,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self, TypeVar
 
 # `datasets` is also the name of an installed library; ours stands beside this script's folder and wins.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from colorgan.cli import parse, run_verb
 from datasets.errors import CorpusError
 from datasets.records import Corpus
-from shards.errors import ShardError
-from shards.image_policy import MAX_PIXELS
-from shards.manifest import REJECTED_FILE
+from shards.errors import ManifestError, ShardError
+from shards.image_policy import MAX_PIXELS, MAX_PIXELS_LIMIT
+from shards.manifest import REJECTED_FILE, Manifest
+from shards.merging import merge_parts
 from shards.packing import MAX_SAMPLES_PER_SHARD, PackReport, ProgressCallback, pack
+from shards.rebuilding import rebuild_shard
+from shards.verifying import verify
 
 VERB = "python launcher/pack.py"
 NEXT = "accelerate launch launcher/pretrain.py --data.train OUT"
 SHOWN_REJECTIONS = 20
+T = TypeVar("T")
 
 
 class PackSettings(BaseModel):
@@ -42,10 +49,12 @@ class PackSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    corpus: Literal["coco", "voc", "imagenet", "folder", "sample"] = Field(description="what is to be packed")
-    root: Path = Field(description="the folder of the corpus, as its makers lay it out")
-    split: str = Field(description="train, val, ... as the corpus names it")
-    out: Path = Field(description="the folder to write; made if it is not there")
+    corpus: Literal["coco", "voc", "imagenet", "folder", "sample"] | None = Field(
+        None, description="what is to be packed"
+    )
+    root: Path | None = Field(None, description="the folder of the corpus, as its makers lay it out")
+    split: str | None = Field(None, description="train, val, ... as the corpus names it")
+    out: Path | None = Field(None, description="the folder to write; made if it is not there")
     image: str = Field("squash:256", description="size policy: original, short:N or squash:N, N in pixels")
     workers: int = Field(len(os.sched_getaffinity(0)), ge=1, le=1024, description="processes that decode and encode")
     jpeg_quality: int = Field(95, ge=1, le=100, description="where pixels are re-encoded")
@@ -53,27 +62,93 @@ class PackSettings(BaseModel):
     samples_per_shard: int = Field(
         1000, ge=1, le=MAX_SAMPLES_PER_SHARD, description="records a shard; rejected ones leave it smaller"
     )
-    max_pixels: int = Field(MAX_PIXELS, ge=1, description="pictures with more pixels are rejected")
+    max_pixels: int = Field(MAX_PIXELS, ge=1, le=MAX_PIXELS_LIMIT, description="pictures with more pixels are rejected")
+    part: str | None = Field(
+        None, pattern="^[0-9]{1,6}/[0-9]{1,6}$", description="i/n, i from 1 to n: pack each n-th shard only"
+    )
+    merge: bool = Field(False, description="put the manifest of packed parts together; needs --out alone")
+    only: int | None = Field(None, ge=0, description="number of the one shard to pack again")
+    verify: Path | None = Field(None, description="a packed folder to check; needs nothing else")
+
+    @model_validator(mode="after")
+    def _enough_is_given(self) -> Self:
+        modes = [name for name in ("part", "merge", "only", "verify") if getattr(self, name) not in (None, False)]
+        if len(modes) > 1:
+            raise ValueError(f"--{modes[0]} and --{modes[1]} do not go together; give one of them")
+        needed = {"verify": (), "merge": ("out",)}.get(modes[0] if modes else "", ("corpus", "root", "split", "out"))
+        missing = [f"--{name}" for name in needed if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"{', '.join(missing)}: required, not given")
+        return self
 
 
 def main(argv: list[str]) -> None:
-    """Open the corpus, pack it, say what came of it."""
+    """Do what the settings say: pack, a part or one shard, merge, or verify."""
     settings = parse(PackSettings, argv, verb=VERB, description=__doc__ or "", next_line=NEXT)
-    corpus = open_corpus(settings)
-    with progress_shown(corpus.num_records) as progress:
-        report = pack(
-            corpus,
-            settings.out,
-            root=settings.root,
-            image_policy=settings.image,
-            jpeg_quality=settings.jpeg_quality,
-            chroma_subsampling=settings.chroma_subsampling,
-            samples_per_shard=settings.samples_per_shard,
-            max_pixels=settings.max_pixels,
-            workers=settings.workers,
-            progress=progress,
+    if settings.verify is not None:
+        verify_folder(settings.verify, settings.workers)
+    elif settings.merge:
+        out = given(settings.out)
+        print_manifest(merge_parts(out), out)
+    else:
+        pack_corpus(settings)
+
+
+def given(value: T | None) -> T:
+    """A setting that the schema has required."""
+    assert value is not None
+    return value
+
+
+def pack_corpus(settings: PackSettings) -> None:
+    """Open the corpus, pack it or what is asked for of it, and say what came of it."""
+    corpus, root, out = open_corpus(settings), given(settings.root), given(settings.out)
+    with progress_shown(corpus.num_records if settings.only is None else None) as progress:
+        if settings.only is not None:
+            report = rebuild_shard(corpus, out, settings.only, root=root, workers=settings.workers, progress=progress)
+        else:
+            report = pack(
+                corpus,
+                out,
+                root=root,
+                image_policy=settings.image,
+                jpeg_quality=settings.jpeg_quality,
+                chroma_subsampling=settings.chroma_subsampling,
+                samples_per_shard=settings.samples_per_shard,
+                max_pixels=settings.max_pixels,
+                workers=settings.workers,
+                part=part_of(settings.part),
+                progress=progress,
+            )
+    print_report(report, out)
+
+
+def part_of(text: str | None) -> tuple[int, int] | None:
+    """`3/8` as numbers."""
+    if text is None:
+        return None
+    index, _, count = text.partition("/")
+    return int(index), int(count)
+
+
+def verify_folder(folder: Path, workers: int) -> None:
+    """Check a packed folder and print what is wrong with it; an error where anything is."""
+    start, samples, bad, damaged = time.monotonic(), 0, 0, []
+    for check in verify(folder, workers=workers):
+        samples += check.samples
+        bad += len(check.bad_samples)
+        for line in (*(f"{check.shard}: {fault}" for fault in check.faults), *check.bad_samples):
+            print(line, flush=True)
+        if not check.is_good:
+            damaged.append(check.shard)
+    speed = samples / max(time.monotonic() - start, 1e-9)
+    print(f"{folder}: {samples:,} samples checked at {speed:,.0f} a second, {bad:,} bad")
+    if damaged:
+        raise ManifestError(
+            f"{folder}: {len(damaged)} of its files are damaged ({', '.join(damaged[:4])}"
+            f"{', ...' if len(damaged) > 4 else ''}). Pack a shard again: {VERB} --only NUMBER --corpus ... "
+            f"--root ... --split ... --out {folder}"
         )
-    print_report(report, settings)
 
 
 def open_corpus(settings: PackSettings) -> Corpus:
@@ -126,27 +201,41 @@ class PlainProgress:
             print(f"packed {done:,}{self._of}, {rejected:,} rejected, {speed:,.0f} images/s", flush=True)
 
 
-def print_report(report: PackReport, settings: PackSettings) -> None:
-    """Counts, rejections, speed, and what to run next."""
-    manifest = report.manifest
-    assert manifest is not None
-    if report.was_finished:
-        print(f"{settings.out}: packed already with this request; nothing to do.")
+def print_report(report: PackReport, out: Path) -> None:
+    """Speed, counts, rejections, and what to run next."""
     done = report.packed + report.rejected
+    if report.was_finished:
+        print(f"{out}: packed already with this request; nothing to do.")
     if done:
-        kept = f", {report.kept:,} were packed before" if report.kept else ""
+        kept = f"; {report.kept:,} were packed before" if report.kept else ""
         rate = done / max(report.seconds, 1e-9)
         print(f"read {done:,} pictures in {report.seconds:.1f} s ({rate:,.0f} images/s){kept}")
+    if report.manifest is None:
+        print(f"{out}: not complete yet. When all parts are packed: {VERB} --out {out} --merge")
+    else:
+        print_manifest(report.manifest, out)
+
+
+def print_manifest(manifest: Manifest, out: Path) -> None:
+    """What a finished folder holds, what was left out, and what to run next."""
     size = sum(shard.bytes for shard in manifest.shards) / 1e6
     shards = f"{len(manifest.shards):,} shard{'s' if len(manifest.shards) > 1 else ''}"
-    targets = f"{len(manifest.classes)} classes, {'masks' if manifest.has_masks else 'no masks'}"
+    classes = f"{len(manifest.classes)} classes" if manifest.classes else "no classes"
     print(
-        f"{settings.out}: {manifest.num_samples:,} samples in {shards}, {size:,.1f} MB, "
-        f"{manifest.image_policy}, {targets}"
+        f"{out}: {manifest.num_samples:,} samples in {shards}, {size:,.1f} MB, {manifest.image_policy}, "
+        f"{classes}, {masks_in_words(manifest)}; digest {manifest.digest[:12]}"
     )
     if manifest.num_rejected:
-        print_rejected(settings.out / REJECTED_FILE, manifest.num_rejected)
-    print(f"next: {NEXT.replace('OUT', str(settings.out))}")
+        print_rejected(out / REJECTED_FILE, manifest.num_rejected)
+    print(f"next: {NEXT.replace('OUT', str(out))}")
+
+
+def masks_in_words(manifest: Manifest) -> str:
+    """Masks count only where each sample has one; else say how many there are, so that nobody wonders."""
+    if manifest.has_masks:
+        return "masks"
+    count = int((manifest.samples()["mask_size"] > 0).sum())
+    return f"masks for {count:,} only, so not for segmentation" if count else "no masks"
 
 
 def print_rejected(path: Path, count: int) -> None:

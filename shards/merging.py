@@ -1,6 +1,6 @@
 """The states of finished shards -> samples.npy, rejected.jsonl and, last of all, manifest.json.
 
-The last step of shards/packing.py, and `launcher/pack.py --merge` after parts that were packed side by side.
+The last step of shards/packing.py, and `launcher/pack.py --merge` after parts packed side by side.
 Nothing is read but the states, one at a time: memory does not grow with the set.
 """
 
@@ -22,8 +22,30 @@ from shards.manifest import (
     ShardInfo,
     write_manifest,
 )
-from shards.packing_folder import TOTAL_FILE, Request, read_request, remove_work_folder
+from shards.packing_folder import (
+    TOTAL_FILE,
+    Request,
+    finished_manifest,
+    locked,
+    read_request,
+    remove_work_folder,
+)
 from shards.shard_file import WORK_FOLDER, ShardState, load_state, replacing, telling_disk_errors
+
+
+def merge_parts(out: Path) -> Manifest:
+    """Put the manifest of parts together; the manifest that is there where the set is finished already.
+
+    Raises:
+        PackError: Nothing has been packed there, parts are missing, or a packer is still at work.
+    """
+    finished = finished_manifest(out)
+    if finished is not None:
+        return finished
+    if not (out / WORK_FOLDER).is_dir():
+        raise PackError(f"{out}: nothing to merge: no part has been packed here yet.")
+    with locked(out):
+        return merge(out)
 
 
 def merge(out: Path) -> Manifest:

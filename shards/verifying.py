@@ -124,7 +124,8 @@ def check_shard(folder: Path, number: int) -> ShardCheck:
     except OSError as error:
         check.faults.append(f"cannot be read ({error.strerror or error})")
         return check
-    _check_index(folder / info.file, rows, keys, check)
+    if not check.bad_samples:
+        _check_index(folder / info.file, rows, keys, check)
     return check
 
 

@@ -1,0 +1,121 @@
+"""launcher/pack.py as a user runs it: a folder of pictures in, shards and plain words out."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from colorgan.errors import UsageError
+from datasets.errors import CorpusError
+from shards.errors import ShardError
+from shards.manifest import read_manifest
+
+PROJECT = Path(__file__).parents[2]
+DATA = PROJECT / "../shared/data"
+
+
+def run(*words: object, cwd: Path = PROJECT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(PROJECT / "launcher" / "pack.py"), *map(str, words)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    root = tmp_path / "pictures"
+    (root / "train").mkdir(parents=True)
+    for number in range(6):
+        pixels = np.full((20, 30, 3), 40 * number, np.uint8)
+        Image.fromarray(pixels).save(root / "train" / f"p{number}.png")
+    (root / "train" / "p9.jpg").write_bytes(b"")
+    return root
+
+
+def test_a_folder_is_packed_verified_and_mended_from_anywhere(pictures: Path, tmp_path: Path) -> None:
+    words = ("--corpus", "folder", "--root", "pictures", "--split", "train", "--out", "packed", "--image", "squash:8")
+    first = run(*words, "--workers", 2, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    lines = first.stdout.splitlines()
+    assert lines[0].startswith("read 7 pictures in ") and "images/s" in lines[0]
+    assert lines[1].startswith("packed: 6 samples in 1 shard, ")
+    assert lines[2:4] == [
+        "1 rejected (all of them in packed/rejected.jsonl):",
+        "  train/p9.jpg: empty file (0 bytes)",
+    ]
+    assert lines[4] == "next: accelerate launch launcher/pretrain.py --data.train packed"
+    again = run(*words, cwd=tmp_path)
+    assert again.stdout.startswith("packed: packed already with this request; nothing to do.")
+    out = tmp_path / "packed"
+    shard = out / read_manifest(out).shards[0].file
+    content = bytearray(shard.read_bytes())
+    content[700] ^= 1
+    shard.write_bytes(content)
+    damaged = run("--verify", "packed", cwd=tmp_path)
+    assert damaged.returncode == 2 and damaged.stderr.startswith("ManifestError: packed: 1 of its files")
+    assert re.search(r"p0-\w+ \(sample 0\): image: checksum differs", damaged.stdout)
+    assert run(*words, "--only", 0, cwd=tmp_path).returncode == 0
+    verified = run("--verify", "packed", cwd=tmp_path)
+    assert verified.returncode == 0 and ": 6 samples checked" in verified.stdout
+
+
+def test_parts_are_packed_and_merged(verb: Callable[..., str], pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "packed"
+    words = ("--corpus", "folder", "--root", pictures, "--split", "train", "--out", out)
+    for part in ("2/2", "1/2"):
+        told = verb("pack", *words, "--samples_per_shard", 3, "--part", part, "--workers", 1)
+        assert told.splitlines()[-1].endswith(f"python launcher/pack.py --out {out} --merge")
+    for _ in range(2):
+        assert f"{out}: 6 samples in 2 shards" in verb("pack", "--out", out, "--merge")
+    assert [shard.samples for shard in read_manifest(out).shards] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "--corpus, --root, --split, --out: required, not given"),
+        (("--merge",), "--out: required, not given"),
+        (("--merge", "--only", "3"), "--merge and --only do not go together"),
+        (("--corpus", "cocoa"), "coco"),
+        (("--out", "x", "--merge"), "x: nothing to merge"),
+        (("--verify", "nowhere"), "nowhere: no such folder"),
+        (("--corpus", "coco", "--root", "nowhere", "--split", "train", "--out", "x"), "nowhere"),
+    ],
+)
+def test_mistakes_are_told_in_words(
+    verb: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((UsageError, ShardError, CorpusError), match=message):
+        verb("pack", *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_ends_in_one_sentence_and_status_2(pictures: Path, tmp_path: Path) -> None:
+    words = ("--corpus", "folder", "--root", pictures, "--split", "train", "--out", tmp_path / "packed")
+    result = run(*words, "--image", "squash:banana")
+    assert result.returncode == 2
+    assert result.stderr.startswith("PackError: image policy 'squash:banana'") and result.stderr.count("\n") == 1
+    assert not (tmp_path / "packed").exists()
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the real pictures (../shared/data) are not on this machine")
+def test_real_pictures_are_packed(verb: Callable[..., str], tmp_path: Path) -> None:
+    for corpus, root, split, masks in (
+        ("coco", DATA / "coco", "val", True),
+        ("voc", DATA / "VOCdevkit", "2012-seg-val", True),
+        ("imagenet", DATA / "imagenet", "train", False),
+    ):
+        out = tmp_path / corpus
+        words = ("--corpus", corpus, "--root", root, "--split", split, "--out", out, "--image", "squash:32")
+        verb("pack", *words, "--workers", 1)
+        manifest = read_manifest(out)
+        assert manifest.has_masks == masks and manifest.num_rejected == 0
+        assert len(manifest.classes) in (20, 80, 60) and manifest.num_samples > 50
