@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from colorgan.checkpoint import open_checkpoint
 from colorgan.distributed import DataParallel, Network, Phase, Ranks
-from colorgan.errors import GeneratorError
+from colorgan.errors import GeneratorError, UsageError
 from colorgan.metrics import (
     confusion_matrix,
     first_positive_accuracy,
@@ -27,7 +27,7 @@ from colorgan.metrics import (
     pixel_accuracy,
 )
 from colorgan.model_folder import Architecture, ModelConfig, build_model, consolidate, load_model
-from colorgan.networks import evaluating, initialise, set_dropout_keys, set_inference
+from colorgan.networks import evaluating, initialise, num_downsamplings, set_dropout_keys, set_inference
 from colorgan.objectives import dropout_keys, learning_rate_schedule
 from colorgan.plan import cadence
 from colorgan.recipe import FinetuneRecipe, StageRecipe
@@ -95,13 +95,18 @@ def initial_model(
 
     Raises:
         GeneratorError: `init` is no generator folder, or the recipe asks for other sizes than it has.
+        NetworkError: the image size does not fit the U-Net.
+        UsageError: the set has no classes.
     """
     kind: Literal["classifier", "segmenter"] = "classifier" if recipe.task == "classify" else "segmenter"
+    if not classes:
+        raise UsageError(f"the training set has no classes to {recipe.task}: pack a labelled corpus (voc, coco)")
     num_outputs = len(classes) + (kind == "segmenter")
     pretrained, source = None, None
     if recipe.init != "scratch":
         pretrained, source = load_model(Path(recipe.init), "generator")
     network = recipe.network
+    num_downsamplings(network.image_size)  # a size that does not fit is told here
     shared = source.architecture.model_dump() if source else network.model_dump(exclude={"ab_scale"})
     if source:
         _check_network(recipe, source)

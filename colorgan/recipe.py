@@ -40,7 +40,9 @@ class NetworkRecipe(Section):
     """The U-Net."""
 
     image_size: int = Field(256, description="side of the square input in pixels: 32, 64, 128, 256 or 512")
-    width: PositiveInt = Field(64, description="channels of the first level; the deepest has eight times as many")
+    width: int = Field(
+        64, gt=0, le=1024, description="channels of the first level; the deepest has eight times as many"
+    )
     norm: Literal["batch", "instance"] = Field("batch", description="normalisation layer")
     bias_before_norm: bool = Field(False, description="give convolutions a bias that their norm cancels, as Keras does")
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout of the first three decoder blocks")
@@ -160,7 +162,7 @@ class FinetuneRecipe(RunRecipe):
         (StageRecipe(epochs=20, learning_rate=1e-3, schedule="linear"),), min_length=1,
         description="stages one after the other, each with its own optimizer",
     )  # fmt: skip
-    head_width: PositiveInt = Field(4096, description="hidden width of the classifier's two dense layers")
+    head_width: int = Field(4096, gt=0, le=65_536, description="hidden width of the classifier's two dense layers")
     void: Literal["ignore", "background"] = Field("ignore", description="what void pixels (255) count as in training")
     beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first decay")
     beta2: float = Field(0.999, ge=0, lt=1, description="Adam's second decay")

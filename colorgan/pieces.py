@@ -1,0 +1,71 @@
+"""Pieces of tensors: how weights and optimizer states that lie on several ranks are named, saved and read back.
+
+A piece is a run of a tensor's elements in row-major order. A strategy hands out what its rank holds
+(`Strategy.state`), a checkpoint stores it and gives back any run of any tensor (`Saved`), whoever wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of a tensor that this rank holds."""
+
+    values: Tensor  # flat
+    shape: tuple[int, ...]  # of the whole tensor
+    offset: int  # of the first element, in row-major order
+
+
+Roles = Mapping[str, Mapping[str, Tensor | Piece]]
+
+
+class Saved(Protocol):
+    """Named tensors by role, readable in runs (`colorgan.checkpoint.Checkpoint`, or `InMemory`)."""
+
+    def shapes(self, role: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Return dtype and shape of every tensor of a role."""
+        ...
+
+    def read(self, role: str, name: str, offset: int = 0, length: int | None = None) -> Tensor:
+        """Return a flat run of a tensor (to its end without `length`), on the CPU."""
+        ...
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Whole tensors as a `Saved`."""
+
+    roles: Mapping[str, Mapping[str, Tensor]]
+
+    def shapes(self, role: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Return dtype and shape of every tensor of a role."""
+        return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in self.roles[role].items()}
+
+    def read(self, role: str, name: str, offset: int = 0, length: int | None = None) -> Tensor:
+        """Return a flat run of a tensor (to its end without `length`), on the CPU."""
+        flat = self.roles[role][name].detach().reshape(-1).cpu()
+        return flat[offset : None if length is None else offset + length]
+
+
+def share(tensor: Tensor, rank: int, world_size: int) -> Piece:
+    """Return the `rank`-th of `world_size` even cuts of a whole tensor; may be empty."""
+    start, stop = (tensor.numel() * (rank + i) // world_size for i in (0, 1))
+    return Piece(tensor.detach().reshape(-1)[start:stop], tuple(tensor.shape), start)
+
+
+def read_whole(saved: Saved, role: str) -> dict[str, Tensor]:
+    """Return all tensors of a role, whole, on the CPU, with their own dtypes."""
+    return {name: saved.read(role, name).view(shape) for name, (_, shape) in saved.shapes(role).items()}
+
+
+def numel(shape: tuple[int, ...]) -> int:
+    """Return the number of elements of a shape."""
+    return prod(shape)
