@@ -138,7 +138,7 @@ def recipe_difference(a: Mapping[str, Any], b: Mapping[str, Any], ignore: Collec
 
 
 def run_verb(main: Callable[[list[str]], int | None], *errors: type[Exception]) -> NoReturn:
-    """Runs a verb and exits: 0; 2 for a mistake, told in one sentence; 130 for Ctrl-C; else a traceback.
+    """Runs a verb and exits: 0; an error's status (2: a mistake), one sentence; 130 for Ctrl-C; else a traceback.
 
     Args:
         main: Takes the words after the script's name; None is status 0.
@@ -156,7 +156,7 @@ def run_verb(main: Callable[[list[str]], int | None], *errors: type[Exception]) 
         status = 130
     except told as error:
         _tell(f"{type(error).__name__}: {error}")
-        status = 2
+        status = getattr(error, "exit_status", 2)
     except OSError as error:
         if errno.errorcode.get(error.errno or 0) not in _PATH_FAULTS:
             raise

@@ -6,14 +6,22 @@ ColorganError
 ├── CheckpointError   a checkpoint is absent, damaged, or of another run
 ├── NetworkError      sizes that a network cannot take
 ├── GeneratorError    a folder is no consolidated generator, or does not fit its use
-└── TrainingError     training cannot go on (losses that are not numbers, data that does not fit)
+├── SaveError         a checkpoint could not be written (full disk, no permission)
+├── LostRankError     another rank of the run ended or cannot be reached
+└── TrainingError     training cannot go on (data that does not fit)
+    └── NotFiniteError    a loss or a gradient is not a number
 
-`colorgan.cli.run_verb` prints them as `ErrorName: sentence` and exits with status 2.
+`colorgan.cli.run_verb` prints them as `ErrorName: sentence` and exits with their `exit_status`. A training process ends
+with: 0 done, 2 a mistake to correct, 65 not a finite number, 69 another rank was lost, 74 a checkpoint could not be
+written, 75 stopped by a signal after saving, 76 a rank hung (colorgan/watchdog.py). After 69, 74, 75 and 76 the same
+command goes on from the last checkpoint.
 """
 
 
 class ColorganError(Exception):
     """Any mistake or failure that this package explains to the user."""
+
+    exit_status = 2
 
 
 class UsageError(ColorganError):
@@ -36,5 +44,23 @@ class GeneratorError(ColorganError):
     """A folder is not a consolidated generator, or it does not fit what is asked of it."""
 
 
+class SaveError(ColorganError):
+    """A checkpoint could not be written; the ones before it are as they were."""
+
+    exit_status = 74  # EX_IOERR
+
+
+class LostRankError(ColorganError):
+    """Another rank of the run ended or cannot be reached."""
+
+    exit_status = 69  # EX_UNAVAILABLE
+
+
 class TrainingError(ColorganError):
     """Training cannot start or go on."""
+
+
+class NotFiniteError(TrainingError):
+    """A loss or a gradient is not a finite number; nothing of it was saved."""
+
+    exit_status = 65  # EX_DATAERR

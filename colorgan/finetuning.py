@@ -210,22 +210,22 @@ def finetune(
                 within = stage.first_image < found.images_seen <= stage.last_image
                 images_seen = run.load(strategy, found, with_optimizers=within)
                 found = None if images_seen <= stage.last_image else found
-            if images_seen >= stage.last_image or stop.received:
+            if images_seen >= stage.last_image or stop.agreed:
                 continue
 
             def save(images_seen: int, strategy: DataParallel = strategy) -> None:
                 run.save(strategy, images_seen)
 
-            hooks = Hooks(run.report, validate, save)
+            hooks = Hooks(run.report, validate, save, run.watchdog.note)
             limits = cadence(recipe, stage.last_image)
             images_seen = fit(task, strategy, train, limits, hooks, stop, images_seen=images_seen)
-        if not scores and not stop.received:
+        if not scores and not stop.agreed:
             run.message(f"this run has seen its {total_images:,} images: nothing to train")
             validate(images_seen)
         if images_seen >= total_images and ranks.main:
             consolidate(open_checkpoint(run.checkpoint_path(images_seen)), recipe.run / MODEL)
         ranks.barrier()
-        return Outcome(images_seen, stop.received, scores)
+        return Outcome(images_seen, stop.agreed, scores)
 
 
 def _stage_strategy(recipe: FinetuneRecipe, ranks: Ranks, task: TransferTask) -> DataParallel:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from colorgan.colouring import mean_scores, save_grid, score_colouring
-from colorgan.distributed import DataParallel, Network, Phase, Ranks
+from colorgan.distributed import Network, Phase, Ranks, Strategy, open_strategy
 from colorgan.model_folder import Architecture, ModelConfig
 from colorgan.networks import Discriminator, UNet, initialise, set_dropout_keys
 from colorgan.objectives import GAN_LOSSES, GanLoss, dropout_keys, learning_rate_schedule
@@ -89,7 +89,7 @@ def build_generator(recipe: NetworkRecipe) -> UNet:
     )
 
 
-def build_pretraining(recipe: PretrainRecipe, ranks: Ranks, total_images: int) -> tuple[PretrainTask, DataParallel]:
+def build_pretraining(recipe: PretrainRecipe, ranks: Ranks, total_images: int) -> tuple[PretrainTask, Strategy]:
     """Return the task and its networks on this rank's device, drawn from the seed. Called on all ranks."""
     generator = build_generator(recipe.network)
     initialise(generator, recipe.seed)
@@ -106,7 +106,7 @@ def build_pretraining(recipe: PretrainRecipe, ranks: Ranks, total_images: int) -
         initialise(discriminator, recipe.seed + 1)
         networks = {DISCRIMINATOR: discriminator.to(ranks.device), **networks}
     phases = [_phase(name, module, recipe.optimizer, total_images) for name, module in networks.items()]
-    strategy = DataParallel(
+    strategy = open_strategy(
         ranks,
         phases,
         precision=recipe.batch.precision,
@@ -183,20 +183,20 @@ def pretrain(
             if val is not None:
                 scores.update(_validate(run, strategy, val, images_seen))
 
-        hooks = Hooks(run.report, validate, lambda images_seen: run.save(strategy, images_seen))
+        hooks = Hooks(run.report, validate, lambda images_seen: run.save(strategy, images_seen), run.watchdog.note)
         if images_seen >= total_images:
             run.message(f"this run has seen its {total_images:,} images: nothing to train")
             validate(images_seen)
         images_seen = fit(task, strategy, train, cadence(recipe, total_images), hooks, stop, images_seen=images_seen)
-        return Outcome(images_seen, stop.received, scores)
+        return Outcome(images_seen, stop.agreed, scores)
 
 
-def _validate(run: Run, strategy: DataParallel, val: EvalLoader, images_seen: int) -> dict[str, float]:
+def _validate(run: Run, strategy: Strategy, val: EvalLoader, images_seen: int) -> dict[str, float]:
     """Score the held-out pictures, log them, save the picture. Called on all ranks."""
     recipe = run.recipe
     coloured = score_colouring(
         strategy.evaluated(GENERATOR),
-        val.eval_batches(),
+        run.watchdog.moving(val.eval_batches(), "validate", images_seen),
         ab_scale=recipe.network.ab_scale,
         seed=recipe.seed,
         autocast=strategy.autocast(),

@@ -8,10 +8,13 @@ the difference. Methods are called on all ranks unless marked.
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import os
+import re
+import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,16 +22,18 @@ from typing import Any
 
 import torch
 import yaml
+from torch.distributed import DistError
 
 from colorgan.checkpoint import Checkpoint, checkpoint_path, latest_checkpoint, save_checkpoint
 from colorgan.cli import dump_recipe, recipe_difference
 from colorgan.display import Display
-from colorgan.distributed import DataParallel, Ranks
-from colorgan.errors import CheckpointError, UsageError
+from colorgan.distributed import Ranks, Strategy
+from colorgan.errors import CheckpointError, ColorganError, LostRankError, SaveError, UsageError
 from colorgan.model_folder import ModelConfig, probe, source_version
 from colorgan.recipe import RunRecipe
 from colorgan.runlog import Kind, RunLog
 from colorgan.training import StepReport
+from colorgan.watchdog import Watchdog
 
 # What may change between two starts of one run: it does not enter the weights. `data.train` is compared by its digest.
 FREE_KEYS = (
@@ -36,7 +41,9 @@ FREE_KEYS = (
     *("data.train", "data.val", "data.decode_threads", "data.prefetch_batches", "data.max_bad_share"),
 )
 RECIPE = "recipe.yaml"
-EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped by a signal after saving; the same command goes on
+EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped by a signal after saving; the same command goes on (all: colorgan/errors.py)
+# What torch's collectives say, as RuntimeError, when a peer is gone (gloo) or did not come in time.
+LOST = re.compile(r"Connection (closed|reset|refused)|Broken pipe|[Tt]imed out|NCCL|gloo|Socket", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,13 @@ class Run:
         self._open = ExitStack()
         self._log: RunLog | None = None
         self.display = Display(total_images, 0, title, enabled=False)
+        self._images_seen = 0
+        self.watchdog = Watchdog(
+            self.folder / "hangs",
+            ranks,
+            timeout_s=recipe.launch.timeout_s,
+            global_batch_size=recipe.batch.global_batch_size,
+        )
 
     def _claim(self) -> None:
         """Rank 0: lock the folder, and compare or write its recipe."""
@@ -109,7 +123,7 @@ class Run:
                 f"{found.path} was trained on other data (manifest digest {found.state['data_digest'][:12]}, "
                 f"now {self._digest[:12]}): give the folders it was trained on, or another --run"
             )
-        images_seen = found.images_seen if found else 0
+        self._images_seen = images_seen = found.images_seen if found else 0
         if self.ranks.main:
             self._log = self._open.enter_context(RunLog(self.folder, images_seen))
             self.display = self._open.enter_context(Display(self.total_images, images_seen, self._title))
@@ -121,13 +135,17 @@ class Run:
         """Return the folder of the checkpoint at that many images."""
         return checkpoint_path(self.folder / "checkpoints", images_seen)
 
-    def load(self, strategy: DataParallel, found: Checkpoint, *, with_optimizers: bool = True) -> int:
+    def load(self, strategy: Strategy, found: Checkpoint, *, with_optimizers: bool = True) -> int:
         """Give the strategy what a checkpoint holds; return the images seen."""
-        strategy.load_state({role: found.tensors(role) for role in found.roles()}, with_optimizers=with_optimizers)
+        strategy.load_state(found, with_optimizers=with_optimizers)
         return found.images_seen
 
-    def save(self, strategy: DataParallel, images_seen: int) -> None:
-        """Write a checkpoint of everything the run needs to go on."""
+    def save(self, strategy: Strategy, images_seen: int) -> None:
+        """Write a checkpoint of everything the run needs to go on.
+
+        Raises:
+            SaveError: a rank could not write; the checkpoints before are as they were.
+        """
         model = self._model.model_copy(
             update={
                 "images_seen": images_seen,
@@ -144,33 +162,44 @@ class Run:
             "model_role": self._role,
             "model": model.model_dump(mode="json"),
         }
-        path = save_checkpoint(
-            self.folder / "checkpoints",
-            ranks=self.ranks,
-            roles={**strategy.state(), "probe": self._probes(strategy)},
-            state=state,
-            keep_last=self.recipe.output.keep_last,
-            keep_every_images=self.recipe.output.keep_every_images,
-        )
+        try:
+            path = save_checkpoint(
+                self.folder / "checkpoints",
+                ranks=self.ranks,
+                roles={**strategy.state(), "probe": self._probes(strategy)},
+                state=state,
+                keep_last=self.recipe.output.keep_last,
+                keep_every_images=self.recipe.output.keep_every_images,
+            )
+        except CheckpointError as error:
+            raise SaveError(str(error)) from None
         self.record("save", images_seen, path=str(path.relative_to(self.folder)))
 
-    def _probes(self, strategy: DataParallel) -> dict[str, torch.Tensor]:
+    def _probes(self, strategy: Strategy) -> dict[str, torch.Tensor]:
         size = self._model.architecture.image_size
-        outputs = {"raw": probe(strategy.bare[self._role], size, self.ranks.device)}
-        if strategy.average is not None:
-            outputs["average"] = probe(strategy.average, size, self.ranks.device)
+        outputs = {"raw": probe(strategy.evaluated(self._role, average=False), size, self.ranks.device)}
+        if strategy.averaged_name == self._role:
+            outputs["average"] = probe(strategy.evaluated(self._role), size, self.ranks.device)
         return outputs
 
     def report(self, step: StepReport) -> None:
         """Log and show what the loop reports. Rank 0 shows, others do nothing."""
         extra = {"images_per_s": step.images_per_s, "wait_share": step.wait_share}
+        self._images_seen = step.images_seen
         self.record("train", step.images_seen, {**step.values, **extra})
         self.display.update(step.images_seen, step.values, step.images_per_s, step.wait_share)
 
     def record(self, kind: Kind, images_seen: int, values: Mapping[str, float] | None = None, **fields: Any) -> None:
-        """Append a line to the log. Rank 0 writes, others do nothing."""
-        if self._log is not None:
+        """Append a line to the log. Rank 0 writes, others do nothing.
+
+        A log that cannot be written (full disk) is told and does not end the run: a checkpoint that cannot does.
+        """
+        if self._log is None:
+            return
+        try:
             self._log.write(kind, images_seen, values, **fields)
+        except OSError as error:
+            self.message(f"the log in {self.folder} could not be written: {error.strerror}")
 
     def message(self, text: str) -> None:
         """Show a line. Rank 0 shows, others do nothing."""
@@ -180,6 +209,7 @@ class Run:
     def __enter__(self) -> Run:
         try:
             _agree(self.ranks, self._claim)
+            self._open.enter_context(self.watchdog)
         except BaseException:
             self._open.close()
             raise
@@ -188,7 +218,30 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.close()
+        lost = _lost_rank(value, self) if self.ranks.world_size > 1 else None
+        if error := lost or (value if isinstance(value, ColorganError) else None):
+            self.record("event", self._images_seen, text=str(error), status=error.exit_status)
+        if value is not None and self.ranks.world_size > 1:
+            # Leaving is not to hang either (a communicator that waits for the peer): the stacks, then status 1.
+            faulthandler.dump_traceback_later(self.recipe.launch.timeout_s, exit=True)
+        with suppress(OSError):  # a full disk, told before
+            self._open.__exit__(kind, value, trace)
+        if lost is not None:
+            raise lost from value
+
+
+def _lost_rank(value: BaseException | None, run: Run) -> LostRankError | None:
+    """Return what to raise for an error of a collective call, with the ranks of this machine that have ended."""
+    if not isinstance(value, RuntimeError) or not (isinstance(value, DistError) or LOST.search(str(value))):
+        return None
+    until = time.monotonic() + 2.0
+    while not (gone := run.watchdog.lost_ranks()) and time.monotonic() < until:
+        time.sleep(0.1)
+    who = ", ".join(f"rank {s.rank} (process {s.process} on {s.host}) ended, last at '{s.point}'" for s in gone)
+    return LostRankError(
+        f"{who or 'another rank cannot be reached'}: {str(value).splitlines()[0][:200]}; "
+        "the same command goes on from the last checkpoint"
+    )
 
 
 def _agree(ranks: Ranks, work: Callable[[], None]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Protocol
@@ -18,8 +18,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from colorgan.distributed import DataParallel, Network, Phase, Ranks
-from colorgan.errors import TrainingError
+from colorgan.distributed import Network, Phase, Ranks, Strategy
+from colorgan.errors import NotFiniteError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
@@ -109,11 +109,13 @@ class Meter:
 class StopSignals:
     """While open, SIGTERM, SIGINT (Ctrl-C) and SIGUSR2 ask the run to save and stop instead of killing it.
 
-    A second SIGINT ends the process at once.
+    `received` is this rank's signal; `agreed` is what all ranks stop for, set at the end of the same step on all of
+    them. A second SIGINT ends the process at once.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self.agreed: str | None = None
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopSignals:
@@ -133,18 +135,36 @@ class StopSignals:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
 
+class Note(Protocol):
+    """Takes a point that the loop has reached; see `colorgan.watchdog.Watchdog.note`."""
+
+    def __call__(
+        self, name: str, images_seen: int, batches: Iterable[Batch] | None = None, *, collective: bool = False
+    ) -> None: ...
+
+
+def _note_nothing(
+    name: str, images_seen: int, batches: Iterable[Batch] | None = None, *, collective: bool = False
+) -> None:
+    """Without a watchdog."""
+
+
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop calls at its points; each is called on all ranks."""
+    """What the loop calls at its points; each is called on all ranks.
+
+    `note(point, images_seen, batches, collective=...)` is told every point reached (colorgan/watchdog.py).
+    """
 
     report: Callable[[StepReport], None]
     validate: Callable[[int], None]
     save: Callable[[int], None]
+    note: Note = _note_nothing
 
 
 def fit(
     task: Task,
-    strategy: DataParallel,
+    strategy: Strategy,
     loader: Loader,
     cadence: Cadence,
     hooks: Hooks,
@@ -157,33 +177,43 @@ def fit(
     The end of a run is validated and saved in any case; a stop is saved.
 
     Raises:
-        TrainingError: a loss is not a finite number (seen at the next log point, before anything is saved).
+        NotFiniteError: a loss is not a finite number (seen at the next log point, before anything is saved).
     """
-    ranks = strategy.ranks
+    ranks, note = strategy.ranks, hooks.note
     batches = loader.train_batches(images_seen)
     meter, clock = Meter(), _Clock(loader)
     while images_seen < cadence.total_images:
+        note("wait for the loader", images_seen)
         micro_batches = next(batches)
+        note("batch read", images_seen, micro_batches)
         for phase in task.phases:
             if (images_seen // cadence.global_batch_size) % phase.every == 0:
-                meter.add(_turn(task, strategy, phase, micro_batches, images_seen))
+                meter.add(_turn(task, strategy, phase, micro_batches, images_seen, note))
+        note("end of the step: shared statistics", images_seen, collective=True)
         strategy.end_step(cadence.global_batch_size)
         before, images_seen = images_seen, images_seen + cadence.global_batch_size
         clock.count(cadence.global_batch_size)
         ended = images_seen >= cadence.total_images
+        note("end of the step: agree on stopping", images_seen, collective=True)
         stopped = ranks.any(stop.received is not None)
+        if stopped:
+            stop.agreed = next(name for name in ranks.gather(stop.received) if name)
 
         def due(every: int, before: int = before, now: int = images_seen, ended: bool = ended) -> bool:
             return ended or bool(every and before // every < now // every)
 
         if due(cadence.log_every_images) or stopped or due(cadence.save_every_images):
+            note("gather what is logged", images_seen, collective=True)
             values = meter.flush(ranks)
             _check_finite(values, images_seen)
             hooks.report(clock.report(images_seen, values))
         if due(cadence.validate_every_images) and not stopped:
+            note("validate", images_seen)
             hooks.validate(images_seen)
         if due(cadence.save_every_images) or stopped:
+            note("save", images_seen, collective=True)
             hooks.save(images_seen)
+            note("saved", images_seen)
         clock.start()
         if stopped:
             break
@@ -191,18 +221,21 @@ def fit(
 
 
 def _turn(
-    task: Task, strategy: DataParallel, phase: Phase, micro_batches: Sequence[Batch], images_seen: int
+    task: Task, strategy: Strategy, phase: Phase, micro_batches: Sequence[Batch], images_seen: int, note: Note
 ) -> dict[str, Tensor]:
     """One phase of one step: accumulate over the micro-batches, update; return the means of what was logged."""
     meter = Meter()
     networks = strategy.networks(phase)
     with strategy.turn(phase):
         for index, batch in enumerate(micro_batches):
-            with strategy.micro_step(phase, last=index == len(micro_batches) - 1):
+            last = index == len(micro_batches) - 1  # its backward shares the gradients
+            note(f"{phase.name}: micro-batch {index + 1} of {len(micro_batches)}", images_seen, collective=last)
+            with strategy.micro_step(phase, last=last):
                 with strategy.autocast():
                     loss, values = task.loss(phase, batch, networks)
                 strategy.backward(phase, loss / len(micro_batches))
             meter.add({f"loss/{phase.name}": loss, **values})
+        note(f"{phase.name}: update", images_seen, collective=True)
         norm = strategy.step(phase, images_seen)
     means = {name: total / meter.counts[name] for name, total in meter.sums.items()}
     return {**means, f"gradient_norm/{phase.name}": norm}
@@ -211,7 +244,7 @@ def _turn(
 def _check_finite(values: Mapping[str, float], images_seen: int) -> None:
     for name, value in values.items():
         if value != value or value in (float("inf"), float("-inf")):
-            raise TrainingError(
+            raise NotFiniteError(
                 f"{name} is {value} at {images_seen} images: lower optimizer.learning_rate or set "
                 "optimizer.gradient_clip_norm; the run goes on from its last checkpoint"
             )
