@@ -1,0 +1,297 @@
+# shellcheck shell=bash
+# What the batch scripts share: the site's settings, submitting, one task a node, signals, requeueing, the log.
+# Sourced, with `root` (the project's folder) set, by the scripts in slurm/; it does nothing by itself.
+#
+#   begin VERB KIND "$@"   outside a job: submit this script with the site's options, and exit;
+#                          inside: settings, environment, header of the log. Leaves the verb's words in `words`.
+#   run_on_nodes           one srun task a node, each with `accelerate launch` for its ranks
+#   run_alone              one process on this node
+#   finish                 what it came to: done, requeued, or failed with the reason
+
+# shellcheck source=slurm/site.env
+. "${COLORGAN_SITE:-$root/slurm/site.env}"
+
+EXIT_STOPPED=75 # the verb was stopped by a signal and has saved
+EXIT_MISTAKE=2  # the verb has told a mistake; again it would be the same
+RESEND_S=5      # a signal that comes before a rank listens is lost
+LAST_MOMENT_S=20
+
+say() { printf '[slurm %s] %s\n' "$(date '+%F %T')" "$*"; }
+
+# job_field NAME: one field of this job as scontrol shows it, blanks and all (the line's last field).
+job_field() { scontrol show job "$SLURM_JOB_ID" 2>/dev/null | sed -n "s/.*\b$1=\([^ ]*\).*/\1/p" | head -n 1; }
+job_line() { scontrol show job "$SLURM_JOB_ID" 2>/dev/null | sed -n "s/^ *$1=//p" | head -n 1; }
+
+# value_of KEY DEFAULT: the value that `words` give --KEY, else the recipe's (a key at its left margin), else DEFAULT.
+value_of() {
+    local key=$1 value=$2 index recipe=""
+    for index in "${!words[@]}"; do
+        [ "${words[index]}" != --config ] || recipe=${words[index + 1]:-}
+        [[ ${words[index]} != --config=* ]] || recipe=${words[index]#*=}
+    done
+    [ -f "$recipe" ] || recipe=$root/launcher/configs/${recipe%.yaml}.yaml
+    [ ! -f "$recipe" ] || value=$(sed -n "s/^$key: *\([^#]*[^# ]\).*/\1/p" "$recipe" | head -n 1)
+    for index in "${!words[@]}"; do
+        [ "${words[index]}" != "--$key" ] || value=${words[index + 1]:-}
+        [[ ${words[index]} != "--$key="* ]] || value=${words[index]#*=}
+    done
+    printf '%s' "${value:-$2}"
+}
+
+# site_options KIND: fills `options` with the site's words for sbatch; KIND is pretrain, gpu (one node) or cpu.
+site_options() {
+    local partition=$SITE_PARTITION
+    options=(--output="$SITE_LOGS/%x-%j.log" --open-mode=append --requeue --signal="B:USR2@$SITE_SAVE_SECONDS")
+    if [ "$1" = cpu ]; then
+        partition=${SITE_CPU_PARTITION:-$SITE_PARTITION}
+        options+=(--nodes=1 --ntasks-per-node=1 --time="$SITE_CPU_TIME" --cpus-per-task="$SITE_CPU_CPUS")
+    else
+        options+=(--ntasks-per-node=1 --time="$SITE_TIME" --cpus-per-task="$SITE_CPUS_PER_NODE")
+        [ "$1" = pretrain ] && options+=(--nodes="$SITE_NODES") || options+=(--nodes=1)
+        [ "$SITE_GPUS_PER_NODE" = 0 ] || options+=(--gpus-per-node="$SITE_GPUS_PER_NODE")
+        [ -z "$SITE_MEMORY" ] || options+=(--mem="$SITE_MEMORY")
+    fi
+    [ -z "$partition" ] || options+=(--partition="$partition")
+    [ -z "$SITE_ACCOUNT" ] || options+=(--account="$SITE_ACCOUNT")
+    [ -z "$SITE_QOS" ] || options+=(--qos="$SITE_QOS")
+    options+=("${SITE_EXTRA[@]}")
+}
+
+# submit KIND SCRIPT [SBATCH WORDS] -- [VERB WORDS]: submits, prints the job's id.
+submit() {
+    local kind=$1 script=$2 more=() options
+    shift 2
+    while [ "${1:-}" != -- ]; do more+=("$1") && shift; done
+    shift
+    site_options "$kind"
+    mkdir -p "$SITE_LOGS"
+    [[ " ${more[*]} " != *" --array="* ]] || options+=(--output="$SITE_LOGS/%x-%A_%a.log")
+    env -u SLURM_CPUS_PER_TASK sbatch --parsable --job-name="colorgan-$(basename "$script" .sh)" \
+        "${options[@]}" "${more[@]}" "$root/slurm/$script" "$@" | cut -d ';' -f 1
+}
+
+begin() {
+    verb=$1 kind=$2
+    shift 2
+    words=("$@")
+    if [[ $0 != */slurm_script ]]; then
+        local id
+        id=$(submit "$kind" "$verb.sh" -- "$@")
+        echo "job $id: $verb; log $(realpath -m "$SITE_LOGS")/colorgan-$verb-$id.log"
+        exit 0
+    fi
+    # %a in a word is the index in the array: --seed %a --run runs/seed-%a
+    [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || words=("${words[@]//%a/$SLURM_ARRAY_TASK_ID}")
+    attempt=$((${SLURM_RESTART_COUNT:-0} + 1))
+    state=$(realpath -m "$SITE_LOGS")/.state/${SLURM_CLUSTER_NAME:-cluster}-$SLURM_JOB_ID
+    [ "$attempt" -gt 1 ] || rm -rf "$state" # ids begin again where a cluster is set up anew
+    mkdir -p "$state"
+    rm -f "$state"/rank-*
+    local default=""
+    case $verb in
+        pretrain | consolidate) default=runs/pretrain ;;
+        finetune) default=runs/finetune ;;
+    esac
+    run=$(value_of run "$(value_of out "$default")")
+    prepare_environment
+    header
+    count_attempts
+    note started
+}
+
+prepare_environment() {
+    if [ "${#SITE_MODULES[@]}" -gt 0 ]; then module load "${SITE_MODULES[@]}"; fi
+    local venv=${SITE_VENV:-$root/.venv}
+    [ ! -d "$venv/bin" ] || PATH=$venv/bin:$PATH
+    export PATH PYTHONUNBUFFERED=1 SLURM_EXPORT_ENV=ALL
+    export COLORGAN_ROOT=$root COLORGAN_STATE=$state COLORGAN_SCRATCH=$SITE_SCRATCH COLORGAN_SCRATCH_GB=$SITE_SCRATCH_GB
+    if ((${#SITE_CONTAINER[@]} == 0)) && ! command -v python >/dev/null; then
+        say "no python on this node: set SITE_VENV, SITE_MODULES or SITE_CONTAINER in slurm/site.env"
+        exit "$EXIT_MISTAKE"
+    fi
+}
+
+header() {
+    say "job $SLURM_JOB_ID ($verb), attempt $attempt, on ${SLURM_JOB_NUM_NODES:-1} node(s): $SLURM_JOB_NODELIST"
+    say "command  $verb ${words[*]@Q}"
+    say "log      $(job_line StdOut)  (all attempts)"
+    [ -z "$run" ] || say "folder   $(realpath -m "$run")  (log.jsonl, tensorboard/, pictures/, checkpoints/ where the verb writes them)"
+    [ -z "$SITE_SCRATCH" ] || say "scratch  $SITE_SCRATCH on each node"
+    if [ "$kind" = pretrain ] && [ "${SLURM_JOB_NUM_NODES:-1}" != "$SITE_NODES" ]; then
+        say "note: site.env asks for $SITE_NODES node(s); this job was submitted for ${SLURM_JOB_NUM_NODES:-1}. With the site's options: slurm/$verb.sh ... (without sbatch)"
+    fi
+}
+
+# What tells that an attempt has brought something: the newest checkpoint, or the number of shards.
+progress() {
+    local found=()
+    [ -z "$run" ] || mapfile -t found < <(find "$run" "$run/checkpoints" -maxdepth 1 \( -name 'images-*' -o -name '*.tar' \) -printf '%f\n' 2>/dev/null | sort)
+    printf '%s %s' "${#found[@]}" "${found[-1]:-nothing}"
+}
+
+# Stop when too many attempts in a row have brought nothing, whatever ended them.
+count_attempts() {
+    local idle=0 before=""
+    [ ! -f "$state/attempts" ] || { read -r idle && read -r before; } <"$state/attempts"
+    if [ "$attempt" -gt 1 ] && [ "$before" = "$(progress)" ]; then idle=$((idle + 1)); else idle=0; fi
+    printf '%s\n%s\n' "$idle" "$(progress)" >"$state/attempts"
+    idle_attempts=$idle
+    if [ "$idle" -ge "$SITE_MAX_IDLE_ATTEMPTS" ]; then
+        fail 1 "$idle attempts in a row without a new checkpoint (SITE_MAX_IDLE_ATTEMPTS): not requeued again"
+    fi
+}
+
+# note EVENT [REASON]: a line in the run's list of jobs, which status.sh reads.
+note() {
+    [ -n "$run" ] || return 0
+    mkdir -p "$run/slurm"
+    printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$(date +%s)" "${SLURM_CLUSTER_NAME:-}" "$SLURM_JOB_ID" "$verb" "$attempt" "$1" "${2:-}" \
+        >>"$run/slurm/jobs.tsv"
+}
+
+fail() {
+    say "FAILED: $2"
+    note failed "$2"
+    exit "$1"
+}
+
+requeue() {
+    local job_state
+    job_state=$(job_field JobState)
+    if [ "$job_state" != RUNNING ]; then
+        say "this attempt ends ($1); the job is $job_state, so SLURM decides what becomes of it"
+        note ended "$job_state"
+        exit "$EXIT_STOPPED"
+    fi
+    note requeued "$1"
+    say "requeued: $1"
+    scontrol requeue "$SLURM_JOB_ID" || fail "$EXIT_STOPPED" "SLURM would not requeue the job; the same command goes on"
+    exit "$EXIT_STOPPED"
+}
+
+# --- Running a verb
+
+# A port for this job on the first node: held by a lock for the job's life, so that two jobs never share one.
+choose_port() {
+    local first offset
+    first=$(($(printf '%s' "${SLURM_CLUSTER_NAME:-}$SLURM_JOB_ID" | cksum | cut -d ' ' -f 1) % 10000))
+    for offset in {0..999}; do
+        port=$((20000 + (first + offset) % 10000))
+        # Two statements: a redirection that fails in `exec` alone would end the script.
+        { : >>"/tmp/colorgan-port-$port.lock"; } 2>/dev/null || continue
+        exec {port_lock}>>"/tmp/colorgan-port-$port.lock"
+        if flock -n "$port_lock" && ! (: <"/dev/tcp/$address/$port") 2>/dev/null; then return; fi
+        exec {port_lock}>&-
+    done
+    fail 1 "no free port between 20000 and 29999 on $address"
+}
+
+# The address of the node list's first node, or of the site's network interface on it (this script runs there).
+choose_address() {
+    address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    [ -n "$SITE_INTERFACE" ] || return 0
+    export NCCL_SOCKET_IFNAME=$SITE_INTERFACE GLOO_SOCKET_IFNAME=$SITE_INTERFACE
+    address=$(ip -o -4 addr show dev "$SITE_INTERFACE" 2>/dev/null | awk '{sub("/.*", "", $4); print $4; exit}')
+    [ -n "$address" ] || fail "$EXIT_MISTAKE" "network interface $SITE_INTERFACE has no address here; correct SITE_INTERFACE"
+}
+
+# run_on_nodes SCRIPT: `accelerate launch SCRIPT words` over all nodes of the job.
+run_on_nodes() {
+    local gpus=${SLURM_GPUS_ON_NODE:-0} srun_words
+    local device=${SITE_DEVICE:-$([ "$gpus" -gt 0 ] && echo gpu || echo cpu)}
+    export COLORGAN_NODES=${SLURM_JOB_NUM_NODES:-1} COLORGAN_DEVICE=$device
+    export COLORGAN_RANKS_PER_NODE=${SITE_RANKS_PER_NODE:-$((gpus > 0 ? gpus : 1))}
+    choose_address
+    choose_port
+    export COLORGAN_ADDRESS=$address COLORGAN_PORT=$port
+    say "ranks    $((COLORGAN_NODES * COLORGAN_RANKS_PER_NODE)) = $COLORGAN_NODES node(s) x $COLORGAN_RANKS_PER_NODE, $gpus GPU(s) a node, on the $device; they meet at $address:$port"
+    srun_words=(--nodes="$COLORGAN_NODES" --ntasks="$COLORGAN_NODES" --ntasks-per-node=1 --kill-on-bad-exit=1)
+    [ -z "${SLURM_CPUS_PER_TASK:-}" ] || srun_words+=(--cpus-per-task="$SLURM_CPUS_PER_TASK")
+    save_signal=USR2
+    supervise srun "${srun_words[@]}" "${SITE_CONTAINER[@]}" bash "$root/slurm/task.sh" "$root/launcher/$1" "${words[@]}"
+}
+
+# run_alone SCRIPT: one process on this node. What it has finished stays; told to stop, it is simply started again.
+run_alone() {
+    save_signal=TERM
+    supervise "${SITE_CONTAINER[@]}" bash "$root/slurm/rank.sh" python "$root/launcher/$1" "${words[@]}"
+}
+
+# Run a command; on SIGUSR2 (the time limit is near, or pre-emption) or SIGTERM pass it on until the command ends.
+supervise() {
+    local interrupted=0
+    signal="" signal_at=0 exit_code=0 watcher=""
+    trap 'interrupted=1; [ -n "$signal" ] || signal=USR2' USR2
+    trap 'interrupted=1; signal=TERM' TERM
+    "$@" </dev/null &
+    local step=$!
+    while :; do
+        interrupted=0
+        wait "$step" && exit_code=0 || exit_code=$?
+        ((interrupted)) || break
+        if [ -z "$watcher" ]; then
+            signal_at=$(date +%s)
+            say "SIG$signal: asking the ranks to save and stop"
+            pass_on "$step" &
+            watcher=$!
+        fi
+    done
+    [ -z "$watcher" ] || kill "$watcher" 2>/dev/null || true
+    trap - USR2
+}
+
+# pass_on PID: the signal, again and again; at the last moment before the time limit say so and requeue as it stands.
+pass_on() {
+    local end left
+    trap - USR2 TERM
+    end=$(date -d "$(job_field EndTime)" +%s 2>/dev/null) || end=""
+    while kill -s "$save_signal" "$1" 2>/dev/null; do
+        sleep "$RESEND_S"
+        left=$((${end:-9999999999} - $(date +%s)))
+        if [ "$left" -le "$LAST_MOMENT_S" ]; then
+            say "NOT SAVED: $left s before the time limit no checkpoint has been written since the signal; what came after $(progress | cut -d ' ' -f 2) will be repeated. Raise SITE_SAVE_SECONDS ($SITE_SAVE_SECONDS), or set output.save_every_images lower"
+            (requeue "the time limit came before the checkpoint") && :
+            return
+        fi
+    done
+}
+
+# finish: judge by what the ranks have left behind, then end the job.
+finish() {
+    local statuses reason
+    statuses=" $(cat "$state"/rank-* 2>/dev/null | sort -n | uniq | tr '\n' ' ')"
+    reason="exit status $exit_code, ranks:$statuses"
+    if [ "$exit_code" -eq 0 ] && [[ $statuses == *" $EXIT_STOPPED "* ]]; then requeue "$(saved_text)"; fi
+    if [ "$exit_code" -eq 0 ] && [[ $statuses == " 0 " ]]; then done_now; fi
+    if [[ $statuses == *" $EXIT_MISTAKE "* ]]; then
+        fail "$EXIT_MISTAKE" "the verb has told why, above; the same again would fail the same way, so it is not requeued"
+    fi
+    if [ "$signal" = TERM ] && [ "$(job_field JobState)" != RUNNING ]; then requeue "$(saved_text)"; fi
+    if [ -n "$signal" ] && [ "$save_signal" = TERM ]; then requeue "SIG$signal; finished pieces are kept"; fi
+    if [ "$((idle_attempts + 1))" -ge "$SITE_MAX_IDLE_ATTEMPTS" ] && [[ $(progress) == "$(sed -n 2p "$state/attempts")" ]]; then
+        fail 1 "$reason; attempt $((idle_attempts + 1)) in a row without a new checkpoint (SITE_MAX_IDLE_ATTEMPTS): not requeued"
+    fi
+    requeue "failed ($reason); tried again from the last checkpoint"
+}
+
+# saved_text: whether the signal led to a checkpoint, and how fast.
+saved_text() {
+    local newest
+    newest=$(find "$run/checkpoints" -maxdepth 1 -name 'images-*' -printf '%T@ %f\n' 2>/dev/null | sort | tail -n 1)
+    if [ -n "$newest" ] && [ "${newest%%.*}" -ge "$((signal_at - 1))" ]; then
+        printf '%s saved %s s after SIG%s' "${newest#* }" "$((${newest%%.*} > signal_at ? ${newest%%.*} - signal_at : 0))" "${signal:-?}"
+    else
+        printf 'SIG%s: NOT SAVED, no checkpoint has been written since; what came after %s will be repeated' "${signal:-?}" "$(progress | cut -d ' ' -f 2)"
+    fi
+}
+
+done_now() {
+    note 'done'
+    if [ -n "${COLORGAN_STEP:-}" ]; then
+        mkdir -p "$(dirname "$COLORGAN_STEP")"
+        printf '%s\n' "${words[*]@Q}" >"$COLORGAN_STEP${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}.done"
+    fi
+    rm -rf "$state"
+    say "done: $verb${run:+, $run}"
+    exit 0
+}

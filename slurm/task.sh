@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# One task on one node, started by srun (slurm/common.sh): `accelerate launch` for the ranks of this node.
+set -euo pipefail
+
+# The ranks answer these; launchers in between stay (a signal ignored here is ignored in what is started from here
+# until it says otherwise, and the ranks do).
+trap '' USR2 TERM
+export TORCHELASTIC_SIGNALS_TO_HANDLE=SIGINT
+
+scratch=""
+if [ -n "${COLORGAN_SCRATCH:-}" ]; then
+    mkdir -p "$COLORGAN_SCRATCH"
+    scratch=$(mktemp -d "$COLORGAN_SCRATCH/colorgan-XXXXXX")
+    exec {lock}>"$scratch/.lock"
+    flock "$lock" # held as long as the folder is in use; what killed jobs have left has no holder
+    for left in "$COLORGAN_SCRATCH"/colorgan-??????; do
+        if [ "$left" != "$scratch" ] && [ -O "$left" ] && flock -n "$left/.lock" true 2>/dev/null; then rm -rf "$left"; fi
+    done
+    trap 'rm -rf "$scratch"' EXIT
+    export COLORGAN_STAGE_DIR=$scratch COLORGAN_STAGE_GB=${COLORGAN_SCRATCH_GB:-}
+fi
+
+world=$((COLORGAN_NODES * COLORGAN_RANKS_PER_NODE))
+words=(--num_processes "$world" --num_machines "$COLORGAN_NODES" --machine_rank "$SLURM_NODEID")
+words+=(--main_process_ip "$COLORGAN_ADDRESS" --main_process_port "$COLORGAN_PORT" --rdzv_backend static)
+words+=(--mixed_precision no --dynamo_backend no)
+if [ "$COLORGAN_DEVICE" = cpu ]; then export ACCELERATE_USE_CPU=true; fi
+if [ "$world" -gt 1 ]; then
+    words+=(--multi_gpu) # also on CPUs: what accelerate calls MULTI_CPU starts one process only
+elif [ "$COLORGAN_DEVICE" = cpu ]; then
+    words+=(--cpu)
+fi
+echo "[node $(hostname)] task $SLURM_NODEID, ranks $((SLURM_NODEID * COLORGAN_RANKS_PER_NODE)) to $((SLURM_NODEID * COLORGAN_RANKS_PER_NODE + COLORGAN_RANKS_PER_NODE - 1)), CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-(unset)}${scratch:+, scratch $scratch}"
+status=0
+accelerate launch "${words[@]}" --no_python bash "$COLORGAN_ROOT/slurm/rank.sh" python "$@" || status=$?
+exit "$status"
