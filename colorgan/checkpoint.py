@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from colorgan.distributed import Ranks
 from colorgan.errors import CheckpointError
+from colorgan.pieces import Piece, Roles, share
 
 FORMAT_VERSION = 1
 COMPLETE = "COMPLETE"
@@ -40,6 +41,7 @@ class Checkpoint:
 
     path: Path
     state: dict[str, Any]
+    _indices: dict[str, dict[str, list[_Piece]]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def images_seen(self) -> int:
@@ -56,13 +58,28 @@ class Checkpoint:
 
     def shapes(self, role: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Return dtype and shape of every tensor of a role without reading the tensors."""
-        return {name: (pieces[0].dtype, pieces[0].shape) for name, pieces in _pieces(self.path, role).items()}
+        return {name: (pieces[0].dtype, pieces[0].shape) for name, pieces in self._index(role).items()}
 
     def stream(self, role: str) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, whole tensor) of a role, one at a time, so that memory holds one tensor."""
-        pieces = _pieces(self.path, role)
-        for name in sorted(pieces):
-            yield name, _assemble(self.path, role, name, pieces[name])
+        for name, (_, shape) in sorted(self.shapes(role).items()):
+            yield name, self.read(role, name).view(shape)
+
+    def read(self, role: str, name: str, offset: int = 0, length: int | None = None) -> Tensor:
+        """Return a flat run of a tensor (to its end without `length`), on the CPU; reads no more than that.
+
+        Raises:
+            CheckpointError: the tensor, or a part of the run, is not there.
+        """
+        pieces = self._index(role).get(name)
+        if pieces is None:
+            raise CheckpointError(f"{self.path}: holds no {name} of {role}")
+        return _read_run(self.path, role, name, pieces, offset, length)
+
+    def _index(self, role: str) -> dict[str, list[_Piece]]:
+        if role not in self._indices:
+            self._indices[role] = _pieces(self.path, role)
+        return self._indices[role]
 
 
 @dataclass(frozen=True)
@@ -79,16 +96,16 @@ def save_checkpoint(
     folder: Path,
     *,
     ranks: Ranks,
-    roles: Mapping[str, Mapping[str, Tensor]],
+    roles: Roles,
     state: Mapping[str, Any],
     keep_last: int,
     keep_every_images: int = 0,
 ) -> Path:
-    """Write a checkpoint of `roles` (whole tensors, the same on every rank) and return its folder.
-
-    Each rank writes its share of every tensor. Called on all ranks; all raise when one fails.
+    """Write a checkpoint of `roles` and return its folder. Called on all ranks; all raise when one fails.
 
     Args:
+        roles: by role and name, whole tensors (the same on every rank; each writes its share) or the pieces that
+            this rank holds.
         folder: the run's `checkpoints` folder.
         state: JSON data with at least `images_seen`; saved as it is.
         keep_last: how many of the newest to keep; older ones are removed, but for
@@ -168,17 +185,17 @@ def _fresh_folder(partial: Path) -> None:
     partial.mkdir()
 
 
-def _write_share(partial: Path, ranks: Ranks, roles: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Any]]:
+def _write_share(partial: Path, ranks: Ranks, roles: Roles) -> dict[str, dict[str, Any]]:
     written = {}
     for role, tensors in roles.items():
         path = partial / f"{role}-{ranks.rank:05d}-of-{ranks.world_size:05d}.safetensors"
-        pieces, described = {}, {}
-        for name, tensor in tensors.items():
-            start, stop = (tensor.numel() * (ranks.rank + i) // ranks.world_size for i in (0, 1))
-            if start < stop:
-                pieces[name] = tensor.detach().reshape(-1)[start:stop].to("cpu", copy=True)
-                described[name] = {"shape": list(tensor.shape), "offset": start}
-        save_file(pieces, path, metadata={"pieces": json.dumps(described)})
+        values, described = {}, {}
+        for name, held in tensors.items():
+            piece = held if isinstance(held, Piece) else share(held, ranks.rank, ranks.world_size)
+            if piece.values.numel():
+                values[name] = piece.values.detach().to("cpu", copy=True)
+                described[name] = {"shape": list(piece.shape), "offset": piece.offset}
+        save_file(values, path, metadata={"pieces": json.dumps(described)})
         _sync(path)
         written[path.name] = _digest(path)
     return written
@@ -235,26 +252,26 @@ def _pieces(path: Path, role: str) -> dict[str, list[_Piece]]:
                 length = opened.get_slice(key).get_shape()[0]
                 piece = _Piece(file, key, empty.dtype, tuple(entry["shape"]), entry["offset"], length)
                 found.setdefault(key, []).append(piece)
-    if not found:
+    if not any(path.glob(f"{role}-?????-of-?????.safetensors")):
         raise CheckpointError(f"{path}: holds nothing for {role}")
     return {name: sorted(pieces, key=lambda piece: piece.offset) for name, pieces in found.items()}
 
 
-def _assemble(path: Path, role: str, name: str, pieces: list[_Piece]) -> Tensor:
-    whole: Tensor | None = None
-    position = 0
+def _read_run(path: Path, role: str, name: str, pieces: list[_Piece], offset: int, length: int | None) -> Tensor:
+    """Put a run together from the pieces that it lies in."""
+    stop = prod(pieces[0].shape) if length is None else offset + length
+    run = torch.empty(stop - offset, dtype=pieces[0].dtype)
+    position = offset
     for piece in pieces:
-        with safe_open(piece.file, "pt") as opened:
-            values = opened.get_tensor(piece.key)
-        if whole is None:
-            whole = torch.empty(prod(piece.shape), dtype=values.dtype)
-        if piece.offset != position:
-            break
-        whole[position : position + piece.length] = values
-        position += piece.length
-    if whole is None or position != whole.numel():
+        last = min(stop, piece.offset + piece.length)
+        if piece.offset <= position < last:
+            with safe_open(piece.file, "pt") as opened:
+                part = opened.get_slice(piece.key)[position - piece.offset : last - piece.offset]
+            run[position - offset : last - offset] = part
+            position = last
+    if position != stop:
         raise CheckpointError(f"{path}: {role} {name} has a hole at element {position}")
-    return whole.view(pieces[0].shape)
+    return run
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,19 +1,20 @@
 """Ranks and the strategy that trains networks over them; the only file that knows how gradients are shared.
 
 A launcher (`accelerate launch`, torchrun, SLURM) starts one process a rank and sets RANK, WORLD_SIZE, LOCAL_RANK,
-MASTER_ADDR and MASTER_PORT; `open_ranks` joins them. `DataParallel` is one process or DDP; what it offers (turns,
-backward, step, named state) is all that `colorgan/training.py` uses.
+MASTER_ADDR and MASTER_PORT; `open_ranks` joins them. `open_strategy` gives what the launch profile asks for:
+`DataParallel` here (one process or DDP), or `Zero` in `colorgan/zero.py` (DeepSpeed). What `Strategy` offers (turns,
+backward, step, named state) is all that the rest of the code uses.
 """
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from colorgan.errors import LaunchError
+from colorgan.launch import LaunchProfile, check_launch, launch_profile, wants_cpu
+from colorgan.pieces import Roles, Saved, read_whole
 
 T = TypeVar("T")
 Network = Callable[..., Tensor]
@@ -35,6 +38,7 @@ class Ranks:
     world_size: int
     device: torch.device
     control: Any = None  # gloo group for small CPU tensors and objects, also beside NCCL; None with one rank
+    profile: LaunchProfile = LaunchProfile()
 
     @staticmethod
     def single() -> Ranks:
@@ -76,22 +80,24 @@ def open_ranks(*, timeout_s: int, torch_threads: int = 0) -> Ranks:
         torch_threads: compute threads of this rank; 0 shares the machine's cores among its ranks.
 
     Raises:
-        LaunchError: the launcher started another number of processes than it was asked for.
+        LaunchError: the launcher started another number of processes than it was asked for, or its profile does not
+            fit this machine.
     """
     world_size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    _check_launch()
+    check_launch()
+    profile = launch_profile()
     torch.set_num_threads(torch_threads or cores_a_rank(local_size))
     device = _device(local_rank)
     if world_size == 1:
-        return Ranks(0, 0, 1, device)
+        return Ranks(0, 0, 1, device, profile=profile)
     backend = "nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=timeout_s)
     dist.init_process_group(backend, timeout=timeout, device_id=device if device.type == "cuda" else None)
     if dist.get_world_size() != world_size:
         raise LaunchError(f"the launcher announced {world_size} ranks, {dist.get_world_size()} came: start again")
     control = dist.new_group(backend="gloo", timeout=timeout) if backend == "nccl" else dist.group.WORLD
-    return Ranks(rank, local_rank, world_size, device, control)
+    return Ranks(rank, local_rank, world_size, device, control, profile)
 
 
 def close_ranks() -> None:
@@ -106,18 +112,8 @@ def cores_a_rank(local_world_size: int | None = None) -> int:
     return max(1, len(os.sched_getaffinity(0)) // size)
 
 
-def _check_launch() -> None:
-    # accelerate sets MASTER_ADDR but no WORLD_SIZE when it was asked for several processes and starts one
-    # (`--cpu --num_processes 2`, `distributed_type: MULTI_CPU`).
-    if "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
-        raise LaunchError(
-            "accelerate was asked for several processes but started one: use "
-            "`accelerate launch --config_file launcher/configs/accelerate/ddp_cpu.yaml` (CPU) or ddp.yaml (GPUs)"
-        )
-
-
 def _device(local_rank: int) -> torch.device:
-    if os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true" or not torch.cuda.is_available():
+    if wants_cpu() or not torch.cuda.is_available():
         return torch.device("cpu")
     if local_rank >= torch.cuda.device_count():
         raise LaunchError(
@@ -140,6 +136,102 @@ class Phase:
     optimizer: torch.optim.Optimizer
     learning_rate: Callable[[int], float]
     every: int = 1
+
+
+class Strategy(Protocol):
+    """Trains the phases' networks over the ranks. Everything but `networks`, `turn` and `autocast` is collective."""
+
+    ranks: Ranks
+    phases: dict[str, Phase]
+    averaged_name: str | None  # of the network whose weights are averaged (EMA)
+
+    def networks(self, phase: Phase) -> dict[str, Network]:
+        """Return the callables of a phase's turn: its own network tracked for gradients, the others bare."""
+        ...
+
+    def turn(self, phase: Phase) -> AbstractContextManager[None]:
+        """While open, only the phase's own network learns: nothing leaks into the others."""
+        ...
+
+    def micro_step(self, phase: Phase, *, last: bool) -> AbstractContextManager[None]:
+        """Surround forward and backward of one micro-batch."""
+        ...
+
+    def autocast(self) -> torch.autocast:
+        """Return the context of the recipe's precision for a forward pass."""
+        ...
+
+    def backward(self, phase: Phase, loss: Tensor) -> None:
+        """Add the gradients of a micro-batch's loss to the phase's network."""
+        ...
+
+    def step(self, phase: Phase, images_seen: int) -> Tensor:
+        """Clip, update the phase's weights, clear gradients; return the gradient norm before clipping."""
+        ...
+
+    def end_step(self, num_images: int) -> None:
+        """Average batch-norm statistics over the ranks and move the weight average."""
+        ...
+
+    def evaluated(self, name: str, *, average: bool | None = None) -> nn.Module:
+        """Return a whole network to run, not to train: averaged (None: where there is an average) or raw weights."""
+        ...
+
+    def state(self) -> Roles:
+        """Return what this rank holds of weights and optimizer states, by role and name."""
+        ...
+
+    def load_state(self, saved: Saved, *, with_optimizers: bool = True) -> None:
+        """Take over what `state` of any strategy, on any number of ranks, was saved as."""
+        ...
+
+    def release(self, name: str) -> nn.Module:
+        """End this strategy; return a network with its weights, for another one to train."""
+        ...
+
+
+def open_strategy(
+    ranks: Ranks,
+    phases: Sequence[Phase],
+    *,
+    precision: str = "fp32",
+    gradient_clip_norm: float = 0.0,
+    channels_last: bool = False,
+    compile: bool = False,
+    averaged: str | None = None,
+    average_half_life_images: int = 0,
+) -> Strategy:
+    """Return the strategy of the launch profile. Called on all ranks, which pass the same phases in the same order.
+
+    Args:
+        averaged: name of the phase whose weights are averaged (EMA), if `average_half_life_images` is not 0.
+
+    Raises:
+        LaunchError: the profile cannot do what is asked.
+    """
+    if not ranks.profile.zero_stage:
+        return DataParallel(
+            ranks,
+            phases,
+            precision=precision,
+            gradient_clip_norm=gradient_clip_norm,
+            channels_last=channels_last,
+            compile=compile,
+            averaged=averaged,
+            average_half_life_images=average_half_life_images,
+        )
+    if compile:
+        raise LaunchError(f"batch.compile does not go with {ranks.profile.name}: leave it off, or use ddp.yaml")
+    from colorgan.zero import Zero  # DeepSpeed takes seconds to import
+
+    return Zero(
+        ranks,
+        phases,
+        precision=precision,
+        gradient_clip_norm=gradient_clip_norm,
+        averaged=averaged,
+        average_half_life_images=average_half_life_images,
+    )
 
 
 class DataParallel:
@@ -188,18 +280,9 @@ class DataParallel:
         """Return the callables of a phase's turn: its own network tracked for gradients, the others bare."""
         return {name: self._wrapped[name] if name == phase.name else self.bare[name] for name in self.bare}
 
-    @contextmanager
-    def turn(self, phase: Phase) -> Iterator[None]:
-        """While open, only the phase's own network learns: nothing leaks into the others (distributed.md)."""
-        others = [p for name, module in self.bare.items() if name != phase.name for p in module.parameters()]
-        tracked = [p.requires_grad for p in others]
-        for parameter in others:
-            parameter.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for parameter, flag in zip(others, tracked, strict=True):
-                parameter.requires_grad_(flag)
+    def turn(self, phase: Phase) -> AbstractContextManager[None]:
+        """While open, only the phase's own network learns: nothing leaks into the others."""
+        return frozen(module for name, module in self.bare.items() if name != phase.name)
 
     @contextmanager
     def micro_step(self, phase: Phase, *, last: bool) -> Iterator[None]:
@@ -231,19 +314,22 @@ class DataParallel:
 
     def end_step(self, num_images: int) -> None:
         """Average batch-norm statistics over the ranks and move the weight average. Called on all ranks."""
-        if self.ranks.world_size > 1:
-            _average_statistics(self.bare.values(), self.ranks.world_size)
+        average_statistics(self.bare.values(), self.ranks)
         if self.average is not None and self.averaged_name is not None:
             _move_average(self.average, self.bare[self.averaged_name], 0.5 ** (num_images / self._half_life))
 
-    def evaluated(self, name: str) -> nn.Module:
+    def evaluated(self, name: str, *, average: bool | None = None) -> nn.Module:
         """Return the module that evaluation and pictures use: the weight average where there is one."""
-        if self.average is not None and name == self.averaged_name:
+        if self.average is not None and name == self.averaged_name and average is not False:
             return self.average
         return self.bare[name]
 
+    def release(self, name: str) -> nn.Module:
+        """Return the network itself."""
+        return self.bare[name]
+
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """Return all weights and optimizer states as named tensors, by role; the same on every rank."""
+        """Return all weights and optimizer states as named whole tensors, by role; the same on every rank."""
         roles: dict[str, dict[str, Tensor]] = {}
         for name, phase in self.phases.items():
             roles[name] = dict(self.bare[name].state_dict())
@@ -252,14 +338,28 @@ class DataParallel:
             roles[f"{self.averaged_name}_average"] = dict(self.average.state_dict())
         return roles
 
-    def load_state(self, roles: Mapping[str, Mapping[str, Tensor]], *, with_optimizers: bool = True) -> None:
-        """Take over what `state` returned. Called on all ranks."""
+    def load_state(self, saved: Saved, *, with_optimizers: bool = True) -> None:
+        """Take over what any strategy has saved. Called on all ranks."""
         for name, phase in self.phases.items():
-            self.bare[name].load_state_dict(roles[name])
+            self.bare[name].load_state_dict(read_whole(saved, name))
             if with_optimizers:
-                load_optimizer_state(phase, roles[f"{name}_optimizer"])
+                load_optimizer_state(phase, read_whole(saved, f"{name}_optimizer"))
         if self.average is not None:
-            self.average.load_state_dict(roles[f"{self.averaged_name}_average"])
+            self.average.load_state_dict(read_whole(saved, f"{self.averaged_name}_average"))
+
+
+@contextmanager
+def frozen(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """While open, no parameter of `modules` collects a gradient: DDP and ZeRO would share it, and accumulation be wrong."""
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    tracked = [parameter.requires_grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, flag in zip(parameters, tracked, strict=True):
+            parameter.requires_grad_(flag)
 
 
 def _frozen_copy(module: nn.Module) -> nn.Module:
@@ -276,13 +376,16 @@ def _move_average(average: nn.Module, module: nn.Module, decay: float) -> None:
 
 
 @torch.no_grad()
-def _average_statistics(modules: Any, world_size: int) -> None:
+def average_statistics(modules: Iterable[nn.Module], ranks: Ranks) -> None:
+    """Give every rank the mean over the ranks of each floating-point buffer. Called on all ranks."""
+    if ranks.world_size == 1:
+        return
     buffers = [b for module in modules for b in module.buffers() if b.is_floating_point()]
     if not buffers:
         return
     flat = torch.cat([buffer.flatten() for buffer in buffers])
     dist.all_reduce(flat)
-    flat /= world_size
+    flat /= ranks.world_size
     for buffer, mean in zip(buffers, torch.split(flat, [b.numel() for b in buffers]), strict=True):
         buffer.copy_(mean.view_as(buffer))
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from colorgan.checkpoint import open_checkpoint
-from colorgan.distributed import DataParallel, Network, Phase, Ranks
+from colorgan.distributed import Network, Phase, Ranks, Strategy, open_strategy
 from colorgan.errors import GeneratorError, UsageError
 from colorgan.metrics import (
     confusion_matrix,
@@ -197,23 +197,30 @@ def finetune(
         found = run.restore()
         images_seen, scores = 0, dict[str, float]()
 
-        def validate(images_seen: int) -> None:
+        def score(images_seen: int, strategy: Strategy) -> None:
             if val is not None:
-                scores.update(score_model(model, config, val, ranks, seed=recipe.seed))
+                scores.update(score_model(strategy.evaluated(MODEL), config, val, ranks, seed=recipe.seed))
                 run.record("validate", images_seen, scores)
                 run.message(scores_text(config, scores))
 
+        strategy: Strategy | None = None
         for stage in stages:
+            trained = found is not None and found.images_seen > stage.last_image
+            if trained or (found is None and images_seen < stage.first_image):  # or stopped before it
+                continue
+            model = strategy.release(MODEL) if strategy is not None else model
             task = build_stage(model, config.kind, recipe, stage)
             strategy = _stage_strategy(recipe, ranks, task)
             if found is not None:
                 within = stage.first_image < found.images_seen <= stage.last_image
-                images_seen = run.load(strategy, found, with_optimizers=within)
-                found = None if images_seen <= stage.last_image else found
+                images_seen, found = run.load(strategy, found, with_optimizers=within), None
             if images_seen >= stage.last_image or stop.agreed:
                 continue
 
-            def save(images_seen: int, strategy: DataParallel = strategy) -> None:
+            def validate(images_seen: int, strategy: Strategy = strategy) -> None:
+                score(images_seen, strategy)
+
+            def save(images_seen: int, strategy: Strategy = strategy) -> None:
                 run.save(strategy, images_seen)
 
             hooks = Hooks(run.report, validate, save, run.watchdog.note)
@@ -221,15 +228,16 @@ def finetune(
             images_seen = fit(task, strategy, train, limits, hooks, stop, images_seen=images_seen)
         if not scores and not stop.agreed:
             run.message(f"this run has seen its {total_images:,} images: nothing to train")
-            validate(images_seen)
+            assert strategy is not None
+            score(images_seen, strategy)
         if images_seen >= total_images and ranks.main:
             consolidate(open_checkpoint(run.checkpoint_path(images_seen)), recipe.run / MODEL)
         ranks.barrier()
         return Outcome(images_seen, stop.agreed, scores)
 
 
-def _stage_strategy(recipe: FinetuneRecipe, ranks: Ranks, task: TransferTask) -> DataParallel:
-    return DataParallel(
+def _stage_strategy(recipe: FinetuneRecipe, ranks: Ranks, task: TransferTask) -> Strategy:
+    return open_strategy(
         ranks,
         task.phases,
         precision=recipe.batch.precision,

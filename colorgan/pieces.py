@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import Protocol
 
 import torch
@@ -28,7 +27,7 @@ Roles = Mapping[str, Mapping[str, Tensor | Piece]]
 
 
 class Saved(Protocol):
-    """Named tensors by role, readable in runs (`colorgan.checkpoint.Checkpoint`, or `InMemory`)."""
+    """Named tensors by role, readable in runs (`colorgan.checkpoint.Checkpoint`)."""
 
     def shapes(self, role: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Return dtype and shape of every tensor of a role."""
@@ -37,22 +36,6 @@ class Saved(Protocol):
     def read(self, role: str, name: str, offset: int = 0, length: int | None = None) -> Tensor:
         """Return a flat run of a tensor (to its end without `length`), on the CPU."""
         ...
-
-
-@dataclass(frozen=True)
-class InMemory:
-    """Whole tensors as a `Saved`."""
-
-    roles: Mapping[str, Mapping[str, Tensor]]
-
-    def shapes(self, role: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        """Return dtype and shape of every tensor of a role."""
-        return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in self.roles[role].items()}
-
-    def read(self, role: str, name: str, offset: int = 0, length: int | None = None) -> Tensor:
-        """Return a flat run of a tensor (to its end without `length`), on the CPU."""
-        flat = self.roles[role][name].detach().reshape(-1).cpu()
-        return flat[offset : None if length is None else offset + length]
 
 
 def share(tensor: Tensor, rank: int, world_size: int) -> Piece:
@@ -64,8 +47,3 @@ def share(tensor: Tensor, rank: int, world_size: int) -> Piece:
 def read_whole(saved: Saved, role: str) -> dict[str, Tensor]:
     """Return all tensors of a role, whole, on the CPU, with their own dtypes."""
     return {name: saved.read(role, name).view(shape) for name, (_, shape) in saved.shapes(role).items()}
-
-
-def numel(shape: tuple[int, ...]) -> int:
-    """Return the number of elements of a shape."""
-    return prod(shape)

@@ -115,7 +115,9 @@ def print_plan(recipe: PretrainRecipe, ranks: Ranks, shards: ShardSet, micro: in
         recipe=recipe,
         ranks=ranks,
         micro_batch_size=micro,
-        memory=memory_bytes(strategy.bare, recipe.network.image_size, micro),
+        memory=memory_bytes(
+            {name: phase.module for name, phase in strategy.phases.items()}, recipe.network.image_size, micro
+        ),
     )
     if ranks.main:
         print(f"{dump_recipe(recipe)}\n{text}\nDry run: nothing was trained.")

@@ -13,7 +13,7 @@ import torch
 import torch.multiprocessing
 from torch import Tensor
 
-from colorgan.distributed import DataParallel, Ranks, close_ranks, open_ranks
+from colorgan.distributed import Ranks, Strategy, close_ranks, open_ranks
 from colorgan.pretraining import PretrainTask, build_pretraining
 from colorgan.recipe import PretrainRecipe
 from colorgan.training import Cadence, Hooks, StopSignals, fit
@@ -78,7 +78,7 @@ def toy_recipe(run: Path, **changes: Any) -> PretrainRecipe:
 
 def train_toy(
     recipe: PretrainRecipe, ranks: Ranks, *, num_steps: int, micro_batch_size: int, sgd: bool = False
-) -> tuple[PretrainTask, DataParallel, list[dict[str, float]]]:
+) -> tuple[PretrainTask, Strategy, list[dict[str, float]]]:
     """Train a few steps and return task, strategy and what was reported."""
     size = recipe.batch.global_batch_size
     task, strategy = build_pretraining(recipe, ranks, num_steps * size)
