@@ -1,13 +1,22 @@
-"""The few bytes at the start of a picture that say what it will decode to, read without decoding.
+"""What a picture says of itself before its pixels, read without decoding: its size, its kind, and whether it is whole.
 
-Used by shards/reader.py: a picture or mask that is not what the manifest promises (another size, a
-palette, 16 bits) is told apart here in microseconds, before it fills the memory or lies askew to its mask.
+Used by shards/reader.py: a picture or mask that is not what the manifest promises (another size, a palette, 16 bits)
+is told apart here in microseconds, before it fills the memory or lies askew to its mask.
+
+It is also what keeps the process alive. DALI reads the headers of a batch in its threads and in the executor's own;
+where the latter meets a broken one it leaves while the others still work on what it has taken down, and they crash
+(DALI 2.4, image_decoder.h: an exception between RunAll(false) and WaitForWork). So everything that its parsers read,
+up to a JPEG's first scan and to a PNG's end, is walked here first, at least as strictly. Damage in the pixels
+themselves ends in an error that the decoder reports, as it should.
 """
 
 import struct
 from dataclasses import dataclass
 
-_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_START_OF_SCAN = 0xDA
+_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})  # baseline, extended, progressive; Huffman or arithmetic
+_OTHER_FRAMES = frozenset(range(0xC0, 0xD0)) - _FRAMES - {0xC4, 0xC8, 0xCC}  # lossless, hierarchical
+_BARE = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})  # no marker, or one without a length
 _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 
 
@@ -22,27 +31,45 @@ class Header:
 
 
 def jpeg_header(data: bytes) -> Header | None:
-    """What a JPEG says of itself; None where it is none, or its header is broken."""
+    """What a JPEG says of itself; None where it is none, or anything before its first scan is broken."""
     if data[:2] != b"\xff\xd8":
         return None
-    position = 2
-    while position + 10 <= len(data):
-        if data[position] != 0xFF:
-            return None
+    header = None
+    position, end = 2, len(data)
+    while position + 4 <= end and data[position] == 0xFF:
         marker = data[position + 1]
-        if marker == 0xFF:  # padding
+        if marker == 0xFF:  # a fill byte
             position += 1
             continue
-        if marker in _SIZE_MARKERS:
+        if marker == _START_OF_SCAN:
+            return header
+        size = data[position + 2] << 8 | data[position + 3]
+        if marker in _BARE or marker in _OTHER_FRAMES or size < 2 or position + 2 + size > end:
+            return None
+        if marker in _FRAMES:
+            if header is not None or size < 8 or size < 8 + 3 * data[position + 9]:
+                return None
             bits, height, width, channels = struct.unpack_from(">BHHB", data, position + 4)
-            return Header(width, height, bits, channels)
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+            header = Header(width, height, bits, channels)
+        elif marker == 0xE1 and size < 8 and data[position + 4 : position + 10] == b"Exif\0\0":
+            return None
+        position += 2 + size
     return None
 
 
 def mask_header(data: bytes) -> Header | None:
-    """What a grey PNG says of itself; None where it is no PNG, or one of colours or a palette."""
-    if len(data) < 29 or not data.startswith(_PNG_START):
+    """What a grey PNG says of itself; None where it is no PNG, not grey, or its chunks are broken."""
+    if len(data) < 33 or not data.startswith(_PNG_START):
         return None
     width, height, bits, colour_type = struct.unpack_from(">IIBB", data, 16)
-    return Header(width, height, bits, 1) if colour_type == 0 else None
+    if colour_type != 0:
+        return None
+    position = 33
+    while position + 12 <= len(data):
+        size, name = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
+        if name == b"IEND":
+            return Header(width, height, bits, 1)
+        if name == b"eXIf":  # nothing that we write, and a parser less to trust
+            return None
+        position += 12 + size
+    return None

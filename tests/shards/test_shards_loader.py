@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_set import TinySample, tiny_sample, write_set
+from tiny_set import TinySample, cut_in_the_pixels, tiny_sample, write_set
 
 from shards.errors import LoadError, ManifestError, OrderError
 from shards.loader import Batch, Loader
@@ -37,9 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, samples: list[TinySample]) 
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory: pytest.TempPathFactory, samples: list[TinySample]) -> Path:
-    """Garbage whose checksums hold (7 only shows in the decoder), a missing mask, a bit flip, a broken label."""
+    """Garbage whose checksums hold (7 shows in the decoder only), a missing mask, a bit flip, a broken label."""
     bad = list(samples)
-    bad[7] = replace(bad[7], image=bad[7].image[:350] + b"x" * 200)
+    bad[7] = replace(bad[7], image=cut_in_the_pixels(bad[7].image))
     bad[20] = replace(bad[20], image=b"garbage")
     bad[31] = replace(bad[31], mask=b"")
     bad[40] = replace(bad[40], label=b"{}")
@@ -226,6 +226,20 @@ def test_too_many_bad_samples_stop_the_run_with_the_list(damaged: Path, folder: 
     list(islice(unharmed.train_batches(0), 3))
     for one in (loader, strict, unharmed):
         one.close()
+
+
+def test_broken_headers_never_reach_the_decoder(tmp_path: Path) -> None:
+    """They would crash the process: in a large batch DALI's threads outlive the error of one (shards/headers.py)."""
+    samples = [tiny_sample(index) for index in range(64)]
+    for index in range(0, 64, 3):
+        image = samples[index].image
+        samples[index].image = image[: 20 + 5 * index] + b"x" * 300 if index % 2 else image[: 60 + 5 * index]
+    shards = open_shards([write_set(tmp_path / "set", samples)])
+    settings = SETTINGS | {"global_batch_size": 64, "micro_batch_size": 64, "max_bad_share": 0.9}
+    loader = Loader(shards, **settings, num_threads=2)
+    for _ in range(10):
+        assert sum(len(batch.sample_ids_B) for batch in loader.eval_batches()) == 42
+    loader.close()
 
 
 def test_shards_deleted_while_the_run_goes_on(tmp_path: Path, samples: list[TinySample]) -> None:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from skimage.color import rgb2lab
-from tiny_set import jpeg, picture, png
+from tiny_set import cut_in_the_pixels, jpeg, picture, png
 
 from shards.pipeline import DecodeError, Decoder, DecodeSpec, EncodedBatch
 
@@ -123,9 +123,10 @@ def test_resize_is_antialiased_and_centred() -> None:
 
 
 @pytest.mark.parametrize(
-    "damaged", [b"", b"garbage" * 9, jpeg(picture(0, 32, 32))[:400]], ids=["empty", "garbage", "truncated"]
+    "damaged", [b"", b"garbage" * 9, cut_in_the_pixels(jpeg(picture(0, 32, 32)))], ids=["empty", "garbage", "cut"]
 )
 def test_decoder_survives_what_it_cannot_decode(damaged: bytes) -> None:
+    """In a small batch also what shards/headers.py keeps away from it."""
     good = jpeg(picture(1, 32, 32))
     decoder = Decoder(DecodeSpec(32, resize=False), 4, 1, "cpu")
     before, _ = decoder.convert(decoder.decode(encoded([good])))
@@ -134,6 +135,21 @@ def test_decoder_survives_what_it_cannot_decode(damaged: bytes) -> None:
     after, _ = decoder.convert(decoder.decode(encoded([good, good])))
     decoder.close()
     assert torch.equal(before[0], after[1])
+
+
+def test_damaged_pixels_in_a_large_batch() -> None:
+    """Any of them, many times over: the error comes when all of DALI's threads are done."""
+    good, random = [jpeg(picture(index, 32, 32)) for index in range(64)], np.random.default_rng(0)
+    decoder = Decoder(DecodeSpec(32, resize=False), 64, 2, "cpu")
+    for _ in range(40):
+        images = list(good)
+        for index in random.integers(0, 64, 3):
+            images[index] = cut_in_the_pixels(images[index])
+        with pytest.raises(DecodeError):
+            decoder.decode(encoded(images))
+    whole, _ = decoder.convert(decoder.decode(encoded(good)))
+    decoder.close()
+    assert whole.isfinite().all()
 
 
 def test_results_own_their_memory() -> None:
