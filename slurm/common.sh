@@ -11,8 +11,12 @@
 # shellcheck source=slurm/site.env
 . "${COLORGAN_SITE:-$root/slurm/site.env}"
 
-EXIT_STOPPED=75 # the verb was stopped by a signal and has saved
-EXIT_MISTAKE=2  # the verb has told a mistake; again it would be the same
+# Exit statuses of the verbs (colorgan/errors.py).
+EXIT_MISTAKE=2     # told in one sentence; again it would be the same
+EXIT_NOT_FINITE=65 # a loss is not a number; again it would be the same
+EXIT_STOPPED=75    # by a signal, and has saved
+declare -A MEANING=([0]=done [2]="a mistake" [65]="a loss is not a number" [69]="another rank was lost"
+    [74]="a checkpoint could not be written" [75]="stopped and saved" [76]="a rank hung" [137]=killed)
 RESEND_S=5      # a signal that comes before a rank listens is lost
 LAST_MOMENT_S=20
 
@@ -126,7 +130,7 @@ header() {
 progress() {
     local found=()
     [ -z "$run" ] || mapfile -t found < <(find "$run" "$run/checkpoints" -maxdepth 1 \( -name 'images-*' -o -name '*.tar' \) -printf '%f\n' 2>/dev/null | sort)
-    printf '%s %s' "${#found[@]}" "${found[-1]:-nothing}"
+    if ((${#found[@]})); then printf '%s %s' "${#found[@]}" "${found[-1]}"; else printf '0 nothing'; fi
 }
 
 # Stop when too many attempts in a row have brought nothing, whatever ended them.
@@ -220,7 +224,7 @@ run_alone() {
 # Run a command; on SIGUSR2 (the time limit is near, or pre-emption) or SIGTERM pass it on until the command ends.
 supervise() {
     local interrupted=0
-    signal="" signal_at=0 exit_code=0 watcher=""
+    signal="" signal_at="" exit_code=0 watcher=""
     trap 'interrupted=1; [ -n "$signal" ] || signal=USR2' USR2
     trap 'interrupted=1; signal=TERM' TERM
     "$@" </dev/null &
@@ -230,7 +234,7 @@ supervise() {
         wait "$step" && exit_code=0 || exit_code=$?
         ((interrupted)) || break
         if [ -z "$watcher" ]; then
-            signal_at=$(date +%s)
+            signal_at=$(date +%s.%N)
             say "SIG$signal: asking the ranks to save and stop"
             pass_on "$step" &
             watcher=$!
@@ -258,28 +262,31 @@ pass_on() {
 
 # finish: judge by what the ranks have left behind, then end the job.
 finish() {
-    local statuses reason
+    local statuses reason="" status
     statuses=" $(cat "$state"/rank-* 2>/dev/null | sort -n | uniq | tr '\n' ' ')"
-    reason="exit status $exit_code, ranks:$statuses"
+    for status in $statuses; do reason+="${reason:+, }${MEANING[$status]:-status $status}"; done
+    reason=${reason:-the ranks ended without a word}
+    if [ "$exit_code" -eq 0 ] && [ "$statuses" = " 0 " ]; then done_now; fi
     if [ "$exit_code" -eq 0 ] && [[ $statuses == *" $EXIT_STOPPED "* ]]; then requeue "$(saved_text)"; fi
-    if [ "$exit_code" -eq 0 ] && [[ $statuses == " 0 " ]]; then done_now; fi
-    if [[ $statuses == *" $EXIT_MISTAKE "* ]]; then
-        fail "$EXIT_MISTAKE" "the verb has told why, above; the same again would fail the same way, so it is not requeued"
+    for status in "$EXIT_MISTAKE" "$EXIT_NOT_FINITE"; do
+        [[ $statuses != *" $status "* ]] ||
+            fail "$status" "${MEANING[$status]}, told above; the same again would fail the same way, so it is not requeued"
+    done
+    if [ -n "$signal" ] && [ "$save_signal" = TERM ]; then requeue "SIG$signal; what is finished is kept"; fi
+    if [ -n "$signal" ]; then requeue "$(saved_text) ($reason)"; fi
+    if [ "$((idle_attempts + 1))" -ge "$SITE_MAX_IDLE_ATTEMPTS" ] && [ "$(progress)" = "$(sed -n 2p "$state/attempts")" ]; then
+        fail 1 "$reason; $((idle_attempts + 1)) attempts in a row without a new checkpoint (SITE_MAX_IDLE_ATTEMPTS): not requeued"
     fi
-    if [ "$signal" = TERM ] && [ "$(job_field JobState)" != RUNNING ]; then requeue "$(saved_text)"; fi
-    if [ -n "$signal" ] && [ "$save_signal" = TERM ]; then requeue "SIG$signal; finished pieces are kept"; fi
-    if [ "$((idle_attempts + 1))" -ge "$SITE_MAX_IDLE_ATTEMPTS" ] && [[ $(progress) == "$(sed -n 2p "$state/attempts")" ]]; then
-        fail 1 "$reason; attempt $((idle_attempts + 1)) in a row without a new checkpoint (SITE_MAX_IDLE_ATTEMPTS): not requeued"
-    fi
-    requeue "failed ($reason); tried again from the last checkpoint"
+    requeue "failed ($reason); goes on from the last checkpoint"
 }
 
 # saved_text: whether the signal led to a checkpoint, and how fast.
 saved_text() {
-    local newest
-    newest=$(find "$run/checkpoints" -maxdepth 1 -name 'images-*' -printf '%T@ %f\n' 2>/dev/null | sort | tail -n 1)
-    if [ -n "$newest" ] && [ "${newest%%.*}" -ge "$((signal_at - 1))" ]; then
-        printf '%s saved %s s after SIG%s' "${newest#* }" "$((${newest%%.*} > signal_at ? ${newest%%.*} - signal_at : 0))" "${signal:-?}"
+    local saved_at newest
+    read -r saved_at newest < <(find "$run/checkpoints" -maxdepth 1 -name 'images-*' -printf '%T@ %f\n' 2>/dev/null | sort -n | tail -n 1) || true
+    if [ -n "$newest" ] && awk "BEGIN { exit !($saved_at > ${signal_at:-0}) }"; then
+        printf '%s saved' "$newest"
+        [ -z "$signal" ] || awk "BEGIN { printf \" %.1f s after SIG$signal\", $saved_at - $signal_at }"
     else
         printf 'SIG%s: NOT SAVED, no checkpoint has been written since; what came after %s will be repeated' "${signal:-?}" "$(progress | cut -d ' ' -f 2)"
     fi
