@@ -273,7 +273,7 @@ class DataParallel:
             return module  # type: ignore[no-any-return]
         device_ids = [self.ranks.device.index] if self.ranks.device.type == "cuda" else None
         return DistributedDataParallel(
-            module, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            module, device_ids=device_ids, forward_sync_buffers=False, gradient_as_bucket_view=True
         )
 
     def networks(self, phase: Phase) -> dict[str, Network]:
