@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from colorgan.errors import LaunchError
-from colorgan.launch import LaunchProfile, check_launch, launch_profile, wants_cpu
+from colorgan.launch import DATA_PARALLEL, LaunchProfile, check_launch, launch_profile, wants_cpu
 from colorgan.pieces import Roles, Saved, read_whole
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class Ranks:
     world_size: int
     device: torch.device
     control: Any = None  # gloo group for small CPU tensors and objects, also beside NCCL; None with one rank
-    profile: LaunchProfile = LaunchProfile()
+    profile: LaunchProfile = DATA_PARALLEL
 
     @staticmethod
     def single() -> Ranks:
@@ -350,7 +350,7 @@ class DataParallel:
 
 @contextmanager
 def frozen(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """While open, no parameter of `modules` collects a gradient: DDP and ZeRO would share it, and accumulation be wrong."""
+    """While open, no parameter of `modules` collects a gradient; otherwise accumulation is wrong, without an error."""
     parameters = [parameter for module in modules for parameter in module.parameters()]
     tracked = [parameter.requires_grad for parameter in parameters]
     for parameter in parameters:

@@ -32,6 +32,9 @@ class LaunchProfile:
         return f"zero{self.zero_stage}" if self.zero_stage else "ddp"
 
 
+DATA_PARALLEL = LaunchProfile()
+
+
 def launch_profile(environment: Mapping[str, str] | None = None) -> LaunchProfile:
     """Return what the launcher asks for.
 

@@ -253,7 +253,8 @@ def _import_deepspeed(ranks: Ranks) -> Any:
         operations["deepspeed_shm_comm"] = False
     backend = "gloo" if on_cpu else "nccl"
     if not dist.is_initialized():
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
     deepspeed.init_distributed(backend)
     return deepspeed
 
