@@ -127,7 +127,8 @@ class Run:
         if self.ranks.main:
             self._log = self._open.enter_context(RunLog(self.folder, images_seen))
             self.display = self._open.enter_context(Display(self.total_images, images_seen, self._title))
-            self.record("event", images_seen, text="started", total_images=self.total_images, ranks=self.ranks.world_size)
+            size = self.ranks.world_size
+            self.record("event", images_seen, text="started", total_images=self.total_images, ranks=size)
             if found:
                 self.message(f"goes on from {found.path} ({images_seen:,} images seen)")
         return found

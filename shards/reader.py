@@ -25,6 +25,7 @@ from shards.headers import Header, jpeg_header, mask_header
 from shards.labels import ClassVectors, class_vectors
 from shards.manifest import SAMPLE_DTYPE, Manifest, read_manifest
 from shards.order import WINDOW_SHARDS
+from shards.staging import staged
 
 Rows = NDArray[np.void]
 ReadAt = Callable[[Path, int, int], bytes]  # path, offset, size -> at most size bytes; raises OSError
@@ -91,7 +92,7 @@ def open_shards(folders: Sequence[Path]) -> ShardSet:
     for folder in resolved:
         if resolved.count(folder) > 1:
             raise ManifestError(f"{folder}: given twice; name each packed folder once.")
-    return ShardSet([read_manifest(folder) for folder in folders])
+    return ShardSet([staged(read_manifest(folder)) for folder in folders])
 
 
 class ShardFiles:

@@ -15,7 +15,7 @@
 EXIT_MISTAKE=2     # told in one sentence; again it would be the same
 EXIT_NOT_FINITE=65 # a loss is not a number; again it would be the same
 EXIT_STOPPED=75    # by a signal, and has saved
-declare -A MEANING=([0]=done [2]="a mistake" [65]="a loss is not a number" [69]="another rank was lost"
+declare -A MEANING=([0]='done' [2]="a mistake" [65]="a loss is not a number" [69]="another rank was lost"
     [74]="a checkpoint could not be written" [75]="stopped and saved" [76]="a rank hung" [137]=killed)
 RESEND_S=5      # a signal that comes before a rank listens is lost
 LAST_MOMENT_S=20

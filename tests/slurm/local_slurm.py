@@ -178,10 +178,11 @@ class LocalSlurm:
             )  # fmt: skip
 
     def _munge_options(self) -> Sequence[str]:
-        run, log = self.root / "run", self.root / "log"
+        run = self.root / "run"
         return (
             f"--key-file={self.root / 'etc/munge.key'}", f"--socket={run / 'munge.sock'}",
-            f"--pid-file={run / 'munged.pid'}", f"--seed-file={run / 'munged.seed'}", f"--log-file={log / 'munged.log'}",
+            f"--pid-file={run / 'munged.pid'}", f"--seed-file={run / 'munged.seed'}",
+            f"--log-file={self.root / 'log/munged.log'}",
         )  # fmt: skip
 
     def _write_files(self) -> None:
