@@ -7,6 +7,7 @@ and why. Started again with the same line it goes on where it stopped. Also:
     --out DIR --merge            put the manifest together when all parts are packed
     ... --only 12                pack one shard again, with the settings of the folder
     --verify DIR                 check every sample of a packed folder, and name the bad ones
+    ... --download               fetch the official archives of COCO or VOC into --root first
 """
 
 import importlib
@@ -14,8 +15,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Literal, Self, TypeVar
@@ -24,23 +23,31 @@ from typing import Literal, Self, TypeVar
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from colorgan.cli import parse, run_verb
+from colorgan.progress import bytes_shown, images_shown
+from datasets.archives import archives_for
+from datasets.download import download
 from datasets.errors import CorpusError
 from datasets.records import Corpus
 from shards.errors import ManifestError, ShardError
 from shards.image_policy import MAX_PIXELS, MAX_PIXELS_LIMIT
 from shards.manifest import REJECTED_FILE, Manifest
 from shards.merging import merge_parts
-from shards.packing import MAX_SAMPLES_PER_SHARD, PackReport, ProgressCallback, pack
+from shards.packing import MAX_SAMPLES_PER_SHARD, PackReport, pack
 from shards.rebuilding import rebuild_shard
 from shards.verifying import verify
 
 VERB = "python launcher/pack.py"
 NEXT = "accelerate launch launcher/pretrain.py --data.train OUT"
 SHOWN_REJECTIONS = 20
+# What each way of working needs to be told.
+MODES = {
+    "part": ("corpus", "root", "split", "out"),
+    "only": ("corpus", "root", "split", "out"),
+    "merge": ("out",),
+    "verify": (),
+}
 T = TypeVar("T")
 
 
@@ -69,13 +76,21 @@ class PackSettings(BaseModel):
     merge: bool = Field(False, description="put the manifest of packed parts together; needs --out alone")
     only: int | None = Field(None, ge=0, description="number of the one shard to pack again")
     verify: Path | None = Field(None, description="a packed folder to check; needs nothing else")
+    download: bool = Field(
+        False, description="fetch what the split needs into the root first; without --out, do only that"
+    )
+    mirror: str | None = Field(
+        None, pattern="^https?://", description="fetch <mirror>/<file name> instead of the official host's"
+    )
 
     @model_validator(mode="after")
     def _enough_is_given(self) -> Self:
-        modes = [name for name in ("part", "merge", "only", "verify") if getattr(self, name) not in (None, False)]
+        modes = [name for name in MODES if getattr(self, name) not in (None, False)]
         if len(modes) > 1:
             raise ValueError(f"--{modes[0]} and --{modes[1]} do not go together; give one of them")
-        needed = {"verify": (), "merge": ("out",)}.get(modes[0] if modes else "", ("corpus", "root", "split", "out"))
+        needed = MODES[modes[0]] if modes else ("corpus", "root", "split", "out")
+        if self.download and not modes:
+            needed = ("corpus", "root", "split")
         missing = [f"--{name}" for name in needed if getattr(self, name) is None]
         if missing:
             raise ValueError(f"{', '.join(missing)}: required, not given")
@@ -83,7 +98,7 @@ class PackSettings(BaseModel):
 
 
 def main(argv: list[str]) -> None:
-    """Do what the settings say: pack, a part or one shard, merge, or verify."""
+    """Do what the settings say: fetch, pack, pack a part or one shard, merge, or verify."""
     settings = parse(PackSettings, argv, verb=VERB, description=__doc__ or "", next_line=NEXT)
     if settings.verify is not None:
         verify_folder(settings.verify, settings.workers)
@@ -91,7 +106,19 @@ def main(argv: list[str]) -> None:
         out = given(settings.out)
         print_manifest(merge_parts(out), out)
     else:
-        pack_corpus(settings)
+        if settings.download:
+            download_corpus(settings)
+        if settings.out is not None:
+            pack_corpus(settings)
+
+
+def download_corpus(settings: PackSettings) -> None:
+    """Fetch and unpack the official archives that the split needs and the root has not."""
+    root = given(settings.root)
+    archives = archives_for(given(settings.corpus), given(settings.split))
+    with bytes_shown() as progress:
+        names = download(archives, root, mirror=settings.mirror, progress=progress)
+    print(f"{root}: {', '.join(names)} fetched and unpacked" if names else f"{root}: all there, nothing to fetch")
 
 
 def given(value: T | None) -> T:
@@ -103,7 +130,7 @@ def given(value: T | None) -> T:
 def pack_corpus(settings: PackSettings) -> None:
     """Open the corpus, pack it or what is asked for of it, and say what came of it."""
     corpus, root, out = open_corpus(settings), given(settings.root), given(settings.out)
-    with progress_shown(corpus.num_records if settings.only is None else None) as progress:
+    with images_shown(corpus.num_records if settings.only is None else None) as progress:
         if settings.only is not None:
             report = rebuild_shard(corpus, out, settings.only, root=root, workers=settings.workers, progress=progress)
         else:
@@ -156,49 +183,6 @@ def open_corpus(settings: PackSettings) -> Corpus:
     adapter = importlib.import_module(f"datasets.{settings.corpus}")
     corpus: Corpus = getattr(adapter, f"open_{settings.corpus}")(settings.root, settings.split)
     return corpus
-
-
-@contextmanager
-def progress_shown(total: int | None) -> Iterator[ProgressCallback]:
-    """A progress bar on a terminal, a plain line every ten seconds elsewhere."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield PlainProgress(total)
-        return
-    columns = (
-        TextColumn("packing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[rejected]} rejected"),
-    )
-    start = time.monotonic()
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("packing", total=total, rejected=0, speed="")
-
-        def show(done: int, rejected: int) -> None:
-            speed = f"{done / (time.monotonic() - start):,.0f} images/s"
-            bar.update(task, completed=done, rejected=rejected, speed=speed)
-
-        yield show
-
-
-class PlainProgress:
-    """Lines for logs and batch jobs."""
-
-    def __init__(self, total: int | None, every_s: float = 10.0) -> None:
-        self._of = "" if total is None else f" of {total:,}"
-        self._every_s = every_s
-        self._told = self._start = time.monotonic()
-
-    def __call__(self, done: int, rejected: int) -> None:
-        """Print a line where the last one is old enough."""
-        now = time.monotonic()
-        if now - self._told >= self._every_s:
-            self._told = now
-            speed = done / (now - self._start)
-            print(f"packed {done:,}{self._of}, {rejected:,} rejected, {speed:,.0f} images/s", flush=True)
 
 
 def print_report(report: PackReport, out: Path) -> None:

@@ -26,10 +26,6 @@ class PackError(ShardError):
     """Packing cannot start or go on."""
 
 
-class DownloadError(ShardError):
-    """An archive that cannot be fetched or unpacked safely."""
-
-
 class OrderError(ShardError):
     """Sizes that do not divide, or a position outside the order."""
 

@@ -9,11 +9,10 @@ Memory: the records of one shard and 3 chunks a worker, whatever the size of the
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import Protocol
 
 import PIL
 from PIL import features
@@ -40,10 +39,8 @@ CHUNK = 16  # records a worker takes at a time: some 50 ms of work
 MAX_SAMPLES_PER_SHARD = 100_000
 
 
-class ProgressCallback(Protocol):
-    """Told now and then how many records are behind the packer, and how many of them were rejected."""
-
-    def __call__(self, done: int, rejected: int) -> None: ...
+# Told now and then how many records are behind the packer, and how many of them were rejected.
+ProgressCallback = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -78,8 +78,10 @@ def test_parts_are_packed_and_merged(verb: Callable[..., str], pictures: Path, t
     [
         ((), "--corpus, --root, --split, --out: required, not given"),
         (("--merge",), "--out: required, not given"),
-        (("--merge", "--only", "3"), "--merge and --only do not go together"),
+        (("--merge", "--only", "3"), "--only and --merge do not go together"),
         (("--corpus", "cocoa"), "coco"),
+        (("--download", "--corpus", "coco", "--root", "x", "--split", "train"), "with its year"),
+        (("--download", "--out", "x"), "--corpus, --root, --split: required, not given"),
         (("--out", "x", "--merge"), "x: nothing to merge"),
         (("--verify", "nowhere"), "nowhere: no such folder"),
         (("--corpus", "coco", "--root", "nowhere", "--split", "train", "--out", "x"), "nowhere"),
