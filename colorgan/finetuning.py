@@ -183,6 +183,7 @@ def finetune(
     model.to(ranks.device)
     total_images = stages[-1].last_image
     with (
+        StopSignals() as stop,  # until the run folder is left: the launcher's SIGTERM must not hide why
         Run(
             recipe,
             ranks,
@@ -192,7 +193,6 @@ def finetune(
             model_role=MODEL,
             title=f"finetune {recipe.task}",
         ) as run,
-        StopSignals() as stop,
     ):
         found = run.restore()
         images_seen, scores = 0, dict[str, float]()

@@ -67,7 +67,7 @@ def verdict(standings: Sequence[Standing | None]) -> str:
     unknown = [rank for rank, standing in enumerate(standings) if standing is None]
     silent = [standing for standing in known if standing.stack is None]
     if unknown:
-        return f"{_ranks(unknown)} never came or left no trace."
+        return f"{_ranks(unknown)} unknown: no report and no beat."
     if silent and len(silent) < len(known):
         latest = max(standing.time for standing in known)
         return " ".join(

@@ -164,6 +164,7 @@ def pretrain(
         ab_scale=recipe.network.ab_scale,
     )
     with (
+        StopSignals() as stop,  # until the run folder is left: the launcher's SIGTERM must not hide why
         Run(
             recipe,
             ranks,
@@ -173,7 +174,6 @@ def pretrain(
             model_role=GENERATOR,
             title="pretrain",
         ) as run,
-        StopSignals() as stop,
     ):
         found = run.restore()
         images_seen = run.load(strategy, found) if found else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -116,4 +117,7 @@ def _rank_main(rank: int, world_size: int, port: int, work: Callable[..., None],
 
 def on_ranks(world_size: int, work: Callable[..., None], *arguments: Any) -> None:
     """Run `work(ranks, *arguments)` in real processes joined by gloo; raises what one of them raises."""
-    torch.multiprocessing.spawn(_rank_main, (world_size, free_port(), work, arguments), nprocs=world_size)
+    multiprocessing.set_forkserver_preload(["colorgan.pretraining", "torch.utils.tensorboard"])  # imported once
+    torch.multiprocessing.start_processes(
+        _rank_main, (world_size, free_port(), work, arguments), nprocs=world_size, start_method="forkserver"
+    )
