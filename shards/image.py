@@ -15,6 +15,7 @@ photo takes a quarter of the time.
 """
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -142,7 +143,8 @@ def _decoding() -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise PictureError(f"not a picture of a known format ({', '.join(FORMATS)})") from error
     except Exception as error:  # PIL's decoders raise nearly every type there is on damaged files
-        raise PictureError(f"cannot be decoded: {str(error) or type(error).__name__}") from error
+        reason = re.sub(r" at 0x[0-9a-f]+", "", str(error)) or type(error).__name__  # the same in each run
+        raise PictureError(f"cannot be decoded: {' '.join(reason.split())}") from error
 
 
 def _plan(image: Image.Image, encoding: Encoding) -> Geometry:
