@@ -84,6 +84,7 @@ begin() {
         echo "job $id: $verb; log $(realpath -m "$SITE_LOGS")/colorgan-$verb-$id.log"
         exit 0
     fi
+    asked=${*@Q}
     # %a in a word is the index in the array: --seed %a --run runs/seed-%a
     [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || words=("${words[@]//%a/$SLURM_ARRAY_TASK_ID}")
     attempt=$((${SLURM_RESTART_COUNT:-0} + 1))
@@ -296,7 +297,7 @@ done_now() {
     note 'done'
     if [ -n "${COLORGAN_STEP:-}" ]; then
         mkdir -p "$(dirname "$COLORGAN_STEP")"
-        printf '%s\n' "${words[*]@Q}" >"$COLORGAN_STEP${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}.done"
+        printf '%s\n' "$asked" >"$COLORGAN_STEP${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}.done"
     fi
     rm -rf "$state"
     say "done: $verb${run:+, $run}"
