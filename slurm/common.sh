@@ -18,7 +18,6 @@ EXIT_STOPPED=75    # by a signal, and has saved
 declare -A MEANING=([0]='done' [2]="a mistake" [65]="a loss is not a number" [69]="another rank was lost"
     [74]="a checkpoint could not be written" [75]="stopped and saved" [76]="a rank hung" [137]=killed)
 RESEND_S=5      # a signal that comes before a rank listens is lost
-LAST_MOMENT_S=20
 
 say() { printf '[slurm %s] %s\n' "$(date '+%F %T')" "$*"; }
 
@@ -253,7 +252,7 @@ pass_on() {
     while kill -s "$save_signal" "$1" 2>/dev/null; do
         sleep "$RESEND_S"
         left=$((${end:-9999999999} - $(date +%s)))
-        if [ "$left" -le "$LAST_MOMENT_S" ]; then
+        if [ "$left" -le "$SITE_LAST_MOMENT_SECONDS" ]; then
             say "NOT SAVED: $left s before the time limit no checkpoint has been written since the signal; what came after $(progress | cut -d ' ' -f 2) will be repeated. Raise SITE_SAVE_SECONDS ($SITE_SAVE_SECONDS), or set output.save_every_images lower"
             (requeue "the time limit came before the checkpoint") && :
             return

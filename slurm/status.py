@@ -50,7 +50,7 @@ def read_queue() -> list[Queued]:
 def print_study(folder: Path, queue: list[Queued]) -> None:
     """A line a step: done, running, queued or neither; then each run that has a log."""
     steps = folder / "steps"
-    names = sorted({path.name.split(".")[0] for path in steps.iterdir() if path.suffix in (".job", ".done")})
+    names = read(steps / ".order").split()
     for name in names:
         number = read(steps / f"{name}.job").strip()
         finished = len(list(steps.glob(f"{name}.done")) + list(steps.glob(f"{name}.*.done")))

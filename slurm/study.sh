@@ -134,6 +134,7 @@ for task in $TASKS; do
 done
 step report "$scored" cpu report.sh "" --out "$study/report" "${runs[@]}"
 
+printf '%s\n' "${order[@]}" >"$study/steps/.order"
 echo "study $(basename "$file" .env) -> $study"
 show top ""
 echo "$submitted jobs submitted; logs in $SITE_LOGS; how it goes: slurm/status.sh $(printf %q "$study")"

@@ -23,7 +23,8 @@ fi
 world=$((COLORGAN_NODES * COLORGAN_RANKS_PER_NODE))
 words=(--num_processes "$world" --num_machines "$COLORGAN_NODES" --machine_rank "$SLURM_NODEID")
 words+=(--main_process_ip "$COLORGAN_ADDRESS" --main_process_port "$COLORGAN_PORT" --rdzv_backend static)
-words+=(--mixed_precision no --dynamo_backend no)
+threads=$((${SLURM_CPUS_PER_TASK:-1} / COLORGAN_RANKS_PER_NODE))
+words+=(--mixed_precision no --dynamo_backend no --num_cpu_threads_per_process "$((threads > 0 ? threads : 1))")
 if [ "$COLORGAN_DEVICE" = cpu ]; then export ACCELERATE_USE_CPU=true; fi
 if [ "$world" -gt 1 ]; then
     words+=(--multi_gpu) # also on CPUs: what accelerate calls MULTI_CPU starts one process only
