@@ -52,6 +52,7 @@ class Row:
     process: subprocess.Popen[str]
     log: Path
     figures: list[float] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)
     failure: str = ""
 
     def ask(self, request: str | None) -> dict[str, float]:
@@ -88,6 +89,7 @@ def main() -> None:
                 for row in rows:
                     if not row.failure and (answer := row.ask(str(arguments.images))):
                         row.figures.append(answer["images_per_s"])
+                        row.cpu_ms.append(answer["cpu_ms"])
         finally:
             for row in rows:
                 row.process.kill()
@@ -152,9 +154,14 @@ def _start(name: str, work: Path, arguments: argparse.Namespace) -> Row:
 def _report(rows: list[Row], num_photos: int, arguments: argparse.Namespace) -> None:
     cores = len(os.sched_getaffinity(0))
     print(f"\n{num_photos} photos, {arguments.threads} threads or workers, {cores} cores, {platform.machine()};")
-    print(f"median of {arguments.repeats} alternated measurements of {arguments.images} pictures each\n")
+    print(
+        f"median of {arguments.repeats} alternated measurements of {arguments.images} pictures each; CPU time a picture,"
+    )
+    print("all processes and threads of a loader together, hangs less on what else the machine does\n")
     medians = {row.name: statistics.median(row.figures) for row in rows if row.figures}
-    print(f"{'data/loader':<22}{'images/s':>9}{'lowest':>8}{'highest':>9}{'x paper (photos)':>18}{'x colorgan':>12}")
+    print(
+        f"{'data/loader':<22}{'images/s':>9}{'lowest':>8}{'highest':>9}{'x paper (photos)':>18}{'x colorgan':>12}{'CPU ms':>9}"
+    )
     for row in rows:
         if not row.figures:
             print(f"{row.name:<22}  not run: {row.failure}")
@@ -163,7 +170,7 @@ def _report(rows: list[Row], num_photos: int, arguments: argparse.Namespace) -> 
         paper = medians.get("original/paper")
         print(
             f"{row.name:<22}{median:>9.0f}{min(row.figures):>8.0f}{max(row.figures):>9.0f}"
-            f"{_ratio(median, paper):>18}{_ratio(median, ours):>12}"
+            f"{_ratio(median, paper):>18}{_ratio(median, ours):>12}{statistics.median(row.cpu_ms):>9.2f}"
         )
     print()
     for text, kind, other, target in TARGETS:

@@ -9,6 +9,7 @@ Imports stand in the functions: our packages and the peers live in different env
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -32,10 +33,28 @@ def main() -> None:
     for line in sys.stdin:
         for _ in range(WARM_UP):  # what was made while others were measured
             next(batches)
-        begin, number = time.perf_counter(), 0
+        begin, cpu, number = time.perf_counter(), cpu_seconds(), 0
         while number < int(line):
             number += len(next(batches))
-        print(json.dumps({"images_per_s": number / (time.perf_counter() - begin)}), flush=True)
+        seconds, cpu = time.perf_counter() - begin, cpu_seconds() - cpu
+        print(json.dumps({"images_per_s": number / seconds, "cpu_ms": 1000 * cpu / number}), flush=True)
+
+
+def cpu_seconds() -> float:
+    """What this process and its workers have used so far."""
+    parents, used = {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        pid = int(path.parent.name)
+        parents[pid], used[pid] = int(fields[1]), int(fields[11]) + int(fields[12])
+    total, mine = 0, {os.getpid()}
+    while mine:
+        total += sum(used.get(pid, 0) for pid in mine)
+        mine = {pid for pid, parent in parents.items() if parent in mine}
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 def colorgan(folder: Path, kind: str, threads: int) -> Iterator[Any]:
@@ -141,6 +160,7 @@ def streaming(folder: Path, kind: str, threads: int) -> Iterator[Any]:
     """MosaicML streaming from MDS shards on this disk, OpenCV for pixels."""
     import shutil
 
+    _without_torchvision()
     from streaming import MDSWriter, StreamingDataset
     from torch.utils.data import DataLoader
 
@@ -186,6 +206,26 @@ def ffcv(folder: Path, kind: str, threads: int) -> Iterator[Any]:
         for (rgb,) in loader:
             lab = [cv2.cvtColor(image.astype(np.float32) / 255.0, cv2.COLOR_RGB2Lab) for image in np.asarray(rgb)]
             yield np.ascontiguousarray(np.stack(lab).transpose(0, 3, 1, 2))
+
+
+def _without_torchvision() -> None:
+    """Let `streaming` import where torchvision's wheel is of another build than torch: it needs two names of it."""
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        for name in (
+            "torchvision",
+            "torchvision.datasets",
+            "torchvision.transforms",
+            "torchvision.transforms.functional",
+        ):
+            sys.modules[name] = ModuleType(name)
+            sys.modules[name].__spec__ = ModuleSpec(name, None)
+        sys.modules["torchvision.datasets"].VisionDataset = object  # type: ignore[attr-defined]
+        sys.modules["torchvision.transforms.functional"].to_tensor = None  # type: ignore[attr-defined]
 
 
 def _files(folder: Path) -> list[Path]:

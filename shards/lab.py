@@ -38,14 +38,14 @@ def linear_from_srgb() -> NDArray[np.float32]:
     return linear.astype(np.float32)
 
 
-def _compiled(function: Function) -> Function:
+def compiled(function: Function) -> Function:
     """Compile once and keep the result on disk; where no folder is writable, for this process only."""
     options = {"nogil": True, "fastmath": True, "error_model": "numpy"}
     try:
-        compiled: Function = numba.njit(cache=True, **options)(function)
+        result: Function = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # numba found no folder to keep it in
-        compiled = numba.njit(**options)(function)
-    return compiled
+        result = numba.njit(**options)(function)
+    return result
 
 
 @numba.njit(inline="always", fastmath=True)  # type: ignore[untyped-decorator]
@@ -61,7 +61,8 @@ def _f(t: Any) -> Any:
 
 
 @numba.njit(inline="always", fastmath=True)  # type: ignore[untyped-decorator]
-def _row_to_linear(rgb_W3: Any, red: Any, green: Any, blue: Any, linear_256: Any, mirror: bool) -> None:
+def row_to_linear(rgb_W3: Any, red: Any, green: Any, blue: Any, linear_256: Any, mirror: bool) -> None:
+    """Look a row's bytes up; apart from the arithmetic, since it does not vectorise and what follows does."""
     width = len(red)
     if mirror:
         for x in range(width):
@@ -75,7 +76,21 @@ def _row_to_linear(rgb_W3: Any, red: Any, green: Any, blue: Any, linear_256: Any
             blue[x] = linear_256[rgb_W3[x, 2]]
 
 
-@_compiled
+@numba.njit(inline="always", fastmath=True)  # type: ignore[untyped-decorator]
+def lab_row(red: Any, green: Any, blue: Any, l_W: Any, a_W: Any, b_W: Any, ab_scale: float) -> None:
+    """Normalised Lab of a row of linear light; rows of their own, since a strided one would not vectorise."""
+    a_slope = np.float32(500.0 / ab_scale)
+    b_slope = np.float32(200.0 / ab_scale)
+    for x in range(len(red)):
+        fx = _f(_XR * red[x] + _XG * green[x] + _XB * blue[x])
+        fy = _f(_YR * red[x] + _YG * green[x] + _YB * blue[x])
+        fz = _f(_ZR * red[x] + _ZG * green[x] + _ZB * blue[x])
+        l_W[x] = _L_SLOPE * fy - _L_OFFSET
+        a_W[x] = a_slope * (fx - fy)
+        b_W[x] = b_slope * (fy - fz)
+
+
+@compiled
 def lab_from_srgb(
     rgb_BHW3: NDArray[np.uint8],
     mirror_B: NDArray[np.bool_],
@@ -97,16 +112,8 @@ def lab_from_srgb(
     red = np.empty(width, np.float32)
     green = np.empty(width, np.float32)
     blue = np.empty(width, np.float32)
-    a_slope = np.float32(500.0 / ab_scale)
-    b_slope = np.float32(200.0 / ab_scale)
     for index in range(number):
         for y in range(height):
-            # Apart from the arithmetic: a look-up in the table does not vectorise, what follows does.
-            _row_to_linear(rgb_BHW3[index, y], red, green, blue, linear_256, mirror_B[index])
-            for x in range(width):
-                fx = _f(_XR * red[x] + _XG * green[x] + _XB * blue[x])
-                fy = _f(_YR * red[x] + _YG * green[x] + _YB * blue[x])
-                fz = _f(_ZR * red[x] + _ZG * green[x] + _ZB * blue[x])
-                lab_B3HW[index, 0, y, x] = _L_SLOPE * fy - _L_OFFSET
-                lab_B3HW[index, 1, y, x] = a_slope * (fx - fy)
-                lab_B3HW[index, 2, y, x] = b_slope * (fy - fz)
+            row_to_linear(rgb_BHW3[index, y], red, green, blue, linear_256, mirror_B[index])
+            l_W, a_W, b_W = lab_B3HW[index, 0, y], lab_B3HW[index, 1, y], lab_B3HW[index, 2, y]
+            lab_row(red, green, blue, l_W, a_W, b_W, ab_scale)
