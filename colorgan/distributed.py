@@ -189,6 +189,10 @@ class Strategy(Protocol):
         """End this strategy; return a network with its weights, for another one to train."""
         ...
 
+    def held(self) -> dict[str, list[Tensor]]:
+        """Return what this rank keeps at this moment, as weights, gradients and optimizer; for accounting."""
+        ...
+
 
 def open_strategy(
     ranks: Ranks,
@@ -328,6 +332,12 @@ class DataParallel:
         """Return the network itself."""
         return self.bare[name]
 
+    def held(self) -> dict[str, list[Tensor]]:
+        """Return what this rank keeps at this moment, as weights, gradients and optimizer; for accounting."""
+        weights = [parameter for module in self.bare.values() for parameter in module.parameters()]
+        gradients = [parameter.grad for parameter in weights if parameter.grad is not None]
+        return {"weights": [*weights], "gradients": gradients, "optimizer": optimizer_tensors(self.phases.values())}
+
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Return all weights and optimizer states as named whole tensors, by role; the same on every rank."""
         roles: dict[str, dict[str, Tensor]] = {}
@@ -388,6 +398,12 @@ def average_statistics(modules: Iterable[nn.Module], ranks: Ranks) -> None:
     flat /= ranks.world_size
     for buffer, mean in zip(buffers, torch.split(flat, [b.numel() for b in buffers]), strict=True):
         buffer.copy_(mean.view_as(buffer))
+
+
+def optimizer_tensors(phases: Iterable[Phase]) -> list[Tensor]:
+    """Return all tensors of the optimizers' states."""
+    states = [slots for phase in phases for slots in phase.optimizer.state.values()]
+    return [value for slots in states for value in slots.values() if isinstance(value, Tensor)]
 
 
 def optimizer_state(phase: Phase) -> dict[str, Tensor]:

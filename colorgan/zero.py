@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from colorgan.distributed import Network, Phase, Ranks, average_statistics, frozen
+from colorgan.distributed import Network, Phase, Ranks, average_statistics, frozen, optimizer_tensors
 from colorgan.errors import LaunchError
 from colorgan.pieces import Piece, Saved, share
 
@@ -143,6 +143,28 @@ class Zero:
         for engine in self._engines.values():
             engine.destroy()
         return module
+
+    def held(self) -> dict[str, list[Tensor]]:
+        """Return what this rank keeps at this moment, as weights, gradients and optimizer; for accounting.
+
+        The optimizer's part has the copy of the weights that it updates, where that is not the weights themselves.
+        """
+        weights: list[Tensor] = []
+        gradients: list[Tensor] = []
+        optimizer = optimizer_tensors(self.phases.values())
+        for name, phase in self.phases.items():
+            parameters: list[Any] = list(phase.module.parameters())
+            weights += [p.ds_tensor if self._stage == 3 else p for p in parameters]
+            gradients += [p.grad for p in parameters if p.grad is not None]
+            inner = self._engines[name].optimizer
+            if self._stage == 3:
+                gradients.append(inner.grad_partitions_flat_buffer)
+            else:
+                gradients += [part for parts in inner.averaged_gradients.values() for part in parts or []]
+            optimizer += [flat for flat, _ in self._owned[name]]
+        own = {tensor.untyped_storage().data_ptr() for tensor in weights}
+        optimizer = [tensor for tensor in optimizer if tensor.untyped_storage().data_ptr() not in own]
+        return {"weights": weights, "gradients": gradients, "optimizer": optimizer}
 
     def _held(self, name: str) -> dict[str, Piece]:
         """Return this rank's part of each weight, as views: its partition in stage 3, else an even cut of the whole."""

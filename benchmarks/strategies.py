@@ -1,0 +1,283 @@
+"""Do DDP, ZeRO-1, 2 and 3 agree, what does each hold, and does a run go on under another one, on other ranks?
+
+    python benchmarks/strategies.py
+
+Two tables, from real gloo ranks on the CPU and a toy GAN (32x32, width 4):
+equivalence: largest difference of the weights from one process after 5 steps (SGD, smooth loss, instance norm, no
+clipping), for 1 and 2 ranks and accumulation over 1 and 2 micro-batches; bytes a rank holds before the update.
+resume: a run with Adam and a weight average is stopped half-way and taken up, on the same or another number of ranks,
+under the same or another strategy: largest difference from the uninterrupted run, and the samples seen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "colorgan")]
+
+from toy import ToyLoader, on_ranks, toy_recipe  # noqa: E402
+
+from colorgan.checkpoint import Checkpoint, checkpoint_path, open_checkpoint, save_checkpoint  # noqa: E402
+from colorgan.distributed import Phase, Ranks, Strategy, open_strategy  # noqa: E402
+from colorgan.launch import LaunchProfile  # noqa: E402
+from colorgan.networks import Discriminator, UNet, initialise  # noqa: E402
+from colorgan.objectives import GAN_LOSSES  # noqa: E402
+from colorgan.pretraining import PretrainTask, pretrain  # noqa: E402
+from colorgan.training import Cadence, Hooks, StopSignals, fit  # noqa: E402
+
+STRATEGIES = {f"zero{stage}" if stage else "ddp": LaunchProfile(stage) for stage in range(4)}
+NUM_STEPS, BATCH, RATE = 5, 8, 0.01
+TOTAL, STOP_AT = 48, 24
+NETWORK = {"image_size": 32, "width": 4, "norm": "instance"}
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """A row of the first table."""
+
+    strategy: str
+    ranks: int
+    accumulation: int
+    differences: dict[str, float]  # by network
+    held: dict[str, int]  # bytes on rank 0: weights, gradients, optimizer
+
+
+@dataclass(frozen=True)
+class Resume:
+    """A row of the second table: stopped under one strategy, taken up under another."""
+
+    first: str
+    second: str
+    ranks: tuple[int, int]
+    difference: float
+    tensors: int
+    equal: int  # tensors that are the same bit for bit
+    samples: str  # "same" as in the uninterrupted run, or what differs
+
+
+# --- equivalence ---------------------------------------------------------------------------------------------------
+
+
+def smooth_gan(ranks: Ranks, optimizer: Callable[[Any], torch.optim.Optimizer]) -> tuple[PretrainTask, Strategy]:
+    """Return a GAN without what amplifies rounding noise: no L1, no batch norm."""
+    generator = UNet(image_size=32, width=4, norm="instance").to(ranks.device)
+    discriminator = Discriminator(width=4, num_strided_blocks=2, norm="instance").to(ranks.device)
+    phases = []
+    for seed, (name, module) in enumerate({"discriminator": discriminator, "generator": generator}.items()):
+        initialise(module, seed)
+        phases.append(Phase(name, module, optimizer(module.parameters()), lambda images_seen: RATE))
+    task = PretrainTask(phases, gan=GAN_LOSSES["least_squares"], gan_weight=1.0, l1_weight=0.0, seed=0)
+    return task, open_strategy(ranks, phases)
+
+
+def steps(task: PretrainTask, strategy: Strategy, num_steps: int, accumulation: int) -> None:
+    """Train on the toy pictures. Called on all ranks."""
+    ranks = strategy.ranks
+    loader = ToyLoader(BATCH, BATCH // ranks.world_size // accumulation, ranks.rank, ranks.world_size)
+    nothing = Hooks(lambda report: None, lambda images: None, lambda images: None)
+    fit(task, strategy, loader, Cadence(num_steps * BATCH, BATCH, BATCH), nothing, StopSignals())
+
+
+def train_and_save(ranks: Ranks, folder: Path) -> None:
+    """On all ranks: train under each strategy; leave checkpoints that say what was held."""
+    for name, profile in STRATEGIES.items():
+        mine = replace(ranks, profile=profile)
+        held = held_bytes(mine)
+        for accumulation in (1, 2):
+            task, strategy = smooth_gan(mine, lambda weights: torch.optim.SGD(weights, RATE))
+            steps(task, strategy, NUM_STEPS, accumulation)
+            save_checkpoint(
+                folder / f"{name}-{ranks.world_size}-{accumulation}",
+                ranks=mine,
+                roles=strategy.state(),
+                state={"images_seen": 0, "held": held},
+                keep_last=1,
+            )
+            strategy.release("generator")
+
+
+def held_bytes(ranks: Ranks) -> dict[str, int]:
+    """Return the bytes that this rank holds under Adam just before the discriminator's second update."""
+    task, strategy = smooth_gan(ranks, lambda weights: torch.optim.Adam(weights, RATE))
+    seen: dict[str, int] = {}
+    update = strategy.step
+
+    def step(phase: Phase, images_seen: int) -> Tensor:
+        if phase.name == "generator":
+            for kind, tensors in strategy.held().items():
+                storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+                seen[kind] = sum(storages.values())
+        return update(phase, images_seen)
+
+    strategy.step = step  # type: ignore[method-assign]
+    steps(task, strategy, 2, 2)
+    strategy.release("generator")
+    return seen
+
+
+def equivalence(folder: Path) -> Iterator[Equivalence]:
+    """Compare what `train_and_save` left, on one and on two ranks, with one process without accumulation."""
+    reference = open_checkpoint(checkpoint_path(folder / "ddp-1-1", 0))
+    for path in sorted(folder.iterdir()):
+        name, ranks, accumulation = path.name.split("-")
+        found = open_checkpoint(checkpoint_path(path, 0))
+        differences = {role: compare(reference, found, [role])[0] for role in ("generator", "discriminator")}
+        yield Equivalence(name, int(ranks), int(accumulation), differences, found.state["held"])
+
+
+def compare(a: Checkpoint, b: Checkpoint, roles: list[str]) -> tuple[float, int, int]:
+    """Return the largest difference of the roles' tensors, how many there are, how many are the same bit for bit."""
+    largest, total, equal = 0.0, 0, 0
+    for role in roles:
+        ours, theirs = a.tensors(role), b.tensors(role)
+        assert ours.keys() == theirs.keys() and ours
+        for name, tensor in ours.items():
+            largest = max(largest, float((tensor.double() - theirs[name].double()).abs().max()))
+            equal += bool(torch.equal(tensor, theirs[name]))
+        total += len(ours)
+    return largest, total, equal
+
+
+# --- resume --------------------------------------------------------------------------------------------------------
+
+
+class Recording(ToyLoader):
+    """Keeps the ids of the samples it gave; sends the stop signal to the process of rank 0 at a place."""
+
+    stop_at: int | None = None
+
+    def batch(self, slots: range) -> Any:
+        """Return a micro-batch, as `ToyLoader`, and note it."""
+        if self.rank == 0 and slots.start == self.stop_at:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        self.seen = [*getattr(self, "seen", []), *slots]
+        return super().batch(slots)
+
+
+def run(ranks: Ranks, folder: Path, strategy: str, stop_at: int | None = None) -> None:
+    """Train a run folder to its end, or to a signal; append the ids of what was seen to `seen.json`."""
+    recipe = toy_recipe(
+        folder,
+        network=NETWORK,
+        loss={"gan": "least_squares", "l1_weight": 1.0},
+        batch={"global_batch_size": BATCH, "micro_batch_size": BATCH // 2},
+        optimizer={"learning_rate": 1e-3, "gradient_clip_norm": 10.0},
+        ema_half_life_images=20,
+        output={"save_every_images": 0, "log_every_images": BATCH},
+    )
+    mine = replace(ranks, profile=STRATEGIES[strategy])
+    loader = Recording(BATCH, BATCH // 2, ranks.rank, ranks.world_size)
+    loader.stop_at = stop_at
+    pretrain(recipe, mine, total_images=TOTAL, data_digest="toy", train=loader, val=None)
+    seen = ranks.gather(loader.seen)
+    if ranks.main:
+        log = folder / "seen.json"
+        before = json.loads(log.read_text()) if log.exists() else []
+        log.write_text(json.dumps([*before, *sorted(i for each in seen for i in each)]))
+
+
+# Every strategy to itself on other ranks; to and from DDP, and between stages, on the same and on other ranks.
+PAIRS = (
+    *((name, name) for name in STRATEGIES),
+    *(("ddp", f"zero{stage}") for stage in (1, 2, 3)),
+    *((f"zero{stage}", "ddp") for stage in (1, 2, 3)),
+    *(("zero1", "zero3"), ("zero3", "zero2")),
+)
+WORLDS = ((2, 2), (2, 1), (1, 2))
+
+
+def start(ranks: Ranks, folder: Path) -> None:
+    """On all ranks: an uninterrupted run and one that is stopped, under each strategy."""
+    for name in STRATEGIES:
+        run(ranks, folder / f"{name}-{ranks.world_size}-whole", name)
+        run(ranks, folder / f"{name}-{ranks.world_size}-stopped", name, stop_at=STOP_AT - BATCH)
+
+
+def go_on(ranks: Ranks, folder: Path) -> None:
+    """On all ranks: take up every stopped run that is to go on on this number of ranks."""
+    for first, second in PAIRS:
+        for before, after in WORLDS:
+            if after == ranks.world_size:
+                target = folder / f"{first}-{before}-on-{second}-{after}"
+                if ranks.main:
+                    shutil.copytree(folder / f"{first}-{before}-stopped", target)
+                ranks.barrier()
+                run(ranks, target, second)
+
+
+def resumes(folder: Path) -> Iterator[Resume]:
+    """Compare the runs that were taken up with those that were not interrupted."""
+    for first, second in PAIRS:
+        for before, after in WORLDS:
+            whole, target = folder / f"{first}-{before}-whole", folder / f"{first}-{before}-on-{second}-{after}"
+            a, b = (open_checkpoint(checkpoint_path(path / "checkpoints", TOTAL)) for path in (whole, target))
+            stopped = json.loads((folder / f"{first}-{before}-stopped" / "seen.json").read_text())
+            assert sorted(stopped) == list(range(STOP_AT)), "was not stopped half-way"
+            ids = [sorted(json.loads((path / "seen.json").read_text())) for path in (whole, target)]
+            samples = f"each of {len(ids[0])} once" if ids[0] == ids[1] == list(range(TOTAL)) else f"{ids}"
+            roles = [role for role in a.roles() if role != "probe"]
+            yield Resume(first, second, (before, after), *compare(a, b, roles), samples)
+
+
+# --- all together --------------------------------------------------------------------------------------------------
+
+
+def two_ranks_first(ranks: Ranks, folder: str) -> None:
+    """First of three launches, on two ranks."""
+    train_and_save(ranks, Path(folder) / "equivalence")
+    start(ranks, Path(folder) / "resume")
+
+
+def one_rank(ranks: Ranks, folder: str) -> None:
+    """Second launch, on one rank: its own runs, and those that were stopped on two."""
+    two_ranks_first(ranks, folder)
+    go_on(ranks, Path(folder) / "resume")
+
+
+def two_ranks_again(ranks: Ranks, folder: str) -> None:
+    """Third launch, in new processes: take up what was stopped on two ranks and on one."""
+    go_on(ranks, Path(folder) / "resume")
+
+
+def measure(folder: Path) -> tuple[list[Equivalence], list[Resume]]:
+    """Run everything in `folder`; return both tables."""
+    on_ranks(2, two_ranks_first, str(folder))
+    on_ranks(1, one_rank, str(folder))
+    on_ranks(2, two_ranks_again, str(folder))
+    return list(equivalence(folder / "equivalence")), list(resumes(folder / "resume"))
+
+
+def main() -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as folder:
+        same, taken_up = measure(Path(folder))
+    print("| strategy | ranks | accumulation | generator | discriminator | weights | gradients | optimizer |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row in sorted(same, key=lambda row: (row.ranks, row.strategy, row.accumulation)):
+        held = " | ".join(f"{row.held[kind]:,}" for kind in ("weights", "gradients", "optimizer"))
+        differences = " | ".join(f"{row.differences[name]:.1e}" for name in ("generator", "discriminator"))
+        print(f"| {row.strategy} | {row.ranks} | {row.accumulation} | {differences} | {held} |")
+    print("\nBytes on rank 0, just before the generator's update under Adam.\n")
+    print("| stopped under | taken up under | ranks | largest difference | tensors equal bit for bit | samples |")
+    print("|---|---|---|---|---|---|")
+    for each in taken_up:
+        ranks = f"{each.ranks[0]} -> {each.ranks[1]}"
+        equal = f"{each.equal} of {each.tensors}"
+        print(f"| {each.first} | {each.second} | {ranks} | {each.difference:.1e} | {equal} | {each.samples} |")
+
+
+if __name__ == "__main__":
+    main()
