@@ -128,7 +128,7 @@ class Manifest(_Plain):
         return (self.model_dump_json(indent=1) + "\n").encode()
 
 
-REPAIR = "Check the set with python launcher/pack.py --verify DIR, or pack it again."
+REPAIR = "Check it with python launcher/pack.py --verify DIR; --only NUMBER packs a damaged shard again."
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> Manifest:
