@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One task on one node, started by srun (slurm/common.sh): `accelerate launch` for the ranks of this node.
 set -euo pipefail
+{ # read as a whole before it runs: an update of the project must not change a job under way
 
 # The ranks answer these; launchers in between stay (a signal ignored here is ignored in what is started from here
 # until it says otherwise, and the ranks do).
@@ -35,3 +36,4 @@ echo "[node $(hostname)] task $SLURM_NODEID, ranks $((SLURM_NODEID * COLORGAN_RA
 status=0
 accelerate launch "${words[@]}" --no_python bash "$COLORGAN_ROOT/slurm/rank.sh" python "$@" || status=$?
 exit "$status"
+}

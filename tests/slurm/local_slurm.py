@@ -145,13 +145,13 @@ class LocalSlurm:
         found = re.search(rf"\b{name}=(\S*)", self.run("scontrol", "-o", "show", "job", job))
         return found[1] if found else ""
 
-    def wait(self, job: str, *states: str, timeout_s: float = 120) -> str:
+    def wait(self, job: str, *states: str, timeout_s: float = 300) -> str:
         """Wait until a job is in one of the states (default: ended); return the state."""
         wanted = states or ENDED
         self._until(lambda: self.field(job, "JobState") in wanted, timeout_s, f"job {job} to be {wanted}")
         return self.field(job, "JobState")
 
-    def wait_for(self, happened: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
+    def wait_for(self, happened: Callable[[], bool], what: str, timeout_s: float = 300) -> None:
         """Wait for anything else."""
         self._until(happened, timeout_s, what)
 
