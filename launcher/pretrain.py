@@ -88,16 +88,9 @@ def with_sample(recipe: PretrainRecipe, ranks: Ranks) -> PretrainRecipe:
             flush=True,
         )
         for split, folder in folders.items():
-            command = [
-                sys.executable,
-                str(HERE / "pack.py"),
-                "--corpus",
-                "sample",
-                "--root",
-                str(SAMPLE / "raw"),
-            ]
-            command += ["--split", split, "--out", str(folder), "--image", policy]
-            if not failed and subprocess.run(command, check=False).returncode:
+            words = {"corpus": "sample", "root": SAMPLE / "raw", "split": split, "out": folder, "image": policy}
+            command = [sys.executable, str(HERE / "pack.py"), *(f"--{key}={value}" for key, value in words.items())]
+            if not failed and subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode:
                 failed = f"the built-in sample could not be packed into {folder}: see the message above"
     if failed := ranks.gather(failed)[0]:
         raise UsageError(failed)
