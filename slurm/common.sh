@@ -195,7 +195,7 @@ choose_address() {
     address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
     [ -n "$SITE_INTERFACE" ] || return 0
     export NCCL_SOCKET_IFNAME=$SITE_INTERFACE GLOO_SOCKET_IFNAME=$SITE_INTERFACE
-    address=$(ip -o -4 addr show dev "$SITE_INTERFACE" 2>/dev/null | awk '{sub("/.*", "", $4); print $4; exit}')
+    address=$(ip -o -4 addr show dev "$SITE_INTERFACE" 2>/dev/null | awk '{sub("/.*", "", $4); print $4; exit}') || true
     [ -n "$address" ] || fail "$EXIT_MISTAKE" "network interface $SITE_INTERFACE has no address here; correct SITE_INTERFACE"
 }
 
@@ -263,7 +263,7 @@ pass_on() {
 # finish: judge by what the ranks have left behind, then end the job.
 finish() {
     local statuses reason="" status
-    statuses=" $(cat "$state"/rank-* 2>/dev/null | sort -n | uniq | tr '\n' ' ')"
+    statuses=" $(cat "$state"/rank-* 2>/dev/null | sort -n | uniq | tr '\n' ' ' || true)" # none where a node died
     for status in $statuses; do reason+="${reason:+, }${MEANING[$status]:-status $status}"; done
     reason=${reason:-the ranks ended without a word}
     if [ "$exit_code" -eq 0 ] && [ "$statuses" = " 0 " ]; then done_now; fi

@@ -25,7 +25,8 @@ NUM_SIGNALS = int(os.environ.get("COLORGAN_TEST_SIGNALS", "3"))
 
 
 def log_of(place: Path, job: str, verb: str = "pretrain") -> str:
-    return (place / "logs" / f"colorgan-{verb}-{job}.log").read_text()
+    path = place / "logs" / f"colorgan-{verb}-{job}.log"
+    return path.read_text() if path.exists() else ""
 
 
 def entries(run: Path) -> list[dict[str, Any]]:
