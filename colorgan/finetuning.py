@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from colorgan.checkpoint import open_checkpoint
+from colorgan.consolidation import consolidate
 from colorgan.distributed import Network, Phase, Ranks, Strategy, open_strategy
 from colorgan.errors import GeneratorError, UsageError
 from colorgan.metrics import (
@@ -26,7 +27,7 @@ from colorgan.metrics import (
     mean_iou,
     pixel_accuracy,
 )
-from colorgan.model_folder import Architecture, ModelConfig, build_model, consolidate, load_model
+from colorgan.model_folder import Architecture, ModelConfig, build_model, load_model
 from colorgan.networks import evaluating, initialise, num_downsamplings, set_dropout_keys, set_inference
 from colorgan.objectives import dropout_keys, learning_rate_schedule
 from colorgan.plan import cadence

@@ -9,37 +9,32 @@
 from __future__ import annotations
 
 import json
-import os
-import struct
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from colorgan import checkpoint as checkpoints
 from colorgan.errors import GeneratorError, NetworkError
 from colorgan.networks import Classifier, UNet, evaluating
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 MAX_CONFIG_BYTES = 8 << 20
-PROBE_TOLERANCE = 1e-3  # of outputs of order 1; a GPU's convolutions differ from the CPU's by about 1e-4
-_DTYPES = {
-    torch.float32: "F32",
-    torch.float64: "F64",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
+MAX_HEADER_BYTES = 16 << 20
+DTYPES = {
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
 }
 
 
@@ -113,8 +108,98 @@ def read_config(folder: Path) -> ModelConfig:
         raise GeneratorError(f"{path}: {where}: {first['msg']}: it is of another version, or damaged") from None
 
 
+class WeightsFile:
+    """A safetensors file, opened with its header checked and no tensor read. It never unpickles.
+
+    Raises:
+        GeneratorError: on opening, when the file is no safetensors file or promises what it does not hold.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with safe_open(path, "pt"):  # checks that the parts follow each other and fill the file exactly
+                pass
+            self._file: BinaryIO = path.open("rb")
+            self._entries, self._start = _read_header(self._file)
+        except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+            raise GeneratorError(f"{path} is no file of weights: {str(error).splitlines()[0][:200]}") from None
+
+    def check_fits(self, module: nn.Module) -> None:
+        """Compare names, shapes and kinds of number with those of a network, before anything is read.
+
+        Raises:
+            GeneratorError: they differ; names the first tensor that does.
+        """
+        wanted = module.state_dict()
+        for name in sorted(wanted.keys() | self._entries.keys()):
+            if name not in wanted or name not in self._entries:
+                where = CONFIG if name not in wanted else "the file"
+                raise GeneratorError(f"{self.path} does not fit {CONFIG}: {where} knows no {name[:200]}")
+            entry, tensor = self._entries[name], wanted[name]
+            same_kind = entry.dtype.is_floating_point == tensor.dtype.is_floating_point
+            if entry.shape != tuple(tensor.shape) or not same_kind:
+                raise GeneratorError(
+                    f"{self.path} does not fit {CONFIG}: {name} is {entry.dtype} of {list(entry.shape)}, "
+                    f"{tensor.dtype} of {list(tensor.shape)} is needed"
+                )
+
+    def read(self, name: str) -> Tensor:
+        """Return one tensor, in memory of its own, with the dtype of the file."""
+        entry = self._entries[name]
+        buffer = torch.empty(entry.size, dtype=torch.uint8)
+        self._file.seek(self._start + entry.offset)
+        if self._file.readinto(buffer.numpy().data) != entry.size:  # type: ignore[attr-defined]
+            raise GeneratorError(f"{self.path} has become shorter while it was read")
+        return buffer.view(entry.dtype).view(entry.shape)
+
+    def __enter__(self) -> WeightsFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+class _Entry(NamedTuple):
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+
+def _read_header(file: BinaryIO) -> tuple[dict[str, _Entry], int]:
+    """Return what each tensor of a safetensors file is, and where its data begins."""
+    length = int.from_bytes(file.read(8), "little")
+    if length > MAX_HEADER_BYTES:
+        raise ValueError(f"a header of {length} bytes")
+    header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    entries = {}
+    for name, part in header.items():
+        if part["dtype"] not in DTYPES:
+            raise ValueError(f"{name[:200]} is of type {part['dtype']}")
+        start, stop = part["data_offsets"]
+        entries[name] = _Entry(DTYPES[part["dtype"]], tuple(part["shape"]), start, stop - start)
+    return entries, 8 + length
+
+
+def empty_model(config: ModelConfig) -> nn.Module:
+    """Return the network of a config on the meta device: shapes without memory.
+
+    Raises:
+        GeneratorError: the config asks for sizes that the network cannot have.
+    """
+    try:
+        with torch.device("meta"):
+            return build_model(config)
+    except (NetworkError, RuntimeError) as error:
+        raise GeneratorError(f"{CONFIG}: {str(error).splitlines()[0]}") from None
+
+
 def load_model(folder: Path, kind: str | None = None) -> tuple[nn.Module, ModelConfig]:
     """Return the network (on the CPU, in eval mode) and config of a model folder.
+
+    Weights are given memory only after the file was found to hold them; bfloat16 ones become float32.
 
     Raises:
         GeneratorError: not a model folder, another kind than asked for, or weights that do not fit the config.
@@ -122,12 +207,12 @@ def load_model(folder: Path, kind: str | None = None) -> tuple[nn.Module, ModelC
     config = read_config(folder)
     if kind is not None and config.kind != kind:
         raise GeneratorError(f"{folder} holds a {config.kind}, a {kind} is needed here")
-    try:
-        module = build_model(config)
-        module.load_state_dict(load_file(folder / WEIGHTS))
-    except (SafetensorError, RuntimeError, NetworkError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise GeneratorError(f"{folder / WEIGHTS} does not fit {CONFIG}: {reason}") from None
+    module = empty_model(config)
+    with WeightsFile(folder / WEIGHTS) as file, torch.no_grad():
+        file.check_fits(module)
+        module.to_empty(device="cpu")
+        for name, tensor in module.state_dict().items():
+            tensor.copy_(file.read(name))
     return module.eval(), config
 
 
@@ -138,82 +223,6 @@ def probe(module: nn.Module, image_size: int, device: torch.device) -> Tensor:
     with evaluating(module), torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
         output: Tensor = module(pattern[None, None].to(device)).float().cpu()
     return output
-
-
-def consolidate(
-    source: checkpoints.Checkpoint, out: Path, weights: Literal["raw", "average"] | None = None
-) -> ModelConfig:
-    """Turn a checkpoint into a model folder, one tensor in memory at a time, dtypes kept; return its config.
-
-    The weights are the average where there is one, unless `raw` is asked for. The loaded result is run on the probe
-    input and compared with what the run recorded when it saved.
-
-    Raises:
-        CheckpointError: the checkpoint lacks the weights asked for.
-        GeneratorError: the probe's output differs from the recorded one.
-    """
-    roles = source.roles()
-    role = str(source.state["model_role"])
-    which = weights or ("average" if f"{role}_average" in roles else "raw")
-    config = ModelConfig.model_validate({**source.state["model"], "weights": which})
-    stored = f"{role}_average" if which == "average" else role
-    partial = out.with_name(f".{out.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    write_safetensors(partial / WEIGHTS, source.shapes(stored), lambda: source.stream(stored))
-    (partial / CONFIG).write_text(config.model_dump_json(indent=1) + "\n")
-    _check_probe(partial, source.tensors("probe")[which])
-    _replace_folder(partial, out)
-    return config
-
-
-def _check_probe(folder: Path, recorded: Tensor) -> None:
-    module, config = load_model(folder)
-    difference = float((probe(module, config.architecture.image_size, torch.device("cpu")) - recorded).abs().max())
-    if not difference <= PROBE_TOLERANCE:
-        raise GeneratorError(
-            f"{folder}: the network's output differs by {difference:.2g} from what the run recorded "
-            f"(at most {PROBE_TOLERANCE:.0e}): the checkpoint and this version of colorgan do not belong together"
-        )
-
-
-def _replace_folder(partial: Path, out: Path) -> None:
-    """Put `partial` in the place of `out`; only files of ours are removed from an old one."""
-    if out.exists():
-        for name in (WEIGHTS, CONFIG):
-            (partial / name).replace(out / name)
-        partial.rmdir()
-    else:
-        partial.rename(out)
-
-
-def write_safetensors(
-    path: Path,
-    shapes: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
-    stream: Callable[[], Iterator[tuple[str, Tensor]]],
-) -> None:
-    """Write a safetensors file from tensors that come one at a time, in the order of sorted names.
-
-    Format: 8 bytes little-endian header length, JSON header, data (huggingface/safetensors README, "Format").
-    """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name in sorted(shapes):
-        dtype, shape = shapes[name]
-        size = dtype.itemsize * torch.Size(shape).numel()
-        header[name] = {
-            "dtype": _DTYPES[dtype],
-            "shape": list(shape),
-            "data_offsets": [offset, offset + size],
-        }
-        offset += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for _, tensor in stream():
-            file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def source_version() -> str:

@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from colorgan.checkpoint import latest_checkpoint, open_checkpoint
 from colorgan.cli import parse, run_verb
+from colorgan.consolidation import consolidate
 from colorgan.distributed import Ranks
 from colorgan.errors import CheckpointError, ColorganError
-from colorgan.model_folder import WEIGHTS, consolidate
+from colorgan.model_folder import WEIGHTS
 
 
 class ConsolidateSettings(BaseModel):

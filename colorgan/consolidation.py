@@ -1,0 +1,170 @@
+"""From a checkpoint to a model folder, in bounded memory: weights copied in runs, the result probed layer by layer.
+
+    checkpoint -> consolidate -> generator/ (model.safetensors, config.json)
+
+Neither step ever holds the network: the largest thing in memory is the largest single tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from colorgan.checkpoint import Checkpoint
+from colorgan.errors import GeneratorError
+from colorgan.model_folder import CONFIG, DTYPES, WEIGHTS, ModelConfig, WeightsFile, empty_model, probe
+
+PROBE_TOLERANCE = 1e-3  # of outputs of order 1; a GPU's convolutions differ from the CPU's by about 1e-4
+RUN_ELEMENTS = 4 << 20  # copied at a time: 16 MiB of float32
+
+
+def consolidate(source: Checkpoint, out: Path, weights: Literal["raw", "average"] | None = None) -> ModelConfig:
+    """Turn a checkpoint into a model folder, dtypes kept; return its config.
+
+    The weights are the average where there is one, unless `raw` is asked for. The written result is run on the probe
+    input and compared with what the run recorded when it saved.
+
+    Raises:
+        CheckpointError: the checkpoint lacks the weights asked for.
+        GeneratorError: the probe's output differs from the recorded one.
+    """
+    roles = source.roles()
+    role = str(source.state["model_role"])
+    which = weights or ("average" if f"{role}_average" in roles else "raw")
+    config = ModelConfig.model_validate({**source.state["model"], "weights": which})
+    stored = f"{role}_average" if which == "average" else role
+    partial = out.with_name(f".{out.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    write_safetensors(
+        partial / WEIGHTS,
+        source.shapes(stored),
+        lambda name, offset, length: source.read(stored, name, offset, length),
+    )
+    (partial / CONFIG).write_text(config.model_dump_json(indent=1) + "\n")
+    _check_probe(partial, config, source.read("probe", which))
+    _replace_folder(partial, out)
+    return config
+
+
+def _check_probe(folder: Path, config: ModelConfig, recorded: Tensor) -> None:
+    output = streamed_probe(folder / WEIGHTS, config)
+    difference = float((output.flatten() - recorded.flatten()).abs().max())
+    if not difference <= PROBE_TOLERANCE:
+        raise GeneratorError(
+            f"{folder}: the network's output differs by {difference:.2g} from what the run recorded "
+            f"(at most {PROBE_TOLERANCE:.0e}): the checkpoint and this version of colorgan do not belong together"
+        )
+
+
+def streamed_probe(weights: Path, config: ModelConfig) -> Tensor:
+    """Return the probe output of a weights file; each layer's tensors are read when its turn comes, and dropped.
+
+    Raises:
+        GeneratorError: the file does not fit the config.
+    """
+    module = empty_model(config)
+    with WeightsFile(weights) as file:
+        file.check_fits(module)
+        with _read_in_turn(module, file), _without_onednn():
+            return probe(module, config.architecture.image_size, torch.device("cpu"))
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """While open, convolutions do not copy their weights into oneDNN's layout, which doubles the largest tensor."""
+    before = torch._C._get_mkldnn_enabled()
+    torch.backends.mkldnn.set_flags(False)
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.set_flags(before)
+
+
+@contextmanager
+def _read_in_turn(module: nn.Module, file: WeightsFile) -> Iterator[None]:
+    """While open, every layer of `module` (on the meta device) has its tensors during its own forward pass only."""
+    handles = []
+    for name, part in module.named_modules():
+        own = [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]
+        if not own:
+            continue
+        prefix = f"{name}." if name else ""
+        handles.append(part.register_forward_pre_hook(_fill([key for key, _ in own], prefix, file)))
+        handles.append(part.register_forward_hook(_empty(dict(own))))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _fill(keys: list[str], prefix: str, file: WeightsFile) -> Callable[[nn.Module, Any], None]:
+    def fill(part: nn.Module, inputs: Any) -> None:
+        for key in keys:
+            _set(part, key, file.read(prefix + key))
+
+    return fill
+
+
+def _empty(meta: dict[str, Tensor]) -> Callable[[nn.Module, Any, Any], None]:
+    def empty(part: nn.Module, inputs: Any, output: Any) -> None:
+        for key, tensor in meta.items():
+            _set(part, key, tensor)
+
+    return empty
+
+
+def _set(part: nn.Module, key: str, tensor: Tensor) -> None:
+    value = tensor.float() if tensor.is_floating_point() and not tensor.is_meta else tensor
+    if key in part._buffers:
+        part._buffers[key] = value
+    else:
+        part._parameters[key] = nn.Parameter(value, requires_grad=False)
+
+
+def _replace_folder(partial: Path, out: Path) -> None:
+    """Put `partial` in the place of `out`; only files of ours are removed from an old one."""
+    if out.exists():
+        for name in (WEIGHTS, CONFIG):
+            (partial / name).replace(out / name)
+        partial.rmdir()
+    else:
+        partial.rename(out)
+
+
+def write_safetensors(
+    path: Path,
+    shapes: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+    read: Callable[[str, int, int], Tensor],
+) -> None:
+    """Write a safetensors file from tensors that are read in runs: `read(name, offset, length)`, in elements.
+
+    Format: 8 bytes little-endian header length, JSON header, data (huggingface/safetensors README, "Format").
+    """
+    names = {code: name for name, code in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name in sorted(shapes):
+        dtype, shape = shapes[name]
+        size = dtype.itemsize * torch.Size(shape).numel()
+        header[name] = {"dtype": names[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in sorted(shapes):
+            count = torch.Size(shapes[name][1]).numel()
+            for start in range(0, count, RUN_ELEMENTS):
+                run = read(name, start, min(RUN_ELEMENTS, count - start))
+                file.write(run.contiguous().view(-1).view(torch.uint8).numpy().data)
+        file.flush()
+        os.fsync(file.fileno())
