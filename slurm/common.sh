@@ -218,7 +218,7 @@ run_on_nodes() {
 # run_alone SCRIPT: one process on this node. What it has finished stays; told to stop, it is simply started again.
 run_alone() {
     save_signal=TERM
-    supervise "${SITE_CONTAINER[@]}" bash "$root/slurm/rank.sh" python "$root/launcher/$1" "${words[@]}"
+    supervise setsid "${SITE_CONTAINER[@]}" bash "$root/slurm/rank.sh" python "$root/launcher/$1" "${words[@]}"
 }
 
 # Run a command; on SIGUSR2 (the time limit is near, or pre-emption) or SIGTERM pass it on until the command ends.
@@ -236,7 +236,7 @@ supervise() {
         if [ -z "$watcher" ]; then
             signal_at=$(date +%s.%N)
             say "SIG$signal: asking the ranks to save and stop"
-            pass_on "$step" &
+            pass_on "$([ "$save_signal" = USR2 ] || printf -- -)$step" & # srun passes it on; else to the whole group
             watcher=$!
         fi
     done
@@ -244,12 +244,12 @@ supervise() {
     trap - USR2
 }
 
-# pass_on PID: the signal, again and again; at the last moment before the time limit say so and requeue as it stands.
+# pass_on PID|-GROUP: the signal, again and again; at the last moment before the time limit say so and requeue as it stands.
 pass_on() {
     local end left
     trap - USR2 TERM
     end=$(date -d "$(job_field EndTime)" +%s 2>/dev/null) || end=""
-    while kill -s "$save_signal" "$1" 2>/dev/null; do
+    while kill -s "$save_signal" -- "$1" 2>/dev/null; do
         sleep "$RESEND_S"
         left=$((${end:-9999999999} - $(date +%s)))
         if [ "$left" -le "$SITE_LAST_MOMENT_SECONDS" ]; then

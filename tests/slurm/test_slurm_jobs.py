@@ -213,3 +213,17 @@ def test_scripts_pass_shellcheck() -> None:
     files = [*(ROOT / "slurm").glob("*.sh"), ROOT / "slurm/site.env", *(ROOT / "slurm/studies").glob("*.env")]
     done = subprocess.run(["shellcheck", "-x", *map(str, files)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_a_stopped_pack_goes_on(slurm: LocalSlurm, place: Path) -> None:
+    fake = place / "bin"
+    fake.mkdir()
+    (fake / "python").write_text("#!/bin/bash\nif [ -e packed.once ]; then exit 0; fi\ntouch packed.once\nsleep 100\n")
+    (fake / "python").chmod(0o755)
+    site = stand_in(place, "pack", f"PATH='{fake}':$PATH exec \"$@\"")
+    job = slurm.submit(ROOT / "slurm/pack.sh", "--out", "some shards", cwd=place, COLORGAN_SITE=site)
+    slurm.wait_for(lambda: (place / "packed.once").exists(), "the packer to run")
+    slurm.run("scancel", "--signal=USR2", "--batch", job)
+    assert slurm.wait(job) == "COMPLETED", log_of(place, job, "pack")
+    assert slurm.field(job, "Restarts") == "1"
+    assert "requeued: SIGUSR2; what is finished is kept" in log_of(place, job, "pack")
