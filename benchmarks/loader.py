@@ -155,23 +155,22 @@ def _report(rows: list[Row], num_photos: int, arguments: argparse.Namespace) -> 
     cores = len(os.sched_getaffinity(0))
     print(f"\n{num_photos} photos, {arguments.threads} threads or workers, {cores} cores, {platform.machine()};")
     print(
-        f"median of {arguments.repeats} alternated measurements of {arguments.images} pictures each; CPU time a picture,"
+        f"median of {arguments.repeats} alternated measurements of {arguments.images} pictures each. CPU ms a picture,"
     )
-    print("all processes and threads of a loader together, hangs less on what else the machine does\n")
+    print("of all processes and threads of a loader together, hang less on what else the machine does.\n")
     medians = {row.name: statistics.median(row.figures) for row in rows if row.figures}
-    print(
-        f"{'data/loader':<22}{'images/s':>9}{'lowest':>8}{'highest':>9}{'x paper (photos)':>18}{'x colorgan':>12}{'CPU ms':>9}"
-    )
+    columns = ("images/s", "lowest", "highest", "x paper, photos", "x colorgan", "CPU ms")
+    print(f"{'data/loader':<22}" + "".join(f"{column:>{len(column) + 2}}" for column in columns))
     for row in rows:
         if not row.figures:
             print(f"{row.name:<22}  not run: {row.failure}")
             continue
         median, ours = medians[row.name], medians.get(row.name.split("/")[0] + "/colorgan")
         paper = medians.get("original/paper")
-        print(
-            f"{row.name:<22}{median:>9.0f}{min(row.figures):>8.0f}{max(row.figures):>9.0f}"
-            f"{_ratio(median, paper):>18}{_ratio(median, ours):>12}{statistics.median(row.cpu_ms):>9.2f}"
-        )
+        cells = [f"{value:.0f}" for value in (median, min(row.figures), max(row.figures))]
+        cells += [_ratio(median, paper), _ratio(median, ours), f"{statistics.median(row.cpu_ms):.2f}"]
+        pairs = zip(columns, cells, strict=True)
+        print(f"{row.name:<22}" + "".join(f"{cell:>{len(column) + 2}}" for column, cell in pairs))
     print()
     for text, kind, other, target in TARGETS:
         ours, theirs, name = _pair(medians, kind, other)

@@ -123,6 +123,7 @@ class Loader:
                 resize=any(policy != f"squash:{image_size}" for policy in shards.image_policies),
                 flip=flip,
                 mask=targets == "mask",
+                num_classes=len(shards.classes),
                 ab_scale=ab_scale,
                 lab=lab if device == "cpu" else "operators",
             ),

@@ -33,10 +33,11 @@ from shards.resize import lab_resized
 
 # f(t) without a branch meets its linear half at d^3: cbrt(max(t, d^3)) + (min(t, d^3) - d^3) / (3 d^2).
 _D = 6.0 / 29.0
+_VOID = 255
 
 
 class DecodeError(Exception):
-    """A batch that DALI could not decode: some sample in it is damaged. DALI does not say which one."""
+    """A batch that could not be decoded: some sample in it is damaged. Which one, it does not say."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class DecodeSpec:
         resize: False where every picture already has the output's size.
         flip: Mirror the samples that say so.
         mask: Decode a mask beside each picture.
+        num_classes: Largest class index that a mask may hold beside 255 (void).
         ab_scale: What a and b are divided by.
         lab: `fused` (CPU only) or `operators`.
         hardware_decoder_load: GPU: share of the JPEGs for the hardware decoder, where the GPU has one.
@@ -60,6 +62,7 @@ class DecodeSpec:
     resize: bool = True
     flip: bool = False
     mask: bool = False
+    num_classes: int = 254
     ab_scale: float = 128.0
     lab: Literal["fused", "operators"] = "fused"
     hardware_decoder_load: float = 0.65
@@ -136,7 +139,8 @@ class Decoder:
         """Wait for the batch and return the graph's outputs, for `convert`.
 
         Raises:
-            DecodeError: A sample could not be decoded. The decoder is ready for another batch.
+            DecodeError: A sample could not be decoded, or its mask holds indices that are no classes. The
+                decoder is ready for another batch.
         """
         try:
             outputs: list[Any] = list(self._pipeline.share_outputs())
@@ -145,6 +149,8 @@ class Decoder:
             # The pipeline object is dead by design (DALI issue 3913); building another takes milliseconds.
             self._pipeline = self._build()
             raise DecodeError(_reason(error)) from None
+        if self._spec.mask:
+            _check_masks(_as_tensor(outputs[1]), self._spec.num_classes)
         return Fetched(outputs, self._submitted)
 
     def decode(self, batch: EncodedBatch) -> Fetched:
@@ -262,6 +268,13 @@ def _as_tensor(outputs: Any) -> Tensor:
     """A batch of equal shapes as one tensor that shares DALI's memory."""
     tensor: Tensor = from_dlpack(outputs.as_tensor())
     return tensor
+
+
+def _check_masks(masks_BHW1: Tensor, num_classes: int) -> None:
+    """Refuse indices that would end a training step in the loss, far from their cause."""
+    strange = masks_BHW1[(masks_BHW1 > num_classes) & (masks_BHW1 != _VOID)]
+    if strange.numel():
+        raise DecodeError(f"the mask holds index {int(strange[0])}, of {num_classes} classes")
 
 
 def _reason(error: RuntimeError) -> str:

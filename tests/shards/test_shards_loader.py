@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_set import TinySample, cut_in_the_pixels, tiny_sample, write_set
+from tiny_set import TinySample, cut_in_the_pixels, png, tiny_sample, write_set
 
 from shards.errors import LoadError, ManifestError, OrderError
 from shards.loader import Batch, Loader
@@ -37,11 +37,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, samples: list[TinySample]) 
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory: pytest.TempPathFactory, samples: list[TinySample]) -> Path:
-    """Garbage whose checksums hold (7 shows in the decoder only), a missing mask, a bit flip, a broken label."""
+    """Garbage whose checksums hold (7 shows in the decoder only), two wrong masks, a bit flip, a broken label."""
     bad = list(samples)
     bad[7] = replace(bad[7], image=cut_in_the_pixels(bad[7].image))
     bad[20] = replace(bad[20], image=b"garbage")
     bad[31] = replace(bad[31], mask=b"")
+    bad[33] = replace(bad[33], mask=png(np.full((32, 32), 4, np.uint8)))  # of 3 classes
     bad[40] = replace(bad[40], label=b"{}")
     folder = write_set(tmp_path_factory.mktemp("damaged"), bad)
     shards = open_shards([folder])
@@ -177,7 +178,7 @@ def expected_ids(first: int, number: int, bad: set[int], seed: int = 3) -> list[
 
 
 @pytest.mark.parametrize(
-    ("targets", "bad"), [("none", {7, 12, 20}), ("mask", {7, 12, 20, 31}), ("classes", {7, 12, 20, 40})]
+    ("targets", "bad"), [("none", {7, 12, 20}), ("mask", {7, 12, 20, 31, 33}), ("classes", {7, 12, 20, 40})]
 )
 def test_bad_samples_are_replaced_by_the_rule(damaged: Path, targets: str, bad: set[int], caplog: Any) -> None:
     settings: dict[str, Any] = {"targets": targets, "flip": True, "max_bad_share": 0.5}
@@ -212,7 +213,7 @@ def test_bad_samples_are_left_out_of_evaluation(damaged: Path) -> None:
         seen += [i for batch in loader.eval_batches() for i in batch.sample_ids_B.tolist()]
         assert all(fault.used is None for fault in loader.replaced)
         loader.close()
-    assert sorted(seen) == [i for i in range(NUM_SAMPLES) if i not in {7, 12, 20, 31}]
+    assert sorted(seen) == [i for i in range(NUM_SAMPLES) if i not in {7, 12, 20, 31, 33}]
 
 
 def test_too_many_bad_samples_stop_the_run_with_the_list(damaged: Path, folder: Path) -> None:

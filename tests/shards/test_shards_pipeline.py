@@ -68,6 +68,14 @@ def test_mask_is_decoded_bit_exactly_and_never_mixed() -> None:
     assert set(masks.unique().tolist()) == {3, 255}
 
 
+def test_mask_with_an_index_that_is_no_class_is_refused() -> None:
+    images, spec = [jpeg(picture(0, 48, 48))] * 3, DecodeSpec(48, resize=False, mask=True, num_classes=20)
+    masks = [png(np.full((48, 48), value, np.uint8)) for value in (20, 255, 21)]
+    with pytest.raises(DecodeError, match="index 21, of 20 classes"):
+        run(spec, encoded(images, masks))
+    run(spec, encoded(images[:2], masks[:2]))
+
+
 SIZES = [(96, 96), (120, 80), (61, 147), (200, 333)]
 
 
