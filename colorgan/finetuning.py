@@ -6,7 +6,7 @@ weights at a lower rate). `TransferTask` is what `colorgan.training.fit` trains;
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,7 +38,7 @@ from colorgan.training import Batch, EvalLoader, Hooks, Loader, StopSignals, fit
 MODEL = "model"
 VOID = 255
 # The layers that a task adds: all others are the pretrained features.
-NEW_LAYERS = {"classifier": "head.", "segmenter": "decoder.output."}
+NEW_LAYERS = {"classify": "head.", "segment": "decoder.output."}
 
 
 class TransferTask:
@@ -123,7 +123,7 @@ def initial_model(
     model = build_model(config)
     initialise(model, recipe.seed)
     if pretrained is not None:
-        _take_features(model, pretrained, NEW_LAYERS[kind])
+        _take_features(model, pretrained, NEW_LAYERS[recipe.task])
     return model, config
 
 
@@ -144,15 +144,15 @@ def _take_features(model: nn.Module, pretrained: nn.Module, new_layers: str) -> 
     model.load_state_dict({name: ours[name] if name.startswith(new_layers) else theirs[name] for name in ours})
 
 
-def build_stage(model: nn.Module, kind: str, recipe: FinetuneRecipe, stage: Stage) -> TransferTask:
+def build_stage(model: nn.Module, recipe: FinetuneRecipe, stage: Stage) -> TransferTask:
     """Return the task of one stage: features frozen (and their statistics fixed) or not, a fresh Adam."""
-    frozen = stage.recipe.features == "frozen"
+    frozen, new_layers = stage.recipe.features == "frozen", NEW_LAYERS[recipe.task]
     model.train()
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not frozen or name.startswith(NEW_LAYERS[kind]))
+        parameter.requires_grad_(not frozen or name.startswith(new_layers))
     if frozen:
         for name, part in model.named_modules():
-            if not f"{name}.".startswith(NEW_LAYERS[kind]):
+            if not f"{name}.".startswith(new_layers):
                 part.training = False
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(learnt, lr=stage.recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), fused=True)
@@ -195,8 +195,7 @@ def finetune(
             title=f"finetune {recipe.task}",
         ) as run,
     ):
-        found = run.restore()
-        images_seen, scores = 0, dict[str, float]()
+        scores: dict[str, float] = {}
 
         def score(images_seen: int, strategy: Strategy) -> None:
             if val is not None:
@@ -204,37 +203,55 @@ def finetune(
                 run.record("validate", images_seen, scores)
                 run.message(scores_text(config, scores))
 
-        strategy: Strategy | None = None
-        for stage in stages:
-            trained = found is not None and found.images_seen > stage.last_image
-            if trained or (found is None and images_seen < stage.first_image):  # or stopped before it
-                continue
-            model = strategy.release(MODEL) if strategy is not None else model
-            task = build_stage(model, config.kind, recipe, stage)
-            strategy = _stage_strategy(recipe, ranks, task)
-            if found is not None:
-                within = stage.first_image < found.images_seen <= stage.last_image
-                images_seen, found = run.load(strategy, found, with_optimizers=within), None
-            if images_seen >= stage.last_image or stop.agreed:
-                continue
-
-            def validate(images_seen: int, strategy: Strategy = strategy) -> None:
-                score(images_seen, strategy)
-
-            def save(images_seen: int, strategy: Strategy = strategy) -> None:
-                run.save(strategy, images_seen)
-
-            hooks = Hooks(run.report, validate, save, run.watchdog.note)
-            limits = cadence(recipe, stage.last_image)
-            images_seen = fit(task, strategy, train, limits, hooks, stop, images_seen=images_seen)
-        if not scores and not stop.agreed:
-            run.message(f"this run has seen its {total_images:,} images: nothing to train")
-            assert strategy is not None
-            score(images_seen, strategy)
+        images_seen = _train_stages(recipe, run, stop, model, stages, train, score)
         if images_seen >= total_images and ranks.main:
             consolidate(open_checkpoint(run.checkpoint_path(images_seen)), recipe.run / MODEL)
         ranks.barrier()
         return Outcome(images_seen, stop.agreed, scores)
+
+
+def _train_stages(
+    recipe: FinetuneRecipe,
+    run: Run,
+    stop: StopSignals,
+    model: nn.Module,
+    stages: list[Stage],
+    train: Loader,
+    score: Callable[[int, Strategy], None],
+) -> int:
+    """Train from the run's newest checkpoint through the stages that are left; return images seen.
+
+    A finished run is scored again and left as it is. Called on all ranks.
+    """
+    found = run.restore()
+    images_seen = found.images_seen if found else 0
+    done = images_seen >= stages[-1].last_image
+    strategy: Strategy | None = None
+    for stage in stages if not done else stages[-1:]:
+        if images_seen >= stage.last_image and not done:
+            continue
+        model = strategy.release(MODEL) if strategy is not None else model
+        task = build_stage(model, recipe, stage)
+        strategy = _stage_strategy(recipe, run.ranks, task)
+        if found is not None:  # a stage that has not begun has a fresh optimizer
+            run.load(strategy, found, with_optimizers=images_seen > stage.first_image)
+            found = None
+        if done:
+            run.message(f"this run has seen its {images_seen:,} images: nothing to train")
+            score(images_seen, strategy)
+            break
+        stage_strategy = strategy
+        hooks = Hooks(
+            run.report,
+            lambda images, strategy=stage_strategy: score(images, strategy),  # type: ignore[misc]
+            lambda images, strategy=stage_strategy: run.save(strategy, images),  # type: ignore[misc]
+            run.watchdog.note,
+        )
+        limits = cadence(recipe, stage.last_image)
+        images_seen = fit(task, strategy, train, limits, hooks, stop, images_seen=images_seen)
+        if stop.agreed:
+            break
+    return images_seen
 
 
 def _stage_strategy(recipe: FinetuneRecipe, ranks: Ranks, task: TransferTask) -> Strategy:
