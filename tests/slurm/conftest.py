@@ -17,6 +17,8 @@ SITE = """\
 . '{root}/slurm/site.env'
 SITE_NODES=${{NODES:-1}} SITE_GPUS_PER_NODE=${{GPUS:-0}} SITE_DEVICE=cpu SITE_CPUS_PER_NODE=2 SITE_CPU_CPUS=2
 SITE_TIME=${{TIME:-30}} SITE_CPU_TIME=30 SITE_VENV='{venv}'
+# Here both nodes share one loopback device: srun started on node2 is answered at node1's address, and fails.
+SITE_EXTRA=(--nodelist=node1)
 """
 RECIPE = """\
 images: 480
