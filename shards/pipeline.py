@@ -279,8 +279,8 @@ def _check_masks(masks_BHW1: Tensor, num_classes: int) -> None:
 
 def _reason(error: RuntimeError) -> str:
     """The line of DALI's report that says what went wrong."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    if "encountered:" in lines:
-        after = [line for line in lines[lines.index("encountered:") + 1 :] if line]
-        return after[0] if after else "not decodable"
-    return lines[-1] if lines else "not decodable"
+    text = str(error)
+    if "Failed to decode sample" in text:
+        return "damaged pixels"
+    lines = [line.strip() for line in text.partition("encountered:")[2].splitlines() if line.strip()]
+    return lines[0] if lines else text.splitlines()[0]
