@@ -44,6 +44,16 @@ GAN_LOSSES: dict[GanName, GanLoss] = {
 }
 
 
+def lab_colourfulness(ab_B2HW: Tensor) -> Tensor:
+    """Return how colourful each picture is: sigma_ab + 0.37 mu_ab in CIELAB, in the unit of `ab` (B,).
+
+    Hasler and Suesstrunk 2003, "Measuring colourfulness in natural images", M(1): sigma_ab is the length of the
+    standard deviations of a and b, mu_ab the distance of their means from grey.
+    """
+    spread_B = ab_B2HW.var(dim=(2, 3), correction=0).sum(dim=1).sqrt()
+    return spread_B + 0.37 * ab_B2HW.mean(dim=(2, 3)).square().sum(dim=1).sqrt()
+
+
 def learning_rate_schedule(
     peak: float,
     *,

@@ -16,13 +16,14 @@ from colorgan.colouring import mean_scores, save_grid, score_colouring
 from colorgan.distributed import Network, Phase, Ranks, Strategy, open_strategy
 from colorgan.model_folder import Architecture, ModelConfig
 from colorgan.networks import Discriminator, UNet, initialise, set_dropout_keys
-from colorgan.objectives import GAN_LOSSES, GanLoss, dropout_keys, learning_rate_schedule
+from colorgan.objectives import GAN_LOSSES, GanLoss, dropout_keys, lab_colourfulness, learning_rate_schedule
 from colorgan.plan import cadence
 from colorgan.recipe import NetworkRecipe, OptimizerRecipe, PretrainRecipe
 from colorgan.run import Outcome, Run
 from colorgan.training import Batch, EvalLoader, Hooks, Loader, StopSignals, fit
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
+SATURATED = 0.98  # of tanh's 1
 
 
 class PretrainTask:
@@ -69,13 +70,23 @@ class PretrainTask:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         fake_B2HW = networks[GENERATOR](luminance_B1HW).float()
         l1 = F.l1_loss(fake_B2HW, chroma_B2HW)
-        values = {"l1": l1}
+        values = {"l1": l1, **_colours(fake_B2HW.detach(), chroma_B2HW)}
         loss = self._l1_weight * l1
         if self._gan is not None:
             adversarial = self._gan.generator(networks[DISCRIMINATOR](luminance_B1HW, fake_B2HW).float())
             loss = loss + self._gan_weight * adversarial
             values["adversarial"] = adversarial
         return loss, values
+
+
+@torch.no_grad()
+def _colours(fake_B2HW: Tensor, chroma_B2HW: Tensor) -> dict[str, Tensor]:
+    """What colorgan/health.py judges of the output, in normalised units."""
+    return {
+        "colourfulness/output": lab_colourfulness(fake_B2HW).mean(),
+        "colourfulness/data": lab_colourfulness(chroma_B2HW).mean(),
+        "saturated/output": (fake_B2HW.abs() > SATURATED).float().mean(),
+    }
 
 
 def build_generator(recipe: NetworkRecipe) -> UNet:

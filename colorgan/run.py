@@ -29,6 +29,7 @@ from colorgan.cli import dump_recipe, recipe_difference
 from colorgan.display import Display
 from colorgan.distributed import Ranks, Strategy
 from colorgan.errors import CheckpointError, ColorganError, LostRankError, SaveError, UsageError
+from colorgan.health import HealthWatch
 from colorgan.model_folder import ModelConfig, probe, source_version
 from colorgan.recipe import RunRecipe
 from colorgan.runlog import Kind, RunLog
@@ -88,6 +89,7 @@ class Run:
         self._log: RunLog | None = None
         self.display = Display(total_images, 0, title, enabled=False)
         self._images_seen = 0
+        self._health = HealthWatch()
         self.watchdog = Watchdog(
             self.folder / "hangs",
             ranks,
@@ -190,6 +192,9 @@ class Run:
         self._images_seen = step.images_seen
         self.record("train", step.images_seen, {**step.values, **extra})
         self.display.update(step.images_seen, step.values, step.images_per_s, step.wait_share)
+        for warning in self._health.judge(step.values):
+            self.record("event", step.images_seen, text=warning)
+            self.message(f"at {step.images_seen:,} images: {warning}")
 
     def record(self, kind: Kind, images_seen: int, values: Mapping[str, float] | None = None, **fields: Any) -> None:
         """Append a line to the log. Rank 0 writes, others do nothing.
