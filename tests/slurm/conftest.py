@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from local_slurm import LocalSlurm, why_not
+
+from colorgan.checkpoint import open_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = """\
@@ -81,9 +83,12 @@ def weights() -> Callable[[Path], dict[str, str]]:
     """Digests of everything a run's last checkpoint holds: weights and optimizer states."""
 
     def read(run: Path) -> dict[str, str]:
-        newest = sorted((run / "checkpoints").glob("images-*"))[-1]
-        files = {f"{newest.name}/{file.name}": file for file in newest.glob("*.safetensors")}
-        return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
+        found = open_checkpoint(sorted((run / "checkpoints").glob("images-*"))[-1])
+        return {
+            f"{found.path.name}/{role}/{name}": f"{tensor.dtype} {sha256(tensor.numpy().tobytes()).hexdigest()}"
+            for role in found.roles()
+            for name, tensor in found.tensors(role).items()
+        }
 
     return read
 
