@@ -24,6 +24,7 @@ class ConsolidateSettings(BaseModel):
     checkpoint: str | None = Field(None, description="name of a checkpoint in it; unset: the newest intact one")
     out: Path | None = Field(None, description="folder to write; unset: RUN/generator")
     weights: Literal["raw", "average"] | None = Field(None, description="unset: the average where there is one")
+    onnx: bool = Field(False, description="also write model.onnx, checked with onnxruntime (extra `onnx`)")
 
 
 def main(argv: list[str]) -> int:
@@ -51,6 +52,12 @@ def main(argv: list[str]) -> int:
         f"{config.architecture.width}, {config.weights} weights after {config.images_seen:,} images, {size:.1f} MiB; "
         "its output equals the run's"
     )
+    if settings.onnx:
+        from colorgan.generator import check_onnx, export_onnx  # seconds to import
+
+        export_onnx(out, out / "model.onnx")
+        difference = check_onnx(out / "model.onnx", out)
+        print(f"{out / 'model.onnx'}: luminance to chroma, differs from the network by {difference:.1g} at most")
     print(f"Next: accelerate launch launcher/finetune.py --task classify --init {out} --data.train DIR --data.val DIR")
     print(f"  or: python launcher/colorize.py --generator {out} --out coloured PHOTO...")
     return 0

@@ -1,0 +1,132 @@
+"""The generator as a user takes it: one call loads it from a folder or from the Hugging Face hub, one call colours.
+
+    generator = Generator.from_pretrained("runs/pretrain/generator")      # or "user/name" on the hub
+    coloured = generator.colour(photo)                                    # uint8, 3 x H x W
+    generator.push_to_hub("user/name")                                    # huggingface_hub's conventions
+
+It holds a network of `colorgan/networks.py` and the config of its folder; both are read and written by
+`colorgan/model_folder.py`, so that a folder from here is one that every verb takes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelHubMixin, hf_hub_download
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from colorgan.colouring import colour_photo
+from colorgan.errors import GeneratorError
+from colorgan.model_folder import CONFIG, WEIGHTS, ModelConfig, load_model
+from colorgan.networks import set_inference
+
+
+class Generator(
+    nn.Module,
+    ModelHubMixin,
+    library_name="colorgan",
+    license="mit",
+    tags=["image-colorization", "gan", "pix2pix"],
+    pipeline_tag="image-to-image",
+):
+    """Maps normalised luminance to normalised chroma; see `forward` and `colour`."""
+
+    def __init__(self, network: nn.Module, model_config: ModelConfig) -> None:
+        super().__init__()
+        self.network = network
+        self.model_config = model_config
+        set_inference(network, model_config.inference)
+
+    def forward(self, luminance_B1HW: Tensor) -> Tensor:
+        """Map L' = L/50 - 1 (B, 1, S, S) to a and b over `model_config.ab_scale` (B, 2, S, S), in [-1, 1]."""
+        chroma_B2HW: Tensor = self.network(luminance_B1HW)
+        return chroma_B2HW
+
+    def colour(self, photo_3HW: Tensor, seed: int = 0) -> Tensor:
+        """Return a photo (uint8 sRGB, 3HW, any size; its own colours are not used) in colour, as float sRGB, 3HW."""
+        config = self.model_config
+        _, coloured = colour_photo(
+            self.network, photo_3HW, image_size=config.architecture.image_size, ab_scale=config.ab_scale, seed=seed
+        )
+        return coloured
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **keywords: Any) -> Generator:
+        """Load a generator folder, or download one from the hub; in eval mode, on the CPU.
+
+        Args:
+            pretrained_model_name_or_path: a folder that `launcher/consolidate.py` wrote, or `user/name`.
+            keywords: huggingface_hub's own: revision, token, cache_dir, force_download, local_files_only.
+
+        Raises:
+            GeneratorError: it is no generator of ours; nothing of it was executed.
+        """
+        # The mixin would read config.json by itself, of any size and content, before we have checked it.
+        unknown = keywords.keys() - {"revision", "token", "cache_dir", "force_download", "local_files_only"}
+        if unknown:
+            raise GeneratorError(f"from_pretrained takes no {', '.join(sorted(unknown))}: the folder says it all")
+        path = Path(pretrained_model_name_or_path)
+        if not path.is_dir():
+            files = [
+                hf_hub_download(str(pretrained_model_name_or_path), name, **keywords) for name in (CONFIG, WEIGHTS)
+            ]
+            path = Path(files[0]).parent
+        return cls(*load_model(path, "generator")).eval()
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write the folder that `from_pretrained` and every verb take."""
+        weights = {name: tensor.detach().contiguous().cpu() for name, tensor in self.network.state_dict().items()}
+        save_file(weights, save_directory / WEIGHTS, metadata={"format": "pt"})
+        (save_directory / CONFIG).write_text(self.model_config.model_dump_json(indent=1) + "\n")
+
+
+def export_onnx(folder: Path, out: Path) -> None:
+    """Write a generator folder's network as ONNX: `luminance` (B, 1, S, S) to `chroma` (B, 2, S, S), any B.
+
+    Raises:
+        GeneratorError: no generator folder, or the extra `onnx` is not installed.
+    """
+    try:
+        importlib.import_module("onnxscript")  # what torch.onnx needs
+    except ImportError:
+        raise GeneratorError("ONNX export needs the extra `onnx`: pip install 'colorgan[onnx]'") from None
+    generator = Generator.from_pretrained(folder)
+    set_inference(generator.network, "running")  # the batch's own statistics would make one picture change another
+    size = generator.model_config.architecture.image_size
+    torch.onnx.export(
+        generator.network,
+        (torch.zeros(2, 1, size, size),),
+        out,
+        input_names=["luminance"],
+        output_names=["chroma"],
+        dynamic_shapes={"luminance_B1HW": {0: torch.export.Dim("batch")}},
+        external_data=False,
+        dynamo=True,
+        verbose=False,
+    )
+
+
+def check_onnx(path: Path, folder: Path, tolerance: float = 1e-3) -> float:
+    """Run the ONNX file with onnxruntime on random luminance; return the largest difference from the network.
+
+    Raises:
+        GeneratorError: onnxruntime is not installed, or the outputs differ by more than `tolerance` (of order 1).
+    """
+    try:
+        onnxruntime = importlib.import_module("onnxruntime")  # has no types
+    except ImportError:
+        raise GeneratorError("checking ONNX needs the extra `onnx`: pip install 'colorgan[onnx]'") from None
+    network, config = load_model(folder, "generator")
+    size = config.architecture.image_size
+    luminance = torch.rand(3, 1, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (output,) = session.run(["chroma"], {"luminance": luminance.numpy()})
+    with torch.no_grad():
+        difference = float((torch.from_numpy(output) - network(luminance)).abs().max())
+    if not difference <= tolerance:
+        raise GeneratorError(f"{path}: onnxruntime's output differs by {difference:.2g} from the network's")
+    return difference
