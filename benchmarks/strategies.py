@@ -110,19 +110,19 @@ def train_and_save(ranks: Ranks, folder: Path) -> None:
 
 
 def held_bytes(ranks: Ranks) -> dict[str, int]:
-    """Return the bytes that this rank holds under Adam just before the discriminator's second update."""
+    """Return the most bytes that this rank holds under Adam after a backward pass of the generator."""
     task, strategy = smooth_gan(ranks, lambda weights: torch.optim.Adam(weights, RATE))
     seen: dict[str, int] = {}
-    update = strategy.step
+    original = strategy.backward
 
-    def step(phase: Phase, images_seen: int) -> Tensor:
+    def backward(phase: Phase, loss: Tensor) -> None:
+        original(phase, loss)
         if phase.name == "generator":
             for kind, tensors in strategy.held().items():
                 storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-                seen[kind] = sum(storages.values())
-        return update(phase, images_seen)
+                seen[kind] = max(seen.get(kind, 0), sum(storages.values()))
 
-    strategy.step = step  # type: ignore[method-assign]
+    strategy.backward = backward  # type: ignore[method-assign]
     steps(task, strategy, 2, 2)
     strategy.release("generator")
     return seen
@@ -190,7 +190,8 @@ def run(ranks: Ranks, folder: Path, strategy: str, stop_at: int | None = None) -
 
 
 # Every strategy to itself on other ranks; to and from DDP, and between stages, on the same and on other ranks.
-PAIRS = (
+Pairs = tuple[tuple[str, str], ...]
+PAIRS: Pairs = (
     *((name, name) for name in STRATEGIES),
     *(("ddp", f"zero{stage}") for stage in (1, 2, 3)),
     *((f"zero{stage}", "ddp") for stage in (1, 2, 3)),
@@ -199,16 +200,16 @@ PAIRS = (
 WORLDS = ((2, 2), (2, 1), (1, 2))
 
 
-def start(ranks: Ranks, folder: Path) -> None:
-    """On all ranks: an uninterrupted run and one that is stopped, under each strategy."""
-    for name in STRATEGIES:
+def start(ranks: Ranks, folder: Path, pairs: Pairs) -> None:
+    """On all ranks: an uninterrupted run and one that is stopped, under each strategy to start from."""
+    for name in sorted({first for first, _ in pairs}):
         run(ranks, folder / f"{name}-{ranks.world_size}-whole", name)
         run(ranks, folder / f"{name}-{ranks.world_size}-stopped", name, stop_at=STOP_AT - BATCH)
 
 
-def go_on(ranks: Ranks, folder: Path) -> None:
+def go_on(ranks: Ranks, folder: Path, pairs: Pairs) -> None:
     """On all ranks: take up every stopped run that is to go on on this number of ranks."""
-    for first, second in PAIRS:
+    for first, second in pairs:
         for before, after in WORLDS:
             if after == ranks.world_size:
                 target = folder / f"{first}-{before}-on-{second}-{after}"
@@ -218,9 +219,9 @@ def go_on(ranks: Ranks, folder: Path) -> None:
                 run(ranks, target, second)
 
 
-def resumes(folder: Path) -> Iterator[Resume]:
+def resumes(folder: Path, pairs: Pairs) -> Iterator[Resume]:
     """Compare the runs that were taken up with those that were not interrupted."""
-    for first, second in PAIRS:
+    for first, second in pairs:
         for before, after in WORLDS:
             whole, target = folder / f"{first}-{before}-whole", folder / f"{first}-{before}-on-{second}-{after}"
             a, b = (open_checkpoint(checkpoint_path(path / "checkpoints", TOTAL)) for path in (whole, target))
@@ -235,29 +236,29 @@ def resumes(folder: Path) -> Iterator[Resume]:
 # --- all together --------------------------------------------------------------------------------------------------
 
 
-def two_ranks_first(ranks: Ranks, folder: str) -> None:
+def two_ranks_first(ranks: Ranks, folder: str, pairs: Pairs) -> None:
     """First of three launches, on two ranks."""
     train_and_save(ranks, Path(folder) / "equivalence")
-    start(ranks, Path(folder) / "resume")
+    start(ranks, Path(folder) / "resume", pairs)
 
 
-def one_rank(ranks: Ranks, folder: str) -> None:
+def one_rank(ranks: Ranks, folder: str, pairs: Pairs) -> None:
     """Second launch, on one rank: its own runs, and those that were stopped on two."""
-    two_ranks_first(ranks, folder)
-    go_on(ranks, Path(folder) / "resume")
+    two_ranks_first(ranks, folder, pairs)
+    go_on(ranks, Path(folder) / "resume", pairs)
 
 
-def two_ranks_again(ranks: Ranks, folder: str) -> None:
+def two_ranks_again(ranks: Ranks, folder: str, pairs: Pairs) -> None:
     """Third launch, in new processes: take up what was stopped on two ranks and on one."""
-    go_on(ranks, Path(folder) / "resume")
+    go_on(ranks, Path(folder) / "resume", pairs)
 
 
-def measure(folder: Path) -> tuple[list[Equivalence], list[Resume]]:
+def measure(folder: Path, pairs: Pairs = PAIRS) -> tuple[list[Equivalence], list[Resume]]:
     """Run everything in `folder`; return both tables."""
-    on_ranks(2, two_ranks_first, str(folder))
-    on_ranks(1, one_rank, str(folder))
-    on_ranks(2, two_ranks_again, str(folder))
-    return list(equivalence(folder / "equivalence")), list(resumes(folder / "resume"))
+    on_ranks(2, two_ranks_first, str(folder), pairs)
+    on_ranks(1, one_rank, str(folder), pairs)
+    on_ranks(2, two_ranks_again, str(folder), pairs)
+    return list(equivalence(folder / "equivalence")), list(resumes(folder / "resume", pairs))
 
 
 def main() -> None:
@@ -270,7 +271,7 @@ def main() -> None:
         held = " | ".join(f"{row.held[kind]:,}" for kind in ("weights", "gradients", "optimizer"))
         differences = " | ".join(f"{row.differences[name]:.1e}" for name in ("generator", "discriminator"))
         print(f"| {row.strategy} | {row.ranks} | {row.accumulation} | {differences} | {held} |")
-    print("\nBytes on rank 0, just before the generator's update under Adam.\n")
+    print("\nBytes: the most that rank 0 holds under Adam after a backward pass of the generator (2 micro-batches a step).\n")
     print("| stopped under | taken up under | ranks | largest difference | tensors equal bit for bit | samples |")
     print("|---|---|---|---|---|---|")
     for each in taken_up:

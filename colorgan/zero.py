@@ -257,7 +257,7 @@ def _import_deepspeed(ranks: Ranks) -> Any:
     """Import DeepSpeed for this rank's device and give it the process group that there is (or one for one rank)."""
     on_cpu = ranks.device.type == "cpu"
     os.environ.setdefault("DS_ACCELERATOR", "cpu" if on_cpu else "cuda")
-    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
     try:
         import deepspeed
         import deepspeed.ops
@@ -266,7 +266,7 @@ def _import_deepspeed(ranks: Ranks) -> Any:
             f"{ranks.profile.name} needs DeepSpeed, which cannot be imported ({error}): "
             "`pip install 'colorgan[deepspeed]'`, or use ddp.yaml"
         ) from None
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it warns of settings that `_config` makes on purpose
     # Told at every collective call; DeepSpeed's to change, not the user's.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+_tensor` is deprecated", FutureWarning)
     # On the CPU DeepSpeed would compile a shared-memory extension at first use (99 s, needs a compiler).
