@@ -113,7 +113,7 @@ step pretrain "$(packed pretrain_val) $(packed pretrain_train)" pretrain pretrai
 step consolidate pretrain cpu consolidate.sh "" --run "$study/pretrain"
 step evaluate_generator consolidate gpu evaluate.sh "" --model "$study/pretrain/generator" \
     --data "$(shards pretrain_val)" --out "$study/pretrain/evaluation"
-runs=("$study/pretrain") scored=evaluate_generator
+runs=("$study/pretrain" "$study/pretrain/evaluation") scored=evaluate_generator
 for task in $TASKS; do
     declare -n sets="${task}_sets" task_words="${task}_words"
     read -r train val <<<"$sets"
@@ -127,7 +127,7 @@ for task in $TASKS; do
         step "evaluate_${task}_$init" "${task}_$init" gpu evaluate.sh "$SEEDS" --model "$folder/model" \
             --data "$(shards "$val")" --out "$folder/evaluation"
         scored="evaluate_${task}_$init $scored"
-        for seed in $SEEDS; do runs+=("$study/$task/$init/seed-$seed"); done
+        for seed in $SEEDS; do runs+=("$study/$task/$init/seed-$seed"{,/evaluation}); done
         unset -n init_words
     done
     unset -n sets task_words

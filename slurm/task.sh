@@ -6,7 +6,7 @@ set -euo pipefail
 # The ranks answer these; launchers in between stay (a signal ignored here is ignored in what is started from here
 # until it says otherwise, and the ranks do).
 trap '' USR2 TERM
-export TORCHELASTIC_SIGNALS_TO_HANDLE=SIGINT
+export PET_SIGNALS_TO_HANDLE=SIGINT # of torchrun, which accelerate runs
 
 scratch=""
 if [ -n "${COLORGAN_SCRATCH:-}" ]; then
