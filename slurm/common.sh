@@ -205,10 +205,12 @@ run_on_nodes() {
     local device=${SITE_DEVICE:-$([ "$gpus" -gt 0 ] && echo gpu || echo cpu)}
     export COLORGAN_NODES=${SLURM_JOB_NUM_NODES:-1} COLORGAN_DEVICE=$device
     export COLORGAN_RANKS_PER_NODE=${SITE_RANKS_PER_NODE:-$((gpus > 0 ? gpus : 1))}
+    export COLORGAN_PROFILE=ddp
+    case $verb in pretrain | finetune) COLORGAN_PROFILE=$SITE_PROFILE ;; esac
     choose_address
     choose_port
     export COLORGAN_ADDRESS=$address COLORGAN_PORT=$port
-    say "ranks    $((COLORGAN_NODES * COLORGAN_RANKS_PER_NODE)) = $COLORGAN_NODES node(s) x $COLORGAN_RANKS_PER_NODE, $gpus GPU(s) a node, on the $device; they meet at $address:$port"
+    say "ranks    $((COLORGAN_NODES * COLORGAN_RANKS_PER_NODE)) = $COLORGAN_NODES node(s) x $COLORGAN_RANKS_PER_NODE, $gpus GPU(s) a node, on the $device, $COLORGAN_PROFILE; they meet at $address:$port"
     srun_words=(--nodes="$COLORGAN_NODES" --ntasks="$COLORGAN_NODES" --ntasks-per-node=1 --kill-on-bad-exit=1)
     [ -z "${SLURM_CPUS_PER_TASK:-}" ] || srun_words+=(--cpus-per-task="$SLURM_CPUS_PER_TASK")
     save_signal=USR2

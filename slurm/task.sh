@@ -27,7 +27,10 @@ words+=(--main_process_ip "$COLORGAN_ADDRESS" --main_process_port "$COLORGAN_POR
 threads=$((${SLURM_CPUS_PER_TASK:-1} / COLORGAN_RANKS_PER_NODE))
 words+=(--mixed_precision no --dynamo_backend no --num_cpu_threads_per_process "$((threads > 0 ? threads : 1))")
 if [ "$COLORGAN_DEVICE" = cpu ]; then export ACCELERATE_USE_CPU=true; fi
-if [ "$world" -gt 1 ]; then
+if [ "$COLORGAN_PROFILE" != ddp ]; then
+    profile=$COLORGAN_ROOT/launcher/configs/accelerate/$COLORGAN_PROFILE$([ "$COLORGAN_DEVICE" = gpu ] || echo _cpu).yaml
+    words+=(--config_file "$profile" --deepspeed_multinode_launcher standard) # standard: ranks started here, not by ssh
+elif [ "$world" -gt 1 ]; then
     words+=(--multi_gpu) # also on CPUs: what accelerate calls MULTI_CPU starts one process only
 elif [ "$COLORGAN_DEVICE" = cpu ]; then
     words+=(--cpu)
