@@ -19,8 +19,6 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -135,13 +133,6 @@ class Count:
     faults: list[str] = field(default_factory=list)
 
 
-@contextmanager
-def quiet() -> Iterator[list[str]]:
-    """Collect what is said of damaged checkpoints."""
-    said: list[str] = []
-    yield said
-
-
 def newest(run: Path) -> Checkpoint | None:
     """Return the newest intact checkpoint, every file's digest checked."""
     return latest_checkpoint(run / "checkpoints", Ranks.single(), lambda text: None)
@@ -251,8 +242,8 @@ def main() -> int:
         count = kill_runs(Path(folder), given.kills, given.ranks)
     print(
         f"{count.kills} kills with SIGKILL, {count.in_save} inside a save; {count.found} times an intact checkpoint "
-        f"was found, {count.before_first} times none was written yet; {count.runs} runs ended, equal to the one left alone "
-        f"bit for bit: {'no' if count.faults else 'yes'}; slowest end of all ranks {count.slowest_leave_s:.1f} s"
+        f"was found, {count.before_first} times none was written yet; {count.runs} runs ended, equal to the one left "
+        f"alone bit for bit: {'no' if count.faults else 'yes'}; slowest end of all ranks {count.slowest_leave_s:.1f} s"
     )
     for fault in count.faults:
         print(f"FAULT: {fault}")
