@@ -217,7 +217,8 @@ def kill_runs(folder: Path, kills: int, world_size: int) -> Count:
             if count.kills < kills:
                 behind = 3 * count.in_save <= count.kills
                 finished = kill_once(recipe, world_size, behind, 0.7 * longest_s, count)
-                images = check_after_kill(recipe.run, images, count)
+                if not finished:
+                    images = check_after_kill(recipe.run, images, count)
             else:
                 processes = start(recipe, world_size)
                 while not ended(processes):
