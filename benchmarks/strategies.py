@@ -174,7 +174,7 @@ def run(ranks: Ranks, folder: Path, strategy: str, stop_at: int | None = None) -
         network=NETWORK,
         loss={"gan": "least_squares", "l1_weight": 1.0},
         batch={"global_batch_size": BATCH, "micro_batch_size": BATCH // 2},
-        optimizer={"learning_rate": 1e-3, "gradient_clip_norm": 10.0},
+        optimizer={"learning_rate": 1e-3},
         ema_half_life_images=20,
         output={"save_every_images": 0, "log_every_images": BATCH},
     )
@@ -271,7 +271,9 @@ def main() -> None:
         held = " | ".join(f"{row.held[kind]:,}" for kind in ("weights", "gradients", "optimizer"))
         differences = " | ".join(f"{row.differences[name]:.1e}" for name in ("generator", "discriminator"))
         print(f"| {row.strategy} | {row.ranks} | {row.accumulation} | {differences} | {held} |")
-    print("\nBytes: the most that rank 0 holds under Adam after a backward pass of the generator (2 micro-batches a step).\n")
+    print(
+        "\nBytes: the most that rank 0 holds under Adam after a backward of the generator (2 micro-batches a step).\n"
+    )
     print("| stopped under | taken up under | ranks | largest difference | tensors equal bit for bit | samples |")
     print("|---|---|---|---|---|---|")
     for each in taken_up:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from colorgan.errors import LaunchError
 from colorgan.launch import DATA_PARALLEL, LaunchProfile, check_launch, launch_profile, wants_cpu
+from colorgan.optimizer_state import load_optimizer_state, optimizer_state, optimizer_tensors
 from colorgan.pieces import Roles, Saved, read_whole
 
 T = TypeVar("T")
@@ -147,51 +148,39 @@ class Strategy(Protocol):
 
     def networks(self, phase: Phase) -> dict[str, Network]:
         """Return the callables of a phase's turn: its own network tracked for gradients, the others bare."""
-        ...
 
     def turn(self, phase: Phase) -> AbstractContextManager[None]:
         """While open, only the phase's own network learns: nothing leaks into the others."""
-        ...
 
     def micro_step(self, phase: Phase, *, last: bool) -> AbstractContextManager[None]:
         """Surround forward and backward of one micro-batch."""
-        ...
 
     def autocast(self) -> torch.autocast:
         """Return the context of the recipe's precision for a forward pass."""
-        ...
 
     def backward(self, phase: Phase, loss: Tensor) -> None:
         """Add the gradients of a micro-batch's loss to the phase's network."""
-        ...
 
     def step(self, phase: Phase, images_seen: int) -> Tensor:
         """Clip, update the phase's weights, clear gradients; return the gradient norm before clipping."""
-        ...
 
     def end_step(self, num_images: int) -> None:
         """Average batch-norm statistics over the ranks and move the weight average."""
-        ...
 
     def evaluated(self, name: str, *, average: bool | None = None) -> nn.Module:
         """Return a whole network to run, not to train: averaged (None: where there is an average) or raw weights."""
-        ...
 
     def state(self) -> Roles:
         """Return what this rank holds of weights and optimizer states, by role and name."""
-        ...
 
     def load_state(self, saved: Saved, *, with_optimizers: bool = True) -> None:
         """Take over what `state` of any strategy, on any number of ranks, was saved as."""
-        ...
 
     def release(self, name: str) -> nn.Module:
         """End this strategy; return a network with its weights, for another one to train."""
-        ...
 
     def held(self) -> dict[str, list[Tensor]]:
         """Return what this rank keeps at this moment, as weights, gradients and optimizer; for accounting."""
-        ...
 
 
 def open_strategy(
@@ -270,7 +259,9 @@ class DataParallel:
             self.bare[phase.name] = phase.module
             self._wrapped[phase.name] = self._wrap(torch.compile(phase.module) if compile else phase.module)
         self.averaged_name = averaged if average_half_life_images else None
-        self.average = _frozen_copy(self.bare[averaged]) if averaged and average_half_life_images else None
+        self.average: nn.Module | None = None
+        if self.averaged_name is not None:
+            self.average = copy.deepcopy(self.bare[self.averaged_name]).requires_grad_(False).eval()
 
     def _wrap(self, module: Any) -> Network:
         if self.ranks.world_size == 1:
@@ -336,14 +327,18 @@ class DataParallel:
         """Return what this rank keeps at this moment, as weights, gradients and optimizer; for accounting."""
         weights = [parameter for module in self.bare.values() for parameter in module.parameters()]
         gradients = [parameter.grad for parameter in weights if parameter.grad is not None]
-        return {"weights": [*weights], "gradients": gradients, "optimizer": optimizer_tensors(self.phases.values())}
+        return {
+            "weights": [*weights],
+            "gradients": gradients,
+            "optimizer": optimizer_tensors(phase.optimizer for phase in self.phases.values()),
+        }
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Return all weights and optimizer states as named whole tensors, by role; the same on every rank."""
         roles: dict[str, dict[str, Tensor]] = {}
         for name, phase in self.phases.items():
             roles[name] = dict(self.bare[name].state_dict())
-            roles[f"{name}_optimizer"] = optimizer_state(phase)
+            roles[f"{name}_optimizer"] = optimizer_state(phase.module, phase.optimizer)
         if self.average is not None:
             roles[f"{self.averaged_name}_average"] = dict(self.average.state_dict())
         return roles
@@ -353,7 +348,7 @@ class DataParallel:
         for name, phase in self.phases.items():
             self.bare[name].load_state_dict(read_whole(saved, name))
             if with_optimizers:
-                load_optimizer_state(phase, read_whole(saved, f"{name}_optimizer"))
+                load_optimizer_state(phase.module, phase.optimizer, read_whole(saved, f"{name}_optimizer"))
         if self.average is not None:
             self.average.load_state_dict(read_whole(saved, f"{self.averaged_name}_average"))
 
@@ -370,10 +365,6 @@ def frozen(modules: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for parameter, flag in zip(parameters, tracked, strict=True):
             parameter.requires_grad_(flag)
-
-
-def _frozen_copy(module: nn.Module) -> nn.Module:
-    return copy.deepcopy(module).requires_grad_(False).eval()
 
 
 @torch.no_grad()
@@ -398,33 +389,3 @@ def average_statistics(modules: Iterable[nn.Module], ranks: Ranks) -> None:
     flat /= ranks.world_size
     for buffer, mean in zip(buffers, torch.split(flat, [b.numel() for b in buffers]), strict=True):
         buffer.copy_(mean.view_as(buffer))
-
-
-def optimizer_tensors(phases: Iterable[Phase]) -> list[Tensor]:
-    """Return all tensors of the optimizers' states."""
-    states = [slots for phase in phases for slots in phase.optimizer.state.values()]
-    return [value for slots in states for value in slots.values() if isinstance(value, Tensor)]
-
-
-def optimizer_state(phase: Phase) -> dict[str, Tensor]:
-    """Return an optimizer's state as tensors named `<parameter>/<slot>` (Adam: step, exp_avg, exp_avg_sq)."""
-    names: dict[Tensor, str] = {parameter: name for name, parameter in phase.module.named_parameters()}
-    return {
-        f"{names[parameter]}/{slot}": value
-        for parameter, slots in phase.optimizer.state.items()
-        for slot, value in slots.items()
-        if isinstance(value, Tensor)
-    }
-
-
-def load_optimizer_state(phase: Phase, tensors: Mapping[str, Tensor]) -> None:
-    """Take over what `optimizer_state` returned; parameters that had no state keep none."""
-    names = {parameter: name for name, parameter in phase.module.named_parameters()}
-    slots: dict[str, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        name, slot = key.rsplit("/", 1)
-        slots.setdefault(name, {})[slot] = value
-    current = phase.optimizer.state_dict()
-    order = [parameter for group in phase.optimizer.param_groups for parameter in group["params"]]
-    state = {i: slots[names[p]] for i, p in enumerate(order) if names[p] in slots}
-    phase.optimizer.load_state_dict({"state": state, "param_groups": current["param_groups"]})

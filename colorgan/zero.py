@@ -23,8 +23,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from colorgan.distributed import Network, Phase, Ranks, average_statistics, frozen, optimizer_tensors
+from colorgan.distributed import Network, Phase, Ranks, average_statistics, frozen
 from colorgan.errors import LaunchError
+from colorgan.optimizer_state import optimizer_tensors
 from colorgan.pieces import Piece, Saved, share
 
 BUCKET_ELEMENTS = 50_000_000  # DeepSpeed's default of 5e8 reserves 2 GB an engine
@@ -151,7 +152,7 @@ class Zero:
         """
         weights: list[Tensor] = []
         gradients: list[Tensor] = []
-        optimizer = optimizer_tensors(self.phases.values())
+        optimizer = optimizer_tensors(phase.optimizer for phase in self.phases.values())
         for name, phase in self.phases.items():
             parameters: list[Any] = list(phase.module.parameters())
             weights += [p.ds_tensor if self._stage == 3 else p for p in parameters]
