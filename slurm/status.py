@@ -7,6 +7,7 @@ and asks squeue. The standard library alone: it runs wherever SLURM's commands d
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -50,19 +51,21 @@ def read_queue() -> list[Queued]:
 def print_study(folder: Path, queue: list[Queued]) -> None:
     """A line a step: done, running, queued or neither; then each run that has a log."""
     steps = folder / "steps"
-    names = read(steps / ".order").split()
-    for name in names:
-        number = read(steps / f"{name}.job").strip()
+    for name, elements in (line.split() for line in read(steps / ".order").splitlines()):
+        number, job_name = [*read(steps / f"{name}.job").split(), "-", ""][:2]
         finished = len(list(steps.glob(f"{name}.done")) + list(steps.glob(f"{name}.*.done")))
-        there = [line for line in queue if line.name.startswith("colorgan-") and line.array == number]
+        # Ids begin again where a cluster is set up anew: the name tells whether it is this step's job.
+        there = [line for line in queue if (line.array, line.name) == (number, job_name)]
         if there:
             counts = {state: sum(line.state == state for line in there) for state in {line.state for line in there}}
             state = ", ".join(f"{count} {state.lower()}" for state, count in sorted(counts.items()))
             reasons = {line.reason for line in there if line.state == "PENDING"}
             state += f" {' '.join(sorted(reasons))}" if reasons else ""
         else:
-            state = "done" if finished else "FAILED or cancelled: see its log, then run slurm/study.sh again"
-        print(f"{name:28} job {number or '-':>6}  {state}{f', {finished} done' if there and finished else ''}")
+            state = "FAILED or cancelled: see its log, then run slurm/study.sh again"
+            if finished:
+                state = f"{finished} of {elements} done, the others {state}" if finished < int(elements) else "done"
+        print(f"{name:28} job {number:>6}  {state}{f', {finished} done' if there and finished else ''}")
     for log in sorted(folder.glob("**/log.jsonl")):
         print(f"\n{log.parent.relative_to(folder)}")
         print_progress(log.parent)
@@ -140,4 +143,8 @@ def read(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    try:
+        main(Path(sys.argv[1]))
+        sys.stdout.flush()
+    except BrokenPipeError:  # `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

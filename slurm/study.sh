@@ -36,7 +36,7 @@ mkdir -p "$study/steps"
 exec {study_lock}>"$study/steps/.lock"
 flock -n "$study_lock" || { echo "another study.sh is submitting $study" >&2 && exit 1; }
 
-declare -A id=() text=() parents=()
+declare -A id=() text=() parents=() elements=()
 order=() submitted=0
 
 # step NAME "PARENTS" KIND SCRIPT "ARRAY" WORDS: submit it unless it is done or in the queue.
@@ -45,7 +45,7 @@ step() {
     shift 5
     words="${*@Q}"
     order+=("$name")
-    parents[$name]=$after
+    parents[$name]=$after elements[$name]=$(wc -w <<<"${indices:-one}")
     for parent in $after; do [ -z "${id[$parent]:-}" ] || dependency+=":${id[$parent]}"; done
     for index in ${indices:-none}; do
         # What a step builds on is made again: so is the step.
@@ -65,7 +65,7 @@ step() {
     [ -z "$dependency" ] || more+=(--dependency="afterok$dependency" --kill-on-invalid-dep=yes)
     COLORGAN_STEP=$(realpath -m "$study/steps/$name")
     id[$name]=$(submit "$kind" "$script" "${more[@]}" -- "$@")
-    echo "${id[$name]}" >"$study/steps/$name.job"
+    echo "${id[$name]} colorgan-${script%.sh}" >"$study/steps/$name.job"
     text[$name]="job ${id[$name]}${indices:+ [$(IFS=, && echo "${missing[*]}")]}"
     submitted=$((submitted + 1))
 }
@@ -73,7 +73,7 @@ step() {
 # in_queue NAME SCRIPT: whether the job that was submitted for it is still there (ids begin again on a fresh cluster).
 in_queue() {
     local job
-    job=$(cat "$study/steps/$1.job" 2>/dev/null) || return 1
+    read -r job _ 2>/dev/null <"$study/steps/$1.job" || return 1
     [ "$(squeue -h -j "$job" -o %j 2>/dev/null | head -n 1)" = "colorgan-${2%.sh}" ] || return 1
     id[$1]=$job
 }
@@ -134,7 +134,7 @@ for task in $TASKS; do
 done
 step report "$scored" cpu report.sh "" --out "$study/report" "${runs[@]}"
 
-printf '%s\n' "${order[@]}" >"$study/steps/.order"
+for name in "${order[@]}"; do echo "$name ${elements[$name]}"; done >"$study/steps/.order"
 echo "study $(basename "$file" .env) -> $study"
 show top ""
 echo "$submitted jobs submitted; logs in $SITE_LOGS; how it goes: slurm/status.sh $(printf %q "$study")"
