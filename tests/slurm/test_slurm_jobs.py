@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 from local_slurm import LocalSlurm
 
+ROOT = Path(__file__).resolve().parents[2]
 Weights = Callable[[Path], dict[str, str]]
 PRETRAIN = ROOT / "slurm/pretrain.sh"
 NUM_SIGNALS = int(os.environ.get("COLORGAN_TEST_SIGNALS", "1"))

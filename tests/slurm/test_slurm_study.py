@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from conftest import ROOT
 from local_slurm import LocalSlurm
 
+ROOT = Path(__file__).resolve().parents[2]
 STUDY = ROOT / "slurm/study.sh"
 TINY = """\
 SETS="pretrain_train pretrain_val transfer_train transfer_val"
