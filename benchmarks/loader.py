@@ -1,6 +1,6 @@
 """Loaders side by side: the same photos, one run, medians of alternated repeats, ratios printed.
 
-    python benchmarks/loader.py [--photos DIR] [--images 1024] [--repeats 7] [--peers benchmarks/.peers/bin/python]
+    python benchmarks/loader.py [--photos DIR] [--seconds 4] [--repeats 7] [--peers benchmarks/.peers/bin/python]
 
 Two data sets are made of the photos: `squash`, packed at 256x256 (4:4:4, quality 95), and `original`, packed as they
 are. Rows run one at a time, in turn, each in a process that stays (see benchmarks/loader_rows.py); what moves the
@@ -87,7 +87,7 @@ def main() -> None:
                 row.ask(None)
             for _ in range(arguments.repeats):
                 for row in rows:
-                    if not row.failure and (answer := row.ask(str(arguments.images))):
+                    if not row.failure and (answer := row.ask(str(arguments.seconds))):
                         row.figures.append(answer["images_per_s"])
                         row.cpu_ms.append(answer["cpu_ms"])
         finally:
@@ -101,7 +101,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, default=ROOT / "../shared/data", help="folder of JPEG photos")
     parser.add_argument("--photos_at_most", type=int, default=1500)
-    parser.add_argument("--images", type=int, default=1024, help="pictures of one measurement")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of one measurement")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2, help="worker processes, or decoding threads")
     parser.add_argument("--rows", nargs="*", choices=[*OURS, *PEERS], help="only these")
@@ -154,9 +154,7 @@ def _start(name: str, work: Path, arguments: argparse.Namespace) -> Row:
 def _report(rows: list[Row], num_photos: int, arguments: argparse.Namespace) -> None:
     cores = len(os.sched_getaffinity(0))
     print(f"\n{num_photos} photos, {arguments.threads} threads or workers, {cores} cores, {platform.machine()};")
-    print(
-        f"median of {arguments.repeats} alternated measurements of {arguments.images} pictures each. CPU ms a picture,"
-    )
+    print(f"median of {arguments.repeats} alternated measurements of {arguments.seconds:g} s each. CPU ms a picture,")
     print("of all processes and threads of a loader together, hang less on what else the machine does.\n")
     medians = {row.name: statistics.median(row.figures) for row in rows if row.figures}
     columns = ("images/s", "lowest", "highest", "x paper, photos", "x colorgan", "CPU ms")

@@ -1,6 +1,6 @@
 """One loader of the comparison in a process of its own: started by benchmarks/loader.py, driven over stdin.
 
-    python benchmarks/loader_rows.py ROW WORK THREADS        then lines "N": time N pictures, print one JSON line
+    python benchmarks/loader_rows.py ROW WORK THREADS        then lines "S": measure for S seconds, print a JSON line
 
 Every row gives batches of 32 normalised Lab pictures of 256x256, float32, shape (32, 3, 256, 256), on the CPU, in a
 shuffled order without end (`decode` gives bytes: it is the limit). Each row is written as its users would, with
@@ -20,7 +20,7 @@ import numpy as np
 
 BATCH = 32
 SIZE = 256
-WARM_UP = 16  # batches: more than any of these loaders keeps ready
+WARM_UP = 6  # batches: more than any of these loaders keeps ready
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
         for _ in range(WARM_UP):  # what was made while others were measured
             next(batches)
         begin, cpu, number = time.perf_counter(), cpu_seconds(), 0
-        while number < int(line):
+        while time.perf_counter() - begin < float(line):
             number += len(next(batches))
         seconds, cpu = time.perf_counter() - begin, cpu_seconds() - cpu
         print(json.dumps({"images_per_s": number / seconds, "cpu_ms": 1000 * cpu / number}), flush=True)

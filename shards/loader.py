@@ -108,7 +108,6 @@ class Loader:
         self.shards, self.rank, self.world_size = shards, rank, world_size
         self._global_batch_size, self._micro_batch_size = global_batch_size, micro_batch_size
         self._prefetch_batches = prefetch_batches
-        self._device = device
         self._faults = FaultLog(max_bad_share)
         self._order = Order(shards.shard_sizes, seed)
         self._files = ShardFiles()
@@ -116,22 +115,10 @@ class Loader:
         self._streams: list[Stream] = []
         self._closed_wait_s = 0.0
         weakref.finalize(self, self._files.close)
+        decode = _decode_spec(shards, image_size, random_crop_scale, targets)
         self._spec = StreamSpec(
-            decode=DecodeSpec(
-                image_size=image_size,
-                crop=random_crop_scale < 1.0,
-                resize=any(policy != f"squash:{image_size}" for policy in shards.image_policies),
-                flip=flip,
-                mask=targets == "mask",
-                num_classes=len(shards.classes),
-                ab_scale=ab_scale,
-                lab=lab if device == "cpu" else "operators",
-            ),
-            wanted=Wanted(
-                num_classes=len(shards.classes) if targets == "classes" else None,
-                mask=targets == "mask",
-                timeout_s=read_timeout_s,
-            ),
+            decode=replace(decode, flip=flip, ab_scale=ab_scale, lab=lab if device == "cpu" else "operators"),
+            wanted=replace(_wanted(shards, targets), timeout_s=read_timeout_s),
             seed=seed,
             min_crop_area=random_crop_scale,
             replace=True,
@@ -238,8 +225,8 @@ class Loader:
         classes_BC = difficult_BC = None
         if self._spec.wanted.num_classes is not None:
             labels = [item.members.label for item in items if item.members.label is not None]
-            classes_BC = torch.from_numpy(np.stack([label.present for label in labels])).to(self._device)
-            difficult_BC = torch.from_numpy(np.stack([label.difficult for label in labels])).to(self._device)
+            classes_BC = torch.from_numpy(np.stack([label.present for label in labels])).to(self._spec.device)
+            difficult_BC = torch.from_numpy(np.stack([label.difficult for label in labels])).to(self._spec.device)
         return Batch(
             lab_B3HW=decoded.lab_B3HW,
             classes_BC=classes_BC,
@@ -248,6 +235,20 @@ class Loader:
             sample_ids_B=torch.tensor([item.sample_id for item in items]),
             slots_B=torch.tensor([item.slot for item in items]),
         )
+
+
+def _decode_spec(shards: ShardSet, image_size: int, crop_scale: float, targets: Targets) -> DecodeSpec:
+    return DecodeSpec(
+        image_size=image_size,
+        crop=crop_scale < 1.0,
+        resize=any(policy != f"squash:{image_size}" for policy in shards.image_policies),
+        mask=targets == "mask",
+        num_classes=len(shards.classes),
+    )
+
+
+def _wanted(shards: ShardSet, targets: Targets) -> Wanted:
+    return Wanted(num_classes=len(shards.classes) if targets == "classes" else None, mask=targets == "mask")
 
 
 def _check_settings(image_size: int, crop_scale: float, num_threads: int, prefetch_batches: int) -> None:
