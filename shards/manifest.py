@@ -155,17 +155,28 @@ def read_manifest(folder: Path, *, check_files: bool = True) -> Manifest:
         ManifestError: Not a packed folder, written by a newer version, wrong or hostile values, counts
             that disagree, or files that are missing or shorter than promised.
     """
-    content = _read_bytes(folder)
-    _check_version(folder / MANIFEST_FILE, content)
-    try:
-        manifest = Manifest.model_validate_json(content)
-    except ValidationError as error:
-        raise ManifestError(_in_one_sentence(folder / MANIFEST_FILE, error)) from error
-    digest = hashlib.sha256(content).hexdigest()
-    manifest = manifest.model_copy(update={"folder": folder, "digest": digest})
+    manifest = parse_manifest(_read_bytes(folder), folder / MANIFEST_FILE, folder)
     if check_files:
         _check_files(manifest)
     return manifest
+
+
+def parse_manifest(content: bytes, where: Path | str, folder: Path) -> Manifest:
+    """Validate manifest.json's bytes.
+
+    Args:
+        where: What errors name: the file or URL the bytes came from.
+        folder: Where the set's files lie.
+
+    Raises:
+        ManifestError: Written by a newer version, wrong or hostile values, or counts that disagree.
+    """
+    _check_version(where, content)
+    try:
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise ManifestError(_in_one_sentence(where, error)) from error
+    return manifest.model_copy(update={"folder": folder, "digest": hashlib.sha256(content).hexdigest()})
 
 
 def _read_bytes(folder: Path) -> bytes:
@@ -182,7 +193,7 @@ def _read_bytes(folder: Path) -> bytes:
         raise ManifestError(f"{folder / MANIFEST_FILE}: cannot be read ({error.strerror}).") from error
 
 
-def _check_version(path: Path, content: bytes) -> None:
+def _check_version(path: Path | str, content: bytes) -> None:
     try:
         document: Any = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -199,7 +210,7 @@ def _check_version(path: Path, content: bytes) -> None:
         )
 
 
-def _in_one_sentence(path: Path, error: ValidationError) -> str:
+def _in_one_sentence(path: Path | str, error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     first = problems[0]
     key = ".".join(str(part) for part in first["loc"])

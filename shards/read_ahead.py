@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.reader import BadSampleError, Members, ReadAt, Rows, ShardSet, Wanted, read_members
+from shards.remote import remote_of
 
 _POLL_S = 0.1
 
@@ -111,12 +112,20 @@ class ReadAhead:
         while not task.done.wait(min(_POLL_S, self._wanted.timeout_s)):
             if self._aborted.is_set():
                 raise ReadingStopped
-            if len(task.results) > seen:
+            if len(task.results) > seen or self._is_fetching(task):
                 seen, since = len(task.results), time.monotonic()
             elif time.monotonic() - since > self._wanted.timeout_s:
                 task.given_up = True
                 return len(task.results) == len(task.rows)
         return True
+
+    def _is_fetching(self, task: _Task) -> bool:
+        """Whether the read waits for a remote shard, whose fetch has a time limit of its own."""
+        for row in task.rows[len(task.results) : len(task.results) + 1]:
+            path = self._shards.shard_paths[row["shard"]]
+            remote = remote_of(path)
+            return remote is not None and remote.is_fetching(path.name)
+        return False
 
     def _start_thread(self) -> None:
         self._num_started += 1

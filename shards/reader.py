@@ -25,6 +25,8 @@ from shards.headers import Header, jpeg_header, mask_header
 from shards.labels import ClassVectors, class_vectors
 from shards.manifest import SAMPLE_DTYPE, Manifest, read_manifest
 from shards.order import WINDOW_SHARDS
+from shards.remote import is_url, open_remote, remote_of
+from shards.remote_cache import Cache
 from shards.staging import staged
 
 Rows = NDArray[np.void]
@@ -80,19 +82,32 @@ class ShardSet:
         return all(manifest.classes == self.classes for manifest in self.manifests)
 
 
-def open_shards(folders: Sequence[Path]) -> ShardSet:
+def open_shards(folders: Sequence[Path | str], cache: Cache | None = None) -> ShardSet:
     """Open packed folders as one set; nothing but their manifests is read.
+
+    Args:
+        folders: Folders; a text with :// in it is the URL of one (shards/remote.py).
+        cache: Where shards from URLs lie and how much of them; by default 100 GB in the user's cache.
 
     Raises:
         ManifestError: No folder is given, one is given twice, or one is no intact packed folder.
     """
     if not folders:
         raise ManifestError("no packed folder given; name one that python launcher/pack.py has written.")
-    resolved = [folder.resolve() for folder in folders]
+    resolved = [str(folder).rstrip("/") if is_url(folder) else Path(folder).resolve() for folder in folders]
     for folder in resolved:
         if resolved.count(folder) > 1:
             raise ManifestError(f"{folder}: given twice; name each packed folder once.")
-    return ShardSet([staged(read_manifest(folder)) for folder in folders])
+    return ShardSet([_open_folder(folder, cache) for folder in folders])
+
+
+def _open_folder(folder: Path | str, cache: Cache | None) -> Manifest:
+    return open_remote(str(folder), cache) if is_url(folder) else staged(read_manifest(Path(folder)))
+
+
+def _open_file(path: Path) -> int:
+    remote = remote_of(path)
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC) if remote is None else remote.open(path.name)
 
 
 class ShardFiles:
@@ -122,9 +137,14 @@ class ShardFiles:
 
     @contextmanager
     def _descriptor(self, path: Path) -> Iterator[int]:
+        opened = None if path in self._open else _open_file(path)  # unlocked: a remote shard is fetched here
         with self._lock:
-            if path not in self._open:
-                self._open[path] = (os.open(path, os.O_RDONLY | os.O_CLOEXEC), [0])
+            if opened is None and path not in self._open:  # closed in between
+                opened = _open_file(path)
+            if opened is not None and path in self._open:  # another thread was first
+                os.close(opened)
+            elif opened is not None:
+                self._open[path] = (opened, [0])
             self._open.move_to_end(path)
             descriptor, users = self._open[path]
             users[0] += 1

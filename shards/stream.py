@@ -22,6 +22,7 @@ from torch import Tensor
 
 from shards.errors import LoadError
 from shards.faults import FaultLog, Replaced
+from shards.fetch_ahead import fetched_ahead
 from shards.order import crop_windows, flips, replacement
 from shards.pipeline import DecodeError, Decoder, DecodeSpec, EncodedBatch, Fetched
 from shards.read_ahead import PendingReads, ReadAhead, ReadingStopped
@@ -115,7 +116,7 @@ class Maker:
     def _read(self, plans: Iterator[Plan]) -> Iterator[list[Item]]:
         """Each plan's samples as bytes, with reads begun some plans ahead."""
         ahead: deque[tuple[Plan, PendingReads]] = deque()
-        for plan in plans:
+        for plan in fetched_ahead(plans, self._shards):
             ahead.append((plan, self._reads.read(plan.ids)))
             if len(ahead) > self._spec.read_ahead:
                 yield self._collect(*ahead.popleft())

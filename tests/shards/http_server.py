@@ -1,0 +1,80 @@
+"""A server on 127.0.0.1 that serves a folder and misbehaves as it is told."""
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+class FolderServer(ThreadingHTTPServer):
+    """`faults[name]` is what befalls the next requests for a file: a status, "break", "wrong", "more", a redirect
+    ("http://..."), or "slow"; once they are used up, the file is served whole."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.folder = folder
+        self.faults: dict[str, deque[int | str]] = {}
+        self.requests: Counter[str] = Counter()
+        self.slow_s = 0.0
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/set"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that has gone is no error here."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: FolderServer
+
+    def do_GET(self) -> None:
+        name = self.path.rpartition("/")[2]
+        self.server.requests[name] += 1
+        faults = self.server.faults.get(name)
+        fault = faults.popleft() if faults else None
+        path = self.server.folder / name
+        if isinstance(fault, int) or not path.is_file():
+            self.send_error(fault if isinstance(fault, int) else 404)
+        elif fault is not None and "://" in fault:
+            self.send_response(302)
+            self.send_header("Location", fault)
+            self.end_headers()
+        else:
+            self._send(path.read_bytes(), fault)
+
+    def _send(self, data: bytes, fault: str | None) -> None:
+        if fault == "wrong":
+            data = bytes([data[0] ^ 1]) + data[1:]
+        if fault == "more":
+            data += bytes(1 << 20)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        half = len(data) // 2
+        self.wfile.write(data[:half])
+        self.wfile.flush()
+        if fault == "break":
+            self.close_connection = True
+            return
+        if fault == "slow" or self.server.slow_s:
+            time.sleep(self.server.slow_s or 60)
+        self.wfile.write(data[half:])
+
+    def log_message(self, *_: object) -> None:
+        """Be quiet."""
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[FolderServer]:
+    """Serve a folder's files at `url` while the context is open."""
+    with FolderServer(folder) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
