@@ -16,7 +16,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
 from colorgan.report_html import Html
 
@@ -28,6 +28,7 @@ PNG_DPI = 160
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
+    "axes.formatter.useoffset": False,
     "font.size": 10,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
@@ -82,6 +83,9 @@ def draw(
             axes.plot(xs, ys, color=colour, linestyle=line.dash, marker="o" if len(xs) < 3 else None, markersize=4)
         if log and all(y > 0 for line in lines for _, y in line.points):
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         if bounds:
             axes.set_ylim(*bounds)
         axes.set_xlim(left=0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Iterable, Sequence
+from unicodedata import category
 
 
 class Html(str):
@@ -36,23 +37,21 @@ def join(children: Iterable[str | None]) -> Html:
 
 
 def _visible(text: str) -> str:
-    """Control characters and lone surrogates shown as escapes: they are no HTML, or hide what a name is."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    """Control, direction and surrogate characters as escapes: they are no HTML, or hide what a name is."""
+    return "".join(c if c in "\n\t" or category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in text)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str | None = None, first: str = "th") -> Html:
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], caption: str | None = None, class_: str | None = None
+) -> Html:
     """Return a table that scrolls sideways by itself where it is too wide; the first cell of a row is its header."""
     head = element("tr", *(element("th", cell, scope="col") for cell in header))
     body = [
-        element(
-            "tr",
-            element(first, row[0], scope="row" if first == "th" else None),
-            *(element("td", cell) for cell in row[1:]),
-        )
-        for row in rows
+        element("tr", element("th", row[0], scope="row"), *(element("td", cell) for cell in row[1:])) for row in rows
     ]
-    parts = (element("caption", caption) if caption else None, element("thead", head), element("tbody", *body))
-    return element("div", element("table", *parts), class_="wide", tabindex=0)
+    whole = element("table", element("thead", head), element("tbody", *body), class_=class_)
+    told = element("p", caption, class_="soft") if caption else None
+    return join([told, element("div", whole, class_="wide", tabindex=0)])
 
 
 def data_uri(data: bytes, media_type: str) -> str:

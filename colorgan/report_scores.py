@@ -159,7 +159,18 @@ def final_results(story: Story) -> tuple[list[Result], list[str]]:
             elif run.finished:
                 notes.append(f"{each.path} scores another model than {run.title} ends with: it is in no table.")
         results += found.values()
-    return results, notes
+    return results, notes + _twins(results)
+
+
+def _twins(results: Sequence[Result]) -> list[str]:
+    first: dict[tuple[str, str, Protocol], Result] = {}
+    notes = []
+    for result in results:
+        before = first.setdefault((result.run.same_but_seed, str(result.run.seed), result.protocol), result)
+        if before is not result:
+            told = f"{before.run.title} and {result.run.title} have the same recipe and seed: the later one is counted."
+            notes.append(told)
+    return notes
 
 
 def run_of(folder: str, runs: Sequence[RunFolder]) -> RunFolder | None:
@@ -210,7 +221,7 @@ def paired_difference(scratch: Arm, pretrained: Arm, metric: Metric) -> tuple[st
         return "–", "no seed in common"
     better = sum(gap > 0 for gap in gaps)
     text = spread(gaps, metric.scale)
-    text = text if text.startswith("-") else f"+{text}"
+    text = text.replace("-", "−", 1) if text.startswith("-") else f"+{text}"
     if len(gaps) == 1:
         return text, "one seed: its spread is not known"
     sure = better in (0, len(gaps))

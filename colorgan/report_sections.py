@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from PIL import Image
 
@@ -14,6 +15,16 @@ from colorgan.report_scores import METRICS, SCRATCH, data_name
 
 Files = dict[str, bytes]  # what lies beside the page: name -> bytes
 KIND_NAMES = {"pretrain": "pretraining", "classify": "classification", "segment": "segmentation"}
+
+# The discriminator's loss, half of real plus half of generated, when it knows nothing.
+CHANCE_LOSS = {"bce": 0.6931, "least_squares": 0.25, "hinge": 1.0}
+
+DRAWN = {
+    *("loss/generator", "loss/discriminator", "l1", "adversarial", "images_per_s", "wait_share"),
+    *("discriminator_accuracy/real", "discriminator_accuracy/fake"),
+    *("gradient_norm/generator", "gradient_norm/discriminator"),
+}
+MAX_OTHERS = 12  # a log of somebody else's making does not become a page of thousands of charts
 
 
 def missing(text: str) -> Html:
@@ -65,21 +76,18 @@ def coloured_section(story: Story, files: Files) -> Html:
         if found is not None:
             parts.append(element("h3", f"{run.title}: validation at {run.pictures[-1][0]:,} images"))
             parts.append(_triples(found))
+    shown = {run.pictures[-1][1].read_bytes() for run in story.of("pretrain") if run.pictures}
     evaluations = [*story.evaluations, *(each for run in story.runs for each in run.evaluations)]
     for number, each in enumerate(evaluations, 1):
         picture = open_picture(each.picture) if each.picture else None
-        if picture is not None:
-            data = png_bytes(picture)
-            files[f"evaluation-{number}.png"] = data
-            parts.append(element("h3", f"Evaluation {each.path.name} of {each.model}"))
-            parts.append(
-                element("img", class_="whole", src=data_uri(data, "image/png"), alt="grey, coloured, original")
-            )
-    return (
-        join(parts)
-        if parts
-        else missing("No coloured pictures: no pretraining run or evaluation of a generator has any.")
-    )
+        if picture is None or each.picture is None or each.picture.read_bytes() in shown:
+            continue
+        files[f"evaluation-{number}.png"] = data = png_bytes(picture)
+        found = progress([(each.images_seen or 0, each.picture)], None)
+        whole = element("img", class_="whole", src=data_uri(data, "image/png"), alt="grey, coloured, original")
+        parts.append(element("h3", f"Evaluation of {each.model} ({each.inference} inference)"))
+        parts.append(_triples(found) if found else whole)
+    return join(parts) if parts else missing("No coloured pictures: no pretraining run or evaluation of a generator.")
 
 
 def pretraining_section(story: Story, files: Files) -> Html:
@@ -106,6 +114,9 @@ def pretraining_section(story: Story, files: Files) -> Html:
     known = one(real, suffix=", real") + one(fake, suffix=", generated", dash="--")
     vivid = one("colourfulness", "validate") + one("original_colourfulness", "validate", ", original", ":")
     told = "share of patches; solid: real ones called real, dashed: generated ones found out"
+    met = dict.fromkeys(name for run in runs for name in run.names("train"))
+    undrawn = [name for name in met if name not in DRAWN][:MAX_OTHERS]
+    others: list[Spec] = [(name, one(name), "as logged", {}) for name in undrawn]
     health: list[Spec] = [
         ("Discriminator accuracy", known, told, {"bounds": (-0.02, 1.02)}),
         ("Gradient norm, generator", one("gradient_norm/generator"), "before clipping", {"log": True}),
@@ -115,7 +126,7 @@ def pretraining_section(story: Story, files: Files) -> Html:
     verdicts = [element("li", f"{run.title}: {_health(run)}") for run in runs]
     legend = _legend([(run.title, colours[run.number]) for run in runs])
     title = element("h3", "Health of the GAN")
-    return join([legend, _charts(files, losses), title, element("ul", *verdicts), _charts(files, health)])
+    return join([legend, _charts(files, losses), title, element("ul", *verdicts), _charts(files, health + others)])
 
 
 def finetuning_section(story: Story, files: Files) -> Html:
@@ -134,11 +145,15 @@ def finetuning_section(story: Story, files: Files) -> Html:
 
         title = KIND_NAMES[task].capitalize()
         drawn: list[Spec] = [(f"{title}: training loss", curves("train", "loss/model"), "a line a run", {})]
-        for metric in METRICS[task]:
-            drawn.append((f"{title}: {metric.name}", curves("validate", metric.key), metric.meaning, {}))
+        at_end = all(len(run.curve("validate", metric.key)) < 2 for run in runs for metric in METRICS[task])
+        for metric in () if at_end else METRICS[task]:
+            lines = [replace(line, points=_percent(line.points)) for line in curves("validate", metric.key)]
+            drawn.append((f"{title}: {metric.name}", lines, metric.meaning, {"unit": metric.unit}))
         parts.append(element("h3", title))
         parts.append(_legend([(start, index) for index, start in enumerate(starts)]))
         parts.append(_charts(files, drawn))
+        if at_end:
+            parts.append(missing("No curves of the scores: these runs validated at their end only; see the tables."))
     return join(parts) if parts else missing("No fine-tuning run was given.")
 
 
@@ -161,14 +176,12 @@ def speed_section(story: Story, files: Files) -> Html:
     if not rows:
         return missing("No training run was given.")
     lines = [Line(run.title, p, i) for i, run in enumerate(story.runs) if (p := run.curve("train", "images_per_s"))]
-    waits = [
-        Line(run.title, p, i) for i, run in enumerate(story.runs) if (p := _percent(run.curve("train", "wait_share")))
-    ]
+    waits = [(run.title, _percent(run.curve("train", "wait_share")), place) for place, run in enumerate(story.runs)]
     charts = _charts(
         files,
         [
             ("Images a second", lines, "all ranks together", {}),
-            ("Waiting for the loader", waits, "share of the time", {"unit": "%"}),
+            ("Waiting for the loader", [Line(*each) for each in waits if each[1]], "share of the time", {"unit": "%"}),
         ],
     )
     header = ("Run", "Ranks", "Images/s, mean", "Loader wait, mean", "Starts", "Precision")
@@ -251,7 +264,8 @@ def _told(chart: Chart) -> str:
 
 
 def _file_name(title: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in title.lower()).replace("--", "-").strip("-") + ".png"
+    words = "".join(c if c.isascii() and c.isalnum() else " " for c in title.lower()).split()
+    return f"{'-'.join(words)[:80] or 'chart'}.png"
 
 
 def _legend(entries: Sequence[tuple[str, int]]) -> Html:
@@ -261,7 +275,7 @@ def _legend(entries: Sequence[tuple[str, int]]) -> Html:
     return element("ul", *(element("li", swatch(place), name) for name, place in entries), class_="legend")
 
 
-def _percent(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+def _percent(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(images, 100 * value) for images, value in points]
 
 
@@ -276,22 +290,14 @@ def _mean_speed(points: Sequence[tuple[int, float]]) -> float | None:
 
 
 def _health(run: RunFolder) -> str:
-    """What the last third of the log says of the balance of the two networks."""
-
-    def late(name: str) -> list[float]:
-        values = [value for _, value in run.curve("train", name)]
-        return values[-max(1, len(values) // 3) :]
-
-    real, fake = late("discriminator_accuracy/real"), late("discriminator_accuracy/fake")
-    if not real or not fake:
-        return "no adversarial part, or not in the log." if run.setting("loss.gan") == "none" else "not in the log."
-    means = sum(real) / len(real), sum(fake) / len(fake)
-    shares = f"{100 * means[0]:.0f} % of real and {100 * means[1]:.0f} % of generated patches"
-    seen = f"in the last third the discriminator knew {shares}"
-    if min(means) > 0.95:
-        return f"{seen}: it wins, the generator learns little from it."
-    if means[1] < 0.2:
-        return f"{seen}: it takes nearly all for real, so the adversarial term says little."
-    if max(means) < 0.6:
-        return f"{seen}: near chance."
-    return f"{seen}: neither has won."
+    """What the last third of the log says of the balance of the two networks, by the discriminator's loss."""
+    losses = [value for _, value in run.curve("train", "loss/discriminator")]
+    late = losses[-max(1, len(losses) // 3) :]
+    chance = CHANCE_LOSS.get(str(run.setting("loss.gan")))
+    if not late or chance is None:
+        return "trained without a discriminator." if run.setting("loss.gan") == "none" else "not in the log."
+    share = sum(late) / len(late) / chance
+    seen = f"in the last third the discriminator's loss was {100 * share:.0f} % of that of guessing"
+    if share < 0.2:
+        return f"{seen}: it tells nearly all generated patches from real ones and is far ahead of the generator."
+    return f"{seen}: {'it can hardly tell them apart.' if share > 0.9 else 'neither has won.'}"

@@ -17,19 +17,19 @@ h2 { font-size: 1.3rem; line-height: 1.25; margin: 2.6rem 0 .5rem; padding-top: 
   border-top: 1px solid var(--grid); }
 h3 { font-size: 1.05rem; margin: 1.5rem 0 .4rem; }
 p { margin: .4rem 0 .8rem; max-width: 46rem; }
-.soft, figcaption, caption { color: var(--soft); font-size: .88rem; }
+.soft, figcaption { color: var(--soft); font-size: .88rem; }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: .8rem 0; font-size: .92rem; }
 a { color: var(--accent); }
 .wide { overflow-x: auto; margin: .5rem 0 1.1rem; }
 .wide:focus-visible { outline: 2px solid var(--accent); }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding-bottom: .3rem; }
 th, td { padding: .32rem .8rem .32rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--grid);
   overflow-wrap: normal; }
-td, tbody th { max-width: 19rem; overflow-wrap: break-word; }
+td, tbody th { max-width: 19rem; overflow-wrap: break-word; min-width: 5.2rem; }
+thead th:first-child, tbody th { position: sticky; left: 0; background: var(--paper); }
+.long td { min-width: 8.5rem; }
 thead th { font-weight: 600; border-bottom: 2px solid var(--grid); }
 tbody th { font-weight: 500; }
-td.number { white-space: nowrap; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); gap: 1rem 1.4rem; }
 .charts figure { margin: 0; max-width: 34rem; break-inside: avoid; }
 .charts svg { width: 100%; height: auto; display: block; }
@@ -65,6 +65,7 @@ summary { cursor: pointer; padding: .3rem 0; }
   nav { display: none; }
   details::details-content { content-visibility: visible; height: auto; display: block; }
   .wide { overflow: visible; }
+  td, tbody th, .long td { min-width: 0; }
   table { font-size: 8.5pt; }
   h2, h3 { break-after: avoid; }
   tr { break-inside: avoid; }

@@ -15,10 +15,12 @@ from colorgan.report_scores import (
     PAPER_COLOUR_IMAGES,
     PAPER_COLOUR_SIZE,
     PAPER_COLOURS,
+    PRETRAINED,
     SCRATCH,
     Arm,
     Metric,
     Protocol,
+    Published,
     Result,
     by_protocol,
     data_name,
@@ -27,16 +29,17 @@ from colorgan.report_scores import (
     spread,
 )
 
+Column = tuple[Metric, Protocol, list[Arm]]
 SOURCE = "Treneska et al., Sensors 2022, 22(4), 1599"
 TITLES = {"classify": "Classification", "segment": "Segmentation"}
 COLOUR_ROWS = (
-    ("PSNR, mean", "psnr", 2, " dB"),
-    ("PSNR, minimum", "psnr_min", 2, " dB"),
-    ("PSNR, maximum", "psnr_max", 2, " dB"),
+    ("PSNR, mean", "psnr", 2, "\u00a0dB"),
+    ("PSNR, minimum", "psnr_min", 2, "\u00a0dB"),
+    ("PSNR, maximum", "psnr_max", 2, "\u00a0dB"),
     ("SSIM, mean", "ssim", 3, ""),
     ("SSIM, minimum", "ssim_min", 3, ""),
     ("SSIM, maximum", "ssim_max", 3, ""),
-    ("PSNR of the grey pictures", "grey_psnr", 2, " dB"),
+    ("PSNR of the grey pictures", "grey_psnr", 2, "\u00a0dB"),
     ("SSIM of the grey pictures", "grey_ssim", 3, ""),
     ("Chroma error (L1, Lab units)", "chroma_l1", 2, ""),
     ("Chroma error of the grey pictures", "grey_chroma_l1", 2, ""),
@@ -80,7 +83,6 @@ def _transfer_table(task: str, protocols: dict[Protocol, list[Arm]]) -> Html:
     paper = PAPER[task]
     columns = [(metric, protocol, arms) for protocol, arms in protocols.items() for metric in METRICS[task]]
     theirs = next(metric for metric in METRICS[task] if metric.key == paper.metric)
-    labels = list(dict.fromkeys(arm.label for arms in protocols.values() for arm in arms))
     rows = [
         ["Protocol", paper.protocol, *(f"own, on {data_name(p.data)}" for _, p, _ in columns)],
         ["Metric", f"{theirs.name} ({theirs.meaning})", *(f"{m.name} ({m.meaning})" for m, _, _ in columns)],
@@ -90,34 +92,44 @@ def _transfer_table(task: str, protocols: dict[Protocol, list[Arm]]) -> Html:
         ["Size", _size(paper.size), *(_size(p.size) for _, p, _ in columns)],
         ["Inference", "paper", *(p.inference for _, p, _ in columns)],
         ["Differs from the paper in", "–", *(_differs(m, p, task) for m, p, _ in columns)],
-        [
-            "From scratch" if SCRATCH not in labels else SCRATCH,
-            f"{paper.scratch:.2f} %",
-            *(_arm_cell(SCRATCH, c) for c in columns),
-        ],
+        *_arm_rows(paper, columns),
     ]
-    others = [label for label in labels if label != SCRATCH]
-    for label in others or ["generator"]:
-        value = f"{paper.pretrained:.2f} %" if label == "generator" or len(others) == 1 else "–"
-        rows.append([label, value, *(_arm_cell(label, column) for column in columns)])
-        gap = f"+{paper.pretrained - paper.scratch:.2f} points" if value != "–" else "–"
-        rows.append([f"{label} − scratch", gap, *(_gap_cell(label, column) for column in columns)])
     header = ["", "Paper", *(f"Ours: {metric.name}" for metric, _, _ in columns)]
     gone = None if columns else element("p", f"No finished {TITLES[task].lower()} run was given.", class_="missing")
-    return join([gone, table(header, rows, f"Paper: {SOURCE}. Pretrained runs start from a generator.")])
+    caption = f"Paper: {SOURCE}. Pretrained runs start from a generator."
+    return join([gone, table(header, rows, caption, class_="long")])
 
 
-def _arm_cell(label: str, column: tuple[Metric, Protocol, list[Arm]]) -> str:
+def _arm_rows(paper: Published, columns: Sequence[Column]) -> list[list[str]]:
+    """One row an arm, and after each pretrained one the difference; the paper's values stand at the first of each."""
+    labels = list(dict.fromkeys(arm.label for _, _, arms in columns for arm in arms))
+    rows = []
+    for start, name, value in (
+        (SCRATCH, "From scratch", paper.scratch),
+        (PRETRAINED, "Pretrained", paper.pretrained),
+    ):
+        for place, label in enumerate([each for each in labels if each.startswith(start)] or [start]):
+            title = label.replace(start, name, 1)
+            theirs = "–" if place else f"{value:.2f}\u00a0%"
+            rows.append([title, theirs, *(_arm_cell(label, column) for column in columns)])
+            if start == PRETRAINED:
+                gap = "–" if place else f"+{paper.pretrained - paper.scratch:.2f} points"
+                rows.append([f"{title} − scratch", gap, *(_gap_cell(label, column) for column in columns)])
+    return rows
+
+
+def _arm_cell(label: str, column: Column) -> str:
     metric, _, arms = column
     arm = next((arm for arm in arms if arm.label == label), None)
     values = arm.values(metric.key) if arm else {}
     if not values or arm is None:
         return "no run"
-    runs = ", ".join(_number(each.run) for each in arm.results)
-    return f"{spread(list(values.values()), metric.scale)} {metric.unit} (seeds {arm.seeds}; runs {runs})"
+    runs, plural = ", ".join(_number(each.run) for each in arm.results), "s" if len(arm.results) > 1 else ""
+    score = f"{spread(list(values.values()), metric.scale)}\u00a0{metric.unit}"
+    return f"{score} (seed{plural} {arm.seeds}; run{plural} {runs})"
 
 
-def _gap_cell(label: str, column: tuple[Metric, Protocol, list[Arm]]) -> str:
+def _gap_cell(label: str, column: Column) -> str:
     metric, _, arms = column
     pretrained = next((arm for arm in arms if arm.label == label), None)
     scratch = [arm for arm in arms if arm.label.startswith(SCRATCH)]
