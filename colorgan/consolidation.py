@@ -36,6 +36,9 @@ def consolidate(source: Checkpoint, out: Path, weights: Literal["raw", "average"
         CheckpointError: the checkpoint lacks the weights asked for.
         GeneratorError: the probe's output differs from the recorded one.
     """
+    out = out.resolve()
+    if not out.name or out.is_file():
+        raise GeneratorError(f"{out} cannot be the folder of a model: name one that is new, or an older model's")
     roles = source.roles()
     role = str(source.state["model_role"])
     which = weights or ("average" if f"{role}_average" in roles else "raw")
@@ -81,11 +84,11 @@ def streamed_probe(weights: Path, config: ModelConfig) -> Tensor:
 def _without_onednn() -> Iterator[None]:
     """While open, convolutions do not copy their weights into oneDNN's layout, which doubles the largest tensor."""
     before = torch._C._get_mkldnn_enabled()
-    torch.backends.mkldnn.set_flags(False)
+    torch.backends.mkldnn.set_flags(False)  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        torch.backends.mkldnn.set_flags(before)
+        torch.backends.mkldnn.set_flags(before)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

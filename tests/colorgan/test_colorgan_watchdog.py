@@ -152,7 +152,7 @@ def test_a_hung_rank_is_named_and_all_end(tmp_path: Path, fault: Any, named: str
     before = time.monotonic()
     with pytest.raises(ProcessExitedException) as caught:
         on_ranks(2, _train, str(tmp_path), fault, KeyError)
-    assert time.monotonic() - before < 40  # seconds: 6 of them the timeout, the others to start
+    assert time.monotonic() - before < 60  # seconds: 6 of them the timeout, the others to start on a busy machine
     assert caught.value.exit_code == EXIT_HUNG or caught.value.signal_name == "SIGKILL"
     summary = next(tmp_path.glob(f"hangs/*/{SUMMARY}")).read_text()
     assert named in summary
