@@ -7,6 +7,7 @@ from pathlib import Path
 
 from local_slurm import LocalSlurm
 
+pytest_plugins = ["slurm_fixtures"]
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = ROOT / "slurm/study.sh"
 TINY = """\
