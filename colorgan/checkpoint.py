@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -120,7 +121,7 @@ def save_checkpoint(
     digests = _on_all(ranks, lambda: _write_share(partial, ranks, roles), cleanup=partial)
     files = {name: entry for share in digests for name, entry in share.items()}
     _on_main(ranks, lambda: _complete(partial, final, files, state), cleanup=partial)
-    _on_main(ranks, lambda: _prune(folder, keep_last, keep_every_images))
+    _on_main(ranks, lambda: _prune(folder, final, keep_last, keep_every_images))
     return final
 
 
@@ -135,7 +136,7 @@ def latest_checkpoint(folder: Path, ranks: Ranks, report: Callable[[str], None])
     Damaged ones are passed over and named through `report`; every file's sha256 is checked, the files shared out
     among the ranks.
     """
-    names = ranks.gather(sorted((p.name for p in folder.glob("images-*")), reverse=True))[0]
+    names = ranks.gather([path.name for path in _newest_first(folder)])[0]
     for name in names:
         problems = [p for p in ranks.gather(_problem(folder / name, ranks.rank, ranks.world_size)) if p]
         if not problems:
@@ -213,11 +214,18 @@ def _complete(partial: Path, final: Path, files: dict[str, dict[str, Any]], stat
     _sync(final.parent)
 
 
-def _prune(folder: Path, keep_last: int, keep_every_images: int) -> None:
-    newest_first = sorted(folder.glob("images-*"), reverse=True)
-    for path in newest_first[keep_last:]:
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted((p for p in folder.glob("images-*") if re.fullmatch(r"images-\d{12}", p.name)), reverse=True)
+
+
+def _prune(folder: Path, newest: Path, keep_last: int, keep_every_images: int) -> None:
+    """Remove what the rule does not keep. Later ones than `newest` were passed over as damaged: they go, too."""
+    paths = _newest_first(folder)
+    kept = paths[paths.index(newest) :][:keep_last]
+    for path in paths:
         images = int(path.name.removeprefix("images-"))
-        if not keep_every_images or images % keep_every_images:
+        lasting = path < newest and keep_every_images and images % keep_every_images == 0
+        if path not in kept and not lasting:
             shutil.rmtree(path)
 
 

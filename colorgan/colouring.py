@@ -1,7 +1,7 @@
 """How well a generator colours: scores of held-out pictures beside those of no colour at all, and the picture grid.
 
 Scores are computed per image on float sRGB in [0, 1] after Lab -> RGB, at the network's size, and averaged in the order
-of the images, so that neither batch size nor the number of ranks enters (reference.md, Table 3's recipe).
+of the images, so that neither batch size nor the number of ranks enters (Treneska et al. 2022, Table 3).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from colorgan.color import denormalise_lab_B3HW, lab_to_rgb_B3HW, normalise_lab_B3HW, rgb_to_lab_B3HW
 from colorgan.distributed import Ranks
+from colorgan.errors import TrainingError
 from colorgan.metrics import chroma_l1_B, colourfulness_B, psnr_B, ssim_B
 from colorgan.networks import evaluating, set_dropout_keys
 from colorgan.objectives import dropout_keys
@@ -143,7 +144,9 @@ def mean_scores(coloured: Coloured, ranks: Ranks) -> dict[str, float]:
     gathered = ranks.gather((coloured.sample_ids, coloured.rows))
     by_sample = {i: row for ids, rows in gathered for i, row in zip(ids, rows, strict=True)}
     if not by_sample:
-        return {"images": 0.0}
+        raise TrainingError(
+            "none of the pictures to score could be read: check them with launcher/pack.py --verify DIR"
+        )
     table = torch.tensor([by_sample[i] for i in sorted(by_sample)], dtype=torch.float64)
     for name in ("psnr", "grey_psnr"):  # a picture without colour equals the grey baseline: infinite
         table[:, COLUMNS.index(name)].clamp_(max=MAX_PSNR_DB)

@@ -64,6 +64,25 @@ class Ranks:
         dist.all_gather_object(values, value, group=self.control)
         return values
 
+    def agree(self, work: Callable[[], T]) -> T:
+        """Do `work` on every rank; when it raises on one, every rank raises, so that none waits for it.
+
+        Raises:
+            LaunchError: it raised on another rank only; names the rank and its sentence.
+        """
+        result, error = None, None
+        try:
+            result = work()
+        except Exception as caught:
+            error = caught
+        problems = self.gather(f"{type(error).__name__}: {error}" if error else "")
+        if error is not None:
+            raise error
+        for rank, problem in enumerate(problems):
+            if problem:
+                raise LaunchError(f"rank {rank} could not go on: {problem}")
+        return result  # type: ignore[return-value]
+
     def any(self, flag: bool) -> bool:
         """Return whether `flag` holds on any rank. Called on all ranks."""
         if self.control is None:

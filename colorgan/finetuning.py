@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from colorgan.checkpoint import open_checkpoint
 from colorgan.consolidation import consolidate
 from colorgan.distributed import Network, Phase, Ranks, Strategy, open_strategy
-from colorgan.errors import GeneratorError, UsageError
+from colorgan.errors import GeneratorError, TrainingError, UsageError
 from colorgan.metrics import (
     confusion_matrix,
     first_positive_accuracy,
@@ -28,7 +28,7 @@ from colorgan.metrics import (
     pixel_accuracy,
 )
 from colorgan.model_folder import Architecture, ModelConfig, build_model, load_model
-from colorgan.networks import evaluating, initialise, num_downsamplings, set_dropout_keys, set_inference
+from colorgan.networks import evaluating, initialise, num_downsamplings, set_dropout_keys, using_inference
 from colorgan.objectives import dropout_keys, learning_rate_schedule
 from colorgan.plan import cadence
 from colorgan.recipe import FinetuneRecipe, StageRecipe
@@ -199,15 +199,20 @@ def finetune(
 
         def score(images_seen: int, strategy: Strategy) -> None:
             if val is not None:
-                scores.update(score_model(strategy.evaluated(MODEL), config, val, ranks, seed=recipe.seed))
+                batches = run.watchdog.moving(val.eval_batches(), "validate", images_seen)
+                scores.update(score_model(strategy.evaluated(MODEL), config, batches, ranks, seed=recipe.seed))
                 run.record("validate", images_seen, scores)
                 run.message(scores_text(config, scores))
 
         images_seen = _train_stages(recipe, run, stop, model, stages, train, score)
-        if images_seen >= total_images and ranks.main:
-            consolidate(open_checkpoint(run.checkpoint_path(images_seen)), recipe.run / MODEL)
-        ranks.barrier()
+        if images_seen >= total_images:
+            ranks.agree(lambda: _write_model(run, images_seen))
         return Outcome(images_seen, stop.agreed, scores)
+
+
+def _write_model(run: Run, images_seen: int) -> None:
+    if run.ranks.main:
+        consolidate(open_checkpoint(run.checkpoint_path(images_seen)), run.folder / MODEL)
 
 
 def _train_stages(
@@ -242,7 +247,7 @@ def _train_stages(
             break
         stage_strategy = strategy
         hooks = Hooks(
-            run.report,
+            lambda step: run.report(step, train),
             lambda images, strategy=stage_strategy: score(images, strategy),  # type: ignore[misc]
             lambda images, strategy=stage_strategy: run.save(strategy, images),  # type: ignore[misc]
             run.watchdog.note,
@@ -265,13 +270,15 @@ def _stage_strategy(recipe: FinetuneRecipe, ranks: Ranks, task: TransferTask) ->
     )
 
 
-def score_model(model: nn.Module, config: ModelConfig, val: EvalLoader, ranks: Ranks, *, seed: int) -> dict[str, float]:
-    """Score a classifier or a segmenter with its own inference behaviour. Called on all ranks; the same on all."""
-    set_inference(model, config.inference)
-    if config.kind == "classifier":
-        return score_classifier(model, val.eval_batches(), ranks, seed=seed)
-    num_classes = config.architecture.num_outputs
-    return score_segmenter(model, val.eval_batches(), ranks, num_classes=num_classes, seed=seed)
+def score_model(
+    model: nn.Module, config: ModelConfig, batches: Iterable[Batch], ranks: Ranks, *, seed: int
+) -> dict[str, float]:
+    """Score a classifier or a segmenter with its config's inference behaviour. Called on all ranks; the same on all."""
+    with using_inference(model, config.inference):
+        if config.kind == "classifier":
+            return score_classifier(model, batches, ranks, seed=seed)
+        num_classes = config.architecture.num_outputs
+        return score_segmenter(model, batches, ranks, num_classes=num_classes, seed=seed)
 
 
 def scores_text(config: ModelConfig, scores: Mapping[str, float]) -> str:
@@ -302,6 +309,10 @@ def score_classifier(model: nn.Module, batches: Iterable[Batch], ranks: Ranks, *
             columns = (batch.sample_ids_B, logits, batch.classes_BC.cpu(), batch.difficult_BC.cpu())
             rows += list(zip(*(column.tolist() for column in columns), strict=True))
     by_sample = {row[0]: row for each in ranks.gather(rows) for row in each}
+    if not by_sample:
+        raise TrainingError(
+            "none of the pictures to score could be read: check them with launcher/pack.py --verify DIR"
+        )
     ordered = [by_sample[i] for i in sorted(by_sample)]
     scores_NC, positives_NC, difficult_NC = (torch.tensor([row[i] for row in ordered]) for i in (1, 2, 3))
     precision = mean_average_precision(scores_NC, positives_NC, difficult_NC)

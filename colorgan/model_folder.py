@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from colorgan.errors import GeneratorError, NetworkError
-from colorgan.networks import Classifier, UNet, evaluating
+from colorgan.networks import Classifier, UNet, evaluating, using_inference
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 MAX_CONFIG_BYTES = 8 << 20
@@ -207,7 +207,10 @@ def load_model(folder: Path, kind: str | None = None) -> tuple[nn.Module, ModelC
     config = read_config(folder)
     if kind is not None and config.kind != kind:
         raise GeneratorError(f"{folder} holds a {config.kind}, a {kind} is needed here")
-    module = empty_model(config)
+    try:
+        module = empty_model(config)
+    except NetworkError as error:
+        raise GeneratorError(f"{folder / CONFIG}: {error}") from None
     with WeightsFile(folder / WEIGHTS) as file, torch.no_grad():
         file.check_fits(module)
         module.to_empty(device="cpu")
@@ -217,10 +220,15 @@ def load_model(folder: Path, kind: str | None = None) -> tuple[nn.Module, ModelC
 
 
 def probe(module: nn.Module, image_size: int, device: torch.device) -> Tensor:
-    """Return the network's eval-mode output, on the CPU, for a fixed luminance pattern of one image."""
+    """Return the network's output with running statistics, on the CPU, for a fixed luminance pattern of one image."""
     row = torch.linspace(-1.0, 1.0, image_size)
     pattern = torch.sin(9.0 * row)[:, None] * torch.cos(7.0 * row)[None, :] * 0.9
-    with evaluating(module), torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+    with (
+        evaluating(module),
+        using_inference(module, "running"),
+        torch.no_grad(),
+        torch.backends.cudnn.flags(allow_tf32=False),
+    ):
         output: Tensor = module(pattern[None, None].to(device)).float().cpu()
     return output
 

@@ -334,6 +334,21 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
+@contextmanager
+def using_inference(module: nn.Module, inference: Inference) -> Iterator[None]:
+    """While open, `module.eval()` means `inference` (see `set_inference`); then what it meant before."""
+    before = [(part, part.batch_statistics_at_inference) for part in module.modules() if isinstance(part, BatchNorm)]
+    dropouts = [(part, part.at_inference) for part in module.modules() if isinstance(part, KeyedDropout)]
+    set_inference(module, inference)
+    try:
+        yield
+    finally:
+        for norm, flag in before:
+            norm.batch_statistics_at_inference = flag
+        for dropout, flag in dropouts:
+            dropout.at_inference = flag
+
+
 def set_inference(module: nn.Module, inference: Inference) -> None:
     """Choose what `module.eval()` means: "running" statistics without dropout, or "paper": the batch's own
     statistics and dropout left on (pix2pix's way; the result then depends on the other pictures of the batch)."""

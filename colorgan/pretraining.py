@@ -194,7 +194,12 @@ def pretrain(
             if val is not None:
                 scores.update(_validate(run, strategy, val, images_seen))
 
-        hooks = Hooks(run.report, validate, lambda images_seen: run.save(strategy, images_seen), run.watchdog.note)
+        hooks = Hooks(
+            lambda step: run.report(step, train),
+            validate,
+            lambda images_seen: run.save(strategy, images_seen),
+            run.watchdog.note,
+        )
         if images_seen >= total_images:
             run.message(f"this run has seen its {total_images:,} images: nothing to train")
             validate(images_seen)

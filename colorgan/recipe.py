@@ -9,11 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+# A packed folder, or its URL, which stays text: a Path would make one slash of two.
+Folder = Annotated[Path | str, BeforeValidator(lambda v: Path(v) if isinstance(v, str) and "://" not in v else v)]
 
 
 class Section(BaseModel):
@@ -25,8 +27,12 @@ class Section(BaseModel):
 class DataRecipe(Section):
     """Where the packed shards are and how pictures are drawn from them."""
 
-    train: tuple[Path, ...] = Field((), description="packed folders to train on; several are mixed as one set")
-    val: tuple[Path, ...] = Field((), description="packed folders to validate on; none: no validation")
+    train: tuple[Folder, ...] = Field(
+        (), description="packed folders to train on, or their URLs (https://, s3://); several are mixed as one set"
+    )
+    val: tuple[Folder, ...] = Field((), description="packed folders to validate on, or URLs; none: no validation")
+    cache_dir: Path | None = Field(None, description="where shards from URLs are kept; unset: in ~/.cache/colorgan")
+    cache_gb: float = Field(100.0, gt=0, description="how much of them a node keeps, in gigabytes (1e9 bytes)")
     random_crop_min_area: float = Field(
         1.0, gt=0, le=1, description="smallest share of the picture's area a random crop takes; 1 = no crop"
     )
@@ -34,6 +40,11 @@ class DataRecipe(Section):
     decode_threads: NonNegativeInt = Field(0, description="decoding threads a rank; 0 = this rank's share of the cores")
     prefetch_batches: PositiveInt = Field(2, description="micro-batches decoded ahead")
     max_bad_share: Share = Field(0.001, description="share of unreadable samples over which the run stops")
+
+    @property
+    def cache(self) -> tuple[Path | None, float]:
+        """Where shards from URLs are kept, and how many gigabytes of them."""
+        return self.cache_dir, self.cache_gb
 
 
 class NetworkRecipe(Section):
@@ -170,3 +181,9 @@ class FinetuneRecipe(RunRecipe):
     inference: Literal["running", "paper"] = Field(
         "running", description="paper: batch statistics and dropout stay on when evaluating"
     )
+
+    @model_validator(mode="after")
+    def _frozen_features_are_learnt(self) -> FinetuneRecipe:
+        if self.init == "scratch" and any(stage.features == "frozen" for stage in self.stages):
+            raise ValueError("a stage freezes features that init: scratch has not learnt: give --init GENERATOR")
+        return self

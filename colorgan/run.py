@@ -13,7 +13,7 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +33,14 @@ from colorgan.health import HealthWatch
 from colorgan.model_folder import ModelConfig, probe, source_version
 from colorgan.recipe import RunRecipe
 from colorgan.runlog import Kind, RunLog
-from colorgan.training import StepReport
+from colorgan.training import Loader, StepReport
 from colorgan.watchdog import Watchdog
 
 # What may change between two starts of one run: it does not enter the weights. `data.train` is compared by its digest.
 FREE_KEYS = (
     *("run", "dry_run", "output", "launch"),
     *("data.train", "data.val", "data.decode_threads", "data.prefetch_batches", "data.max_bad_share"),
+    *("data.cache_dir", "data.cache_gb"),
 )
 RECIPE = "recipe.yaml"
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped by a signal after saving; the same command goes on (all: colorgan/errors.py)
@@ -86,6 +87,7 @@ class Run:
         self._title = title
         self._version = source_version()
         self._open = ExitStack()
+        self._num_told = 0
         self._log: RunLog | None = None
         self.display = Display(total_images, 0, title, enabled=False)
         self._images_seen = 0
@@ -108,7 +110,7 @@ class Run:
             raise UsageError(f"{self.folder} is in use by another process: choose another --run") from None
         path = self.folder / RECIPE
         if path.exists():
-            _refuse_difference(yaml.safe_load(path.read_text()), self._plain, self.folder)
+            _refuse_difference(_read_recipe(path), self._plain, self.folder)
         partial = path.with_name(f".{RECIPE}.partial")
         partial.write_text(dump_recipe(self.recipe))
         partial.replace(path)
@@ -186,8 +188,8 @@ class Run:
             outputs["average"] = probe(strategy.evaluated(self._role), size, self.ranks.device)
         return outputs
 
-    def report(self, step: StepReport) -> None:
-        """Log and show what the loop reports. Rank 0 shows, others do nothing."""
+    def report(self, step: StepReport, loader: Loader) -> None:
+        """Log and show what the loop reports, and what the loader skipped. Called on all ranks; rank 0 shows."""
         extra = {"images_per_s": step.images_per_s, "wait_share": step.wait_share}
         self._images_seen = step.images_seen
         self.record("train", step.images_seen, {**step.values, **extra})
@@ -195,6 +197,15 @@ class Run:
         for warning in self._health.judge(step.values):
             self.record("event", step.images_seen, text=warning)
             self.message(f"at {step.images_seen:,} images: {warning}")
+        self._tell_bad_samples(loader)
+
+    def _tell_bad_samples(self, loader: Loader) -> None:
+        """Log and show what the loaders of all ranks skipped since the last call. Called on all ranks."""
+        new, self._num_told = loader.replaced[self._num_told :], len(loader.replaced)
+        for told in self.ranks.gather([f"sample {bad.sample_id} skipped: {bad.reason}" for bad in new]):
+            for text in told:
+                self.record("event", self._images_seen, text=text)
+                self.message(text)
 
     def record(self, kind: Kind, images_seen: int, values: Mapping[str, float] | None = None, **fields: Any) -> None:
         """Append a line to the log. Rank 0 writes, others do nothing.
@@ -215,7 +226,7 @@ class Run:
 
     def __enter__(self) -> Run:
         try:
-            _agree(self.ranks, self._claim)
+            self.ranks.agree(self._claim if self.ranks.main else lambda: None)
             self._open.enter_context(self.watchdog)
         except BaseException:
             self._open.close()
@@ -251,16 +262,14 @@ def _lost_rank(value: BaseException | None, run: Run) -> LostRankError | None:
     )
 
 
-def _agree(ranks: Ranks, work: Callable[[], None]) -> None:
-    """Do rank 0's `work`; when it raises a sentence, every rank raises it."""
-    problem = ""
-    if ranks.main:
-        try:
-            work()
-        except (UsageError, OSError) as error:
-            problem = str(error)
-    if problem := ranks.gather(problem)[0]:
-        raise UsageError(problem)
+def _read_recipe(path: Path) -> dict[str, Any]:
+    try:
+        recipe = yaml.safe_load(path.read_text())
+    except yaml.YAMLError:
+        recipe = None
+    if not isinstance(recipe, dict):
+        raise UsageError(f"{path} is damaged: choose another --run, or put the run's recipe back")
+    return recipe
 
 
 def _refuse_difference(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:

@@ -35,10 +35,29 @@ class Batch(Protocol):
     slots_B: Tensor  # int64, CPU: place in the run's order
 
 
+class BadSample(Protocol):
+    """A sample that the loader could not use."""
+
+    @property
+    def sample_id(self) -> int:
+        """Its number in the packed set."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why, with its file."""
+        ...
+
+
 class Loader(Protocol):
     """What `fit` needs of a loader."""
 
     wait_s: float  # seconds the consumer has waited in all
+
+    @property
+    def replaced(self) -> Sequence[BadSample]:
+        """What this rank's loader could not use so far, in order."""
+        ...
 
     def train_batches(self, images_seen: int) -> Iterator[list[Batch]]:
         """Yield this rank's micro-batches of each global batch, without end, from any place."""

@@ -55,6 +55,9 @@ def main(argv: list[str]) -> int:
     names = [photo.stem for photo in settings.photos]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"two photos would be written as {twice[0]}.png: colour them into different --out folders")
+    for photo in settings.photos:
+        if (settings.out / f"{photo.stem}.png").resolve() == photo.resolve():
+            raise UsageError(f"{photo} would be overwritten by its coloured copy: choose another --out")
     generator, config = load_model(settings.generator, "generator")
     set_inference(generator, settings.inference or config.inference)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -77,7 +80,7 @@ def write_coloured(
 ) -> None:
     """Colour one photo and write it, whole or not at all."""
     if not photo.is_file():
-        raise PictureError("there is no such file")
+        raise PictureError("a folder: name the photos" if photo.is_dir() else "there is no such file")
     pixels_HW3 = decode_upright(photo.read_bytes(), settings.max_pixels)
     grey_3HW, coloured_3HW = colour_photo(
         generator,

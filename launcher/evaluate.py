@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from colorgan.distributed import Ranks, close_ranks, cores_a_rank, open_ranks
 from colorgan.errors import ColorganError, UsageError
 from colorgan.model_folder import ModelConfig, load_model
 from colorgan.networks import set_inference
+from colorgan.recipe import Folder
 from colorgan.training import set_determinism
 from shards.errors import ShardError
 from shards.loader import Loader
@@ -34,7 +36,9 @@ class EvaluateSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Path = Field(description="model folder: RUN/generator or RUN/model")
-    data: tuple[Path, ...] = Field(min_length=1, description="packed folders to score on")
+    data: tuple[Folder, ...] = Field(min_length=1, description="packed folders to score on, or their URLs")
+    cache_dir: Path | None = Field(None, description="where shards from URLs are kept; unset: in ~/.cache/colorgan")
+    cache_gb: float = Field(100.0, gt=0, description="how much of them a node keeps, in gigabytes (1e9 bytes)")
     out: Path | None = Field(None, description="folder for scores.json and the picture; unset: print only")
     batch_size: Annotated[int, Field(gt=0)] = Field(32, description="images a forward pass")
     inference: Literal["running", "paper"] | None = Field(
@@ -65,11 +69,12 @@ def main(argv: list[str]) -> int:
 def evaluate(settings: EvaluateSettings, ranks: Ranks) -> None:
     """Load, score, print and write. Called on all ranks."""
     set_determinism()
-    model, config = load_model(settings.model)
+    ranks.agree(lambda: check_out(settings.out) if ranks.main else None)
+    model, config = ranks.agree(lambda: load_model(settings.model))
     config = config.model_copy(update={"inference": settings.inference or config.inference})
     set_inference(model, config.inference)
     model.to(ranks.device)
-    shards = open_shards(settings.data)
+    shards = ranks.agree(lambda: open_shards(settings.data, settings.cache_dir, settings.cache_gb))
     if config.classes and shards.classes != config.classes:
         raise UsageError(
             f"{settings.data[0]} has {len(shards.classes)} classes, {settings.model} was trained on "
@@ -97,12 +102,20 @@ def evaluate(settings: EvaluateSettings, ranks: Ranks) -> None:
             write_scores(settings.out, settings, config, scores)
 
 
+def check_out(out: Path | None) -> None:
+    """Make the folder and try to write in it, before long work."""
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+
+
 def score(
     settings: EvaluateSettings, model: nn.Module, config: ModelConfig, loader: Loader, ranks: Ranks
 ) -> tuple[dict[str, float], str]:
     """Return the scores and a line that tells them. Called on all ranks."""
     if config.kind != "generator":
-        scores = finetuning.score_model(model, config, loader, ranks, seed=settings.seed)
+        scores = finetuning.score_model(model, config, loader.eval_batches(), ranks, seed=settings.seed)
         return scores, finetuning.scores_text(config, scores)
     coloured = score_colouring(
         model,

@@ -48,14 +48,15 @@ def run(recipe: FinetuneRecipe, ranks: Ranks) -> int:
             "data.train is not given: name a folder that launcher/pack.py has written, for instance of VOC with "
             "`python launcher/pack.py --corpus voc --root VOCdevkit --split train --out DIR`"
         )
-    shards, val_shards = open_shards(recipe.data.train), open_labelled_val(recipe)
+    shards = ranks.agree(lambda: open_shards(recipe.data.train, *recipe.data.cache))
+    val_shards = ranks.agree(lambda: open_labelled_val(recipe, shards))
     micro = check_batch(recipe, ranks, shards.num_samples)
     model, config = initial_model(recipe, shards.classes, shards.palette)
     stages = stages_in_images(recipe, shards.num_samples)
     # A generator brings its own size and normalisation: the loader follows the model.
     sizes = {"image_size": config.architecture.image_size, "ab_scale": config.ab_scale}
     arguments = {**train_loader_arguments(recipe, ranks, micro, TARGETS[recipe.task]), **sizes}
-    train = Loader(shards, **arguments)
+    train = ranks.agree(lambda: Loader(shards, **arguments))
     val = None
     if val_shards is not None:
         val = Loader(val_shards, **{**eval_loader_arguments(recipe, ranks, micro, TARGETS[recipe.task]), **sizes})
@@ -89,11 +90,11 @@ def run(recipe: FinetuneRecipe, ranks: Ranks) -> int:
     return EXIT_STOPPED if outcome.stopped else 0
 
 
-def open_labelled_val(recipe: FinetuneRecipe) -> ShardSet | None:
+def open_labelled_val(recipe: FinetuneRecipe, shards: ShardSet) -> ShardSet | None:
     """Open the validation set; its classes must be those of the training set."""
     if not recipe.data.val:
         return None
-    shards, val_shards = open_shards(recipe.data.train), open_shards(recipe.data.val)
+    val_shards = open_shards(recipe.data.val, *recipe.data.cache)
     if val_shards.classes != shards.classes:
         raise UsageError(
             f"{recipe.data.val[0]} has other classes than {recipe.data.train[0]} ({len(val_shards.classes)} and "

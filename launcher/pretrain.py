@@ -35,7 +35,8 @@ SAMPLE = Path("data/sample")
 
 def main(argv: list[str]) -> int:
     """Read the recipe, join the ranks, train; return the exit status."""
-    if not any(word.split("=")[0] in ("--config", "--data.train", "-h", "--help") for word in argv):
+    keys = [word.split("=")[0] for word in argv]
+    if not {"--config", "--data.train", "-h", "--help"} & set(keys):
         argv = ["--config", "sample", *argv]
     recipe = parse(
         PretrainRecipe,
@@ -47,6 +48,8 @@ def main(argv: list[str]) -> int:
     )
     ranks = open_ranks(timeout_s=recipe.launch.timeout_s, torch_threads=recipe.launch.torch_threads)
     try:
+        if not recipe.data.train and "--config" in keys and not {"sample", "--config=sample"} & set(argv):
+            raise UsageError("data.train is not given: name folders that launcher/pack.py has written")
         return run(recipe if recipe.data.train else with_sample(recipe, ranks), ranks)
     finally:
         close_ranks()
@@ -55,14 +58,14 @@ def main(argv: list[str]) -> int:
 def run(recipe: PretrainRecipe, ranks: Ranks) -> int:
     """Check everything that can be checked, then train (or print the plan). Called on all ranks."""
     set_determinism()
-    shards = open_shards(recipe.data.train)
+    shards = ranks.agree(lambda: open_shards(recipe.data.train, *recipe.data.cache))
     micro = check_batch(recipe, ranks, shards.num_samples)
     total = images_to_see(recipe.images, recipe.epochs, shards.num_samples, recipe.batch.global_batch_size)
-    val_shards = open_shards(recipe.data.val) if recipe.data.val else None
+    val_shards = ranks.agree(lambda: open_shards(recipe.data.val, *recipe.data.cache) if recipe.data.val else None)
     if recipe.dry_run:
         print_plan(recipe, ranks, shards, micro, total)
         return 0
-    train = Loader(shards, **train_loader_arguments(recipe, ranks, micro, "none"))
+    train = ranks.agree(lambda: Loader(shards, **train_loader_arguments(recipe, ranks, micro, "none")))
     val = Loader(val_shards, **eval_loader_arguments(recipe, ranks, micro, "none")) if val_shards else None
     try:
         outcome = pretrain(recipe, ranks, total_images=total, data_digest=shards.digest, train=train, val=val)

@@ -133,6 +133,18 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "save_file", full)
-    with pytest.raises(CheckpointError, match="rank 0 could not write a checkpoint: .*No space left"):
+    with pytest.raises(CheckpointError, match=r"rank 0 could not write a checkpoint: .*No space left"):
         save(tmp_path, 100)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_just_saved_stays_and_damaged_later_ones_go(tmp_path: Path) -> None:
+    save(tmp_path, 100)
+    damaged = save(tmp_path, 200)
+    (damaged / "state.json").write_text("{}")
+    (tmp_path / "images-000000000100-backup").mkdir()
+    assert save(tmp_path, 120, keep_last=1).is_dir()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["images-000000000100-backup", "images-000000000120"]
+    found = latest_checkpoint(tmp_path, ONE, pytest.fail)
+    assert found is not None
+    assert found.images_seen == 120

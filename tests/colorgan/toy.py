@@ -47,6 +47,7 @@ class ToyLoader:
     rank: int = 0
     world_size: int = 1
     wait_s: float = 0.0
+    replaced: tuple[Any, ...] = ()
 
     def train_batches(self, images_seen: int) -> Iterator[list[Any]]:
         each = self.global_batch_size // self.world_size

@@ -130,3 +130,31 @@ def test_one_process_where_several_were_asked_for(tmp_path: Path, packed: dict[s
     assert done.returncode != 0
     assert "accelerate was asked for several processes but started one" in done.stderr
     assert "ddp_cpu.yaml" in done.stderr
+
+
+def test_frozen_features_need_a_generator(packed: dict[str, Path], verb: Verb) -> None:
+    with pytest.raises(ColorganError, match="give --init GENERATOR"):
+        verb("finetune", "--config", "voc_classify_paper", "--data.train", packed["voc-train"])
+
+
+def test_the_papers_recipe_needs_data(verb: Verb) -> None:
+    with pytest.raises(ColorganError, match=r"data\.train is not given"):
+        verb("pretrain", "--config", "coco_paper")
+
+
+def test_a_damaged_recipe_of_a_run(tmp_path: Path, packed: dict[str, Path], verb: Verb) -> None:
+    for text in ("", "a: [", "- 1"):
+        (tmp_path / "recipe.yaml").write_text(text)
+        with pytest.raises(ColorganError, match=r"recipe\.yaml is damaged"):
+            verb("pretrain", "--data.train", packed["train"], "--run", tmp_path, "--images", "16", *TINY)
+
+
+def test_a_photo_is_not_overwritten_by_its_coloured_copy(tmp_path: Path, packed: dict[str, Path], verb: Verb) -> None:
+    verb("pretrain", "--data.train", packed["train"], "--run", tmp_path / "run", "--images", "16", *TINY)
+    verb("consolidate", "--run", tmp_path / "run")
+    photo = tmp_path / "a.png"
+    photo.write_bytes(b"")
+    with pytest.raises(ColorganError, match="would be overwritten"):
+        verb("colorize", "--generator", tmp_path / "run" / "generator", "--out", tmp_path, photo)
+    with pytest.raises(ColorganError, match="cannot be the folder of a model"):
+        verb("consolidate", "--run", tmp_path / "run", "--out", "/")

@@ -54,10 +54,9 @@ def test_every_verb_in_turn(tmp_path: Path, packed: dict[str, Path], verb: Verb)
                 packed["voc-val"],
             ]
             words += ["--run", tuned, "--head_width", 16, "--batch.global_batch_size", 8, "--launch.torch_threads", 1]
-            words += [
-                "--stages",
-                "[{epochs: 1, learning_rate: 0.001, features: frozen}, {epochs: 1, learning_rate: 0.001}]",
-            ]
+            features = "train" if init == "scratch" else "frozen"
+            first = f"{{epochs: 1, learning_rate: 0.001, features: {features}}}"
+            words += ["--stages", f"[{first}, {{epochs: 1, learning_rate: 0.001}}]"]
             if init == "scratch":
                 words += ["--network.image_size", 32, "--network.width", 4]
             assert score in verb("finetune", *words)
@@ -69,6 +68,17 @@ def test_every_verb_in_turn(tmp_path: Path, packed: dict[str, Path], verb: Verb)
     told = verb("evaluate", "--model", generator, "--data", packed["val"], "--out", tmp_path / "scores")
     assert "PSNR" in told
     assert (tmp_path / "scores" / "coloured.png").exists()
+
+
+@pytest.mark.parametrize("task", ["classify", "segment"])
+def test_the_papers_inference_trains_saves_and_consolidates(
+    tmp_path: Path, packed: dict[str, Path], verb: Verb, task: str
+) -> None:
+    words = ["--task", task, "--data.train", packed["voc-train"], "--data.val", packed["voc-val"], "--head_width", 16]
+    words += ["--network.image_size", 32, "--network.width", 4, "--batch.global_batch_size", 8]
+    words += ["--stages", "[{epochs: 1, learning_rate: 0.001}]", "--inference", "paper", "--run", tmp_path]
+    assert "paper inference" in verb("finetune", *words)
+    assert "paper inference" in verb("evaluate", "--model", tmp_path / "model", "--data", packed["voc-val"])
 
 
 def test_frozen_features_stay_and_then_learn(tmp_path: Path, packed: dict[str, Path], verb: Verb) -> None:
@@ -85,8 +95,17 @@ def test_frozen_features_stay_and_then_learn(tmp_path: Path, packed: dict[str, P
 
 
 def test_a_resumed_fine_tuning_is_the_same_bit_for_bit(tmp_path: Path, packed: dict[str, Path], verb: Verb) -> None:
-    words = ["--task", "classify", "--data.train", packed["voc-train"], "--head_width", 16, "--network.width", 4]
-    words += ["--network.image_size", 32, "--batch.global_batch_size", 8, "--output.save_every_images", 16]
+    verb("pretrain", *pretrain_words(packed, tmp_path / "run", images=16))
+    verb("consolidate", "--run", tmp_path / "run")
+    words = ["--task", "classify", "--data.train", packed["voc-train"], "--head_width", 16]
+    words += [
+        "--init",
+        tmp_path / "run" / "generator",
+        "--batch.global_batch_size",
+        8,
+        "--output.save_every_images",
+        16,
+    ]
     words += ["--stages", "[{epochs: 1, learning_rate: 0.01, features: frozen}, {epochs: 1, learning_rate: 0.01}]"]
     verb("finetune", *words, "--run", tmp_path / "whole", "--output.keep_last", 9)
     whole = load_file(tmp_path / "whole" / "model" / "model.safetensors")

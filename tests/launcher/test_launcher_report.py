@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import LAUNCHER, TINY, command_line
+from conftest import TINY
+
+from colorgan.errors import UsageError
 
 Verb = Callable[..., str]
 
@@ -29,14 +31,13 @@ def test_real_runs_become_a_page(tmp_path: Path, packed: dict[str, Path], verb: 
     assert (out / "progress-1.png").exists()
 
 
-def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_run_is_told_and_nothing_is_written(tmp_path: Path, verb: Verb) -> None:
     (tmp_path / "no run").mkdir()
-    done = command_line("python", LAUNCHER / "report.py", "--out", tmp_path / "out", tmp_path / "no run")
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert "UsageError: " in done.stderr
-    assert "has neither recipe.yaml nor scores.json" in done.stderr
+    with pytest.raises(UsageError, match=r"no run has neither recipe\.yaml nor scores\.json: give run folders"):
+        verb("report", "--out", tmp_path / "out", tmp_path / "no run")
     assert not (tmp_path / "out").exists()
+    with pytest.raises(UsageError, match="runs"):
+        verb("report", "--out", tmp_path / "out")
 
 
 def test_help_names_the_keys_and_the_next_line(capsys: pytest.CaptureFixture[str], verb: Verb) -> None:
