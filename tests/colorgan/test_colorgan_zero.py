@@ -116,6 +116,7 @@ def _check_fine_tuning(ranks: Ranks, folder: Path) -> None:
         recipe = FinetuneRecipe.model_validate(
             {
                 "run": folder / f"classify-{name}",
+                "init": "generator",
                 "head_width": 8,
                 "network": {"image_size": 32, "width": 4, "norm": "instance"},
                 "batch": {"global_batch_size": 8},
@@ -125,6 +126,7 @@ def _check_fine_tuning(ranks: Ranks, folder: Path) -> None:
                 ],
             }
         )
+        recipe = recipe.model_copy(update={"init": "scratch"})  # any weights will do
         model, config = initial_model(recipe, ("a", "b", "c"), ())
         stages, loader = stages_in_images(recipe, 16), _Labelled(8, 4, ranks.rank, ranks.world_size)
         mine = replace(ranks, profile=STRATEGIES[name])
