@@ -231,7 +231,7 @@ def _scalar(word: str, key: Key | None) -> Any:
     if type(None) in kinds and word in _NULL:
         return None
     if kinds <= {str, Path, type(None)}:
-        return Path(word) if Path in kinds else word
+        return Path(word) if Path in kinds and str not in kinds else word
     value = _yaml_scalar(word)
     return word if isinstance(value, bool) and not kinds & {bool, object} else value  # pydantic takes true for 1
 

@@ -25,7 +25,7 @@ from shards.headers import Header, jpeg_header, mask_header
 from shards.labels import ClassVectors, class_vectors
 from shards.manifest import SAMPLE_DTYPE, Manifest, read_manifest
 from shards.order import WINDOW_SHARDS
-from shards.remote import is_url, open_remote, remote_of
+from shards.remote import DEFAULT_CACHE_GB, default_cache_dir, is_url, open_remote, remote_of
 from shards.remote_cache import Cache
 from shards.staging import staged
 
@@ -82,12 +82,15 @@ class ShardSet:
         return all(manifest.classes == self.classes for manifest in self.manifests)
 
 
-def open_shards(folders: Sequence[Path | str], cache: Cache | None = None) -> ShardSet:
+def open_shards(
+    folders: Sequence[Path | str], cache_dir: Path | None = None, cache_gb: float = DEFAULT_CACHE_GB
+) -> ShardSet:
     """Open packed folders as one set; nothing but their manifests is read.
 
     Args:
         folders: Folders; a text with :// in it is the URL of one (shards/remote.py).
-        cache: Where shards from URLs lie and how much of them; by default 100 GB in the user's cache.
+        cache_dir: Where what comes from URLs is kept; None: in the user's cache.
+        cache_gb: How much of it is kept, in gigabytes (1e9 bytes).
 
     Raises:
         ManifestError: No folder is given, one is given twice, or one is no intact packed folder.
@@ -98,11 +101,13 @@ def open_shards(folders: Sequence[Path | str], cache: Cache | None = None) -> Sh
     for folder in resolved:
         if resolved.count(folder) > 1:
             raise ManifestError(f"{folder}: given twice; name each packed folder once.")
-    return ShardSet([_open_folder(folder, cache) for folder in folders])
+    return ShardSet([_open_folder(folder, cache_dir, cache_gb) for folder in folders])
 
 
-def _open_folder(folder: Path | str, cache: Cache | None) -> Manifest:
-    return open_remote(str(folder), cache) if is_url(folder) else staged(read_manifest(Path(folder)))
+def _open_folder(folder: Path | str, cache_dir: Path | None, cache_gb: float) -> Manifest:
+    if is_url(folder):
+        return open_remote(str(folder), Cache(cache_dir or default_cache_dir(), round(cache_gb * 1e9)))
+    return staged(read_manifest(Path(folder)))
 
 
 def _open_file(path: Path) -> int:

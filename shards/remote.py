@@ -126,14 +126,13 @@ def remote_of(path: Path) -> RemoteFolder | None:
     return _FOLDERS.get(path.parent)
 
 
-def open_remote(url: str, cache: Cache | None = None, patience: Patience = PATIENCE) -> Manifest:
+def open_remote(url: str, cache: Cache, patience: Patience = PATIENCE) -> Manifest:
     """Fetch manifest and table of a packed folder behind a URL; its `folder` is the set's part of the cache.
 
     Raises:
         ManifestError: No such URL, no packed folder there, hostile or wrong values, or a cache that is too small.
     """
     url = _checked_url(url)
-    cache = cache or Cache(default_cache_folder(), int(DEFAULT_CACHE_GB * 1e9))
     try:
         content = _fetch_manifest(url, patience)
         digest = hashlib.sha256(content).hexdigest()
@@ -156,7 +155,7 @@ def open_remote(url: str, cache: Cache | None = None, patience: Patience = PATIE
     return manifest
 
 
-def default_cache_folder() -> Path:
+def default_cache_dir() -> Path:
     """Where fetched shards lie unless told: in the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "colorgan" / "shards"
 

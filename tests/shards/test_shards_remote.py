@@ -19,7 +19,7 @@ from shards import remote, transfer
 from shards.errors import ManifestError
 from shards.loader import Loader
 from shards.read_ahead import ReadAhead
-from shards.reader import BadSampleError, ShardFiles, Wanted, open_shards, read_members
+from shards.reader import BadSampleError, ShardFiles, ShardSet, Wanted, open_shards, read_members
 from shards.remote_cache import Cache, open_in_use
 from shards.transfer import Patience
 
@@ -48,12 +48,16 @@ def cache(tmp_path: Path) -> Cache:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote.open_remote, "__defaults__", (None, PATIENCE))
+    monkeypatch.setattr(remote.open_remote, "__defaults__", (PATIENCE,))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
+def open_set(folder: Path | str, cache: Cache | None = None) -> ShardSet:
+    return open_shards([folder], cache.folder, cache.limit_bytes / 1e9) if cache else open_shards([folder])
+
+
 def batches(folder: Path | str, cache: Cache | None = None) -> list[torch.Tensor]:
-    loader = Loader(open_shards([folder], cache), image_size=32, global_batch_size=8, micro_batch_size=4, seed=3)
+    loader = Loader(open_set(folder, cache), image_size=32, global_batch_size=8, micro_batch_size=4, seed=3)
     stream = loader.train_batches(16)
     out = []
     for _ in range(7):  # over an epoch's edge
@@ -82,7 +86,7 @@ def test_same_batches_from_a_url_and_from_a_folder(packed: Path, server: FolderS
     assert len(ours) == len(theirs)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert {name: server.requests[name] for name in SHARDS} == dict.fromkeys(SHARDS, 1)
-    assert open_shards([server.url + "/"], cache).digest == open_shards([packed]).digest
+    assert open_set(server.url + "/", cache).digest == open_shards([packed]).digest
     batches(server.url, cache)
     assert server.requests["samples.npy"] == 1 and all(server.requests[name] == 1 for name in SHARDS)
 
@@ -94,17 +98,17 @@ def test_any_filesystem_of_fsspec_will_do(packed: Path, cache: Cache, monkeypatc
     store = fsspec.filesystem("memory")
     for path in packed.iterdir():
         store.pipe_file(f"/bucket/set/{path.name}", path.read_bytes())
-    shards = open_shards(["memory://bucket/set"], cache)
+    shards = open_set("memory://bucket/set", cache)
     assert [read(shards, index) for index in range(40)] == [tiny_sample(index).image for index in range(40)]
     store.rm("/bucket", recursive=True)
     with pytest.raises(ManifestError, match=r"memory://bucket/set/manifest.json: .*no such file"):
-        open_shards(["memory://bucket/set"], cache)
+        open_set("memory://bucket/set", cache)
 
 
 @pytest.mark.parametrize("fault", [500, 503, 429, "break", "wrong", "more", "slow"])
 def test_fault_that_passes(server: FolderServer, cache: Cache, fault: int | str) -> None:
     server.faults = {SHARDS[0]: deque([fault]), "samples.npy": deque([fault])}
-    assert read(open_shards([server.url], cache), 0) == tiny_sample(0).image
+    assert read(open_set(server.url, cache), 0) == tiny_sample(0).image
     assert server.requests[SHARDS[0]] == server.requests["samples.npy"] == 2
 
 
@@ -123,7 +127,7 @@ def test_fault_that_passes(server: FolderServer, cache: Cache, fault: int | str)
 def test_fault_that_stays(
     server: FolderServer, cache: Cache, fault: int | str, reason: str, num_requests: int | None
 ) -> None:
-    shards = open_shards([server.url], cache)
+    shards = open_set(server.url, cache)
     server.faults[SHARDS[1]] = deque([fault] * 9)
     for index in (8, 9, 15):  # the failure is remembered: its samples do not each wait for it
         with pytest.raises(BadSampleError, match=f"{SHARDS[1]}: cannot be fetched .*{reason}"):
@@ -141,7 +145,7 @@ def test_fault_that_stays(
 def test_redirect_to_http_is_followed(packed: Path, server: FolderServer, cache: Cache) -> None:
     with serve(packed) as other:
         server.faults[SHARDS[0]] = deque([f"{other.url}/{SHARDS[0]}"])
-        assert read(open_shards([server.url], cache), 0) == tiny_sample(0).image
+        assert read(open_set(server.url, cache), 0) == tiny_sample(0).image
         assert other.requests[SHARDS[0]] == 1
 
 
@@ -157,7 +161,7 @@ def test_redirect_to_http_is_followed(packed: Path, server: FolderServer, cache:
 )
 def test_url_that_is_refused(cache: Cache, url: str, message: str) -> None:
     with pytest.raises(ManifestError, match=message) as refused:
-        open_shards([url], cache)
+        open_set(url, cache)
     assert "secret" not in str(refused.value)
 
 
@@ -171,7 +175,7 @@ def test_hostile_names_are_refused(tmp_path: Path, packed: Path, cache: Cache, n
     hostile.mkdir()
     (hostile / "manifest.json").write_text(json.dumps(manifest))
     with serve(hostile) as server, pytest.raises(ManifestError, match="name"):
-        open_shards([server.url], cache)
+        open_set(server.url, cache)
     assert not cache.folder.exists()
 
 
@@ -179,13 +183,13 @@ def test_bound_is_kept_and_files_in_use_stay(packed: Path, server: FolderServer,
     sizes = [(packed / name).stat().st_size for name in SHARDS]
     table = (packed / "samples.npy").stat().st_size
     cache = Cache(tmp_path / "cache", sum(sizes) + table)
-    shards = open_shards([server.url], cache)
+    shards = open_set(server.url, cache)
     held, files = ShardFiles(), ShardFiles()
     for index in (0, 8, 16):
         read(shards, index, held if index == 8 else files)
     files.close()
     with serve(packed) as other:  # the same set from elsewhere has a place of its own
-        second = open_shards([other.url], cache)
+        second = open_set(other.url, cache)
         for index in (0, 8, 16, 24, 32):
             read(second, index)
             used = sum(path.stat().st_size for path in cache.folder.glob("*/*") if path.suffix in (".tar", ".npy"))
@@ -197,10 +201,10 @@ def test_bound_is_kept_and_files_in_use_stay(packed: Path, server: FolderServer,
 
 def test_full_cache(packed: Path, server: FolderServer, tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"set data\.cache_gb to"):
-        open_shards([server.url], Cache(tmp_path / "small", 10_000))
+        open_set(server.url, Cache(tmp_path / "small", 10_000))
     in_use = [open_in_use(write_file(tmp_path / "cache" / "other" / f"{number}.tar")) for number in range(3)]
     total = sum(path.stat().st_size for path in packed.iterdir())
-    shards = open_shards([server.url], Cache(tmp_path / "cache", total + 10))
+    shards = open_set(server.url, Cache(tmp_path / "cache", total + 10))
     folder = remote.remote_of(shards.shard_paths[0])
     assert folder is not None
     for name in SHARDS:
@@ -220,8 +224,7 @@ FETCH = """
 import sys, numpy as np
 from pathlib import Path
 from shards.reader import ShardFiles, Wanted, open_shards, read_members
-from shards.remote_cache import Cache
-shards, files = open_shards([sys.argv[1]], Cache(Path(sys.argv[2]), 10**9)), ShardFiles()
+shards, files = open_shards([sys.argv[1]], Path(sys.argv[2])), ShardFiles()
 for row in shards.rows(np.arange(40)):
     read_members(shards, row, Wanted(), files.read_at)
 """
@@ -253,14 +256,14 @@ def test_killed_during_a_fetch_and_started_again(server: FolderServer, cache: Ca
         fcntl.flock(lock, fcntl.LOCK_EX)
         cache.sweep()
         assert parts[0].exists()
-    shards = open_shards([server.url], cache)
+    shards = open_set(server.url, cache)
     assert not parts[0].exists()
     assert [read(shards, index) for index in range(40)] == [tiny_sample(index).image for index in range(40)]
     assert [server.requests[name] for name in SHARDS] == [1, 1, 2, 1, 1]
 
 
 def test_slow_fetch_is_not_taken_for_a_stalled_read(server: FolderServer, cache: Cache) -> None:
-    shards, files = open_shards([server.url], cache), ShardFiles()
+    shards, files = open_set(server.url, cache), ShardFiles()
     server.slow_s = 0.25
     reads = ReadAhead(shards, Wanted(timeout_s=0.05), 1, files.read_at)
     results = reads.read(np.array([0, 8])).collect()
@@ -269,7 +272,7 @@ def test_slow_fetch_is_not_taken_for_a_stalled_read(server: FolderServer, cache:
 
 
 def test_next_shards_are_fetched_ahead(server: FolderServer, cache: Cache) -> None:
-    loader = Loader(open_shards([server.url], cache), image_size=32, global_batch_size=4, micro_batch_size=4)
+    loader = Loader(open_set(server.url, cache), image_size=32, global_batch_size=4, micro_batch_size=4)
     evaluation = loader.eval_batches()
     next(evaluation)
     deadline = time.monotonic() + 10
