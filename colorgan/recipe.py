@@ -16,8 +16,6 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 # A packed folder, or its URL, which stays text: a Path would make one slash of two.
 Folder = Annotated[Path | str, BeforeValidator(lambda v: Path(v) if isinstance(v, str) and "://" not in v else v)]
-# A packed folder, or its URL, which stays text: a Path would make one slash of two.
-Folder = Annotated[Path | str, BeforeValidator(lambda v: Path(v) if isinstance(v, str) and "://" not in v else v)]
 
 
 class Section(BaseModel):
@@ -42,11 +40,6 @@ class DataRecipe(Section):
     decode_threads: NonNegativeInt = Field(0, description="decoding threads a rank; 0 = this rank's share of the cores")
     prefetch_batches: PositiveInt = Field(2, description="micro-batches decoded ahead")
     max_bad_share: Share = Field(0.001, description="share of unreadable samples over which the run stops")
-
-    @property
-    def cache(self) -> tuple[Path | None, float]:
-        """Where shards from URLs are kept, and how many gigabytes of them."""
-        return self.cache_dir, self.cache_gb
 
     @property
     def cache(self) -> tuple[Path | None, float]:

@@ -18,7 +18,6 @@ from colorgan.errors import ColorganError, UsageError
 from colorgan.model_folder import ModelConfig, load_model
 from colorgan.networks import set_inference
 from colorgan.recipe import Folder
-from colorgan.recipe import Folder
 from colorgan.training import set_determinism
 from shards.errors import ShardError
 from shards.loader import Loader
