@@ -69,7 +69,9 @@ summary { cursor: pointer; padding: .3rem 0; }
   table { font-size: 8.5pt; }
   h2, h3 { break-after: avoid; }
   tr { break-inside: avoid; }
-  .charts { grid-template-columns: 1fr 1fr; }
+  .charts, .photos { grid-template-columns: 1fr 1fr; }
+  pre { columns: 3; font-size: 6.5pt; padding: 0; }
+  section > p { break-after: avoid; }
   .photo { grid-template-columns: repeat(var(--count), 1fr); }
   @page { margin: 14mm; }
 }

@@ -1,4 +1,4 @@
-"""The report's parts: what is read, how scores are grouped, and that the page is whole, safe and says what is missing."""
+"""The report's parts: what is read, how scores are grouped, and a page that is whole, safe and says what is missing."""
 
 from __future__ import annotations
 
