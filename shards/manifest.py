@@ -200,9 +200,7 @@ def _check_version(path: Path | str, content: bytes) -> None:
         raise ManifestError(f"{path}: not JSON ({error}). {REPAIR}") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
     if not isinstance(version, int) or version < 1:
-        raise ManifestError(
-            f"{path}: schema_version is {version!r}, so this is no manifest of ours. {REPAIR}"
-        )
+        raise ManifestError(f"{path}: schema_version is {version!r}, so this is no manifest of ours. {REPAIR}")
     if version > SCHEMA_VERSION:
         raise ManifestError(
             f"{path}: written by a newer colorgan (schema_version {version}, this one reads up to "

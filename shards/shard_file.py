@@ -107,9 +107,7 @@ class ShardWriter:
         """Append packed samples."""
         for key in packed.keys:
             if key in self._keys:
-                raise PackError(
-                    f"key {key!r} comes twice in {self._file}: a corpus must give each record its own."
-                )
+                raise PackError(f"key {key!r} comes twice in {self._file}: a corpus must give each record its own.")
             self._keys.add(key)
         rows = packed.rows.copy()
         shift_offsets(rows, self._bytes)
