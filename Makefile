@@ -7,7 +7,7 @@ BIN := .venv/bin
 install: .venv/installed
 
 # Every version is pinned: the direct ones in pyproject.toml, what they pull in by .ci/constraints.txt.
-.venv/installed: pyproject.toml .ci/constraints.txt
+.venv/installed: Makefile pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[deepspeed,onnx,remote,dev]'
 	touch $@
