@@ -254,6 +254,7 @@ def _train_stages(
         )
         limits = cadence(recipe, stage.last_image)
         images_seen = fit(task, strategy, train, limits, hooks, stop, images_seen=images_seen)
+        run.finish_saving()
         if stop.agreed:
             break
     return images_seen

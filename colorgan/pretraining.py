@@ -204,6 +204,7 @@ def pretrain(
             run.message(f"this run has seen its {total_images:,} images: nothing to train")
             validate(images_seen)
         images_seen = fit(task, strategy, train, cadence(recipe, total_images), hooks, stop, images_seen=images_seen)
+        run.finish_saving()
         return Outcome(images_seen, stop.agreed, scores)
 
 

@@ -110,6 +110,7 @@ class OutputRecipe(Section):
     validate_every_images: NonNegativeInt = Field(20_000, description="images between validations; 0 = at the end only")
     num_pictures: NonNegativeInt = Field(8, description="validation images shown in each picture")
     save_every_images: NonNegativeInt = Field(20_000, description="images between checkpoints; 0 = at the end only")
+    background_save: bool = Field(True, description="write checkpoints while training goes on, from a copy in memory")
     keep_last: PositiveInt = Field(2, description="newest checkpoints that are kept")
     keep_every_images: NonNegativeInt = Field(
         0, description="checkpoints at multiples of this are kept for good; 0 = none"

@@ -13,7 +13,7 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +24,11 @@ import torch
 import yaml
 from torch.distributed import DistError
 
-from colorgan.checkpoint import Checkpoint, checkpoint_path, latest_checkpoint, save_checkpoint
+from colorgan.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, latest_checkpoint
 from colorgan.cli import dump_recipe, recipe_difference
 from colorgan.display import Display
 from colorgan.distributed import Ranks, Strategy
-from colorgan.errors import CheckpointError, ColorganError, LostRankError, SaveError, UsageError
+from colorgan.errors import CheckpointError, ColorganError, LostRankError, NotFiniteError, SaveError, UsageError
 from colorgan.health import HealthWatch
 from colorgan.model_folder import ModelConfig, probe, source_version
 from colorgan.recipe import RunRecipe
@@ -87,6 +87,15 @@ class Run:
         self._title = title
         self._version = source_version()
         self._open = ExitStack()
+        output = recipe.output
+        self._writer = CheckpointWriter(
+            self.folder / "checkpoints",
+            ranks,
+            keep_last=output.keep_last,
+            keep_every_images=output.keep_every_images,
+            background=output.background_save,
+        )
+        self._open.callback(self._writer.close)
         self._num_told = 0
         self._log: RunLog | None = None
         self.display = Display(total_images, 0, title, enabled=False)
@@ -147,7 +156,7 @@ class Run:
         return found.images_seen
 
     def save(self, strategy: Strategy, images_seen: int) -> None:
-        """Write a checkpoint of everything the run needs to go on.
+        """Write a checkpoint of everything the run needs to go on; it is there at a later report or `finish_saving`.
 
         Raises:
             SaveError: a rank could not write; the checkpoints before are as they were.
@@ -168,18 +177,25 @@ class Run:
             "model_role": self._role,
             "model": model.model_dump(mode="json"),
         }
+        roles = {**strategy.state(), "probe": self._probes(strategy)}
+        self._published(lambda: self._writer.start(roles, state))
+
+    def finish_saving(self) -> None:
+        """Wait until the checkpoint that is being written, if there is one, is there. Called on all ranks.
+
+        Raises:
+            SaveError: a rank could not write it; the checkpoints before are as they were.
+        """
+        self._published(self._writer.finish)
+
+    def _published(self, work: Callable[[], list[Path]]) -> None:
         try:
-            path = save_checkpoint(
-                self.folder / "checkpoints",
-                ranks=self.ranks,
-                roles={**strategy.state(), "probe": self._probes(strategy)},
-                state=state,
-                keep_last=self.recipe.output.keep_last,
-                keep_every_images=self.recipe.output.keep_every_images,
-            )
+            paths = work()
         except CheckpointError as error:
             raise SaveError(str(error)) from None
-        self.record("save", images_seen, path=str(path.relative_to(self.folder)))
+        for path in paths:
+            images_seen = int(path.name.rpartition("-")[2])
+            self.record("save", images_seen, path=str(path.relative_to(self.folder)))
 
     def _probes(self, strategy: Strategy) -> dict[str, torch.Tensor]:
         size = self._model.architecture.image_size
@@ -198,6 +214,7 @@ class Run:
             self.record("event", step.images_seen, text=warning)
             self.message(f"at {step.images_seen:,} images: {warning}")
         self._tell_bad_samples(loader)
+        self._published(self._writer.publish_if_written)
 
     def _tell_bad_samples(self, loader: Loader) -> None:
         """Log and show what the loaders of all ranks skipped since the last call. Called on all ranks."""
@@ -236,6 +253,9 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(value, NotFiniteError):  # told on all ranks: what was saved before it stays
+            with suppress(SaveError):
+                self.finish_saving()
         lost = _lost_rank(value, self) if self.ranks.world_size > 1 else None
         if error := lost or (value if isinstance(value, ColorganError) else None):
             self.record("event", self._images_seen, text=str(error), status=error.exit_status)

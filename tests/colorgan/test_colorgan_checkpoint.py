@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from colorgan.checkpoint import COMPLETE, Checkpoint, latest_checkpoint, open_checkpoint, save_checkpoint
+from colorgan.checkpoint import (
+    COMPLETE,
+    Checkpoint,
+    CheckpointWriter,
+    latest_checkpoint,
+    open_checkpoint,
+    save_checkpoint,
+)
 from colorgan.distributed import Ranks
 from colorgan.errors import CheckpointError
 
@@ -51,13 +58,14 @@ def test_what_is_saved_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])
 def test_shares_of_several_ranks_make_the_whole(tmp_path: Path, world_size: int) -> None:
-    from colorgan.checkpoint import _complete, _write_share
+    from colorgan.checkpoint import _complete, _held, _write_share
 
     partial, final = tmp_path / ".p", tmp_path / "images-000000000001"
     partial.mkdir()
     files: dict[str, dict[str, object]] = {}
     for rank in range(world_size):
-        files |= _write_share(partial, Ranks(rank, rank, world_size, torch.device("cpu")), ROLES)
+        ranks = Ranks(rank, rank, world_size, torch.device("cpu"))
+        files |= _write_share(partial, ranks, _held(ranks, ROLES))
     _complete(partial, final, files, {"images_seen": 1})
     check_same(open_checkpoint(final))
 
@@ -148,3 +156,26 @@ def test_what_was_just_saved_stays_and_damaged_later_ones_go(tmp_path: Path) -> 
     found = latest_checkpoint(tmp_path, ONE, pytest.fail)
     assert found is not None
     assert found.images_seen == 120
+
+
+def test_a_background_checkpoint_is_what_was_there_when_it_began(tmp_path: Path) -> None:
+    import threading
+
+    import colorgan.checkpoint as module
+
+    weight, go_on, sync = torch.zeros(3), threading.Event(), module._sync
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_sync", lambda path: (go_on.wait(30), sync(path)))
+        writer = CheckpointWriter(tmp_path, ONE, keep_last=2)
+        assert writer.start({"generator": {"weight": weight}}, {"images_seen": 8}) == []
+        weight += 1
+        assert writer.publish_if_written() == []
+        assert latest_checkpoint(tmp_path, ONE, pytest.fail) is None
+        go_on.set()
+        assert writer.finish() == [tmp_path / "images-000000000008"]
+    assert writer.start({"generator": {"weight": weight}}, {"images_seen": 16}) == []
+    assert writer.start({"generator": {"weight": weight}}, {"images_seen": 24}) == [tmp_path / "images-000000000016"]
+    writer.finish()
+    assert writer.finish() == writer.publish_if_written() == []
+    writer.close()
+    assert torch.equal(open_checkpoint(tmp_path / "images-000000000024").tensors("generator")["weight"], torch.ones(3))
