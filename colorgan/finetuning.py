@@ -30,13 +30,13 @@ from colorgan.metrics import (
 from colorgan.model_folder import Architecture, ModelConfig, build_model, load_model
 from colorgan.networks import evaluating, initialise, num_downsamplings, set_dropout_keys, using_inference
 from colorgan.objectives import dropout_keys, learning_rate_schedule
+from colorgan.pictures import VOID
 from colorgan.plan import cadence
 from colorgan.recipe import FinetuneRecipe, StageRecipe
 from colorgan.run import Outcome, Run
 from colorgan.training import Batch, EvalLoader, Hooks, Loader, StopSignals, fit
 
 MODEL = "model"
-VOID = 255
 # The layers that a task adds: all others are the pretrained features.
 NEW_LAYERS = {"classify": "head.", "segment": "decoder.output."}
 

@@ -29,8 +29,8 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from shards.errors import PictureError
 from shards.image_policy import SUBSAMPLINGS, Encoding, Geometry, ImagePolicy
+from shards.manifest import VOID
 
-VOID = 255
 MAX_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 DRAFT_GAP = 3
 ORIENTATION = int(ExifTags.Base.Orientation)

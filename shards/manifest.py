@@ -24,6 +24,7 @@ SAMPLES_FILE = "samples.npy"
 REJECTED_FILE = "rejected.jsonl"
 
 # Offsets are those of a member's data in its tar; crc is zlib.crc32 of that data; mask_size 0 means no mask.
+VOID = 255  # in stored masks: no class
 SAMPLE_DTYPE = np.dtype(
     [
         ("shard", "<u4"),

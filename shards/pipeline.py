@@ -29,11 +29,11 @@ from torch.utils.dlpack import from_dlpack
 
 from shards.buffers import Buffers
 from shards.lab import WHITE, XYZ_FROM_RGB, lab_from_srgb, linear_from_srgb
+from shards.manifest import VOID
 from shards.resize import lab_resized
 
 # f(t) without a branch meets its linear half at d^3: cbrt(max(t, d^3)) + (min(t, d^3) - d^3) / (3 d^2).
 _D = 6.0 / 29.0
-_VOID = 255
 
 
 class DecodeError(Exception):
@@ -272,7 +272,7 @@ def _as_tensor(outputs: Any) -> Tensor:
 
 def _check_masks(masks_BHW1: Tensor, num_classes: int) -> None:
     """Refuse indices that would end a training step in the loss, far from their cause."""
-    strange = masks_BHW1[(masks_BHW1 > num_classes) & (masks_BHW1 != _VOID)]
+    strange = masks_BHW1[(masks_BHW1 > num_classes) & (masks_BHW1 != VOID)]
     if strange.numel():
         raise DecodeError(f"the mask holds index {int(strange[0])}, of {num_classes} classes")
 

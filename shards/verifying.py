@@ -21,12 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from shards.manifest import REJECTED_FILE, Manifest, ShardInfo, read_manifest
+from shards.manifest import REJECTED_FILE, VOID, Manifest, ShardInfo, read_manifest
 from shards.sample import MEMBERS, member_spans
 from shards.tar import BLOCK, dali_index, index_line
 from shards.workers import new_pool
-
-VOID = 255
 
 
 @dataclass(frozen=True)
