@@ -1,12 +1,12 @@
 """Downstream tasks on the pretrained U-Net: multilabel classification and semantic segmentation.
 
 A stage has its own optimizer and may freeze the pretrained features (Treneska et al. 2022: frozen first, then all
-weights at a lower rate). `TransferTask` is what `colorgan.training.fit` trains; `score_*` evaluate.
+weights at a lower rate). `TransferTask` is what `colorgan.training.fit` trains; colorgan/scoring.py evaluates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,25 +18,18 @@ from torch.nn import functional as F
 from colorgan.checkpoint import open_checkpoint
 from colorgan.consolidation import consolidate
 from colorgan.distributed import Network, Phase, Ranks, Strategy, open_strategy
-from colorgan.errors import GeneratorError, TrainingError, UsageError
-from colorgan.metrics import (
-    confusion_matrix,
-    first_positive_accuracy,
-    iou_per_class,
-    mean_average_precision,
-    mean_iou,
-    pixel_accuracy,
-)
+from colorgan.errors import GeneratorError, UsageError
 from colorgan.model_folder import Architecture, ModelConfig, build_model, load_model
-from colorgan.networks import evaluating, initialise, num_downsamplings, set_dropout_keys, using_inference
+from colorgan.networks import initialise, num_downsamplings, set_dropout_keys
 from colorgan.objectives import dropout_keys, learning_rate_schedule
 from colorgan.pictures import VOID
 from colorgan.plan import cadence
 from colorgan.recipe import FinetuneRecipe, StageRecipe
 from colorgan.run import Outcome, Run
+from colorgan.scoring import Evaluation, score_model, scores_text, write_evaluation
 from colorgan.training import Batch, EvalLoader, Hooks, Loader, StopSignals, fit
 
-MODEL = "model"
+MODEL, EVALUATION = "model", "evaluation"
 # The layers that a task adds: all others are the pretrained features.
 NEW_LAYERS = {"classify": "head.", "segment": "decoder.output."}
 
@@ -60,13 +53,23 @@ class TransferTask:
         set_dropout_keys(phase.module, dropout_keys(self._seed, batch.slots_B))
         logits = networks[MODEL](batch.lab_B3HW[:, :1]).float()
         if self._task == "classify":
-            assert batch.classes_BC is not None
-            return F.binary_cross_entropy_with_logits(logits, batch.classes_BC), {}
-        assert batch.mask_BHW is not None
-        mask_BHW = batch.mask_BHW
-        if self._void == "background":
-            mask_BHW = mask_BHW.masked_fill(mask_BHW == VOID, 0)
-        return F.cross_entropy(logits, mask_BHW, ignore_index=VOID, reduction="none").mean(), {}
+            return classification_loss(logits, batch), {}
+        return segmentation_loss(logits, batch, void=self._void), {}
+
+
+def classification_loss(logits_BC: Tensor, batch: Batch) -> Tensor:
+    """Return the mean binary cross-entropy; difficult objects count as there."""
+    assert batch.classes_BC is not None
+    return F.binary_cross_entropy_with_logits(logits_BC, batch.classes_BC)
+
+
+def segmentation_loss(logits_BCHW: Tensor, batch: Batch, *, void: str) -> Tensor:
+    """Return the mean cross-entropy; `void` pixels have none, or count as background."""
+    assert batch.mask_BHW is not None
+    mask_BHW = batch.mask_BHW
+    if void == "background":
+        mask_BHW = mask_BHW.masked_fill(mask_BHW == VOID, 0)
+    return F.cross_entropy(logits_BCHW, mask_BHW, ignore_index=VOID, reduction="none").mean()
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,8 @@ def finetune(
 ) -> Outcome:
     """Train through the stages in the recipe's run folder, from its newest checkpoint if there is one.
 
-    At the end `<run>/model` holds the trained network. Called on all ranks; errors as in `pretraining.pretrain`.
+    At the end `<run>/model` holds the trained network and `<run>/evaluation` its scores on `val` with their evidence.
+    Called on all ranks; errors as in `pretraining.pretrain`.
     """
     model.to(ranks.device)
     total_images = stages[-1].last_image
@@ -195,24 +199,39 @@ def finetune(
             title=f"finetune {recipe.task}",
         ) as run,
     ):
-        scores: dict[str, float] = {}
+        evaluations: list[Evaluation] = []
 
         def score(images_seen: int, strategy: Strategy) -> None:
             if val is not None:
                 batches = run.watchdog.moving(val.eval_batches(), "validate", images_seen)
-                scores.update(score_model(strategy.evaluated(MODEL), config, batches, ranks, seed=recipe.seed))
-                run.record("validate", images_seen, scores)
-                run.message(scores_text(config, scores))
+                num_pictures = recipe.output.num_pictures if images_seen >= total_images else 0
+                model = strategy.evaluated(MODEL)
+                evaluation = score_model(model, config, batches, ranks, seed=recipe.seed, num_pictures=num_pictures)
+                evaluations[:] = [evaluation]
+                run.record("validate", images_seen, evaluation.scores)
+                run.message(scores_text(config, evaluation.scores))
 
         images_seen = _train_stages(recipe, run, stop, model, stages, train, score)
         if images_seen >= total_images:
-            ranks.agree(lambda: _write_model(run, images_seen))
-        return Outcome(images_seen, stop.agreed, scores)
+            ranks.agree(lambda: _write_results(run, config, images_seen, evaluations))
+        return Outcome(images_seen, stop.agreed, evaluations[0].scores if evaluations else {})
 
 
-def _write_model(run: Run, images_seen: int) -> None:
-    if run.ranks.main:
-        consolidate(open_checkpoint(run.checkpoint_path(images_seen)), run.folder / MODEL)
+def _write_results(run: Run, config: ModelConfig, images_seen: int, evaluations: Sequence[Evaluation]) -> None:
+    """Write the model folder, and the evaluation folder where the run was scored. Rank 0 only."""
+    if not run.ranks.main:
+        return
+    consolidate(open_checkpoint(run.checkpoint_path(images_seen)), run.folder / MODEL)
+    for evaluation in evaluations:
+        about = {
+            "model": str(run.folder / MODEL),
+            "data": [str(folder) for folder in run.recipe.data.val],
+            "kind": config.kind,
+            "inference": config.inference,
+            "images_seen": images_seen,
+            "classes": config.classes,
+        }
+        write_evaluation(run.folder / EVALUATION, evaluation, about)
 
 
 def _train_stages(
@@ -269,92 +288,3 @@ def _stage_strategy(recipe: FinetuneRecipe, ranks: Ranks, task: TransferTask) ->
         channels_last=recipe.batch.channels_last,
         compile=recipe.batch.compile,
     )
-
-
-def score_model(
-    model: nn.Module, config: ModelConfig, batches: Iterable[Batch], ranks: Ranks, *, seed: int
-) -> dict[str, float]:
-    """Score a classifier or a segmenter with its config's inference behaviour. Called on all ranks; the same on all."""
-    with using_inference(model, config.inference):
-        if config.kind == "classifier":
-            return score_classifier(model, batches, ranks, seed=seed)
-        num_classes = config.architecture.num_outputs
-        return score_segmenter(model, batches, ranks, num_classes=num_classes, seed=seed)
-
-
-def scores_text(config: ModelConfig, scores: Mapping[str, float]) -> str:
-    """Return one line with each score, its number of images and classes, and the inference behaviour."""
-    counted = f"on {scores['images']:.0f} images, {scores['classes']:.0f} classes, {config.inference} inference"
-    if config.kind == "classifier":
-        return (
-            f"mAP {100 * scores['mAP']:.2f} % (VOC 2010+), first-positive accuracy "
-            f"{100 * scores['first_positive_accuracy']:.2f} % (the paper's) {counted}"
-        )
-    return (
-        f"mIoU {100 * scores['mIoU']:.2f} % (void left out), {100 * scores['mIoU_void_as_background']:.2f} % (void as "
-        f"background, the paper's), pixel accuracy {100 * scores['pixel_accuracy']:.2f} % {counted}"
-    )
-
-
-def score_classifier(model: nn.Module, batches: Iterable[Batch], ranks: Ranks, *, seed: int = 0) -> dict[str, float]:
-    """Return mAP (VOC 2010+, difficult-only classes of an image left out) and the paper's accuracy.
-
-    Called on all ranks; the same on all. `images` and `classes` say how many were scored.
-    """
-    rows: list[tuple[int, list[float], list[float], list[bool]]] = []
-    with evaluating(model), torch.inference_mode():
-        for batch in batches:
-            set_dropout_keys(model, dropout_keys(seed, batch.slots_B))
-            logits = model(batch.lab_B3HW[:, :1]).float().cpu()
-            assert batch.classes_BC is not None and batch.difficult_BC is not None
-            columns = (batch.sample_ids_B, logits, batch.classes_BC.cpu(), batch.difficult_BC.cpu())
-            rows += list(zip(*(column.tolist() for column in columns), strict=True))
-    by_sample = {row[0]: row for each in ranks.gather(rows) for row in each}
-    if not by_sample:
-        raise TrainingError(
-            "none of the pictures to score could be read: check them with launcher/pack.py --verify DIR"
-        )
-    ordered = [by_sample[i] for i in sorted(by_sample)]
-    scores_NC, positives_NC, difficult_NC = (torch.tensor([row[i] for row in ordered]) for i in (1, 2, 3))
-    precision = mean_average_precision(scores_NC, positives_NC, difficult_NC)
-    return {
-        "mAP": precision.value,
-        "first_positive_accuracy": first_positive_accuracy(scores_NC, positives_NC),
-        "images": float(precision.num_images),
-        "classes": float(precision.num_classes),
-    }
-
-
-def score_segmenter(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    ranks: Ranks,
-    *,
-    num_classes: int,
-    seed: int = 0,
-) -> dict[str, float]:
-    """Return mean IoU at the network's size with void left out, and with void counted as background (the paper).
-
-    Called on all ranks; the same on all. `images` and `classes` (there or predicted) say how many were scored.
-    """
-    usual_CC = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    paper_CC = usual_CC.clone()
-    num_images = 0
-    with evaluating(model), torch.inference_mode():
-        for batch in batches:
-            set_dropout_keys(model, dropout_keys(seed, batch.slots_B))
-            predicted_BHW = model(batch.lab_B3HW[:, :1]).argmax(dim=1).cpu()
-            assert batch.mask_BHW is not None
-            mask_BHW = batch.mask_BHW.cpu()
-            usual_CC += confusion_matrix(predicted_BHW, mask_BHW, num_classes)
-            paper_CC += confusion_matrix(predicted_BHW, mask_BHW, num_classes, void_as_background=True)
-            num_images += len(predicted_BHW)
-    gathered = ranks.gather((usual_CC, paper_CC, num_images))
-    usual_CC, paper_CC = (torch.stack([each[i] for each in gathered]).sum(0) for i in (0, 1))  # type: ignore[misc]
-    return {
-        "mIoU": mean_iou(usual_CC),
-        "mIoU_void_as_background": mean_iou(paper_CC),
-        "pixel_accuracy": pixel_accuracy(usual_CC),
-        "images": float(sum(each[2] for each in gathered)),
-        "classes": float((~iou_per_class(usual_CC).isnan()).sum()),
-    }

@@ -31,6 +31,7 @@ class Batch(Protocol):
     classes_BC: Tensor | None  # float32 multi-hot
     difficult_BC: Tensor | None  # bool: the class is there as difficult objects only
     mask_BHW: Tensor | None  # int64 class indices, 255 = void
+    stored_masks: list[Tensor] | None  # evaluation: the same at each picture's own size, uint8 HW, CPU, where known
     sample_ids_B: Tensor  # int64, CPU
     slots_B: Tensor  # int64, CPU: place in the run's order
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from colorgan import finetuning, pretraining
+from colorgan import pretraining, scoring
 from colorgan.cli import parse, run_verb
 from colorgan.colouring import mean_scores, save_grid, score_colouring
 from colorgan.distributed import Ranks, close_ranks, cores_a_rank, open_ranks
@@ -39,13 +38,13 @@ class EvaluateSettings(BaseModel):
     data: tuple[Folder, ...] = Field(min_length=1, description="packed folders to score on, or their URLs")
     cache_dir: Path | None = Field(None, description="where shards from URLs are kept; unset: in ~/.cache/colorgan")
     cache_gb: float = Field(100.0, gt=0, description="how much of them a node keeps, in gigabytes (1e9 bytes)")
-    out: Path | None = Field(None, description="folder for scores.json and the picture; unset: print only")
+    out: Path | None = Field(None, description="folder for scores and pictures; unset: print only")
     batch_size: Annotated[int, Field(gt=0)] = Field(32, description="images a forward pass")
     inference: Literal["running", "paper"] | None = Field(
         None, description="paper: batch statistics and dropout stay on; unset: as the model says"
     )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of the dropout of paper inference")
-    num_pictures: Annotated[int, Field(ge=0)] = Field(8, description="images shown in the picture of a generator")
+    num_pictures: Annotated[int, Field(ge=0)] = Field(8, description="images shown in the pictures")
     timeout_s: Annotated[int, Field(gt=0)] = Field(600, description="seconds after which a silent rank ends the run")
 
 
@@ -93,13 +92,13 @@ def evaluate(settings: EvaluateSettings, ranks: Ranks) -> None:
         ab_scale=config.ab_scale,
     )
     try:
-        scores, text = score(settings, model, config, loader, ranks)
+        evaluation, text = score(settings, model, config, loader, ranks)
     finally:
         loader.close()
     if ranks.main:
         print(text)
         if settings.out is not None:
-            write_scores(settings.out, settings, config, scores)
+            scoring.write_evaluation(settings.out, evaluation, about(settings, config))
 
 
 def check_out(out: Path | None) -> None:
@@ -112,38 +111,36 @@ def check_out(out: Path | None) -> None:
 
 def score(
     settings: EvaluateSettings, model: nn.Module, config: ModelConfig, loader: Loader, ranks: Ranks
-) -> tuple[dict[str, float], str]:
+) -> tuple[scoring.Evaluation, str]:
     """Return the scores and a line that tells them. Called on all ranks."""
+    num_pictures = settings.num_pictures
     if config.kind != "generator":
-        scores = finetuning.score_model(model, config, loader.eval_batches(), ranks, seed=settings.seed)
-        return scores, finetuning.scores_text(config, scores)
+        batches = loader.eval_batches()
+        evaluation = scoring.score_model(model, config, batches, ranks, seed=settings.seed, num_pictures=num_pictures)
+        return evaluation, scoring.scores_text(config, evaluation.scores)
     coloured = score_colouring(
         model,
         loader.eval_batches(),
         ab_scale=config.ab_scale,
         seed=settings.seed,
-        num_pictures=settings.num_pictures if ranks.main else 0,
+        num_pictures=num_pictures if ranks.main else 0,
     )
     if ranks.main and settings.out is not None:
         save_grid(settings.out / "coloured.png", coloured)
     scores = mean_scores(coloured, ranks)
-    return scores, f"{pretraining.scores_text(scores)}, {config.inference} inference"
+    return scoring.Evaluation(scores), f"{pretraining.scores_text(scores)}, {config.inference} inference"
 
 
-def write_scores(out: Path, settings: EvaluateSettings, config: ModelConfig, scores: dict[str, float]) -> None:
-    """Write scores.json: the scores and what they were computed with. Rank 0 only."""
-    out.mkdir(parents=True, exist_ok=True)
-    text: dict[str, Any] = {
+def about(settings: EvaluateSettings, config: ModelConfig) -> dict[str, Any]:
+    """Return what the scores were computed with."""
+    return {
         "model": str(settings.model),
         "data": [str(folder) for folder in settings.data],
         "kind": config.kind,
         "inference": config.inference,
         "images_seen": config.images_seen,
-        "scores": scores,
+        "classes": config.classes,
     }
-    partial = out / ".scores.json.partial"
-    partial.write_text(json.dumps(text, indent=1) + "\n")
-    partial.replace(out / "scores.json")
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ from pathlib import Path
 from colorgan.cli import dump_recipe, parse, run_verb
 from colorgan.distributed import Ranks, close_ranks, open_ranks
 from colorgan.errors import ColorganError, UsageError
-from colorgan.finetuning import MODEL, finetune, initial_model, scores_text, stages_in_images
+from colorgan.finetuning import MODEL, finetune, initial_model, stages_in_images
 from colorgan.plan import check_batch, eval_loader_arguments, memory_bytes, plan_text, train_loader_arguments
 from colorgan.recipe import FinetuneRecipe
 from colorgan.run import EXIT_STOPPED
+from colorgan.scoring import scores_text
 from colorgan.training import set_determinism
 from shards.errors import ShardError
 from shards.loader import Loader

@@ -10,6 +10,7 @@ so a run is taken up at any position on any number of ranks. Usage:
 Tensors: B micro-batch, C classes, H = W = image_size; L' = L / 50 - 1, a' = a / ab_scale, b' = b / ab_scale.
 """
 
+import io
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from shards.errors import ManifestError, OrderError
@@ -39,6 +41,8 @@ class Batch:
         classes_BC: With targets "classes": float32 multi-hot on the device, difficult objects included.
         difficult_BC: With targets "classes": bool, classes that are there only as difficult objects.
         mask_BHW: With targets "mask": int64 class indices on the device, 0 background, 255 void.
+        stored_masks: Evaluation with targets "mask" on sets packed as `original`: each picture's mask at its own
+            size, uint8 HW on the CPU; else None.
         sample_ids_B: int64 on the CPU, the samples really used, as indices into the ShardSet.
         slots_B: int64 on the CPU, positions in the stream (training) or in the set (evaluation).
     """
@@ -47,6 +51,7 @@ class Batch:
     classes_BC: Tensor | None
     difficult_BC: Tensor | None
     mask_BHW: Tensor | None
+    stored_masks: list[Tensor] | None
     sample_ids_B: Tensor
     slots_B: Tensor
 
@@ -176,8 +181,12 @@ class Loader:
         """
         spec = self._spec
         decode = replace(spec.decode, crop=False, flip=False)
+        own_size = spec.wanted.mask and set(self.shards.image_policies) == {"original"}
         for decoded in self._run(replace(spec, decode=decode, replace=False), self._eval_plans()):
-            yield self._batch(decoded)
+            batch = self._batch(decoded)
+            if own_size:
+                batch.stored_masks = [_stored_mask(item.members.mask or b"") for item in decoded.items]
+            yield batch
 
     def close(self) -> None:
         """Stop the threads and close the files. The loader can be used again."""
@@ -232,9 +241,15 @@ class Loader:
             classes_BC=classes_BC,
             difficult_BC=difficult_BC,
             mask_BHW=decoded.mask_BHW,
+            stored_masks=None,
             sample_ids_B=torch.tensor([item.sample_id for item in items]),
             slots_B=torch.tensor([item.slot for item in items]),
         )
+
+
+def _stored_mask(png: bytes) -> Tensor:
+    """The mask as it was packed; the reader has checked its sum and size, the decoder its indices."""
+    return torch.from_numpy(np.array(Image.open(io.BytesIO(png)), np.uint8))
 
 
 def _decode_spec(shards: ShardSet, image_size: int, crop_scale: float, targets: Targets) -> DecodeSpec:

@@ -1,0 +1,264 @@
+"""Scores of fine-tuned models, with the evidence behind them: per class, per image, and pictures to look at.
+
+`score_model` walks a set once and gives an `Evaluation`; `write_evaluation` leaves it in a folder:
+
+    scores.json               scores, per class, confusion, and what they were computed with
+    per_image.safetensors     what a bootstrap over images needs (colorgan/comparison.py)
+    pictures.png              overlays
+
+N images, B images of a batch, C classes, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from colorgan.colouring import to_rgb
+from colorgan.distributed import Ranks
+from colorgan.errors import TrainingError
+from colorgan.metrics import (
+    confusion_matrix,
+    first_positive_accuracy,
+    iou_per_class,
+    mean_average_precision,
+    mean_iou,
+    pixel_accuracy,
+)
+from colorgan.model_folder import ModelConfig
+from colorgan.networks import evaluating, set_dropout_keys, using_inference
+from colorgan.objectives import dropout_keys
+from colorgan.pictures import mask_grid
+from colorgan.training import Batch
+
+SCORES, PER_IMAGE, PICTURES = "scores.json", "per_image.safetensors", "pictures.png"
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one walk over a set gave; the same on all ranks, but for the pictures, which only rank 0 has.
+
+    Attributes:
+        scores: shares in [0, 1], with `images` and `classes`, the numbers that were scored.
+        per_class: average precision or IoU of each class; NaN where there was nothing to score.
+        confusion_CC: int64, row = true class, column = predicted one.
+        per_image: tensors with one row an image, in the order of `sample_ids_N`.
+        save_pictures: writes the picture of this evaluation to a path; None where there is none.
+    """
+
+    scores: dict[str, float]
+    per_class: dict[str, float] = field(default_factory=dict)
+    confusion_CC: Tensor | None = None
+    per_image: dict[str, Tensor] = field(default_factory=dict)
+    save_pictures: Callable[[Path], None] | None = None
+
+
+def score_model(
+    model: nn.Module, config: ModelConfig, batches: Iterable[Batch], ranks: Ranks, *, seed: int, num_pictures: int = 0
+) -> Evaluation:
+    """Score a classifier or a segmenter with its config's inference behaviour. Called on all ranks.
+
+    Args:
+        seed: of the dropout masks of "paper" inference.
+        num_pictures: pictures of rank 0's first images to keep.
+    """
+    with using_inference(model, config.inference), evaluating(model), torch.inference_mode():
+        if config.kind == "classifier":
+            return score_classifier(_predictions(model, batches, seed), ranks, config.classes)
+        return score_segmenter(_predictions(model, batches, seed), ranks, config, num_pictures if ranks.main else 0)
+
+
+def _predictions(model: nn.Module, batches: Iterable[Batch], seed: int) -> Iterator[tuple[Batch, Tensor]]:
+    """Each batch with the model's output for its luminance, float32."""
+    for batch in batches:
+        set_dropout_keys(model, dropout_keys(seed, batch.slots_B))
+        yield batch, model(batch.lab_B3HW[:, :1]).float()
+
+
+def score_classifier(
+    predictions: Iterable[tuple[Batch, Tensor]], ranks: Ranks, classes: Sequence[str] = ()
+) -> Evaluation:
+    """Return average precisions (VOC's, see colorgan/metrics.py) and the paper's accuracy, from logits B x C.
+
+    `mAP` and `mAP_11_point` leave out images where a class is there as difficult objects only, as VOC does;
+    `mAP_all_objects` counts them, as the paper does. The confusion has, for every class in a picture (row), the class
+    that scored best there (column). Called on all ranks; the same on all.
+    """
+    rows: list[tuple[int, list[float], list[float], list[bool]]] = []
+    for batch, logits_BC in predictions:
+        assert batch.classes_BC is not None and batch.difficult_BC is not None
+        columns = (batch.sample_ids_B, logits_BC.cpu(), batch.classes_BC.cpu(), batch.difficult_BC.cpu())
+        rows += list(zip(*(column.tolist() for column in columns), strict=True))
+    ids, ordered = _in_order(ranks, rows)
+    scores_NC, positives_NC, difficult_NC = (torch.tensor([row[i] for row in ordered]) for i in (1, 2, 3))
+    usual = mean_average_precision(scores_NC, positives_NC, difficult_NC)
+    best_NC = F.one_hot(scores_NC.argmax(dim=1), scores_NC.shape[1])
+    scores = {
+        "mAP": usual.value,
+        "mAP_11_point": mean_average_precision(scores_NC, positives_NC, difficult_NC, "11-point").value,
+        "mAP_all_objects": mean_average_precision(scores_NC, positives_NC).value,
+        "first_positive_accuracy": first_positive_accuracy(scores_NC, positives_NC),
+        "images": float(usual.num_images),
+        "classes": float(usual.num_classes),
+    }
+    return Evaluation(
+        scores,
+        dict(zip(classes, usual.per_class, strict=False)),
+        positives_NC.long().T @ best_NC,
+        {
+            "sample_ids_N": torch.tensor(ids),
+            "scores_NC": scores_NC,
+            "positives_NC": positives_NC.to(torch.uint8),
+            "difficult_NC": difficult_NC.to(torch.uint8),
+        },
+    )
+
+
+def _in_order(ranks: Ranks, rows: Sequence[tuple[Any, ...]]) -> tuple[list[int], list[tuple[Any, ...]]]:
+    """Return all ranks' rows by sample number, their first entry. Called on all ranks; the same on all."""
+    by_sample = {row[0]: row for each in ranks.gather(list(rows)) for row in each}
+    if not by_sample:
+        raise TrainingError(
+            "none of the pictures to score could be read: check them with launcher/pack.py --verify DIR"
+        )
+    ids = sorted(by_sample)
+    return ids, [by_sample[i] for i in ids]
+
+
+def score_segmenter(
+    predictions: Iterable[tuple[Batch, Tensor]], ranks: Ranks, config: ModelConfig, num_pictures: int = 0
+) -> Evaluation:
+    """Return mean IoU from logits B x C x H x W; called on all ranks, the same on all.
+
+    `mIoU` is at the network's size with void left out, `mIoU_void_as_background` the paper's way. Where the set holds
+    its masks at the pictures' own size, `mIoU_own_size` is scored there (VOC's way: logits brought to that size,
+    bilinear), and `per_class` and the per-image counts are of that size.
+    """
+    num_classes = config.architecture.num_outputs
+    usual_CC = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    paper_CC = usual_CC.clone()
+    rows: list[tuple[int, Tensor]] = []
+    pictures: list[tuple[Tensor, Tensor, Tensor]] = []
+    for batch, logits_BCHW in predictions:
+        assert batch.mask_BHW is not None
+        predicted_BHW, mask_BHW = logits_BCHW.argmax(dim=1).cpu(), batch.mask_BHW.cpu()
+        usual_CC += confusion_matrix(predicted_BHW, mask_BHW, num_classes)
+        paper_CC += confusion_matrix(predicted_BHW, mask_BHW, num_classes, void_as_background=True)
+        rows += zip(batch.sample_ids_B.tolist(), _counts(batch, logits_BCHW, predicted_BHW, num_classes), strict=True)
+        pictures += _overlays(batch, predicted_BHW, config.ab_scale, num_pictures - len(pictures))
+        own_size = batch.stored_masks is not None
+    ids, ordered = _in_order(ranks, rows)
+    counts_N3C = torch.stack([row[1] for row in ordered])
+    gathered = ranks.gather((usual_CC, paper_CC))
+    usual_CC, paper_CC = (torch.stack([each[i] for each in gathered]).sum(0) for i in (0, 1))
+    iou_C = iou_of_counts(counts_N3C.sum(0))
+    scores = {
+        "mIoU": mean_iou(usual_CC),
+        "mIoU_void_as_background": mean_iou(paper_CC),
+        "pixel_accuracy": pixel_accuracy(usual_CC),
+        **({"mIoU_own_size": float(iou_C.nanmean())} if own_size else {}),
+        "images": float(len(ids)),
+        "classes": float((~iou_per_class(usual_CC).isnan()).sum()),
+    }
+    names = (BACKGROUND, *config.classes)
+    return Evaluation(
+        scores,
+        dict(zip(names, iou_C.tolist(), strict=False)),
+        usual_CC,
+        {"sample_ids_N": torch.tensor(ids), "counts_N3C": counts_N3C},
+        partial(_save_overlays, config=config, pictures=pictures) if pictures else None,
+    )
+
+
+def iou_of_counts(counts_3C: Tensor) -> Tensor:
+    """Intersection over union of each class from its pixels right, predicted and true; NaN where there are none."""
+    right, predicted, true = counts_3C.double()
+    iou_C: Tensor = right / (predicted + true - right)
+    return iou_C
+
+
+def _counts(batch: Batch, logits_BCHW: Tensor, predicted_BHW: Tensor, num_classes: int) -> list[Tensor]:
+    """Each image's pixels right, predicted and true a class, 3 x C int64, void left out."""
+    pairs: Iterable[tuple[Tensor, Tensor]]
+    if batch.stored_masks is None:
+        assert batch.mask_BHW is not None
+        pairs = zip(predicted_BHW, batch.mask_BHW.cpu(), strict=True)
+    else:
+        pairs = ((_at_size(logits, mask), mask) for logits, mask in zip(logits_BCHW, batch.stored_masks, strict=True))
+    matrices = [confusion_matrix(predicted_HW, mask_HW, num_classes) for predicted_HW, mask_HW in pairs]
+    return [torch.stack([matrix.diagonal(), matrix.sum(0), matrix.sum(1)]) for matrix in matrices]
+
+
+def _at_size(logits_CHW: Tensor, mask_HW: Tensor) -> Tensor:
+    size = (mask_HW.shape[0], mask_HW.shape[1])
+    resized = F.interpolate(logits_CHW[None], size, mode="bilinear", align_corners=False)
+    return resized[0].argmax(dim=0).cpu()
+
+
+def _overlays(
+    batch: Batch, predicted_BHW: Tensor, ab_scale: float, room: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    if room <= 0 or batch.mask_BHW is None:
+        return iter(())
+    rgb_B3HW = to_rgb(batch.lab_B3HW[:room, :1], batch.lab_B3HW[:room, 1:], ab_scale).cpu()
+    return zip(rgb_B3HW, batch.mask_BHW[:room].cpu(), predicted_BHW[:room], strict=True)
+
+
+def _save_overlays(path: Path, config: ModelConfig, pictures: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+    mask_grid(path, pictures, config.palette, config.classes)
+
+
+def scores_text(config: ModelConfig, scores: Mapping[str, float]) -> str:
+    """Return one line with each score, its number of images and classes, and the inference behaviour."""
+    counted = f"on {scores['images']:.0f} images, {scores['classes']:.0f} classes, {config.inference} inference"
+    if config.kind == "classifier":
+        return (
+            f"mAP {100 * scores['mAP']:.2f} % (VOC 2010+), {100 * scores['mAP_11_point']:.2f} % (11-point, VOC 2007), "
+            f"first-positive accuracy {100 * scores['first_positive_accuracy']:.2f} % (the paper's) {counted}"
+        )
+    own = f"{100 * scores['mIoU_own_size']:.2f} % (at own size), " if "mIoU_own_size" in scores else ""
+    return (
+        f"mIoU {100 * scores['mIoU']:.2f} % (void left out), {own}{100 * scores['mIoU_void_as_background']:.2f} % "
+        f"(void as background, the paper's), pixel accuracy {100 * scores['pixel_accuracy']:.2f} % {counted}"
+    )
+
+
+def write_evaluation(folder: Path, evaluation: Evaluation, about: Mapping[str, Any]) -> None:
+    """Write the evaluation folder, scores.json last: where it stands, the rest is whole. Rank 0 only.
+
+    Args:
+        about: what the scores were computed with: model, data, kind, inference, images_seen, classes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SCORES).unlink(missing_ok=True)
+    if evaluation.per_image:
+        partial_file = folder / f".{PER_IMAGE}.partial"
+        save_file({name: tensor.contiguous() for name, tensor in evaluation.per_image.items()}, partial_file)
+        partial_file.replace(folder / PER_IMAGE)
+    if evaluation.save_pictures is not None:
+        evaluation.save_pictures(folder / PICTURES)
+    confusion = None if evaluation.confusion_CC is None else evaluation.confusion_CC.tolist()
+    text = {
+        **about,
+        "scores": _plain(evaluation.scores),
+        "per_class": _plain(evaluation.per_class),
+        "confusion": confusion,
+    }
+    partial_file = folder / f".{SCORES}.partial"
+    partial_file.write_text(json.dumps(text, indent=1, allow_nan=False) + "\n")
+    partial_file.replace(folder / SCORES)
+
+
+def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN: what could not be scored is null."""
+    return {name: value if value == value else None for name, value in values.items()}
