@@ -1,0 +1,321 @@
+"""The evaluation protocols as plain data: which pictures, which network, which schedule, which score, and whose rules.
+
+launcher/study.py packs, trains and scores what stands here, once a seed and an arm; the report quotes it. Nothing here
+runs. Paper: Treneska et al., Sensors 2022, 22(4):1599; text and code of it are told apart where they differ.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from colorgan.errors import UsageError
+from colorgan.recipe import StageRecipe
+
+Task = Literal["classify", "segment", "detect", "linear", "lowshot", "knn"]
+Arm = Literal["scratch", "pretrained"]
+
+# Each score that a protocol names, in the words of a table's head. Scores are shares in [0, 1].
+METRIC_TITLES = {
+    "mAP": "mean AP, VOC 2010+ (area under the curve, difficult left out)",
+    "mAP_11_point": "mean AP, VOC 2007 (11 points, difficult left out)",
+    "mAP_all_objects": "mean AP, area under the curve, difficult objects count",
+    "first_positive_accuracy": "the paper's accuracy (best class is the first positive one)",
+    "mIoU": "mean IoU at the network's size, void left out",
+    "mIoU_void_as_background": "mean IoU at the network's size, void as background (the paper's code)",
+    "mIoU_own_size": "mean IoU at each picture's own size, void left out",
+    "pixel_accuracy": "pixel accuracy, void left out",
+    "dice": "mean Dice, void left out",
+    "AP50": "VOC box AP at IoU 0.5",
+    "AP": "COCO box AP, mean of IoU 0.5 to 0.95",
+    "AP50_coco": "COCO box AP at IoU 0.5",
+    "AP75": "COCO box AP at IoU 0.75",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One packed folder: what launcher/pack.py is to be told beside --corpus, --root and --out.
+
+    Attributes:
+        split: `--split`.
+        image: `--image`; `original` where pictures are scored at their own size.
+        stratify: `--stratify`, shares in percent; such a call packs several folders.
+        fold: which of those folders this part is: `train`, `val` or `test`; empty without `stratify`.
+    """
+
+    split: str
+    image: str = "squash:256"
+    stratify: str = ""
+    fold: str = ""
+
+    @property
+    def pack_arguments(self) -> dict[str, str]:
+        """Names (without `--`) and values for launcher/pack.py; the seed of a stratified split is 0."""
+        stratified = {"stratify": self.stratify, "seed": "0"} if self.stratify else {}
+        return {"split": self.split, "image": self.image, **stratified}
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on and what is scored.
+
+    Attributes:
+        title: the parts in words.
+        train: both arms train on it.
+        test: the headline is computed on it, once, after training.
+        selection: watched while training, never trained on nor in the headline; None: nothing is held out for it.
+    """
+
+    title: str
+    train: Part
+    test: Part
+    selection: Part | None = None
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One row of the table.
+
+    Attributes:
+        name: what a user types.
+        title: what the report prints.
+        task: classify, segment and detect train the network; linear, lowshot and knn judge its frozen features.
+        corpus: `--corpus` of launcher/pack.py.
+        data: ways to split the corpus, best first: the first one whose splits are on disk (the test part with its
+            labels) is taken, and the report says which.
+        input: what the network sees.
+        head: what is put on the features.
+        metric: the headline, a score of colorgan/scoring.py.
+        further: other scores shown beside it.
+        source: whose rules, in which paper, section and year.
+        image_size: side of the square input in pixels; a generator of another size brings its own.
+        stages: by arm; empty where nothing is trained but the head.
+        settings: further keys of the fine-tuning recipe (colorgan/recipe.py), dotted, the same for both arms. They
+            leave the network out: from scratch it is that of the generator, with other weights.
+        shots: for lowshot, the numbers of positive pictures a class.
+    """
+
+    name: str
+    title: str
+    task: Task
+    corpus: str
+    data: tuple[Data, ...]
+    input: str
+    head: str
+    metric: str
+    further: tuple[str, ...]
+    source: str
+    image_size: int = 256
+    stages: Mapping[Arm, tuple[StageRecipe, ...]] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    shots: tuple[int, ...] = ()
+
+
+def _same_stages(epochs: float) -> dict[Arm, tuple[StageRecipe, ...]]:
+    """All weights at 3e-4 with a cosine decay in both arms, so that only the weights they start from differ."""
+    stage = StageRecipe(epochs=epochs, learning_rate=3e-4, schedule="cosine")
+    return {"scratch": (stage,), "pretrained": (stage,)}
+
+
+def _stratified(split: str, title: str) -> tuple[Data, ...]:
+    """The paper's 70/20/10: one call of the packer gives the three parts."""
+    train, selection, test = (Part(split, stratify="70,20,10", fold=fold) for fold in ("train", "val", "test"))
+    return (Data(title, train, test, selection),)
+
+
+_SQUASHED = "luminance alone, squashed to 256x256"
+_CLASSIFIER = "flattened bottleneck, two dense layers of 4096 (ReLU, dropout 0.5), one sigmoid a class"
+_SEGMENTER = "the whole generator, its last layer replaced by one output a class and background"
+_AUGMENTED = {"data.flip": True, "data.random_crop_min_area": 0.5}
+_PAPER = "Treneska et al., Sensors 2022, 22(4):1599"
+_VOC2007 = (
+    Data("VOC 2007: trained on trainval, scored on test", Part("2007-trainval"), Part("2007-test")),
+    Data("VOC 2007: trained on train, scored on val (test is not on disk)", Part("2007-train"), Part("2007-val")),
+)
+_VOC2007_BOXES = (
+    Data("VOC 2007: trained on trainval, scored on test", Part("2007-trainval"), Part("2007-test", image="original")),
+    Data(
+        "VOC 2007: trained on train, scored on val (test is not on disk)",
+        Part("2007-train"),
+        Part("2007-val", image="original"),
+    ),
+)
+
+PROTOCOLS = (
+    Protocol(
+        name="paper-classification",
+        title="Multilabel classification, the paper's protocol",
+        task="classify",
+        corpus="voc",
+        data=_stratified("2012-all", "VOC 2012: all annotated pictures, 70/20/10 stratified by class"),
+        input=_SQUASHED,
+        head=_CLASSIFIER,
+        stages={
+            "scratch": (StageRecipe(epochs=4, learning_rate=3e-4),),
+            "pretrained": (
+                StageRecipe(epochs=3, learning_rate=3e-4, features="frozen"),
+                StageRecipe(epochs=1, learning_rate=5e-5),
+            ),
+        },
+        settings={"batch.global_batch_size": 32, "head_width": 4096},
+        metric="first_positive_accuracy",
+        further=("mAP_all_objects", "mAP"),
+        source=f"{_PAPER}, classification: 47.18 % from scratch, 52.83 % pretrained; the code's schedule and accuracy",
+    ),
+    Protocol(
+        name="paper-segmentation",
+        title="Semantic segmentation, the paper's protocol",
+        task="segment",
+        corpus="voc",
+        data=_stratified("2012-seg-trainval", "VOC 2012: all masks, 70/20/10 stratified by the classes present"),
+        input=f"{_SQUASHED} (the code's; text: random crops)",
+        head=_SEGMENTER,
+        stages={
+            "scratch": (StageRecipe(epochs=6, learning_rate=3e-4),),
+            "pretrained": (
+                StageRecipe(epochs=1, learning_rate=3e-4, features="frozen"),
+                StageRecipe(epochs=5, learning_rate=5e-5),
+            ),
+        },
+        settings={"batch.global_batch_size": 16, "void": "background"},
+        metric="mIoU_void_as_background",
+        further=("mIoU", "pixel_accuracy", "dice"),
+        source=f"{_PAPER}, segmentation: 44.66 % from scratch, 47.07 % pretrained; void as in the code",
+    ),
+    Protocol(
+        name="voc2012-classification",
+        title="Multilabel classification, VOC 2012",
+        task="classify",
+        corpus="voc",
+        data=(Data("VOC 2012: trained on train, scored on val", Part("2012-train"), Part("2012-val")),),
+        input=_SQUASHED,
+        head=_CLASSIFIER,
+        stages=_same_stages(30),
+        settings={"batch.global_batch_size": 32, **_AUGMENTED},
+        metric="mAP",
+        further=("mAP_11_point", "mAP_all_objects", "first_positive_accuracy"),
+        source="Everingham et al., VOC 2012 development kit, classification task: AP as since 2010, difficult left out",
+    ),
+    Protocol(
+        name="voc2012-segmentation",
+        title="Semantic segmentation, VOC 2012",
+        task="segment",
+        corpus="voc",
+        data=(
+            Data(
+                "VOC 2012: trained on seg-train, scored on seg-val",
+                Part("2012-seg-train"),
+                Part("2012-seg-val", image="original"),
+            ),
+        ),
+        input=f"{_SQUASHED}; the outputs are scaled back to the picture's own size",
+        head=_SEGMENTER,
+        stages=_same_stages(60),
+        settings={"batch.global_batch_size": 16, "void": "ignore", **_AUGMENTED},
+        metric="mIoU_own_size",
+        further=("mIoU", "pixel_accuracy", "dice"),
+        source="Everingham et al., VOC 2012 development kit, segmentation task: IoU a class, void left out",
+    ),
+    Protocol(
+        name="voc2007-classification",
+        title="Multilabel classification, VOC 2007",
+        task="classify",
+        corpus="voc",
+        data=_VOC2007,
+        input=_SQUASHED,
+        head=_CLASSIFIER,
+        stages=_same_stages(30),
+        settings={"batch.global_batch_size": 32, **_AUGMENTED},
+        metric="mAP_11_point",
+        further=("mAP", "mAP_all_objects"),
+        source="Everingham et al., The PASCAL VOC challenge, IJCV 88, 2010, section 4.2: AP at 11 points; "
+        "fine-tuned as by Zhang et al., Colorful Image Colorization, ECCV 2016, table 2",
+    ),
+    Protocol(
+        name="voc2007-linear",
+        title="Linear classifiers on frozen features, VOC 2007",
+        task="linear",
+        corpus="voc",
+        data=_VOC2007,
+        input=_SQUASHED,
+        head="one linear classifier a class on frozen features, its regularisation chosen within the training part",
+        metric="mAP",
+        further=("mAP_11_point",),
+        source="Goyal et al., Scaling and Benchmarking Self-Supervised Visual Representation Learning, ICCV 2019, "
+        "section 6.1",
+    ),
+    Protocol(
+        name="voc2007-lowshot",
+        title="Linear classifiers from few labels, VOC 2007",
+        task="lowshot",
+        corpus="voc",
+        data=_VOC2007,
+        input=_SQUASHED,
+        head="one linear classifier a class on frozen features, from k positive pictures a class",
+        metric="mAP",
+        further=("mAP_11_point",),
+        source="Goyal et al., Scaling and Benchmarking Self-Supervised Visual Representation Learning, ICCV 2019, "
+        "section 6.2",
+        shots=(1, 2, 4, 8, 16, 32, 64, 96),
+    ),
+    Protocol(
+        name="knn",
+        title="Nearest neighbours among frozen features, VOC 2007",
+        task="knn",
+        corpus="voc",
+        data=_VOC2007,
+        input=_SQUASHED,
+        head="weighted vote of the nearest training pictures by cosine similarity; nothing is trained",
+        metric="mAP",
+        further=("mAP_11_point",),
+        source="Wu et al., Unsupervised Feature Learning via Non-Parametric Instance Discrimination, CVPR 2018, "
+        "section 3.4, with VOC's classes in place of ImageNet's",
+    ),
+    Protocol(
+        name="voc2007-detection",
+        title="Object detection, VOC 2007",
+        task="detect",
+        corpus="voc",
+        data=_VOC2007_BOXES,
+        input=_SQUASHED,
+        head="a detection head on the U-Net's features",
+        stages=_same_stages(60),
+        settings={"batch.global_batch_size": 16, "data.flip": True},
+        metric="AP50",
+        further=("AP", "AP75"),
+        source="Everingham et al., The PASCAL VOC challenge, IJCV 88, 2010, section 4.2: box AP at IoU 0.5",
+    ),
+    Protocol(
+        name="coco-detection",
+        title="Object detection, COCO 2017",
+        task="detect",
+        corpus="coco",
+        data=(
+            Data("COCO 2017: trained on train, scored on val", Part("train2017"), Part("val2017", image="original")),
+        ),
+        input=_SQUASHED,
+        head="a detection head on the U-Net's features",
+        stages=_same_stages(12),
+        settings={"batch.global_batch_size": 32, "data.flip": True},
+        metric="AP",
+        further=("AP50_coco", "AP75", "AP50"),
+        source="Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014, and the detection evaluation of "
+        "cocodataset.org",
+    ),
+)
+
+
+def find_protocol(name: str) -> Protocol:
+    """Return the protocol of this name.
+
+    Raises:
+        UsageError: There is none; the sentence names the nearest.
+    """
+    by_name = {protocol.name: protocol for protocol in PROTOCOLS}
+    if name not in by_name:
+        nearest = difflib.get_close_matches(name, by_name, n=1, cutoff=0.0)[0]
+        raise UsageError(f"{name!r} is no protocol, do you mean {nearest}? There are: {', '.join(by_name)}")
+    return by_name[name]
