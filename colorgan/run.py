@@ -31,6 +31,7 @@ from colorgan.distributed import Ranks, Strategy
 from colorgan.errors import CheckpointError, ColorganError, LostRankError, NotFiniteError, SaveError, UsageError
 from colorgan.health import HealthWatch
 from colorgan.model_folder import ModelConfig, probe, source_version
+from colorgan.provenance import device_name, versions
 from colorgan.recipe import RunRecipe
 from colorgan.runlog import Kind, RunLog
 from colorgan.training import Loader, StepReport
@@ -140,8 +141,15 @@ class Run:
         if self.ranks.main:
             self._log = self._open.enter_context(RunLog(self.folder, images_seen))
             self.display = self._open.enter_context(Display(self.total_images, images_seen, self._title))
-            size = self.ranks.world_size
-            self.record("event", images_seen, text="started", total_images=self.total_images, ranks=size)
+            self.record(
+                "event",
+                images_seen,
+                text="started",
+                total_images=self.total_images,
+                ranks=self.ranks.world_size,
+                device=device_name(self.ranks.device),
+                versions=versions(self._version),
+            )
             if found:
                 self.message(f"goes on from {found.path} ({images_seen:,} images seen)")
         return found
