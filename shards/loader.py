@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from shards.boxes import Boxes
 from shards.errors import ManifestError, OrderError
 from shards.faults import FaultLog, Replaced
 from shards.order import Order, rank_share
@@ -29,7 +30,7 @@ from shards.pipeline import DecodeSpec
 from shards.reader import ReadAt, ShardFiles, ShardSet, Wanted
 from shards.stream import Decoded, Maker, Plan, Stream, StreamSpec
 
-Targets = Literal["none", "classes", "mask"]
+Targets = Literal["none", "classes", "mask", "boxes"]
 
 
 @dataclass
@@ -43,6 +44,8 @@ class Batch:
         mask_BHW: With targets "mask": int64 class indices on the device, 0 background, 255 void.
         stored_masks: Evaluation with targets "mask" on sets packed as `original`: each picture's mask at its own
             size, uint8 HW on the CPU; else None.
+        stored_jpegs: Evaluation: each picture as it lies in its shard; else None.
+        boxes: With targets "boxes": each picture's objects, on the CPU (shards/boxes.py); else None.
         sample_ids_B: int64 on the CPU, the samples really used, as indices into the ShardSet.
         slots_B: int64 on the CPU, positions in the stream (training) or in the set (evaluation).
     """
@@ -52,6 +55,8 @@ class Batch:
     difficult_BC: Tensor | None
     mask_BHW: Tensor | None
     stored_masks: list[Tensor] | None
+    boxes: list[Boxes] | None
+    stored_jpegs: list[bytes] | None
     sample_ids_B: Tensor
     slots_B: Tensor
 
@@ -126,7 +131,7 @@ class Loader:
             wanted=replace(_wanted(shards, targets), timeout_s=read_timeout_s),
             seed=seed,
             min_crop_area=random_crop_scale,
-            replace=True,
+            training=True,
             max_batch_size=micro_batch_size,
             num_threads=num_threads,
             num_read_threads=max(2, min(8, 2 * num_threads)),
@@ -182,8 +187,9 @@ class Loader:
         spec = self._spec
         decode = replace(spec.decode, crop=False, flip=False)
         own_size = spec.wanted.mask and set(self.shards.image_policies) == {"original"}
-        for decoded in self._run(replace(spec, decode=decode, replace=False), self._eval_plans()):
+        for decoded in self._run(replace(spec, decode=decode, training=False), self._eval_plans()):
             batch = self._batch(decoded)
+            batch.stored_jpegs = [item.members.image for item in decoded.items]
             if own_size:
                 batch.stored_masks = [_stored_mask(item.members.mask or b"") for item in decoded.items]
             yield batch
@@ -232,7 +238,7 @@ class Loader:
     def _batch(self, decoded: Decoded) -> Batch:
         items = decoded.items
         classes_BC = difficult_BC = None
-        if self._spec.wanted.num_classes is not None:
+        if self._spec.wanted.num_classes is not None and not self._spec.wanted.boxes:
             labels = [item.members.label for item in items if item.members.label is not None]
             classes_BC = torch.from_numpy(np.stack([label.present for label in labels])).to(self._spec.device)
             difficult_BC = torch.from_numpy(np.stack([label.difficult for label in labels])).to(self._spec.device)
@@ -242,6 +248,8 @@ class Loader:
             difficult_BC=difficult_BC,
             mask_BHW=decoded.mask_BHW,
             stored_masks=None,
+            boxes=decoded.boxes,
+            stored_jpegs=None,
             sample_ids_B=torch.tensor([item.sample_id for item in items]),
             slots_B=torch.tensor([item.slot for item in items]),
         )
@@ -263,7 +271,10 @@ def _decode_spec(shards: ShardSet, image_size: int, crop_scale: float, targets: 
 
 
 def _wanted(shards: ShardSet, targets: Targets) -> Wanted:
-    return Wanted(num_classes=len(shards.classes) if targets == "classes" else None, mask=targets == "mask")
+    labelled = targets in ("classes", "boxes")
+    return Wanted(
+        num_classes=len(shards.classes) if labelled else None, boxes=targets == "boxes", mask=targets == "mask"
+    )
 
 
 def _check_settings(image_size: int, crop_scale: float, num_threads: int, prefetch_batches: int) -> None:

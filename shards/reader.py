@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from shards.errors import ManifestError, ShardError
 from shards.headers import Header, jpeg_header, mask_header
-from shards.labels import ClassVectors, class_vectors
+from shards.labels import ClassVectors, Objects, class_vectors, labelled_objects
 from shards.manifest import SAMPLE_DTYPE, Manifest, read_manifest
 from shards.order import WINDOW_SHARDS
 from shards.remote import DEFAULT_CACHE_GB, default_cache_dir, is_url, open_remote, remote_of
@@ -174,11 +174,12 @@ class ShardFiles:
 
 @dataclass(slots=True)
 class Members:
-    """One sample as read: the bytes of picture and mask, and the label's class vectors."""
+    """One sample as read: the bytes of picture and mask, and the label's class vectors or objects."""
 
     image: bytes
     label: ClassVectors | None
     mask: bytes | None
+    objects: Objects | None = None
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,7 @@ class Wanted:
 
     Attributes:
         num_classes: Read the JSON label, with this many classes; None to leave it.
+        boxes: Take the label's objects, not its class vectors.
         mask: Read the mask.
         max_pixels: Larger pictures are refused before anything is decoded.
         num_tries: Tries at a read that ends in an OSError, `retry_wait_s` apart and doubling.
@@ -194,6 +196,7 @@ class Wanted:
     """
 
     num_classes: int | None = None
+    boxes: bool = False
     mask: bool = False
     max_pixels: int = 2**27
     num_tries: int = 3
@@ -211,16 +214,20 @@ def read_members(shards: ShardSet, row: np.void, wanted: Wanted, read_at: ReadAt
     path = shards.shard_paths[row["shard"]]
     image = _read_member(path, row, "image", wanted, read_at)
     _check_header(path, "picture", jpeg_header(image), row, (1, 3), wanted.max_pixels)
-    label = mask = None
+    label = objects = mask = None
     if wanted.num_classes is not None:
+        text = _read_member(path, row, "label", wanted, read_at)
         try:
-            label = class_vectors(_read_member(path, row, "label", wanted, read_at), wanted.num_classes)
+            if wanted.boxes:
+                objects = labelled_objects(text, wanted.num_classes, (int(row["width"]), int(row["height"])))
+            else:
+                label = class_vectors(text, wanted.num_classes)
         except ValueError as error:
             raise BadSampleError(f"{path.name}: label: {error}") from None
     if wanted.mask:
         mask = _read_member(path, row, "mask", wanted, read_at)
         _check_header(path, "mask", mask_header(mask), row, (1,), wanted.max_pixels)
-    return Members(image, label, mask)
+    return Members(image, label, mask, objects)
 
 
 def _check_header(

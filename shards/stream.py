@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shards.boxes import Boxes, all_boxes, boxes_in_window
 from shards.errors import LoadError
 from shards.faults import FaultLog, Replaced
 from shards.fetch_ahead import fetched_ahead
@@ -54,22 +55,27 @@ class Item:
 
 
 class Decoded(NamedTuple):
-    """A finished micro-batch: items, lab_B3HW and mask_BHW."""
+    """A finished micro-batch: items, lab_B3HW, mask_BHW, and each picture's boxes."""
 
     items: list[Item]
     lab_B3HW: Tensor
     mask_BHW: Tensor | None
+    boxes: list[Boxes] | None
 
 
 @dataclass(frozen=True)
 class StreamSpec:
-    """How to make micro-batches out of plans; see the arguments of `Loader`."""
+    """How to make micro-batches out of plans; see the arguments of `Loader`.
+
+    In training bad samples are replaced and boxes clipped; in evaluation the former are left out, the latter as
+    labelled.
+    """
 
     decode: DecodeSpec
     wanted: Wanted
     seed: int
     min_crop_area: float
-    replace: bool
+    training: bool
     max_batch_size: int
     num_threads: int
     num_read_threads: int
@@ -99,10 +105,10 @@ class Maker:
             if items:
                 self._decoder.submit(self._encoded(items))
             if fetched:
-                yield Decoded(decoding, *self._decoder.convert(fetched))
+                yield self._finished(decoding, fetched)
             decoding = items
         if fetched := self._fetch(decoding):
-            yield Decoded(decoding, *self._decoder.convert(fetched))
+            yield self._finished(decoding, fetched)
 
     def abort(self) -> None:
         """Make `make` end soon, also while it waits for a read; from any thread."""
@@ -146,7 +152,7 @@ class Maker:
         """Try the rule's samples one after the other until one can be read; False where it is left out."""
         while item.attempt < _MAX_ATTEMPTS:
             bad, item.attempt = item.sample_id, item.attempt + 1
-            if not self._spec.replace:
+            if not self._spec.training:
                 self._faults.add(Replaced(item.slot, bad, None, reason))
                 return False
             item.sample_id = replacement(
@@ -199,19 +205,42 @@ class Maker:
 
     def _encoded(self, items: list[Item]) -> EncodedBatch:
         spec = self._spec
-        ids = np.array([item.sample_id for item in items])
-        epochs = np.array([item.epoch for item in items])
-        windows = np.empty((len(items), 4), np.int32)
-        if spec.decode.crop:
-            rows = self._shards.rows(ids)
-            heights, widths = rows["height"].astype(np.int64), rows["width"].astype(np.int64)
-            windows = crop_windows(spec.seed, epochs, ids, heights, widths, spec.min_crop_area)
+        windows = self._windows(items)[0] if spec.decode.crop else np.empty((len(items), 4), np.int32)
         return EncodedBatch(
             images=[item.members.image for item in items],
             windows=windows,
-            flips=flips(spec.seed, epochs, ids),
+            flips=self._flips(items),
             masks=[item.members.mask or b"" for item in items] if spec.decode.mask else (),
         )
+
+    def _windows(self, items: list[Item]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """What is cut out of each picture: (y, x, height, width), in pixels and as shares of the picture."""
+        rows = self._shards.rows(np.array([item.sample_id for item in items]))
+        heights, widths = rows["height"].astype(np.int64), rows["width"].astype(np.int64)
+        epochs, ids = _epochs_and_ids(items)
+        windows = crop_windows(self._spec.seed, epochs, ids, heights, widths, self._spec.min_crop_area)
+        return windows, windows / np.stack([heights, widths, heights, widths], axis=1)
+
+    def _flips(self, items: list[Item]) -> NDArray[np.int32]:
+        return flips(self._spec.seed, *_epochs_and_ids(items))
+
+    def _finished(self, items: list[Item], fetched: Fetched) -> Decoded:
+        """The tensors, and the boxes moved as their pictures were."""
+        lab_B3HW, mask_BHW = self._decoder.convert(fetched)
+        objects = [item.members.objects for item in items if item.members.objects is not None]
+        if not self._spec.wanted.boxes:
+            return Decoded(items, lab_B3HW, mask_BHW, None)
+        if not self._spec.training:
+            return Decoded(items, lab_B3HW, mask_BHW, [all_boxes(each) for each in objects])
+        decode = self._spec.decode
+        windows = self._windows(items)[1] if decode.crop else [None] * len(items)
+        mirrored = self._flips(items).astype(bool) & decode.flip
+        moved = zip(objects, windows, mirrored.tolist(), strict=True)
+        return Decoded(items, lab_B3HW, mask_BHW, [boxes_in_window(*each) for each in moved])
+
+
+def _epochs_and_ids(items: list[Item]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return np.array([item.epoch for item in items]), np.array([item.sample_id for item in items])
 
 
 _RUNNING: "weakref.WeakSet[Stream]" = weakref.WeakSet()
