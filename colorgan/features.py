@@ -1,0 +1,160 @@
+"""Frozen features of each level of the encoder, for probes that train no network (colorgan/probing.py).
+
+Each level is averaged over a square grid to about 9,000 numbers a picture, as Goyal et al. do ("Scaling and
+Benchmarking Self-Supervised Visual Representation Learning", ICCV 2019, section 6.1), so that levels of other sizes
+are compared at one cost. The opponent of a pretrained encoder is the same one with random weights.
+
+Shape legend: N pictures of a set, B of a micro-batch, C classes, D numbers of a level; H = W = image size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from colorgan.distributed import Ranks
+from colorgan.errors import TrainingError
+from colorgan.networks import BatchNorm, Encoder, evaluating, initialise, using_inference
+from colorgan.training import EvalLoader
+
+NUMBERS_A_LEVEL = 9000
+
+Shown = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a frozen encoder makes of a labelled set; one row a picture, in the order of the set.
+
+    Attributes:
+        levels: Each level's features, float32 N x D on the CPU, largest level first.
+        positives_NC: bool, difficult objects included.
+        difficult_NC: bool, the class is in the picture as difficult objects only.
+        sample_ids_N: int64, the pictures' numbers in the set; those that could not be read are missing.
+    """
+
+    levels: tuple[Tensor, ...]
+    positives_NC: Tensor
+    difficult_NC: Tensor
+    sample_ids_N: Tensor
+
+
+def grid_side(channels: int, side: int, numbers: int = NUMBERS_A_LEVEL) -> int:
+    """Return the side of the grid, 1 to `side`, with channels * grid**2 nearest to `numbers`; the smaller of two."""
+    return min(range(1, side + 1), key=lambda grid: abs(channels * grid * grid - numbers))
+
+
+def level_grids(encoder: Encoder, image_size: int) -> list[tuple[int, int, int]]:
+    """Return channels, side and grid side of each level, largest level first."""
+    sides = [image_size >> (level + 1) for level in range(len(encoder.channels))]
+    return [(c, side, grid_side(c, side)) for c, side in zip(encoder.channels, sides, strict=True)]
+
+
+def extract_features(encoder: Encoder, loader: EvalLoader, ranks: Ranks, shown: Shown = lambda done: None) -> Features:
+    """Return the features of a set with targets "classes", with running statistics.
+
+    Called on all ranks; the same on all. A rank's memory is its share of the set, then one level after the other.
+
+    Args:
+        encoder: On the ranks' device.
+        loader: Of this rank's share of the set, each picture once over all ranks.
+        shown: Called with the pictures this rank is done with.
+
+    Raises:
+        TrainingError: No picture could be read, or the network gives no finite numbers.
+    """
+    levels: list[list[Tensor]] = [[] for _ in encoder.channels]
+    labels: list[tuple[Tensor, Tensor, Tensor]] = []
+    done = 0
+    with using_inference(encoder, "running"), evaluating(encoder), torch.inference_mode():
+        for batch in loader.eval_batches():
+            assert batch.classes_BC is not None and batch.difficult_BC is not None
+            for rows, level_BCHW in zip(levels, encoder(batch.lab_B3HW[:, :1]), strict=True):
+                rows.append(pooled(level_BCHW))
+            labels.append((batch.sample_ids_B, batch.classes_BC.cpu().bool(), batch.difficult_BC.cpu()))
+            shown(done := done + len(batch.sample_ids_B))
+    gathered = [part for each in ranks.gather(labels) for part in each]
+    if not gathered:
+        raise TrainingError("none of the pictures could be read: check them with launcher/pack.py --verify DIR")
+    ids, positives, difficult = (torch.cat([part[i] for part in gathered]) for i in range(3))
+    order = ids.argsort()
+    whole = tuple(_gathered_level(rows, ranks)[order] for rows in levels)
+    if not all(level.isfinite().all() for level in whole):
+        raise TrainingError("the encoder's features are not finite numbers: its weights are damaged, or diverged")
+    return Features(
+        whole,
+        positives[order],
+        difficult[order],
+        ids[order],
+    )
+
+
+def pooled(level_BCHW: Tensor) -> Tensor:
+    """Return a level averaged over its grid (`grid_side`), float32 B x D on the CPU."""
+    channels, side = level_BCHW.shape[1], level_BCHW.shape[2]
+    return F.adaptive_avg_pool2d(level_BCHW.float(), grid_side(channels, side)).flatten(1).cpu()
+
+
+def _gathered_level(rows: list[Tensor], ranks: Ranks) -> Tensor:
+    """All ranks' rows of one level, rank after rank; a rank without pictures adds none. Called on all ranks."""
+    mine = torch.cat(rows) if rows else None
+    rows.clear()  # half of the memory that would be held at once
+    return torch.cat([each for each in ranks.gather(mine) if each is not None])
+
+
+def random_encoder(encoder: Encoder, seed: int, loader: EvalLoader, ranks: Ranks) -> None:
+    """Draw the encoder's weights from a seed and give its norms the statistics of a set: the random opponent.
+
+    Without statistics of its own the random network's levels would drown in one scale, which no pretrained one does.
+    They are the means over micro-batches of each one's mean and unbiased variance, weighted by their pictures
+    (PreciseBN: Wu and Johnson, "Rethinking Batch in BatchNorm", 2021), in one pass over the set. A micro-batch is the
+    same on any number of ranks, so the result is, too. Called on all ranks; changes `encoder`.
+
+    Raises:
+        TrainingError: No picture could be read.
+    """
+    for part in encoder.modules():
+        if isinstance(part, BatchNorm | nn.InstanceNorm2d):
+            part.reset_parameters()  # what was learnt
+    initialise(encoder, seed)
+    norms = [part for part in encoder.modules() if isinstance(part, BatchNorm)]
+    if not norms:
+        return
+    rows: list[tuple[int, int, Tensor]] = []
+    momenta = [norm.momentum for norm in norms]
+    encoder.train()
+    for norm in norms:
+        norm.momentum = 1.0  # the running statistics are then the last micro-batch's
+    with torch.no_grad():
+        for batch in loader.eval_batches():
+            encoder(batch.lab_B3HW[:, :1])
+            rows.append((int(batch.slots_B[0]), len(batch.slots_B), _statistics(norms)))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    encoder.eval()
+    gathered = sorted((row for each in ranks.gather(rows) for row in each), key=lambda row: row[0])
+    if not gathered:
+        raise TrainingError("none of the pictures could be read: check them with launcher/pack.py --verify DIR")
+    num_images = sum(number for _, number, _ in gathered)
+    mean = torch.stack([statistics * number for _, number, statistics in gathered]).sum(0) / num_images
+    _set_statistics(norms, mean)
+
+
+def _statistics(norms: list[BatchNorm]) -> Tensor:
+    """Running means and variances of all norms, one after the other, float64 on the CPU."""
+    return torch.cat([buffer.double().cpu() for norm in norms for buffer in _buffers(norm)])
+
+
+def _set_statistics(norms: list[BatchNorm], statistics: Tensor) -> None:
+    buffers = [buffer for norm in norms for buffer in _buffers(norm)]
+    for buffer, values in zip(buffers, torch.split(statistics, [len(buffer) for buffer in buffers]), strict=True):
+        buffer.copy_(values)
+
+
+def _buffers(norm: BatchNorm) -> tuple[Tensor, Tensor]:
+    assert norm.running_mean is not None and norm.running_var is not None
+    return norm.running_mean, norm.running_var
