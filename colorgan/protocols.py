@@ -113,6 +113,11 @@ class Protocol:
     settings: Mapping[str, Any] = field(default_factory=dict)
     shots: tuple[int, ...] = ()
 
+    @property
+    def searchable(self) -> bool:
+        """Whether the arms train alike, so that a learning rate may be searched for each; the paper's do not."""
+        return bool(self.stages) and self.stages["scratch"] == self.stages["pretrained"]
+
 
 def _same_stages(epochs: float) -> dict[Arm, tuple[StageRecipe, ...]]:
     """All weights at 3e-4 with a cosine decay in both arms, so that only the weights they start from differ."""

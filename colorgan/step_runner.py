@@ -1,0 +1,155 @@
+"""The steps of a study, run: each a verb in a process of its own, told by a recipe file, done once.
+
+    <folder>/<step>.yaml    what the step was told; <step>.done when it has ended well
+    <folder>/<step>.log     all it said
+
+launcher/study.py says which steps there are (colorgan/study.py makes them).
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+
+import torch
+import yaml
+
+from colorgan.errors import ColorganError
+from colorgan.run import EXIT_STOPPED
+from colorgan.study import Step
+
+TRAINING = ("pretrain", "finetune", "probe")
+TAIL_LINES = 12
+MAX_LOG_BYTES = 4096
+
+
+class StepError(ColorganError):
+    """A step has failed; its own words were shown, and its status becomes ours."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = self.exit_status = status
+
+
+class Runner:
+    """Runs steps, some side by side, each in a process of its own with its share of the machine.
+
+    A step is done when its file is there and it was told the same as now. SIGTERM and Ctrl-C go on to what runs,
+    which saves and stops; the study then ends with status 75.
+
+    Args:
+        folder: where recipes, outputs and marks of the steps are kept.
+        launcher: the folder of the verbs.
+        jobs: steps side by side.
+        launch: words that start training; none: this Python, one process.
+    """
+
+    def __init__(self, folder: Path, launcher: Path, jobs: int, launch: Sequence[str]) -> None:
+        self._folder, self._launcher, self._jobs, self._launch = folder, launcher, jobs, launch
+        self._places: queue.Queue[int] = queue.Queue()
+        for place in range(jobs):
+            self._places.put(place)
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Runner:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+            signal.signal(number, self._stop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            for process in self._running:
+                process.terminate()
+
+    def _stop(self, number: int, _: FrameType | None) -> None:
+        self._stopped = True
+        for process in list(self._running):
+            process.send_signal(signal.SIGTERM)
+
+    def run(self, steps: Sequence[Step]) -> None:
+        """Run those that are not done, and tell of each.
+
+        Raises:
+            StepError: the first that failed; those side by side with it have ended first.
+        """
+        missing = [step for step in steps if not self._is_done(step)]
+        if not missing:
+            return
+        with ThreadPoolExecutor(self._jobs) as pool:
+            jobs = [pool.submit(self._run, step, f"{n}/{len(missing)}") for n, step in enumerate(missing, 1)]
+        failed = [error for job in jobs if isinstance(error := job.exception(), Exception)]
+        if failed:
+            raise failed[0]
+
+    def _recipe_path(self, step: Step) -> Path:
+        return self._folder / f"{step.name.replace('/', '-').replace(' ', '-')}.yaml"
+
+    def _is_done(self, step: Step) -> bool:
+        path = self._recipe_path(step)
+        told = path.with_suffix(".done")
+        return step.done.exists() and told.exists() and told.read_text() == recipe_text(step)
+
+    def _run(self, step: Step, count: str) -> None:
+        if self._stopped:
+            raise StepError("stopped; the same command goes on from there", EXIT_STOPPED)
+        path, start, place = self._recipe_path(step), time.monotonic(), self._places.get()
+        path.write_text(recipe_text(step))
+        launch = self._launch if step.verb in TRAINING else ()
+        command = [*(launch or [sys.executable]), str(self._launcher / f"{step.verb}.py"), "--config", str(path)]
+        log = path.with_suffix(".log")
+        try:
+            with log.open("wb") as output:
+                process = subprocess.Popen(command, stdout=output, stderr=output, env=self._environment(place))
+                self._running.add(process)
+                os.sched_setaffinity(process.pid, self._cores(place))
+                status = process.wait()
+                self._running.discard(process)
+        finally:
+            self._places.put(place)
+        lines = last_lines(log)
+        if status == EXIT_STOPPED or self._stopped:
+            raise StepError(f"{step.name}: stopped; the same command goes on from there", EXIT_STOPPED)
+        if status != 0 or not step.done.exists():
+            tail = "\n  ".join(lines[-TAIL_LINES:])
+            raise StepError(f"{step.name} ended with status {status} (its whole output: {log}):\n  {tail}", status or 1)
+        path.rename(path.with_suffix(".done"))
+        told = [line for line in lines if not line.startswith(("Next:", "next:"))]
+        print(f"[{count}] {step.name} ({time.monotonic() - start:.0f} s): {told[-1] if told else 'done'}", flush=True)
+
+    def _cores(self, place: int) -> set[int]:
+        """This place's share of the cores; with more places than cores all of them."""
+        cores = sorted(os.sched_getaffinity(0))
+        return set(cores[place :: self._jobs] if len(cores) >= self._jobs else cores)
+
+    def _environment(self, place: int) -> dict[str, str]:
+        """With several places each sees its share of the GPUs only."""
+        if self._jobs == 1 or not torch.cuda.is_available():
+            return dict(os.environ)
+        names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+        gpus = names.split(",")
+        mine = gpus[place :: self._jobs] if len(gpus) >= self._jobs else [gpus[place % len(gpus)]]
+        return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(mine)}
+
+
+def recipe_text(step: Step) -> str:
+    """Return what a step is told, as YAML."""
+    return yaml.safe_dump(dict(step.recipe), sort_keys=False)
+
+
+def last_lines(log: Path) -> list[str]:
+    """Return the last lines of a step's output that say something."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - MAX_LOG_BYTES))
+        return [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]

@@ -1,0 +1,234 @@
+"""Does pretraining help, by how much, and is it real? Pretrain, transfer by every protocol, compare, report.
+
+Runs the other verbs one after the other: pack -> pretrain -> consolidate -> fine-tune each arm with each seed by each
+protocol -> the table with intervals -> report. Arms are `scratch` and every generator. Started again with the same
+command it goes on where it stopped. Without data it studies the built-in sample.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from colorgan.cli import parse, run_verb
+from colorgan.errors import ColorganError, UsageError
+from colorgan.model_folder import read_config
+from colorgan.protocols import Protocol, find_protocol
+from colorgan.step_runner import Runner, StepError
+from colorgan.study import (
+    FROZEN,
+    RANDOM,
+    SCRATCH,
+    Arm,
+    Step,
+    Trial,
+    best_rates,
+    search_scores,
+    table_row,
+    write_study,
+)
+
+LAUNCHER = Path(__file__).resolve().parent
+VERB = "python launcher/study.py"
+PROTOCOLS = ("paper-classification", "paper-segmentation", "voc2012-classification", "voc2012-segmentation")
+EXIT_USAGE = 2
+
+
+class Roots(BaseModel):
+    """Where the corpora lie."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    voc: Path | None = Field(None, description="VOCdevkit; unset: the drawn one of the built-in sample")
+    coco: Path | None = Field(None, description="the folder of COCO, for the protocols on it")
+
+
+class StudySettings(BaseModel):
+    """What to study."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    out: Path = Field(Path("runs/study"), description="folder of the study: packed parts, runs, study.json, report")
+    roots: Roots = Roots()
+    generators: dict[str, Path] = Field({}, description="arms from generators that are there: {NAME: FOLDER}")
+    pretrain: dict[str, dict[str, Any]] = Field(
+        {}, description="arms to pretrain first: {NAME: RECIPE}, a recipe of launcher/pretrain.py without `run`"
+    )
+    protocols: tuple[str, ...] = Field(PROTOCOLS, min_length=1, description="names, see README; each stands alone")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0, 1, 2, 3, 4), min_length=1, description="one fine-tuning run for each, of every arm"
+    )
+    search: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (),
+        description="learning rates that every arm tries on a held-out part of its training pictures, where the "
+        "protocol does not set the schedule; none: the protocol's own",
+    )
+    epochs_times: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="{PROTOCOL: FACTOR}: so many times its epochs, for both arms alike (small corpora need more)"
+    )
+    finetune: dict[str, Any] = Field(
+        {}, description="{KEY: VALUE} of launcher/finetune.py for all runs, e.g. {batch.precision: bf16}"
+    )
+    jobs: Annotated[int, Field(gt=0)] = Field(
+        1, description="runs side by side; each gets its share of the cores and of the GPUs"
+    )
+    launch: str = Field("", description='how training starts, e.g. "accelerate launch"; unset: one process')
+
+    @model_validator(mode="after")
+    def _arms_have_one_meaning(self) -> StudySettings:
+        names = [*self.generators, *self.pretrain]
+        for name in names:
+            if name in (SCRATCH, RANDOM) or names.count(name) > 1 or not name.replace("-", "").isalnum():
+                raise ValueError(f"{name!r} cannot name an arm: letters, digits and -, once, not scratch or random")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {self.seeds}: each once")
+        return self
+
+
+def main(argv: list[str]) -> int:
+    """Run what is missing; return the exit status."""
+    settings = parse(
+        StudySettings,
+        argv,
+        verb=VERB,
+        description=__doc__ or "",
+        next_line="open OUT/report/report.html in a browser",
+        recipes=LAUNCHER / "configs",
+    )
+    for name in (*settings.protocols, *settings.epochs_times):
+        find_protocol(name)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    runner = Runner(settings.out / "steps", LAUNCHER, settings.jobs, shlex.split(settings.launch))
+    with runner:
+        run_study(settings, runner)
+    return 0
+
+
+def run_study(settings: StudySettings, runner: Runner) -> None:
+    """Every step in its order; what is done already costs nothing."""
+    roots = roots_of(settings, runner)
+    arms = (Arm(SCRATCH, None), *pretrained_arms(settings, runner))
+    network = shared_network(arms)
+    rows = []
+    for protocol in map(find_protocol, settings.protocols):
+        rows += run_protocol(settings, runner, protocol, roots, arms, network)
+    write_study(settings.out, rows)
+    for row in rows:
+        print(f"{row['title']}: {row['metric_title']}, {row['data']['test']} pictures")
+        for comparison in row["comparisons"]:
+            print(f"  {comparison['verdict']}")
+    page = settings.out / "report" / "report.html"
+    page.unlink(missing_ok=True)
+    runner.run([Step("report", "report", {"out": str(page.parent), "runs": report_folders(settings, arms)}, page)])
+    print(f"Next: open {page} in a browser")
+
+
+def roots_of(settings: StudySettings, runner: Runner) -> dict[str, Path | None]:
+    """Return the folder of each corpus; VOC's is drawn where none is given."""
+    if settings.roots.voc is None:
+        print("No --roots.voc: studying the built-in sample (drawn shapes, no benchmark).", flush=True)
+        raw, folder = settings.out / "raw", settings.out / "shards" / "sample"
+        words = {"corpus": "sample", "root": str(raw), "split": "voc-train", "image": "squash:64", "out": str(folder)}
+        runner.run([Step("draw the sample", "pack", words, folder / "manifest.json")])
+        return {"voc": raw / "VOCdevkit", "coco": settings.roots.coco}
+    return {"voc": settings.roots.voc, "coco": settings.roots.coco}
+
+
+def pretrained_arms(settings: StudySettings, runner: Runner) -> list[Arm]:
+    """Pretrain and consolidate what is to be; return the arms with a generator."""
+    recipes = settings.pretrain
+    if not recipes and not settings.generators:
+        recipes = {"pretrained": yaml.safe_load((LAUNCHER / "configs" / "sample.yaml").read_text())}
+    arms = [Arm(name, folder) for name, folder in settings.generators.items()]
+    for name, recipe in recipes.items():
+        run = settings.out / "pretrain" / name
+        generator = run / "generator"
+        runner.run([Step(f"pretrain {name}", "pretrain", {**recipe, "run": str(run)}, run / "log.jsonl")])
+        words = {"run": str(run), "out": str(generator)}
+        runner.run([Step(f"consolidate {name}", "consolidate", words, generator / "config.json")])
+        arms.append(Arm(name, generator))
+    return arms
+
+
+def shared_network(arms: Sequence[Arm]) -> dict[str, Any]:
+    """Return the architecture of the generators as keys of a recipe's `network`; from scratch it is the same."""
+    networks = {}
+    for arm in arms:
+        if arm.generator is not None:
+            config = read_config(arm.generator)
+            keys = ("image_size", "width", "norm", "bias_before_norm", "dropout")
+            plain = config.architecture.model_dump()
+            networks[arm.name] = {**{key: plain[key] for key in keys}, "ab_scale": config.ab_scale}
+    (first, network), *others = networks.items()
+    for name, other in others:
+        for key in network:
+            if other[key] != network[key]:
+                raise UsageError(
+                    f"{first} has {key} {network[key]}, {name} has {other[key]}: arms are compared on one network; "
+                    "make a study of its own for the other"
+                )
+    return network
+
+
+def run_protocol(
+    settings: StudySettings,
+    runner: Runner,
+    protocol: Protocol,
+    roots: Mapping[str, Path | None],
+    arms: tuple[Arm, ...],
+    network: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Pack, search, train and score by one protocol; return its row of the table (none for frozen features)."""
+    root = roots[protocol.corpus]
+    if root is None:
+        raise UsageError(f"{protocol.name} needs --roots.{protocol.corpus}, the folder of that corpus")
+    times = settings.epochs_times.get(protocol.name, 1.0)
+    words = (root, settings.out, arms, settings.seeds, network, settings.finetune, times)
+    trial = packed_trial(runner, [Trial(protocol, data, *words) for data in protocol.data])
+    if protocol.task in FROZEN:
+        runner.run(trial.probes())
+        return []
+    found = {}
+    if settings.search and protocol.searchable:
+        for part in trial.search_parts():
+            runner.run([trial.pack(part)])
+        steps = trial.search(settings.search)
+        runner.run(list(steps.values()))
+        found = search_scores(trial, steps)
+    runner.run(list(trial.runs(best_rates(found)).values()))
+    return [table_row(trial, found)]
+
+
+def packed_trial(runner: Runner, trials: Sequence[Trial]) -> Trial:
+    """Pack the parts of the first way of splitting the corpus that is on disk, and return its trial."""
+    for trial in trials:
+        try:
+            for part in (trial.data.train, trial.data.test):
+                runner.run([trial.pack(part)])
+            return trial
+        except StepError as error:
+            if error.status != EXIT_USAGE or trial is trials[-1]:
+                raise
+            print(f"{trial.data.title}: not on disk", flush=True)
+    raise AssertionError("a protocol has data")
+
+
+def report_folders(settings: StudySettings, arms: Sequence[Arm]) -> list[str]:
+    """Return the folders of the study that its report shows."""
+    pretrained = [settings.out / "pretrain" / arm.name for arm in arms]
+    runs = [
+        settings.out / name / f"{arm}-{seed}"
+        for name in settings.protocols
+        for arm in (*(arm.name for arm in arms), RANDOM)
+        for seed in settings.seeds
+    ]
+    return [str(folder) for folder in (settings.out, *pretrained, *runs) if folder.is_dir()]
+
+
+if __name__ == "__main__":
+    run_verb(main, ColorganError)
