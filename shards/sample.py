@@ -26,6 +26,8 @@ from shards.records import MaskLike, RecordLike
 from shards.tar import BLOCK, MAX_NAME, index_line, member
 
 MEMBERS = (("image", "jpg"), ("label", "json"), ("mask", "png"))  # in tar order
+KEY = re.compile(r"[A-Za-z0-9_-]+")
+TO_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 MAX_FILE_BYTES = 1 << 30
 READ_TRIES = 3
 READ_RETRY_WAIT_S = 1.0
@@ -70,22 +72,23 @@ def pack_chunk(job: Job, records: Sequence[RecordLike]) -> PackedChunk:
         PackError: The disk fails: an error other than a missing or forbidden file, three times over.
     """
     parts: list[bytes] = []
-    rows, keys, rejected = [], [], []
+    rows: list[tuple[int, ...]] = []
+    keys, rejected = [], []
     position = 0
     for record in records:
         try:
-            row, members = _pack_record(job, record)
+            geometry, members = _pack_record(job, record)
         except PictureError as error:
             rejected.append(rejection(job.root, record, str(error)))
             continue
-        for (name, extension), data in zip(MEMBERS, members, strict=False):
-            row[f"{name}_offset"] = position + BLOCK
-            parts.append(member(f"{record.key}.{extension}", data))
+        spans = [0] * (3 * len(MEMBERS))
+        for number, data in enumerate(members):
+            spans[3 * number : 3 * number + 3] = position + BLOCK, len(data), zlib.crc32(data)
+            parts.append(member(f"{record.key}.{MEMBERS[number][1]}", data))
             position += len(parts[-1])
-        rows.append(row)
+        rows.append((0, geometry.width, geometry.height, *spans))
         keys.append(record.key)
-    table = np.concatenate(rows) if rows else np.zeros(0, SAMPLE_DTYPE)
-    return PackedChunk(b"".join(parts), table, keys, rejected)
+    return PackedChunk(b"".join(parts), np.array(rows, SAMPLE_DTYPE), keys, rejected)
 
 
 def join_chunks(chunks: Sequence[PackedChunk], rejected: Sequence[dict[str, str]] = ()) -> PackedChunk:
@@ -114,8 +117,7 @@ def rejection(root: Path, record: RecordLike, reason: str) -> dict[str, str]:
 
 def source_of(root: Path, record: RecordLike) -> str:
     """The picture's path relative to the corpus root; the whole path where it lies elsewhere."""
-    path = record.image
-    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+    return str(record.image).removeprefix(f"{str(root).rstrip('/')}/")
 
 
 def member_spans(row: np.void, offset: int = 0) -> list[tuple[str, int, int]]:
@@ -127,9 +129,9 @@ def member_spans(row: np.void, offset: int = 0) -> list[tuple[str, int, int]]:
     ]
 
 
-def _pack_record(job: Job, record: RecordLike) -> tuple[NDArray[np.void], list[bytes]]:
-    """One row of SAMPLE_DTYPE without offsets, and the data of its members in tar order."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", record.key) or len(record.key) + len(".json") > MAX_NAME:
+def _pack_record(job: Job, record: RecordLike) -> tuple[Geometry, list[bytes]]:
+    """Where a record's picture has gone, and the data of its members in tar order."""
+    if not KEY.fullmatch(record.key) or len(record.key) + len(".json") > MAX_NAME:
         raise PictureError(
             f"its key cannot name a tar member: 1 to {MAX_NAME - 5} letters, digits, _ and - are allowed"
         )
@@ -138,11 +140,7 @@ def _pack_record(job: Job, record: RecordLike) -> tuple[NDArray[np.void], list[b
     members = [picture.jpeg, _label(job, record, geometry)]
     if record.mask is not None:
         members.append(convert_mask(_read_mask(record.mask), geometry, job.num_classes))
-    row = np.zeros(1, SAMPLE_DTYPE)
-    row["width"], row["height"] = geometry.width, geometry.height
-    for (name, _), data in zip(MEMBERS, members, strict=False):
-        row[f"{name}_size"], row[f"{name}_crc"] = len(data), zlib.crc32(data)
-    return row, members
+    return geometry, members
 
 
 def _label(job: Job, record: RecordLike, geometry: Geometry) -> bytes:
@@ -153,7 +151,7 @@ def _label(job: Job, record: RecordLike, geometry: Geometry) -> bytes:
             label["objects"] = [_moved(item, geometry) for item in label["objects"]]
         width, height = geometry.upright
         label |= {"key": record.key, "source": source_of(job.root, record), "width": width, "height": height}
-        return json.dumps(label, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+        return TO_JSON.encode(label).encode()
     except (TypeError, ValueError) as error:
         raise PictureError(f"its label cannot be stored: {error}") from error
 

@@ -17,7 +17,7 @@ from small_corpus import draw_corpus
 
 from shards.manifest import Manifest
 from shards.packing import pack
-from shards.tar import BLOCK, member
+from shards.tar import BLOCK, TIME_S, member
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +121,18 @@ def test_labels_hold_what_the_contract_says(manifest: Manifest) -> None:
         assert min(row["width"], row["height"]) == min(16, label["width"], label["height"])
 
 
-@pytest.mark.parametrize("size", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1])
-def test_members_fill_whole_blocks(size: int) -> None:
-    packed = member("a.jpg", bytes(size))
-    assert len(packed) == BLOCK + (size + BLOCK - 1) // BLOCK * BLOCK
-    assert tarfile.TarInfo.frombuf(packed[:BLOCK], "ascii", "strict").size == size
+@pytest.mark.parametrize("size", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 8**5])
+@pytest.mark.parametrize("name", ["a.jpg", "k" * 95 + ".json"])
+def test_members_are_those_of_tarfile(name: str, size: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime = size, TIME_S
+    data = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    packed = member(name, data)
+    assert packed[:BLOCK] == info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+    assert packed[BLOCK:] == data + bytes(-size % BLOCK)
+
+
+@pytest.mark.parametrize("name", ["k" * 96 + ".json", "\u00e4.jpg"])
+def test_names_that_no_header_holds_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"letters|ascii"):
+        member(name, b"")
