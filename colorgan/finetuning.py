@@ -1,4 +1,4 @@
-"""Downstream tasks on the pretrained U-Net: multilabel classification and semantic segmentation.
+"""Downstream tasks on the pretrained U-Net: multilabel classification, semantic segmentation, object detection.
 
 A stage has its own optimizer and may freeze the pretrained features (Treneska et al. 2022: frozen first, then all
 weights at a lower rate). `TransferTask` is what `colorgan.training.fit` trains; colorgan/scoring.py evaluates.
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from colorgan.checkpoint import open_checkpoint
 from colorgan.consolidation import consolidate
+from colorgan.detection_loss import detection_loss
 from colorgan.distributed import Network, Phase, Ranks, Strategy, open_strategy
 from colorgan.errors import GeneratorError, UsageError
 from colorgan.model_folder import Architecture, ModelConfig, build_model, load_model
@@ -31,7 +32,12 @@ from colorgan.training import Batch, EvalLoader, Hooks, Loader, StopSignals, fit
 
 MODEL, EVALUATION = "model", "evaluation"
 # The layers that a task adds: all others are the pretrained features.
-NEW_LAYERS = {"classify": "head.", "segment": "decoder.output."}
+NEW_LAYERS = {"classify": "head.", "segment": "decoder.output.", "detect": "head."}
+KINDS: dict[str, Literal["classifier", "segmenter", "detector"]] = {
+    "classify": "classifier",
+    "segment": "segmenter",
+    "detect": "detector",
+}
 
 
 class TransferTask:
@@ -39,10 +45,10 @@ class TransferTask:
 
     classify: binary cross-entropy over classes. segment: cross-entropy over all pixels of the batch, void ones as
     background (the reference's code) or with no loss (the usual way; they still count in the mean's denominator, so
-    that the loss does not depend on how a batch is cut).
+    that the loss does not depend on how a batch is cut). detect: FCOS's loss, see colorgan/detection_loss.py.
     """
 
-    def __init__(self, phase: Phase, *, task: Literal["classify", "segment"], void: str, seed: int) -> None:
+    def __init__(self, phase: Phase, *, task: Literal["classify", "segment", "detect"], void: str, seed: int) -> None:
         self.phases: Sequence[Phase] = (phase,)
         self._task = task
         self._void = void
@@ -54,6 +60,9 @@ class TransferTask:
         logits = networks[MODEL](batch.lab_B3HW[:, :1]).float()
         if self._task == "classify":
             return classification_loss(logits, batch), {}
+        if self._task == "detect":
+            assert batch.boxes is not None
+            return detection_loss(logits, batch.boxes), {}
         return segmentation_loss(logits, batch, void=self._void), {}
 
 
@@ -102,7 +111,7 @@ def initial_model(
         NetworkError: the image size does not fit the U-Net.
         UsageError: the set has no classes.
     """
-    kind: Literal["classifier", "segmenter"] = "classifier" if recipe.task == "classify" else "segmenter"
+    kind = KINDS[recipe.task]
     if not classes:
         raise UsageError(f"the training set has no classes to {recipe.task}: pack a labelled corpus (voc, coco)")
     num_outputs = len(classes) + (kind == "segmenter")
@@ -120,7 +129,7 @@ def initial_model(
         ab_scale=source.ab_scale if source else network.ab_scale,
         inference=recipe.inference,
         classes=classes,
-        palette=palette if kind == "segmenter" else (),
+        palette=palette if kind != "classifier" else (),
         void=recipe.void,
     )
     model = build_model(config)

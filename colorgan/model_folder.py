@@ -3,7 +3,7 @@
     checkpoint -> consolidate -> generator/ -> fine-tuning, evaluation, colorize
     fine-tuning -> model/ -> evaluation
 
-`kind` is generator (luminance to chroma), classifier or segmenter. Nothing is ever unpickled.
+`kind` is generator (luminance to chroma), classifier, segmenter or detector. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from colorgan.detection import Detector
 from colorgan.errors import GeneratorError, NetworkError
 from colorgan.networks import Classifier, UNet, evaluating, using_inference
 
@@ -58,7 +59,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: Literal[1] = 1
-    kind: Literal["generator", "classifier", "segmenter"]
+    kind: Literal["generator", "classifier", "segmenter", "detector"]
     architecture: Architecture
     ab_scale: float = Field(gt=0)
     inference: Literal["running", "paper"] = "running"
@@ -83,6 +84,8 @@ def build_model(config: ModelConfig) -> nn.Module:
     }
     if config.kind == "classifier":
         return Classifier(**common, num_classes=a.num_outputs, hidden_width=a.head_width)
+    if config.kind == "detector":
+        return Detector(**common, dropout=a.dropout, num_classes=a.num_outputs)
     return UNet(**common, dropout=a.dropout, num_outputs=a.num_outputs, tanh=config.kind == "generator")
 
 

@@ -158,6 +158,27 @@ class Encoder(nn.Module):
         return features
 
 
+def decoder_blocks(
+    encoder_channels: tuple[int, ...], *, norm: NormName, bias_before_norm: bool, dropout: float
+) -> nn.ModuleList:
+    """Return the decoder's blocks: block i has side 2**(i + 1) and twice the channels of the encoder's level there."""
+    blocks = nn.ModuleList()
+    inputs = encoder_channels[-1]
+    for index, outputs in enumerate(reversed(encoder_channels[:-1])):
+        probability = dropout if index < NUM_DROPOUT_BLOCKS else 0.0
+        blocks.append(_Up(inputs, outputs, norm=norm, bias=bias_before_norm, dropout=probability, salt=index + 1))
+        inputs = 2 * outputs
+    return blocks
+
+
+def climb(blocks: Iterable[nn.Module], features: list[Tensor]) -> Tensor:
+    """Return what the decoder's first blocks, or all of them, make of the encoder's features."""
+    x = features[-1]
+    for block, skip in zip(blocks, reversed(features[:-1]), strict=False):
+        x = block(x, skip)
+    return x
+
+
 class Decoder(nn.Module):
     """CD512-CD512-CD512-C512-C256-C128-C64 with skips, then a transposed convolution to `num_outputs` channels."""
 
@@ -171,22 +192,13 @@ class Decoder(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList()
-        inputs = encoder_channels[-1]
-        for index, outputs in enumerate(reversed(encoder_channels[:-1])):
-            probability = dropout if index < NUM_DROPOUT_BLOCKS else 0.0
-            self.blocks.append(
-                _Up(inputs, outputs, norm=norm, bias=bias_before_norm, dropout=probability, salt=index + 1)
-            )
-            inputs = 2 * outputs
+        self.blocks = decoder_blocks(encoder_channels, norm=norm, bias_before_norm=bias_before_norm, dropout=dropout)
+        inputs = 2 * encoder_channels[0]
         self.output = nn.ConvTranspose2d(inputs, num_outputs, 4, 2, 1)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Return B x num_outputs x S x S, before any squashing."""
-        x = features[-1]
-        for block, skip in zip(self.blocks, reversed(features[:-1]), strict=True):
-            x = block(x, skip)
-        out: Tensor = self.output(x)
+        out: Tensor = self.output(climb(self.blocks, features))
         return out
 
 

@@ -1,4 +1,4 @@
-"""Picture grids to look at: grey, coloured, original; and photo, true mask, predicted mask. PNG files.
+"""Picture grids to look at: grey, coloured, original; photo with true and predicted mask, or boxes. PNG files.
 
 Text is drawn with Pillow's built-in font; files appear whole or not at all.
 """
@@ -19,10 +19,12 @@ VOID = 255
 VOID_COLOUR = (224, 224, 192)  # VOC's
 MASK_OPACITY = 0.65
 MIN_CELL_PX = 128
+BOX_CELL_PX = 256
 GAP_PX = 6
 INK, PAPER = (20, 20, 20), (255, 255, 255)
 
 Cells = Sequence[NDArray[np.uint8]]
+NamedBoxes = Sequence[tuple[Sequence[float], int, str]]  # x0, y0, x1, y1 as shares, class from 0, what to write
 _Entry = tuple[str, tuple[int, ...]]  # a name and its colour
 
 
@@ -76,6 +78,43 @@ def mask_grid(
         cells.append([photo_HW3, *(paint_mask(photo_HW3, mask_HW, colours) for mask_HW in indices)])
     legend = _legend([mask for _, *masks in rows for mask in masks], colours, classes)
     _save_png(path, _grid(cells, ("photo", "truth", "predicted"), captions, legend))
+
+
+def box_grid(
+    path: Path,
+    rows: Sequence[tuple[Tensor, NamedBoxes, NamedBoxes]],
+    palette: Sequence[tuple[int, int, int]] = (),
+    captions: Sequence[str] = (),
+) -> None:
+    """Saves a row a picture: photo, true boxes on it, predicted boxes on it.
+
+    Args:
+        path: The PNG to write; its folder is made if absent.
+        rows: Photo as `to_uint8_HWC` takes it, then two lists of boxes.
+        palette: As for `mask_grid`; boxes of one class have its colour.
+        captions: One a row, above it; none at all is fine.
+    """
+    colours = mask_colours(palette)
+    cells = []
+    for photo, *lists in rows:
+        picture = Image.fromarray(to_uint8_HWC(photo))
+        scale = max(1, -(-BOX_CELL_PX // picture.width))
+        picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC)
+        cells.append([np.asarray(picture), *(_draw_boxes(picture, boxes, colours) for boxes in lists)])
+    _save_png(path, _grid(cells, ("photo", "truth", "predicted"), captions))
+
+
+def _draw_boxes(picture: Image.Image, boxes: NamedBoxes, colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A copy of the photo with frames and their names, the first on top."""
+    picture = picture.copy()
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=14)
+    for (x0, y0, x1, y1), index, name in reversed(boxes):
+        colour = (*map(int, colours[index + 1]),)
+        corner = (x0 * picture.width, y0 * picture.height)
+        draw.rectangle((*corner, x1 * picture.width - 1, y1 * picture.height - 1), outline=colour, width=2)
+        draw.rectangle(draw.textbbox(corner, name, font=font), fill=colour)
+        draw.text(corner, name, fill=PAPER if sum(colour) < 384 else INK, font=font)
+    return np.asarray(picture)
 
 
 def paint_mask(

@@ -168,7 +168,7 @@ class FinetuneRecipe(RunRecipe):
     """`launcher/finetune.py`."""
 
     run: Path = Field(Path("runs/finetune"), description="run folder: checkpoints, log, model")
-    task: Literal["classify", "segment"] = Field("classify", description="what to learn")
+    task: Literal["classify", "segment", "detect"] = Field("classify", description="what to learn")
     init: str = Field("scratch", description="generator folder to start from, or `scratch`")
     stages: tuple[StageRecipe, ...] = Field(
         (StageRecipe(epochs=20, learning_rate=1e-3, schedule="linear"),), min_length=1,

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from colorgan.colouring import to_rgb
+from colorgan.detection import Detections, detect
+from colorgan.detection_scores import ScoredPicture, detection_scores, scored_picture
 from colorgan.distributed import Ranks
 from colorgan.errors import TrainingError
 from colorgan.metrics import (
@@ -37,11 +39,12 @@ from colorgan.metrics import (
 from colorgan.model_folder import ModelConfig
 from colorgan.networks import evaluating, set_dropout_keys, using_inference
 from colorgan.objectives import dropout_keys
-from colorgan.pictures import mask_grid
-from colorgan.training import Batch
+from colorgan.pictures import NamedBoxes, box_grid, mask_grid
+from colorgan.training import Batch, Boxes
 
 SCORES, PER_IMAGE, PICTURES = "scores.json", "per_image.safetensors", "pictures.png"
 BACKGROUND = "background"
+MIN_SHOWN_SCORE = 0.3  # of the boxes in pictures; scores count all
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Evaluation:
 def score_model(
     model: nn.Module, config: ModelConfig, batches: Iterable[Batch], ranks: Ranks, *, seed: int, num_pictures: int = 0
 ) -> Evaluation:
-    """Score a classifier or a segmenter with its config's inference behaviour. Called on all ranks.
+    """Score a fine-tuned model with its config's inference behaviour. Called on all ranks.
 
     Args:
         seed: of the dropout masks of "paper" inference.
@@ -75,7 +78,10 @@ def score_model(
     with using_inference(model, config.inference), evaluating(model), torch.inference_mode():
         if config.kind == "classifier":
             return score_classifier(_predictions(model, batches, seed), ranks, config.classes)
-        return score_segmenter(_predictions(model, batches, seed), ranks, config, num_pictures if ranks.main else 0)
+        num_pictures = num_pictures if ranks.main else 0
+        if config.kind == "detector":
+            return score_detector(_predictions(model, batches, seed), ranks, config, num_pictures)
+        return score_segmenter(_predictions(model, batches, seed), ranks, config, num_pictures)
 
 
 def _predictions(model: nn.Module, batches: Iterable[Batch], seed: int) -> Iterator[tuple[Batch, Tensor]]:
@@ -218,6 +224,43 @@ def _save_overlays(path: Path, config: ModelConfig, pictures: Sequence[tuple[Ten
     mask_grid(path, pictures, config.palette, config.classes)
 
 
+def score_detector(
+    predictions: Iterable[tuple[Batch, Tensor]], ranks: Ranks, config: ModelConfig, num_pictures: int = 0
+) -> Evaluation:
+    """Return VOC's and COCO's average precisions (colorgan/detection_scores.py) from raw outputs.
+
+    `per_class` is VOC 2010+'s average precision at an overlap of 0.5. Called on all ranks, the same on all.
+    """
+    rows: list[tuple[int, ScoredPicture]] = []
+    pictures: list[tuple[Tensor, NamedBoxes, NamedBoxes]] = []
+    for batch, raw_BOHW in predictions:
+        assert batch.boxes is not None
+        found = detect(raw_BOHW)
+        scored = [scored_picture(each, truth) for each, truth in zip(found, batch.boxes, strict=True)]
+        rows += zip(batch.sample_ids_B.tolist(), scored, strict=True)
+        if (room := num_pictures - len(pictures)) > 0:
+            rgb_B3HW = to_rgb(batch.lab_B3HW[:room, :1], batch.lab_B3HW[:room, 1:], config.ab_scale).cpu()
+            named = [_named(*each, config.classes) for each in zip(found[:room], batch.boxes, strict=False)]
+            pictures += [(rgb_3HW, *lists) for rgb_3HW, lists in zip(rgb_B3HW, named, strict=True)]
+    _, ordered = _in_order(ranks, rows)
+    scores, per_class = detection_scores([row[1] for row in ordered], config.architecture.num_outputs)
+    save = partial(box_grid, rows=pictures, palette=config.palette) if pictures else None
+    return Evaluation(scores, dict(zip(config.classes, per_class, strict=True)), save_pictures=save)
+
+
+def _named(found: Detections, truth: Boxes, classes: Sequence[str]) -> tuple[NamedBoxes, NamedBoxes]:
+    """The true boxes, and the detections that are fairly sure; the best one in any case."""
+    columns = (found.boxes_N4, found.classes_N, found.scores_N)
+    best = zip(*(column.tolist() for column in columns), strict=True)
+    shown = [each for place, each in enumerate(best) if place == 0 or each[2] >= MIN_SHOWN_SCORE]
+    unscored = (truth.difficult_N | truth.crowd_N).tolist()
+    objects = zip(truth.boxes_N4.tolist(), truth.classes_N.tolist(), unscored, strict=True)
+    return (
+        [(box, index, f"({classes[index]})" if skipped else classes[index]) for box, index, skipped in objects],
+        [(box, index, f"{classes[index]} {100 * score:.0f}") for box, index, score in shown],
+    )
+
+
 def scores_text(config: ModelConfig, scores: Mapping[str, float]) -> str:
     """Return one line with each score, its number of images and classes, and the inference behaviour."""
     counted = f"on {scores['images']:.0f} images, {scores['classes']:.0f} classes, {config.inference} inference"
@@ -225,6 +268,11 @@ def scores_text(config: ModelConfig, scores: Mapping[str, float]) -> str:
         return (
             f"mAP {100 * scores['mAP']:.2f} % (VOC 2010+), {100 * scores['mAP_11_point']:.2f} % (11-point, VOC 2007), "
             f"first-positive accuracy {100 * scores['first_positive_accuracy']:.2f} % (the paper's) {counted}"
+        )
+    if config.kind == "detector":
+        return (
+            f"AP50 {100 * scores['AP50']:.2f} % (VOC 2010+), {100 * scores['AP50_11_point']:.2f} % (11-point), "
+            f"AP {100 * scores['AP']:.2f} % (COCO, overlap 0.5 to 0.95), AP75 {100 * scores['AP75']:.2f} % {counted}"
         )
     own = f"{100 * scores['mIoU_own_size']:.2f} % (at own size), " if "mIoU_own_size" in scores else ""
     return (

@@ -24,6 +24,17 @@ from colorgan.errors import NotFiniteError
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
+class Boxes(Protocol):
+    """One picture's N objects (made by `shards.boxes`), on the CPU."""
+
+    boxes_N4: Tensor  # float32 x0, y0, x1, y1, shares of the picture
+    classes_N: Tensor  # int64, from 0
+    difficult_N: Tensor  # bool: VOC's difficult ones
+    crowd_N: Tensor  # bool: COCO's regions of many
+    areas_N: Tensor  # float32, square pixels of the source
+    source_size: tuple[int, int]  # width and height of the source in pixels
+
+
 class Batch(Protocol):
     """A micro-batch on one rank (made by `shards.loader`)."""
 
@@ -32,6 +43,7 @@ class Batch(Protocol):
     difficult_BC: Tensor | None  # bool: the class is there as difficult objects only
     mask_BHW: Tensor | None  # int64 class indices, 255 = void
     stored_masks: list[Tensor] | None  # evaluation: the same at each picture's own size, uint8 HW, CPU, where known
+    boxes: Sequence[Boxes] | None  # each picture's objects
     sample_ids_B: Tensor  # int64, CPU
     slots_B: Tensor  # int64, CPU: place in the run's order
 

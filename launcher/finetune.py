@@ -1,7 +1,8 @@
 """Fine-tune a pretrained generator, or the same network from scratch, on labelled pictures.
 
-`--task classify` learns which classes are in a picture, `--task segment` which class each pixel is. Started again with
-the same command it goes on from its last checkpoint. SIGTERM, SIGUSR2 and Ctrl-C save and stop with exit status 75.
+`--task classify` learns which classes are in a picture, `--task segment` which class each pixel is, `--task detect`
+where the objects are. Started again with the same command it goes on from its last checkpoint. SIGTERM, SIGUSR2 and
+Ctrl-C save and stop with exit status 75.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from shards.errors import ShardError
 from shards.loader import Loader
 from shards.reader import ShardSet, open_shards
 
-TARGETS = {"classify": "classes", "segment": "mask"}
+TARGETS = {"classify": "classes", "segment": "mask", "detect": "boxes"}
 
 
 def main(argv: list[str]) -> int:

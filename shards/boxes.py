@@ -19,7 +19,7 @@ from shards.labels import Objects
 MIN_KEPT_AREA = 0.25
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Boxes:
     """One picture's objects in the loader's output; all on the CPU.
 

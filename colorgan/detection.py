@@ -1,0 +1,164 @@
+"""Object detection: an anchor-free head on the U-Net's decoder features, and how its output becomes boxes.
+
+The head is FCOS's (Tian et al., "FCOS: A Simple and Strong Anchor-Free Object Detector", TPAMI 2022,
+arXiv:2006.09214) at one level of stride 4, where the paper has five of stride 8 to 128: the U-Net's features see the
+whole picture at every level, and at 64 pixels stride 8 leaves 8 x 8 points. Each point says which class it lies in, how
+near to an object's middle, and how far the object's four sides are. Two convolutions a branch, the paper has four.
+
+Boxes are x0, y0, x1, y1 as shares of the square input. B pictures, C classes, P = h * w points, N boxes; the raw
+output holds C class logits, one of centre-ness and four logarithms of distances: B x (C + 5) x h x w.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from colorgan.networks import Encoder, NormName, climb, decoder_blocks
+
+STRIDE = 4
+PRIOR_LOGIT = -math.log((1 - 0.01) / 0.01)  # every class starts at 1 % (Lin et al. 2017, section 4.1)
+START_DISTANCE = 0.2  # of a point to each side before anything is learnt: boxes of 0.4 of the picture's sides
+MAX_LOG_DISTANCE = 2.0  # e^2 * 0.2 = 1.5: from one end of the picture past the other
+# FCOS scores with 0.05, 1,000 candidates, overlap 0.6 and 100 detections a picture.
+MIN_SCORE, MAX_CANDIDATES, MAX_OVERLAP, MAX_DETECTIONS = 0.05, 1000, 0.6, 100
+
+
+class Detector(nn.Module):
+    """Encoder, the decoder's blocks up to stride 4, and the head; nothing of the decoder beyond that."""
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        width: int,
+        num_classes: int,
+        norm: NormName = "batch",
+        bias_before_norm: bool = False,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder(image_size=image_size, width=width, norm=norm, bias_before_norm=bias_before_norm)
+        channels = self.encoder.channels
+        blocks = decoder_blocks(channels, norm=norm, bias_before_norm=bias_before_norm, dropout=dropout)
+        num_blocks = (image_size // STRIDE).bit_length() - 1  # block i has side 2**(i + 1)
+        self.decoder = nn.Module()  # names as in the generator: decoder.blocks.0 ...
+        self.decoder.blocks = blocks[:num_blocks]
+        self.head = Head(2 * channels[STRIDE.bit_length() - 2], 4 * width, num_classes)
+
+    def forward(self, luminance_B1HW: Tensor) -> Tensor:
+        """Map L' (B, 1, S, S) to the raw output, B x (C + 5) x S/4 x S/4."""
+        blocks: nn.ModuleList = self.decoder.get_submodule("blocks")  # type: ignore[assignment]
+        out: Tensor = self.head(climb(blocks, self.encoder(luminance_B1HW)))
+        return out
+
+
+class Head(nn.Module):
+    """Two branches: what is here, and where its sides are; centre-ness hangs on the latter (FCOS, section 3.4)."""
+
+    def __init__(self, inputs: int, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.what, self.where = _branch(inputs, channels), _branch(inputs, channels)
+        self.classes = nn.Conv2d(channels, num_classes, 3, padding=1)
+        self.box = nn.Conv2d(channels, 5, 3, padding=1)
+
+    def forward(self, features_BCHW: Tensor) -> Tensor:
+        """Return the raw output."""
+        classes_BCHW = self.classes(self.what(features_BCHW)) + PRIOR_LOGIT
+        return torch.cat([classes_BCHW, self.box(self.where(features_BCHW))], dim=1)
+
+
+def _branch(inputs: int, channels: int) -> nn.Sequential:
+    """Group norm as in FCOS; four channels a group, as the width may be small."""
+    layers: list[nn.Module] = []
+    for each in (inputs, channels):
+        layers += [nn.Conv2d(each, channels, 3, padding=1), nn.GroupNorm(channels // 4, channels), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The raw output by its parts, float32."""
+
+    classes_BPC: Tensor  # logits
+    centre_BP: Tensor  # logits
+    boxes_BP4: Tensor  # not clipped
+
+
+def grid_points(height: int, width: int, device: torch.device) -> Tensor:
+    """Return the points' x and y, P x 2, row by row: the middle of each of height x width cells."""
+    x_W = (torch.arange(width, device=device) + 0.5) / width
+    y_H = (torch.arange(height, device=device) + 0.5) / height
+    return torch.stack([x_W.expand(height, width), y_H[:, None].expand(height, width)], dim=-1).view(-1, 2)
+
+
+def predictions(raw_BOHW: Tensor) -> Predictions:
+    """Take the raw output apart."""
+    raw_BPO = raw_BOHW.float().flatten(2).transpose(1, 2)
+    points_P2 = grid_points(raw_BOHW.shape[2], raw_BOHW.shape[3], raw_BOHW.device)
+    distances_BP4 = START_DISTANCE * raw_BPO[..., -4:].clamp(max=MAX_LOG_DISTANCE).exp()
+    boxes_BP4 = torch.cat([points_P2 - distances_BP4[..., :2], points_P2 + distances_BP4[..., 2:]], dim=-1)
+    return Predictions(raw_BPO[..., :-5], raw_BPO[..., -5], boxes_BP4)
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one picture, best first."""
+
+    boxes_N4: Tensor  # float32, within [0, 1]
+    scores_N: Tensor  # float32, in (0, 1)
+    classes_N: Tensor  # int64
+
+
+def detect(raw_BOHW: Tensor) -> list[Detections]:
+    """Return each picture's detections; a score is the root of class probability times centre-ness (FCOS, eq. 4)."""
+    found = predictions(raw_BOHW)
+    scores_BPC = (found.classes_BPC.sigmoid() * found.centre_BP.sigmoid()[..., None]).sqrt()
+    return [_chosen(*each) for each in zip(found.boxes_BP4.clamp(0.0, 1.0), scores_BPC, strict=True)]
+
+
+def _chosen(boxes_P4: Tensor, scores_PC: Tensor) -> Detections:
+    """Keep the best candidates that do not overlap a better one of their class."""
+    num_candidates = min(MAX_CANDIDATES, scores_PC.numel())
+    # A stable sort: equal scores come in the same order on every machine.
+    scores_N, places_N = scores_PC.flatten().sort(descending=True, stable=True)
+    scores_N, places_N = scores_N[:num_candidates], places_N[:num_candidates]
+    places_N = places_N[scores_N >= MIN_SCORE]
+    points_N, classes_N = places_N // scores_PC.shape[1], places_N % scores_PC.shape[1]
+    # Boxes of other classes are moved out of reach, so that one suppression does for all classes.
+    keep_N = suppressed(boxes_P4[points_N] + 2.0 * classes_N[:, None], MAX_OVERLAP).logical_not().nonzero().flatten()
+    keep_N = keep_N[:MAX_DETECTIONS]
+    return Detections(boxes_P4[points_N][keep_N], scores_N[: len(places_N)][keep_N], classes_N[keep_N])
+
+
+def suppressed(boxes_N4: Tensor, max_overlap: float) -> Tensor:
+    """Return which boxes, best first, greedy non-maximum suppression drops: bool N.
+
+    Without a loop over boxes: what a better box that stays overlaps goes, until nothing changes. After k rounds the
+    first k are settled, and a chain of boxes that save one another is rarely longer than a few (Zheng et al. 2021,
+    Cluster-NMS, arXiv:2005.03572, proposition 1).
+    """
+    overlaps_NN = (overlaps(boxes_N4, boxes_N4) > max_overlap).triu(diagonal=1)
+    dropped_N = torch.zeros(len(boxes_N4), dtype=torch.bool, device=boxes_N4.device)
+    while True:
+        again_N = (overlaps_NN & ~dropped_N[:, None]).any(dim=0)
+        if torch.equal(again_N, dropped_N):
+            return dropped_N
+        dropped_N = again_N
+
+
+def overlaps(first_N4: Tensor, second_M4: Tensor) -> Tensor:
+    """Return intersection over union of each pair, N x M; 0 where both have no area."""
+    low_NM2 = torch.maximum(first_N4[:, None, :2], second_M4[None, :, :2])
+    high_NM2 = torch.minimum(first_N4[:, None, 2:], second_M4[None, :, 2:])
+    common_NM = (high_NM2 - low_NM2).clamp(min=0.0).prod(dim=2)
+    union_NM = box_areas(first_N4)[:, None] + box_areas(second_M4)[None] - common_NM
+    return common_NM / union_NM.clamp(min=torch.finfo(union_NM.dtype).tiny)
+
+
+def box_areas(boxes_X4: Tensor) -> Tensor:
+    """Return the areas of boxes in any arrangement."""
+    return (boxes_X4[..., 2:] - boxes_X4[..., :2]).prod(dim=-1)
