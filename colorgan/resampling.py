@@ -1,0 +1,187 @@
+"""The arithmetic of a bootstrap over test images and seeds; colorgan/comparison.py draws its intervals with it.
+
+Scores of many resamples at once, from the per-image evidence that colorgan/scoring.py leaves. A resample is told by
+how often it holds each image, so no image is copied: average precision is computed with these multiplicities as
+weights, segmentation from weighted sums of counts.
+
+N images, R resamples, S seeds, C classes, G groups of images of equal score.
+"""
+
+# ruff: noqa: N802 (a function's name ends in the shape that it returns)
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Evidence = Mapping[str, NDArray[Any]]
+
+# 97.5 % quantiles of Student's t with 1, 2, ... 10 degrees of freedom, and of the normal distribution.
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+_NORMAL = 1.960
+RESAMPLES_AT_ONCE = 250  # 1.5 MB of multiplicities for 5,823 images: they stay in a core's cache
+
+
+def multiplicities_NR(num_images: int, num_resamples: int, generator: np.random.Generator) -> NDArray[np.uint8]:
+    """How often each of N images is in each of R resamples of N images, drawn with replacement.
+
+    A multiplicity over 255 has a chance below 1e-500 and is not provided for.
+    """
+    drawn = (generator.integers(num_images, size=num_images) for _ in range(num_resamples))
+    return np.stack([np.bincount(images, minlength=num_images).astype(np.uint8) for images in drawn], axis=1)
+
+
+def resampled_average_precision_R(
+    scores_N: NDArray[Any],
+    positives_N: NDArray[np.bool_],
+    multiplicity_NR: NDArray[np.uint8],
+    ignore_N: NDArray[np.bool_] | None = None,
+    *,
+    eleven_points: bool = False,
+) -> Floats:
+    """`colorgan.metrics.average_precision` of one class in each resample; NaN in one without positives.
+
+    Only groups with a positive are looked at: precision falls over all others, so none of them is on the envelope.
+
+    Args:
+        scores_N: any monotone score, no NaN.
+        positives_N: where the class is present.
+        multiplicity_NR: how often each image counts.
+        ignore_N: images that do not count for this class.
+        eleven_points: the mean over recalls 0, 0.1, ... 1 in place of the area.
+    """
+    kept = np.arange(len(scores_N)) if ignore_N is None else np.flatnonzero(~ignore_N)
+    order = kept[np.argsort(-scores_N[kept], kind="stable")]
+    scores, positives = scores_N[order], positives_N[order]
+    last_of_group = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
+    group_of_positive = np.unique(np.searchsorted(last_of_group, np.flatnonzero(positives)))
+    if not len(group_of_positive):
+        return np.full(multiplicity_NR.shape[1], np.nan)
+    ends = last_of_group[group_of_positive] + 1
+    starts = np.append(0, ends[:-1])
+    images, found_images = order[: ends[-1]], order[positives]
+    starts_of_found = np.searchsorted(np.flatnonzero(positives), starts)
+    seen_GR = np.add.reduceat(multiplicity_NR[images], starts, axis=0, dtype=np.int32).cumsum(axis=0)
+    new_GR = np.add.reduceat(multiplicity_NR[found_images], starts_of_found, axis=0, dtype=np.int32)
+    found_GR = new_GR.cumsum(axis=0)
+    envelope_GR = np.maximum.accumulate((found_GR / np.maximum(seen_GR, 1))[::-1], axis=0)[::-1]
+    total_R = found_GR[-1]
+    if eleven_points:
+        reached = [np.where(10 * found_GR >= tenth * total_R, envelope_GR, 0).max(axis=0) for tenth in range(11)]
+        precision_R = np.sum(reached, axis=0) / 11
+    else:
+        precision_R = (new_GR * envelope_GR).sum(axis=0) / np.maximum(total_R, 1)
+    return np.where(total_R > 0, precision_R, np.nan)
+
+
+def _mean_average_precision(eleven_points: bool, difficult_count: bool) -> Callable[[Evidence, Any], Floats]:
+    def mean_R(evidence: Evidence, multiplicity_NR: NDArray[np.uint8]) -> Floats:
+        scores_NC, positives_NC = evidence["scores_NC"], evidence["positives_NC"] > 0
+        ignore_NC = (evidence["difficult_NC"] > 0) & (not difficult_count)
+        columns = zip(scores_NC.T, positives_NC.T, ignore_NC.T, strict=True)
+        per_class_CR = [
+            resampled_average_precision_R(scores_N, positives_N, multiplicity_NR, ignore_N, eleven_points=eleven_points)
+            for scores_N, positives_N, ignore_N in columns
+        ]
+        return _mean_of_numbers(np.stack(per_class_CR))
+
+    return mean_R
+
+
+def _first_positive_accuracy(evidence: Evidence, multiplicity_NR: NDArray[np.uint8]) -> Floats:
+    right_N = evidence["scores_NC"].argmax(axis=1) == (evidence["positives_NC"] > 0).argmax(axis=1)
+    accuracy_R: Floats = right_N.astype(np.float64) @ multiplicity_NR / multiplicity_NR.sum(axis=0, dtype=np.int64)
+    return accuracy_R
+
+
+def _counts_3CR(evidence: Evidence, multiplicity_NR: NDArray[np.uint8]) -> Floats:
+    """Pixels right, predicted and true a class; whole numbers below 2^53, exact in float64."""
+    counts_N3C = evidence["counts_N3C"].astype(np.float64)
+    counts_3CR: Floats = np.tensordot(counts_N3C, multiplicity_NR.astype(np.float64), axes=(0, 0))
+    return counts_3CR
+
+
+def _mean_iou(evidence: Evidence, multiplicity_NR: NDArray[np.uint8]) -> Floats:
+    right_CR, predicted_CR, true_CR = _counts_3CR(evidence, multiplicity_NR)
+    return _mean_of_numbers(_share(right_CR, predicted_CR + true_CR - right_CR))
+
+
+def _dice(evidence: Evidence, multiplicity_NR: NDArray[np.uint8]) -> Floats:
+    right_CR, predicted_CR, true_CR = _counts_3CR(evidence, multiplicity_NR)
+    return _mean_of_numbers(_share(2 * right_CR, predicted_CR + true_CR))
+
+
+def _pixel_accuracy(evidence: Evidence, multiplicity_NR: NDArray[np.uint8]) -> Floats:
+    right_CR, _, true_CR = _counts_3CR(evidence, multiplicity_NR)
+    return _share(right_CR.sum(axis=0), true_CR.sum(axis=0))
+
+
+def _share(part: Floats, whole: Floats) -> Floats:
+    return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
+
+
+def _mean_of_numbers(values_CR: Floats) -> Floats:
+    """The mean over the classes that have a value in a resample; NaN where none has."""
+    known_CR = ~np.isnan(values_CR)
+    return _share(np.where(known_CR, values_CR, 0.0).sum(axis=0), known_CR.sum(axis=0).astype(np.float64))
+
+
+# By the name of the score in scores.json: how a resample is scored from the evidence.
+SCORED_BY = {
+    "mAP": _mean_average_precision(eleven_points=False, difficult_count=False),
+    "mAP_11_point": _mean_average_precision(eleven_points=True, difficult_count=False),
+    "mAP_all_objects": _mean_average_precision(eleven_points=False, difficult_count=True),
+    "first_positive_accuracy": _first_positive_accuracy,
+    "mIoU": _mean_iou,
+    "mIoU_own_size": _mean_iou,
+    "dice": _dice,
+    "pixel_accuracy": _pixel_accuracy,
+}
+
+
+def resampled_score_R(metric: str, evidence: Evidence, multiplicity_NR: NDArray[np.uint8]) -> Floats:
+    """The score of this name (a key of `SCORED_BY`) in each resample.
+
+    Args:
+        metric: as in scores.json.
+        evidence: the tensors of per_image.safetensors, one row an image.
+        multiplicity_NR: how often each image counts.
+    """
+    blocks = range(0, multiplicity_NR.shape[1], RESAMPLES_AT_ONCE)
+    parts = (np.ascontiguousarray(multiplicity_NR[:, first : first + RESAMPLES_AT_ONCE]) for first in blocks)
+    return np.concatenate([SCORED_BY[metric](evidence, part) for part in parts])
+
+
+def over_seeds_R(differences_S: Floats, resampled_R: Floats, generator: np.random.Generator) -> Floats:
+    """Each resample's difference over S seeds drawn with replacement, widened for small S.
+
+    Args:
+        differences_S: on the images themselves.
+        resampled_R: the mean over all seeds on each resample of the images.
+    """
+    num_seeds = len(differences_S)
+    if num_seeds == 1:
+        return resampled_R
+    drawn_SR = generator.integers(num_seeds, size=(num_seeds, len(resampled_R)))
+    deviation_R = differences_S[drawn_SR].mean(axis=0) - differences_S.mean()
+    over_both_R = resampled_R + deviation_R * math.sqrt(num_seeds / (num_seeds - 1))
+    of_seeds = float(differences_S.var(ddof=1)) / num_seeds
+    of_images = float(resampled_R.var())
+    inverse_freedom = (of_seeds / (of_seeds + of_images)) ** 2 / (num_seeds - 1) if of_seeds else 0.0
+    centre = over_both_R.mean()
+    widened_R: Floats = centre + (over_both_R - centre) * student_quantile(inverse_freedom) / _NORMAL
+    return widened_R
+
+
+def student_quantile(inverse_freedom: float) -> float:
+    """The 97.5 % quantile of Student's t with 1 / `inverse_freedom` (0 to 1) degrees of freedom.
+
+    Interpolated in that inverse, in which it is convex: never too small, and right to 0.02 from three degrees on.
+    """
+    inverses = [1 / freedom for freedom in range(len(_STUDENT), 0, -1)]
+    return float(np.interp(inverse_freedom, [0.0, *inverses], [_NORMAL, *reversed(_STUDENT)]))

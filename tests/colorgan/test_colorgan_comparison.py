@@ -1,0 +1,256 @@
+"""Comparisons of arms: scores of resamples against copied images, intervals against simulated truth, plain verdicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import t as student
+from sklearn.metrics import f1_score, jaccard_score
+
+from colorgan.comparison import ArmScores, compare, read_arm, verdict
+from colorgan.distributed import Ranks
+from colorgan.errors import UsageError
+from colorgan.metrics import first_positive_accuracy, mean_average_precision
+from colorgan.resampling import SCORED_BY, multiplicities_NR, resampled_score_R, student_quantile
+from colorgan.scoring import Evaluation, score_classifier, write_evaluation
+
+Evidence = dict[str, np.ndarray[Any, Any]]
+NUM_CLASSES = 4
+
+
+def classified(num_images: int = 40, seed: int = 0, skill: float = 1.0) -> Evidence:
+    """Labels of a set that is always the same, with a rare class, and scores of a model, with ties."""
+    labels, model = np.random.default_rng(7), np.random.default_rng(seed)
+    positives_NC = labels.random((num_images, NUM_CLASSES)) < [0.5, 0.3, 0.2, 0.05]
+    difficult_NC = positives_NC & (labels.random(positives_NC.shape) < 0.2)
+    scores_NC = skill * positives_NC + model.normal(size=positives_NC.shape)
+    return {
+        "sample_ids_N": np.arange(num_images),
+        "scores_NC": scores_NC.round(1).astype(np.float32),
+        "positives_NC": positives_NC.astype(np.uint8),
+        "difficult_NC": difficult_NC.astype(np.uint8),
+    }
+
+
+def pixels(num_images: int = 12) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """True and predicted classes, N x 30 each; the last class is in one image only."""
+    generator = np.random.default_rng(3)
+    true_NP = generator.integers(NUM_CLASSES - 1, size=(num_images, 30))
+    true_NP[0, :5] = NUM_CLASSES - 1
+    wrong = generator.random(true_NP.shape) < 0.4
+    return true_NP, np.where(wrong, generator.integers(NUM_CLASSES, size=true_NP.shape), true_NP)
+
+
+def segmented() -> Evidence:
+    true_NP, predicted_NP = pixels()
+    per_image = []
+    for true_P, predicted_P in zip(true_NP, predicted_NP, strict=True):
+        parts = (true_P[true_P == predicted_P], predicted_P, true_P)
+        per_image.append([np.bincount(part, minlength=NUM_CLASSES) for part in parts])
+    return {"sample_ids_N": np.arange(len(true_NP)), "counts_N3C": np.array(per_image, np.int64)}
+
+
+def slow_score(metric: str, images: np.ndarray[Any, Any]) -> float:
+    """The score of the images of these numbers, copied as often as they are named, by the usual functions."""
+    if metric in ("mIoU", "mIoU_own_size", "dice", "pixel_accuracy"):
+        true_P, predicted_P = (plane_NP[images].ravel() for plane_NP in pixels())
+        if metric == "pixel_accuracy":
+            return float((true_P == predicted_P).mean())
+        score: Callable[..., Any] = f1_score if metric == "dice" else jaccard_score
+        return float(score(true_P, predicted_P, labels=np.union1d(true_P, predicted_P), average="macro"))
+    evidence = {name: torch.from_numpy(tensor[images]) for name, tensor in classified().items()}
+    scores, positives, difficult = (evidence[name] for name in ("scores_NC", "positives_NC", "difficult_NC"))
+    if metric == "first_positive_accuracy":
+        return first_positive_accuracy(scores, positives)
+    ignored = None if metric == "mAP_all_objects" else difficult
+    interpolation: Any = "11-point" if metric == "mAP_11_point" else "area"
+    return mean_average_precision(scores, positives, ignored, interpolation).value
+
+
+@pytest.mark.parametrize("metric", SCORED_BY)
+def test_a_resample_scores_as_its_images_copied(metric: str) -> None:
+    evidence = segmented() if metric in ("mIoU", "mIoU_own_size", "dice", "pixel_accuracy") else classified()
+    multiplicity_NR = multiplicities_NR(len(evidence["sample_ids_N"]), 60, np.random.default_rng(1))
+    multiplicity_NR[:, 0] = 1
+    ours_R = resampled_score_R(metric, evidence, multiplicity_NR)
+    images = np.arange(len(multiplicity_NR))
+    slow_R = [slow_score(metric, np.repeat(images, column_N)) for column_N in multiplicity_NR.T]
+    assert ours_R == pytest.approx(slow_R, abs=1e-12)
+
+
+def test_multiplicities_are_draws_with_replacement() -> None:
+    multiplicity_NR = multiplicities_NR(50, 400, np.random.default_rng(0)).astype(int)
+    assert (multiplicity_NR.sum(axis=0) == 50).all()
+    assert multiplicity_NR.var() == pytest.approx(1 - 1 / 50, abs=0.03)  # of a multinomial
+
+
+def test_one_seeds_interval_is_the_percentiles_of_the_slow_loop() -> None:
+    arm, against = (ArmScores(name, {0: 0.0}, {0: classified(seed=s)}) for name, s in (("a", 1), ("b", 2)))
+    ours = compare(arm, against, "mAP", num_resamples=200, seed=5)
+    multiplicity_NR = multiplicities_NR(40, 200, np.random.default_rng(5))
+    differences = []
+    for column_N in multiplicity_NR.T:
+        images = np.repeat(np.arange(40), column_N)
+        each = []
+        for one in (arm, against):
+            evidence = {name: torch.from_numpy(tensor[images]) for name, tensor in one.evidence[0].items()}
+            each.append(mean_average_precision(*(evidence[n] for n in ("scores_NC", "positives_NC", "difficult_NC"))))
+        differences.append(each[0].value - each[1].value)
+    assert [ours.low, ours.high] == pytest.approx(np.quantile(differences, [0.025, 0.975]), abs=1e-12)
+    assert ours.resampled == "images" and "over images alone, one seed" in ours.verdict
+
+
+def study(generator: np.random.Generator, num_seeds: int, seed_spread: float, gap: float) -> list[ArmScores]:
+    """Two arms right on an image with a chance that depends on the image, the arm and the seed's luck."""
+    num_images = 60
+    easy_N = generator.normal(0, 0.1, num_images)
+    arms = []
+    for name, skill in (("pretrained", 0.5 + gap), ("scratch", 0.5)):
+        arm = ArmScores(name, values := {}, evidence := {})
+        for seed in range(num_seeds):
+            right_N = generator.random(num_images) < skill + easy_N + generator.normal(0, seed_spread)
+            scores_NC = np.stack([right_N, np.full(num_images, 0.5)], axis=1)
+            positives_NC = np.tile(np.array([1, 0], np.uint8), (num_images, 1))
+            evidence[seed] = {
+                **{"sample_ids_N": np.arange(num_images), "scores_NC": scores_NC},
+                **{"positives_NC": positives_NC, "difficult_NC": np.zeros_like(positives_NC)},
+            }
+            values[seed] = float(right_N.mean())
+        arms.append(arm)
+    return arms
+
+
+@pytest.mark.parametrize(("num_seeds", "seed_spread"), [(1, 0.0), (2, 0.15), (3, 0.0), (3, 0.15), (6, 0.05)])
+def test_intervals_cover_the_truth(num_seeds: int, seed_spread: float) -> None:
+    """In about 95 % of 200 studies, whether seeds or images vary more; a plain bootstrap of 3 seeds has 77 %."""
+    generator = np.random.default_rng(num_seeds)
+    covered = 0
+    for number in range(200):
+        pretrained, scratch = study(generator, num_seeds, seed_spread, gap=0.1)
+        found = compare(pretrained, scratch, "first_positive_accuracy", num_resamples=200, seed=number)
+        assert found.low is not None and found.high is not None
+        covered += found.low <= 0.1 <= found.high
+    assert 0.90 <= covered / 200 <= 0.995
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 3.7, 5, 9, 14.5, 40, 1000])
+def test_students_quantile_is_never_too_small(freedom: float) -> None:
+    exact = float(student.ppf(0.975, freedom))
+    assert exact - 0.001 <= student_quantile(1 / freedom) <= exact + 0.03
+    assert student_quantile(1 / 1.5) > student.ppf(0.975, 1.5)
+
+
+def test_a_clear_difference_is_shown_and_the_same_again() -> None:
+    pretrained, scratch = study(np.random.default_rng(0), 3, 0.01, gap=0.3)
+    found, again, other = (
+        compare(pretrained, scratch, "first_positive_accuracy", num_resamples=300, seed=seed) for seed in (0, 0, 1)
+    )
+    assert found == again != other
+    assert found.verdict.startswith("pretrained is better by ") and found.resampled == "seeds and images"
+    assert found.difference == pytest.approx(found.means[0] - found.means[1])
+    assert found.deviations[0] == pytest.approx(np.std(list(pretrained.values.values()), ddof=1))
+    reverse = compare(scratch, pretrained, "first_positive_accuracy", num_resamples=300)
+    assert reverse.verdict.startswith("scratch is worse by ")
+
+
+@pytest.mark.parametrize("num_seeds", [1, 3])
+def test_identical_arms_show_no_difference(num_seeds: int) -> None:
+    arm, _ = study(np.random.default_rng(1), num_seeds, 0.1, gap=0.0)
+    found = compare(arm, arm, "first_positive_accuracy", num_resamples=100)
+    assert (found.difference, found.low, found.high) == (0, 0, 0)
+    assert found.verdict.startswith("no difference shown (0.0 points, 95 % interval 0.0 to 0.0")
+
+
+def test_plain_values_vary_over_seeds_alone() -> None:
+    values = {0: 0.52, 1: 0.54, 2: 0.53}
+    better = compare(ArmScores("pretrained", values), ArmScores("scratch", {s: v - 0.03 for s, v in values.items()}))
+    assert better.verdict == "pretrained is better by 3.0 points (95 % interval 3.0 to 3.0, over seeds alone)"
+    noisy = compare(ArmScores("pretrained", values), ArmScores("scratch", {0: 0.53, 1: 0.50, 2: 0.54}))
+    half_width = 4.303 * np.std([-0.01, 0.04, -0.01], ddof=1) / math.sqrt(3)  # Student's
+    assert noisy.low is not None and noisy.high is not None and noisy.verdict.startswith("no difference shown (0.7 ")
+    assert 0.7 < (noisy.high - noisy.low) / (2 * half_width) < 1.3
+    single = compare(ArmScores("pretrained", {4: 0.6}), ArmScores("scratch", {4: 0.5}))
+    assert (single.low, single.deviations, single.resampled) == (None, (None, None), "nothing")
+    assert single.verdict == "no difference shown (10.0 points with one seed, no interval)"
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [
+        ((0.012, 0.004, 0.021), "pretrained is better by 1.2 points (95 % interval 0.4 to 2.1)"),
+        ((-0.012, -0.021, -0.004), "pretrained is worse by 1.2 points (95 % interval -2.1 to -0.4)"),
+        ((-0.0001, -0.009, 0.004), "no difference shown (0.0 points, 95 % interval -0.9 to 0.4)"),
+    ],
+)
+def test_verdicts_in_words(interval: tuple[float, float, float], words: str) -> None:
+    assert verdict("pretrained", *interval, "seeds and images") == words
+
+
+def test_unequal_arms_are_refused() -> None:
+    one, two = ArmScores("pretrained", {0: 0.5, 1: 0.6}), ArmScores("scratch", {0: 0.5, 2: 0.6})
+    with pytest.raises(UsageError, match=r"pretrained was trained with seeds 0, 1, scratch with 0, 2: a fair"):
+        compare(one, two)
+    with pytest.raises(UsageError, match=r"seeds none"):
+        compare(ArmScores("pretrained", {}), ArmScores("scratch", {}))
+    other = classified(seed=2)
+    other["positives_NC"] = 1 - other["positives_NC"]
+    for evidence in (classified(39, seed=2), other):
+        arms = [ArmScores(name, {0: 0.5}, {0: each}) for name, each in (("a", classified(seed=1)), ("b", evidence))]
+        with pytest.raises(UsageError, match=r"b with seed 0 was scored on other images than a with seed 0 \("):
+            compare(*arms, "mAP")
+
+
+def test_evaluation_folders_are_read_as_they_are_written(tmp_path: Path) -> None:
+    arms: dict[str, dict[int, Path]] = {"pretrained": {}, "scratch": {}}
+    for name, folders in arms.items():
+        for seed in (0, 1):
+            data = {k: torch.from_numpy(v) for k, v in classified(seed=10 * seed, skill=0.1 * len(name)).items()}
+            batch: Any = SimpleNamespace(
+                sample_ids_B=data["sample_ids_N"],
+                classes_BC=data["positives_NC"].float(),
+                difficult_BC=data["difficult_NC"].bool(),
+            )
+            folders[seed] = tmp_path / f"{name}-{seed}"
+            evaluation = score_classifier([(batch, data["scores_NC"])], Ranks.single())
+            write_evaluation(folders[seed], evaluation, {"kind": "classifier"})
+    for metric in ("mAP", "mAP_11_point", "mAP_all_objects", "first_positive_accuracy"):
+        found = compare(*(read_arm(name, folders, metric) for name, folders in arms.items()), metric, num_resamples=50)
+        assert found.resampled == "seeds and images" and found.seeds == (0, 1)
+        assert found.low is not None and found.high is not None and found.low <= found.difference <= found.high
+    with pytest.raises(UsageError, match=r"scratch-0: has no score 'mIoU'; it has "):
+        read_arm("scratch", arms["scratch"], "mIoU")
+    with pytest.raises(UsageError, match=r"nowhere: no evaluation that can be read here"):
+        read_arm("scratch", {0: tmp_path / "nowhere"}, "mAP")
+    foreign = arms["scratch"][0] / "per_image.safetensors"
+    foreign.write_bytes((arms["pretrained"][0] / "per_image.safetensors").read_bytes())
+    with pytest.raises(UsageError, match=r"scratch-0: scores.json says mAP .* per_image.safetensors gives"):
+        read_arm("scratch", arms["scratch"], "mAP")
+    foreign.write_bytes(b"damaged")
+    with pytest.raises(UsageError, match=r"per_image.safetensors: cannot be read"):
+        read_arm("scratch", arms["scratch"], "mAP")
+
+
+def test_scores_that_the_evidence_does_not_give_are_compared_by_seed(tmp_path: Path) -> None:
+    """At own size the counts give that size's IoU; they never give the paper's, which has void as background."""
+    counts = {name: torch.from_numpy(tensor) for name, tensor in segmented().items()}
+    own_size = slow_score("mIoU", np.arange(12))
+    scores = {"mIoU_own_size": own_size, "mIoU": 0.4, "mIoU_void_as_background": 0.3}
+    write_evaluation(tmp_path / "own", Evaluation(scores, per_image=counts), {})
+    write_evaluation(tmp_path / "squashed", Evaluation({"mIoU": own_size}, per_image=counts), {})
+    write_evaluation(tmp_path / "boxes", Evaluation({"AP50": 0.2}), {})
+    for folder, metric, has_evidence in (
+        ("own", "mIoU_own_size", True),
+        ("own", "mIoU", False),
+        ("own", "mIoU_void_as_background", False),
+        ("squashed", "mIoU", True),
+        ("boxes", "AP50", False),
+    ):
+        arm = read_arm("pretrained", {0: tmp_path / folder}, metric)
+        assert bool(arm.evidence) == has_evidence, (folder, metric)
