@@ -1,12 +1,14 @@
 """Packing speed: ours with one and two workers beside the webdataset library's ShardWriter, on the same photos.
 
-    python benchmarks/pack.py --photos ../shared/data/coco/unlabeled2017 [--image squash:128] [--repeats 5]
+    python benchmarks/pack.py --photos ../shared/data/coco/unlabeled2017 [--image squash:128] [--times 10] [--repeats 5]
 
 All three decode, resize and encode alike (shards/image.py), in alternated repeats; the table gives medians,
-because a shared machine is noisy. Ours also writes the index, checksums and the manifest.
+because a shared machine is noisy. CPU ms a picture, of a packer and all its workers from their start on, hang less on
+what else the machine does. Ours also writes the index, checksums and the manifest.
 """
 
 import argparse
+import importlib
 import os
 import shutil
 import statistics
@@ -14,13 +16,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import webdataset
 
 from shards.image import convert_picture
 from shards.image_policy import Encoding, parse_image_policy
@@ -64,6 +64,8 @@ def ours(photos: Photos, out: Path, policy: str, workers: int) -> int:
 
 def shard_writer(photos: Photos, out: Path, policy: str) -> int:
     """The webdataset library's way: one process that converts and writes."""
+    import webdataset  # here, for our workers import this file, and the library brings torch: 1.2 s for each
+
     encoding, count = Encoding(parse_image_policy(policy)), 0
     out.mkdir()
     with webdataset.ShardWriter(f"{out}/photos-%06d.tar", maxcount=1000, verbose=0) as writer:
@@ -74,14 +76,22 @@ def shard_writer(photos: Photos, out: Path, policy: str) -> int:
     return count
 
 
-def timed(work: Callable[[Path], int]) -> float:
-    """Images a second of one packing into a fresh folder."""
-    folder = Path(tempfile.mkdtemp())
-    start = time.monotonic()
-    count = work(folder / "out")
-    seconds = time.monotonic() - start
-    shutil.rmtree(folder)
-    return count / seconds
+@dataclass
+class Rival:
+    """A packer, and what its repeats have given."""
+
+    work: Callable[[Path], int]
+    speeds: list[float] = field(default_factory=list)  # images a second
+    cpu_ms: list[float] = field(default_factory=list)  # a picture
+
+    def run(self) -> None:
+        """Pack into a fresh folder."""
+        folder = Path(tempfile.mkdtemp())
+        start, cpu = time.monotonic(), sum(os.times()[:4])
+        count = self.work(folder / "out")
+        self.speeds.append(count / (time.monotonic() - start))
+        self.cpu_ms.append(1000 * (sum(os.times()[:4]) - cpu) / count)
+        shutil.rmtree(folder)
 
 
 def main() -> None:
@@ -93,22 +103,26 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="alternated repeats")
     settings = parser.parse_args()
     photos = Photos(settings.photos, settings.times)
-    rivals: dict[str, Callable[[Path], int]] = {
-        "webdataset ShardWriter": lambda out: shard_writer(photos, out, settings.image),
-        "ours, 1 worker": lambda out: ours(photos, out, settings.image, 1),
-        "ours, 2 workers": lambda out: ours(photos, out, settings.image, 2),
-    }
-    speeds: dict[str, list[float]] = {name: [] for name in rivals}
+    peer = Rival(lambda out: shard_writer(photos, out, settings.image))
+    one = Rival(lambda out: ours(photos, out, settings.image, 1))
+    two = Rival(lambda out: ours(photos, out, settings.image, 2))
+    importlib.import_module("webdataset")  # not in the first repeat's time
     for _ in range(settings.repeats):
-        for name, work in rivals.items():
-            speeds[name].append(timed(work))
-    print(f"{settings.image}, {len(os.sched_getaffinity(0))} cores, {settings.repeats} repeats, median (range)")
-    base = statistics.median(speeds["webdataset ShardWriter"])
-    for name, values in speeds.items():
-        middle = statistics.median(values)
-        print(f"{name:24} {middle:7.0f} images/s ({min(values):.0f} to {max(values):.0f})  {middle / base:.2f}x")
-    ratio = statistics.median(b / a for a, b in zip(speeds["ours, 1 worker"], speeds["ours, 2 workers"], strict=True))
-    print(f"two workers against one: {ratio:.2f}x (median of paired repeats)")
+        for rival in (peer, one, two):
+            rival.run()
+    cores, count = len(os.sched_getaffinity(0)), sum(1 for _ in photos.records())
+    print(f"{count:,} photos, {settings.image}, {cores} cores, {settings.repeats} repeats, median (range)")
+    for name, rival in (("webdataset ShardWriter", peer), ("ours, 1 worker", one), ("ours, 2 workers", two)):
+        low, middle, high = min(rival.speeds), statistics.median(rival.speeds), max(rival.speeds)
+        cpu_ms = statistics.median(rival.cpu_ms)
+        print(f"{name:24} {middle:7.0f} images/s ({low:.0f} to {high:.0f}), {cpu_ms:.2f} ms CPU a picture")
+    print(f"one worker against ShardWriter: {ratio(one, peer):.2f}x (median of paired repeats), to reach 1.0x")
+    print(f"two workers against one:        {ratio(two, one):.2f}x, to reach 1.7x")
+
+
+def ratio(rival: Rival, other: Rival) -> float:
+    """How many times as fast, by the median of the repeats taken in pairs."""
+    return statistics.median(a / b for a, b in zip(rival.speeds, other.speeds, strict=True))
 
 
 if __name__ == "__main__":
