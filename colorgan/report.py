@@ -1,6 +1,6 @@
 """The report: run folders -> one self-contained page (report.html), its tables as text (report.md), and its PNGs.
 
-    read_folders (report_runs) -> sections (here, report_sections, report_tables) -> files
+    read_folders (report_story) -> sections (report_*) -> files
 
 The page needs no network and no script; every text that comes from a file is escaped (colorgan/report_html.py).
 """
@@ -8,36 +8,33 @@ The page needs no network and no script; every text that comes from a file is es
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from colorgan.report_html import Html, element
-from colorgan.report_runs import Story, read_folders
-from colorgan.report_scores import final_results
-from colorgan.report_sections import (
-    Files,
-    coloured_section,
-    finetuning_section,
-    overview_section,
-    pretraining_section,
-    progress_section,
-    speed_section,
-)
+from colorgan.report_curves import finetuning_section, start_of
+from colorgan.report_figures import Files
+from colorgan.report_gallery import coloured_section, progress_section
+from colorgan.report_html import Html, element, join, table
+from colorgan.report_provenance import provenance_section, recipes_section
+from colorgan.report_published import KIND_NAMES
+from colorgan.report_results import classes_section
+from colorgan.report_runs import RunFolder
+from colorgan.report_scores import data_name, final_results
+from colorgan.report_story import Story, read_folders
 from colorgan.report_style import STYLE
-from colorgan.report_tables import markdown, provenance_section, recipes_section, scores_section
+from colorgan.report_tables import markdown, scores_section
+from colorgan.report_training import pretraining_section, speed_section
+from colorgan.report_transfer import transfer_cards, transfer_markdown, transfer_section
 
 PAGE, TEXT = "report.html", "report.md"
-TOOLS = ("colorgan", "torch", "matplotlib", "pillow")
 
 
 def write_report(folders: Sequence[Path], out: Path) -> Path:
-    """Write the report of run and evaluation folders into `out`, the page last; return the page.
+    """Write the report of run, study, evaluation and probe folders into `out`, the page last; return the page.
 
     Raises:
-        UsageError: a folder is no run and no evaluation.
+        UsageError: a folder is none of them.
         OSError: `out` cannot be written.
     """
     story = read_folders(folders)
@@ -47,31 +44,45 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         _write(out / name, data)
-    _write(out / TEXT, markdown(results).encode("utf-8", "backslashreplace"))
+    text = markdown(results) + transfer_markdown(story)
+    _write(out / TEXT, text.encode("utf-8", "backslashreplace"))
     _write(out / PAGE, page.encode("utf-8", "backslashreplace"))
     return out / PAGE
 
 
 def report_page(story: Story, files: Files) -> str:
-    """Return the page; the PNGs that belong beside it are put into `files` by name."""
+    """Return the page; the PNGs that belong beside it are put into `files` by name.
+
+    A section of which nothing was given is left out, and named at the end.
+    """
     results, notes = final_results(story)
-    sections: list[tuple[str, str, Html]] = [
+    pretrained, tuned = story.of("pretrain"), [run for run in story.runs if run.kind != "pretrain"]
+    made: list[tuple[str, str, Html]] = [
         ("progress", "Learning progress", progress_section(story, files)),
         ("coloured", "Coloured pictures", coloured_section(story, files)),
-        ("scores", "Scores beside the paper's", scores_section(results)),
-        ("pretraining", "Pretraining", pretraining_section(story, files)),
-        ("finetuning", "Scratch against pretrained", finetuning_section(story, files)),
-        ("speed", "Throughput", speed_section(story, files)),
+        ("transfer", "Transfer", transfer_section(story, files)),
+        ("scores", "Scores beside the paper's", scores_section(results) if story.runs else Html()),
+        ("classes", "By class", classes_section(story, results, files)),
+        ("pretraining", "Pretraining", pretraining_section(story, files) if pretrained else Html()),
+        ("finetuning", "Scratch against pretrained", finetuning_section(story, files) if tuned else Html()),
+        ("speed", "Throughput", speed_section(story, files) if story.runs else Html()),
         ("recipes", "Recipes", recipes_section(story)),
         ("provenance", "Data, versions, checkpoints", provenance_section(story)),
-        ("missing", "What is missing", _missing(story, notes)),
     ]
+    absent = [f"{title}: nothing given that shows it." for _, title, content in made if not content]
+    sections = [each for each in made if each[2]]
+    sections.append(("missing", "What is missing", _missing(story, [*notes, *absent])))
+    return _document(story, sections)
+
+
+def _document(story: Story, sections: Sequence[tuple[str, str, Html]]) -> str:
     links = [element("a", title, href=f"#{key}") for key, title, _ in sections]
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     body = [
         element("h1", "colorgan report"),
-        element("p", _made_by(story), class_="soft"),
+        element("p", f"Made {when} from {_counted(story)}.", class_="soft"),
         element("nav", *links, aria_label="Sections"),
-        overview_section(story),
+        _overview(story),
         *(element("section", element("h2", title), content, id=key) for key, title, content in sections),
     ]
     head = [
@@ -85,27 +96,63 @@ def report_page(story: Story, files: Files) -> str:
     return f"<!DOCTYPE html>\n{document}\n"
 
 
-def _made_by(story: Story) -> str:
-    tools = ", ".join(f"{name} {_version(name)}" for name in TOOLS)
-    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    return f"Made {when} from {len(story.runs)} runs, with Python {platform.python_version()}, {tools}."
+def _counted(story: Story) -> str:
+    counts = (
+        (len(story.runs), "run"),
+        (len(story.studies), "study"),
+        (len(story.evaluations), "evaluation"),
+        (len(story.probes), "probe"),
+    )
+    plurals = {"study": "studies"}
+    told = [f"{n} {name if n == 1 else plurals.get(name, f'{name}s')}" for n, name in counts if n]
+    return ", ".join(told)
 
 
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "(not installed)"
+def _overview(story: Story) -> Html:
+    """Cards with the last colour scores and the studies' differences, and the table of runs."""
+    cards = [card for run in story.of("pretrain") if (card := _card(run)) is not None] + transfer_cards(story)
+    rows = [
+        [
+            run.title,
+            KIND_NAMES[run.kind],
+            start_of(run),
+            str(run.seed),
+            _length(run),
+            data_name(run.folders("data.train")),
+        ]
+        for run in story.runs
+    ]
+    header = ("Run", "What", "Starts from", "Seed", "Images seen", "Trained on")
+    return join([element("div", *cards, class_="cards") if cards else None, table(header, rows) if rows else None])
+
+
+def _card(run: RunFolder) -> Html | None:
+    scores = run.last_scores
+    if "psnr" not in scores:
+        return None
+    grey = scores.get("grey_psnr")
+    beside = ""
+    if grey is not None:
+        gap = scores["psnr"] - grey
+        beside = f"{abs(gap):.2f} dB {'above' if gap > 0 else 'below'} the same pictures left grey. "
+    what = f"{beside}{scores.get('images', 0):,.0f} held-out pictures, after {run.last_scores_images:,} images."
+    return element(
+        "div",
+        element("span", run.title),
+        element("b", f"{scores['psnr']:.2f} dB PSNR"),
+        element("span", what, class_="soft"),
+        class_="card",
+    )
+
+
+def _length(run: RunFolder) -> str:
+    total = f" of {run.total_images:,}" if run.total_images else ""
+    return f"{run.images_seen:,}" if run.finished else f"{run.images_seen:,}{total}, not at its end"
 
 
 def _missing(story: Story, notes: Sequence[str]) -> Html:
     told = [*story.notes, *notes, *(f"{run.title}: {note}" for run in story.runs for note in run.notes)]
-    told += [
-        "Per-class scores, confusion and segmentation overlays: runs and evaluations do not write them.",
-        "Best and worst pictures by PSNR: evaluations keep mean, minimum and maximum, and the first pictures.",
-        "Versions of the libraries that trained: the log does not hold them; the source commit is in the checkpoints.",
-    ]
-    return element("ul", *(element("li", note) for note in told))
+    return element("ul", *(element("li", note) for note in told)) if told else element("p", "Nothing.")
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -25,6 +25,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7
 INK, GRID = "#1b1b1f", "#c9c9cf"
 SIZE_INCHES = (4.3, 2.75)  # narrow, so that text stays legible at the width of a phone
 PNG_DPI = 160
+MAX_POINTS = 400  # of a line: a pixel each, and a page of many charts stays a page
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -52,6 +53,7 @@ class Line:
     points: Sequence[tuple[float, float]]
     colour: int = 0
     dash: str = "-"
+    thin: bool = False  # one of several whose mean is drawn too
 
 
 @dataclass(frozen=True)
@@ -65,22 +67,28 @@ class Chart:
 
 
 def draw(
-    title: str, lines: Sequence[Line], *, unit: str = "", log: bool = False, bounds: tuple[float, float] | None = None
+    title: str,
+    lines: Sequence[Line],
+    *,
+    key: str = "",
+    unit: str = "",
+    log: bool = False,
+    bounds: tuple[float, float] | None = None,
 ) -> Chart:
     """Draw lines over images seen.
 
     Args:
         title: What is drawn; the y axis bears the unit.
+        key: Tells the SVG's names from those of the page's other charts; the title where it is empty.
         log: Logarithmic where all values are positive.
         bounds: Fixed ends of the y axis.
     """
-    with mpl.rc_context({**SETTINGS, "svg.hashsalt": title}):
+    with mpl.rc_context({**SETTINGS, "svg.hashsalt": key or title}):
         figure = Figure(figsize=SIZE_INCHES, layout="constrained")
         axes = figure.add_subplot()
         for line in lines:
-            xs, ys = zip(*line.points, strict=True)
-            colour = COLOURS[line.colour % len(COLOURS)]
-            axes.plot(xs, ys, color=colour, linestyle=line.dash, marker="o" if len(xs) < 3 else None, markersize=4)
+            xs, ys = zip(*thinned(line.points), strict=True)
+            axes.plot(xs, ys, color=colour_of(line.colour), linestyle=line.dash, **_stroke(line, len(xs)))
         if log and all(y > 0 for line in lines for _, y in line.points):
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -93,16 +101,38 @@ def draw(
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel("images seen")
         axes.set_ylabel(unit)
-        svg = _svg(figure, title)
-        return Chart(title, svg, _png(figure, title, lines), tuple(lines))
+        told = [line for line in lines if not line.thin]
+        return Chart(title, svg_of(figure, key or title), _png(figure, title, told), tuple(told))
 
 
-def _svg(figure: Figure, title: str) -> Html:
+def colour_of(place: int) -> str:
+    """Return the colour of a place, round and round."""
+    return COLOURS[place % len(COLOURS)]
+
+
+def _stroke(line: Line, num_points: int) -> dict[str, Any]:
+    if line.thin:
+        return {"linewidth": 0.8, "alpha": 0.45}
+    return {"marker": "o" if num_points < 3 else None, "markersize": 4}
+
+
+def thinned(points: Sequence[tuple[float, float]], most: int = MAX_POINTS) -> list[tuple[float, float]]:
+    """Return at most that many points: means of equal stretches, the last point kept as it is."""
+    if len(points) <= most:
+        return list(points)
+    size = -(-(len(points) - 1) // (most - 1))
+    stretches = [points[i : min(i + size, len(points) - 1)] for i in range(0, len(points) - 1, size)]
+    means = [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in stretches]
+    return [*means, points[-1]]
+
+
+def svg_of(figure: Figure, key: str) -> Html:
+    """Return a figure as SVG whose colours follow the page."""
     out = io.BytesIO()
     FigureCanvasSVG(figure).print_svg(out, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))  # type: ignore[no-untyped-call]
     text = out.getvalue().decode()
     text = text[text.index("<svg") :]
-    key = re.sub(r"\W+", "-", title)
+    key = re.sub(r"\W+", "-", key)
     text = re.sub(r'\bid="', f'id="{key}-', text)
     text = re.sub(r'(href="|url\()#', rf"\1#{key}-", text)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -115,15 +145,26 @@ def _svg(figure: Figure, title: str) -> Html:
     return Html(text.replace("<svg", '<svg aria-hidden="true"', 1))
 
 
+def plain(text: str) -> str:
+    """Return text that the built-in font can draw."""
+    return text.encode("ascii", "replace").decode()
+
+
 def _png(figure: Figure, title: str, lines: Sequence[Line]) -> bytes:
     axes = figure.axes[0]
     axes.set_title(title, loc="left", fontsize=10)
-    handles: list[Any] = list(axes.lines)
-    names = [line.name.encode("ascii", "replace").decode() for line in lines]  # the built-in font
+    handles: list[Any] = [line for line in axes.lines if line.get_alpha() is None]
+    names = [plain(line.name) for line in lines]
     figure.legend(
         handles, names, loc="outside lower center", fontsize=7, ncols=1 if len(lines) < 4 else 2, frameon=False
     )
     figure.set_size_inches(SIZE_INCHES[0], SIZE_INCHES[1] + 0.2 * len(lines))
+    return png_of(figure)
+
+
+def png_of(figure: Figure) -> bytes:
+    """Return a figure as PNG on white."""
+    figure.set_dpi(PNG_DPI)
     out = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a name too long for the figure

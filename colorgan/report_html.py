@@ -54,6 +54,11 @@ def table(
     return join([told, element("div", whole, class_="wide", tabindex=0)])
 
 
+def missing(text: str) -> Html:
+    """Return a sentence that says what is not there."""
+    return element("p", text, class_="missing")
+
+
 def data_uri(data: bytes, media_type: str) -> str:
     """Return bytes as a URI that stands in the page itself."""
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"

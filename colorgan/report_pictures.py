@@ -19,6 +19,7 @@ MAX_PIXELS = 60_000_000
 MAX_PHOTOS = 8
 MAX_STAGES = 5
 JPEG_QUALITY = 92
+MAX_WIDTH_PX = 1000  # of a picture that is shown whole
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,14 @@ def sheet(rows: Sequence[Sequence[tuple[str, Image.Image]]]) -> Image.Image:
         for column, (_, picture) in enumerate(row):
             whole.paste(picture, (GAP_PX + column * (width + GAP_PX), line_px + index * (height + GAP_PX)))
     return whole
+
+
+def narrowed(picture: Image.Image) -> Image.Image:
+    """Return a picture of at most 1000 pixels' width."""
+    if picture.width <= MAX_WIDTH_PX:
+        return picture
+    height = max(1, round(picture.height * MAX_WIDTH_PX / picture.width))
+    return picture.resize((MAX_WIDTH_PX, height), Image.Resampling.LANCZOS)
 
 
 def png_bytes(picture: Image.Image) -> bytes:

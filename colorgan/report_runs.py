@@ -1,6 +1,4 @@
-"""What the report reads: run folders (pretraining, fine-tuning) and evaluation folders, as plain data.
-
-    RUN... -> read_folders -> colorgan/report.py (the page)
+"""Run folders (pretraining, fine-tuning) as plain data: recipe, log, pictures, newest checkpoint's state.
 
 Nothing here trusts a file: what is absent or damaged becomes a note that the page shows. No tensor is read.
 """
@@ -8,9 +6,8 @@ Nothing here trusts a file: what is absent or damaged becomes a note that the pa
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,27 +15,15 @@ from typing import Any, Literal
 import yaml
 
 from colorgan.errors import UsageError
+from colorgan.report_evaluations import Evaluation, read_evaluations
+from colorgan.report_files import mapping, number, numbers, read_json, read_text
 from colorgan.run import FREE_KEYS, RECIPE
 from colorgan.runlog import LOG_NAME, read_log
 from colorgan.schema_keys import show
 
-Kind = Literal["pretrain", "classify", "segment"]
-SCORES = "scores.json"
-MAX_TEXT_BYTES = 8 << 20
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What launcher/evaluate.py wrote: scores, and what they were computed with."""
-
-    path: Path
-    model: str
-    data: tuple[str, ...]
-    kind: str
-    inference: str
-    images_seen: int | None
-    scores: dict[str, float]
-    picture: Path | None
+Kind = Literal["pretrain", "classify", "segment", "detect"]
+KINDS: tuple[Kind, ...] = ("pretrain", "classify", "segment", "detect")
+MAX_LOG_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -79,6 +64,11 @@ class RunFolder:
         return total if isinstance(total, int) and total > 0 else None
 
     @cached_property
+    def starts(self) -> list[dict[str, Any]]:
+        """The log's line of each start: ranks, device, versions."""
+        return [entry for entry in self.log if entry["kind"] == "event" and entry.get("text") == "started"]
+
+    @cached_property
     def images_seen(self) -> int:
         """The furthest that the log tells of."""
         return max((entry["images"] for entry in self.log), default=0)
@@ -97,21 +87,21 @@ class RunFolder:
         """(images, value) of one logged value; lines that lack it, or hold no finite number, are left out."""
         points = []
         for entry in self.log:
-            value = _number(_mapping(entry.get("values")).get(name)) if entry["kind"] == kind else None
+            value = number(mapping(entry.get("values")).get(name)) if entry["kind"] == kind else None
             if value is not None:
                 points.append((entry["images"], value))
         return points
 
     def names(self, kind: str) -> list[str]:
         """Every value's name that lines of a kind hold, as first met."""
-        found = (name for entry in self.log if entry["kind"] == kind for name in _mapping(entry.get("values")))
+        found = (name for entry in self.log if entry["kind"] == kind for name in mapping(entry.get("values")))
         return list(dict.fromkeys(str(name) for name in found))
 
     @cached_property
     def last_scores(self) -> dict[str, float]:
         """The last validation; {} without one."""
         lines = [entry for entry in self.log if entry["kind"] == "validate"]
-        return _numbers(lines[-1].get("values")) if lines else {}
+        return numbers(lines[-1].get("values")) if lines else {}
 
     @property
     def last_scores_images(self) -> int:
@@ -125,10 +115,15 @@ class RunFolder:
             here = here.get(part) if isinstance(here, dict) else None
         return default if here is None else here
 
+    def folders(self, dotted: str) -> list[str]:
+        """A setting that is one folder or several."""
+        found = self.setting(dotted, [])
+        return [str(each) for each in found] if isinstance(found, list) else [str(found)]
+
     @property
     def model(self) -> dict[str, Any]:
         """What the newest checkpoint says of the network."""
-        return _mapping(self.state.get("model"))
+        return mapping(self.state.get("model"))
 
     @property
     def same_but_seed(self) -> str:
@@ -136,72 +131,6 @@ class RunFolder:
         kept = {key: value for key, value in flat(self.recipe).items() if not _ignored(key, (*FREE_KEYS, "seed"))}
         kept["data_digest"] = self.state.get("data_digest", self.setting("data.train"))
         return json.dumps(kept, sort_keys=True, default=str)
-
-
-@dataclass(frozen=True)
-class Story:
-    """Everything that a report is made of."""
-
-    runs: list[RunFolder]
-    evaluations: list[Evaluation]  # of folders that were given by themselves
-    notes: list[str] = field(default_factory=list)
-
-    def of(self, *kinds: str) -> list[RunFolder]:
-        """The runs of some kinds, in order."""
-        return [run for run in self.runs if run.kind in kinds]
-
-
-def read_folders(folders: Sequence[Path]) -> Story:
-    """Read run and evaluation folders; one given twice counts once.
-
-    Raises:
-        UsageError: a folder is neither, or its recipe cannot be read; one sentence.
-    """
-    runs, evaluations = [], []
-    for folder in dict.fromkeys(path.resolve() for path in folders):
-        if (folder / RECIPE).is_file():
-            runs.append(_read_run(folder))
-        elif (folder / SCORES).is_file():
-            evaluations.append(read_evaluation(folder))
-        else:
-            what = "has neither recipe.yaml nor scores.json" if folder.is_dir() else "is no folder"
-            raise UsageError(
-                f"{folder} {what}: give run folders of launcher/pretrain.py or finetune.py, or --out folders of "
-                "launcher/evaluate.py"
-            )
-    runs.sort(key=lambda run: ("pretrain", "classify", "segment").index(run.kind))
-    for number, (run, name) in enumerate(zip(runs, short_names([run.path for run in runs]), strict=True), 1):
-        run.number, run.name = number, name
-    return Story(runs, evaluations)
-
-
-def read_evaluation(folder: Path) -> Evaluation:
-    """Read a folder of launcher/evaluate.py.
-
-    Raises:
-        UsageError: scores.json is damaged.
-    """
-    path = folder / SCORES
-    try:
-        text = _mapping(json.loads(_read_text(path)))
-        scores = _numbers(text.get("scores"))
-    except (ValueError, RecursionError):
-        text, scores = {}, {}
-    if not scores:
-        raise UsageError(
-            f"{path} holds no scores: write it again with `accelerate launch launcher/evaluate.py --out DIR`"
-        )
-    data = text.get("data")
-    return Evaluation(
-        path=folder,
-        model=str(text.get("model", "")),
-        data=tuple(map(str, data)) if isinstance(data, list) else (),
-        kind=str(text.get("kind", "")),
-        inference=str(text.get("inference", "")),
-        images_seen=text.get("images_seen") if isinstance(text.get("images_seen"), int) else None,
-        scores=scores,
-        picture=folder / "coloured.png" if (folder / "coloured.png").is_file() else None,
-    )
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
@@ -237,39 +166,57 @@ def _ignored(key: str, ignore: Sequence[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in ignore)
 
 
-def _read_run(folder: Path) -> RunFolder:
+def read_run(folder: Path) -> RunFolder:
+    """Read a run folder.
+
+    Raises:
+        UsageError: its recipe cannot be read; one sentence.
+    """
     notes: list[str] = []
     recipe = _read_recipe(folder / RECIPE)
-    task = recipe.get("task")
-    kind: Kind = "segment" if task == "segment" else "classify" if task is not None else "pretrain"
-    try:
-        log = [entry for entry in read_log(folder) if isinstance(entry["kind"], str)]
-    except OSError:
-        log = []
-        notes.append(f"There is no {LOG_NAME}: the run has not started, or its log was taken away.")
     checkpoints = [_saved(path) for path in sorted((folder / "checkpoints").glob("images-*")) if path.is_dir()]
     state: dict[str, Any] = {}
     for checkpoint in reversed([each for each in checkpoints if each.complete]):
-        state = _read_json(folder / "checkpoints" / checkpoint.name / "state.json")
+        state = read_json(folder / "checkpoints" / checkpoint.name / "state.json")
         if state:
             break
     if not state:
         notes.append("No complete checkpoint: data digest, source version and number of ranks are not known.")
-    evaluations = []
-    for path in sorted(folder.glob(f"*/{SCORES}")):
-        try:
-            evaluations.append(read_evaluation(path.parent))
-        except UsageError as error:
-            notes.append(f"{error}.")
+    evaluations, damaged = read_evaluations(folder)
     pictures = sorted(
         (count, path) for path in folder.glob("pictures/images-*.png") if (count := _count(path)) is not None
     )
-    return RunFolder(folder, kind, recipe, log, pictures, checkpoints, state, evaluations, notes)
+    log = _read_log(folder, notes)
+    kind = _kind(recipe)
+    return RunFolder(folder, kind, recipe, log, pictures, checkpoints, state, evaluations, notes + damaged)
+
+
+def _kind(recipe: Mapping[str, Any]) -> Kind:
+    task = recipe.get("task")
+    if task is None:
+        return "pretrain"
+    return next((kind for kind in KINDS[1:] if kind == task), "classify")
+
+
+def _read_log(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
+    path = folder / LOG_NAME
+    try:
+        if path.stat().st_size > MAX_LOG_BYTES:
+            notes.append(f"{LOG_NAME} is over {MAX_LOG_BYTES >> 20} MiB: left out.")
+            return []
+        return [entry for entry in read_log(folder) if isinstance(entry["kind"], str)]
+    except OSError:
+        notes.append(f"There is no {LOG_NAME}: the run has not started, or its log was taken away.")
+        return []
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:
     try:
-        recipe = yaml.safe_load(_read_text(path))
+        text = read_text(path)
+        # Repeated references (&a, *a) unfold without bound; no recipe of ours has one.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ValueError
+        recipe = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         recipe = None
     if not isinstance(recipe, dict) or not recipe:
@@ -285,37 +232,3 @@ def _saved(path: Path) -> SavedCheckpoint:
 def _count(path: Path) -> int | None:
     digits = path.stem.removeprefix("images-")
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 20 else None
-
-
-def _read_text(path: Path) -> str:
-    with path.open("rb") as file:
-        data = file.read(MAX_TEXT_BYTES + 1)
-    if len(data) > MAX_TEXT_BYTES:
-        raise ValueError("too large")
-    return data.decode("utf-8")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return _mapping(json.loads(_read_text(path)))
-    except (OSError, ValueError, RecursionError):
-        return {}
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _numbers(values: Any) -> dict[str, float]:
-    pairs = ((str(name), _number(value)) for name, value in _mapping(values).items())
-    return {name: number for name, number in pairs if number is not None}

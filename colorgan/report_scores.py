@@ -11,79 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from colorgan.report_runs import RunFolder, Story, differences, short_names
+from colorgan.report_evaluations import Evaluation
+from colorgan.report_published import Metric, Published
+from colorgan.report_runs import RunFolder, differences, short_names
+from colorgan.report_story import Story
 from colorgan.run import FREE_KEYS
 
 SCRATCH, PRETRAINED = "scratch", "generator"
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A score as the log names it, and how it is told."""
-
-    key: str
-    name: str
-    meaning: str
-    scale: float = 100.0
-    unit: str = "%"
-
-
-METRICS = {
-    "classify": (
-        Metric(
-            "first_positive_accuracy", "First-positive accuracy", "arg-max = first class present; the paper's accuracy"
-        ),
-        Metric("mAP", "mAP", "mean average precision, VOC 2010+, difficult objects left out"),
-    ),
-    "segment": (
-        Metric("mIoU_void_as_background", "mIoU, void as background", "void pixels count as background; the paper's"),
-        Metric("mIoU", "mIoU, void ignored", "the usual VOC way; at the network's size"),
-        Metric("pixel_accuracy", "Pixel accuracy", "share of pixels, void ignored"),
-    ),
-}
-KINDS = {"generator": "pretrain", "classifier": "classify", "segmenter": "segment"}
-
-
-@dataclass(frozen=True)
-class Published:
-    """A result of the paper (Treneska et al. 2022) and the protocol it was computed with."""
-
-    protocol: str
-    data: str
-    images: int
-    classes: int
-    size: int
-    metric: str
-    scratch: float
-    pretrained: float
-
-
-PAPER = {
-    "classify": Published(
-        protocol="paper-classification",
-        data="VOC 2012, all annotated images, 70/20/10 stratified; the 10 %",
-        images=1713,
-        classes=20,
-        size=256,
-        metric="first_positive_accuracy",
-        scratch=47.18,
-        pretrained=52.83,
-    ),
-    "segment": Published(
-        protocol="paper-segmentation",
-        data="VOC 2012 masks, 70/20/10 stratified; the 10 %",
-        images=297,
-        classes=21,
-        size=256,
-        metric="mIoU_void_as_background",
-        scratch=44.66,
-        pretrained=47.07,
-    ),
-}
-PAPER_COLOURS = {
-    "psnr": 20.94, "psnr_min": 8.82, "psnr_max": 42.61, "ssim": 0.85, "ssim_min": 0.31, "ssim_max": 0.99,
-}  # fmt: skip
-PAPER_COLOUR_DATA, PAPER_COLOUR_IMAGES, PAPER_COLOUR_SIZE = "COCO 2014 test, random", 4000, 256
+MODEL_KINDS = {"generator": "pretrain", "classifier": "classify", "segmenter": "segment", "detector": "detect"}
+OWN_SIZE = "_own_size"  # ends the name of a score that a generator has at each photo's own size
 
 
 @dataclass(frozen=True)
@@ -94,7 +32,7 @@ class Protocol:
     data: tuple[str, ...]
     images: int
     classes: int
-    size: int
+    size: int  # pixels; -1: each picture's own
     inference: str
 
 
@@ -106,6 +44,7 @@ class Result:
     protocol: Protocol
     scores: dict[str, float]
     source: str
+    evaluation: Evaluation | None = None
 
 
 @dataclass(frozen=True)
@@ -153,9 +92,13 @@ def final_results(story: Story) -> tuple[list[Result], list[str]]:
         else:
             notes.append(f"{run.title} was not validated (no data.val).")
         for each in run.evaluations + [e for e in story.evaluations if run_of(e.model, story.runs) is run]:
-            if run.finished and KINDS.get(each.kind) == run.kind and each.images_seen == run.images_seen:
+            if run.finished and MODEL_KINDS.get(each.kind) == run.kind and each.images_seen == run.images_seen:
                 protocol = _protocol(run, each.data, each.inference, each.scores)
-                found[protocol] = Result(run, protocol, each.scores, "evaluation")
+                found[protocol] = Result(run, protocol, each.scores, "evaluation", each)
+                own = {key.removesuffix(OWN_SIZE): v for key, v in each.scores.items() if key.endswith(OWN_SIZE)}
+                if run.kind == "pretrain" and own:
+                    protocol = replace(_protocol(run, each.data, each.inference, own), size=-1)
+                    found[protocol] = Result(run, protocol, own, "evaluation")
             elif run.finished:
                 notes.append(f"{each.path} scores another model than {run.title} ends with: it is in no table.")
         results += found.values()

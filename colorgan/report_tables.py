@@ -1,26 +1,28 @@
-"""Sections of the report that are read: scores beside the paper's, recipes, and where everything comes from."""
+"""Scores beside the paper's: a table a task in the page, and the same as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import yaml
-
-from colorgan.report_html import Html, element, join, table
-from colorgan.report_runs import RunFolder, Story, differences
-from colorgan.report_scores import (
+from colorgan.report_html import Html, element, join, missing, table
+from colorgan.report_published import (
+    EARLIER,
     METRICS,
     PAPER,
     PAPER_COLOUR_DATA,
     PAPER_COLOUR_IMAGES,
     PAPER_COLOUR_SIZE,
     PAPER_COLOURS,
+    TITLES,
+    Metric,
+    Published,
+)
+from colorgan.report_runs import RunFolder
+from colorgan.report_scores import (
     PRETRAINED,
     SCRATCH,
     Arm,
-    Metric,
     Protocol,
-    Published,
     Result,
     by_protocol,
     data_name,
@@ -31,7 +33,6 @@ from colorgan.report_scores import (
 
 Column = tuple[Metric, Protocol, list[Arm]]
 SOURCE = "Treneska et al., Sensors 2022, 22(4), 1599"
-TITLES = {"classify": "Classification", "segment": "Segmentation"}
 COLOUR_ROWS = (
     ("PSNR, mean", "psnr", 2, "\u00a0dB"),
     ("PSNR, minimum", "psnr_min", 2, "\u00a0dB"),
@@ -41,10 +42,15 @@ COLOUR_ROWS = (
     ("SSIM, maximum", "ssim_max", 3, ""),
     ("PSNR of the grey pictures", "grey_psnr", 2, "\u00a0dB"),
     ("SSIM of the grey pictures", "grey_ssim", 3, ""),
-    ("Chroma error (L1, Lab units)", "chroma_l1", 2, ""),
-    ("Chroma error of the grey pictures", "grey_chroma_l1", 2, ""),
+    ("CIEDE2000", "ciede2000", 2, ""),
+    ("CIEDE2000 of the grey pictures", "grey_ciede2000", 2, ""),
+    ("Chroma error (Lab units)", "chroma_error", 2, ""),
+    ("Chroma error of the grey pictures", "grey_chroma_error", 2, ""),
+    ("L1 of a and b (Lab units)", "chroma_l1", 2, ""),
+    ("L1 of a and b of the grey pictures", "grey_chroma_l1", 2, ""),
     ("Colourfulness", "colourfulness", 1, ""),
     ("Colourfulness of the originals", "original_colourfulness", 1, ""),
+    ("Colourfulness over the originals'", "colourfulness_ratio", 3, ""),
 )
 
 
@@ -56,8 +62,19 @@ def scores_section(results: Sequence[Result]) -> Html:
     )
     parts = [element("p", said, class_="soft"), element("h3", "Colouring"), _colour_table(results)]
     for task in METRICS:
-        parts += [element("h3", TITLES[task]), _transfer_table(task, by_protocol(results, task))]
-    return join(parts)
+        found = by_protocol(results, task)
+        if found or task in PAPER:
+            parts += [element("h3", TITLES[task]), _transfer_table(task, found)]
+    return join([*parts, _earlier_table()])
+
+
+def _earlier_table() -> Html:
+    """What the paper quotes of others, apart from everything else."""
+    rows = [[name, *("–" if value is None else f"{value:.1f}\u00a0%" for value in values)] for name, *values in EARLIER]
+    said = "Whole VOC, other networks and protocols: not to be compared with the tables above."
+    header = ("", "Classification, mAP", "Segmentation, mIoU", "Detection, mAP")
+    title = element("summary", "Earlier results that the paper quotes (its Table 2)")
+    return element("details", title, table(header, rows, said))
 
 
 def _colour_table(results: Sequence[Result]) -> Html:
@@ -73,49 +90,68 @@ def _colour_table(results: Sequence[Result]) -> Html:
     for name, key, digits, unit in COLOUR_ROWS:
         paper = f"{PAPER_COLOURS[key]:.2f}{unit}" if key in PAPER_COLOURS else "–"
         ours = [spread(list(arm.values(key).values()), digits=digits) for _, arm in columns]
-        rows.append([name, paper, *(value + unit if value != "–" else value for value in ours)])
-    caption = f"PSNR and SSIM on sRGB in [0, 1] at the network's size, a mean over images. Paper: {SOURCE}."
-    gone = None if columns else element("p", "No finished pretraining run with scores was given.", class_="missing")
+        if key in PAPER_COLOURS or any(value != "–" for value in ours):
+            rows.append([name, paper, *(value + unit if value != "–" else value for value in ours)])
+    caption = f"PSNR and SSIM on sRGB in [0, 1], a mean over images. Paper: {SOURCE}."
+    gone = None if columns else missing("No finished pretraining run with scores was given.")
     return join([gone, table(header, rows, caption)])
 
 
 def _transfer_table(task: str, protocols: dict[Protocol, list[Arm]]) -> Html:
-    paper = PAPER[task]
-    columns = [(metric, protocol, arms) for protocol, arms in protocols.items() for metric in METRICS[task]]
-    theirs = next(metric for metric in METRICS[task] if metric.key == paper.metric)
-    rows = [
-        ["Protocol", paper.protocol, *(f"own, on {data_name(p.data)}" for _, p, _ in columns)],
-        ["Metric", f"{theirs.name} ({theirs.meaning})", *(f"{m.name} ({m.meaning})" for m, _, _ in columns)],
-        ["Data", paper.data, *(data_name(p.data) for _, p, _ in columns)],
-        ["Images", f"{paper.images:,}", *(f"{p.images:,}" for _, p, _ in columns)],
-        ["Classes", str(paper.classes), *(str(p.classes) for _, p, _ in columns)],
-        ["Size", _size(paper.size), *(_size(p.size) for _, p, _ in columns)],
-        ["Inference", "paper", *(p.inference for _, p, _ in columns)],
-        ["Differs from the paper in", "–", *(_differs(m, p, task) for m, p, _ in columns)],
-        *_arm_rows(paper, columns),
+    """The paper's column, where it has the task, then a column for each protocol and metric that a run has."""
+    paper = PAPER.get(task)
+    columns = [
+        (metric, protocol, arms)
+        for protocol, arms in protocols.items()
+        for metric in METRICS[task]
+        if any(arm.values(metric.key) for arm in arms)
     ]
-    header = ["", "Paper", *(f"Ours: {metric.name}" for metric, _, _ in columns)]
-    gone = None if columns else element("p", f"No finished {TITLES[task].lower()} run was given.", class_="missing")
-    caption = f"Paper: {SOURCE}. Pretrained runs start from a generator."
+    rows = [
+        ["Protocol", *(f"own, on {data_name(p.data)}" for _, p, _ in columns)],
+        ["Metric", *(f"{m.name} ({m.meaning})" for m, _, _ in columns)],
+        ["Data", *(data_name(p.data) for _, p, _ in columns)],
+        ["Images", *(f"{p.images:,}" for _, p, _ in columns)],
+        ["Classes", *(str(p.classes) for _, p, _ in columns)],
+        ["Size", *(_size(p.size) for _, p, _ in columns)],
+        ["Inference", *(p.inference for _, p, _ in columns)],
+    ]
+    if paper is not None:
+        rows = [[row[0], told, *row[1:]] for row, told in zip(rows, _paper_cells(paper, task), strict=True)]
+        rows.append(["Differs from the paper in", "–", *(_differs(m, p, paper) for m, p, _ in columns)])
+    rows += _arm_rows(paper, columns)
+    header = ["", *(["Paper"] if paper else []), *(f"Ours: {metric.name}" for metric, _, _ in columns)]
+    gone = None if columns else missing(f"No finished {TITLES[task].lower()} run was given.")
+    caption = f"{f'Paper: {SOURCE}. ' if paper else ''}Pretrained runs start from a generator."
     return join([gone, table(header, rows, caption, class_="long")])
 
 
-def _arm_rows(paper: Published, columns: Sequence[Column]) -> list[list[str]]:
+def _paper_cells(paper: Published, task: str) -> list[str]:
+    theirs = next(metric for metric in METRICS[task] if metric.key == paper.metric)
+    counts = [f"{paper.images:,}", str(paper.classes), _size(paper.size), "paper"]
+    return [paper.protocol, f"{theirs.name} ({theirs.meaning})", paper.data, *counts]
+
+
+def _arm_rows(paper: Published | None, columns: Sequence[Column]) -> list[list[str]]:
     """One row an arm, and after each pretrained one the difference; the paper's values stand at the first of each."""
     labels = list(dict.fromkeys(arm.label for _, _, arms in columns for arm in arms))
     rows = []
-    for start, name, value in (
-        (SCRATCH, "From scratch", paper.scratch),
-        (PRETRAINED, "Pretrained", paper.pretrained),
-    ):
+    for start, name in ((SCRATCH, "From scratch"), (PRETRAINED, "Pretrained")):
         for place, label in enumerate([each for each in labels if each.startswith(start)] or [start]):
             title = label.replace(start, name, 1)
-            theirs = "–" if place else f"{value:.2f}\u00a0%"
-            rows.append([title, theirs, *(_arm_cell(label, column) for column in columns)])
+            value, gap = _paper_values(paper if place == 0 else None, start)
+            theirs = [[value], [gap]] if paper else [[], []]
+            rows.append([title, *theirs[0], *(_arm_cell(label, column) for column in columns)])
             if start == PRETRAINED:
-                gap = "–" if place else f"+{paper.pretrained - paper.scratch:.2f} points"
-                rows.append([f"{title} − scratch", gap, *(_gap_cell(label, column) for column in columns)])
+                rows.append([f"{title} − scratch", *theirs[1], *(_gap_cell(label, column) for column in columns)])
     return rows
+
+
+def _paper_values(paper: Published | None, start: str) -> tuple[str, str]:
+    """Return the paper's score and its difference as text."""
+    if paper is None:
+        return "–", "–"
+    value = paper.scratch if start == SCRATCH else paper.pretrained
+    return f"{value:.2f}\u00a0%", f"+{paper.pretrained - paper.scratch:.2f} points"
 
 
 def _arm_cell(label: str, column: Column) -> str:
@@ -139,56 +175,9 @@ def _gap_cell(label: str, column: Column) -> str:
     return f"{gap} points ({words})" if gap != "–" else words
 
 
-def _differs(metric: Metric, protocol: Protocol, task: str) -> str:
-    ways = departures(protocol, PAPER[task])
-    return ways if metric.key == PAPER[task].metric else f"metric, {ways}"
-
-
-def recipes_section(story: Story) -> Html:
-    """Return what differs between the runs of a kind, and each whole recipe."""
-    parts: list[Html] = []
-    for kind, name in (("pretrain", "pretraining"), ("classify", "classification"), ("segment", "segmentation")):
-        runs = story.of(kind)
-        if len(runs) < 2:
-            continue
-        rows = [[key, *values] for key, values in differences(runs).items()]
-        parts.append(element("h3", f"What differs between the {name} runs"))
-        parts.append(table(("Setting", *(run.title for run in runs)), rows) if rows else element("p", "Nothing."))
-    parts.append(element("h3", "Whole recipes"))
-    for run in story.runs:
-        text = yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True, width=100)
-        parts.append(element("details", element("summary", run.title), element("pre", text)))
-    return join(parts)
-
-
-def provenance_section(story: Story) -> Html:
-    """Return digests, versions, checkpoints and events of every run."""
-    rows = []
-    for run in story.runs:
-        digest, source = str(run.state.get("data_digest", "")), str(run.model.get("source_version", ""))
-        ranks = run.state.get("world_size", "–")
-        rows.append([run.title, digest[:16] or "not known", source[:16] or "not known", str(ranks), str(run.path)])
-    parts = [table(("Run", "Training data (sha256)", "Source commit", "Ranks", "Folder"), rows)]
-    saved = [
-        [run.title, each.name, f"{each.num_bytes / 2**20:,.1f} MiB", "complete" if each.complete else "INCOMPLETE"]
-        for run in story.runs
-        for each in run.checkpoints
-    ]
-    parts.append(element("h3", "Checkpoints"))
-    parts.append(
-        table(("Run", "Checkpoint", "Bytes", "State"), saved) if saved else element("p", "None.", class_="missing")
-    )
-    events = [
-        [run.title, f"{entry['images']:,}", str(entry.get("text", "")), str(entry.get("status", "–"))]
-        for run in story.runs
-        for entry in run.log
-        if entry["kind"] == "event"
-    ]
-    parts.append(element("h3", "Events"))
-    parts.append(
-        table(("Run", "Images", "What", "Exit status"), events) if events else element("p", "None.", class_="missing")
-    )
-    return join(parts)
+def _differs(metric: Metric, protocol: Protocol, paper: Published) -> str:
+    ways = departures(protocol, paper)
+    return ways if metric.key == paper.metric else f"metric, {ways}"
 
 
 def markdown(results: Sequence[Result]) -> str:
@@ -196,7 +185,8 @@ def markdown(results: Sequence[Result]) -> str:
     parts = ["# Scores", "", "Mean and, with several seeds, the sample standard deviation after ±. Page: report.html."]
     for task in ("pretrain", *METRICS):
         for protocol, arms in by_protocol(results, task).items():
-            metrics = METRICS.get(task, (Metric("psnr", "PSNR", "", 1.0, "dB"), Metric("ssim", "SSIM", "", 1.0, "")))
+            known = METRICS.get(task, (Metric("psnr", "PSNR", "", 1.0, "dB"), Metric("ssim", "SSIM", "", 1.0, "")))
+            metrics = [metric for metric in known if any(arm.values(metric.key) for arm in arms)]
             counted = f"{protocol.images:,} images" + (f", {protocol.classes} classes" if protocol.classes else "")
             where = f"{data_name(protocol.data)}, {counted}, {_size(protocol.size)}, {protocol.inference} inference"
             names = [f"{metric.name} {f'({metric.unit})' if metric.unit else ''}".strip() for metric in metrics]
@@ -221,4 +211,6 @@ def _number(run: RunFolder) -> str:
 
 
 def _size(pixels: int) -> str:
+    if pixels < 0:
+        return "each photo's own"
     return f"{pixels}×{pixels}" if pixels else "not known"

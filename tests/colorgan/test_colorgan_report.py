@@ -10,67 +10,21 @@ import subprocess
 import warnings
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-import yaml
+from drawn_runs import GREY, HOSTILE, grid, line, make_run, tuned
 from PIL import Image
 
 from colorgan.errors import UsageError
-from colorgan.pictures import colour_grid
 from colorgan.report import write_report
 from colorgan.report_charts import Line, draw
 from colorgan.report_html import Html, element, join
 from colorgan.report_pictures import cut_grid, open_picture, progress
-from colorgan.report_runs import differences, read_folders, short_names
-from colorgan.report_scores import METRICS, by_protocol, final_results, paired_difference, run_of, spread
+from colorgan.report_published import METRICS
+from colorgan.report_runs import differences, short_names
+from colorgan.report_scores import by_protocol, final_results, paired_difference, run_of, spread
+from colorgan.report_story import read_folders
 from colorgan.report_tables import markdown
-
-HOSTILE = "<script>alert(1)</script>\" onload='x' $x_1$ ‮gpj"
-GREY = {"psnr": 20.0, "ssim": 0.8, "grey_psnr": 18.0, "grey_ssim": 0.7, "images": 4.0}
-
-
-def line(kind: str, at: int, **values: float | None) -> dict[str, Any]:
-    return {"kind": kind, "images": at, "time": 1.0, **({"values": values} if values else {})}
-
-
-def make_run(
-    folder: Path, recipe: dict[str, Any], scores: dict[str, float], *, total: int = 100, seen: int = 100
-) -> Path:
-    """A run folder as training leaves it, without weights."""
-    folder.mkdir(parents=True)
-    base = {
-        "run": str(folder),
-        "seed": 0,
-        "data": {"train": ["shards/t"], "val": ["shards/v"]},
-        "network": {"image_size": 32},
-    }
-    (folder / "recipe.yaml").write_text(yaml.safe_dump({**base, **recipe}))
-    role = "loss/model" if "task" in recipe else "loss/generator"
-    log = [{**line("event", 0), "text": "started", "total_images": total, "ranks": 1}]
-    log += [line("train", n, **{role: 1.0 / n, "images_per_s": 10.0, "wait_share": 0.1}) for n in (seen // 2, seen)]
-    log += [line("validate", seen, **scores)]
-    (folder / "log.jsonl").write_text("".join(json.dumps(each) + "\n" for each in log))
-    checkpoint = folder / "checkpoints" / f"images-{seen:012d}"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "COMPLETE").write_text("{}")
-    model = {"inference": "running", "source_version": "c0ffee", "architecture": {"image_size": 32}}
-    (checkpoint / "state.json").write_text(json.dumps({"data_digest": "d1", "world_size": 1, "model": model}))
-    return folder
-
-
-def tuned(folder: Path, seed: int, accuracy: float, init: str = "scratch", **recipe: Any) -> Path:
-    scores = {"first_positive_accuracy": accuracy, "mAP": accuracy / 2, "images": 8.0, "classes": 3.0}
-    return make_run(folder, {"seed": seed, "task": "classify", "init": init, **recipe}, scores)
-
-
-def grid(path: Path, size: int, num_rows: int, shade: float) -> Path:
-    def flat(value: float) -> torch.Tensor:
-        return torch.full((3, size, size), value)
-
-    colour_grid(path, [(flat(0.0), flat(shade), flat(1.0))] * num_rows, [f"sample {i}" for i in range(num_rows)])
-    return path
 
 
 def test_text_is_escaped_unless_it_is_html_already() -> None:

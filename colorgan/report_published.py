@@ -1,0 +1,97 @@
+"""What the paper published (Treneska et al., Sensors 2022, 22(4), 1599), and the names of our scores; plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score as the log names it, and how it is told."""
+
+    key: str
+    name: str
+    meaning: str
+    scale: float = 100.0
+    unit: str = "%"
+
+
+KIND_NAMES = {
+    "pretrain": "pretraining",
+    "classify": "classification",
+    "segment": "segmentation",
+    "detect": "detection",
+}
+TITLES = {"classify": "Classification", "segment": "Segmentation", "detect": "Detection"}
+METRICS = {
+    "classify": (
+        Metric(
+            "first_positive_accuracy", "First-positive accuracy", "arg-max = first class present; the paper's accuracy"
+        ),
+        Metric("mAP", "mAP", "mean average precision, VOC 2010+, difficult objects left out"),
+        Metric("mAP_11_point", "mAP, 11 points", "VOC 2007's, difficult objects left out"),
+        Metric("mAP_all_objects", "mAP, all objects", "VOC 2010+'s area, difficult objects count"),
+    ),
+    "segment": (
+        Metric("mIoU_void_as_background", "mIoU, void as background", "void pixels count as background; the paper's"),
+        Metric("mIoU", "mIoU, void ignored", "void left out, at the network's size"),
+        Metric("mIoU_own_size", "mIoU, own size", "void left out, at each picture's own size; VOC's way"),
+        Metric("pixel_accuracy", "Pixel accuracy", "share of pixels, void ignored"),
+        Metric("dice", "Dice", "mean over classes, void ignored"),
+    ),
+    "detect": (
+        Metric("AP50", "AP50, VOC", "box AP at IoU 0.5, VOC's rules"),
+        Metric("AP", "AP, COCO", "box AP, mean of IoU 0.5 to 0.95, COCO's rules"),
+        Metric("AP50_coco", "AP50, COCO", "box AP at IoU 0.5, COCO's rules"),
+        Metric("AP75", "AP75, COCO", "box AP at IoU 0.75, COCO's rules"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A result of the paper (Treneska et al. 2022) and the protocol it was computed with."""
+
+    protocol: str
+    data: str
+    images: int
+    classes: int
+    size: int
+    metric: str
+    scratch: float
+    pretrained: float
+
+
+PAPER = {
+    "classify": Published(
+        protocol="paper-classification",
+        data="VOC 2012, all annotated images, 70/20/10 stratified; the 10 %",
+        images=1713,
+        classes=20,
+        size=256,
+        metric="first_positive_accuracy",
+        scratch=47.18,
+        pretrained=52.83,
+    ),
+    "segment": Published(
+        protocol="paper-segmentation",
+        data="VOC 2012 masks, 70/20/10 stratified; the 10 %",
+        images=297,
+        classes=21,
+        size=256,
+        metric="mIoU_void_as_background",
+        scratch=44.66,
+        pretrained=47.07,
+    ),
+}
+PAPER_COLOURS = {
+    "psnr": 20.94, "psnr_min": 8.82, "psnr_max": 42.61, "ssim": 0.85, "ssim_min": 0.31, "ssim_max": 0.99,
+}  # fmt: skip
+# Its Table 2: other networks and protocols, on whole VOC. Classification mAP, segmentation mIoU, detection mAP, in %.
+EARLIER = (
+    ("Zhang 2016, AlexNet", 65.9, 35.6, 47.9),
+    ("Larsson 2016, VGG-16", None, 50.2, None),
+    ("Larsson 2017, ResNet-152", 77.3, 60.0, None),
+    ("Zhang 2017, split-brain", 67.1, 36.0, 46.7),
+)
+PAPER_COLOUR_DATA, PAPER_COLOUR_IMAGES, PAPER_COLOUR_SIZE = "COCO 2014 test, random", 4000, 256

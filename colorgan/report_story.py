@@ -1,0 +1,74 @@
+"""What a report is made of: the folders that a user names, read by what they hold.
+
+RUN... -> read_folders -> colorgan/report.py (the page)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from colorgan.errors import UsageError
+from colorgan.report_evaluations import SCORES, Evaluation, read_evaluation
+from colorgan.report_probes import PROBE, Probe, read_probe
+from colorgan.report_runs import KINDS, RunFolder, read_run, short_names
+from colorgan.report_studies import STUDY, Study, read_study
+from colorgan.run import RECIPE
+
+MAX_PRETRAINED = 20  # of one study
+
+
+@dataclass(frozen=True)
+class Story:
+    """Everything that a report is made of."""
+
+    runs: list[RunFolder]
+    evaluations: list[Evaluation]  # of folders that were given by themselves
+    notes: list[str] = field(default_factory=list)
+    studies: list[Study] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
+
+    def of(self, *kinds: str) -> list[RunFolder]:
+        """The runs of some kinds, in order."""
+        return [run for run in self.runs if run.kind in kinds]
+
+
+def read_folders(folders: Sequence[Path]) -> Story:
+    """Read studies, runs, evaluations and probes; one given twice counts once.
+
+    Raises:
+        UsageError: a folder is none of them, or its file cannot be read; one sentence.
+    """
+    story = Story([], [])
+    for folder in _with_pretraining(folders):
+        if (folder / STUDY).is_file():
+            story.studies.append(read_study(folder))
+        elif (folder / RECIPE).is_file():
+            story.runs.append(read_run(folder))
+        elif (folder / PROBE).is_file():
+            story.probes.append(read_probe(folder))
+        elif (folder / SCORES).is_file():
+            story.evaluations.append(read_evaluation(folder))
+        else:
+            what = "has neither recipe.yaml nor scores.json" if folder.is_dir() else "is no folder"
+            raise UsageError(
+                f"{folder} {what}: give run folders of launcher/pretrain.py or finetune.py, --out folders of "
+                "launcher/evaluate.py or probe.py, or a study's folder"
+            )
+    story.runs.sort(key=lambda run: KINDS.index(run.kind))
+    names = short_names([run.path for run in story.runs])
+    for number, (run, name) in enumerate(zip(story.runs, names, strict=True), 1):
+        run.number, run.name = number, name
+    story.notes.extend(note for study in story.studies for note in study.notes)
+    return story
+
+
+def _with_pretraining(folders: Sequence[Path]) -> list[Path]:
+    """Each folder once, and after a study the pretraining runs that it made."""
+    found: list[Path] = []
+    for folder in (path.resolve() for path in folders):
+        found.append(folder)
+        if (folder / STUDY).is_file():
+            found += sorted(path.parent.resolve() for path in folder.glob(f"pretrain/*/{RECIPE}"))[:MAX_PRETRAINED]
+    return list(dict.fromkeys(found))

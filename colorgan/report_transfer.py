@@ -1,0 +1,186 @@
+"""The report's section on transfer: a study's protocols, each with its own table, chart and verdict.
+
+The paper's protocols and the field's stand apart, and no two protocols share a column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from colorgan.report_classes import classes_blocks
+from colorgan.report_curves import arm_curves
+from colorgan.report_dots import draw_study
+from colorgan.report_evaluations import Evaluation
+from colorgan.report_figures import Files, chart_figure, free_name
+from colorgan.report_html import Html, element, join, table
+from colorgan.report_probe_tables import probe_tables
+from colorgan.report_probes import Probe
+from colorgan.report_published import METRICS, PAPER, Published
+from colorgan.report_runs import RunFolder
+from colorgan.report_story import Story
+from colorgan.report_studies import Comparison, StudyArm, StudyProtocol
+
+NO_VALUE = "–"
+
+
+def transfer_section(story: Story, files: Files) -> Html:
+    """Return every study's protocols: the paper's, then the field's; then probes that were given by themselves."""
+    parts: list[Html] = []
+    for study in story.studies:
+        several = f": {study.path.name}" if len(story.studies) > 1 else ""
+        for title, of_the_paper in (("The paper's protocols", True), ("The field's protocols", False)):
+            protocols = [each for each in study.protocols if each.of_the_paper is of_the_paper]
+            if protocols:
+                parts.append(element("h3", title + several))
+                parts += [_protocol(each, files) for each in protocols]
+    if story.probes:
+        parts += [element("h3", "Frozen features"), _probes(story.probes)]
+    return join(parts)
+
+
+def transfer_cards(story: Story) -> list[Html]:
+    """Return a card for each protocol of the studies with a comparison: what it shows, in a glance."""
+    return [
+        _card(protocol, protocol.comparisons[0])
+        for study in story.studies
+        for protocol in study.protocols
+        if protocol.comparisons
+    ]
+
+
+def transfer_markdown(story: Story) -> str:
+    """Return the studies' tables as Markdown."""
+    lines: list[str] = []
+    for protocol in (each for study in story.studies for each in study.protocols):
+        lines += [
+            "",
+            f"## {_plain(protocol.title)}: {_plain(protocol.metric_title)}",
+            "",
+            _plain(_counts(protocol)),
+            "",
+        ]
+        lines += ["| arm | mean (%) | standard deviation | by seed |", "|---|---|---|---|"]
+        lines += [f"| {' | '.join(map(_plain, _arm_row(arm)))} |" for arm in protocol.arms]
+        lines += ["", *(f"- {_plain(comparison_text(each))}" for each in protocol.comparisons)]
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def comparison_text(each: Comparison) -> str:
+    """Return a difference with its interval and its verdict."""
+    verdict = f": {each.verdict}" if each.verdict else ""
+    return f"{each.arm} − {each.against}: {points(each.difference)}{_interval(each)}{verdict}"
+
+
+def points(share: float) -> str:
+    """Return a difference of shares as points, its sign always there."""
+    return f"{'−' if share < 0 else '+'}{abs(100 * share):.2f} points"
+
+
+def _interval(each: Comparison) -> str:
+    if each.low is None or each.high is None:
+        return ""
+    low, high = (points(end).removesuffix(" points") for end in (each.low, each.high))
+    return f", {100 * each.level:g} % interval {low} to {high}"
+
+
+def _card(protocol: StudyProtocol, each: Comparison) -> Html:
+    arms = {arm.name: arm for arm in protocol.arms}
+    means = [f"{name} {_percent(arms[name].mean)}\u00a0%" for name in (each.against, each.arm) if name in arms]
+    metric = next(
+        (m.name for metrics in METRICS.values() for m in metrics if m.key == protocol.metric), protocol.metric
+    )
+    told = f"{metric}: {', '.join(means)}; {len(protocol.seeds)} seeds{_interval(each)}. {each.verdict}"
+    return element(
+        "div",
+        element("span", protocol.title),
+        element("b", points(each.difference)),
+        element("span", told, class_="soft"),
+        class_="card",
+    )
+
+
+def _protocol(protocol: StudyProtocol, files: Files) -> Html:
+    paper = next((each for each in PAPER.values() if each.protocol == protocol.name), None)
+    stem = free_name(files, protocol.name)
+    chart = draw_study(protocol, stem)
+    if chart is not None:
+        files[f"{stem}.png"] = chart.png
+    compared = [element("p", comparison_text(each), class_="verdict") for each in protocol.comparisons]
+    block = [
+        element("h4", protocol.title),
+        element("p", f"{protocol.metric_title}. {_counts(protocol)}.", class_="soft"),
+        _arm_table(protocol, paper),
+        *compared,
+        element("div", chart_figure(chart, told=_told(protocol)), class_="charts") if chart else None,
+        element("p", f"Protocol: {protocol.source}", class_="soft") if protocol.source else None,
+        _behind(protocol, stem, files),
+    ]
+    return element("article", *block)
+
+
+def _counts(protocol: StudyProtocol) -> str:
+    counts = ((protocol.train, "pictures to train"), (protocol.test, "to score"), (protocol.classes, "classes"))
+    told = ", ".join(f"{count:,} {what}" for count, what in counts if count is not None)
+    title = f"{protocol.data_title}. " if protocol.data_title else ""
+    return f"{title}Ours: {told or 'not told'}; seeds {', '.join(protocol.seeds) or 'not told'}"
+
+
+def _arm_table(protocol: StudyProtocol, paper: Published | None) -> Html:
+    rows = [_arm_row(arm) for arm in protocol.arms]
+    parts = [table(("Arm", "Mean, %", "SD", "By seed"), rows, class_="arms")]
+    if paper is not None:
+        theirs = [
+            ["scratch", f"{paper.scratch:.2f}", f"{paper.images:,}", str(paper.classes), str(paper.size)],
+            ["pretrained", f"{paper.pretrained:.2f}", f"{paper.images:,}", str(paper.classes), str(paper.size)],
+        ]
+        said = "The paper's own, on its split and with its pretraining (one run each; spread not told):"
+        parts.append(table(("Arm", "%", "Pictures scored", "Classes", "Size"), theirs, said, class_="arms"))
+    return join(parts)
+
+
+def _arm_row(arm: StudyArm) -> list[str]:
+    values = ", ".join(_percent(value) for value in arm.values)
+    return [arm.name, _percent(arm.mean), _percent(arm.deviation), values or NO_VALUE]
+
+
+def _percent(share: float | None) -> str:
+    return NO_VALUE if share is None else f"{100 * share:.2f}"
+
+
+def _behind(protocol: StudyProtocol, stem: str, files: Files) -> Html | None:
+    """Folded: the settings, curves, classes, confusions and overlays of a protocol's runs."""
+    settings = [element("li", f"{arm.name}: {arm.settings}") for arm in protocol.arms if arm.settings]
+    runs: dict[str, Sequence[RunFolder]] = {arm.name: arm.runs for arm in protocol.arms if arm.runs}
+    kinds = {run.kind for each in runs.values() for run in each}
+    scored: dict[str, list[Evaluation]] = {
+        name: [each for run in found for each in run.evaluations if each.path.name == "evaluation"]
+        for name, found in runs.items()
+    }
+    probes = {arm.name: arm.probes for arm in protocol.arms if arm.probes}
+    parts = [
+        element("ul", *settings, class_="soft") if settings else None,
+        arm_curves(runs, next(iter(kinds)), files, stem) if len(kinds) == 1 else None,
+        classes_blocks(stem, {name: found for name, found in scored.items() if found}, files),
+        probe_tables(probes) if probes else None,
+    ]
+    if not any(parts):
+        return None
+    return element("details", element("summary", "Schedules, curves, classes, overlays"), *parts)
+
+
+def _told(protocol: StudyProtocol) -> str:
+    means = ", ".join(f"{arm.name} {_percent(arm.mean)} %" for arm in protocol.arms)
+    return f"{protocol.title}: {means}; {'; '.join(comparison_text(each) for each in protocol.comparisons)}"
+
+
+def _probes(probes: Sequence[Probe]) -> Html:
+    """Probes given by themselves: those of one model are one arm."""
+    arms: dict[str, list[Probe]] = {}
+    for each in probes:
+        arms.setdefault(each.model, []).append(each)
+    return probe_tables(arms)
+
+
+def _plain(text: str) -> str:
+    """Text that cannot end a Markdown table's cell, row or page."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
