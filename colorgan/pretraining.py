@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from colorgan.colouring import mean_scores, save_grid, score_colouring
+from colorgan.colouring_scores import mean_scores, save_grid, score_colouring
 from colorgan.distributed import Network, Phase, Ranks, Strategy, open_strategy
 from colorgan.model_folder import Architecture, ModelConfig
 from colorgan.networks import Discriminator, UNet, initialise, set_dropout_keys
@@ -231,7 +231,9 @@ def scores_text(scores: Mapping[str, float]) -> str:
     """Return one line: each score beside that of the grey picture (ab = 0)."""
     return (
         f"PSNR {scores['psnr']:.2f} dB (grey {scores['grey_psnr']:.2f}), SSIM {scores['ssim']:.4f} "
-        f"(grey {scores['grey_ssim']:.4f}), L1 of ab {scores['chroma_l1']:.3f} (grey {scores['grey_chroma_l1']:.3f}), "
+        f"(grey {scores['grey_ssim']:.4f}), CIEDE2000 {scores['ciede2000']:.2f} (grey {scores['grey_ciede2000']:.2f}), "
+        f"chroma error {scores['chroma_error']:.2f} (grey {scores['grey_chroma_error']:.2f}), "
+        f"L1 of ab {scores['chroma_l1']:.3f} (grey {scores['grey_chroma_l1']:.3f}), "
         f"colourfulness {scores['colourfulness']:.1f} (original {scores['original_colourfulness']:.1f}) "
         f"on {scores['images']:.0f} held-out pictures"
     )

@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
+from torch import Tensor, nn
 
-from colorgan import pretraining, scoring
+from colorgan import scoring
 from colorgan.cli import parse, run_verb
-from colorgan.colouring import mean_scores, save_grid, score_colouring
+from colorgan.colouring_scores import (
+    mean_scores,
+    save_best_and_worst,
+    save_grid,
+    score_colouring,
+    score_photos,
+    scores_table,
+)
 from colorgan.distributed import Ranks, close_ranks, cores_a_rank, open_ranks
 from colorgan.errors import ColorganError, UsageError
+from colorgan.metrics import SSIM_WINDOW_PX
 from colorgan.model_folder import ModelConfig, load_model
 from colorgan.networks import set_inference
 from colorgan.recipe import Folder
 from colorgan.training import set_determinism
 from shards.errors import ShardError
+from shards.image import decode_upright
+from shards.image_policy import MAX_PIXELS_LIMIT
 from shards.loader import Loader
-from shards.reader import open_shards
+from shards.reader import ShardSet, open_shards
 
-TARGETS: dict[str, Literal["none", "classes", "mask"]] = {
+TARGETS: dict[str, Literal["none", "classes", "mask", "boxes"]] = {
     "generator": "none",
     "classifier": "classes",
     "segmenter": "mask",
+    "detector": "boxes",
 }
 
 
@@ -45,6 +58,9 @@ class EvaluateSettings(BaseModel):
     )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of the dropout of paper inference")
     num_pictures: Annotated[int, Field(ge=0)] = Field(8, description="images shown in the pictures")
+    own_size: bool = Field(
+        False, description="a generator: score at each photo's own size too, as colorize does; needs --image original"
+    )
     timeout_s: Annotated[int, Field(gt=0)] = Field(600, description="seconds after which a silent rank ends the run")
 
 
@@ -74,11 +90,7 @@ def evaluate(settings: EvaluateSettings, ranks: Ranks) -> None:
     set_inference(model, config.inference)
     model.to(ranks.device)
     shards = ranks.agree(lambda: open_shards(settings.data, settings.cache_dir, settings.cache_gb))
-    if config.classes and shards.classes != config.classes:
-        raise UsageError(
-            f"{settings.data[0]} has {len(shards.classes)} classes, {settings.model} was trained on "
-            f"{len(config.classes)} others: score it on a set of the same corpus"
-        )
+    check_data(settings, config, shards)
     loader = Loader(
         shards,
         image_size=config.architecture.image_size,
@@ -109,6 +121,20 @@ def check_out(out: Path | None) -> None:
             pass
 
 
+def check_data(settings: EvaluateSettings, config: ModelConfig, shards: ShardSet) -> None:
+    """Refuse a set that the model cannot be scored on as asked."""
+    if config.classes and shards.classes != config.classes:
+        raise UsageError(
+            f"{settings.data[0]} has {len(shards.classes)} classes, {settings.model} was trained on "
+            f"{len(config.classes)} others: score it on a set of the same corpus"
+        )
+    if settings.own_size and (config.kind != "generator" or set(shards.image_policies) != {"original"}):
+        raise UsageError(
+            f"--own_size scores a generator on sets packed with --image original; {settings.model} is a {config.kind} "
+            f"and {settings.data[0]} was packed as {shards.image_policies[0]}"
+        )
+
+
 def score(
     settings: EvaluateSettings, model: nn.Module, config: ModelConfig, loader: Loader, ranks: Ranks
 ) -> tuple[scoring.Evaluation, str]:
@@ -118,17 +144,42 @@ def score(
         batches = loader.eval_batches()
         evaluation = scoring.score_model(model, config, batches, ranks, seed=settings.seed, num_pictures=num_pictures)
         return evaluation, scoring.scores_text(config, evaluation.scores)
-    coloured = score_colouring(
-        model,
-        loader.eval_batches(),
-        ab_scale=config.ab_scale,
-        seed=settings.seed,
-        num_pictures=num_pictures if ranks.main else 0,
-    )
+    scores, text = score_generator(settings, model, config, loader, ranks)
+    return scoring.Evaluation(scores), text
+
+
+def score_generator(
+    settings: EvaluateSettings, generator: nn.Module, config: ModelConfig, loader: Loader, ranks: Ranks
+) -> tuple[dict[str, float], str]:
+    """Score at the network's size and, where asked, at each photo's own; save the pictures. Called on all ranks.
+
+    `best.png` and `worst.png` are of the last of the two.
+    """
+    size, shown = config.architecture.image_size, settings.num_pictures
+    common: dict[str, Any] = {"ab_scale": config.ab_scale, "seed": settings.seed, "num_ranked": shown}
+    coloured = score_colouring(generator, loader.eval_batches(), num_pictures=shown if ranks.main else 0, **common)
+    scores = mean_scores(coloured, ranks)
+    counted = f"{scores['images']:.0f} held-out pictures, {config.inference} inference"
+    text = f"{counted}, at {size}x{size}:\n{scores_table(scores)}"
     if ranks.main and settings.out is not None:
         save_grid(settings.out / "coloured.png", coloured)
-    scores = mean_scores(coloured, ranks)
-    return scoring.Evaluation(scores), f"{pretraining.scores_text(scores)}, {config.inference} inference"
+    if settings.own_size:
+        coloured = score_photos(generator, own_size_photos(loader, ranks), image_size=size, **common)
+        own = mean_scores(coloured, ranks)
+        scores |= {f"{name}_own_size": value for name, value in own.items()}
+        text += f"\n\n{own['images']:.0f} of them at their own sizes:\n{scores_table(own)}"
+    if settings.out is not None:
+        save_best_and_worst(settings.out, coloured, ranks)
+    return scores, text
+
+
+def own_size_photos(loader: Loader, ranks: Ranks) -> Iterator[tuple[int, Tensor]]:
+    """This rank's photos as they were packed: number, and uint8 sRGB on the rank's device; none too small for SSIM."""
+    for batch in loader.eval_batches():
+        for sample_id, jpeg in zip(batch.sample_ids_B.tolist(), batch.stored_jpegs or (), strict=True):
+            photo_HW3 = torch.from_numpy(decode_upright(jpeg, MAX_PIXELS_LIMIT).copy())
+            if min(photo_HW3.shape[:2]) >= SSIM_WINDOW_PX:
+                yield sample_id, photo_HW3.permute(2, 0, 1).to(ranks.device)
 
 
 def about(settings: EvaluateSettings, config: ModelConfig) -> dict[str, Any]:

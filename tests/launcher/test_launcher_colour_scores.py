@@ -1,0 +1,92 @@
+"""A generator scored by the verb, at the network's size and at each photo's own, with its best and worst pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from skimage.color import deltaE_ciede2000, rgb2lab
+from skimage.metrics import peak_signal_noise_ratio
+
+from colorgan.colouring import colour_photo
+from colorgan.errors import UsageError
+from colorgan.model_folder import CONFIG, WEIGHTS, Architecture, ModelConfig, build_model, load_model
+from colorgan.networks import initialise
+from datasets.folder import open_folder
+from shards.packing import pack
+
+SIZES = ((40, 61), (33, 33), (90, 50), (8, 70))  # the last one is too small for the window of SSIM
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("generator")
+    architecture = Architecture(image_size=32, width=4, norm="batch", bias_before_norm=False, dropout=0.0)
+    config = ModelConfig(kind="generator", architecture=architecture, ab_scale=110.0)
+    module = build_model(config)
+    initialise(module, 3)
+    for name, tensor in module.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.mul_(1e-3)  # so that the output is not all near 0
+    save_file(module.state_dict(), out / WEIGHTS)
+    (out / CONFIG).write_text(config.model_dump_json())
+    return out
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("photos")
+    for index, (height, width) in enumerate(SIZES):
+        rows, columns = np.mgrid[0:height, 0:width]
+        picture = np.stack([rows * 2 + 20 * index, 250 - columns * 2, (rows + columns) % 200], axis=-1)
+        Image.fromarray(picture.astype(np.uint8)).save(root / f"{index}.jpg", quality=95)
+    for policy in ("original", "squash:32"):
+        pack(open_folder(root, "all"), root / policy[:6], root=root, image_policy=policy, workers=0)
+    return root
+
+
+def read(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def test_scores_at_own_size_are_those_of_what_colorize_gives(
+    generator: Path, photos: Path, tmp_path: Path, verb: Callable[..., str]
+) -> None:
+    told = verb(
+        "evaluate", "--model", generator, "--data", photos / "origin", "--out", tmp_path, "--own_size", "true",
+        "--num_pictures", 2,
+    )  # fmt: skip
+    assert "4 held-out pictures, running inference, at 32x32" in told and "3 of them at their own sizes" in told
+    assert "CIEDE2000" in told and "ratio of the means" in told
+    scores = json.loads((tmp_path / "scores.json").read_text())["scores"]
+    network, config = load_model(generator)
+    psnrs, differences = [], []
+    for index in range(3):
+        photo = read(photos / f"{index}.jpg")
+        pixels = torch.from_numpy(photo.copy()).permute(2, 0, 1)
+        _, coloured = colour_photo(network, pixels, image_size=32, ab_scale=config.ab_scale)
+        picture = coloured.permute(1, 2, 0).double().numpy()
+        psnrs.append(peak_signal_noise_ratio(photo / 255.0, picture, data_range=1.0))
+        differences.append(deltaE_ciede2000(rgb2lab(photo / 255.0), rgb2lab(picture)).mean())
+    assert scores["psnr_own_size"] == pytest.approx(np.mean(psnrs), rel=1e-4)
+    assert scores["psnr_min_own_size"] == pytest.approx(min(psnrs), rel=1e-4)
+    assert scores["ciede2000_own_size"] == pytest.approx(np.mean(differences), rel=1e-4)
+    assert (scores["images"], scores["images_own_size"]) == (4, 3)
+    ratio = scores["colourfulness"] / scores["original_colourfulness"]
+    assert scores["colourfulness_ratio"] == pytest.approx(ratio)
+    for name in ("coloured.png", "best.png", "worst.png"):
+        assert read(tmp_path / name).shape[1] > 300
+    assert (tmp_path / "best.png").read_bytes() != (tmp_path / "worst.png").read_bytes()
+
+
+def test_own_size_needs_originals(generator: Path, photos: Path, verb: Callable[..., str]) -> None:
+    with pytest.raises(UsageError, match=r"--image original.*squash:32"):
+        verb("evaluate", "--model", generator, "--data", photos / "squash", "--own_size", "true")
+    assert "PSNR" in verb("evaluate", "--model", generator, "--data", photos / "squash")
