@@ -1,0 +1,119 @@
+"""The study verb on a small drawn VOC: from packing to the table, gone on with, and stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import LAUNCHER, command_line
+from safetensors.torch import load_file, save_file
+
+from colorgan.comparison import compare, read_arm
+from colorgan.errors import ColorganError
+from colorgan.model_folder import CONFIG, WEIGHTS, Architecture, ModelConfig, build_model
+from colorgan.networks import initialise
+from datasets.sample import write_sample
+
+SEEDS = (0, 1)
+PROTOCOL = "voc2012-segmentation"
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe of a study of one protocol with a drawn VOC and a generator of random weights."""
+    folder = tmp_path_factory.mktemp("study")
+    write_sample(folder / "raw", num_train=1, num_val=1, num_voc_train=40, num_voc_val=8, size=48)
+    architecture = Architecture(image_size=32, width=4, norm="batch", bias_before_norm=False, dropout=0.0)
+    config = ModelConfig(kind="generator", architecture=architecture, ab_scale=128.0)
+    model = build_model(config)
+    initialise(model, 7)
+    (folder / "generator").mkdir()
+    save_file(model.state_dict(), folder / "generator" / WEIGHTS)
+    (folder / "generator" / CONFIG).write_text(config.model_dump_json())
+    settings = {
+        "out": str(folder / "out"),
+        "roots": {"voc": str(folder / "raw" / "VOCdevkit")},
+        "generators": {"pretrained": str(folder / "generator")},
+        "protocols": [PROTOCOL],
+        "seeds": list(SEEDS),
+        "search": [0.001],
+        "epochs_times": {PROTOCOL: 0.02},
+        "finetune": {"launch.torch_threads": 1},
+        "jobs": 2,
+    }
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def test_a_study_ends_with_its_table_and_runs_nothing_twice(recipe: Path) -> None:
+    """Scores, search, comparison and report are there; a second start only reads them."""
+    first = command_line("python", LAUNCHER / "study.py", "--config", recipe)
+    assert first.returncode == 0, first.stdout + first.stderr
+    out = recipe.parent / "out"
+    (row,) = json.loads((out / "study.json").read_text())["protocols"]
+    assert (row["name"], row["data"]["train"], row["data"]["test"]) == (PROTOCOL, 40, 8)
+    assert [arm["name"] for arm in row["arms"]] == ["scratch", "pretrained"]
+    for arm in row["arms"]:
+        assert list(arm["settings"]["search"]) == ["0.001"]
+        assert arm["settings"]["stages"][0]["learning_rate"] == 0.001
+    # The table is that of the evaluation folders, and the search saw nothing of the test part.
+    arms = [
+        read_arm(name, {seed: out / PROTOCOL / f"{name}-{seed}" / "evaluation" for seed in SEEDS}, row["metric"])
+        for name in ("pretrained", "scratch")
+    ]
+    assert row["comparisons"][0]["verdict"] == compare(*arms, row["metric"]).verdict in first.stdout
+    searched = load_file(out / PROTOCOL / "search" / "scratch-0.001" / "evaluation" / "per_image.safetensors")
+    assert len(searched["sample_ids_N"]) == 8  # a fifth of the 40 training pictures
+    assert (out / "report" / "report.html").stat().st_size > 10_000
+
+    logs = {path: path.stat().st_mtime_ns for path in (out / "steps").glob("*.log")}
+    second = command_line("python", LAUNCHER / "study.py", "--config", recipe)
+    assert second.returncode == 0, second.stdout + second.stderr
+    changed = {path.name for path in logs if path.stat().st_mtime_ns != logs[path]}
+    assert changed == {"report.log"}
+
+
+def test_a_stopped_study_says_so_and_goes_on(recipe: Path, tmp_path: Path) -> None:
+    """SIGTERM reaches the run under way, which saves; status 75, and nothing is counted as done."""
+    words = ["--config", recipe, "--out", tmp_path / "out", "--jobs", 1, "--search", "[]", "--seeds", "[0]"]
+    command = [sys.executable, str(LAUNCHER / "study.py"), *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as study:
+        started = tmp_path / "out" / PROTOCOL / "scratch-0" / "recipe.yaml"
+        deadline = time.monotonic() + 120
+        while not started.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(study.pid, signal.SIGTERM)
+        _, told = study.communicate(timeout=120)
+    assert study.returncode == 75, told
+    assert "the same command goes on" in told
+    steps = tmp_path / "out" / "steps"
+    assert not list(steps.glob(f"{PROTOCOL}*.done"))
+    assert list(steps.glob("pack*.done"))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--protocols", "[voc2012-segmentatoin]"), "do you mean voc2012-segmentation"),
+        (("--protocols", "[coco-detection]"), "needs --roots.coco"),
+        (("--generators", "{scratch: gen}"), "cannot name an arm"),
+        (("--epochs_times", "{nothing: 2}"), "no protocol"),
+        (("--generators", "{a: /nowhere}"), "is not a model folder"),
+    ],
+)
+def test_bad_settings_are_told_in_one_sentence(
+    recipe: Path, tmp_path: Path, verb: Callable[..., str], words: tuple[str, str], sentence: str
+) -> None:
+    """What is wrong is told before anything runs."""
+    with pytest.raises(ColorganError, match=sentence):
+        verb("study", "--config", recipe, "--out", tmp_path / "out", *words)
+    assert not list(tmp_path.glob("out/*/*.log"))
