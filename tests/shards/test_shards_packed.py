@@ -1,7 +1,7 @@
 """The loader on what the packer writes: every policy, odd pictures, EXIF turns, masks and boxes."""
 
 import io
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from small_corpus import NUM_GOOD, draw_corpus
 from shards.loader import Loader
 from shards.packing import pack
 from shards.reader import ShardFiles, ShardSet, Wanted, open_shards, read_members
+from shards.tar import BLOCK
 
 SETTINGS: dict[str, Any] = {"global_batch_size": 12, "micro_batch_size": 6, "max_bad_share": 0.0}
 
@@ -64,6 +65,23 @@ def test_labels(shards: ShardSet) -> None:
         assert batch.classes_BC.tolist() == [[1.0, 0.0]] * len(batch.sample_ids_B)
         assert not batch.difficult_BC.any()
     loader.close()
+
+
+def test_a_sample_is_one_seek_whatever_is_read_of_it(shards: ShardSet) -> None:
+    """Picture, label and mask are read in turn, with nothing but tar headers and padding between them."""
+    files = ShardFiles()
+    spans: list[tuple[int, int]] = []
+
+    def read_at(path: Path, offset: int, size: int) -> bytes:
+        spans.append((offset, offset + size))
+        return files.read_at(path, offset, size)
+
+    for row in shards.rows(np.arange(NUM_GOOD)):
+        spans.clear()
+        read_members(shards, row, Wanted(num_classes=2, mask=True), read_at)
+        gaps = [begin - end for (_, end), (begin, _) in pairwise(spans)]
+        assert len(gaps) == 2 and all(BLOCK <= gap < 2 * BLOCK for gap in gaps)
+    files.close()
 
 
 REAL = Path(__file__).parents[2] / "../shared/data/VOCdevkit"
