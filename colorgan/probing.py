@@ -3,7 +3,8 @@
 After Goyal, Mahajan, Gupta and Misra, "Scaling and Benchmarking Self-Supervised Visual Representation Learning", ICCV
 2019, sections 6.1 and 6.2, and their code (facebookresearch/fair_self_supervision_benchmark, tools/svm): features of
 unit length, LIBLINEAR with squared hinge, positives weighted 2:1, a picture whose class is there as difficult objects
-only left out of that class. Where their code picks cost and level on the test part, here the training part alone does.
+only left out of that class. Their best level, and their low-shot cost, are the best on the test part; here the training
+part alone chooses.
 colorgan/features.py extracts, colorgan/neighbours.py needs no classifier, launcher/probe.py runs them.
 
 Shape legend: N training and M test pictures, C classes, D numbers of a level.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean
 from typing import TypeVar
 
 import numpy as np
@@ -151,8 +152,8 @@ def probe_shots(
 
 
 def _shot(k: int, draws: list[Score]) -> Shot:
-    values = [score.mAP for score in draws]
-    return Shot(k, mean(values), stdev(values), tuple(draws))
+    values = torch.tensor([score.mAP for score in draws], dtype=torch.float64)
+    return Shot(k, float(values.mean()), float(values.std()), tuple(draws))
 
 
 def shot_order(
