@@ -104,7 +104,8 @@ def test_segmentation_is_scored_at_each_pictures_own_size(folder: Path, tmp_path
     written = json.loads((tmp_path / "scores.json").read_text())
     assert written["scores"]["mIoU_own_size"] == evaluation.scores["mIoU_own_size"]
     assert torch.equal(load_file(tmp_path / "per_image.safetensors")["counts_N3C"], evaluation.per_image["counts_N3C"])
-    assert Image.open(tmp_path / "pictures.png").size[1] > 2 * 128
+    with Image.open(tmp_path / "pictures.png") as picture:
+        assert picture.height > 2 * 128  # two rows
 
 
 def test_masks_of_another_size_are_scored_at_the_networks(folder: Path) -> None:
