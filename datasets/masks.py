@@ -57,6 +57,24 @@ class GreyMask:
         return _checked(plane, self.num_classes, self.path)
 
 
+@dataclass(frozen=True, slots=True)
+class BinaryMask:
+    """A palette or grey PNG of nothing but 0, background, and 255, the one class.
+
+    Attributes:
+        path: the PNG.
+    """
+
+    path: Path
+
+    def read(self) -> NDArray[np.uint8]:
+        """Returns 0 and 1, H x W. Raises CorpusError where it is no such PNG."""
+        plane = png_mask(self.path).read()
+        if strange := np.setdiff1d(plane, [0, VOID]).tolist():
+            raise CorpusError(f"{self.path}: {strange[0]} stands in the mask; the others hold 0 and 255 only.")
+        return np.equal(plane, VOID).astype(np.uint8)
+
+
 def png_mask(path: Path, num_classes: int = MAX_CLASSES) -> PaletteMask | GreyMask:
     """A mask of the kind that the PNG's header tells; 26 bytes of it are read. Raises CorpusError."""
     palette_colour_type = 3

@@ -55,6 +55,7 @@ class Corpus:
         palette: colours of the mask indices 0 to `len(classes)`; empty where there are no masks.
         num_records: how many records one pass gives, None where counting would cost a pass.
         records: starts a fresh pass: streaming, sorted, the same each time.
+        note: what its user should know of how it is read; mostly empty.
 
     Example:
         >>> corpus = open_voc(Path("VOCdevkit"), "2012-seg-val")
@@ -67,6 +68,7 @@ class Corpus:
     palette: tuple[tuple[int, int, int], ...]
     num_records: int | None
     records: Callable[[], Iterator[Record]]
+    note: str = ""
 
 
 def label_of(objects: list[dict[str, Any]]) -> dict[str, Any]:

@@ -15,6 +15,14 @@ DATA = Path(__file__).parents[2] / "../shared/data/imagenet"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data/imagenet here")
 
 
+def save_plane(path: Path, plane: list[list[int]], mode: str = "L") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(np.array(plane, np.uint8))
+    if mode == "P":
+        picture.putpalette(list(range(256)) * 3)
+    (picture.convert("1") if mode == "1" else picture).save(path)
+
+
 def touch(*paths: Path) -> None:
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,6 +111,82 @@ def test_a_folder_with_masks(tmp_path: Path, layout: str) -> None:
         list(named.records())[1].mask.read()
 
 
+# What two masks of a set hold, and what is made of it: the planes read, and the words that say so.
+KINDS = (
+    ([0, 255], [255, 0], [[0, 1], [1, 0]], "0 and 255: 255 is the class"),
+    ([0, 255], [0, 0], [[0, 1], [0, 0]], "0 and 255: 255 is the class"),
+    ([0, 1], [1, 0], [[0, 1], [1, 0]], "0 and 1: 1 is the class"),
+    ([1, 255], [0, 255], [[1, 255], [0, 255]], "255 is void"),
+    ([1, 255], [0, 1], [[1, 255], [0, 1]], "255 is void"),
+    ([0, 2], [0, 255], [[0, 2], [0, 255]], "255 is void"),
+)
+
+
+@pytest.mark.parametrize(("first", "second", "expected", "said"), KINDS)
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_masks_of_0_and_255_are_told_from_indices(
+    tmp_path: Path, first: list[int], second: list[int], expected: list[list[int]], said: str, mode: str
+) -> None:
+    touch(tmp_path / "images/a.jpg", tmp_path / "images/b.tif")
+    for name, row in (("a", first), ("b", second)):
+        save_plane(tmp_path / f"masks/{name}.png", [row], mode)
+    corpus = open_folder(tmp_path, "all")
+    assert said in corpus.note and len(corpus.classes) == max(v for row in expected for v in row if v < 255)
+    assert [record.mask.read()[0].tolist() for record in pickle.loads(pickle.dumps(list(corpus.records())))] == expected
+    (tmp_path / "classes.txt").write_text("background\nlesion\n" if len(corpus.classes) == 1 else "lesion\nvessel\n")
+    named = open_folder(tmp_path, "all")
+    assert "lesion" in named.classes and len(named.palette) == len(named.classes) + 1
+    assert [record.mask.read()[0].tolist() for record in named.records()] == expected
+
+
+def test_masks_of_one_bit_are_0_and_1(tmp_path: Path) -> None:
+    touch(tmp_path / "images/a.jpg")
+    save_plane(tmp_path / "masks/a.png", [[0, 255]], "1")
+    (record,) = open_folder(tmp_path, "all").records()
+    assert record.mask.read().tolist() == [[0, 1]]
+
+
+def test_masks_that_mix_two_ways_are_refused(tmp_path: Path) -> None:
+    touch(*(tmp_path / f"images/{name}.jpg" for name in "abc"))
+    for name, row in (("a", [0, 0]), ("b", [0, 255]), ("c", [0, 1])):
+        save_plane(tmp_path / f"masks/{name}.png", [row])
+    with pytest.raises(CorpusError, match=r"c\.png holds 0 and 1 only, b\.png 0 and 255 only"):
+        open_folder(tmp_path, "all")
+    (tmp_path / "classes.txt").write_text("lesion\nvessel\n")
+    assert [record.mask.read()[0, 1] for record in open_folder(tmp_path, "all").records()] == [0, 255, 1]
+    save_plane(tmp_path / "masks/c.png", [[0, 255]])
+    with pytest.raises(CorpusError, match=r"0 and 255 only, one class, but classes\.txt names 2"):
+        open_folder(tmp_path, "all")
+    (tmp_path / "classes.txt").unlink()
+    corpus = open_folder(tmp_path, "all")
+    save_plane(tmp_path / "masks/c.png", [[0, 7]])
+    with pytest.raises(CorpusError, match=r"c\.png: 7 stands in the mask"):
+        list(corpus.records())[2].mask.read()
+
+
+def test_masks_that_cannot_be_read_are_left_to_the_packer(tmp_path: Path) -> None:
+    touch(tmp_path / "images/a.jpg", tmp_path / "images/b.jpg", tmp_path / "masks/a.png")
+    save_plane(tmp_path / "masks/b.png", [[0, 255]])
+    broken, whole = open_folder(tmp_path, "all").records()
+    assert whole.mask.read().tolist() == [[0, 1]]
+    with pytest.raises(CorpusError, match=r"a\.png: the mask is not a PNG"):
+        broken.mask.read()
+
+
+def test_folders_that_classes_txt_names_are_classes(tmp_path: Path) -> None:
+    touch(tmp_path / "train/well/a.jpg", tmp_path / "train/ill/deep/b.png", tmp_path / "val/ill/c.jpg")
+    assert open_folder(tmp_path, "train").classes == ()
+    (tmp_path / "classes.txt").write_text("well\nill\n")
+    train, val = open_folder(tmp_path, "train"), open_folder(tmp_path, "val")
+    assert train.classes == val.classes == ("well", "ill") and train.palette == ()
+    assert [record.label["classes"] for record in train.records()] == [[1], [0]]
+    assert [record.label for record in val.records()] == [{"classes": [1], "objects": []}]
+    touch(tmp_path / "val/d.jpg")
+    with pytest.raises(CorpusError, match=r"d\.jpg: lies in no folder of a class"):
+        open_folder(tmp_path, "val")
+    assert open_folder(tmp_path, "all").classes == ()  # no folder of a class lies right here
+
+
 def test_pictures_without_masks_beside_others_are_named(tmp_path: Path) -> None:
     touch(tmp_path / "images/a.jpg", tmp_path / "images/b.jpg")
     save_mask(tmp_path / "masks/a.png", 1)
@@ -129,7 +213,7 @@ def test_folders_that_are_wrong(tmp_path: Path) -> None:
     for split in ("../x", "..", "/etc", "."):
         with pytest.raises(CorpusError, match="is no split of a folder"):
             open_folder(tmp_path, split)
-    save_mask(tmp_path / "masks/a.png", 0)
+    save_plane(tmp_path / "masks/a.png", [[0, 0]])
     with pytest.raises(CorpusError, match="holds masks/ but no images/"):
         open_folder(tmp_path, "all")
     touch(tmp_path / "images/a.jpg")
