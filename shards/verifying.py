@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from shards.manifest import REJECTED_FILE, VOID, Manifest, ShardInfo, read_manifest
 from shards.sample import MEMBERS, member_spans
@@ -203,6 +203,8 @@ def _content_fault(manifest: Manifest, row: np.void, name: str, content: bytes, 
             if name == "label":
                 return _label_fault(manifest, content, key)
             return _picture_fault(manifest, row, name, content)
+    except UnidentifiedImageError:
+        return f"cannot be decoded (it is no {'PNG' if name == 'mask' else 'JPEG'})"
     except Exception as error:  # PIL's decoders raise nearly every type there is on damaged files
         return f"cannot be decoded ({error})"
 

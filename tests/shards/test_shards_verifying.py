@@ -126,7 +126,7 @@ def change_picture(sample: int, name: str, content: bytes) -> Callable[[Path], N
 
 DAMAGES: dict[int, tuple[Callable[[Path], None], str]] = {
     0: (flip_bit, "image: checksum differs"),
-    2: (change_picture(2, "image", b"\xff\xd8 garbage"), "image: cannot be decoded"),
+    2: (change_picture(2, "image", b"\xff\xd8 garbage"), "image: cannot be decoded (it is no JPEG)"),
     4: (
         change_picture(4, "image", encoded(Image.new("L", (8, 8)), "JPEG")),
         "image: 8 x 8, the manifest says 16 x 16",
