@@ -225,6 +225,23 @@ def mean_iou(matrix_CC: Tensor) -> float:
     return float(iou_per_class(matrix_CC).nanmean())
 
 
+def dice_per_class(matrix_CC: Tensor) -> Tensor:
+    """Dice coefficient of each class, 2 |A and B| / (|A| + |B|), which is its F1 over pixels; float64.
+
+    NaN for a class neither there nor predicted.
+    """
+    matrix = matrix_CC.double()
+    return 2.0 * matrix.diagonal() / (matrix.sum(0) + matrix.sum(1))
+
+
+def mean_dice(matrix_CC: Tensor) -> float:
+    """Mean of `dice_per_class` over the classes there or predicted but class 0, the background; NaN for none.
+
+    Medical convention: the background, easy and most of the picture, would hide how well the rest is found.
+    """
+    return float(dice_per_class(matrix_CC)[1:].nanmean())
+
+
 def pixel_accuracy(matrix_CC: Tensor) -> float:
     """Share of pixels of the right class; NaN for no pixels."""
     matrix = matrix_CC.double()

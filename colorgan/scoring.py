@@ -33,6 +33,7 @@ from colorgan.metrics import (
     first_positive_accuracy,
     iou_per_class,
     mean_average_precision,
+    mean_dice,
     mean_iou,
     pixel_accuracy,
 )
@@ -57,6 +58,7 @@ class Evaluation:
         confusion_CC: int64, row = true class, column = predicted one.
         per_image: tensors with one row an image, in the order of `sample_ids_N`.
         save_pictures: writes the picture of this evaluation to a path; None where there is none.
+        per_class_dice: Dice of each class, of the same pixels as `per_class`; segmentation only.
     """
 
     scores: dict[str, float]
@@ -64,6 +66,7 @@ class Evaluation:
     confusion_CC: Tensor | None = None
     per_image: dict[str, Tensor] = field(default_factory=dict)
     save_pictures: Callable[[Path], None] | None = None
+    per_class_dice: dict[str, float] = field(default_factory=dict)
 
 
 def score_model(
@@ -148,7 +151,8 @@ def score_segmenter(
 
     `mIoU` is at the network's size with void left out, `mIoU_void_as_background` the paper's way. Where the set holds
     its masks at the pictures' own size, `mIoU_own_size` is scored there (VOC's way: logits brought to that size,
-    bilinear), and `per_class` and the per-image counts are of that size.
+    bilinear), and `per_class` and the per-image counts are of that size. `dice` is the mean over the classes without
+    background, at the network's size.
     """
     num_classes = config.architecture.num_outputs
     usual_CC = torch.zeros(num_classes, num_classes, dtype=torch.int64)
@@ -168,11 +172,13 @@ def score_segmenter(
     gathered = ranks.gather((usual_CC, paper_CC))
     usual_CC, paper_CC = (torch.stack([each[i] for each in gathered]).sum(0) for i in (0, 1))
     iou_C = iou_of_counts(counts_N3C.sum(0))
+    dice_C = 2.0 * iou_C / (1.0 + iou_C)
     scores = {
         "mIoU": mean_iou(usual_CC),
         "mIoU_void_as_background": mean_iou(paper_CC),
         "pixel_accuracy": pixel_accuracy(usual_CC),
-        **({"mIoU_own_size": float(iou_C.nanmean())} if own_size else {}),
+        "dice": mean_dice(usual_CC),
+        **({"mIoU_own_size": float(iou_C.nanmean()), "dice_own_size": float(dice_C[1:].nanmean())} if own_size else {}),
         "images": float(len(ids)),
         "classes": float((~iou_per_class(usual_CC).isnan()).sum()),
     }
@@ -183,6 +189,7 @@ def score_segmenter(
         usual_CC,
         {"sample_ids_N": torch.tensor(ids), "counts_N3C": counts_N3C},
         partial(_save_overlays, config=config, pictures=pictures) if pictures else None,
+        dict(zip(names, dice_C.tolist(), strict=False)),
     )
 
 
@@ -275,9 +282,10 @@ def scores_text(config: ModelConfig, scores: Mapping[str, float]) -> str:
             f"AP {100 * scores['AP']:.2f} % (COCO, overlap 0.5 to 0.95), AP75 {100 * scores['AP75']:.2f} % {counted}"
         )
     own = f"{100 * scores['mIoU_own_size']:.2f} % (at own size), " if "mIoU_own_size" in scores else ""
+    dice = f"Dice {100 * scores['dice']:.2f} % ({config.classes[0]}), " if len(config.classes) == 1 else ""
     return (
-        f"mIoU {100 * scores['mIoU']:.2f} % (void left out), {own}{100 * scores['mIoU_void_as_background']:.2f} % "
-        f"(void as background, the paper's), pixel accuracy {100 * scores['pixel_accuracy']:.2f} % {counted}"
+        f"{dice}mIoU {100 * scores['mIoU']:.2f} % (void left out), {own}"
+        f"{100 * scores['mIoU_void_as_background']:.2f} % (void as background, the paper's), pixel accuracy {100 * scores['pixel_accuracy']:.2f} % {counted}"
     )
 
 
@@ -300,6 +308,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, about: Mapping[str, A
         **about,
         "scores": _plain(evaluation.scores),
         "per_class": _plain(evaluation.per_class),
+        **({"per_class_dice": _plain(evaluation.per_class_dice)} if evaluation.per_class_dice else {}),
         "confusion": confusion,
     }
     partial_file = folder / f".{SCORES}.partial"

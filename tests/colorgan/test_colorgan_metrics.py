@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from sklearn.metrics import accuracy_score, jaccard_score, precision_recall_curve
+from sklearn.metrics import accuracy_score, f1_score, jaccard_score, precision_recall_curve
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_jaccard_index
 from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.functional.segmentation import dice_score
 
 from colorgan.errors import TrainingError
 from colorgan.metrics import (
@@ -20,9 +21,11 @@ from colorgan.metrics import (
     chroma_l1_B,
     colourfulness_B,
     confusion_matrix,
+    dice_per_class,
     first_positive_accuracy,
     iou_per_class,
     mean_average_precision,
+    mean_dice,
     mean_iou,
     pixel_accuracy,
     psnr_B,
@@ -204,6 +207,30 @@ def test_segmentation_scores_are_sklearns_and_torchmetrics() -> None:
     assert pixel_accuracy(matrix) == pytest.approx(accuracy_score(a, b))
     expected = multiclass_jaccard_index(predicted, target, 5, average="macro", ignore_index=255)
     assert mean_iou(matrix) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_dice_is_sklearns_f1_and_torchmetrics_dice() -> None:
+    predicted, target = masks()
+    matrix = confusion_matrix(predicted, target, 6)
+    keep = target != 255
+    a, b = target[keep].numpy(), predicted[keep].numpy()
+    assert dice_per_class(matrix)[:5].tolist() == pytest.approx(f1_score(a, b, average=None).tolist())
+    assert math.isnan(dice_per_class(matrix)[5])
+    assert mean_dice(matrix) == pytest.approx(f1_score(a, b, average="macro", labels=[1, 2, 3, 4]))
+    iou = iou_per_class(matrix)[:5]
+    assert torch.allclose(dice_per_class(matrix)[:5], 2 * iou / (1 + iou))
+    whole = confusion_matrix(predicted[:1], target[:1].masked_fill(target[:1] == 255, 0), 5)
+    theirs = dice_score(
+        predicted[:1], target[:1].masked_fill(target[:1] == 255, 0), 5, include_background=False,
+        average="macro", aggregation_level="global", input_format="index",
+    )  # fmt: skip
+    assert mean_dice(whole) == pytest.approx(float(theirs), rel=1e-6)
+
+
+def test_dice_of_background_alone_is_nothing_found() -> None:
+    target = torch.tensor([[0, 1], [1, 0]])
+    assert mean_dice(confusion_matrix(torch.zeros_like(target), target, 2)) == 0.0
+    assert math.isnan(mean_dice(confusion_matrix(torch.zeros_like(target), torch.zeros_like(target), 2)))
 
 
 def test_void_as_background_is_the_papers_way() -> None:
