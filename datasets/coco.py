@@ -164,4 +164,6 @@ def _object(annotation: dict[str, Any], place: int, source: str) -> dict[str, An
     except (KeyError, TypeError, ValueError) as error:
         raise CorpusError(f"{source}: annotation {annotation['id']} has no proper bbox ({error}).") from error
     crowd = bool(annotation.get("iscrowd"))
-    return {"class": place, "box": [x, y, x + width, y + height], "difficult": False, "crowd": crowd}
+    found = {"class": place, "box": [x, y, x + width, y + height], "difficult": False, "crowd": crowd}
+    area = annotation.get("area")  # of the outline, by which COCO tells small objects from large ones
+    return found | {"area": float(area)} if isinstance(area, int | float) and 0 <= area < np.inf else found

@@ -33,7 +33,8 @@ class Record:
         image: the picture, not yet opened.
         label: plain JSON data. `classes`: sorted 0-based indices into `Corpus.classes`, over all objects,
             difficult ones and crowds too. `objects`: a list of `{"class": int, "box": [x0, y0, x1, y1],
-            "difficult": bool, "crowd": bool}`, boxes in pixels of the stored, unrotated picture, half-open.
+            "difficult": bool, "crowd": bool}`, boxes in pixels of the stored, unrotated picture, half-open; from COCO
+            also `"area"`, the pixels of that picture that the object itself covers.
             Both empty where unlabelled.
         mask: None where the split has no masks.
     """

@@ -71,6 +71,7 @@ def test_objects_agree_with_pycocotools(oracle: COCO, capsys: pytest.CaptureFixt
         objects = record.label["objects"]
         assert [ids[item["class"]] for item in objects] == [a["category_id"] for a in annotations]
         assert [item["crowd"] for item in objects] == [bool(a["iscrowd"]) for a in annotations]
+        assert [item["area"] for item in objects] == [a["area"] for a in annotations]
         for item, annotation in zip(objects, annotations, strict=True):
             x, y, width, height = annotation["bbox"]
             assert item["box"] == [x, y, x + width, y + height]
