@@ -45,7 +45,7 @@ from colorgan.training import Batch, Boxes
 
 SCORES, PER_IMAGE, PICTURES = "scores.json", "per_image.safetensors", "pictures.png"
 BACKGROUND = "background"
-MIN_SHOWN_SCORE = 0.3  # of the boxes in pictures; scores count all
+MIN_SHOWN_SCORE, MAX_SHOWN = 0.3, 5  # of the boxes in pictures; scores count all
 
 
 @dataclass(frozen=True)
@@ -256,10 +256,10 @@ def score_detector(
 
 
 def _named(found: Detections, truth: Boxes, classes: Sequence[str]) -> tuple[NamedBoxes, NamedBoxes]:
-    """The true boxes, and the detections that are fairly sure; the best one in any case."""
+    """The true boxes, and the few best detections that are fairly sure; the best one in any case."""
     columns = (found.boxes_N4, found.classes_N, found.scores_N)
     best = zip(*(column.tolist() for column in columns), strict=True)
-    shown = [each for place, each in enumerate(best) if place == 0 or each[2] >= MIN_SHOWN_SCORE]
+    shown = [each for place, each in enumerate(best) if place == 0 or each[2] >= MIN_SHOWN_SCORE][:MAX_SHOWN]
     unscored = (truth.difficult_N | truth.crowd_N).tolist()
     objects = zip(truth.boxes_N4.tolist(), truth.classes_N.tolist(), unscored, strict=True)
     return (
@@ -285,7 +285,8 @@ def scores_text(config: ModelConfig, scores: Mapping[str, float]) -> str:
     dice = f"Dice {100 * scores['dice']:.2f} % ({config.classes[0]}), " if len(config.classes) == 1 else ""
     return (
         f"{dice}mIoU {100 * scores['mIoU']:.2f} % (void left out), {own}"
-        f"{100 * scores['mIoU_void_as_background']:.2f} % (void as background, the paper's), pixel accuracy {100 * scores['pixel_accuracy']:.2f} % {counted}"
+        f"{100 * scores['mIoU_void_as_background']:.2f} % (void as background, the paper's), "
+        f"pixel accuracy {100 * scores['pixel_accuracy']:.2f} % {counted}"
     )
 
 
