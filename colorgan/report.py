@@ -20,7 +20,7 @@ from colorgan.report_provenance import provenance_section, recipes_section
 from colorgan.report_published import KIND_NAMES
 from colorgan.report_results import classes_section
 from colorgan.report_runs import RunFolder
-from colorgan.report_scores import data_name, final_results
+from colorgan.report_scores import Result, data_name, final_results
 from colorgan.report_story import Story, read_folders
 from colorgan.report_style import STYLE
 from colorgan.report_tables import markdown, scores_section
@@ -61,7 +61,7 @@ def report_page(story: Story, files: Files) -> str:
         ("progress", "Learning progress", progress_section(story, files)),
         ("coloured", "Coloured pictures", coloured_section(story, files)),
         ("transfer", "Transfer", transfer_section(story, files)),
-        ("scores", "Scores beside the paper's", scores_section(results) if story.runs else Html()),
+        ("scores", "Scores beside the paper's", _scores(story, results)),
         ("classes", "By class", classes_section(story, results, files)),
         ("pretraining", "Pretraining", pretraining_section(story, files) if pretrained else Html()),
         ("finetuning", "Scratch against pretrained", finetuning_section(story, files) if tuned else Html()),
@@ -69,10 +69,15 @@ def report_page(story: Story, files: Files) -> str:
         ("recipes", "Recipes", recipes_section(story)),
         ("provenance", "Data, versions, checkpoints", provenance_section(story)),
     ]
-    absent = [f"{title}: nothing given that shows it." for _, title, content in made if not content]
+    absent = ", ".join(title.lower() for _, title, content in made if not content)
+    notes = [*notes, *([f"Nothing given that shows: {absent}."] if absent else [])]
     sections = [each for each in made if each[2]]
-    sections.append(("missing", "What is missing", _missing(story, [*notes, *absent])))
+    sections.append(("missing", "What is missing", _missing(story, notes)))
     return _document(story, sections)
+
+
+def _scores(story: Story, results: Sequence[Result]) -> Html:
+    return scores_section(results, elsewhere=bool(story.studies)) if story.runs else Html()
 
 
 def _document(story: Story, sections: Sequence[tuple[str, str, Html]]) -> str:

@@ -5,16 +5,13 @@ An arm is a name and the evaluations of its seeds: class scores are means over t
 
 from __future__ import annotations
 
-import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from colorgan.report_charts import PNG_DPI, plain
+from colorgan.report_charts import plain
 from colorgan.report_evaluations import Evaluation
 from colorgan.report_figures import Files
 from colorgan.report_gallery import whole_picture
@@ -30,6 +27,7 @@ MEANING = {
 }
 CELL, FONT, MARGIN = 10, 8, 66  # of the heat map, in units of its drawing
 HEAT_RGB = (47, 143, 208)  # seen on white and on black; how opaque tells the share
+PNG_CELL_PX, PNG_FONT_PX, MAX_LABEL = 16, 12, 24
 NUM_PAIRS = 8
 MIN_SHARE = 0.005
 
@@ -118,8 +116,8 @@ def _confusion(name: str, evaluations: Sequence[Evaluation], stem: str, files: F
         element("span", f"Most often: {'; '.join(most)}.", class_="note") if most else None,
         _scale(),
     )
-    # A class needs some nine pixels for its name to be read: eighty of them scroll by themselves on a phone.
-    size = f"--least: {width * 9 // CELL}px; --most: {max(width * 17 // 10, 340)}px"
+    # A class needs eleven pixels for its name to be read: eighty of them scroll by themselves on a phone.
+    size = f"--least: {width * 11 // CELL}px; --most: {max(width * 17 // 10, 340)}px"
     drawn = element("div", _heat_svg(names, shares), class_="wide heat", style=size, tabindex=0)
     return element("figure", caption, drawn, class_="confusion")
 
@@ -141,8 +139,6 @@ def _scale() -> Html:
 def _heat_svg(names: Sequence[str], shares: Matrix) -> Html:
     """One pixel a cell, opaque by share, so that it is read on light and dark; names beside and above."""
     count = len(names)
-    picture = Image.new("RGBA", (count, count))
-    picture.putdata([(*HEAT_RGB, round(255 * _opacity(share))) for row in shares for share in row])
     side = MARGIN + CELL * count
     rows, columns = [], []
     for place, name in enumerate(names):
@@ -150,26 +146,42 @@ def _heat_svg(names: Sequence[str], shares: Matrix) -> Html:
         text = name if len(name) <= 13 else f"{name[:12]}…"
         rows.append(element("text", text, x=MARGIN - 3, y=f"{middle:.1f}", text_anchor="end"))
         columns.append(element("text", text, transform=f"translate({middle:.1f} {MARGIN - 3}) rotate(-90)"))
-    uri = data_uri(png_bytes(picture), "image/png")
+    uri = data_uri(png_bytes(_heat_cells(shares)), "image/png")
     image = element("image", href=uri, x=MARGIN, y=MARGIN, width=CELL * count, height=CELL * count)
     frame = element("rect", x=MARGIN, y=MARGIN, width=CELL * count, height=CELL * count, fill="none", class_="frame")
     told = f"confusion matrix of {count} classes"
     return element("svg", image, frame, *rows, *columns, viewBox=f"0 0 {side} {side}", role="img", aria_label=told)
 
 
+def _heat_cells(shares: Matrix) -> Image.Image:
+    """One pixel a cell."""
+    picture = Image.new("RGBA", (len(shares), len(shares)))
+    picture.putdata([(*HEAT_RGB, round(255 * _opacity(share))) for row in shares for share in row])
+    return picture
+
+
 def _heat_png(title: str, names: Sequence[str], shares: Matrix) -> bytes:
-    side = 2.0 + 0.16 * len(names)
-    figure = Figure(figsize=(side, side), dpi=PNG_DPI, layout="constrained")
-    axes = figure.add_subplot()
-    opacities = [[_opacity(share) for share in row] for row in shares]
-    axes.imshow(opacities, cmap="Blues", vmin=0.0, vmax=1.0, interpolation="nearest")
-    labels = [plain(name) for name in names]
-    axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=7, parse_math=False)
-    axes.set_yticks(range(len(names)), labels, fontsize=7, parse_math=False)
-    axes.set_title(plain(f"{title}: row true, column predicted"), fontsize=9, loc="left", parse_math=False)
-    out = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(out, metadata={"Software": None})  # type: ignore[no-untyped-call]
-    return out.getvalue()
+    """The same map with names on white, for the file beside the page."""
+    font = ImageFont.load_default(size=PNG_FONT_PX)
+    labels = [plain(name)[:MAX_LABEL] for name in names]
+    margin = 2 * PNG_FONT_PX + max(round(font.getlength(label)) for label in labels)
+    side = margin + PNG_CELL_PX * len(names) + PNG_FONT_PX
+    sheet = Image.new("RGB", (max(side, 420), side + 2 * PNG_FONT_PX), "white")
+    draw = ImageDraw.Draw(sheet)
+    map_px = PNG_CELL_PX * len(names)
+    white = Image.new("RGBA", (len(names), len(names)), "white")
+    heat = Image.alpha_composite(white, _heat_cells(shares)).resize((map_px, map_px), Image.Resampling.NEAREST)
+    top = margin + 2 * PNG_FONT_PX
+    sheet.paste(heat.convert("RGB"), (margin, top))
+    draw.rectangle((margin - 1, top - 1, margin + map_px, top + map_px), outline="grey")
+    draw.text((4, 4), plain(f"{title[:60]}: row true, column predicted"), fill="black", font=font)
+    for place, label in enumerate(labels):
+        middle = PNG_CELL_PX * place + PNG_CELL_PX // 2
+        draw.text((margin - 6, top + middle), label, fill="black", font=font, anchor="rm")
+        upright = Image.new("RGB", (margin, PNG_CELL_PX), "white")
+        ImageDraw.Draw(upright).text((4, PNG_CELL_PX // 2), label, fill="black", font=font, anchor="lm")
+        sheet.paste(upright.rotate(90, expand=True), (margin + PNG_CELL_PX * place, top - margin - 2))
+    return png_bytes(sheet)
 
 
 def _overlays(name: str, evaluations: Sequence[Evaluation], stem: str, files: Files) -> Html | None:

@@ -29,12 +29,10 @@ def recipes_section(story: Story) -> Html:
         rows = [[key, *values] for key, values in differences(runs).items()]
         parts.append(element("h3", f"What differs between the {name} runs"))
         parts.append(table(("Setting", *(run.title for run in runs)), rows) if rows else element("p", "Nothing."))
-    parts.append(element("h3", "Whole recipes"))
-    parts += [_recipe(run.title, run) for run in story.runs]
-    for study in story.studies:
-        for protocol in study.protocols:
-            parts += [_recipe(f"{protocol.title}: {arm.name}", arm.runs[0]) for arm in protocol.arms if arm.runs]
-    return join(parts)
+    whole = [_recipe(run.title, run) for run in story.runs]
+    for protocol in (each for study in story.studies for each in study.protocols):
+        whole += [_recipe(f"{protocol.title}: {arm.name}", arm.runs[0]) for arm in protocol.arms if arm.runs]
+    return join([*parts, element("h3", "Whole recipes") if whole else None, *whole])
 
 
 def _recipe(title: str, run: RunFolder) -> Html:
@@ -44,14 +42,15 @@ def _recipe(title: str, run: RunFolder) -> Html:
 
 def provenance_section(story: Story) -> Html:
     """Return digests, versions, checkpoints and events of every run."""
-    header = ("Run", "Training data (sha256)", "Source commit", "Ranks", "Folder")
-    parts = [
-        table(header, [_origin(run) for run in story.runs]) if story.runs else None,
-        element("h3", "Versions that trained"),
-        _versions(story),
-        _folded("Checkpoints", ("Run", "Checkpoint", "Bytes", "State"), _checkpoints(story.runs)),
-        _folded("Events", ("Run", "Images", "What", "Exit status"), _events(story.runs)),
-    ]
+    versions = _versions(story)
+    if versions is None:
+        return Html()
+    parts = [element("h3", "Versions that trained"), versions]
+    if story.runs:
+        header = ("Run", "Training data (sha256)", "Source commit", "Ranks", "Folder")
+        parts.insert(0, table(header, [_origin(run) for run in story.runs]))
+        parts.append(_folded("Checkpoints", ("Run", "Checkpoint", "Bytes", "State"), _checkpoints(story.runs)))
+        parts.append(_folded("Events", ("Run", "Images", "What", "Exit status"), _events(story.runs)))
     return join(parts)
 
 
@@ -70,8 +69,8 @@ def _told_versions(run: RunFolder) -> dict[str, Any]:
     return mapping(run.starts[-1].get("versions")) if run.starts else {}
 
 
-def _versions(story: Story) -> Html:
-    """A row for each set of versions, and the runs that were last started with it."""
+def _versions(story: Story) -> Html | None:
+    """A row for each set of versions, and the runs that were last started with it; None without runs."""
     arms = [arm for study in story.studies for protocol in study.protocols for arm in protocol.arms]
     known: dict[tuple[tuple[str, str], ...], list[str]] = {}
     named = [(run.title, run) for run in story.runs]
@@ -79,6 +78,8 @@ def _versions(story: Story) -> Html:
     for title, run in named:
         told = list(_told_versions(run).items())[:MAX_VERSIONS]
         known.setdefault(tuple((short(name, 40), short(value, 40)) for name, value in told), []).append(title)
+    if not known:
+        return None
     if not any(known):
         return missing("The logs do not hold them: these runs are of an older version of colorgan.")
     names = list(dict.fromkeys(name for each in known for name, _ in each))

@@ -51,10 +51,10 @@ def read_folders(folders: Sequence[Path]) -> Story:
         elif (folder / SCORES).is_file():
             story.evaluations.append(read_evaluation(folder))
         else:
-            what = "has neither recipe.yaml nor scores.json" if folder.is_dir() else "is no folder"
+            what = "has no recipe.yaml, study.json, scores.json or probe.json" if folder.is_dir() else "is no folder"
             raise UsageError(
                 f"{folder} {what}: give run folders of launcher/pretrain.py or finetune.py, --out folders of "
-                "launcher/evaluate.py or probe.py, or a study's folder"
+                "launcher/evaluate.py or probe.py, or the folder of a study"
             )
     story.runs.sort(key=lambda run: KINDS.index(run.kind))
     names = short_names([run.path for run in story.runs])

@@ -88,6 +88,7 @@ summary { cursor: pointer; padding: .3rem 0; }
   .wide { overflow: visible; }
   td, tbody th, .long td { min-width: 0; }
   .heat svg { min-width: 0; }
+  .confusion, .overlay { flex-basis: 45%; }
   table { font-size: 8.5pt; }
   h2, h3 { break-after: avoid; }
   tr { break-inside: avoid; }

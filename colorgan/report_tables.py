@@ -54,8 +54,12 @@ COLOUR_ROWS = (
 )
 
 
-def scores_section(results: Sequence[Result]) -> Html:
-    """Return a table a task: the paper's column, then one column for each protocol and metric of ours."""
+def scores_section(results: Sequence[Result], *, elsewhere: bool = False) -> Html:
+    """Return a table a task: the paper's column, then one column for each protocol and metric of ours.
+
+    Args:
+        elsewhere: transfer has a section of its own; tasks without a run are left out here.
+    """
     said = (
         "A column is one protocol: numbers of different columns were computed differently and are not to be compared. "
         "± is the sample standard deviation over runs that differ only in seed."
@@ -63,7 +67,7 @@ def scores_section(results: Sequence[Result]) -> Html:
     parts = [element("p", said, class_="soft"), element("h3", "Colouring"), _colour_table(results)]
     for task in METRICS:
         found = by_protocol(results, task)
-        if found or task in PAPER:
+        if found or (task in PAPER and not elsewhere):
             parts += [element("h3", TITLES[task]), _transfer_table(task, found)]
     return join([*parts, _earlier_table()])
 

@@ -1,7 +1,7 @@
 """Put runs side by side on one page: `python launcher/report.py --out DIR RUN...`.
 
-Takes run folders of pretraining and fine-tuning, and --out folders of launcher/evaluate.py. Writes report.html (one
-file, no network needed), report.md and the pictures as PNG.
+Takes run folders of pretraining and fine-tuning, folders of studies, and --out folders of launcher/evaluate.py and
+probe.py. Writes report.html (one file, no network needed), report.md and the pictures as PNG.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class ReportSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     out: Path = Field(description="folder for report.html, report.md and the PNGs; made if it is not there")
-    runs: tuple[Path, ...] = Field(min_length=1, description="run folders, and folders with scores.json")
+    runs: tuple[Path, ...] = Field(min_length=1, description="folders of runs, studies, evaluations and probes")
 
 
 def main(argv: list[str]) -> int:

@@ -123,7 +123,9 @@ def test_names_and_differences(tmp_path: Path) -> None:
 
 
 def test_what_is_no_run_is_told_in_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"has neither recipe\.yaml nor scores\.json: give run folders"):
+    with pytest.raises(
+        UsageError, match=r"has no recipe\.yaml, study\.json, scores\.json or probe\.json: give run folders"
+    ):
         read_folders([tmp_path])
     with pytest.raises(UsageError, match="is no folder"):
         read_folders([tmp_path / "absent"])

@@ -33,7 +33,7 @@ def test_real_runs_become_a_page(tmp_path: Path, packed: dict[str, Path], verb: 
 
 def test_a_folder_that_is_no_run_is_told_and_nothing_is_written(tmp_path: Path, verb: Verb) -> None:
     (tmp_path / "no run").mkdir()
-    with pytest.raises(UsageError, match=r"no run has neither recipe\.yaml nor scores\.json: give run folders"):
+    with pytest.raises(UsageError, match=r"no run has no recipe\.yaml, study\.json, scores\.json or probe\.json: give"):
         verb("report", "--out", tmp_path / "out", tmp_path / "no run")
     assert not (tmp_path / "out").exists()
     with pytest.raises(UsageError, match="runs"):
