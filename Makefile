@@ -9,7 +9,7 @@ install: .venv/installed
 # Every version is pinned: the direct ones in pyproject.toml, what they pull in by .ci/constraints.txt.
 .venv/installed: Makefile pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[deepspeed,onnx,remote,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[deepspeed,onnx,remote,transfer,dev]'
 	touch $@
 
 pretrain: install
