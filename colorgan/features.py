@@ -106,13 +106,15 @@ def _gathered_level(rows: list[Tensor], ranks: Ranks) -> Tensor:
     return torch.cat([each for each in ranks.gather(mine) if each is not None])
 
 
-def random_encoder(encoder: Encoder, seed: int, loader: EvalLoader, ranks: Ranks) -> None:
+def random_encoder(
+    encoder: Encoder, seed: int, loader: EvalLoader, ranks: Ranks, shown: Shown = lambda done: None
+) -> None:
     """Draw the encoder's weights from a seed and give its norms the statistics of a set: the random opponent.
 
-    Without statistics of its own the random network's levels would drown in one scale, which no pretrained one does.
-    They are the means over micro-batches of each one's mean and unbiased variance, weighted by their pictures
-    (PreciseBN: Wu and Johnson, "Rethinking Batch in BatchNorm", 2021), in one pass over the set. A micro-batch is the
-    same on any number of ranks, so the result is, too. Called on all ranks; changes `encoder`.
+    Without statistics of its own its norms would not normalise: an unfair opponent. They are the means over
+    micro-batches of each one's mean and unbiased variance, weighted by their pictures (PreciseBN: Wu and Johnson,
+    "Rethinking Batch in BatchNorm", 2021), in one pass over the set. A micro-batch is the same on any number of ranks,
+    so the result is, too. Called on all ranks; changes `encoder`.
 
     Raises:
         TrainingError: No picture could be read.
@@ -124,6 +126,19 @@ def random_encoder(encoder: Encoder, seed: int, loader: EvalLoader, ranks: Ranks
     norms = [part for part in encoder.modules() if isinstance(part, BatchNorm)]
     if not norms:
         return
+    rows = _micro_batch_statistics(encoder, norms, loader, shown)
+    gathered = sorted((row for each in ranks.gather(rows) for row in each), key=lambda row: row[0])
+    if not gathered:
+        raise TrainingError("none of the pictures could be read: check them with launcher/pack.py --verify DIR")
+    num_images = sum(number for _, number, _ in gathered)
+    mean = torch.stack([statistics * number for _, number, statistics in gathered]).sum(0) / num_images
+    _set_statistics(norms, mean)
+
+
+def _micro_batch_statistics(
+    encoder: Encoder, norms: list[BatchNorm], loader: EvalLoader, shown: Shown
+) -> list[tuple[int, int, Tensor]]:
+    """First slot, number of pictures and the norms' statistics of each of this rank's micro-batches."""
     rows: list[tuple[int, int, Tensor]] = []
     momenta = [norm.momentum for norm in norms]
     encoder.train()
@@ -133,15 +148,11 @@ def random_encoder(encoder: Encoder, seed: int, loader: EvalLoader, ranks: Ranks
         for batch in loader.eval_batches():
             encoder(batch.lab_B3HW[:, :1])
             rows.append((int(batch.slots_B[0]), len(batch.slots_B), _statistics(norms)))
+            shown(sum(number for _, number, _ in rows))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     encoder.eval()
-    gathered = sorted((row for each in ranks.gather(rows) for row in each), key=lambda row: row[0])
-    if not gathered:
-        raise TrainingError("none of the pictures could be read: check them with launcher/pack.py --verify DIR")
-    num_images = sum(number for _, number, _ in gathered)
-    mean = torch.stack([statistics * number for _, number, statistics in gathered]).sum(0) / num_images
-    _set_statistics(norms, mean)
+    return rows
 
 
 def _statistics(norms: list[BatchNorm]) -> Tensor:

@@ -92,7 +92,7 @@ def run(settings: ProbeSettings, ranks: Ranks) -> None:
             config,
             train_set,
             ranks,
-            lambda loader, shown: random_encoder(encoder, settings.seed, loader, ranks),
+            lambda loader, shown: random_encoder(encoder, settings.seed, loader, ranks, shown),
         )
     train, test = (
         walk(settings, config, shards, ranks, lambda loader, shown: extract_features(encoder, loader, ranks, shown))
