@@ -130,6 +130,8 @@ def given(value: T | None) -> T:
 def pack_corpus(settings: PackSettings) -> None:
     """Open the corpus, pack it or what is asked for of it, and say what came of it."""
     corpus, root, out = open_corpus(settings), given(settings.root), given(settings.out)
+    if corpus.note:
+        print(f"{root}: {corpus.note}")
     with images_shown(corpus.num_records if settings.only is None else None) as progress:
         if settings.only is not None:
             report = rebuild_shard(corpus, out, settings.only, root=root, workers=settings.workers, progress=progress)
