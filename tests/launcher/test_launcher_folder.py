@@ -55,7 +55,7 @@ def test_a_folder_with_masks_is_learnt_from(lesions: Path, verb: Verb) -> None:
     assert "case3.tif" in rejected and "mask is 40 x 47" in rejected and "its picture 40 x 48" in rejected
     pack(verb, lesions / "raw", "val", lesions / "val", "--image", "original")
     words = ["--task", "segment", "--data.train", lesions / "train", "--data.val", lesions / "val"]
-    words += ["--run", lesions / "run", "--stages", "[{epochs: 30, learning_rate: 0.005}]", *TINY]
+    words += ["--run", lesions / "run", "--stages", "[{epochs: 20, learning_rate: 0.005}]", *TINY]
     assert "(lesion), mIoU" in verb("finetune", *words)
     verb("evaluate", "--model", lesions / "run/model", "--data", lesions / "val", "--out", lesions / "scores")
     written = json.loads((lesions / "scores/scores.json").read_text())
