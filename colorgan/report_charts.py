@@ -136,6 +136,7 @@ def svg_of(figure: Figure, key: str) -> Html:
     text = re.sub(r'\bid="', f'id="{key}-', text)
     text = re.sub(r'(href="|url\()#', rf"\1#{key}-", text)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would hold for the whole page
     for index, colour in enumerate(COLOURS):
         text = text.replace(colour, f"var(--line-{index})")
     text = text.replace(INK, "var(--ink)").replace(GRID, "var(--grid)")

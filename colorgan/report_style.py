@@ -35,6 +35,7 @@ tbody th { font-weight: 500; }
 .charts svg { width: 100%; height: auto; display: block; }
 .charts figcaption { color: var(--ink); font-weight: 600; font-size: .95rem; }
 .charts .note { color: var(--soft); font-weight: 400; font-size: .86rem; display: block; }
+svg { stroke-linejoin: round; stroke-linecap: butt; }
 svg text { font-family: inherit !important; }
 .legend { list-style: none; padding: 0; margin: .4rem 0 .9rem; display: flex; flex-wrap: wrap; gap: .15rem 1.2rem;
   font-size: .9rem; }

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
-import shutil
-import subprocess
 import warnings
 from html.parser import HTMLParser
 from pathlib import Path
@@ -241,25 +238,3 @@ def test_charts_follow_the_pages_colours() -> None:
     assert "#ffffff" not in chart.svg
     assert "mathdefault" not in chart.svg
     Image.open(io.BytesIO(chart.png)).verify()
-
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
-def test_a_browser_shows_no_sideways_scrolling_on_a_phone(report: Path, tmp_path: Path) -> None:
-    # The page itself has no script: a page around it measures it in a frame of a phone's width.
-    measure = tmp_path / "measure.html"
-    measure.write_text(
-        f'<iframe id=f src="{report.as_uri()}" width=360 height=800></iframe><p id=o></p><script>f.onload = () => {{'
-        "const d = f.contentDocument, broken = [...d.images].filter(i => i.complete && !i.naturalWidth).length;"
-        "o.textContent = `width ${d.documentElement.scrollWidth} broken ${broken}`}</script>"
-    )
-    words = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
-    words += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000", "--dump-dom", measure.as_uri()]
-    told = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False).stdout
-    found = re.search(r'<p id="o">width (\d+) broken (\d+)<', told)
-    assert found, told[-500:]
-    assert int(found[1]) <= 360
-    assert int(found[2]) == 0
