@@ -7,6 +7,7 @@ and why. Started again with the same line it goes on where it stopped. Also:
     --out DIR --merge            put the manifest together when all parts are packed
     ... --only 12                pack one shard again, with the settings of the folder
     --verify DIR                 check every sample of a packed folder, and name the bad ones
+    ... --stratify 70,20,10      pack OUT/train, OUT/val and OUT/test, each with the same share of every class
     ... --download               fetch the official archives of COCO or VOC into --root first
 """
 
@@ -30,6 +31,7 @@ from datasets.archives import archives_for
 from datasets.download import download
 from datasets.errors import CorpusError
 from datasets.records import Corpus
+from datasets.splits import parse_shares, stratify, write_lists
 from shards.errors import ManifestError, ShardError
 from shards.image_policy import MAX_PIXELS, MAX_PIXELS_LIMIT
 from shards.manifest import REJECTED_FILE, Manifest
@@ -76,6 +78,10 @@ class PackSettings(BaseModel):
     merge: bool = Field(False, description="put the manifest of packed parts together; needs --out alone")
     only: int | None = Field(None, ge=0, description="number of the one shard to pack again")
     verify: Path | None = Field(None, description="a packed folder to check; needs nothing else")
+    stratify: str | None = Field(
+        None, description="percent for train,val,test or train,val: pack these parts, stratified by class"
+    )
+    seed: int = Field(0, ge=0, description="of the draws of --stratify")
     download: bool = Field(
         False, description="fetch what the split needs into the root first; without --out, do only that"
     )
@@ -94,6 +100,10 @@ class PackSettings(BaseModel):
         missing = [f"--{name}" for name in needed if getattr(self, name) is None]
         if missing:
             raise ValueError(f"{', '.join(missing)}: required, not given")
+        if self.stratify is not None:
+            parse_shares(self.stratify)
+            if self.only is not None:
+                raise ValueError("--only and --stratify do not go together; remove the part's folder and pack again")
         return self
 
 
@@ -128,10 +138,22 @@ def given(value: T | None) -> T:
 
 
 def pack_corpus(settings: PackSettings) -> None:
-    """Open the corpus, pack it or what is asked for of it, and say what came of it."""
-    corpus, root, out = open_corpus(settings), given(settings.root), given(settings.out)
+    """Open the corpus and pack it, or each part that it is to be split into."""
+    corpus, out = open_corpus(settings), given(settings.out)
     if corpus.note:
-        print(f"{root}: {corpus.note}")
+        print(f"{settings.root}: {corpus.note}")
+    if settings.stratify is None:
+        pack_into(out, corpus, settings)
+        return
+    parts = stratify(corpus, parse_shares(settings.stratify), settings.seed)
+    write_lists(out, parts)
+    for name, part in parts.items():
+        pack_into(out / name, part.corpus, settings)
+
+
+def pack_into(out: Path, corpus: Corpus, settings: PackSettings) -> None:
+    """Pack a corpus or what is asked for of it, and say what came of it."""
+    root = given(settings.root)
     with images_shown(corpus.num_records if settings.only is None else None) as progress:
         if settings.only is not None:
             report = rebuild_shard(corpus, out, settings.only, root=root, workers=settings.workers, progress=progress)

@@ -61,8 +61,7 @@ def test_parts_are_words_of_the_packer(protocol: Protocol) -> None:
     for data in protocol.data:
         for part in (data.train, data.test, *([data.selection] if data.selection else [])):
             words = {"corpus": protocol.corpus, "root": "VOCdevkit", "out": "shards", **part.pack_arguments}
-            if not part.stratify:
-                settings.model_validate_strings(words)
+            settings.model_validate_strings(words)
             assert bool(part.stratify) == (part.fold in ("train", "val", "test"))
             assert part.pack_arguments["image"] == ("original" if part.image == "original" else "squash:256")
         if protocol.metric == "mIoU_own_size":

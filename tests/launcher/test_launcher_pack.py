@@ -1,8 +1,10 @@
 """launcher/pack.py as a user runs it: a folder of pictures in, shards and plain words out."""
 
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from PIL import Image
 
 from colorgan.errors import UsageError
 from datasets.errors import CorpusError
+from datasets.sample import write_sample
 from shards.errors import ShardError
 from shards.manifest import read_manifest
 
@@ -81,6 +84,11 @@ def test_parts_are_packed_and_merged(verb: Callable[..., str], pictures: Path, t
         (("--merge", "--only", "3"), "--only and --merge do not go together"),
         (("--corpus", "cocoa"), "coco"),
         (("--download", "--corpus", "coco", "--root", "x", "--split", "train"), "with its year"),
+        (("--out", "x", "--merge", "--stratify", "70,20"), "'70,20': give two or three whole percentages"),
+        (
+            ("--corpus", "voc", "--root", "x", "--split", "all", "--out", "x", "--stratify", "80,20", "--only", "3"),
+            "--only",
+        ),
         (("--download", "--out", "x"), "--corpus, --root, --split: required, not given"),
         (("--out", "x", "--merge"), "x: nothing to merge"),
         (("--verify", "nowhere"), "nowhere: no such folder"),
@@ -121,3 +129,26 @@ def test_real_pictures_are_packed(verb: Callable[..., str], tmp_path: Path) -> N
         manifest = read_manifest(out)
         assert manifest.has_masks == masks and manifest.num_rejected == 0
         assert len(manifest.classes) in (20, 80, 60) and manifest.num_samples > 50
+
+
+def test_a_stratified_split_is_packed_as_parts_and_resumed(verb: Callable[..., str], tmp_path: Path) -> None:
+    write_sample(tmp_path / "raw", num_train=1, num_val=1, num_voc_train=40, num_voc_val=1, size=32)
+    out = tmp_path / "packed"
+    words = ["--corpus", "voc", "--root", tmp_path / "raw", "--split", "2012-seg-train", "--out", out]
+    words += ["--image", "squash:32", "--workers", 1]
+    verb("pack", *words, "--stratify", "70,20,10")
+    listed = {name: (out / f"{name}.txt").read_text().split() for name in ("train", "val", "test")}
+    for name, keys in listed.items():
+        manifest = read_manifest(out / name)
+        assert manifest.split == f"2012-seg-train-{name}-of-70-20-10-seed-0"
+        assert manifest.has_masks and manifest.num_samples == len(keys)
+        with tarfile.open(out / name / manifest.shards[0].file) as shard:
+            assert {Path(member).stem for member in shard.getnames()} == set(keys)
+    shutil.rmtree(out / "val")
+    told = verb("pack", *words, "--stratify", "70,20,10")
+    assert (
+        told.count("packed already with this request") == 2 and f"{out / 'val'}: {len(listed['val'])} samples" in told
+    )
+    assert sum(map(len, listed.values())) == len(set().union(*listed.values())) == 40
+    with pytest.raises(CorpusError, match=r"train.txt: lists another split; give another --out"):
+        verb("pack", *words, "--stratify", "70,20,10", "--seed", 1)
