@@ -40,7 +40,7 @@ def test_every_verb_in_turn(tmp_path: Path, packed: dict[str, Path], verb: Verb)
     assert kinds.count("save") == 4
     assert "its output equals the run's" in verb("consolidate", "--run", run)
     generator = run / "generator"
-    for task, score in (("classify", "mAP"), ("segment", "mIoU")):
+    for task, score in (("classify", "mAP"), ("segment", "mIoU"), ("detect", "AP50")):
         for init in ("scratch", generator):
             tuned = tmp_path / f"{task}-{Path(init).name}"
             words = [
@@ -70,7 +70,7 @@ def test_every_verb_in_turn(tmp_path: Path, packed: dict[str, Path], verb: Verb)
     assert (tmp_path / "scores" / "coloured.png").exists()
 
 
-@pytest.mark.parametrize("task", ["classify", "segment"])
+@pytest.mark.parametrize("task", ["classify", "segment", "detect"])
 def test_the_papers_inference_trains_saves_and_consolidates(
     tmp_path: Path, packed: dict[str, Path], verb: Verb, task: str
 ) -> None:
