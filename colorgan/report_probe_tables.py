@@ -29,7 +29,7 @@ def _linear(arms: Arms) -> Html | None:
 
     def cell(probes: Sequence[Probe], level: int) -> str:
         values = [p.linear[level][0] for p in probes if level < len(p.linear)]
-        best = " *" if any(probe.best_linear == level for probe in probes) else ""
+        best = "\u00a0*" if any(probe.best_linear == level for probe in probes) else ""
         return spread(values) + best if values else NO_VALUE
 
     rows = [[name, *(cell(probes, level) for probes in found.values())] for level, name in enumerate(levels)]
@@ -46,7 +46,7 @@ def _lowshot(arms: Arms) -> Html | None:
     def cell(probes: Sequence[Probe], level: int, place: int) -> str:
         shots = [p.lowshot[level][place] for p in probes if level < len(p.lowshot) and place < len(p.lowshot[level])]
         mean, deviation = (_mean([shot[i] for shot in shots]) for i in (0, 1))
-        return _percent(mean) if deviation is None else f"{_percent(mean)} ± {_percent(deviation)}"
+        return _percent(mean) if deviation is None else f"{_percent(mean)}\u00a0±\u00a0{_percent(deviation)}"
 
     told = f"Linear from k positive pictures a class: mean ± deviation over the draws. {_counts(found)}"
     return table(("Arm, level", *(f"k = {k}" for k in columns)), _rows(found, len(columns), cell), told)
@@ -60,7 +60,7 @@ def _knn(arms: Arms) -> Html | None:
 
     def cell(probes: Sequence[Probe], level: int, place: int) -> str:
         values = [p.knn[level][place] for p in probes if level < len(p.knn) and place < len(p.knn[level])]
-        best = " *" if any(probe.best_knn == (level, columns[place]) for probe in probes) else ""
+        best = "\u00a0*" if any(probe.best_knn == (level, columns[place]) for probe in probes) else ""
         return _percent(_mean(values)) + best
 
     told = f"k nearest neighbours, nothing trained; * chosen by the training part alone. {_counts(found)}"
@@ -89,7 +89,7 @@ def spread(shares: Sequence[float | None]) -> str:
     if not known:
         return NO_VALUE
     mean = f"{statistics.fmean(known):.1f}"
-    return mean if len(known) < 2 else f"{mean} ± {statistics.stdev(known):.1f}"
+    return mean if len(known) < 2 else f"{mean}\u00a0±\u00a0{statistics.stdev(known):.1f}"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

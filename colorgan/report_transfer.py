@@ -6,6 +6,7 @@ The paper's protocols and the field's stand apart, and no two protocols share a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from colorgan.report_classes import classes_blocks
 from colorgan.report_curves import arm_curves
@@ -16,7 +17,7 @@ from colorgan.report_html import Html, element, join, table
 from colorgan.report_probe_tables import probe_tables
 from colorgan.report_probes import Probe
 from colorgan.report_published import METRICS, PAPER, Published
-from colorgan.report_runs import RunFolder
+from colorgan.report_runs import RunFolder, short_names
 from colorgan.report_story import Story
 from colorgan.report_studies import Comparison, StudyArm, StudyProtocol
 
@@ -175,9 +176,11 @@ def _told(protocol: StudyProtocol) -> str:
 
 def _probes(probes: Sequence[Probe]) -> Html:
     """Probes given by themselves: those of one model are one arm."""
+    models = list(dict.fromkeys(each.model for each in probes))
+    names = dict(zip(models, short_names([Path(model) for model in models]), strict=True))
     arms: dict[str, list[Probe]] = {}
     for each in probes:
-        arms.setdefault(each.model, []).append(each)
+        arms.setdefault(names[each.model], []).append(each)
     return probe_tables(arms)
 
 

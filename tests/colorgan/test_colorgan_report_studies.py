@@ -151,7 +151,7 @@ def test_probes_are_means_over_their_seeds(tmp_path: Path) -> None:
 def test_probes_given_by_themselves_are_grouped_by_model(tmp_path: Path) -> None:
     folders = [probed(tmp_path / f"p{seed}", "g/generator", seed, 0.1) for seed in (0, 1)]
     text = text_of(transfer_section(read_folders(folders), {}))
-    assert "Probes: g/generator 2." in text
+    assert "Probes: generator 2." in text
     (tmp_path / "p0" / "probe.json").write_text('{"linear": {"levels": "x"}}')
     with pytest.raises(UsageError, match=r"probe\.json holds no scores"):
         read_folders(folders)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TINY
 
 from colorgan.errors import UsageError
@@ -21,14 +22,20 @@ def test_real_runs_become_a_page(tmp_path: Path, packed: dict[str, Path], verb: 
     small = ["--network.image_size", 32, "--network.width", 4, "--batch.global_batch_size", 8]
     verb("finetune", *data, *small, "--stages", "[{epochs: 0.5, learning_rate: 0.001}]", "--launch.torch_threads", 1)
     verb("evaluate", "--model", tuned / "model", "--data", packed["voc-train"], "--out", tuned / "evaluation")
+    verb("consolidate", "--run", run)
+    verb("evaluate", "--model", run / "generator", "--data", packed["val"], "--out", tmp_path / "colours")
     out = tmp_path / "report"
-    told = verb("report", "--out", out, run, tuned)
+    told = verb("report", "--out", out, run, tuned, tmp_path / "colours")
     assert told.rstrip().endswith(f"Next: open {out / 'report.html'} in a browser")
     page, text = (out / "report.html").read_text(), (out / "report.md").read_text()
     assert "12 held-out pictures" in page
     assert "own, on voc-val" in page
     assert text.count("| scratch | 0 |") == 2  # the validation set and the evaluation's
     assert (out / "progress-1.png").exists()
+    assert "<h2>By class</h2>" in page
+    assert "Confusion, scratch" in page
+    assert torch.__version__ in page
+    assert "Best by PSNR" in page
 
 
 def test_a_folder_that_is_no_run_is_told_and_nothing_is_written(tmp_path: Path, verb: Verb) -> None:
