@@ -112,7 +112,7 @@ def _mean_iou(evidence: Evidence, multiplicity_NR: NDArray[np.uint8]) -> Floats:
 
 
 def _dice(evidence: Evidence, multiplicity_NR: NDArray[np.uint8]) -> Floats:
-    right_CR, predicted_CR, true_CR = _counts_3CR(evidence, multiplicity_NR)
+    right_CR, predicted_CR, true_CR = _counts_3CR(evidence, multiplicity_NR)[:, 1:]  # no background
     return _mean_of_numbers(_share(2 * right_CR, predicted_CR + true_CR))
 
 
@@ -140,6 +140,7 @@ SCORED_BY = {
     "mIoU": _mean_iou,
     "mIoU_own_size": _mean_iou,
     "dice": _dice,
+    "dice_own_size": _dice,
     "pixel_accuracy": _pixel_accuracy,
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +22,7 @@ from colorgan.scoring import Evaluation, score_classifier, write_evaluation
 
 Evidence = dict[str, np.ndarray[Any, Any]]
 NUM_CLASSES = 4
+SEGMENTATION = ("mIoU", "mIoU_own_size", "dice", "dice_own_size", "pixel_accuracy")
 
 
 def classified(num_images: int = 40, seed: int = 0, skill: float = 1.0) -> Evidence:
@@ -59,12 +59,14 @@ def segmented() -> Evidence:
 
 def slow_score(metric: str, images: np.ndarray[Any, Any]) -> float:
     """The score of the images of these numbers, copied as often as they are named, by the usual functions."""
-    if metric in ("mIoU", "mIoU_own_size", "dice", "pixel_accuracy"):
+    if metric in SEGMENTATION:
         true_P, predicted_P = (plane_NP[images].ravel() for plane_NP in pixels())
         if metric == "pixel_accuracy":
             return float((true_P == predicted_P).mean())
-        score: Callable[..., Any] = f1_score if metric == "dice" else jaccard_score
-        return float(score(true_P, predicted_P, labels=np.union1d(true_P, predicted_P), average="macro"))
+        classes = np.union1d(true_P, predicted_P)
+        if metric.startswith("dice"):
+            return float(f1_score(true_P, predicted_P, labels=classes[classes > 0], average="macro"))
+        return float(jaccard_score(true_P, predicted_P, labels=classes, average="macro"))
     evidence = {name: torch.from_numpy(tensor[images]) for name, tensor in classified().items()}
     scores, positives, difficult = (evidence[name] for name in ("scores_NC", "positives_NC", "difficult_NC"))
     if metric == "first_positive_accuracy":
@@ -76,7 +78,7 @@ def slow_score(metric: str, images: np.ndarray[Any, Any]) -> float:
 
 @pytest.mark.parametrize("metric", SCORED_BY)
 def test_a_resample_scores_as_its_images_copied(metric: str) -> None:
-    evidence = segmented() if metric in ("mIoU", "mIoU_own_size", "dice", "pixel_accuracy") else classified()
+    evidence = segmented() if metric in SEGMENTATION else classified()
     multiplicity_NR = multiplicities_NR(len(evidence["sample_ids_N"]), 60, np.random.default_rng(1))
     multiplicity_NR[:, 0] = 1
     ours_R = resampled_score_R(metric, evidence, multiplicity_NR)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
+import torch
 import yaml
 
+from colorgan.detection_scores import COCO_NAMES
+from colorgan.distributed import Ranks
 from colorgan.errors import UsageError
+from colorgan.model_folder import ModelConfig
+from colorgan.probing import SHOTS, Score
 from colorgan.protocols import METRIC_TITLES, PROTOCOLS, Arm, Protocol, find_protocol
 from colorgan.recipe import FinetuneRecipe
+from colorgan.scoring import score_classifier, score_segmenter
 
 PROJECT = Path(__file__).resolve().parents[2]
 TRAINED = {"classify", "segment", "detect"}
@@ -42,7 +50,36 @@ def test_a_protocol_names_scores_that_exist_and_its_source(protocol: Protocol) -
     names = (protocol.metric, *protocol.further)
     assert set(names) <= set(METRIC_TITLES) and len(set(names)) == len(names)
     assert re.search(r"\b20[0-2]\d\b", protocol.source) and protocol.title and protocol.head
-    assert bool(protocol.shots) == (protocol.task == "lowshot")
+    assert protocol.shots == (SHOTS if protocol.task == "lowshot" else ())
+
+
+def scored_names() -> dict[str, set[str]]:
+    """The scores that one picture gets, by task."""
+    classified: Any = SimpleNamespace(
+        sample_ids_B=torch.tensor([0]), classes_BC=torch.ones(1, 2), difficult_BC=torch.zeros(1, 2, dtype=torch.bool)
+    )
+    mask_BHW = torch.tensor([[[0, 1]]])
+    segmented: Any = SimpleNamespace(
+        sample_ids_B=torch.tensor([0]), mask_BHW=mask_BHW, stored_masks=[mask_BHW[0].to(torch.uint8)]
+    )
+    architecture: dict[str, Any] = {"num_outputs": 2, "image_size": 32, "width": 4, "norm": "batch", "dropout": 0.5}
+    architecture["bias_before_norm"] = False
+    config = ModelConfig.model_validate({"kind": "segmenter", "architecture": architecture, "ab_scale": 128})
+    ranks = Ranks.single()
+    detected = {"AP50", "AP50_11_point", *COCO_NAMES}
+    return {
+        "classify": set(score_classifier([(classified, torch.zeros(1, 2))], ranks).scores),
+        "segment": set(score_segmenter([(segmented, torch.zeros(1, 2, 1, 2))], ranks, config).scores),
+        "detect": detected,
+        "probe": {field.name for field in dataclasses.fields(Score)},
+    }
+
+
+def test_the_scores_are_those_that_scoring_gives() -> None:
+    names = scored_names()
+    for protocol in PROTOCOLS:
+        given = names[protocol.task if protocol.task in TRAINED else "probe"]
+        assert {protocol.metric, *protocol.further} <= given, protocol.name
 
 
 @each_protocol
