@@ -13,7 +13,6 @@ import queue
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -59,8 +58,7 @@ class Runner:
         for place in range(jobs):
             self._places.put(place)
         self._running: set[subprocess.Popen[bytes]] = set()
-        self._lock = threading.Lock()
-        self._stopped = False
+        self._stopped = self._failed = False
         folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Runner:
@@ -69,9 +67,8 @@ class Runner:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._lock:
-            for process in self._running:
-                process.terminate()
+        for process in list(self._running):
+            process.terminate()
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         self._stopped = True
@@ -82,16 +79,19 @@ class Runner:
         """Run those that are not done, and tell of each.
 
         Raises:
-            StepError: the first that failed; those side by side with it have ended first.
+            StepError: the first that failed; those side by side with it have ended, no other has begun.
         """
+        self._failed = False
         missing = [step for step in steps if not self._is_done(step)]
         if not missing:
             return
         with ThreadPoolExecutor(self._jobs) as pool:
             jobs = [pool.submit(self._run, step, f"{n}/{len(missing)}") for n, step in enumerate(missing, 1)]
-        failed = [error for job in jobs if isinstance(error := job.exception(), Exception)]
+        failed = [error for job in jobs if (error := job.exception()) is not None]
         if failed:
             raise failed[0]
+        if self._stopped:
+            raise StepError("stopped; the same command goes on from there", EXIT_STOPPED)
 
     def _recipe_path(self, step: Step) -> Path:
         return self._folder / f"{step.name.replace('/', '-').replace(' ', '-')}.yaml"
@@ -102,8 +102,8 @@ class Runner:
         return step.done.exists() and told.exists() and told.read_text() == recipe_text(step)
 
     def _run(self, step: Step, count: str) -> None:
-        if self._stopped:
-            raise StepError("stopped; the same command goes on from there", EXIT_STOPPED)
+        if self._stopped or self._failed:
+            return
         path, start, place = self._recipe_path(step), time.monotonic(), self._places.get()
         path.write_text(recipe_text(step))
         launch = self._launch if step.verb in TRAINING else ()
@@ -120,8 +120,10 @@ class Runner:
             self._places.put(place)
         lines = last_lines(log)
         if status == EXIT_STOPPED or self._stopped:
+            self._failed = True
             raise StepError(f"{step.name}: stopped; the same command goes on from there", EXIT_STOPPED)
         if status != 0 or not step.done.exists():
+            self._failed = True
             tail = "\n  ".join(lines[-TAIL_LINES:])
             raise StepError(f"{step.name} ended with status {status} (its whole output: {log}):\n  {tail}", status or 1)
         path.rename(path.with_suffix(".done"))
