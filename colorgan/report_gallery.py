@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageChops, ImageStat
@@ -13,10 +13,20 @@ from colorgan.report_figures import Files
 from colorgan.report_files import short
 from colorgan.report_html import Html, data_uri, element, join, missing
 from colorgan.report_pictures import jpeg_bytes, narrowed, open_picture, png_bytes, progress, sheet
+from colorgan.report_published import OWN_SIZE
 from colorgan.report_story import Story
 
 Row = Sequence[tuple[str, Image.Image]]
 NUM_PHOTOS = 4  # of one run's progress, and of its best and its worst
+COLOUR_SCORES = (
+    ("PSNR", "psnr", 2, "\u00a0dB"),
+    ("left grey", "grey_psnr", 2, "\u00a0dB"),
+    ("SSIM", "ssim", 3, ""),
+    ("left grey", "grey_ssim", 3, ""),
+    ("CIEDE2000", "ciede2000", 2, ""),
+    ("left grey", "grey_ciede2000", 2, ""),
+    ("colourfulness over the originals'", "colourfulness_ratio", 2, ""),
+)
 ENDS = (("best", "Best by PSNR"), ("worst", "Worst by PSNR"))
 
 
@@ -56,8 +66,22 @@ def coloured_section(story: Story, files: Files) -> Html:
             shown = [whole] if whole is not None else []
         if shown:
             counted = f"{each.scores.get('images', 0):,.0f} photos, {each.inference} inference"
-            parts += [element("h3", f"Evaluation of {short(each.model)} ({counted})"), *shown]
+            parts += [element("h3", f"Evaluation of {short(each.model)} ({counted})"), *_told(each.scores), *shown]
     return join(parts)
+
+
+def _told(scores: Mapping[str, float]) -> list[Html]:
+    """A line of scores at the network's size, and one at each photo's own where there is one."""
+    lines = []
+    for where, ending in (("At the network's size", ""), ("At each photo's own size", OWN_SIZE)):
+        values = [
+            f"{name} {scores[key + ending]:.{digits}f}{unit}"
+            for name, key, digits, unit in COLOUR_SCORES
+            if key + ending in scores
+        ]
+        if values:
+            lines.append(element("p", f"{where}: {', '.join(values)}.", class_="soft"))
+    return lines
 
 
 def _end(each: Evaluation, what: str, title: str, number: int, files: Files) -> Html | None:

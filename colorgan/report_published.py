@@ -16,6 +16,7 @@ class Metric:
     unit: str = "%"
 
 
+OWN_SIZE = "_own_size"  # ends the name of a score that a generator has at each photo's own size
 KIND_NAMES = {
     "pretrain": "pretraining",
     "classify": "classification",

@@ -10,7 +10,7 @@ from colorgan.report_evaluations import Evaluation
 from colorgan.report_figures import Files, free_name
 from colorgan.report_html import Html, element, join
 from colorgan.report_published import METRICS, TITLES
-from colorgan.report_scores import MODEL_KINDS, Result, by_protocol, data_name
+from colorgan.report_scores import MODEL_KINDS, Result, by_protocol, data_name, spread
 from colorgan.report_story import Story
 
 
@@ -30,13 +30,22 @@ def classes_section(story: Story, results: Sequence[Result], files: Files) -> Ht
             where = f"{data_name(each.data)}, {each.inference} inference"
             groups.setdefault((task, where), {}).setdefault(_model_name(each), []).append(each)
     for (task, where), models in groups.items():
-        parts += _block(f"{TITLES[task]}, {where}", models, files)
+        content = _block(f"{TITLES[task]}, {where}", models, files)
+        parts += [*content[:1], *(_told(task, name, each) for name, each in models.items()), *content[1:]]
     return join(parts)
 
 
+def _told(task: str, name: str, evaluations: Sequence[Evaluation]) -> Html:
+    """A line of the scores of a model that no given run has."""
+    found = {metric: [e.scores[metric.key] for e in evaluations if metric.key in e.scores] for metric in METRICS[task]}
+    values = [f"{metric.name} {spread(known, metric.scale)}\u00a0%" for metric, known in found.items() if known]
+    images = evaluations[0].scores.get("images", 0)
+    return element("p", f"{name}: {', '.join(values) or 'no scores'}; {images:,.0f} pictures.")
+
+
 def _block(title: str, arms: dict[str, list[Evaluation]], files: Files) -> list[Html]:
-    content = classes_blocks(free_name(files, f"classes {title}"), arms, files) if arms else Html()
-    return [element("h3", title), content] if content else []
+    """A title and what there is to show; nothing without arms."""
+    return [element("h3", title), classes_blocks(free_name(files, f"classes {title}"), arms, files)] if arms else []
 
 
 def _model_name(each: Evaluation) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from colorgan.report_evaluations import Evaluation
-from colorgan.report_published import Metric, Published
+from colorgan.report_published import OWN_SIZE, Metric, Published
 from colorgan.report_runs import RunFolder, differences, short_names
 from colorgan.report_story import Story
 from colorgan.run import FREE_KEYS
@@ -21,7 +21,6 @@ SCRATCH, PRETRAINED = "scratch", "generator"
 
 
 MODEL_KINDS = {"generator": "pretrain", "classifier": "classify", "segmenter": "segment", "detector": "detect"}
-OWN_SIZE = "_own_size"  # ends the name of a score that a generator has at each photo's own size
 
 
 @dataclass(frozen=True)

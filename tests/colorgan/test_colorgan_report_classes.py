@@ -105,7 +105,7 @@ def test_psnr_is_that_of_skimage() -> None:
 def test_photos_are_ranked_and_an_evaluation_shows_its_best_and_worst(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", {}, {"psnr": 20.0})
     grid(run / "pictures" / "images-000000000100.png", 32, 2, 0.5)
-    folder = scored(tmp_path / "e", "generator", ["a"], 0, {"psnr": 20.0})
+    folder = scored(tmp_path / "e", "generator", ["a"], 0, {"psnr": 20.0, "psnr_own_size": 21.0})
     for name, shade in (("best", 0.9), ("worst", 0.2)):
         grid(folder / f"{name}.png", 32, 2, shade)
     files: dict[str, bytes] = {}
@@ -114,6 +114,8 @@ def test_photos_are_ranked_and_an_evaluation_shows_its_best_and_worst(tmp_path: 
     coloured = [float(caption.split()[0]) for caption in captions if "grey" not in caption]
     # Shades 128, 230 and 51 before white: 20 log10(255 / difference).
     assert coloured == [6.1, 6.1, 20.2, 20.2, 1.9, 1.9]
+    assert "At the network&#x27;s size: PSNR 20.00\u00a0dB." in page
+    assert "At each photo&#x27;s own size: PSNR 21.00\u00a0dB." in page
     assert page.index("Best by PSNR") < page.index("Worst by PSNR")
     assert {"evaluation-1-best.png", "evaluation-1-worst.png"} <= set(files)
 
@@ -127,6 +129,7 @@ def test_evaluations_by_themselves_are_compared_by_model(tmp_path: Path) -> None
     assert header is not None
     assert re.sub("<[^>]*>", " ", header[1]).split() == ["scratch-0", "pretrained-0"]
     assert "Nothing given that shows: learning progress" in page
+    assert "scratch-0: mIoU, void ignored 50.00\u00a0%; 8 pictures." in page
 
 
 def test_versions_are_those_of_the_runs_log(tmp_path: Path) -> None:
