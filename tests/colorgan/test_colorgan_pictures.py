@@ -10,7 +10,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from colorgan.pictures import GAP_PX, VOID_COLOUR, colour_grid, mask_colours, mask_grid, paint_mask, to_uint8_HWC
+from colorgan.pictures import (
+    BOX_CELL_PX,
+    GAP_PX,
+    VOID_COLOUR,
+    box_grid,
+    colour_grid,
+    mask_colours,
+    mask_grid,
+    paint_mask,
+    to_uint8_HWC,
+)
 
 
 def flat(value: float, side: int = 16, channels: int = 3) -> Tensor:
@@ -113,3 +123,22 @@ def test_mask_grid_paints_both_masks_and_names_what_is_there(tmp_path: Path) -> 
     middle = bare[-GAP_PX - 64, [GAP_PX + 64, 2 * GAP_PX + 192, 3 * GAP_PX + 320]]
     assert middle[0].tolist() == [128, 128, 128] == middle[1].tolist()
     assert middle[2].tolist() == [128, 128, 45] or middle[2].tolist() == [128, 128, 44]
+
+
+def test_box_grid_frames_what_the_boxes_bound(tmp_path: Path) -> None:
+    colours = [(0, 0, 0), (200, 0, 0), (0, 0, 200)]
+    first, second = [((0.25, 0.25, 0.75, 1.0), 0, "cat")], [((0.0, 0.5, 0.5, 1.0), 1, "owl 52")]
+    path = tmp_path / "boxes.png"
+    box_grid(path, [(flat(0.5, side=64), first, second), (flat(0.5, side=64), [], [])], colours, ["a", "b"])
+    cells, whole = BOX_CELL_PX, read(path)
+    assert whole.shape[1] == 3 * cells + 4 * GAP_PX
+    top = next(y for y in range(whole.shape[0]) if (whole[y, GAP_PX + 2] == 128).all())
+    photo, truth, predicted = (whole[top : top + cells, GAP_PX + i * (cells + GAP_PX) :][:, :cells] for i in range(3))
+    assert (photo == 128).all()
+    for cell, colour, (x0, y0, x1, y1) in (
+        (truth, colours[1], (64, 64, 192, 256)),
+        (predicted, colours[2], (0, 128, 128, 256)),
+    ):
+        rows, columns = np.nonzero((cell == colour).all(-1))
+        assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (x0, y0, x1, y1)
+        assert (cell[y1 - 20 : y1 - 2, x0 + 20 : x1 - 20] == 128).all()
