@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import warnings
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,11 +15,12 @@ from PIL import Image
 
 from colorgan.errors import UsageError
 from colorgan.report import write_report
-from colorgan.report_charts import Line, draw
+from colorgan.report_charts import Line, draw, thinned
+from colorgan.report_curves import arm_curves, mean_curve
 from colorgan.report_html import Html, element, join
 from colorgan.report_pictures import cut_grid, open_picture, progress
 from colorgan.report_published import METRICS
-from colorgan.report_runs import differences, short_names
+from colorgan.report_runs import differences, read_run, short_names
 from colorgan.report_scores import by_protocol, final_results, paired_difference, run_of, spread
 from colorgan.report_story import read_folders
 from colorgan.report_tables import markdown
@@ -238,3 +240,40 @@ def test_charts_follow_the_pages_colours() -> None:
     assert "#ffffff" not in chart.svg
     assert "mathdefault" not in chart.svg
     Image.open(io.BytesIO(chart.png)).verify()
+
+
+def test_long_lines_are_means_of_stretches_and_keep_their_end() -> None:
+    points = [(float(n), float(n % 2)) for n in range(10_001)]
+    found = thinned(points, 101)
+    assert len(found) <= 101
+    assert found[-1] == points[-1]
+    assert found[0] == (pytest.approx(49.5), pytest.approx(0.5))
+    assert thinned(points[:50], 101) == points[:50]
+
+
+def test_the_mean_curve_stands_where_every_seed_has_a_point(tmp_path: Path) -> None:
+    assert mean_curve([[(1, 1.0), (2, 3.0)], [(2, 5.0), (3, 9.0)]]) == [(2, 4.0)]
+    assert mean_curve([]) == []
+    arms = {"scratch": [read_run(tuned(tmp_path / f"s{seed}", seed, 0.2)) for seed in (0, 1, 2)]}
+    files: dict[str, bytes] = {}
+    page = arm_curves(arms, "classify", files, "p")
+    assert "thin: a line a seed; bold: their mean" in page
+    assert len(re.findall(r"opacity: 0\.45", page)) == 3
+    assert list(files) == ["p-training-loss.png"]
+
+
+@pytest.mark.parametrize("text", ["a: &x {b: 1}\nc: *x\n", "- 1", "a: [", "\x00"])
+def test_a_recipe_that_unfolds_or_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(UsageError, match="is not a recipe that a run wrote"):
+        read_run(tmp_path)
+
+
+def test_events_and_recipes_are_bounded(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r", {"note": "x" * 100_000}, GREY)
+    with (run / "log.jsonl").open("a") as log:
+        log.writelines(json.dumps({**line("event", 100), "text": f"event {n}"}) + "\n" for n in range(1000))
+    page = write_report([run], tmp_path / "out").read_text()
+    assert "event 999" in page
+    assert "event 900" not in page
+    assert len(page) < 300_000
