@@ -23,8 +23,9 @@ STRIDE = 4
 PRIOR_LOGIT = -math.log((1 - 0.01) / 0.01)  # every class starts at 1 % (Lin et al. 2017, section 4.1)
 START_DISTANCE = 0.2  # of a point to each side before anything is learnt: boxes of 0.4 of the picture's sides
 MAX_LOG_DISTANCE = 2.0  # e^2 * 0.2 = 1.5: from one end of the picture past the other
-# FCOS scores with 0.05, 1,000 candidates, overlap 0.6 and 100 detections a picture.
-MIN_SCORE, MAX_CANDIDATES, MAX_OVERLAP, MAX_DETECTIONS = 0.05, 1000, 0.6, 100
+# FCOS scores with 0.05, overlap 0.6 and 100 detections a picture, out of 1,000 candidates a level. Ours has one level
+# of 256 points at 64 pixels; comparing 1,000 candidates with each other costs 75 ms a picture on a core, 400 cost 17.
+MIN_SCORE, MAX_CANDIDATES, MAX_OVERLAP, MAX_DETECTIONS = 0.05, 400, 0.6, 100
 
 
 class Detector(nn.Module):

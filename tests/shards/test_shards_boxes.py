@@ -89,6 +89,25 @@ def test_an_evaluation_has_every_object_as_labelled(tmp_path: Path) -> None:
         assert float(boxes.areas_N[0]) == pytest.approx(float(sides.prod()))
 
 
+def test_two_ranks_see_the_boxes_of_one(tmp_path: Path) -> None:
+    samples = [rectangle_sample(index, 48, 80) for index in range(NUM_PICTURES)]
+    folder = write_set(tmp_path / "set", samples, policy="original", with_masks=False)
+    common: dict[str, Any] = {"random_crop_scale": 0.3, "flip": True, "micro_batch_size": 4}
+    runs = [loaded(folder, rank=rank, world_size=world, **common) for rank, world in ((0, 1), (0, 2), (1, 2))]
+    by_slot = [
+        {
+            slot: boxes.boxes_N4.tolist()
+            for batch in batches
+            for slot, boxes in zip(batch.slots_B.tolist(), batch.boxes or [], strict=True)
+        }
+        for batches in runs
+    ]
+    assert by_slot[1].keys().isdisjoint(by_slot[2])
+    both = by_slot[1] | by_slot[2]
+    assert len(by_slot[0]) == NUM_PICTURES // 2  # of each step of the one rank, the first of two micro-batches
+    assert all(both[slot] == boxes for slot, boxes in by_slot[0].items())
+
+
 def objects(*boxes: tuple[float, float, float, float], crowd: bool = False) -> Objects:
     number = len(boxes)
     flags = np.zeros(number, np.bool_)
