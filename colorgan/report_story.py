@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from colorgan.errors import UsageError
+from colorgan.report_compared import compared_runs
 from colorgan.report_evaluations import SCORES, Evaluation, read_evaluation
 from colorgan.report_probes import PROBE, Probe, read_probe
 from colorgan.report_runs import KINDS, RunFolder, read_run, short_names
@@ -60,7 +61,10 @@ def read_folders(folders: Sequence[Path]) -> Story:
     names = short_names([run.path for run in story.runs])
     for number, (run, name) in enumerate(zip(story.runs, names, strict=True), 1):
         run.number, run.name = number, name
-    story.notes.extend(note for study in story.studies for note in study.notes)
+    tables, notes = compared_runs(story.runs)
+    if tables:
+        story.studies.append(Study(Path("runs"), tuple(tables), of_single_runs=True))
+    story.notes.extend([*(note for study in story.studies for note in study.notes), *notes])
     return story
 
 

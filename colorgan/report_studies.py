@@ -96,6 +96,7 @@ class Study:
     path: Path
     protocols: tuple[StudyProtocol, ...]
     notes: list[str] = field(default_factory=list)
+    of_single_runs: bool = False  # no study.json: compared by colorgan/report_compared.py
 
 
 def read_study(folder: Path) -> Study:

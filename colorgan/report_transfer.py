@@ -28,8 +28,9 @@ def transfer_section(story: Story, files: Files) -> Html:
     """Return every study's protocols: the paper's, then the field's; then probes that were given by themselves."""
     parts: list[Html] = []
     for study in story.studies:
-        several = f": {study.path.name}" if len(story.studies) > 1 else ""
-        for title, of_the_paper in (("The paper's protocols", True), ("The field's protocols", False)):
+        several = f": {study.path.name}" if len(story.studies) > 1 and not study.of_single_runs else ""
+        others = "Runs by their own recipes" if study.of_single_runs else "The field's protocols"
+        for title, of_the_paper in (("The paper's protocols", True), (others, False)):
             protocols = [each for each in study.protocols if each.of_the_paper is of_the_paper]
             if protocols:
                 parts.append(element("h3", title + several))

@@ -1,0 +1,112 @@
+"""Fine-tuning runs that were given by themselves, compared like those of a study: scratch against each generator.
+
+The chain of slurm/study.sh ends here: its runs are those of launcher/study.py, without a study.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from colorgan.comparison import Comparison as Compared
+from colorgan.comparison import compare, read_arm
+from colorgan.errors import UsageError
+from colorgan.finetuning import EVALUATION
+from colorgan.protocols import METRIC_TITLES
+from colorgan.report_evaluations import Evaluation
+from colorgan.report_runs import RunFolder
+from colorgan.report_studies import Comparison, StudyArm, StudyProtocol
+
+SCRATCH = "scratch"
+# The headline of each task: the first score that all its runs have.
+HEADLINES = {"classify": ("mAP",), "segment": ("mIoU_own_size", "mIoU"), "detect": ("AP50", "AP")}
+TITLES = {
+    "classify": "Multilabel classification",
+    "segment": "Semantic segmentation",
+    "detect": "Object detection",
+}
+
+Arms = Mapping[str, Mapping[int, RunFolder]]
+
+
+def compared_runs(runs: Sequence[RunFolder]) -> tuple[list[StudyProtocol], list[str]]:
+    """Return a table for each set that runs from scratch and from a generator were scored on, and notes.
+
+    Runs belong together when they have one task and one validation set; an arm is what they start from.
+    """
+    groups: dict[tuple[str, tuple[str, ...]], dict[str, dict[int, RunFolder]]] = {}
+    for run in runs:
+        task, seed = str(run.setting("task")), run.seed
+        if task in HEADLINES and isinstance(seed, int) and _evaluation(run) is not None:
+            data = tuple(run.folders("data.val"))
+            groups.setdefault((task, data), {}).setdefault(_arm_name(run), {})[seed] = run
+    tables, notes = [], []
+    for (task, data), arms in groups.items():
+        if SCRATCH not in arms or len(arms) == 1:
+            continue
+        try:
+            tables.append(_table(task, data, arms))
+        except UsageError as error:
+            notes.append(f"{TITLES[task]} is not compared: {error}.")
+    return tables, notes
+
+
+def _evaluation(run: RunFolder) -> Evaluation | None:
+    """The evaluation that the run itself, or evaluate.py into its folder, has left."""
+    return next((each for each in run.evaluations if each.path == run.path / EVALUATION), None)
+
+
+def _arm_name(run: RunFolder) -> str:
+    init = str(run.setting("init", SCRATCH))
+    return init if init == SCRATCH else "/".join(Path(init).parts[-2:])[:40]
+
+
+def _table(task: str, data: Sequence[str], arms: Arms) -> StudyProtocol:
+    metric = _headline(task, arms)
+    scores = {
+        name: read_arm(name, {seed: run.path / EVALUATION for seed, run in by_seed.items()}, metric)
+        for name, by_seed in arms.items()
+    }
+    found = [compare(scores[name], scores[SCRATCH], metric) for name in arms if name != SCRATCH]
+    seeds = sorted(arms[SCRATCH])
+    first = _evaluation(arms[SCRATCH][seeds[0]])
+    counts = first.scores if first else {}
+    return StudyProtocol(
+        name=task,
+        title=TITLES[task],
+        task=task,
+        metric=metric,
+        metric_title=METRIC_TITLES[metric],
+        source="the runs' own recipes",
+        data_title=f"scored on {', '.join(Path(each).name for each in data)}"[:300],
+        train=None,
+        test=int(counts["images"]) if "images" in counts else None,
+        classes=int(counts["classes"]) if "classes" in counts else None,
+        seeds=tuple(map(str, seeds)),
+        arms=tuple(
+            StudyArm(name, "", tuple(scores[name].values[seed] for seed in seeds), tuple(arms[name].values()), ())
+            for name in (SCRATCH, *(name for name in arms if name != SCRATCH))
+        ),
+        comparisons=tuple(map(_comparison, found)),
+    )
+
+
+def _headline(task: str, arms: Arms) -> str:
+    runs = [run for by_seed in arms.values() for run in by_seed.values()]
+    known = [set(each.scores) for run in runs if (each := _evaluation(run)) is not None]
+    for metric in HEADLINES[task]:
+        if all(metric in scores for scores in known):
+            return metric
+    raise UsageError(f"its runs have no score in common of {', '.join(HEADLINES[task])}")
+
+
+def _comparison(found: Compared) -> Comparison:
+    return Comparison(
+        arm=found.arm,
+        against=found.against,
+        difference=found.difference,
+        low=found.low,
+        high=found.high,
+        level=found.level,
+        verdict=found.verdict,
+    )
