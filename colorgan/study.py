@@ -26,7 +26,7 @@ from colorgan.protocols import METRIC_TITLES, Data, Part, Protocol
 from colorgan.scoring import SCORES
 
 SCRATCH, RANDOM = "scratch", "random"
-FROZEN = ("linear", "lowshot", "knn")
+FROZEN = {"linear", "lowshot", "knn"}
 STUDY, PROBE = "study.json", "probe.json"
 HELD_OUT = "80,20"  # of the training part, for a search where the protocol holds nothing out itself
 

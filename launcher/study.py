@@ -22,6 +22,7 @@ from colorgan.protocols import Protocol, find_protocol
 from colorgan.step_runner import Runner, StepError
 from colorgan.study import (
     FROZEN,
+    PROBE,
     RANDOM,
     SCRATCH,
     Arm,
@@ -120,39 +121,58 @@ def run_study(settings: StudySettings, runner: Runner) -> None:
     write_study(settings.out, rows)
     for row in rows:
         print(f"{row['title']}: {row['metric_title']}, {row['data']['test']} pictures")
-        for comparison in row["comparisons"]:
-            print(f"  {comparison['verdict']}")
+        for one in row["comparisons"]:
+            print(f"  {one['arm']} and {one['against']}: {one['verdict']}")
     page = settings.out / "report" / "report.html"
     page.unlink(missing_ok=True)
-    runner.run([Step("report", "report", {"out": str(page.parent), "runs": report_folders(settings, arms)}, page)])
+    folders = report_folders(settings, [settings.out] if rows else [])
+    runner.run([Step("report", "report", {"out": str(page.parent), "runs": folders}, page)])
     print(f"Next: open {page} in a browser")
 
 
 def roots_of(settings: StudySettings, runner: Runner) -> dict[str, Path | None]:
     """Return the folder of each corpus; VOC's is drawn where none is given."""
-    if settings.roots.voc is None:
-        print("No --roots.voc: studying the built-in sample (drawn shapes, no benchmark).", flush=True)
-        raw, folder = settings.out / "raw", settings.out / "shards" / "sample"
-        words = {"corpus": "sample", "root": str(raw), "split": "voc-train", "image": "squash:64", "out": str(folder)}
-        runner.run([Step("draw the sample", "pack", words, folder / "manifest.json")])
-        return {"voc": raw / "VOCdevkit", "coco": settings.roots.coco}
-    return {"voc": settings.roots.voc, "coco": settings.roots.coco}
+    if settings.roots.voc is not None:
+        return {"voc": settings.roots.voc, "coco": settings.roots.coco}
+    print("No --roots.voc: studying the built-in sample (drawn shapes, no benchmark).", flush=True)
+    runner.run([sample_step(settings.out, "voc-train", 64)])
+    return {"voc": settings.out / "raw" / "VOCdevkit", "coco": settings.roots.coco}
+
+
+def sample_step(out: Path, split: str, image_size: int) -> Step:
+    """Return the step that draws the built-in sample and packs a split of it."""
+    folder = out / "shards" / f"sample-{split}-{image_size}"
+    recipe = {"corpus": "sample", "root": str(out / "raw"), "split": split, "image": f"squash:{image_size}"}
+    return Step(f"pack {folder.name}", "pack", {**recipe, "out": str(folder)}, folder / "manifest.json")
 
 
 def pretrained_arms(settings: StudySettings, runner: Runner) -> list[Arm]:
     """Pretrain and consolidate what is to be; return the arms with a generator."""
-    recipes = settings.pretrain
+    recipes: dict[str, dict[str, Any]] = settings.pretrain
     if not recipes and not settings.generators:
         recipes = {"pretrained": yaml.safe_load((LAUNCHER / "configs" / "sample.yaml").read_text())}
     arms = [Arm(name, folder) for name, folder in settings.generators.items()]
     for name, recipe in recipes.items():
         run = settings.out / "pretrain" / name
         generator = run / "generator"
-        runner.run([Step(f"pretrain {name}", "pretrain", {**recipe, "run": str(run)}, run / "log.jsonl")])
+        told = {**with_data(settings.out, recipe, runner), "run": str(run)}
+        runner.run([Step(f"pretrain {name}", "pretrain", told, run / "log.jsonl")])
         words = {"run": str(run), "out": str(generator)}
         runner.run([Step(f"consolidate {name}", "consolidate", words, generator / "config.json")])
         arms.append(Arm(name, generator))
     return arms
+
+
+def with_data(out: Path, recipe: Mapping[str, Any], runner: Runner) -> dict[str, Any]:
+    """Return a recipe of pretraining that names its data: the built-in sample where it names none."""
+    data = recipe.get("data") or {}
+    if "data.train" in recipe or "train" in data:
+        return dict(recipe)
+    size = int((recipe.get("network") or {}).get("image_size", recipe.get("network.image_size", 256)))
+    steps = {split: sample_step(out, split, size) for split in ("train", "val")}
+    for step in steps.values():  # one after the other: the first draws the pictures
+        runner.run([step])
+    return {**recipe, "data": {**data, **{split: [step.recipe["out"]] for split, step in steps.items()}}}
 
 
 def shared_network(arms: Sequence[Arm]) -> dict[str, Any]:
@@ -218,16 +238,10 @@ def packed_trial(runner: Runner, trials: Sequence[Trial]) -> Trial:
     raise AssertionError("a protocol has data")
 
 
-def report_folders(settings: StudySettings, arms: Sequence[Arm]) -> list[str]:
-    """Return the folders of the study that its report shows."""
-    pretrained = [settings.out / "pretrain" / arm.name for arm in arms]
-    runs = [
-        settings.out / name / f"{arm}-{seed}"
-        for name in settings.protocols
-        for arm in (*(arm.name for arm in arms), RANDOM)
-        for seed in settings.seeds
-    ]
-    return [str(folder) for folder in (settings.out, *pretrained, *runs) if folder.is_dir()]
+def report_folders(settings: StudySettings, studies: Sequence[Path]) -> list[str]:
+    """Return what its report shows: the study with all its runs, and the probes of frozen features."""
+    probes = [path.parent for name in settings.protocols for path in sorted(settings.out.glob(f"{name}/*/{PROBE}"))]
+    return [str(folder) for folder in (*studies, *probes)]
 
 
 if __name__ == "__main__":
