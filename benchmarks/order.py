@@ -1,10 +1,11 @@
-"""How well the order shuffles, and what it asks of the disk: seeks a second of one rank's reads.
+"""How well the order shuffles, and what it asks of the disk: seeks of a node, for runs of 1 and of RUN_SAMPLES samples.
 
     python benchmarks/order.py [--samples 1281167] [--per_shard 1000] [--bytes 30000] [--images_per_s 1000]
 
-Computed, not timed: from the order (shards/order.py) and from where samples of so many bytes lie in their shards. A
-read is a seek unless it begins in the file of the one before it, at most READAHEAD bytes behind that one's end (the
-system has read that far already). The members of a sample lie side by side and count as one read.
+Computed, not timed: from the order (shards/order.py), over an epoch. A seek is a run that the ranks of a node begin to
+read (shards/run_reads.py); its other samples cost none, as long as the page cache keeps what the node has fetched for
+the last run x spread samples of the stream: the last column says how much that is. `peak` is seeks/image over the worst
+4,096 images (a window's first), the first of all left out.
 """
 
 import argparse
@@ -16,53 +17,61 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from shards.order import WINDOW_SHARDS, Order, rank_share
+from shards.order import RUN_SAMPLES, SPREAD_RUNS, WINDOW_SHARDS, Order
 
-READAHEAD = 128 * 1024  # Linux's default for a file that is read in turn
-NUM_READS = 500_000
-GLOBAL_BATCH, MICRO_BATCH = 256, 32
+GLOBAL_BATCH, PEAK_OVER = 256, 4096
+COLUMNS = ("window", "run", "spread", "displacement / n", "correlation", "of one run", "classes/batch", "ranks x nodes")
+COLUMNS += ("seeks/image", "peak", "seeks/s of a node", "cache, MB")
+CASES = [(WINDOW_SHARDS, 1, 1), (WINDOW_SHARDS, RUN_SAMPLES, SPREAD_RUNS), (WINDOW_SHARDS, RUN_SAMPLES, 512)]
+NODES = [(1, 1), (8, 1), (16, 2)]  # ranks, nodes
 
 
 def main() -> None:
-    """Print one line a window."""
+    """Print one line for each order and number of ranks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=1_281_167)
     parser.add_argument("--per_shard", type=int, default=1000)
     parser.add_argument("--bytes", type=int, default=30_000, help="a sample's size; 30 kB: 256x256, quality 95")
     parser.add_argument("--images_per_s", type=float, default=1000.0, help="of one rank")
     settings = parser.parse_args()
-    sizes = [min(settings.per_shard, settings.samples - at) for at in range(0, settings.samples, settings.per_shard)]
-    print(f"{settings.samples:,} samples of {settings.bytes:,} bytes in {len(sizes):,} shards; rank 0 of 1 and of 8,")
-    print(f"at {settings.images_per_s:g} images/s. Perfect: displacement 0.3333, correlation 0.\n")
-    columns = ("window", "displacement / n", "correlation", "seeks/image", "seeks/s, 1", "seeks/s, 8")
-    print("  ".join(columns))
-    for window in sorted({1, 16, 64, WINDOW_SHARDS, len(sizes)}):
-        order = Order(sizes, 0, window)
-        ids = order.sample_ids(0, settings.samples)
-        displacement = np.abs(ids - np.arange(settings.samples)).mean() / settings.samples
-        correlation = np.corrcoef(ids[:-1], ids[1:])[0, 1]
-        shares = [seek_share(reads_of(order, world), settings.per_shard, settings.bytes) for world in (1, 8)]
-        cells = [f"{window}", f"{displacement:.4f}", f"{correlation:.4f}", f"{shares[0]:.4f}"]
-        cells += [f"{share * settings.images_per_s:.0f}" for share in shares]
-        aligned = [f"{cell:>{len(column)}}" for cell, column in zip(cells, columns, strict=True)]
-        print("  ".join(aligned) + ("  <- WINDOW_SHARDS" if window == WINDOW_SHARDS else ""))
+    number, per_shard = settings.samples, settings.per_shard
+    sizes = [min(per_shard, number - at) for at in range(0, number, per_shard)]
+    print(
+        f"{number:,} samples of {settings.bytes:,} bytes in {len(sizes):,} shards, {settings.images_per_s:g} images/s"
+    )
+    print("a rank. Perfect: displacement 0.3333, correlation 0; 226 of 1,000 classes that lie one after the other.\n")
+    print("  ".join(COLUMNS))
+    for window, run, spread in CASES:
+        ids = Order(sizes, 0, window, run, spread).sample_ids(0, number)
+        runs = ids // per_shard * per_shard + ids % per_shard // run  # a name for each: that of a sample of its shard
+        quality = [f"{window}", f"{run}", f"{spread}", f"{np.abs(ids - np.arange(number)).mean() / number:.4f}"]
+        quality += [f"{np.corrcoef(ids[:-1], ids[1:])[0, 1]:.4f}", f"{np.mean(runs[1:] == runs[:-1]):.3%}"]
+        quality += [f"{classes_of_batches(ids, -(-number // 1000)):.0f}"]
+        for ranks, nodes in NODES:
+            seeks = seeks_of_node(runs, nodes, run * spread)
+            worst = np.convolve(seeks, np.ones(PEAK_OVER) / PEAK_OVER, "valid")[PEAK_OVER:].max(initial=0.0)
+            rate = seeks.mean() * settings.images_per_s * ranks / nodes
+            cells = [*quality, f"{ranks} x {nodes}", f"{seeks.mean():.3f}", f"{worst:.2f}", f"{rate:,.0f}"]
+            cells.append(f"{run * spread * settings.bytes / 1e6:.0f}")
+            print("  ".join(f"{cell:>{len(column)}}" for cell, column in zip(cells, COLUMNS, strict=True)))
 
 
-def reads_of(order: Order, world_size: int) -> NDArray[np.int64]:
-    """The samples that rank 0 reads, in turn."""
-    share = rank_share(GLOBAL_BATCH, MICRO_BATCH, 0, world_size)
-    number = share.num_micro_batches * MICRO_BATCH
-    count = min(NUM_READS, order.num_samples * number // GLOBAL_BATCH)
-    firsts = range(0, count // number * GLOBAL_BATCH, GLOBAL_BATCH)
-    return np.concatenate([order.sample_ids(first + share.offset, number) for first in firsts])
+def classes_of_batches(ids: NDArray[np.int64], class_size: int) -> float:
+    """Classes in a batch, on average, where samples lie class by class."""
+    classes = (ids // class_size)[: len(ids) // GLOBAL_BATCH * GLOBAL_BATCH].reshape(-1, GLOBAL_BATCH)
+    classes = np.sort(classes, axis=1)
+    return float((np.diff(classes, axis=1) > 0).sum(axis=1).mean() + 1)
 
 
-def seek_share(ids: NDArray[np.int64], per_shard: int, sample_bytes: int) -> float:
-    """Seeks per read."""
-    shards, offsets = ids // per_shard, ids % per_shard * sample_bytes
-    gaps = offsets[1:] - (offsets[:-1] + sample_bytes)
-    in_turn = (shards[1:] == shards[:-1]) & (gaps >= 0) & (gaps <= READAHEAD)
-    return 1.0 - float(in_turn.mean())
+def seeks_of_node(runs: NDArray[np.int64], num_nodes: int, kept: int) -> NDArray[np.bool_]:
+    """Which reads of the first node are seeks: those of a run not begun in the `kept` samples of the stream before."""
+    positions = np.flatnonzero(np.arange(len(runs)) % GLOBAL_BATCH < GLOBAL_BATCH // num_nodes)
+    begun: dict[int, int] = {}
+    seeks = np.zeros(len(positions), np.bool_)
+    for read, (position, run) in enumerate(zip(positions.tolist(), runs[positions].tolist(), strict=True)):
+        if position - begun.get(run, -kept - 1) > kept:
+            seeks[read], begun[run] = True, position
+    return seeks
 
 
 if __name__ == "__main__":

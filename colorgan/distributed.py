@@ -132,6 +132,11 @@ def cores_a_rank(local_world_size: int | None = None) -> int:
     return max(1, len(os.sched_getaffinity(0)) // size)
 
 
+def num_nodes(world_size: int) -> int:
+    """Return how many machines the ranks run on, if each has as many as this one."""
+    return max(1, world_size // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
 def _device(local_rank: int) -> torch.device:
     if wants_cpu() or not torch.cuda.is_available():
         return torch.device("cpu")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from colorgan.distributed import Ranks, cores_a_rank
+from colorgan.distributed import Ranks, cores_a_rank, num_nodes
 from colorgan.errors import UsageError
 from colorgan.networks import set_dropout_keys
 from colorgan.recipe import RunRecipe
@@ -68,6 +68,7 @@ def eval_loader_arguments(recipe: RunRecipe, ranks: Ranks, micro_batch_size: int
         "micro_batch_size": micro_batch_size,
         "rank": ranks.rank,
         "world_size": ranks.world_size,
+        "num_nodes": num_nodes(ranks.world_size),
         "seed": recipe.seed,
         "targets": targets,
         "device": str(ranks.device),

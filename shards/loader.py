@@ -28,6 +28,7 @@ from shards.faults import FaultLog, Replaced
 from shards.order import Order, rank_share
 from shards.pipeline import DecodeSpec
 from shards.reader import ReadAt, ShardFiles, ShardSet, Wanted
+from shards.run_reads import MAX_NODES, RunReads
 from shards.stream import Decoded, Maker, Plan, Stream, StreamSpec
 
 Targets = Literal["none", "classes", "mask", "boxes"]
@@ -71,6 +72,7 @@ class Loader:
         micro_batch_size: Samples in one forward pass; the global batch is a multiple of this times the ranks.
         rank: This rank, from 0.
         world_size: Number of ranks.
+        num_nodes: Machines that the ranks run on; it changes how files are read, not what comes out.
         seed: Of the order, the crops and the flips.
         random_crop_scale: Smallest share of a picture's area that a training crop keeps; 1.0 = no crop.
         flip: Mirror every other training picture.
@@ -81,7 +83,7 @@ class Loader:
         ab_scale: What a and b are divided by.
         max_bad_share: Bad samples allowed, as a share of those drawn so far (a handful is always allowed,
             unless the share is 0).
-        read_at: How a file is read, for tests and for other storage; `ShardFiles().read_at` by default.
+        read_at: How a file is read, for tests and for other storage; None: by `ShardFiles`, large sets by runs.
         read_timeout_s: Seconds until a read that does not return counts as failed.
         lab: How Lab is computed on the CPU; see shards/pipeline.py.
 
@@ -99,6 +101,7 @@ class Loader:
         micro_batch_size: int,
         rank: int = 0,
         world_size: int = 1,
+        num_nodes: int = 1,
         seed: int = 0,
         random_crop_scale: float = 1.0,
         flip: bool = False,
@@ -121,7 +124,7 @@ class Loader:
         self._faults = FaultLog(max_bad_share)
         self._order = Order(shards.shard_sizes, seed)
         self._files = ShardFiles()
-        self._read_at = read_at or self._files.read_at
+        self._read_at = read_at or _read_at(shards, self._files, self._order.run_samples, num_nodes)
         self._streams: list[Stream] = []
         self._closed_wait_s = 0.0
         weakref.finalize(self, self._files.close)
@@ -253,6 +256,11 @@ class Loader:
             sample_ids_B=torch.tensor([item.sample_id for item in items]),
             slots_B=torch.tensor([item.slot for item in items]),
         )
+
+
+def _read_at(shards: ShardSet, files: ShardFiles, run_samples: int, num_nodes: int) -> ReadAt:
+    by_runs = run_samples > 1 and num_nodes <= MAX_NODES
+    return RunReads(shards, run_samples, files).read_at if by_runs else files.read_at
 
 
 def _stored_mask(png: bytes) -> Tensor:

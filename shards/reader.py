@@ -13,7 +13,7 @@ import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,6 +139,16 @@ class ShardFiles:
                     break
                 data += more
             return data
+
+    def will_need(self, path: Path, offset: int, size: int) -> None:
+        """Let the system fetch this part of a file into the page cache, without waiting for it.
+
+        Raises:
+            OSError: The file cannot be opened. A part that it does not have is no error.
+        """
+        if hasattr(os, "posix_fadvise") and size > 0:  # no size: all the rest of the file
+            with self._descriptor(path) as descriptor, suppress(OSError, OverflowError):
+                os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
     @contextmanager
     def _descriptor(self, path: Path) -> Iterator[int]:
