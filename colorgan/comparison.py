@@ -165,7 +165,10 @@ def compare(
     resampled_R = np.full(num_resamples, differences_S.mean())
     if with_images:
         _check_images(arm, against)
-        resampled_R = _resampled_difference_R(arm, against, metric, num_resamples, generator)
+        drawn_R = _resampled_difference_R(arm, against, metric, num_resamples, generator)
+        drawn_R = drawn_R[~np.isnan(drawn_R)]  # a resample without any positive has no score
+        with_images = len(drawn_R) > 1
+        resampled_R = drawn_R if with_images else resampled_R
     low, high = None, None
     if with_images or len(seeds) > 1:
         tail = (1 - LEVEL) / 2

@@ -208,7 +208,7 @@ def finetune(
             title=f"finetune {recipe.task}",
         ) as run,
     ):
-        evaluations: list[Evaluation] = []
+        evaluations: dict[int, Evaluation] = {}  # by images seen; the last one only
 
         def score(images_seen: int, strategy: Strategy) -> None:
             if val is not None:
@@ -216,22 +216,23 @@ def finetune(
                 num_pictures = recipe.output.num_pictures if images_seen >= total_images else 0
                 model = strategy.evaluated(MODEL)
                 evaluation = score_model(model, config, batches, ranks, seed=recipe.seed, num_pictures=num_pictures)
-                evaluations[:] = [evaluation]
+                evaluations.clear()
+                evaluations[images_seen] = evaluation
                 run.record("validate", images_seen, evaluation.scores)
                 run.message(scores_text(config, evaluation.scores))
 
         images_seen = _train_stages(recipe, run, stop, model, stages, train, score)
         if images_seen >= total_images:
-            ranks.agree(lambda: _write_results(run, config, images_seen, evaluations))
-        return Outcome(images_seen, stop.agreed, evaluations[0].scores if evaluations else {})
+            ranks.agree(lambda: _write_results(run, config, images_seen, evaluations.get(images_seen)))
+        return Outcome(images_seen, stop.agreed, evaluations[images_seen].scores if images_seen in evaluations else {})
 
 
-def _write_results(run: Run, config: ModelConfig, images_seen: int, evaluations: Sequence[Evaluation]) -> None:
-    """Write the model folder, and the evaluation folder where the run was scored. Rank 0 only."""
+def _write_results(run: Run, config: ModelConfig, images_seen: int, evaluation: Evaluation | None) -> None:
+    """Write the model folder, and the evaluation folder where the end was scored. Rank 0 only."""
     if not run.ranks.main:
         return
     consolidate(open_checkpoint(run.checkpoint_path(images_seen)), run.folder / MODEL)
-    for evaluation in evaluations:
+    if evaluation is not None:
         about = {
             "model": str(run.folder / MODEL),
             "data": [str(folder) for folder in run.recipe.data.val],

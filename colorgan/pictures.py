@@ -111,7 +111,8 @@ def _draw_boxes(picture: Image.Image, boxes: NamedBoxes, colours: NDArray[np.uin
     for (x0, y0, x1, y1), index, name in reversed(boxes):
         colour = (*map(int, colours[index + 1]),)
         corner = (x0 * picture.width, y0 * picture.height)
-        draw.rectangle((*corner, x1 * picture.width - 1, y1 * picture.height - 1), outline=colour, width=2)
+        far = (max(corner[0], x1 * picture.width - 1), max(corner[1], y1 * picture.height - 1))  # under a pixel: one
+        draw.rectangle((*corner, *far), outline=colour, width=2)
         draw.rectangle(draw.textbbox(corner, name, font=font), fill=colour)
         draw.text(corner, name, fill=PAPER if sum(colour) < 384 else INK, font=font)
     return np.asarray(picture)

@@ -67,7 +67,7 @@ class Data:
         title: the parts in words.
         train: both arms train on it.
         test: the headline is computed on it, once, after training.
-        selection: watched while training, never trained on nor in the headline; None: nothing is held out for it.
+        selection: held out by the protocol itself, neither trained on nor in the headline; None: nothing is.
     """
 
     title: str
@@ -92,11 +92,9 @@ class Protocol:
         metric: the headline, a score of colorgan/scoring.py.
         further: other scores shown beside it.
         source: whose rules, in which paper, section and year.
-        image_size: side of the square input in pixels; a generator of another size brings its own.
         stages: by arm; empty where nothing is trained but the head.
         settings: further keys of the fine-tuning recipe (colorgan/recipe.py), dotted, the same for both arms. They
             leave the network out: from scratch it is that of the generator, with other weights.
-        shots: for lowshot, the numbers of positive pictures a class.
     """
 
     name: str
@@ -109,10 +107,8 @@ class Protocol:
     metric: str
     further: tuple[str, ...]
     source: str
-    image_size: int = 256
     stages: Mapping[Arm, tuple[StageRecipe, ...]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    shots: tuple[int, ...] = ()
 
     @property
     def searchable(self) -> bool:
@@ -265,7 +261,6 @@ PROTOCOLS = (
         further=("mAP_11_point",),
         source="Goyal et al., Scaling and Benchmarking Self-Supervised Visual Representation Learning, ICCV 2019, "
         "section 6.2",
-        shots=(1, 2, 4, 8, 16, 32, 64, 96),
     ),
     Protocol(
         name="knn",

@@ -5,6 +5,7 @@ The chain of slurm/study.sh ends here: its runs are those of launcher/study.py, 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from colorgan.errors import UsageError
 from colorgan.finetuning import EVALUATION
 from colorgan.protocols import METRIC_TITLES
 from colorgan.report_evaluations import Evaluation
-from colorgan.report_runs import RunFolder
+from colorgan.report_runs import RunFolder, flat, short_names
 from colorgan.report_studies import Comparison, StudyArm, StudyProtocol
+from colorgan.run import FREE_KEYS
 
 SCRATCH = "scratch"
 # The headline of each task: the first score that all its runs have.
@@ -26,26 +28,33 @@ TITLES = {
     "detect": "Object detection",
 }
 
+OWN = ("seed", "init", "stages", "network")  # what may differ between arms and seeds
+
 Arms = Mapping[str, Mapping[int, RunFolder]]
 
 
 def compared_runs(runs: Sequence[RunFolder]) -> tuple[list[StudyProtocol], list[str]]:
     """Return a table for each set that runs from scratch and from a generator were scored on, and notes.
 
-    Runs belong together when they have one task and one validation set; an arm is what they start from.
+    Runs belong together when their recipes differ in seed, stages, network (a generator brings its own) and in what
+    they start from, which is their arm.
     """
-    groups: dict[tuple[str, tuple[str, ...]], dict[str, dict[int, RunFolder]]] = {}
-    for run in runs:
-        task, seed = str(run.setting("task")), run.seed
-        if task in HEADLINES and isinstance(seed, int) and _evaluation(run) is not None:
-            data = tuple(run.folders("data.val"))
-            groups.setdefault((task, data), {}).setdefault(_arm_name(run), {})[seed] = run
+    groups: dict[str, dict[str, dict[int, RunFolder]]] = {}
     tables, notes = [], []
-    for (task, data), arms in groups.items():
+    for run in runs:
+        if run.setting("task") not in HEADLINES or not isinstance(run.seed, int) or _evaluation(run) is None:
+            continue
+        arm = groups.setdefault(_shared(run), {}).setdefault(str(run.setting("init", SCRATCH)), {})
+        if run.seed in arm:
+            notes.append(f"{run.path} is not compared: {arm[run.seed].path} is the same arm and seed.")
+        arm.setdefault(run.seed, run)
+    for arms in groups.values():
         if SCRATCH not in arms or len(arms) == 1:
             continue
+        first = next(iter(arms[SCRATCH].values()))
+        task = str(first.setting("task"))
         try:
-            tables.append(_table(task, data, arms))
+            tables.append(_table(task, first.folders("data.val"), _named(arms)))
         except UsageError as error:
             notes.append(f"{TITLES[task]} is not compared: {error}.")
     return tables, notes
@@ -56,9 +65,22 @@ def _evaluation(run: RunFolder) -> Evaluation | None:
     return next((each for each in run.evaluations if each.path == run.path / EVALUATION), None)
 
 
-def _arm_name(run: RunFolder) -> str:
-    init = str(run.setting("init", SCRATCH))
-    return init if init == SCRATCH else "/".join(Path(init).parts[-2:])[:40]
+def _shared(run: RunFolder) -> str:
+    """Equal for runs that are to be compared."""
+    free = (*FREE_KEYS, *OWN)
+    kept = {
+        key: value
+        for key, value in flat(run.recipe).items()
+        if not any(f"{key}.".startswith(f"{own}.") for own in free)
+    }
+    return json.dumps([kept, run.folders("data.train"), run.folders("data.val")], sort_keys=True, default=str)
+
+
+def _named(arms: Arms) -> Arms:
+    """The arms by short names."""
+    inits = [init for init in arms if init != SCRATCH]
+    names = dict(zip(inits, short_names([Path(init) for init in inits]), strict=True))
+    return {names.get(init, init)[-40:]: by_seed for init, by_seed in arms.items()}
 
 
 def _table(task: str, data: Sequence[str], arms: Arms) -> StudyProtocol:

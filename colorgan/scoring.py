@@ -159,6 +159,7 @@ def score_segmenter(
     paper_CC = usual_CC.clone()
     rows: list[tuple[int, Tensor]] = []
     pictures: list[tuple[Tensor, Tensor, Tensor]] = []
+    own_size = False
     for batch, logits_BCHW in predictions:
         assert batch.mask_BHW is not None
         predicted_BHW, mask_BHW = logits_BCHW.argmax(dim=1).cpu(), batch.mask_BHW.cpu()
@@ -169,8 +170,9 @@ def score_segmenter(
         own_size = batch.stored_masks is not None
     ids, ordered = _in_order(ranks, rows)
     counts_N3C = torch.stack([row[1] for row in ordered])
-    gathered = ranks.gather((usual_CC, paper_CC))
-    usual_CC, paper_CC = (torch.stack([each[i] for each in gathered]).sum(0) for i in (0, 1))
+    gathered = ranks.gather((usual_CC, paper_CC, own_size))
+    usual_CC, paper_CC = (torch.stack([each[i] for each in gathered]).sum(0) for i in (0, 1))  # type: ignore[misc]
+    own_size = any(each[2] for each in gathered)  # a rank may have had no batch
     iou_C = iou_of_counts(counts_N3C.sum(0))
     dice_C = 2.0 * iou_C / (1.0 + iou_C)
     scores = {
@@ -297,7 +299,8 @@ def write_evaluation(folder: Path, evaluation: Evaluation, about: Mapping[str, A
         about: what the scores were computed with: model, data, kind, inference, images_seen, classes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / SCORES).unlink(missing_ok=True)
+    for name in (SCORES, PER_IMAGE, PICTURES):  # of an earlier evaluation
+        (folder / name).unlink(missing_ok=True)
     if evaluation.per_image:
         partial_file = folder / f".{PER_IMAGE}.partial"
         save_file({name: tensor.contiguous() for name, tensor in evaluation.per_image.items()}, partial_file)

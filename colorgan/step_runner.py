@@ -16,19 +16,23 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import BinaryIO
 
 import torch
 import yaml
 
-from colorgan.errors import ColorganError
+from colorgan.errors import ColorganError, NotFiniteError
 from colorgan.run import EXIT_STOPPED
 from colorgan.study import Step
 
 TRAINING = ("pretrain", "finetune", "probe")
 TAIL_LINES = 12
 MAX_LOG_BYTES = 4096
+LEFT_BEHIND_S = 120.0  # what a stopped launcher leaves behind may still save for so long
+DIVERGED = NotFiniteError.__name__  # also where a launcher has made another status of it
 
 
 class StepError(ColorganError):
@@ -68,12 +72,12 @@ class Runner:
 
     def __exit__(self, *_: object) -> None:
         for process in list(self._running):
-            process.terminate()
+            _terminate(process)
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         self._stopped = True
         for process in list(self._running):
-            process.send_signal(signal.SIGTERM)
+            _terminate(process)
 
     def run(self, steps: Sequence[Step]) -> None:
         """Run those that are not done, and tell of each.
@@ -111,17 +115,16 @@ class Runner:
         log = path.with_suffix(".log")
         try:
             with log.open("wb") as output:
-                process = subprocess.Popen(command, stdout=output, stderr=output, env=self._environment(place))
-                self._running.add(process)
-                os.sched_setaffinity(process.pid, self._cores(place))
-                status = process.wait()
-                self._running.discard(process)
+                status = self._wait(command, output, place)
         finally:
             self._places.put(place)
         lines = last_lines(log)
         if status == EXIT_STOPPED or self._stopped:
             self._failed = True
             raise StepError(f"{step.name}: stopped; the same command goes on from there", EXIT_STOPPED)
+        if step.may_diverge and (status == NotFiniteError.exit_status or DIVERGED in " ".join(lines)):
+            print(f"[{count}] {step.name}: diverged, no score", flush=True)
+            return
         if status != 0 or not step.done.exists():
             self._failed = True
             tail = "\n  ".join(lines[-TAIL_LINES:])
@@ -129,6 +132,23 @@ class Runner:
         path.rename(path.with_suffix(".done"))
         told = [line for line in lines if not line.startswith(("Next:", "next:"))]
         print(f"[{count}] {step.name} ({time.monotonic() - start:.0f} s): {told[-1] if told else 'done'}", flush=True)
+
+    def _wait(self, command: Sequence[str], output: BinaryIO, place: int) -> int:
+        """Start a step in a session of its own: what a launcher starts is stopped with it. Return its status."""
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env=self._environment(place), start_new_session=True
+        )
+        self._running.add(process)
+        if self._stopped:  # the signal came while it was started
+            _terminate(process)
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(process.pid, self._cores(place))
+        status = process.wait()
+        self._running.discard(process)
+        until = time.monotonic() + LEFT_BEHIND_S
+        while self._stopped and _lives(process.pid) and time.monotonic() < until:
+            time.sleep(0.1)  # a launcher may end before the run that it started has saved
+        return status
 
     def _cores(self, place: int) -> set[int]:
         """This place's share of the cores; with more places than cores all of them."""
@@ -143,6 +163,19 @@ class Runner:
         gpus = names.split(",")
         mine = gpus[place :: self._jobs] if len(gpus) >= self._jobs else [gpus[place % len(gpus)]]
         return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(mine)}
+
+
+def _terminate(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+
+
+def _lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def recipe_text(step: Step) -> str:

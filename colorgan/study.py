@@ -40,12 +40,14 @@ class Step:
         verb: the script in launcher/, without .py.
         recipe: what it is told: keys of the verb's schema, dotted or nested.
         done: the file that is there when it has ended well.
+        may_diverge: a loss that is no number is no failure: a search tries rates that are too high.
     """
 
     name: str
     verb: str
     recipe: Mapping[str, Any]
     done: Path
+    may_diverge: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,12 @@ class Trial:
     def search(self, rates: Sequence[float]) -> dict[tuple[str, float], Step]:
         """Return the runs of every arm with every learning rate, on the parts of a search and the first seed."""
         name = f"{self.protocol.name}/search"
-        return {
+        steps = {
             (arm.name, rate): self._run(arm, self.seeds[0], self.search_parts(), rate, f"{name}/{arm.name}-{rate:g}")
             for arm in self.arms
             for rate in rates
         }
+        return {key: replace(step, may_diverge=True) for key, step in steps.items()}
 
     def runs(self, rates: Mapping[str, float]) -> dict[tuple[str, int], Step]:
         """Return the runs whose scores count, by arm and seed.
@@ -184,21 +187,32 @@ class Trial:
         return Step(f"{self.protocol.name}/{arm.name}-{seed}", "probe", recipe, out / PROBE)
 
 
-def search_scores(trial: Trial, steps: Mapping[tuple[str, float], Step]) -> dict[str, dict[float, float]]:
-    """Return what each arm's search has scored by the protocol's headline, by learning rate.
+def search_scores(trial: Trial, steps: Mapping[tuple[str, float], Step]) -> dict[str, dict[float, float | None]]:
+    """Return what each arm's search has scored by the protocol's headline, by learning rate; None where it diverged.
 
     The held-out part is packed like the training part: what counts at own size is searched at the network's.
     """
     metric = {"mIoU_own_size": "mIoU"}.get(trial.protocol.metric, trial.protocol.metric)
-    found: dict[str, dict[float, float]] = {}
+    found: dict[str, dict[float, float | None]] = {}
     for (arm, rate), step in steps.items():
-        found.setdefault(arm, {})[rate] = float(read_scores(step.done)[metric])
+        score = read_scores(step.done).get(metric) if step.done.exists() else None
+        found.setdefault(arm, {})[rate] = score
     return found
 
 
-def best_rates(found: Mapping[str, Mapping[float, float]]) -> dict[str, float]:
-    """Return the learning rate of each arm that scored best; of equals the lowest."""
-    return {arm: max(sorted(scores), key=lambda rate: scores[rate]) for arm, scores in found.items()}
+def best_rates(found: Mapping[str, Mapping[float, float | None]]) -> dict[str, float]:
+    """Return the learning rate of each arm that scored best; of equals the lowest.
+
+    Raises:
+        UsageError: no rate of an arm has a score.
+    """
+    best = {}
+    for arm, scores in found.items():
+        known = {rate: score for rate, score in sorted(scores.items()) if score is not None}
+        if not known:
+            raise UsageError(f"search: {arm} diverged at every rate ({', '.join(map(str, scores))}): add lower ones")
+        best[arm] = max(known, key=lambda rate: known[rate])
+    return best
 
 
 def read_scores(done: Path) -> dict[str, float]:
@@ -213,7 +227,7 @@ def read_scores(done: Path) -> dict[str, float]:
         raise UsageError(f"{done}: no scores to read; remove {done.parents[1]} and start the study again") from None
 
 
-def table_row(trial: Trial, found: Mapping[str, Mapping[float, float]]) -> dict[str, Any]:
+def table_row(trial: Trial, found: Mapping[str, Mapping[float, float | None]]) -> dict[str, Any]:
     """Return one protocol's part of study.json: every seed's score, and each pretrained arm against scratch.
 
     Args:
@@ -235,6 +249,8 @@ def table_row(trial: Trial, found: Mapping[str, Mapping[float, float]]) -> dict[
         "metric": protocol.metric,
         "metric_title": METRIC_TITLES[protocol.metric],
         "source": protocol.source,
+        "input": protocol.input,
+        "head": protocol.head,
         "data": {
             "title": trial.data.title,
             "train": sum(shard["samples"] for shard in train["shards"]),

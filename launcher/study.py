@@ -7,7 +7,9 @@ command it goes on where it stopped. Without data it studies the built-in sample
 
 from __future__ import annotations
 
+import json
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,8 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from colorgan.cli import parse, run_verb
 from colorgan.errors import ColorganError, UsageError
+from colorgan.linear_svm import check_sklearn
 from colorgan.model_folder import read_config
 from colorgan.protocols import Protocol, find_protocol
+from colorgan.setting_problems import leaves
 from colorgan.step_runner import Runner, StepError
 from colorgan.study import (
     FROZEN,
@@ -38,6 +42,8 @@ LAUNCHER = Path(__file__).resolve().parent
 VERB = "python launcher/study.py"
 PROTOCOLS = ("paper-classification", "paper-segmentation", "voc2012-classification", "voc2012-segmentation")
 EXIT_USAGE = 2
+NO_SPLIT = "no split"  # what the adapters of corpora say
+TAKEN = {"task", "init", "seed", "run", "stages", "network", "dry_run"}
 
 
 class Roots(BaseModel):
@@ -101,13 +107,37 @@ def main(argv: list[str]) -> int:
         next_line="open OUT/report/report.html in a browser",
         recipes=LAUNCHER / "configs",
     )
-    for name in (*settings.protocols, *settings.epochs_times):
-        find_protocol(name)
+    check(settings)
     settings.out.mkdir(parents=True, exist_ok=True)
     runner = Runner(settings.out / "steps", LAUNCHER, settings.jobs, shlex.split(settings.launch))
     with runner:
         run_study(settings, runner)
     return 0
+
+
+def check(settings: StudySettings) -> None:
+    """Find the mistakes that can be found before hours of work.
+
+    Raises:
+        UsageError, GeneratorError: one of them, in a sentence.
+    """
+    for name in settings.epochs_times:
+        find_protocol(name)
+    for protocol in map(find_protocol, settings.protocols):
+        if protocol.corpus == "coco" and settings.roots.coco is None:
+            raise UsageError(f"{protocol.name} needs --roots.coco, the folder of that corpus")
+        if protocol.task in ("linear", "lowshot"):
+            check_sklearn()
+    for key, root in (("voc", settings.roots.voc), ("coco", settings.roots.coco)):
+        if root is not None and not root.is_dir():
+            raise UsageError(f"--roots.{key} {root} is no folder")
+    for name, folder in settings.generators.items():
+        if (kind := read_config(folder).kind) != "generator":
+            raise UsageError(f"--generators {name}: {folder} holds a {kind}; give what consolidate.py has written")
+    if taken := sorted({str(key).split(".")[0] for key in settings.finetune} & TAKEN):
+        raise UsageError(f"--finetune {taken[0]}: the study itself sets it for each arm, seed and protocol")
+    if settings.launch and shutil.which(shlex.split(settings.launch)[0]) is None:
+        raise UsageError(f"--launch {settings.launch!r}: there is no such program")
 
 
 def run_study(settings: StudySettings, runner: Runner) -> None:
@@ -208,7 +238,7 @@ def run_protocol(
     if root is None:
         raise UsageError(f"{protocol.name} needs --roots.{protocol.corpus}, the folder of that corpus")
     times = settings.epochs_times.get(protocol.name, 1.0)
-    words = (root, settings.out, arms, settings.seeds, network, settings.finetune, times)
+    words = (root, settings.out, arms, settings.seeds, network, dict(leaves(settings.finetune)), times)
     trial = packed_trial(runner, [Trial(protocol, data, *words) for data in protocol.data])
     if protocol.task in FROZEN:
         runner.run(trial.probes())
@@ -230,12 +260,18 @@ def packed_trial(runner: Runner, trials: Sequence[Trial]) -> Trial:
         try:
             for part in (trial.data.train, trial.data.test):
                 runner.run([trial.pack(part)])
-            return trial
+            if trial is trials[-1] or has_classes(trial.folder_of(trial.data.test)):
+                return trial
         except StepError as error:
-            if error.status != EXIT_USAGE or trial is trials[-1]:
+            if error.status != EXIT_USAGE or NO_SPLIT not in str(error) or trial is trials[-1]:
                 raise
-            print(f"{trial.data.title}: not on disk", flush=True)
+        print(f"{trial.data.title}: not on disk with its labels", flush=True)
     raise AssertionError("a protocol has data")
+
+
+def has_classes(packed: Path) -> bool:
+    """Whether a packed folder has labels."""
+    return bool(json.loads((packed / "manifest.json").read_text())["classes"])
 
 
 def report_folders(settings: StudySettings, studies: Sequence[Path]) -> list[str]:

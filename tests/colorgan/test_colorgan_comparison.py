@@ -256,3 +256,25 @@ def test_scores_that_the_evidence_does_not_give_are_compared_by_seed(tmp_path: P
     ):
         arm = read_arm("pretrained", {0: tmp_path / folder}, metric)
         assert bool(arm.evidence) == has_evidence, (folder, metric)
+
+
+@pytest.mark.parametrize("num_positives", [1, 0])
+def test_resamples_without_a_positive_leave_the_interval_whole(num_positives: int) -> None:
+    """A class with one positive is missing from a third of the resamples; with none the seeds alone are left."""
+    draws = np.random.default_rng(0)
+    positives_NC = (np.arange(20) < num_positives)[:, None].astype(np.uint8)
+    arms = []
+    for name, skill in (("pretrained", 1.0), ("scratch", 0.0)):
+        evidence = {
+            seed: {
+                "sample_ids_N": np.arange(20),
+                "scores_NC": (skill * positives_NC + draws.normal(size=(20, 1))).astype(np.float32),
+                "positives_NC": positives_NC,
+                "difficult_NC": np.zeros_like(positives_NC),
+            }
+            for seed in range(3)
+        }
+        arms.append(ArmScores(name, {seed: 0.5 + skill / 10 + seed / 100 for seed in evidence}, evidence))
+    found = compare(*arms, "mAP", num_resamples=200)
+    assert found.low is not None and found.high is not None and found.low <= found.high
+    assert found.resampled == ("seeds and images" if num_positives else "seeds")

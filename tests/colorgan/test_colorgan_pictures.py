@@ -142,3 +142,10 @@ def test_box_grid_frames_what_the_boxes_bound(tmp_path: Path) -> None:
         rows, columns = np.nonzero((cell == colour).all(-1))
         assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (x0, y0, x1, y1)
         assert (cell[y1 - 20 : y1 - 2, x0 + 20 : x1 - 20] == 128).all()
+
+
+def test_a_box_under_a_pixel_is_a_dot(tmp_path: Path) -> None:
+    """A far object of a large photo: its corner is still drawn."""
+    tiny = [((0.5, 0.5, 0.501, 0.502), 0, "")]
+    box_grid(tmp_path / "tiny.png", [(flat(0.5, side=64), tiny, [])], [(0, 0, 0), (200, 0, 0)])
+    assert (read(tmp_path / "tiny.png") == [200, 0, 0]).all(-1).any()

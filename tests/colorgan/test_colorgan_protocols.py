@@ -17,7 +17,7 @@ from colorgan.detection_scores import COCO_NAMES
 from colorgan.distributed import Ranks
 from colorgan.errors import UsageError
 from colorgan.model_folder import ModelConfig
-from colorgan.probing import SHOTS, Score
+from colorgan.probing import Score
 from colorgan.protocols import METRIC_TITLES, PROTOCOLS, Arm, Protocol, find_protocol
 from colorgan.recipe import FinetuneRecipe
 from colorgan.scoring import score_classifier, score_segmenter
@@ -50,7 +50,6 @@ def test_a_protocol_names_scores_that_exist_and_its_source(protocol: Protocol) -
     names = (protocol.metric, *protocol.further)
     assert set(names) <= set(METRIC_TITLES) and len(set(names)) == len(names)
     assert re.search(r"\b20[0-2]\d\b", protocol.source) and protocol.title and protocol.head
-    assert protocol.shots == (SHOTS if protocol.task == "lowshot" else ())
 
 
 def scored_names() -> dict[str, set[str]]:

@@ -33,9 +33,9 @@ def test_the_table_is_that_of_a_study(tmp_path: Path) -> None:
     assert (table.metric, table.seeds, table.test) == ("mAP", ("0", "1", "2"), 8)
     assert [(arm.name, arm.values) for arm in table.arms] == [
         ("scratch", tuple(SCRATCH.values())),
-        ("pretrain/generator", tuple(GENERATOR.values())),
+        ("generator", tuple(GENERATOR.values())),
     ]
-    expected = compare(ArmScores("pretrain/generator", GENERATOR), ArmScores("scratch", SCRATCH), "mAP")
+    expected = compare(ArmScores("generator", GENERATOR), ArmScores("scratch", SCRATCH), "mAP")
     (found,) = table.comparisons
     assert (found.difference, found.low, found.high) == (expected.difference, expected.low, expected.high)
     assert found.verdict == expected.verdict
@@ -53,3 +53,16 @@ def test_arms_of_other_seeds_are_not_compared_and_the_page_says_why(tmp_path: Pa
     story = read_folders(runs)
     assert story.studies == []
     assert any("the same seeds" in note for note in story.notes)
+
+
+def test_runs_of_other_recipes_are_not_put_in_one_table(tmp_path: Path) -> None:
+    """Another batch is another experiment; a second run of an arm and seed is named, not taken for the first."""
+    scratch, generator = runs_of(tmp_path, "scratch", SCRATCH), runs_of(tmp_path, "generator", GENERATOR)
+    again = tuned(tmp_path / "again", 0, 0.9, stages=[{"epochs": 9}])
+    scored(again / "evaluation", "classifier", VOC, 0, {"mAP": 0.45})
+    story = read_folders([*scratch, *generator, again])
+    assert story.studies[0].protocols[0].arms[0].values == tuple(SCRATCH.values())
+    assert any("again" in note and "same arm and seed" in note for note in story.notes)
+    recipe = generator[0] / "recipe.yaml"
+    recipe.write_text(recipe.read_text() + "batch: {global_batch_size: 4}\n")
+    assert read_folders([*scratch, *generator]).studies == []

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score, confusion_matrix, jaccard_score
 
 from colorgan.distributed import Ranks
+from colorgan.errors import TrainingError
 from colorgan.model_folder import Architecture, ModelConfig, build_model
 from colorgan.networks import initialise
-from colorgan.scoring import score_model, write_evaluation
+from colorgan.scoring import score_model, score_segmenter, write_evaluation
 from datasets.sample import open_sample, write_sample
 from datasets.voc import CLASSES
 from shards.loader import Loader
@@ -147,3 +148,10 @@ def test_classification_keeps_what_its_scores_come_from(folder: Path, tmp_path: 
     written = json.loads((tmp_path / "scores.json").read_text())["per_class"]
     absent = {name for index, name in enumerate(CLASSES) if not positives[:, index].any()}
     assert absent and {name for name, value in written.items() if value is None} == absent  # JSON knows no NaN
+
+
+def test_a_rank_without_pictures_has_none_of_its_own_size(folder: Path) -> None:
+    """A short set leaves a rank without any batch; alone, that is an error in words."""
+    _, config = model_of("segmenter", len(CLASSES) + 1)
+    with pytest.raises(TrainingError, match="none of the pictures"):
+        score_segmenter(iter([]), ONE, config)

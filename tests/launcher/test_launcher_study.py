@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -20,6 +21,9 @@ from colorgan.comparison import compare, read_arm
 from colorgan.errors import ColorganError
 from colorgan.model_folder import CONFIG, WEIGHTS, Architecture, ModelConfig, build_model
 from colorgan.networks import initialise
+from colorgan.protocols import find_protocol
+from colorgan.setting_problems import leaves
+from colorgan.study import Arm, Trial, best_rates
 from datasets.sample import write_sample
 
 SEEDS = (3,)
@@ -110,6 +114,9 @@ def test_a_stopped_study_says_so_and_goes_on(recipe: Path, tmp_path: Path) -> No
         (("--generators", "{scratch: gen}"), "cannot name an arm"),
         (("--epochs_times", "{nothing: 2}"), "no protocol"),
         (("--generators", "{a: /nowhere}"), "is not a model folder"),
+        (("--roots.voc", "/nowhere"), "is no folder"),
+        (("--finetune", "{seed: 3}"), "the study itself sets it"),
+        (("--launch", "no-such-launcher x"), "there is no such program"),
     ],
 )
 def test_bad_settings_are_told_in_one_sentence(
@@ -119,3 +126,26 @@ def test_bad_settings_are_told_in_one_sentence(
     with pytest.raises(ColorganError, match=sentence):
         verb("study", "--config", recipe, "--out", tmp_path / "out", *words)
     assert not list(tmp_path.glob("out/*/*.log"))
+
+
+def test_nested_settings_go_before_the_protocols_own(recipe: Path) -> None:
+    """`{data: {flip: false}}` says the same as `{data.flip: false}`; a search that diverged everywhere says so."""
+    script = runpy.run_path(str(LAUNCHER / "study.py"), run_name="launcher_study")
+    settings = script["StudySettings"](out=recipe.parent, finetune={"data": {"flip": False}, "head_width": 8})
+    flat = dict(leaves(settings.finetune))
+    protocol = find_protocol(PROTOCOL)
+    arms = (Arm("scratch", None), Arm("g", recipe.parent / "generator"))
+    trial = Trial(protocol, protocol.data[0], recipe.parent, recipe.parent, arms, (0,), {"image_size": 32}, flat)
+    told = [step.recipe for step in trial.runs({"scratch": 0.5, "g": 0.25}).values()]
+    assert [(each["data.flip"], each["head_width"]) for each in told] == [(False, 8)] * 2
+    assert [each["stages"][0]["learning_rate"] for each in told] == [0.5, 0.25]
+    # Nothing that could favour an arm differs but what it starts from and what its search has found.
+    assert {key for key in told[0] if told[0][key] != told[1].get(key)} == {
+        "init",
+        "run",
+        "stages",
+        "network.image_size",
+    }
+    assert best_rates({"a": {0.1: 0.3, 0.01: 0.3, 1.0: None}}) == {"a": 0.01}
+    with pytest.raises(ColorganError, match="diverged at every rate"):
+        best_rates({"a": {1.0: None}})
