@@ -73,6 +73,7 @@ def eval_loader_arguments(recipe: RunRecipe, ranks: Ranks, micro_batch_size: int
         "targets": targets,
         "device": str(ranks.device),
         "num_threads": recipe.data.decode_threads or cores_a_rank(),
+        "hardware_decoder_share": recipe.data.hardware_decoder_share,
         "ab_scale": recipe.network.ab_scale,
         "max_bad_share": recipe.data.max_bad_share,
     }

@@ -38,6 +38,9 @@ class DataRecipe(Section):
     )
     flip: bool = Field(False, description="mirror half of the pictures left to right")
     decode_threads: NonNegativeInt = Field(0, description="decoding threads a rank; 0 = this rank's share of the cores")
+    hardware_decoder_share: Share = Field(
+        0.65, description="GPU only: share of the JPEGs for the hardware decoder, where the GPU has one"
+    )
     prefetch_batches: PositiveInt = Field(2, description="micro-batches decoded ahead")
     max_bad_share: Share = Field(0.001, description="share of unreadable samples over which the run stops")
 

@@ -41,7 +41,7 @@ from colorgan.watchdog import Watchdog
 FREE_KEYS = (
     *("run", "dry_run", "output", "launch"),
     *("data.train", "data.val", "data.decode_threads", "data.prefetch_batches", "data.max_bad_share"),
-    *("data.cache_dir", "data.cache_gb"),
+    *("data.cache_dir", "data.cache_gb", "data.hardware_decoder_share"),
 )
 RECIPE = "recipe.yaml"
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped by a signal after saving; the same command goes on (all: colorgan/errors.py)

@@ -79,6 +79,7 @@ class Loader:
         targets: What comes beside the picture.
         device: "cpu" or "cuda:N"; where decoding runs and the batches lie.
         num_threads: Decoding threads; the cores that this rank has.
+        hardware_decoder_share: GPU only: share of the JPEGs for the hardware decoder, where the GPU has one.
         prefetch_batches: Finished micro-batches kept ready.
         ab_scale: What a and b are divided by.
         max_bad_share: Bad samples allowed, as a share of those drawn so far (a handful is always allowed,
@@ -108,6 +109,7 @@ class Loader:
         targets: Targets = "none",
         device: str = "cpu",
         num_threads: int = 1,
+        hardware_decoder_share: float = 0.65,
         prefetch_batches: int = 2,
         ab_scale: float = 128.0,
         max_bad_share: float = 0.001,
@@ -130,7 +132,13 @@ class Loader:
         weakref.finalize(self, self._files.close)
         decode = _decode_spec(shards, image_size, random_crop_scale, targets)
         self._spec = StreamSpec(
-            decode=replace(decode, flip=flip, ab_scale=ab_scale, lab=lab if device == "cpu" else "operators"),
+            decode=replace(
+                decode,
+                flip=flip,
+                ab_scale=ab_scale,
+                lab=lab if device == "cpu" else "operators",
+                hardware_decoder_load=hardware_decoder_share,
+            ),
             wanted=replace(_wanted(shards, targets), timeout_s=read_timeout_s),
             seed=seed,
             min_crop_area=random_crop_scale,

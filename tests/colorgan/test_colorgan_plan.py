@@ -16,11 +16,13 @@ from colorgan.plan import (
     activation_bytes,
     check_batch,
     count_saved,
+    eval_loader_arguments,
     held_bytes,
     images_to_see,
     memory_bytes,
     plan_text,
     sent_bytes,
+    train_loader_arguments,
 )
 from colorgan.pretraining import build_pretraining
 
@@ -101,3 +103,9 @@ def test_the_plan_names_all_of_it(tmp_path: Path) -> None:
     assert "6,000 MiB on the disk" in text
     assert all(strategy in text for strategy in STRATEGIES)
     assert "zero3     1,320 MiB a rank, sends 4,500 MiB a rank and step" in text
+
+
+def test_the_decoders_share_comes_from_the_recipe(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path, data={"hardware_decoder_share": 0.25})
+    assert eval_loader_arguments(recipe, ONE, 2, "none")["hardware_decoder_share"] == 0.25
+    assert train_loader_arguments(recipe, ONE, 2, "none")["hardware_decoder_share"] == 0.25

@@ -352,3 +352,11 @@ def test_wrong_use_is_refused(folder: Path, tmp_path: Path, samples: list[TinySa
     unmasked = write_set(tmp_path / "unmasked", samples[:9], with_masks=False)
     with pytest.raises(ManifestError, match="packed without masks"):
         Loader(open_shards([unmasked]), **SETTINGS, targets="mask")
+
+
+def test_the_hardware_decoders_share_reaches_the_graph(folder: Path) -> None:
+    """It has a meaning on a GPU only: the graph's options are all that a CPU can show."""
+    words = {"image_size": 16, "global_batch_size": 4, "micro_batch_size": 4}
+    with_share = Loader(open_shards([folder]), **words, hardware_decoder_share=0.25)  # type: ignore[arg-type]
+    assert with_share._spec.decode.hardware_decoder_load == 0.25
+    with_share.close()
