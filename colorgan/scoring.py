@@ -182,7 +182,7 @@ def score_segmenter(
         "dice": mean_dice(usual_CC),
         **({"mIoU_own_size": float(iou_C.nanmean()), "dice_own_size": float(dice_C[1:].nanmean())} if own_size else {}),
         "images": float(len(ids)),
-        "classes": float((~iou_per_class(usual_CC).isnan()).sum()),
+        "classes": float((~(iou_C if own_size else iou_per_class(usual_CC)).isnan()).sum()),
     }
     names = (BACKGROUND, *config.classes)
     return Evaluation(

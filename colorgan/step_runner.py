@@ -31,6 +31,7 @@ from colorgan.study import Step
 TRAINING = ("pretrain", "finetune", "probe")
 TAIL_LINES = 12
 MAX_LOG_BYTES = 4096
+OTHER_RECIPE = "of another recipe"  # what colorgan/run.py says
 LEFT_BEHIND_S = 120.0  # what a stopped launcher leaves behind may still save for so long
 DIVERGED = NotFiniteError.__name__  # also where a launcher has made another status of it
 
@@ -128,6 +129,10 @@ class Runner:
         if status != 0 or not step.done.exists():
             self._failed = True
             tail = "\n  ".join(lines[-TAIL_LINES:])
+            if OTHER_RECIPE in tail:
+                tail += (
+                    f"\n  (the study was told otherwise before: give another --out, or remove {step.recipe.get('run')})"
+                )
             raise StepError(f"{step.name} ended with status {status} (its whole output: {log}):\n  {tail}", status or 1)
         path.rename(path.with_suffix(".done"))
         told = [line for line in lines if not line.startswith(("Next:", "next:"))]

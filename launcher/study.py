@@ -276,8 +276,11 @@ def has_classes(packed: Path) -> bool:
 
 def report_folders(settings: StudySettings, studies: Sequence[Path]) -> list[str]:
     """Return what its report shows: the study with all its runs, and the probes of frozen features."""
-    probes = [path.parent for name in settings.protocols for path in sorted(settings.out.glob(f"{name}/*/{PROBE}"))]
-    return [str(folder) for folder in (*studies, *probes)]
+    arms = [*settings.generators, *(settings.pretrain or ["pretrained"]), RANDOM]
+    runs = [
+        settings.out / name / f"{arm}-{seed}" for name in settings.protocols for arm in arms for seed in settings.seeds
+    ]
+    return [str(folder) for folder in (*studies, *(run for run in runs if (run / PROBE).is_file()))]
 
 
 if __name__ == "__main__":
