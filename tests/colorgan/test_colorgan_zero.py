@@ -191,10 +191,12 @@ def test_a_profile_and_its_cpu_twin_differ_in_the_device_only() -> None:
         assert twin == {**ours, "use_cpu": True, "gpu_ids": "-1,-1"}
 
 
+# One write a line: unbuffered prints of two ranks run into each other.
 SCRIPT = """
+import os
 from colorgan.distributed import close_ranks, open_ranks
 ranks = open_ranks(timeout_s=60)
-print("started", ranks.rank, ranks.world_size, ranks.device, ranks.profile.name)
+os.write(1, f"started {ranks.rank} {ranks.world_size} {ranks.device} {ranks.profile.name}\\n".encode())
 close_ranks()
 """
 
