@@ -63,19 +63,27 @@ def train_loader_arguments(recipe: RunRecipe, ranks: Ranks, micro_batch_size: in
 def eval_loader_arguments(recipe: RunRecipe, ranks: Ranks, micro_batch_size: int, targets: str) -> dict[str, Any]:
     """Return `shards.loader.Loader`'s arguments for validation: whole pictures, each once."""
     return {
+        **whole_set_arguments(ranks, micro_batch_size, targets),
         "image_size": recipe.network.image_size,
+        "seed": recipe.seed,
+        "num_threads": recipe.data.decode_threads or cores_a_rank(),
+        "hardware_decoder_share": recipe.data.hardware_decoder_share,
+        "ab_scale": recipe.network.ab_scale,
+        "max_bad_share": recipe.data.max_bad_share,
+    }
+
+
+def whole_set_arguments(ranks: Ranks, micro_batch_size: int, targets: str) -> dict[str, Any]:
+    """Return `shards.loader.Loader`'s arguments for one pass over a set, but for the picture's size and ab's scale."""
+    return {
         "global_batch_size": micro_batch_size * ranks.world_size,
         "micro_batch_size": micro_batch_size,
         "rank": ranks.rank,
         "world_size": ranks.world_size,
         "num_nodes": num_nodes(ranks.world_size),
-        "seed": recipe.seed,
         "targets": targets,
         "device": str(ranks.device),
-        "num_threads": recipe.data.decode_threads or cores_a_rank(),
-        "hardware_decoder_share": recipe.data.hardware_decoder_share,
-        "ab_scale": recipe.network.ab_scale,
-        "max_bad_share": recipe.data.max_bad_share,
+        "num_threads": cores_a_rank(),
     }
 
 

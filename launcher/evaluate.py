@@ -21,11 +21,12 @@ from colorgan.colouring_scores import (
     score_photos,
     scores_table,
 )
-from colorgan.distributed import Ranks, close_ranks, cores_a_rank, open_ranks
+from colorgan.distributed import Ranks, close_ranks, open_ranks
 from colorgan.errors import ColorganError, UsageError
 from colorgan.metrics import SSIM_WINDOW_PX
 from colorgan.model_folder import ModelConfig, load_model
 from colorgan.networks import set_inference
+from colorgan.plan import whole_set_arguments
 from colorgan.recipe import Folder
 from colorgan.training import set_determinism
 from shards.errors import ShardError
@@ -94,14 +95,8 @@ def evaluate(settings: EvaluateSettings, ranks: Ranks) -> None:
     loader = Loader(
         shards,
         image_size=config.architecture.image_size,
-        global_batch_size=settings.batch_size * ranks.world_size,
-        micro_batch_size=settings.batch_size,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        targets=TARGETS[config.kind],
-        device=str(ranks.device),
-        num_threads=cores_a_rank(),
         ab_scale=config.ab_scale,
+        **whole_set_arguments(ranks, settings.batch_size, TARGETS[config.kind]),
     )
     try:
         evaluation, text = score(settings, model, config, loader, ranks)

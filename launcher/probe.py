@@ -14,12 +14,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from colorgan.cli import parse, run_verb
-from colorgan.distributed import Ranks, close_ranks, cores_a_rank, open_ranks
+from colorgan.distributed import Ranks, close_ranks, open_ranks
 from colorgan.errors import ColorganError, GeneratorError, UsageError
 from colorgan.features import Features, extract_features, level_grids, random_encoder
 from colorgan.linear_svm import check_sklearn
 from colorgan.model_folder import ModelConfig, build_model, load_model, read_config
 from colorgan.networks import Encoder
+from colorgan.plan import whole_set_arguments
 from colorgan.probing_tables import Protocol, plain, probe, tables
 from colorgan.progress import images_shown
 from colorgan.recipe import Folder
@@ -159,14 +160,8 @@ def walk(
     loader = Loader(
         shards,
         image_size=config.architecture.image_size,
-        global_batch_size=settings.batch_size * ranks.world_size,
-        micro_batch_size=settings.batch_size,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        targets="classes",
-        device=str(ranks.device),
-        num_threads=cores_a_rank(),
         ab_scale=config.ab_scale,
+        **whole_set_arguments(ranks, settings.batch_size, "classes"),
     )
     try:
         with images_shown(shards.num_samples) as shown:
