@@ -1,15 +1,19 @@
 # Two commands for a fresh clone: `make pretrain` (install, then train on the built-in sample) and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+ENCODERS = $(shell sed -n 's/^encoders = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ',')
 
 .PHONY: install pretrain test check format clean
 
 install: .venv/installed
 
 # Every version is pinned: the direct ones in pyproject.toml, what they pull in by .ci/constraints.txt.
+# What the extra `encoders` names goes into a folder of its own, which its tests alone look into: where torchvision's
+# wheel was built for another torch (CPU and CUDA), all that would import it breaks, torchmetrics too.
 .venv/installed: Makefile pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[deepspeed,onnx,remote,transfer,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/encoders $(ENCODERS)
 	touch $@
 
 pretrain: install

@@ -20,7 +20,19 @@ from torch import Tensor, nn
 
 from colorgan.checkpoint import Checkpoint
 from colorgan.errors import GeneratorError
-from colorgan.model_folder import CONFIG, DTYPES, WEIGHTS, ModelConfig, WeightsFile, empty_model, probe
+from colorgan.model_folder import (
+    CONFIG,
+    DTYPES,
+    UNET,
+    WEIGHTS,
+    ModelConfig,
+    WeightsFile,
+    empty_model,
+    load_model,
+    partial_folder,
+    probe,
+    replace_folder,
+)
 
 PROBE_TOLERANCE = 1e-3  # of outputs of order 1; a GPU's convolutions differ from the CPU's by about 1e-4
 RUN_ELEMENTS = 4 << 20  # copied at a time: 16 MiB of float32
@@ -37,15 +49,12 @@ def consolidate(source: Checkpoint, out: Path, weights: Literal["raw", "average"
         GeneratorError: the probe's output differs from the recorded one.
     """
     out = out.resolve()
-    if not out.name or out.is_file():
-        raise GeneratorError(f"{out} cannot be the folder of a model: name one that is new, or an older model's")
+    partial = partial_folder(out)
     roles = source.roles()
     role = str(source.state["model_role"])
     which = weights or ("average" if f"{role}_average" in roles else "raw")
     config = ModelConfig.model_validate({**source.state["model"], "weights": which})
     stored = f"{role}_average" if which == "average" else role
-    partial = out.with_name(f".{out.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
     write_safetensors(
         partial / WEIGHTS,
         source.shapes(stored),
@@ -53,7 +62,7 @@ def consolidate(source: Checkpoint, out: Path, weights: Literal["raw", "average"
     )
     (partial / CONFIG).write_text(config.model_dump_json(indent=1) + "\n")
     _check_probe(partial, config, source.read("probe", which))
-    _replace_folder(partial, out)
+    replace_folder(partial, out)
     return config
 
 
@@ -73,6 +82,8 @@ def streamed_probe(weights: Path, config: ModelConfig) -> Tensor:
     Raises:
         GeneratorError: the file does not fit the config.
     """
+    if config.architecture.encoder != UNET:  # its layers may read each other's tensors
+        return probe(load_model(weights.parent)[0], config.architecture.image_size, torch.device("cpu"))
     module = empty_model(config)
     with WeightsFile(weights) as file:
         file.check_fits(module)
@@ -131,16 +142,6 @@ def _set(part: nn.Module, key: str, tensor: Tensor) -> None:
         part._buffers[key] = value
     else:
         part._parameters[key] = nn.Parameter(value, requires_grad=False)
-
-
-def _replace_folder(partial: Path, out: Path) -> None:
-    """Put `partial` in the place of `out`; only files of ours are removed from an old one."""
-    if out.exists():
-        for name in (WEIGHTS, CONFIG):
-            (partial / name).replace(out / name)
-        partial.rmdir()
-    else:
-        partial.rename(out)
 
 
 def write_safetensors(

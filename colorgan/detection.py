@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from colorgan.networks import Encoder, NormName, climb, decoder_blocks
+from colorgan.networks import Encoder, FeaturePyramid, NormName, climb, decoder_blocks
 
 STRIDE = 4
 PRIOR_LOGIT = -math.log((1 - 0.01) / 0.01)  # every class starts at 1 % (Lin et al. 2017, section 4.1)
@@ -40,15 +40,18 @@ class Detector(nn.Module):
         norm: NormName = "batch",
         bias_before_norm: bool = False,
         dropout: float = 0.5,
+        encoder: FeaturePyramid | None = None,
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(image_size=image_size, width=width, norm=norm, bias_before_norm=bias_before_norm)
-        channels = self.encoder.channels
+        self.encoder = encoder or Encoder(
+            image_size=image_size, width=width, norm=norm, bias_before_norm=bias_before_norm
+        )
+        channels, level = self.encoder.channels, self.encoder.strides.index(STRIDE)
         blocks = decoder_blocks(channels, norm=norm, bias_before_norm=bias_before_norm, dropout=dropout)
-        num_blocks = (image_size // STRIDE).bit_length() - 1  # block i has side 2**(i + 1)
+        num_blocks = len(channels) - 1 - level
         self.decoder = nn.Module()  # names as in the generator: decoder.blocks.0 ...
         self.decoder.blocks = blocks[:num_blocks]
-        self.head = Head(2 * channels[STRIDE.bit_length() - 2], 4 * width, num_classes)
+        self.head = Head(2 * channels[level], 4 * width, num_classes)
 
     def forward(self, luminance_B1HW: Tensor) -> Tensor:
         """Map L' (B, 1, S, S) to the raw output, B x (C + 5) x S/4 x S/4."""

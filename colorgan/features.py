@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from colorgan.distributed import Ranks
 from colorgan.errors import TrainingError
-from colorgan.networks import BatchNorm, Encoder, evaluating, initialise, using_inference
+from colorgan.networks import BatchNorm, Encoder, FeaturePyramid, evaluating, initialise, using_inference
 from colorgan.training import EvalLoader
 
 NUMBERS_A_LEVEL = 9000
@@ -48,13 +48,15 @@ def grid_side(channels: int, side: int, numbers: int = NUMBERS_A_LEVEL) -> int:
     return min(range(1, side + 1), key=lambda grid: abs(channels * grid * grid - numbers))
 
 
-def level_grids(encoder: Encoder, image_size: int) -> list[tuple[int, int, int]]:
+def level_grids(encoder: FeaturePyramid, image_size: int) -> list[tuple[int, int, int]]:
     """Return channels, side and grid side of each level, largest level first."""
-    sides = [image_size >> (level + 1) for level in range(len(encoder.channels))]
+    sides = [image_size // stride for stride in encoder.strides]
     return [(c, side, grid_side(c, side)) for c, side in zip(encoder.channels, sides, strict=True)]
 
 
-def extract_features(encoder: Encoder, loader: EvalLoader, ranks: Ranks, shown: Shown = lambda done: None) -> Features:
+def extract_features(
+    encoder: FeaturePyramid, loader: EvalLoader, ranks: Ranks, shown: Shown = lambda done: None
+) -> Features:
     """Return the features of a set with targets "classes", with running statistics.
 
     Called on all ranks; the same on all. A rank's memory is its share of the set, then one level after the other.

@@ -21,7 +21,7 @@ from colorgan.detection_loss import detection_loss
 from colorgan.distributed import Network, Phase, Ranks, Strategy, open_strategy
 from colorgan.errors import GeneratorError, UsageError
 from colorgan.model_folder import Architecture, ModelConfig, build_model, load_model
-from colorgan.networks import initialise, num_downsamplings, set_dropout_keys
+from colorgan.networks import Encoder, initialise, num_downsamplings, set_dropout_keys
 from colorgan.objectives import dropout_keys, learning_rate_schedule
 from colorgan.pictures import VOID
 from colorgan.plan import cadence
@@ -31,7 +31,7 @@ from colorgan.scoring import Evaluation, score_model, scores_text, write_evaluat
 from colorgan.training import Batch, EvalLoader, Hooks, Loader, StopSignals, fit
 
 MODEL, EVALUATION = "model", "evaluation"
-# The layers that a task adds: all others are the pretrained features.
+# The layers that a task adds to a generator: all others are the pretrained features.
 NEW_LAYERS = {"classify": "head.", "segment": "decoder.output.", "detect": "head."}
 KINDS: dict[str, Literal["classifier", "segmenter", "detector"]] = {
     "classify": "classifier",
@@ -104,10 +104,10 @@ def stages_in_images(recipe: FinetuneRecipe, num_samples: int) -> list[Stage]:
 def initial_model(
     recipe: FinetuneRecipe, classes: tuple[str, ...], palette: tuple[tuple[int, int, int], ...]
 ) -> tuple[nn.Module, ModelConfig]:
-    """Return the network to fine-tune, on the CPU, and its config: drawn from the seed, or from a generator folder.
+    """Return the network to fine-tune, on the CPU, and its config: drawn from the seed, or from a folder.
 
     Raises:
-        GeneratorError: `init` is no generator folder, or the recipe asks for other sizes than it has.
+        GeneratorError: `init` is no generator's or encoder's folder, or the recipe asks for other sizes than it has.
         NetworkError: the image size does not fit the U-Net.
         UsageError: the set has no classes.
     """
@@ -117,7 +117,7 @@ def initial_model(
     num_outputs = len(classes) + (kind == "segmenter")
     pretrained, source = None, None
     if recipe.init != "scratch":
-        pretrained, source = load_model(Path(recipe.init), "generator")
+        pretrained, source = load_model(Path(recipe.init), "generator", "encoder")
     network = recipe.network
     num_downsamplings(network.image_size)  # a size that does not fit is told here
     shared = source.architecture.model_dump() if source else network.model_dump(exclude={"ab_scale"})
@@ -135,8 +135,13 @@ def initial_model(
     model = build_model(config)
     initialise(model, recipe.seed)
     if pretrained is not None:
-        _take_features(model, pretrained, NEW_LAYERS[recipe.task])
+        _take_features(model, pretrained, new_layers(model, recipe.task))
     return model, config
+
+
+def new_layers(model: nn.Module, task: str) -> tuple[str, ...]:
+    """Return how the names of the layers begin that are not pretrained: behind an encoder from elsewhere, all."""
+    return (NEW_LAYERS[task],) if isinstance(model.encoder, Encoder) else ("decoder.", "head.")
 
 
 def _check_network(recipe: FinetuneRecipe, source: ModelConfig) -> None:
@@ -144,12 +149,10 @@ def _check_network(recipe: FinetuneRecipe, source: ModelConfig) -> None:
     for key in sorted(recipe.network.model_fields_set):
         asked = getattr(recipe.network, key)
         if asked != have[key]:
-            raise GeneratorError(
-                f"network.{key} is {asked} but the generator {recipe.init} has {have[key]}: leave network.{key} out"
-            )
+            raise GeneratorError(f"network.{key} is {asked} but {recipe.init} has {have[key]}: leave network.{key} out")
 
 
-def _take_features(model: nn.Module, pretrained: nn.Module, new_layers: str) -> None:
+def _take_features(model: nn.Module, pretrained: nn.Module, new_layers: tuple[str, ...]) -> None:
     """Copy every weight and statistic but those of the new layers."""
     theirs = pretrained.state_dict()
     ours = model.state_dict()
@@ -158,13 +161,13 @@ def _take_features(model: nn.Module, pretrained: nn.Module, new_layers: str) -> 
 
 def build_stage(model: nn.Module, recipe: FinetuneRecipe, stage: Stage) -> TransferTask:
     """Return the task of one stage: features frozen (and their statistics fixed) or not, a fresh Adam."""
-    frozen, new_layers = stage.recipe.features == "frozen", NEW_LAYERS[recipe.task]
+    frozen, learnt_anew = stage.recipe.features == "frozen", new_layers(model, recipe.task)
     model.train()
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not frozen or name.startswith(new_layers))
+        parameter.requires_grad_(not frozen or name.startswith(learnt_anew))
     if frozen:
         for name, part in model.named_modules():
-            if not f"{name}.".startswith(new_layers):
+            if not f"{name}.".startswith(learnt_anew):
                 part.training = False
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(learnt, lr=stage.recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), fused=True)

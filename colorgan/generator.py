@@ -16,12 +16,11 @@ from typing import Any
 
 import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from colorgan.colouring import colour_photo
 from colorgan.errors import GeneratorError
-from colorgan.model_folder import CONFIG, WEIGHTS, ModelConfig, load_model
+from colorgan.model_folder import CONFIG, WEIGHTS, ModelConfig, load_model, save_model
 from colorgan.networks import set_inference
 
 
@@ -79,9 +78,7 @@ class Generator(
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write the folder that `from_pretrained` and every verb take."""
-        weights = {name: tensor.detach().contiguous().cpu() for name, tensor in self.network.state_dict().items()}
-        save_file(weights, save_directory / WEIGHTS, metadata={"format": "pt"})
-        (save_directory / CONFIG).write_text(self.model_config.model_dump_json(indent=1) + "\n")
+        save_model(save_directory, self.network, self.model_config)
 
 
 def export_onnx(folder: Path, out: Path) -> None:

@@ -2,8 +2,9 @@
 
     checkpoint -> consolidate -> generator/ -> fine-tuning, evaluation, colorize
     fine-tuning -> model/ -> evaluation
+    timm's or torchvision's weights -> import_encoder -> encoder/ -> fine-tuning
 
-`kind` is generator (luminance to chroma), classifier, segmenter or detector. Nothing is ever unpickled.
+`kind` is generator (luminance to chroma), encoder, classifier, segmenter or detector. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from colorgan.detection import Detector
 from colorgan.errors import GeneratorError, NetworkError
 from colorgan.networks import Classifier, UNet, evaluating, using_inference
+from colorgan.timm_encoder import Backbone, TimmEncoder
 
+UNET = "unet"  # the encoder that is ours
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 MAX_CONFIG_BYTES = 8 << 20
 MAX_HEADER_BYTES = 16 << 20
@@ -51,6 +55,7 @@ class Architecture(BaseModel):
     dropout: float = Field(ge=0, lt=1)
     num_outputs: int = Field(2, gt=0, le=100_000)
     head_width: int = Field(4096, gt=0, le=65_536)
+    encoder: str = Field(UNET, max_length=100)  # or a network of timm (colorgan/timm_encoder.py)
 
 
 class ModelConfig(BaseModel):
@@ -59,7 +64,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: Literal[1] = 1
-    kind: Literal["generator", "classifier", "segmenter", "detector"]
+    kind: Literal["generator", "encoder", "classifier", "segmenter", "detector"]
     architecture: Architecture
     ab_scale: float = Field(gt=0)
     inference: Literal["running", "paper"] = "running"
@@ -72,6 +77,13 @@ class ModelConfig(BaseModel):
     source_version: str = ""
     recipe: dict[str, Any] = {}
 
+    @model_validator(mode="after")
+    def _encoder_fits_kind(self) -> ModelConfig:
+        ours = self.architecture.encoder == UNET
+        if self.kind in ("generator", "encoder") and ours != (self.kind == "generator"):
+            raise ValueError(f"a {self.kind} has no encoder {self.architecture.encoder!r}")
+        return self
+
 
 def build_model(config: ModelConfig) -> nn.Module:
     """Return the network of a config, on the CPU, with undefined weights."""
@@ -81,7 +93,10 @@ def build_model(config: ModelConfig) -> nn.Module:
         "width": a.width,
         "norm": a.norm,
         "bias_before_norm": a.bias_before_norm,
+        "encoder": None if a.encoder == UNET else TimmEncoder(a.encoder),
     }
+    if config.kind == "encoder":
+        return Backbone(common["encoder"])
     if config.kind == "classifier":
         return Classifier(**common, num_classes=a.num_outputs, hidden_width=a.head_width)
     if config.kind == "detector":
@@ -199,27 +214,64 @@ def empty_model(config: ModelConfig) -> nn.Module:
         raise GeneratorError(f"{CONFIG}: {str(error).splitlines()[0]}") from None
 
 
-def load_model(folder: Path, kind: str | None = None) -> tuple[nn.Module, ModelConfig]:
+def load_model(folder: Path, *kinds: str) -> tuple[nn.Module, ModelConfig]:
     """Return the network (on the CPU, in eval mode) and config of a model folder.
 
     Weights are given memory only after the file was found to hold them; bfloat16 ones become float32.
 
     Raises:
-        GeneratorError: not a model folder, another kind than asked for, or weights that do not fit the config.
+        GeneratorError: not a model folder, of none of the kinds asked for, or weights that do not fit the config.
     """
     config = read_config(folder)
-    if kind is not None and config.kind != kind:
-        raise GeneratorError(f"{folder} holds a {config.kind}, a {kind} is needed here")
+    if kinds and config.kind not in kinds:
+        raise GeneratorError(f"{folder} holds a {config.kind}, a {' or '.join(kinds)} is needed here")
     try:
         module = empty_model(config)
     except NetworkError as error:
         raise GeneratorError(f"{folder / CONFIG}: {error}") from None
     with WeightsFile(folder / WEIGHTS) as file, torch.no_grad():
         file.check_fits(module)
-        module.to_empty(device="cpu")
+        # Networks of timm may have buffers that are in no file: they are built again, with memory.
+        module = module.to_empty(device="cpu") if config.architecture.encoder == UNET else build_model(config)
         for name, tensor in module.state_dict().items():
             tensor.copy_(file.read(name))
     return module.eval(), config
+
+
+def save_model(out: Path, module: nn.Module, config: ModelConfig) -> None:
+    """Write a network and its config as a model folder, whole or not at all.
+
+    Raises:
+        GeneratorError: `out` cannot be such a folder.
+    """
+    partial = partial_folder(out)
+    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}
+    save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})
+    (partial / CONFIG).write_text(config.model_dump_json(indent=1) + "\n")
+    replace_folder(partial, out)
+
+
+def partial_folder(out: Path) -> Path:
+    """Make and return the folder in which a model folder is written before it takes its name.
+
+    Raises:
+        GeneratorError: `out` cannot be a model folder.
+    """
+    if not out.name or out.is_file():
+        raise GeneratorError(f"{out} cannot be the folder of a model: name one that is new, or an older model's")
+    partial = out.with_name(f".{out.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    return partial
+
+
+def replace_folder(partial: Path, out: Path) -> None:
+    """Put `partial` in the place of `out`; only files of ours are removed from an old one."""
+    if out.exists():
+        for name in (WEIGHTS, CONFIG):
+            (partial / name).replace(out / name)
+        partial.rmdir()
+    else:
+        partial.rename(out)
 
 
 def probe(module: nn.Module, image_size: int, device: torch.device) -> Tensor:

@@ -124,7 +124,19 @@ class _Up(nn.Module):
         return F.relu(torch.cat([x, skip], dim=1))
 
 
-class Encoder(nn.Module):
+class FeaturePyramid(nn.Module):
+    """An encoder: L' (B, 1, S, S) to a list of features, largest first, each with half the side of the one before.
+
+    Attributes:
+        channels: of each level.
+        strides: of each level; its side is S / stride.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class Encoder(FeaturePyramid):
     """C64-C128-C256-C512-C512-... and a bottleneck without norm, for an image of `image_size`.
 
     `channels[i]` is the width of level i; level i has side `image_size / 2**(i + 1)`; the last is the 1x1 bottleneck.
@@ -134,6 +146,7 @@ class Encoder(nn.Module):
         super().__init__()
         levels = num_downsamplings(image_size)
         self.channels = tuple(width * min(2**level, 8) for level in range(levels))
+        self.strides = tuple(2 ** (level + 1) for level in range(levels))
         inputs = (1, *self.channels[:-1])
         self.blocks = nn.ModuleList()
         for level, outputs in enumerate(self.channels):
@@ -161,7 +174,8 @@ class Encoder(nn.Module):
 def decoder_blocks(
     encoder_channels: tuple[int, ...], *, norm: NormName, bias_before_norm: bool, dropout: float
 ) -> nn.ModuleList:
-    """Return the decoder's blocks: block i has side 2**(i + 1) and twice the channels of the encoder's level there."""
+    """Return the decoder's blocks: block i doubles the side, to that of the encoder's i-th level from the last but one,
+    and gives twice the channels of it."""
     blocks = nn.ModuleList()
     inputs = encoder_channels[-1]
     for index, outputs in enumerate(reversed(encoder_channels[:-1])):
@@ -193,7 +207,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.blocks = decoder_blocks(encoder_channels, norm=norm, bias_before_norm=bias_before_norm, dropout=dropout)
-        inputs = 2 * encoder_channels[0]
+        inputs = encoder_channels[0] * (2 if len(self.blocks) else 1)
         self.output = nn.ConvTranspose2d(inputs, num_outputs, 4, 2, 1)
 
     def forward(self, features: list[Tensor]) -> Tensor:
@@ -203,7 +217,10 @@ class Decoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """Encoder and decoder. `tanh=True` is the generator (two chroma channels); `False` gives logits (segmentation)."""
+    """Encoder and decoder. `tanh=True` is the generator (two chroma channels); `False` gives logits (segmentation).
+
+    Another `encoder` takes the place of the U-Net's own, here as in the networks below.
+    """
 
     def __init__(
         self,
@@ -215,10 +232,13 @@ class UNet(nn.Module):
         norm: NormName = "batch",
         bias_before_norm: bool = False,
         dropout: float = 0.5,
+        encoder: FeaturePyramid | None = None,
     ) -> None:
         super().__init__()
         self.tanh = tanh
-        self.encoder = Encoder(image_size=image_size, width=width, norm=norm, bias_before_norm=bias_before_norm)
+        self.encoder = encoder or Encoder(
+            image_size=image_size, width=width, norm=norm, bias_before_norm=bias_before_norm
+        )
         self.decoder = Decoder(
             self.encoder.channels,
             num_outputs=num_outputs,
@@ -230,11 +250,14 @@ class UNet(nn.Module):
     def forward(self, luminance_B1HW: Tensor) -> Tensor:
         """Map L' (B, 1, S, S) to B x num_outputs x S x S; in [-1, 1] when `tanh`."""
         out: Tensor = self.decoder(self.encoder(luminance_B1HW))
+        if out.shape[-1] != luminance_B1HW.shape[-1]:  # an encoder whose first level has stride 4
+            out = F.interpolate(out, size=luminance_B1HW.shape[-2:], mode="bilinear")
         return torch.tanh(out) if self.tanh else out
 
 
 class Classifier(nn.Module):
-    """Encoder, flattened bottleneck, two hidden layers with ReLU and dropout 0.5, one logit a class (VGG's head)."""
+    """Encoder, its last level averaged (1x1 in the U-Net), two hidden layers with ReLU and dropout 0.5, one logit a
+    class (VGG's head)."""
 
     def __init__(
         self,
@@ -246,9 +269,12 @@ class Classifier(nn.Module):
         norm: NormName = "batch",
         bias_before_norm: bool = False,
         dropout: float = 0.5,
+        encoder: FeaturePyramid | None = None,
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(image_size=image_size, width=width, norm=norm, bias_before_norm=bias_before_norm)
+        self.encoder = encoder or Encoder(
+            image_size=image_size, width=width, norm=norm, bias_before_norm=bias_before_norm
+        )
         self.head = nn.Sequential(
             nn.Flatten(),
             nn.Linear(self.encoder.channels[-1], hidden_width),
@@ -262,7 +288,7 @@ class Classifier(nn.Module):
 
     def forward(self, luminance_B1HW: Tensor) -> Tensor:
         """Map L' (B, 1, S, S) to logits (B, num_classes)."""
-        out: Tensor = self.head(self.encoder(luminance_B1HW)[-1])
+        out: Tensor = self.head(F.adaptive_avg_pool2d(self.encoder(luminance_B1HW)[-1], 1))
         return out
 
 

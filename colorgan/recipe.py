@@ -172,7 +172,7 @@ class FinetuneRecipe(RunRecipe):
 
     run: Path = Field(Path("runs/finetune"), description="run folder: checkpoints, log, model")
     task: Literal["classify", "segment", "detect"] = Field("classify", description="what to learn")
-    init: str = Field("scratch", description="generator folder to start from, or `scratch`")
+    init: str = Field("scratch", description="generator (or imported encoder) folder to start from, or `scratch`")
     stages: tuple[StageRecipe, ...] = Field(
         (StageRecipe(epochs=20, learning_rate=1e-3, schedule="linear"),), min_length=1,
         description="stages one after the other, each with its own optimizer",

@@ -86,7 +86,7 @@ def evaluate(settings: EvaluateSettings, ranks: Ranks) -> None:
     """Load, score, print and write. Called on all ranks."""
     set_determinism()
     ranks.agree(lambda: check_out(settings.out) if ranks.main else None)
-    model, config = ranks.agree(lambda: load_model(settings.model))
+    model, config = ranks.agree(lambda: load_model(settings.model, *TARGETS))
     config = config.model_copy(update={"inference": settings.inference or config.inference})
     set_inference(model, config.inference)
     model.to(ranks.device)

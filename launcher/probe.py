@@ -19,7 +19,7 @@ from colorgan.errors import ColorganError, GeneratorError, UsageError
 from colorgan.features import Features, extract_features, level_grids, random_encoder
 from colorgan.linear_svm import check_sklearn
 from colorgan.model_folder import ModelConfig, build_model, load_model, read_config
-from colorgan.networks import Encoder
+from colorgan.networks import FeaturePyramid
 from colorgan.plan import whole_set_arguments
 from colorgan.probing_tables import Protocol, plain, probe, tables
 from colorgan.progress import images_shown
@@ -121,17 +121,17 @@ def check(settings: ProbeSettings, ranks: Ranks) -> None:
             pass
 
 
-def open_encoder(settings: ProbeSettings) -> tuple[Encoder, ModelConfig]:
+def open_encoder(settings: ProbeSettings) -> tuple[FeaturePyramid, ModelConfig]:
     """Return the encoder, on the CPU, and its generator's config; for `random`, weights are drawn later."""
     if settings.like is None:
-        model, config = load_model(Path(settings.model), "generator")
+        model, config = load_model(Path(settings.model), "generator", "encoder")
     else:
         config = read_config(settings.like)
         if config.kind != "generator":
             raise GeneratorError(f"{settings.like} holds a {config.kind}, a generator is needed here")
         model = build_model(config)
     encoder = model.encoder
-    assert isinstance(encoder, Encoder)
+    assert isinstance(encoder, FeaturePyramid)
     return encoder.eval(), config
 
 

@@ -43,6 +43,7 @@ VERB = "python launcher/study.py"
 PROTOCOLS = ("paper-classification", "paper-segmentation", "voc2012-classification", "voc2012-segmentation")
 EXIT_USAGE = 2
 NO_SPLIT = "no split"  # what the adapters of corpora say
+INPUT, LAYERS = ("image_size", "ab_scale"), ("width", "norm", "bias_before_norm", "dropout")
 TAKEN = {"task", "init", "seed", "run", "stages", "network", "dry_run"}
 
 
@@ -132,7 +133,7 @@ def check(settings: StudySettings) -> None:
         if root is not None and not root.is_dir():
             raise UsageError(f"--roots.{key} {root} is no folder")
     for name, folder in settings.generators.items():
-        if (kind := read_config(folder).kind) != "generator":
+        if (kind := read_config(folder).kind) not in ("generator", "encoder"):
             raise UsageError(f"--generators {name}: {folder} holds a {kind}; give what consolidate.py has written")
     if taken := sorted({str(key).split(".")[0] for key in settings.finetune} & TAKEN):
         raise UsageError(f"--finetune {taken[0]}: the study itself sets it for each arm, seed and protocol")
@@ -190,7 +191,7 @@ def pretrained_arms(settings: StudySettings, runner: Runner) -> list[Arm]:
         words = {"run": str(run), "out": str(generator)}
         runner.run([Step(f"consolidate {name}", "consolidate", words, generator / "config.json")])
         arms.append(Arm(name, generator))
-    return arms
+    return sorted(arms, key=lambda arm: read_config(arm.generator).kind == "encoder")  # generators first
 
 
 def with_data(out: Path, recipe: Mapping[str, Any], runner: Runner) -> dict[str, Any]:
@@ -206,17 +207,22 @@ def with_data(out: Path, recipe: Mapping[str, Any], runner: Runner) -> dict[str,
 
 
 def shared_network(arms: Sequence[Arm]) -> dict[str, Any]:
-    """Return the architecture of the generators as keys of a recipe's `network`; from scratch it is the same."""
+    """Return the architecture of the generators as keys of a recipe's `network`; from scratch it is the same.
+
+    Encoders from elsewhere are networks of their own: of them only the input is compared.
+    """
     networks = {}
     for arm in arms:
         if arm.generator is not None:
             config = read_config(arm.generator)
-            keys = ("image_size", "width", "norm", "bias_before_norm", "dropout")
-            plain = config.architecture.model_dump()
-            networks[arm.name] = {**{key: plain[key] for key in keys}, "ab_scale": config.ab_scale}
+            plain = {**config.architecture.model_dump(), "ab_scale": config.ab_scale}
+            keys = INPUT if config.kind == "encoder" else INPUT + LAYERS
+            networks[arm.name] = {key: plain[key] for key in keys}
     (first, network), *others = networks.items()
+    if not network.keys() > set(INPUT):
+        raise UsageError(f"no arm is a generator: {first} is an encoder from elsewhere, and scratch is the U-Net")
     for name, other in others:
-        for key in network:
+        for key in other:
             if other[key] != network[key]:
                 raise UsageError(
                     f"{first} has {key} {network[key]}, {name} has {other[key]}: arms are compared on one network; "
