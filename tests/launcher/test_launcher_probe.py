@@ -100,7 +100,7 @@ def test_two_processes_write_what_one_writes(
         (["--model", "GENERATOR", "--like", "GENERATOR"], "random needs --like"),
         (["--model", "/nowhere"], "/nowhere is not a model folder"),
         (["--model", "CLASSIFIER"], "holds a classifier, a generator or encoder is needed"),
-        (["--model", "random", "--like", "CLASSIFIER"], "holds a classifier, a generator or encoder is needed"),
+        (["--model", "random", "--like", "CLASSIFIER"], "holds a classifier, a generator is needed"),
         (["--model", "GENERATOR", "--data.test", "TRAIN"], "same pictures are in data.train and in data.test"),
         (["--model", "GENERATOR", "--data.test", "COCO"], "take both parts from one corpus"),
         (["--model", "GENERATOR", "--data.test", "/nowhere"], "/nowhere"),
