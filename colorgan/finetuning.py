@@ -20,7 +20,7 @@ from colorgan.consolidation import consolidate
 from colorgan.detection_loss import detection_loss
 from colorgan.distributed import Network, Phase, Ranks, Strategy, open_strategy
 from colorgan.errors import GeneratorError, UsageError
-from colorgan.model_folder import Architecture, ModelConfig, build_model, load_model
+from colorgan.model_folder import Architecture, ModelConfig, build_model, load_model, weights_digest
 from colorgan.networks import Encoder, initialise, num_downsamplings, set_dropout_keys
 from colorgan.objectives import dropout_keys, learning_rate_schedule
 from colorgan.pictures import VOID
@@ -131,6 +131,7 @@ def initial_model(
         classes=classes,
         palette=palette if kind != "classifier" else (),
         void=recipe.void,
+        init_digest=weights_digest(Path(recipe.init)) if source else "",
     )
     model = build_model(config)
     initialise(model, recipe.seed)

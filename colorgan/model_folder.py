@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from pathlib import Path
@@ -74,6 +75,7 @@ class ModelConfig(BaseModel):
     weights: Literal["raw", "average"] = "raw"
     images_seen: int = 0
     data_digest: str = ""
+    init_digest: str = ""  # of the weights that fine-tuning began with; none: drawn
     source_version: str = ""
     recipe: dict[str, Any] = {}
 
@@ -124,6 +126,17 @@ def read_config(folder: Path) -> ModelConfig:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise GeneratorError(f"{path}: {where}: {first['msg']}: it is of another version, or damaged") from None
+
+
+def weights_digest(folder: Path) -> str:
+    """Return the SHA-256 of a model folder's weights.
+
+    Raises:
+        GeneratorError: it is no model folder.
+    """
+    read_config(folder)
+    with (folder / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class WeightsFile:

@@ -44,6 +44,7 @@ FREE_KEYS = (
     *("data.cache_dir", "data.cache_gb", "data.hardware_decoder_share"),
 )
 RECIPE = "recipe.yaml"
+OTHER_RECIPE, OTHER_WEIGHTS = "of another recipe", "began with other weights"  # a study looks for these
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped by a signal after saving; the same command goes on (all: colorgan/errors.py)
 # What torch's collectives say, as RuntimeError, when a peer is gone (gloo) or did not come in time.
 LOST = re.compile(r"Connection (closed|reset|refused)|Broken pipe|[Tt]imed out|NCCL|gloo|Socket", re.ASCII)
@@ -129,13 +130,19 @@ class Run:
         """Return the newest intact checkpoint of this run, or None at its beginning; opens log and display.
 
         Raises:
-            CheckpointError: it was trained on other data.
+            CheckpointError: it was trained on other data, or began with other weights.
         """
         found = latest_checkpoint(self.folder / "checkpoints", self.ranks, self.message)
         if found is not None and found.state["data_digest"] != self._digest:
             raise CheckpointError(
                 f"{found.path} was trained on other data (manifest digest {found.state['data_digest'][:12]}, "
                 f"now {self._digest[:12]}): give the folders it was trained on, or another --run"
+            )
+        began = found.state["model"].get("init_digest") if found else ""
+        if found is not None and began and began != self._model.init_digest:
+            raise CheckpointError(
+                f"{found.path} {OTHER_WEIGHTS} than those at init now (digest {began[:12]}, now "
+                f"{self._model.init_digest[:12]}): give another --run, or remove {self.folder}"
             )
         self._images_seen = images_seen = found.images_seen if found else 0
         if self.ranks.main:
@@ -303,6 +310,4 @@ def _read_recipe(path: Path) -> dict[str, Any]:
 def _refuse_difference(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
     lines = recipe_difference(old, new, ignore=FREE_KEYS)
     if lines:
-        raise UsageError(
-            f"{folder} holds a run of another recipe: choose another --run, or undo\n  " + "\n  ".join(lines)
-        )
+        raise UsageError(f"{folder} holds a run {OTHER_RECIPE}: choose another --run, or undo\n  " + "\n  ".join(lines))

@@ -25,13 +25,12 @@ import torch
 import yaml
 
 from colorgan.errors import ColorganError, NotFiniteError
-from colorgan.run import EXIT_STOPPED
+from colorgan.run import EXIT_STOPPED, OTHER_RECIPE, OTHER_WEIGHTS
 from colorgan.study import Step
 
 TRAINING = ("pretrain", "finetune", "probe")
 TAIL_LINES = 12
 MAX_LOG_BYTES = 4096
-OTHER_RECIPE = "of another recipe"  # what colorgan/run.py says
 LEFT_BEHIND_S = 120.0  # what a stopped launcher leaves behind may still save for so long
 DIVERGED = NotFiniteError.__name__  # also where a launcher has made another status of it
 
@@ -129,7 +128,7 @@ class Runner:
         if status != 0 or not step.done.exists():
             self._failed = True
             tail = "\n  ".join(lines[-TAIL_LINES:])
-            if OTHER_RECIPE in tail:
+            if OTHER_RECIPE in tail or OTHER_WEIGHTS in tail:
                 tail += (
                     f"\n  (the study was told otherwise before: give another --out, or remove {step.recipe.get('run')})"
                 )
@@ -184,8 +183,9 @@ def _lives(group: int) -> bool:
 
 
 def recipe_text(step: Step) -> str:
-    """Return what a step is told, as YAML."""
-    return yaml.safe_dump(dict(step.recipe), sort_keys=False)
+    """Return what a step is told, as YAML; what it reads, as comments."""
+    read = "".join(f"# {name}: {digest}\n" for name, digest in step.inputs.items())
+    return read + yaml.safe_dump(dict(step.recipe), sort_keys=False)
 
 
 def last_lines(log: Path) -> list[str]:

@@ -15,13 +15,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from colorgan.comparison import compare, read_arm
 from colorgan.errors import UsageError
 from colorgan.finetuning import EVALUATION
+from colorgan.model_folder import weights_digest
 from colorgan.protocols import METRIC_TITLES, Data, Part, Protocol
 from colorgan.scoring import SCORES
 
@@ -40,6 +42,7 @@ class Step:
         verb: the script in launcher/, without .py.
         recipe: what it is told: keys of the verb's schema, dotted or nested.
         done: the file that is there when it has ended well.
+        inputs: digests of files that it reads, by name: with another it is done again.
         may_diverge: a loss that is no number is no failure: a search tries rates that are too high.
     """
 
@@ -47,6 +50,7 @@ class Step:
     verb: str
     recipe: Mapping[str, Any]
     done: Path
+    inputs: Mapping[str, str] = field(default_factory=dict)
     may_diverge: bool = False
 
 
@@ -56,6 +60,11 @@ class Arm:
 
     name: str
     generator: Path | None
+
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        """Digest of the weights, for the steps that start from them."""
+        return {"weights of init": weights_digest(self.generator)} if self.generator is not None else {}
 
 
 @dataclass(frozen=True)
@@ -171,7 +180,7 @@ class Trial:
         }
         if arm.generator is None:
             recipe |= {f"network.{key}": value for key, value in self.network.items()}
-        return Step(name, "finetune", recipe, run / EVALUATION / SCORES)
+        return Step(name, "finetune", recipe, run / EVALUATION / SCORES, arm.inputs)
 
     def _probe(self, arm: Arm, seed: int, like: str) -> Step:
         out = self.out / self.protocol.name / f"{arm.name}-{seed}"
@@ -184,7 +193,7 @@ class Trial:
             "out": str(out),
             **({"like": like} if arm.generator is None else {}),
         }
-        return Step(f"{self.protocol.name}/{arm.name}-{seed}", "probe", recipe, out / PROBE)
+        return Step(f"{self.protocol.name}/{arm.name}-{seed}", "probe", recipe, out / PROBE, arm.inputs)
 
 
 def search_scores(trial: Trial, steps: Mapping[tuple[str, float], Step]) -> dict[str, dict[float, float | None]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,11 +19,12 @@ from conftest import LAUNCHER, command_line
 from safetensors.torch import load_file, save_file
 
 from colorgan.comparison import compare, read_arm
-from colorgan.errors import ColorganError
+from colorgan.errors import CheckpointError, ColorganError
 from colorgan.model_folder import CONFIG, WEIGHTS, Architecture, ModelConfig, build_model
 from colorgan.networks import initialise
 from colorgan.protocols import find_protocol
 from colorgan.setting_problems import leaves
+from colorgan.step_runner import recipe_text
 from colorgan.study import Arm, Trial, best_rates
 from datasets.sample import write_sample
 
@@ -86,6 +88,29 @@ def test_a_study_ends_with_its_table_and_runs_nothing_twice(recipe: Path) -> Non
     assert second.returncode == 0, second.stdout + second.stderr
     changed = {path.name for path in logs if path.stat().st_mtime_ns != logs[path]}
     assert changed == {"report.log"}
+
+
+def test_a_generator_replaced_in_its_place_is_noticed(
+    recipe: Path, tmp_path: Path, packed: dict[str, Path], verb: Callable[..., str]
+) -> None:
+    """Its steps are not taken for done, and a run that began with the old weights says so."""
+    folder, run = tmp_path / "generator", tmp_path / "run"
+    shutil.copytree(recipe.parent / "generator", folder)
+    protocol = find_protocol(PROTOCOL)
+    words = ("finetune", "--init", folder, "--run", run, "--data.train", packed["voc-train"], "--head_width", 8)
+    told = []
+    for factor in (1.0, 1.5):
+        weights = load_file(folder / WEIGHTS)
+        weights["encoder.blocks.0.conv.weight"] *= factor
+        save_file(weights, folder / WEIGHTS)
+        arms = (Arm("scratch", None), Arm("ours", folder))
+        trial = Trial(protocol, protocol.data[0], tmp_path, tmp_path, arms, (0,), {"image_size": 32}, {})
+        told.append([recipe_text(step) for step in trial.runs({}).values()])
+        if factor == 1.0:
+            verb(*words, "--stages", "[{epochs: 0.1, learning_rate: 0.001}]")
+    assert [first == second for first, second in zip(*told, strict=True)] == [True, False]
+    with pytest.raises(CheckpointError, match=r"began with other weights than those at init now .* or remove .*run"):
+        verb(*words, "--stages", "[{epochs: 0.1, learning_rate: 0.001}]")
 
 
 def test_a_stopped_study_says_so_and_goes_on(recipe: Path, tmp_path: Path) -> None:
