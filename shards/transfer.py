@@ -149,7 +149,12 @@ def _final(error: Exception) -> bool:
     status = getattr(error, "status", None)
     if isinstance(status, int):
         return 400 <= status < 500 and status not in _RETRIED_STATUS
-    return isinstance(error, FileNotFoundError | PermissionError | ImportError | ValueError)
+    return isinstance(error, FileNotFoundError | PermissionError | ImportError | ValueError) or _lacks_keys(error)
+
+
+def _lacks_keys(error: Exception) -> bool:
+    """botocore's NoCredentialsError and its kin; a key that is refused is a PermissionError."""
+    return type(error).__module__ == "botocore.exceptions" and "Credentials" in type(error).__name__
 
 
 def _reason(error: Exception) -> str:
@@ -160,4 +165,6 @@ def _reason(error: Exception) -> str:
         return "no such file there"
     if isinstance(error, _Broken):
         return str(error)
+    if isinstance(error, PermissionError) or _lacks_keys(error):
+        return f"{error or 'refused'}; s3:// looks for keys in ~/.aws, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

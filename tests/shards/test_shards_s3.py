@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import fsspec
 import pytest
@@ -69,3 +71,31 @@ def test_what_is_not_there_is_told_in_a_sentence(bucket: str, tmp_path: Path, ur
     assert bucket != url
     with pytest.raises(ManifestError, match=url):
         open_shards([url], tmp_path / "cache", 0.1)
+
+
+def test_missing_keys_are_told_at_once(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after all tries, and with where keys are looked for."""
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(f"AWS_{name}")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fsspec.filesystem("s3").clear_instance_cache()
+    with pytest.raises(ManifestError, match=rf"{bucket}.*AWS_ACCESS_KEY_ID.*try 1\)"):
+        open_shards([bucket], tmp_path / "cache", 0.1)
+
+
+def test_refused_keys_are_told_at_once(bucket: str, tmp_path: Path) -> None:
+    """The server asks for keys from here on, and knows none."""
+    fsspec.filesystem("s3").clear_instance_cache()
+    try:
+        count_without_keys("0")
+        with pytest.raises(ManifestError, match=rf"{bucket}.*AWS_ACCESS_KEY_ID.*try 1\)"):
+            open_shards([bucket], tmp_path / "cache", 0.1)
+    finally:
+        count_without_keys("inf")
+
+
+def count_without_keys(count: str) -> None:
+    """Tell the server how many further requests it answers without looking at their keys."""
+    url = f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset-auth"
+    urlopen(Request(url, data=count.encode(), headers={"Content-Type": "text/plain"})).close()
