@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from colorgan.cli import parse, run_verb
 from colorgan.errors import ColorganError
-from colorgan.report import write_report
+from colorgan.report.page import write_report
 
 
 class ReportSettings(BaseModel):

@@ -12,14 +12,14 @@ from drawn_runs import GREY, HOSTILE, grid, line, make_run, tuned
 from PIL import Image
 
 from colorgan.errors import UsageError
-from colorgan.report import write_report
-from colorgan.report_html import Html, element, join
-from colorgan.report_pictures import cut_grid, open_picture, progress
-from colorgan.report_published import METRICS
-from colorgan.report_runs import differences, read_run, short_names
-from colorgan.report_scores import by_protocol, final_results, paired_difference, run_of, spread
-from colorgan.report_story import read_folders
-from colorgan.report_tables import markdown
+from colorgan.report.html import Html, element, join
+from colorgan.report.page import write_report
+from colorgan.report.pictures import cut_grid, open_picture, progress
+from colorgan.report.published import METRICS
+from colorgan.report.runs import differences, read_run, short_names
+from colorgan.report.scores import by_protocol, final_results, paired_difference, run_of, spread
+from colorgan.report.story import read_folders
+from colorgan.report.tables import markdown
 
 
 def test_text_is_escaped_unless_it_is_html_already() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from drawn_runs import GREY, HOSTILE, grid, make_run, probed, scored, study, tuned
 
-from colorgan.report import write_report
+from colorgan.report.page import write_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((found for name in BROWSERS if (found := shutil.which(name))), None)

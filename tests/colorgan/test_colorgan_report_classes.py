@@ -15,12 +15,12 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 from sklearn.metrics import confusion_matrix
 
-from colorgan.report import report_page
-from colorgan.report_classes import best_first, class_means, classes_blocks, row_shares, summed
-from colorgan.report_evaluations import Evaluation, read_evaluation
-from colorgan.report_gallery import coloured_section, psnr_db
-from colorgan.report_html import Html
-from colorgan.report_story import read_folders
+from colorgan.report.classes import best_first, class_means, classes_blocks, row_shares, summed
+from colorgan.report.evaluations import Evaluation, read_evaluation
+from colorgan.report.gallery import coloured_section, psnr_db
+from colorgan.report.html import Html
+from colorgan.report.page import report_page
+from colorgan.report.story import read_folders
 
 
 def plain(per_class: dict[str, float | None], confusion: list[list[float]] | None = None) -> Evaluation:

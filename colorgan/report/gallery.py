@@ -8,13 +8,13 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageStat
 
-from colorgan.report_evaluations import Evaluation
-from colorgan.report_figures import Files
-from colorgan.report_files import short
-from colorgan.report_html import Html, data_uri, element, join, missing
-from colorgan.report_pictures import jpeg_bytes, narrowed, open_picture, png_bytes, progress, sheet
-from colorgan.report_published import OWN_SIZE
-from colorgan.report_story import Story
+from colorgan.report.evaluations import Evaluation
+from colorgan.report.figures import Files
+from colorgan.report.files import short
+from colorgan.report.html import Html, data_uri, element, join, missing
+from colorgan.report.pictures import jpeg_bytes, narrowed, open_picture, png_bytes, progress, sheet
+from colorgan.report.published import OWN_SIZE
+from colorgan.report.story import Story
 
 Row = Sequence[tuple[str, Image.Image]]
 NUM_PHOTOS = 4  # of one run's progress, and of its best and its worst

@@ -1,8 +1,8 @@
 """The report: run folders -> one self-contained page (report.html), its tables as text (report.md), and its PNGs.
 
-    read_folders (report_story) -> sections (report_*) -> files
+    read_folders (story) -> sections -> files
 
-The page needs no network and no script; every text that comes from a file is escaped (colorgan/report_html.py).
+The page needs no network and no script; every text that comes from a file is escaped (colorgan/report/html.py).
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from colorgan.report_curves import finetuning_section, start_of
-from colorgan.report_figures import Files
-from colorgan.report_gallery import coloured_section, progress_section
-from colorgan.report_html import Html, element, join, table
-from colorgan.report_provenance import provenance_section, recipes_section
-from colorgan.report_published import KIND_NAMES
-from colorgan.report_results import classes_section
-from colorgan.report_runs import RunFolder
-from colorgan.report_scores import Result, data_name, final_results
-from colorgan.report_story import Story, read_folders
-from colorgan.report_style import STYLE
-from colorgan.report_tables import markdown, scores_section
-from colorgan.report_training import pretraining_section, speed_section
-from colorgan.report_transfer import transfer_cards, transfer_markdown, transfer_section
+from colorgan.report.curves import finetuning_section, start_of
+from colorgan.report.figures import Files
+from colorgan.report.gallery import coloured_section, progress_section
+from colorgan.report.html import Html, element, join, table
+from colorgan.report.provenance import provenance_section, recipes_section
+from colorgan.report.published import KIND_NAMES
+from colorgan.report.results import classes_section
+from colorgan.report.runs import RunFolder
+from colorgan.report.scores import Result, data_name, final_results
+from colorgan.report.story import Story, read_folders
+from colorgan.report.style import STYLE
+from colorgan.report.tables import markdown, scores_section
+from colorgan.report.training import pretraining_section, speed_section
+from colorgan.report.transfer import transfer_cards, transfer_markdown, transfer_section
 
 PAGE, TEXT = "report.html", "report.md"
 

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import yaml
 
 from colorgan.errors import UsageError
-from colorgan.report_evaluations import Evaluation, read_evaluations
-from colorgan.report_files import mapping, number, numbers, read_json, read_text
+from colorgan.report.evaluations import Evaluation, read_evaluations
+from colorgan.report.files import mapping, number, numbers, read_json, read_text
 from colorgan.run import FREE_KEYS, RECIPE
 from colorgan.runlog import LOG_NAME, read_log
 from colorgan.schema_keys import show

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from colorgan.report_charts import COLOURS, Chart, Line, draw
-from colorgan.report_html import Html, element, join, missing
+from colorgan.report.charts import COLOURS, Chart, Line, draw
+from colorgan.report.html import Html, element, join, missing
 
 Files = dict[str, bytes]  # what lies beside the page: name -> bytes
-Spec = tuple[str, list[Line], str, dict[str, object]]  # title, lines, note, options of report_charts.draw
+Spec = tuple[str, list[Line], str, dict[str, object]]  # title, lines, note, options of charts.draw
 
 
 def charts(files: Files, specs: Sequence[Spec], prefix: str = "") -> Html:

@@ -14,9 +14,9 @@ from colorgan.comparison import compare, read_arm
 from colorgan.errors import UsageError
 from colorgan.finetuning import EVALUATION
 from colorgan.protocols import METRIC_TITLES
-from colorgan.report_evaluations import Evaluation
-from colorgan.report_runs import RunFolder, flat, short_names
-from colorgan.report_studies import Comparison, StudyArm, StudyProtocol
+from colorgan.report.evaluations import Evaluation
+from colorgan.report.runs import RunFolder, flat, short_names
+from colorgan.report.studies import Comparison, StudyArm, StudyProtocol
 from colorgan.run import FREE_KEYS
 
 SCRATCH = "scratch"

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from colorgan.report_charts import Line
-from colorgan.report_figures import Files, Spec, charts, legend, percent
-from colorgan.report_html import Html, element, join
-from colorgan.report_published import METRICS, TITLES
-from colorgan.report_runs import RunFolder
-from colorgan.report_scores import SCRATCH, data_name
-from colorgan.report_story import Story
+from colorgan.report.charts import Line
+from colorgan.report.figures import Files, Spec, charts, legend, percent
+from colorgan.report.html import Html, element, join
+from colorgan.report.published import METRICS, TITLES
+from colorgan.report.runs import RunFolder
+from colorgan.report.scores import SCRATCH, data_name
+from colorgan.report.story import Story
 
 Arms = Mapping[str, Sequence[RunFolder]]
 Points = list[tuple[float, float]]

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from colorgan.report_charts import plain
-from colorgan.report_evaluations import Evaluation
-from colorgan.report_figures import Files
-from colorgan.report_gallery import whole_picture
-from colorgan.report_html import Html, data_uri, element, join
-from colorgan.report_pictures import open_picture, png_bytes
+from colorgan.report.charts import plain
+from colorgan.report.evaluations import Evaluation
+from colorgan.report.figures import Files
+from colorgan.report.gallery import whole_picture
+from colorgan.report.html import Html, data_uri, element, join
+from colorgan.report.pictures import open_picture, png_bytes
 
 Arms = Mapping[str, Sequence[Evaluation]]
 Matrix = list[list[float]]

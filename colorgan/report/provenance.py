@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
-from colorgan.report_files import mapping, short
-from colorgan.report_html import Html, element, join, missing, table
-from colorgan.report_published import KIND_NAMES
-from colorgan.report_runs import RunFolder, differences
-from colorgan.report_story import Story
+from colorgan.report.files import mapping, short
+from colorgan.report.html import Html, element, join, missing, table
+from colorgan.report.published import KIND_NAMES
+from colorgan.report.runs import RunFolder, differences
+from colorgan.report.story import Story
 
 MAX_ROWS = 40  # of a run's checkpoints and of its events
 MAX_RECIPE = 20_000  # characters

@@ -8,8 +8,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from colorgan.report_charts import GRID, INK, SETTINGS, Chart, colour_of, plain, png_of, svg_of
-from colorgan.report_studies import Comparison, StudyArm, StudyProtocol
+from colorgan.report.charts import GRID, INK, SETTINGS, Chart, colour_of, plain, png_of, svg_of
+from colorgan.report.studies import Comparison, StudyArm, StudyProtocol
 
 WIDTH_INCHES, ROW_INCHES, MARGIN_INCHES = 4.3, 0.3, 0.62  # a margin holds an axis with its numbers and name
 MAX_LABEL = 20

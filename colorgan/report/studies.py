@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from colorgan.errors import UsageError
-from colorgan.report_files import entries, mapping, number, read_text, short, whole
-from colorgan.report_probes import PROBE, Probe, read_probe
-from colorgan.report_runs import RunFolder, flat, read_run
+from colorgan.report.files import entries, mapping, number, read_text, short, whole
+from colorgan.report.probes import PROBE, Probe, read_probe
+from colorgan.report.runs import RunFolder, flat, read_run
 from colorgan.run import RECIPE
 from colorgan.schema_keys import show
 
@@ -96,7 +96,7 @@ class Study:
     path: Path
     protocols: tuple[StudyProtocol, ...]
     notes: list[str] = field(default_factory=list)
-    of_single_runs: bool = False  # no study.json: compared by colorgan/report_compared.py
+    of_single_runs: bool = False  # no study.json: compared by colorgan/report/compared.py
 
 
 def read_study(folder: Path) -> Study:

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from colorgan.report_evaluations import Evaluation
-from colorgan.report_published import OWN_SIZE, Metric, Published
-from colorgan.report_runs import RunFolder, differences, short_names
-from colorgan.report_story import Story
+from colorgan.report.evaluations import Evaluation
+from colorgan.report.published import OWN_SIZE, Metric, Published
+from colorgan.report.runs import RunFolder, differences, short_names
+from colorgan.report.story import Story
 from colorgan.run import FREE_KEYS
 
 SCRATCH, PRETRAINED = "scratch", "generator"

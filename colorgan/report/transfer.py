@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from colorgan.report_classes import classes_blocks
-from colorgan.report_curves import arm_curves
-from colorgan.report_dots import draw_study
-from colorgan.report_evaluations import Evaluation
-from colorgan.report_figures import Files, chart_figure, free_name
-from colorgan.report_html import Html, element, join, table
-from colorgan.report_probe_tables import probe_tables
-from colorgan.report_probes import Probe
-from colorgan.report_published import METRICS, PAPER, Published
-from colorgan.report_runs import RunFolder, short_names
-from colorgan.report_story import Story
-from colorgan.report_studies import Comparison, StudyArm, StudyProtocol
+from colorgan.report.classes import classes_blocks
+from colorgan.report.curves import arm_curves
+from colorgan.report.dots import draw_study
+from colorgan.report.evaluations import Evaluation
+from colorgan.report.figures import Files, chart_figure, free_name
+from colorgan.report.html import Html, element, join, table
+from colorgan.report.probe_tables import probe_tables
+from colorgan.report.probes import Probe
+from colorgan.report.published import METRICS, PAPER, Published
+from colorgan.report.runs import RunFolder, short_names
+from colorgan.report.story import Story
+from colorgan.report.studies import Comparison, StudyArm, StudyProtocol
 
 NO_VALUE = "–"
 

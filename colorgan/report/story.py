@@ -1,6 +1,6 @@
 """What a report is made of: the folders that a user names, read by what they hold.
 
-RUN... -> read_folders -> colorgan/report.py (the page)
+RUN... -> read_folders -> colorgan/report/page.py (the page)
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from colorgan.errors import UsageError
-from colorgan.report_compared import compared_runs
-from colorgan.report_evaluations import SCORES, Evaluation, read_evaluation
-from colorgan.report_probes import PROBE, Probe, read_probe
-from colorgan.report_runs import KINDS, RunFolder, read_run, short_names
-from colorgan.report_studies import STUDY, Study, read_study
+from colorgan.report.compared import compared_runs
+from colorgan.report.evaluations import SCORES, Evaluation, read_evaluation
+from colorgan.report.probes import PROBE, Probe, read_probe
+from colorgan.report.runs import KINDS, RunFolder, read_run, short_names
+from colorgan.report.studies import STUDY, Study, read_study
 from colorgan.run import RECIPE
 
 MAX_PRETRAINED = 20  # of one study

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from colorgan.report_classes import classes_blocks
-from colorgan.report_evaluations import Evaluation
-from colorgan.report_figures import Files, free_name
-from colorgan.report_html import Html, element, join
-from colorgan.report_published import METRICS, TITLES
-from colorgan.report_scores import MODEL_KINDS, Result, by_protocol, data_name, spread
-from colorgan.report_story import Story
+from colorgan.report.classes import classes_blocks
+from colorgan.report.evaluations import Evaluation
+from colorgan.report.figures import Files, free_name
+from colorgan.report.html import Html, element, join
+from colorgan.report.published import METRICS, TITLES
+from colorgan.report.scores import MODEL_KINDS, Result, by_protocol, data_name, spread
+from colorgan.report.story import Story
 
 
 def classes_section(story: Story, results: Sequence[Result], files: Files) -> Html:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from colorgan.report_charts import Line
-from colorgan.report_figures import Files, Spec, charts, legend, percent
-from colorgan.report_files import short
-from colorgan.report_html import Html, element, join, table
-from colorgan.report_runs import RunFolder
-from colorgan.report_story import Story
+from colorgan.report.charts import Line
+from colorgan.report.figures import Files, Spec, charts, legend, percent
+from colorgan.report.files import short
+from colorgan.report.html import Html, element, join, table
+from colorgan.report.runs import RunFolder
+from colorgan.report.story import Story
 
 # The discriminator's loss, half of real plus half of generated, when it knows nothing.
 CHANCE_LOSS = {"bce": 0.6931, "least_squares": 0.25, "hinge": 1.0}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from colorgan.report_html import Html, element, join, missing, table
-from colorgan.report_published import (
+from colorgan.report.html import Html, element, join, missing, table
+from colorgan.report.published import (
     EARLIER,
     METRICS,
     PAPER,
@@ -17,8 +17,8 @@ from colorgan.report_published import (
     Metric,
     Published,
 )
-from colorgan.report_runs import RunFolder
-from colorgan.report_scores import (
+from colorgan.report.runs import RunFolder
+from colorgan.report.scores import (
     PRETRAINED,
     SCRATCH,
     Arm,
