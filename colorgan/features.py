@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from colorgan.distributed import Ranks
 from colorgan.errors import TrainingError
-from colorgan.networks import BatchNorm, Encoder, FeaturePyramid, evaluating, initialise, using_inference
+from colorgan.networks import BatchNorm, FeaturePyramid, evaluating, initialise, using_inference
 from colorgan.training import EvalLoader
 
 NUMBERS_A_LEVEL = 9000
@@ -109,7 +109,7 @@ def _gathered_level(rows: list[Tensor], ranks: Ranks) -> Tensor:
 
 
 def random_encoder(
-    encoder: Encoder, seed: int, loader: EvalLoader, ranks: Ranks, shown: Shown = lambda done: None
+    encoder: FeaturePyramid, seed: int, loader: EvalLoader, ranks: Ranks, shown: Shown = lambda done: None
 ) -> None:
     """Draw the encoder's weights from a seed and give its norms the statistics of a set: the random opponent.
 
@@ -138,7 +138,7 @@ def random_encoder(
 
 
 def _micro_batch_statistics(
-    encoder: Encoder, norms: list[BatchNorm], loader: EvalLoader, shown: Shown
+    encoder: FeaturePyramid, norms: list[BatchNorm], loader: EvalLoader, shown: Shown
 ) -> list[tuple[int, int, Tensor]]:
     """First slot, number of pictures and the norms' statistics of each of this rank's micro-batches."""
     rows: list[tuple[int, int, Tensor]] = []

@@ -43,9 +43,13 @@ class Batch(Protocol):
     difficult_BC: Tensor | None  # bool: the class is there as difficult objects only
     mask_BHW: Tensor | None  # int64 class indices, 255 = void
     stored_masks: list[Tensor] | None  # evaluation: the same at each picture's own size, uint8 HW, CPU, where known
-    boxes: Sequence[Boxes] | None  # each picture's objects
     sample_ids_B: Tensor  # int64, CPU
     slots_B: Tensor  # int64, CPU: place in the run's order
+
+    @property
+    def boxes(self) -> Sequence[Boxes] | None:
+        """Each picture's objects."""
+        ...
 
 
 class BadSample(Protocol):
@@ -65,14 +69,17 @@ class BadSample(Protocol):
 class Loader(Protocol):
     """What `fit` needs of a loader."""
 
-    wait_s: float  # seconds the consumer has waited in all
+    @property
+    def wait_s(self) -> float:
+        """Seconds the consumer has waited in all."""
+        ...
 
     @property
     def replaced(self) -> Sequence[BadSample]:
         """What this rank's loader could not use so far, in order."""
         ...
 
-    def train_batches(self, images_seen: int) -> Iterator[list[Batch]]:
+    def train_batches(self, images_seen: int) -> Iterator[Sequence[Batch]]:
         """Yield this rank's micro-batches of each global batch, without end, from any place."""
         ...
 

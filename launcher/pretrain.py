@@ -21,9 +21,9 @@ from colorgan.plan import (
     plan_text,
     train_loader_arguments,
 )
-from colorgan.pretraining import Outcome, build_pretraining, pretrain, scores_text
+from colorgan.pretraining import build_pretraining, pretrain, scores_text
 from colorgan.recipe import PretrainRecipe
-from colorgan.run import EXIT_STOPPED
+from colorgan.run import EXIT_STOPPED, Outcome
 from colorgan.training import set_determinism
 from shards.errors import ShardError
 from shards.loader import Loader

@@ -191,7 +191,12 @@ def pretrained_arms(settings: StudySettings, runner: Runner) -> list[Arm]:
         words = {"run": str(run), "out": str(generator)}
         runner.run([Step(f"consolidate {name}", "consolidate", words, generator / "config.json")])
         arms.append(Arm(name, generator))
-    return sorted(arms, key=lambda arm: read_config(arm.generator).kind == "encoder")  # generators first
+    return sorted(arms, key=from_elsewhere)  # generators first
+
+
+def from_elsewhere(arm: Arm) -> bool:
+    """Whether the arm starts from an imported encoder, and is no generator."""
+    return arm.generator is not None and read_config(arm.generator).kind == "encoder"
 
 
 def with_data(out: Path, recipe: Mapping[str, Any], runner: Runner) -> dict[str, Any]:
