@@ -247,10 +247,9 @@ def table_row(trial: Trial, found: Mapping[str, Mapping[float, float | None]]) -
         arm.name: {seed: trial.out / protocol.name / f"{arm.name}-{seed}" / EVALUATION for seed in trial.seeds}
         for arm in trial.arms
     }
-    scores = {name: read_arm(name, by_seed, protocol.metric) for name, by_seed in folders.items()}
     test = read_scores(folders[SCRATCH][trial.seeds[0]] / SCORES)
     train = json.loads((trial.folder_of(trial.data.train) / "manifest.json").read_text())
-    against = [compare(scores[arm.name], scores[SCRATCH], protocol.metric) for arm in trial.arms if arm.generator]
+    values, comparisons = _scored(trial, folders, protocol.metric)
     return {
         "name": protocol.name,
         "title": protocol.title,
@@ -274,16 +273,31 @@ def table_row(trial: Trial, found: Mapping[str, Mapping[float, float | None]]) -
                     "stages": trial.stages_of(arm, best.get(arm.name)),
                     "search": {f"{rate:g}": score for rate, score in found.get(arm.name, {}).items()},
                 },
-                "values": [scores[arm.name].values[seed] for seed in trial.seeds],
+                "values": values[arm.name],
                 "runs": [str(folders[arm.name][seed].parent) for seed in trial.seeds],
             }
             for arm in trial.arms
         ],
-        "comparisons": [
-            {key: getattr(one, key) for key in ("arm", "against", "difference", "low", "high", "level", "verdict")}
-            for one in against
-        ],
+        "comparisons": comparisons,
+        "further": [_further(trial, folders, metric) for metric in protocol.further],
     }
+
+
+def _scored(
+    trial: Trial, folders: Mapping[str, Mapping[int, Path]], metric: str
+) -> tuple[dict[str, list[float]], list[dict[str, Any]]]:
+    """Each arm's score of every seed, and each pretrained arm against scratch."""
+    scores = {name: read_arm(name, by_seed, metric) for name, by_seed in folders.items()}
+    against = [compare(scores[arm.name], scores[SCRATCH], metric) for arm in trial.arms if arm.generator]
+    values = {name: [arm.values[seed] for seed in trial.seeds] for name, arm in scores.items()}
+    keys = ("arm", "against", "difference", "low", "high", "level", "verdict")
+    return values, [{key: getattr(one, key) for key in keys} for one in against]
+
+
+def _further(trial: Trial, folders: Mapping[str, Mapping[int, Path]], metric: str) -> dict[str, Any]:
+    values, comparisons = _scored(trial, folders, metric)
+    arms = [{"name": name, "values": by_seed} for name, by_seed in values.items()]
+    return {"metric": metric, "metric_title": METRIC_TITLES[metric], "arms": arms, "comparisons": comparisons}
 
 
 def write_study(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:

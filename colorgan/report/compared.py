@@ -106,7 +106,7 @@ def _table(task: str, data: Sequence[str], arms: Arms) -> StudyProtocol:
         classes=int(counts["classes"]) if "classes" in counts else None,
         seeds=tuple(map(str, seeds)),
         arms=tuple(
-            StudyArm(name, "", tuple(scores[name].values[seed] for seed in seeds), tuple(arms[name].values()), ())
+            StudyArm(name, tuple(scores[name].values[seed] for seed in seeds), "", tuple(arms[name].values()), ())
             for name in (SCRATCH, *(name for name in arms if name != SCRATCH))
         ),
         comparisons=tuple(map(_comparison, found)),

@@ -20,21 +20,18 @@ from colorgan.run import RECIPE
 from colorgan.schema_keys import show
 
 STUDY = "study.json"
-MAX_PROTOCOLS, MAX_ARMS, MAX_SEEDS, MAX_COMPARISONS = 40, 12, 50, 40
+MAX_PROTOCOLS, MAX_ARMS, MAX_SEEDS, MAX_COMPARISONS, MAX_FURTHER = 40, 12, 50, 40, 8
 MAX_SOURCE = 600
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class StudyArm:
-    """One way to start: a value a seed, and the runs that gave them."""
+class ArmValues:
+    """One arm by one score: a value a seed."""
 
     name: str
-    settings: str
     values: tuple[float | None, ...]  # in the order of the protocol's seeds; None: not there
-    runs: tuple[RunFolder, ...]
-    probes: tuple[Probe, ...]
 
     @property
     def known(self) -> list[float]:
@@ -53,6 +50,15 @@ class StudyArm:
 
 
 @dataclass(frozen=True)
+class StudyArm(ArmValues):
+    """One way to start: a value a seed by the headline, and the runs that gave them."""
+
+    settings: str
+    runs: tuple[RunFolder, ...]
+    probes: tuple[Probe, ...]
+
+
+@dataclass(frozen=True)
 class Comparison:
     """The difference of two arms, paired by seed, with its interval."""
 
@@ -63,6 +69,15 @@ class Comparison:
     high: float | None
     level: float
     verdict: str
+
+
+@dataclass(frozen=True)
+class FurtherScore:
+    """The same runs by a score that is not the protocol's headline."""
+
+    title: str
+    arms: tuple[ArmValues, ...]
+    comparisons: tuple[Comparison, ...]
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,7 @@ class StudyProtocol:
     seeds: tuple[str, ...]
     arms: tuple[StudyArm, ...]
     comparisons: tuple[Comparison, ...]
+    further: tuple[FurtherScore, ...] = ()
 
     @property
     def of_the_paper(self) -> bool:
@@ -121,7 +137,6 @@ def _protocol(folder: Path, told: dict[str, Any], notes: list[str]) -> StudyProt
     data = mapping(told.get("data"))
     seeds = tuple(short(seed, 20) for seed in entries(told.get("seeds"), MAX_SEEDS))
     arms = tuple(_arm(folder, mapping(each), len(seeds), notes) for each in entries(told.get("arms"), MAX_ARMS))
-    compared = (_comparison(mapping(each)) for each in entries(told.get("comparisons"), MAX_COMPARISONS))
     metric = short(told.get("metric"))
     return StudyProtocol(
         name=short(told.get("name")),
@@ -136,8 +151,27 @@ def _protocol(folder: Path, told: dict[str, Any], notes: list[str]) -> StudyProt
         classes=whole(data.get("classes")),
         seeds=seeds,
         arms=arms,
-        comparisons=tuple(each for each in compared if each is not None),
+        comparisons=_comparisons(told),
+        further=tuple(_further(mapping(each), len(seeds)) for each in entries(told.get("further"), MAX_FURTHER)),
     )
+
+
+def _further(told: dict[str, Any], num_seeds: int) -> FurtherScore:
+    arms = [mapping(each) for each in entries(told.get("arms"), MAX_ARMS)]
+    return FurtherScore(
+        title=short(told.get("metric_title") or told.get("metric")),
+        arms=tuple(ArmValues(short(arm.get("name"), 40), _values(arm, num_seeds)) for arm in arms),
+        comparisons=_comparisons(told),
+    )
+
+
+def _values(arm: dict[str, Any], num_seeds: int) -> tuple[float | None, ...]:
+    return tuple(number(value) for value in entries(arm.get("values"), num_seeds))
+
+
+def _comparisons(told: dict[str, Any]) -> tuple[Comparison, ...]:
+    found = (_comparison(mapping(each)) for each in entries(told.get("comparisons"), MAX_COMPARISONS))
+    return tuple(each for each in found if each is not None)
 
 
 def _arm(folder: Path, told: dict[str, Any], num_seeds: int, notes: list[str]) -> StudyArm:
@@ -150,7 +184,7 @@ def _arm(folder: Path, told: dict[str, Any], num_seeds: int, notes: list[str]) -
     return StudyArm(
         name=name,
         settings=short(_settings(mapping(told.get("settings"))), 800),
-        values=tuple(number(value) for value in entries(told.get("values"), num_seeds)),
+        values=_values(told, num_seeds),
         runs=tuple(_readable([path for path in inside if (path / RECIPE).is_file()], read_run, notes)),
         probes=tuple(_readable([path for path in inside if (path / PROBE).is_file()], read_probe, notes)),
     )

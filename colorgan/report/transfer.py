@@ -19,7 +19,7 @@ from colorgan.report.probes import Probe
 from colorgan.report.published import METRICS, PAPER, Published
 from colorgan.report.runs import RunFolder, short_names
 from colorgan.report.story import Story
-from colorgan.report.studies import Comparison, StudyArm, StudyProtocol
+from colorgan.report.studies import ArmValues, Comparison, StudyArm, StudyProtocol
 
 NO_VALUE = "–"
 
@@ -64,6 +64,10 @@ def transfer_markdown(story: Story) -> str:
         lines += ["| arm | mean (%) | standard deviation | by seed |", "|---|---|---|---|"]
         lines += [f"| {' | '.join(map(_plain, _arm_row(arm)))} |" for arm in protocol.arms]
         lines += ["", *(f"- {_plain(comparison_text(each))}" for each in protocol.comparisons)]
+        if protocol.further:
+            names = ["score", *(arm.name for arm in protocol.arms)]
+            rows = [names, ["---"] * len(names), *_further_rows(protocol)]
+            lines += ["", *(f"| {' | '.join(map(_plain, row))} |" for row in rows)]
     return "\n".join(lines) + "\n" if lines else ""
 
 
@@ -114,6 +118,7 @@ def _protocol(protocol: StudyProtocol, files: Files) -> Html:
         _arm_table(protocol, paper),
         *compared,
         element("div", chart_figure(chart, told=_told(protocol)), class_="charts") if chart else None,
+        _further_table(protocol) if protocol.further else None,
         element("p", f"Protocol: {protocol.source}", class_="soft") if protocol.source else None,
         _behind(protocol, stem, files),
     ]
@@ -138,6 +143,30 @@ def _arm_table(protocol: StudyProtocol, paper: Published | None) -> Html:
         said = "The paper's own, on its split and with its pretraining (one run each; spread not told):"
         parts.append(table(("Arm", "%", "Pictures scored", "Classes", "Size"), theirs, said, class_="arms"))
     return join(parts)
+
+
+def _further_table(protocol: StudyProtocol) -> Html:
+    """The protocol's other scores, a row each; behind a mean its distance from the arm it is held against."""
+    said = "Other scores of the same runs, %: mean and SD over seeds, difference with its interval"
+    return table(("Score", *(arm.name for arm in protocol.arms)), _further_rows(protocol), said)
+
+
+def _further_rows(protocol: StudyProtocol) -> list[list[str]]:
+    rows = []
+    for score in protocol.further:
+        arms = {arm.name: arm for arm in score.arms}
+        compared = {each.arm: each for each in score.comparisons}
+        cells = [_mean_and_difference(arms.get(arm.name), compared.get(arm.name)) for arm in protocol.arms]
+        rows.append([score.title, *cells])
+    return rows
+
+
+def _mean_and_difference(arm: ArmValues | None, compared: Comparison | None) -> str:
+    if arm is None:
+        return NO_VALUE
+    spread = f" ± {_percent(arm.deviation)}" if arm.deviation is not None else ""
+    difference = f" ({points(compared.difference)}{_interval(compared)})" if compared is not None else ""
+    return f"{_percent(arm.mean)}{spread}{difference}"
 
 
 def _arm_row(arm: StudyArm) -> list[str]:

@@ -182,4 +182,5 @@ def _protocol(
         },
         **{"source": "Everingham et al.", "data": {"title": "drawn", "train": 1713, "test": 342, "classes": 20}},
         **{"seeds": list(seeds), "arms": arms, "comparisons": [{**compared, "level": 0.95, "verdict": verdict}]},
+        "further": [{"metric_title": "the same runs by another score", "arms": arms, "comparisons": [compared]}],
     }

@@ -73,6 +73,10 @@ def test_a_damaged_study_is_told_in_one_sentence(tmp_path: Path, text: str) -> N
         {"seeds": 5, "arms": "x", "comparisons": 3, "data": [1]},
         {"arms": [{"name": HOSTILE, "values": [None, "x", 1e400, 0.5], "runs": [5, None, "/"]}], "seeds": [0] * 4},
         {"arms": [{}], "comparisons": [{}, {"difference": 0.1, "low": "x", "verdict": HOSTILE}], "title": HOSTILE},
+        {
+            "arms": [{"name": "a"}],
+            "further": [5, {"metric_title": HOSTILE, "arms": [{"name": "a", "values": "x"}, 3]}] * 99,
+        },
         {"seeds": list(range(10**4)), "arms": [{"name": "a", "values": [0.1] * 10**4}] * 100, "source": "s" * 10**5},
     ],
 )
@@ -101,6 +105,23 @@ def test_each_protocol_has_its_own_table_chart_and_verdict(folder: Path) -> None
     assert {"paper-classification-training-loss.png", "voc2012-segmentation-1-overlays.png"} <= set(files)
     ids = re.findall(r'\bid="([^"]*)"', page)
     assert len(ids) == len(set(ids))
+
+
+def test_further_scores_are_told_for_each_arm(folder: Path, tmp_path: Path) -> None:
+    """In the page and in the text; an arm without values has a dash."""
+    told = json.loads((folder / "study.json").read_text())
+    compared = {"arm": "pretrained", "against": "scratch", "difference": 0.1, "low": 0.05, "high": 0.15}
+    arms = [{"name": "scratch", "values": [0.1, 0.2, 0.3]}, {"name": "pretrained", "values": [0.3, 0.3, 0.3]}]
+    told["protocols"][0]["further"] = [
+        {"metric_title": "another score", "arms": arms, "comparisons": [compared]},
+        {"metric_title": "a third one", "arms": arms[:1], "comparisons": []},
+    ]
+    (tmp_path / "study.json").write_text(json.dumps(told))
+    story = read_folders([tmp_path])
+    page, text = text_of(transfer_section(story, {})), transfer_markdown(story)
+    for part in ("another score", "20.00 ± 10.00", "30.00 ± 0.00 (+10.00 points, 95 % interval +5.00 to +15.00)"):
+        assert part in page and part in text
+    assert "| a third one | 20.00 ± 10.00 | – |" in text
 
 
 def test_cards_and_text_say_the_same(folder: Path) -> None:

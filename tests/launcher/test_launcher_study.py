@@ -77,6 +77,8 @@ def test_a_study_ends_with_its_table_and_runs_nothing_twice(recipe: Path) -> Non
         for name in ("pretrained", "scratch")
     ]
     assert row["comparisons"][0]["verdict"] == compare(*arms, row["metric"]).verdict in first.stdout
+    assert tuple(each["metric"] for each in row["further"]) == find_protocol(PROTOCOL).further
+    assert [arm["name"] for arm in row["further"][0]["arms"]] == ["scratch", "pretrained"]
     searched = load_file(out / PROTOCOL / "search" / "scratch-0.001" / "evaluation" / "per_image.safetensors")
     (held_out,) = (out / "shards").glob("*80-20")
     judged, trained = ((held_out / f"{part}.txt").read_text().split() for part in ("val", "train"))
