@@ -171,7 +171,8 @@ def mean_scores(coloured: Coloured, ranks: Ranks) -> dict[str, float]:
     by_sample = {i: row for ids, rows in gathered for i, row in zip(ids, rows, strict=True)}
     if not by_sample:
         raise TrainingError(
-            "none of the pictures to score could be read: check them with launcher/pack.py --verify DIR"
+            "none of the pictures to score could be used: they are unreadable (check them with launcher/pack.py "
+            "--verify DIR), or have a side under 11 pixels, the window of SSIM"
         )
     table = torch.tensor([by_sample[i] for i in sorted(by_sample)], dtype=torch.float64)
     for name in ("psnr", "grey_psnr"):  # a picture without colour equals the grey baseline: infinite
