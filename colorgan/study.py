@@ -210,13 +210,16 @@ def search_scores(trial: Trial, steps: Mapping[tuple[str, float], Step]) -> dict
 
 
 def best_rates(found: Mapping[str, Mapping[float, float | None]]) -> dict[str, float]:
-    """Return the learning rate of each arm that scored best; of equals the lowest.
+    """Return the learning rate of each arm that scored best; of equals the lowest, of a single one that.
 
     Raises:
-        UsageError: no rate of an arm has a score.
+        UsageError: none of several rates of an arm has a score.
     """
     best = {}
     for arm, scores in found.items():
+        if len(scores) == 1:
+            best[arm] = next(iter(scores))
+            continue
         known = {rate: score for rate, score in sorted(scores.items()) if score is not None}
         if not known:
             raise UsageError(f"search: {arm} diverged at every rate ({', '.join(map(str, scores))}): add lower ones")

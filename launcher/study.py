@@ -74,7 +74,7 @@ class StudySettings(BaseModel):
     search: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (),
         description="learning rates that every arm tries on a held-out part of its training pictures, where the "
-        "protocol does not set the schedule; none: the protocol's own",
+        "protocol does not set the schedule; one: all take it untried; none: the protocol's own",
     )
     epochs_times: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {}, description="{PROTOCOL: FACTOR}: so many times its epochs, for both arms alike (small corpora need more)"
@@ -254,15 +254,22 @@ def run_protocol(
     if protocol.task in FROZEN:
         runner.run(trial.probes())
         return []
-    found = {}
+    found: dict[str, dict[float, float | None]] = {}
     if settings.search and protocol.searchable:
-        for part in trial.search_parts():
-            runner.run([trial.pack(part)])
-        steps = trial.search(settings.search)
-        runner.run(list(steps.values()))
-        found = search_scores(trial, steps)
+        found = search(trial, settings.search, runner)
     runner.run(list(trial.runs(best_rates(found)).values()))
     return [table_row(trial, found)]
+
+
+def search(trial: Trial, rates: Sequence[float], runner: Runner) -> dict[str, dict[float, float | None]]:
+    """Try the learning rates with every arm and return what they scored; a single one is taken untried."""
+    if len(rates) == 1:
+        return {arm.name: {rates[0]: None} for arm in trial.arms}
+    for part in trial.search_parts():
+        runner.run([trial.pack(part)])
+    steps = trial.search(rates)
+    runner.run(list(steps.values()))
+    return search_scores(trial, steps)
 
 
 def packed_trial(runner: Runner, trials: Sequence[Trial]) -> Trial:

@@ -50,7 +50,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "generators": {"pretrained": str(folder / "generator")},
         "protocols": [PROTOCOL],
         "seeds": list(SEEDS),
-        "search": [0.001],
+        "search": [0.001, 0.002],
         "epochs_times": {PROTOCOL: 0.02},
         "finetune": {"launch.torch_threads": 1},
         "jobs": 2,
@@ -69,8 +69,9 @@ def test_a_study_ends_with_its_table_and_runs_nothing_twice(recipe: Path) -> Non
     assert (row["name"], row["data"]["train"], row["data"]["test"]) == (PROTOCOL, 40, 8)
     assert [arm["name"] for arm in row["arms"]] == ["scratch", "pretrained"]
     for arm in row["arms"]:
-        assert list(arm["settings"]["search"]) == ["0.001"]
-        assert arm["settings"]["stages"][0]["learning_rate"] == 0.001
+        tried = {float(rate): score for rate, score in arm["settings"]["search"].items()}
+        assert list(tried) == [0.001, 0.002]
+        assert arm["settings"]["stages"][0]["learning_rate"] == best_rates({"arm": tried})["arm"]
     # The table is that of the evaluation folders, and the search saw nothing of the test part.
     arms = [
         read_arm(name, {seed: out / PROTOCOL / f"{name}-{seed}" / "evaluation" for seed in SEEDS}, row["metric"])
@@ -175,4 +176,6 @@ def test_nested_settings_go_before_the_protocols_own(recipe: Path) -> None:
     }
     assert best_rates({"a": {0.1: 0.3, 0.01: 0.3, 1.0: None}}) == {"a": 0.01}
     with pytest.raises(ColorganError, match="diverged at every rate"):
-        best_rates({"a": {1.0: None}})
+        best_rates({"a": {1.0: None, 2.0: None}})
+    assert script["search"](trial, (0.5,), None) == {"scratch": {0.5: None}, "g": {0.5: None}}  # nothing to try
+    assert best_rates({"a": {0.5: None}}) == {"a": 0.5}
