@@ -2,7 +2,8 @@
 
     checkpoint -> consolidate -> generator/ (model.safetensors, config.json)
 
-Neither step ever holds the network: the largest thing in memory is the largest single tensor.
+Neither step ever holds the network: the largest thing in memory is the largest single tensor. (An encoder of timm is
+loaded whole for the second.)
 """
 
 from __future__ import annotations

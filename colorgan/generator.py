@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from colorgan.colouring import colour_photo
 from colorgan.errors import GeneratorError
-from colorgan.model_folder import CONFIG, WEIGHTS, ModelConfig, load_model, save_model
+from colorgan.model_folder import CONFIG, WEIGHTS, ModelConfig, load_model, write_model
 from colorgan.networks import set_inference
 
 
@@ -78,7 +78,7 @@ class Generator(
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write the folder that `from_pretrained` and every verb take."""
-        save_model(save_directory, self.network, self.model_config)
+        write_model(save_directory, self.network, self.model_config)
 
 
 def export_onnx(folder: Path, out: Path) -> None:

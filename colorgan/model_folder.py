@@ -27,6 +27,7 @@ from colorgan.networks import Classifier, UNet, evaluating, using_inference
 from colorgan.timm_encoder import Backbone, TimmEncoder
 
 UNET = "unet"  # the encoder that is ours
+PAPER_IS_OURS = "inference paper reaches the U-Net's own layers"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 MAX_CONFIG_BYTES = 8 << 20
 MAX_HEADER_BYTES = 16 << 20
@@ -83,7 +84,10 @@ class ModelConfig(BaseModel):
     def _encoder_fits_kind(self) -> ModelConfig:
         ours = self.architecture.encoder == UNET
         if self.kind in ("generator", "encoder") and ours != (self.kind == "generator"):
-            raise ValueError(f"a {self.kind} has no encoder {self.architecture.encoder!r}")
+            needed = "the U-Net's own encoder" if self.kind == "generator" else "a network of timm"
+            raise ValueError(f"kind {self.kind} needs {needed}, not {self.architecture.encoder!r}")
+        if self.inference == "paper" and not ours:
+            raise ValueError(f"{PAPER_IS_OURS}, not to {self.architecture.encoder!r}")
         return self
 
 
@@ -116,7 +120,7 @@ def read_config(folder: Path) -> ModelConfig:
     if not path.is_file() or not (folder / WEIGHTS).is_file():
         raise GeneratorError(
             f"{folder} is not a model folder ({CONFIG} and {WEIGHTS}): make one with "
-            "`python launcher/consolidate.py --run DIR`"
+            "`python launcher/consolidate.py --run DIR` (of weights from elsewhere with launcher/import_encoder.py)"
         )
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise GeneratorError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes: it is not ours")
@@ -258,18 +262,24 @@ def save_model(out: Path, module: nn.Module, config: ModelConfig) -> None:
         GeneratorError: `out` cannot be such a folder.
     """
     partial = partial_folder(out)
+    write_model(partial, module, config)
+    replace_folder(partial, out.resolve())
+
+
+def write_model(folder: Path, module: nn.Module, config: ModelConfig) -> None:
+    """Write the two files of a model folder into a folder that is there."""
     weights = {name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}
-    save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})
-    (partial / CONFIG).write_text(config.model_dump_json(indent=1) + "\n")
-    replace_folder(partial, out)
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(config.model_dump_json(indent=1) + "\n")
 
 
 def partial_folder(out: Path) -> Path:
-    """Make and return the folder in which a model folder is written before it takes its name.
+    """Make and return the folder in which a model folder is written before it takes its name, beside it.
 
     Raises:
         GeneratorError: `out` cannot be a model folder.
     """
+    out = out.resolve()
     if not out.name or out.is_file():
         raise GeneratorError(f"{out} cannot be the folder of a model: name one that is new, or an older model's")
     partial = out.with_name(f".{out.name}.partial")

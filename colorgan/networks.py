@@ -251,7 +251,8 @@ class UNet(nn.Module):
         """Map L' (B, 1, S, S) to B x num_outputs x S x S; in [-1, 1] when `tanh`."""
         out: Tensor = self.decoder(self.encoder(luminance_B1HW))
         if out.shape[-1] != luminance_B1HW.shape[-1]:  # an encoder whose first level has stride 4
-            out = F.interpolate(out, size=luminance_B1HW.shape[-2:], mode="bilinear")
+            # Nearest: the gradient of a bilinear one adds in any order on a GPU.
+            out = F.interpolate(out, size=luminance_B1HW.shape[-2:], mode="nearest")
         return torch.tanh(out) if self.tanh else out
 
 

@@ -129,7 +129,9 @@ def _stratified(split: str, title: str) -> tuple[Data, ...]:
 
 
 _SQUASHED = "luminance alone, squashed to 256x256"
-_CLASSIFIER = "flattened bottleneck, two dense layers of 4096 (ReLU, dropout 0.5), one sigmoid a class"
+_CLASSIFIER = (
+    "last level averaged (the U-Net's is 1x1), two dense layers of 4096 (ReLU, dropout 0.5), one sigmoid a class"
+)
 _SEGMENTER = "the whole generator, its last layer replaced by one output a class and background"
 _AUGMENTED = {"data.flip": True, "data.random_crop_min_area": 0.5}
 _PAPER = "Treneska et al., Sensors 2022, 22(4):1599"

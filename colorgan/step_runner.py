@@ -128,10 +128,11 @@ class Runner:
         if status != 0 or not step.done.exists():
             self._failed = True
             tail = "\n  ".join(lines[-TAIL_LINES:])
-            if OTHER_RECIPE in tail or OTHER_WEIGHTS in tail:
-                tail += (
-                    f"\n  (the study was told otherwise before: give another --out, or remove {step.recipe.get('run')})"
-                )
+            run = step.recipe.get("run")
+            if OTHER_RECIPE in tail:
+                tail += f"\n  (the study was told otherwise before: give another --out, or remove {run})"
+            if OTHER_WEIGHTS in tail:
+                tail += f"\n  (a generator was replaced: give another --out, or remove {run} and its other seeds')"
             raise StepError(f"{step.name} ended with status {status} (its whole output: {log}):\n  {tail}", status or 1)
         path.rename(path.with_suffix(".done"))
         told = [line for line in lines if not line.startswith(("Next:", "next:"))]

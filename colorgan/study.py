@@ -42,7 +42,7 @@ class Step:
         verb: the script in launcher/, without .py.
         recipe: what it is told: keys of the verb's schema, dotted or nested.
         done: the file that is there when it has ended well.
-        inputs: digests of files that it reads, by name: with another it is done again.
+        inputs: digests of files that it reads, by name: with another it is not done.
         may_diverge: a loss that is no number is no failure: a search tries rates that are too high.
     """
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,9 @@ class TimmEncoder(FeaturePyramid):
         if not timm.is_model(name):  # also keeps names out that timm would fetch from a hub
             raise NetworkError(f"timm knows no network {name[:100]!r}: see timm.list_models()")
         try:
-            self.body: nn.Module = timm.create_model(
-                name, features_only=True, **{"pretrained": False, **timm_arguments}
-            )
+            self.body: nn.Module = timm.create_model(name, features_only=True, **timm_arguments)
         except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
-            raise NetworkError(f"timm's {name}: {_first_sentence(error)}") from None
+            raise NetworkError(f"timm's {name}: {_told(error)}") from None
         info: Any = self.body.feature_info
         channels, strides = info.channels(), info.reduction()
         self._first = sum(stride == 1 for stride in strides)
@@ -82,51 +82,67 @@ def pretrained_encoder(name: str, weights: Path | None, image_size: int) -> Timm
 
     Raises:
         GeneratorError: no such file, it is of another network, or the network does not take this image size.
-        NetworkError: as in `TimmEncoder`.
+        NetworkError: as in `TimmEncoder`, or not all of the network has a say in its last level.
     """
     if weights is not None and not weights.is_file():
         raise GeneratorError(f"--weights {weights} is no file")
+    _check_features(TimmEncoder(name, pretrained=False), name, image_size)  # before anything is downloaded
     logging.getLogger("timm").setLevel(logging.ERROR)  # it warns of the classifier's weights, which are not used
     overlay = {"pretrained_cfg_overlay": {"file": str(weights), "custom_load": False}} if weights else {}
-    drawn = []
-    for seed in (0, 1):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            try:
-                drawn.append(TimmEncoder(name, pretrained=True, **overlay))
-            except NetworkError as error:
-                raise GeneratorError(f"{weights or 'the download'} does not go into {error}") from None
-            except Exception as error:  # whatever reading a file from elsewhere, or the network, may raise
-                where = weights or "the download"
-                raise GeneratorError(f"{where} cannot be read as weights of {name}: {_first_sentence(error)}") from None
-    _check_all_loaded(*drawn, where=str(weights or "timm's weights"), name=name)
-    _check_size(drawn[0], name, image_size)
-    return drawn[0]
-
-
-def _check_all_loaded(first: nn.Module, second: nn.Module, *, where: str, name: str) -> None:
-    """timm takes what fits and says nothing of the rest: what two draws differ in has not come from the file."""
-    theirs = dict(second.named_parameters())
-    missing = [key for key, value in first.named_parameters() if not torch.equal(value, theirs[key])]
-    if missing:
-        raise GeneratorError(
-            f"{where}: holds no weights for {len(missing)} of {len(theirs)} parts of timm's {name}, for one "
-            f"{missing[0].removeprefix('body.')}: it is of another network"
-        )
-
-
-def _check_size(encoder: TimmEncoder, name: str, image_size: int) -> None:
+    where = weights or "the download"
     try:
-        with torch.no_grad():
-            encoder.eval()(torch.zeros(1, 1, image_size, image_size))
-    except (AssertionError, RuntimeError, ValueError) as error:
+        with _missing_keys() as missing:
+            encoder = TimmEncoder(name, pretrained=True, **overlay)
+    except Exception as error:  # whatever reading a file from elsewhere, or the network, may raise
+        told = _told(error).removeprefix(f"timm's {name}: ")
+        raise GeneratorError(f"{where} cannot be read as weights of timm's {name}: {told}") from None
+    classifier = _timm().get_pretrained_cfg_value(name, "classifier") or ()
+    unused = tuple(f"{each}." for each in ([classifier] if isinstance(classifier, str) else classifier))
+    if lacking := [key for key in missing if not key.startswith(unused)]:
         raise GeneratorError(
-            f"timm's {name} takes no pictures of {image_size}x{image_size}: {_first_sentence(error)}"
-        ) from None
+            f"{where} holds no weights for {len(lacking)} parts of timm's {name}, for one {lacking[0]}: it is of "
+            "another network, or its layers are named otherwise than timm's"
+        )
+    return encoder
 
 
-def _first_sentence(error: Exception) -> str:
-    return str(error).split("\n")[0].split(". ")[0][:300] or type(error).__name__
+@contextmanager
+def _missing_keys() -> Iterator[list[str]]:
+    """While open, what `load_state_dict` finds missing is collected: timm takes what is there and does not say."""
+    missing: list[str] = []
+    load = nn.Module.load_state_dict
+
+    def noting(self: nn.Module, *args: Any, **keywords: Any) -> Any:
+        result = load(self, *args, **keywords)
+        missing.extend(result.missing_keys)
+        return result
+
+    nn.Module.load_state_dict = noting  # type: ignore[method-assign]
+    try:
+        yield missing
+    finally:
+        nn.Module.load_state_dict = load  # type: ignore[method-assign]
+
+
+def _check_features(encoder: TimmEncoder, name: str, image_size: int) -> None:
+    """Refuse features of other sizes than announced, and parts that a head on the last level would never train."""
+    try:
+        features = encoder.eval()(torch.zeros(1, 1, image_size, image_size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise GeneratorError(f"timm's {name} takes no pictures of {image_size}x{image_size}: {_told(error)}") from None
+    wanted = [(c, image_size // s, image_size // s) for c, s in zip(encoder.channels, encoder.strides, strict=True)]
+    given = [tuple(level.shape[1:]) for level in features]
+    if given != wanted:
+        raise GeneratorError(f"timm's {name} gives features of {given} for {image_size}x{image_size}, not of {wanted}")
+    features[-1].sum().backward()
+    if idle := [key for key, part in encoder.body.named_parameters() if part.grad is None]:
+        raise NetworkError(f"timm's {name}: {idle[0]} and {len(idle) - 1} other parts have no say in its last level")
+
+
+def _told(error: Exception) -> str:
+    """The first sentence that says something: torch heads a list of what does not fit with a line of its own."""
+    lines = str(error).strip().split("\n")
+    return lines[min(1, len(lines) - 1)].strip().split(". ")[0][:300] or type(error).__name__
 
 
 def _timm() -> Any:
@@ -136,6 +152,6 @@ def _timm() -> Any:
         raise NetworkError("encoders of timm need the extra `encoders`: pip install 'colorgan[encoders]'") from None
     except RuntimeError as error:  # torchvision's operators do not load
         raise NetworkError(
-            f"timm needs torchvision, which was built for another torch ({_first_sentence(error)}): install "
-            f"the torchvision that belongs to torch {torch.__version__}, from where that came"
+            f"timm needs torchvision, which was built for another torch ({_told(error)}): install the torchvision "
+            f"that belongs to torch {torch.__version__}, from where that came"
         ) from None

@@ -1,20 +1,18 @@
 """Make a model folder of an encoder of timm with weights from elsewhere, to compare pretraining by colouring with.
 
 Fine-tuning, probes and studies take the folder where they take a generator's. The network sees luminance alone, as a
-generator does; behind it stand the same decoder and heads, drawn anew.
+generator does; behind it stand the same heads, and a decoder built as the generator's is, drawn anew.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from colorgan.cli import parse, run_verb
-from colorgan.errors import ColorganError
-from colorgan.model_folder import Architecture, ModelConfig, save_model, source_version
-from colorgan.networks import num_downsamplings
+from colorgan.errors import ColorganError, GeneratorError
+from colorgan.model_folder import ModelConfig, read_config, save_model, source_version
 from colorgan.timm_encoder import Backbone, pretrained_encoder
 
 
@@ -27,8 +25,7 @@ class ImportSettings(BaseModel):
     weights: Path | None = Field(
         None, description="timm's or torchvision's weights of it, .safetensors or .pth; unset: timm downloads its own"
     )
-    image_size: int = Field(256, description="side of the square input in pixels: 32, 64, 128, 256 or 512")
-    ab_scale: Annotated[float, Field(gt=0)] = Field(128.0, description="that of the generators it is compared with")
+    like: Path = Field(description="generator folder to compare it with: input and decoder are as there")
     out: Path = Field(description="model folder to write")
 
 
@@ -41,25 +38,22 @@ def main(argv: list[str]) -> int:
         description=__doc__ or "",
         next_line="accelerate launch launcher/finetune.py --init OUT --data.train DIR",
     )
-    num_downsamplings(settings.image_size)  # a size that does not fit is told here
-    encoder = pretrained_encoder(settings.encoder, settings.weights, settings.image_size)
+    generator = read_config(settings.like)
+    if generator.kind != "generator":
+        raise GeneratorError(f"--like {settings.like} holds a {generator.kind}, a generator is needed")
+    size = generator.architecture.image_size
+    encoder = pretrained_encoder(settings.encoder, settings.weights, size)
+    own = {"width": encoder.channels[0], "encoder": settings.encoder}
     config = ModelConfig(
         kind="encoder",
-        architecture=Architecture(
-            image_size=settings.image_size,
-            width=encoder.channels[0],
-            norm="batch",
-            bias_before_norm=False,
-            dropout=0.0,
-            encoder=settings.encoder,
-        ),
-        ab_scale=settings.ab_scale,
+        architecture=generator.architecture.model_copy(update=own),
+        ab_scale=generator.ab_scale,
         source_version=source_version(),
         recipe=settings.model_dump(mode="json"),
     )
     save_model(settings.out, Backbone(encoder), config)
     levels = ", ".join(f"{c} at 1/{s}" for c, s in zip(encoder.channels, encoder.strides, strict=True))
-    print(f"{settings.out}: {settings.encoder} for {settings.image_size}x{settings.image_size}, channels {levels}")
+    print(f"{settings.out}: {settings.encoder} for {size}x{size}, channels {levels}")
     print(f"Next: accelerate launch launcher/finetune.py --task classify --init {settings.out} --data.train DIR")
     return 0
 

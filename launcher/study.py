@@ -43,7 +43,7 @@ VERB = "python launcher/study.py"
 PROTOCOLS = ("paper-classification", "paper-segmentation", "voc2012-classification", "voc2012-segmentation")
 EXIT_USAGE = 2
 NO_SPLIT = "no split"  # what the adapters of corpora say
-INPUT, LAYERS = ("image_size", "ab_scale"), ("width", "norm", "bias_before_norm", "dropout")
+SHARED = ("image_size", "ab_scale", "norm", "bias_before_norm", "dropout")  # also by an encoder from elsewhere
 TAKEN = {"task", "init", "seed", "run", "stages", "network", "dry_run"}
 
 
@@ -134,7 +134,9 @@ def check(settings: StudySettings) -> None:
             raise UsageError(f"--roots.{key} {root} is no folder")
     for name, folder in settings.generators.items():
         if (kind := read_config(folder).kind) not in ("generator", "encoder"):
-            raise UsageError(f"--generators {name}: {folder} holds a {kind}; give what consolidate.py has written")
+            raise UsageError(
+                f"--generators {name}: {folder} holds a {kind}; give what consolidate.py or import_encoder.py wrote"
+            )
     if taken := sorted({str(key).split(".")[0] for key in settings.finetune} & TAKEN):
         raise UsageError(f"--finetune {taken[0]}: the study itself sets it for each arm, seed and protocol")
     if settings.launch and shutil.which(shlex.split(settings.launch)[0]) is None:
@@ -214,17 +216,17 @@ def with_data(out: Path, recipe: Mapping[str, Any], runner: Runner) -> dict[str,
 def shared_network(arms: Sequence[Arm]) -> dict[str, Any]:
     """Return the architecture of the generators as keys of a recipe's `network`; from scratch it is the same.
 
-    Encoders from elsewhere are networks of their own: of them only the input is compared.
+    Encoders from elsewhere are networks of their own: of them the input and the decoder's settings are compared.
     """
     networks = {}
     for arm in arms:
         if arm.generator is not None:
             config = read_config(arm.generator)
             plain = {**config.architecture.model_dump(), "ab_scale": config.ab_scale}
-            keys = INPUT if config.kind == "encoder" else INPUT + LAYERS
+            keys = SHARED if config.kind == "encoder" else (*SHARED, "width")
             networks[arm.name] = {key: plain[key] for key in keys}
     (first, network), *others = networks.items()
-    if not network.keys() > set(INPUT):
+    if "width" not in network:
         raise UsageError(f"no arm is a generator: {first} is an encoder from elsewhere, and scratch is the U-Net")
     for name, other in others:
         for key in other:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from colorgan.color import rgb_to_lab_B3HW
-from colorgan.errors import ColorganError, GeneratorError
+from colorgan.errors import ColorganError, GeneratorError, UsageError
 from colorgan.finetuning import build_stage, initial_model, stages_in_images
 from colorgan.model_folder import CONFIG, WEIGHTS, Architecture, ModelConfig, build_model, load_model, save_model
 from colorgan.recipe import FinetuneRecipe
@@ -61,10 +61,24 @@ def weights(timm: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folder(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What imported encoders are compared with: 32x32, instance norm and dropout in the decoder."""
+    return generator_folder(tmp_path_factory.mktemp("generator") / "g32", 32)
+
+
+def generator_folder(out: Path, image_size: int, **others: Any) -> Path:
+    sizes = {"norm": "instance", "bias_before_norm": True, "dropout": 0.25, "width": 4, **others}
+    config = ModelConfig(kind="generator", architecture=Architecture(image_size=image_size, **sizes), ab_scale=110.0)
+    save_model(out, build_model(config), config)
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(weights: Path, generator: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("encoder") / "imported"
     main = runpy.run_path(str(LAUNCHER / "import_encoder.py"), run_name="launcher_import_encoder")["main"]
-    assert main(["--encoder", NAME, "--weights", str(weights), "--image_size", "32", "--out", str(out)]) == 0
+    words = ("--encoder", NAME, "--weights", str(weights), "--like", str(generator), "--out", str(out))
+    assert main(list(words)) == 0
     return out
 
 
@@ -91,11 +105,11 @@ def test_features_are_timms_of_the_grey_photo(timm: Any, weights: Path, folder: 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_both_kinds_of_file_give_the_same_folder(
-    weights: Path, folder: Path, suffix: str, tmp_path: Path, verb: Verb
+    weights: Path, folder: Path, generator: Path, suffix: str, tmp_path: Path, verb: Verb
 ) -> None:
     told = verb(
         *("import_encoder", "--encoder", NAME, "--weights", weights.with_suffix(suffix)),
-        *("--image_size", 32, "--out", tmp_path / "e"),
+        *("--like", generator, "--out", tmp_path / "e"),
     )
     assert "64 at 1/2, 64 at 1/4, 128 at 1/8, 256 at 1/16, 512 at 1/32" in told
     assert (tmp_path / "e" / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
@@ -133,7 +147,7 @@ def test_all_of_it_learns_and_the_rest_is_drawn(folder: Path, tmp_path: Path) ->
 
 
 def test_probes_and_studies_take_it(
-    folder: Path, packed: dict[str, Path], tmp_path: Path, verb: Verb, timm: Any
+    folder: Path, generator: Path, packed: dict[str, Path], tmp_path: Path, verb: Verb
 ) -> None:
     """Beside a generator it is an arm of a study; alone it is not, and its input must be the generator's."""
     words = ("--data.train", packed["voc-train"], "--data.test", packed["voc-val"], "--out", tmp_path)
@@ -145,44 +159,68 @@ def test_probes_and_studies_take_it(
     study = runpy.run_path(str(LAUNCHER / "study.py"), run_name="launcher_study")
     with pytest.raises(ColorganError, match="no arm is a generator"):
         study["shared_network"]((Arm("scratch", None), Arm("imported", folder)))
-    generator = generator_folder(tmp_path / "g32", 32)
     network = study["shared_network"]((Arm("scratch", None), Arm("ours", generator), Arm("imported", folder)))
     assert network == {
-        **{"image_size": 32, "ab_scale": 128.0, "width": 4},
-        **{"norm": "batch", "bias_before_norm": False, "dropout": 0.0},
+        **{"image_size": 32, "ab_scale": 110.0, "width": 4},
+        **{"norm": "instance", "bias_before_norm": True, "dropout": 0.25},
     }
-    with pytest.raises(ColorganError, match="ours has image_size 64, imported has 32"):
-        study["shared_network"]((Arm("ours", generator_folder(tmp_path / "g64", 64)), Arm("imported", folder)))
-
-
-def generator_folder(out: Path, image_size: int) -> Path:
-    sizes = Architecture(image_size=image_size, width=4, norm="batch", bias_before_norm=False, dropout=0.0)
-    config = ModelConfig(kind="generator", architecture=sizes, ab_scale=128.0)
-    save_model(out, build_model(config), config)
-    return out
+    for key, image_size, others in (("image_size", 64, {}), ("dropout", 32, {"dropout": 0.5})):
+        other = generator_folder(tmp_path / key, image_size, **others)
+        with pytest.raises(ColorganError, match=f"ours has {key} .*, imported has"):
+            study["shared_network"]((Arm("ours", other), Arm("imported", folder)))
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--encoder", "resnet999"), "knows no network 'resnet999'"),
-        (("--encoder", "hf-hub:someone/something"), "knows no network"),
-        (("--encoder", "vit_tiny_patch16_224"), "each level at half the side"),
-        (("--encoder", "resnet18"), "does not go into|of another network"),
-        (("--weights", "/nowhere.pth"), "is no file"),
-        (("--image_size", "48"), "does not fit"),
+        (("--encoder", "resnet999"), "^timm knows no network 'resnet999'"),
+        (("--encoder", "hf-hub:someone/something"), "^timm knows no network"),
+        (
+            ("--encoder", "vit_tiny_patch16_224"),
+            "^timm's vit_tiny_patch16_224 has features of strides .* half the side",
+        ),
+        (("--encoder", "mambaout_femto"), r"^timm's mambaout_femto gives features of \[\(8, 8, 48\)"),
+        (("--encoder", "hrnet_w18_small"), "^timm's hrnet_w18_small: .* have no say in its last level$"),
+        (("--encoder", "resnet50"), "network.safetensors cannot be read as weights of timm's resnet50: size mismatch"),
+        (("--weights", "/nowhere.pth"), "^--weights /nowhere.pth is no file"),
+        (("--like", "/nowhere"), "^/nowhere is not a model folder"),
     ],
 )
 def test_what_does_not_fit_is_told_and_nothing_written(
-    words: tuple[str, str], sentence: str, weights: Path, tmp_path: Path, verb: Verb
+    words: tuple[str, str], sentence: str, weights: Path, generator: Path, tmp_path: Path, verb: Verb
 ) -> None:
-    all_words = {"--encoder": NAME, "--weights": weights, "--image_size": 32, **dict([words])}
+    all_words = {"--encoder": NAME, "--weights": weights, "--like": generator, **dict([words])}
     with pytest.raises(ColorganError, match=sentence):
         verb("import_encoder", *(word for pair in all_words.items() for word in pair), "--out", tmp_path / "e")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_hostile_file_is_not_executed(tmp_path: Path, verb: Verb, timm: Any) -> None:
+@pytest.mark.parametrize(
+    ("file", "encoder", "missing"),
+    [
+        ("convnextv2_atto", "convnext_atto", "gamma"),  # scales of layers that start as one small number
+        ("convnext_atto", "convnextv2_atto", "grn"),
+        ("resnet10t", "resnet10t", "running_mean"),
+    ],
+)
+def test_a_file_that_lacks_a_part_is_refused(
+    file: str, encoder: str, missing: str, tmp_path: Path, generator: Path, verb: Verb, timm: Any
+) -> None:
+    """Also where what is missing would start as a constant, which two random networks share."""
+    state = {key: value for key, value in timm.create_model(file).state_dict().items() if "running" not in key}
+    save_file(state, tmp_path / "file.safetensors")
+    words = ("--encoder", encoder, "--weights", tmp_path / "file.safetensors", "--like", generator)
+    with pytest.raises(GeneratorError, match=f"holds no weights for .* for one [^ ]*{missing}"):
+        verb("import_encoder", *words, "--out", tmp_path / "e")
+
+
+def test_inference_of_the_paper_is_refused(folder: Path, tmp_path: Path) -> None:
+    """It would reach the decoder and not the encoder."""
+    with pytest.raises(UsageError, match="reaches the U-Net's own layers, not"):
+        initial_model(FinetuneRecipe(run=tmp_path, init=str(folder), inference="paper"), ("a",), ())
+
+
+def test_a_hostile_file_is_not_executed(tmp_path: Path, generator: Path, verb: Verb, timm: Any) -> None:
     """A pickle that would touch a file when read."""
 
     class Touch:
@@ -191,13 +229,16 @@ def test_a_hostile_file_is_not_executed(tmp_path: Path, verb: Verb, timm: Any) -
 
     torch.save({"conv1.weight": Touch()}, tmp_path / "bad.pth")
     with pytest.raises(GeneratorError, match="blocked loading"):
-        verb("import_encoder", "--encoder", NAME, "--weights", tmp_path / "bad.pth", "--out", tmp_path / "e")
+        verb(
+            *("import_encoder", "--encoder", NAME, "--weights", tmp_path / "bad.pth", "--like", generator),
+            *("--out", tmp_path / "e"),
+        )
     assert not (tmp_path / "touched").exists()
 
 
 def test_a_folder_that_names_no_network_of_timm_is_refused(folder: Path, tmp_path: Path) -> None:
     config = json.loads((folder / CONFIG).read_text())
-    for encoder, sentence in (("hf-hub:a/b", "knows no network"), ("unet", "has no encoder 'unet'")):
+    for encoder, sentence in (("hf-hub:a/b", "knows no network"), ("unet", "kind encoder needs a network of timm")):
         config["architecture"]["encoder"] = encoder
         (tmp_path / CONFIG).write_text(json.dumps(config))
         (tmp_path / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes())
