@@ -147,7 +147,9 @@ def _arm_table(protocol: StudyProtocol, paper: Published | None) -> Html:
 
 def _further_table(protocol: StudyProtocol) -> Html:
     """The protocol's other scores, a row each; behind a mean its distance from the arm it is held against."""
-    said = "Other scores of the same runs, %: mean and SD over seeds, difference with its interval"
+    said = (
+        "Other scores of the same runs, %: mean and SD over seeds; in brackets the difference in points, its interval"
+    )
     return table(("Score", *(arm.name for arm in protocol.arms)), _further_rows(protocol), said)
 
 
@@ -165,8 +167,11 @@ def _mean_and_difference(arm: ArmValues | None, compared: Comparison | None) -> 
     if arm is None:
         return NO_VALUE
     spread = f" ± {_percent(arm.deviation)}" if arm.deviation is not None else ""
-    difference = f" ({points(compared.difference)}{_interval(compared)})" if compared is not None else ""
-    return f"{_percent(arm.mean)}{spread}{difference}"
+    if compared is None:
+        return f"{_percent(arm.mean)}{spread}"
+    ends = () if compared.low is None or compared.high is None else (compared.low, compared.high)
+    told = [points(share).removesuffix(" points") for share in (compared.difference, *ends)]
+    return f"{_percent(arm.mean)}{spread} ({told[0]}{f'; {told[1]} to {told[2]}' if ends else ''})"
 
 
 def _arm_row(arm: StudyArm) -> list[str]:

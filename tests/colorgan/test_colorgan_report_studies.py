@@ -119,7 +119,7 @@ def test_further_scores_are_told_for_each_arm(folder: Path, tmp_path: Path) -> N
     (tmp_path / "study.json").write_text(json.dumps(told))
     story = read_folders([tmp_path])
     page, text = text_of(transfer_section(story, {})), transfer_markdown(story)
-    for part in ("another score", "20.00 ± 10.00", "30.00 ± 0.00 (+10.00 points, 95 % interval +5.00 to +15.00)"):
+    for part in ("another score", "20.00 ± 10.00", "30.00 ± 0.00 (+10.00; +5.00 to +15.00)"):
         assert part in page and part in text
     assert "| a third one | 20.00 ± 10.00 | – |" in text
 
