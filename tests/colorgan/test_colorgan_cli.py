@@ -389,7 +389,8 @@ run_verb(main)
 def test_ctrl_c_and_a_closed_pipe_in_a_real_process(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     (tmp_path / "verb.py").write_text(VERB)
-    command = [sys.executable, str(tmp_path / "verb.py")]
+    # What a shell starts in the background ignores Ctrl-C, and so would its children: these tests may run there.
+    command = ["env", "--default-signal=INT", sys.executable, str(tmp_path / "verb.py")]
     for words, expected in ((["wait"], (130, "Interrupted.\n")), ([], (141, ""))):
         process = subprocess.Popen(
             command + words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
