@@ -49,7 +49,6 @@ def consolidate(source: Checkpoint, out: Path, weights: Literal["raw", "average"
         CheckpointError: the checkpoint lacks the weights asked for.
         GeneratorError: the probe's output differs from the recorded one.
     """
-    out = out.resolve()
     partial = partial_folder(out)
     roles = source.roles()
     role = str(source.state["model_role"])

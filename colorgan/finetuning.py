@@ -20,7 +20,7 @@ from colorgan.consolidation import consolidate
 from colorgan.detection_loss import detection_loss
 from colorgan.distributed import Network, Phase, Ranks, Strategy, open_strategy
 from colorgan.errors import GeneratorError, UsageError
-from colorgan.model_folder import PAPER_IS_OURS, Architecture, ModelConfig, build_model, load_model, weights_digest
+from colorgan.model_folder import Architecture, ModelConfig, build_model, check_inference, load_model, weights_digest
 from colorgan.networks import Encoder, initialise, num_downsamplings, set_dropout_keys
 from colorgan.objectives import dropout_keys, learning_rate_schedule
 from colorgan.pictures import VOID
@@ -118,8 +118,7 @@ def initial_model(
     pretrained, source = None, None
     if recipe.init != "scratch":
         pretrained, source = load_model(Path(recipe.init), "generator", "encoder")
-    if recipe.inference == "paper" and source is not None and source.kind == "encoder":
-        raise UsageError(f"{PAPER_IS_OURS}, not to those of {recipe.init}: leave inference out")
+        check_inference(recipe.inference, source.architecture, recipe.init)
     network = recipe.network
     num_downsamplings(network.image_size)  # a size that does not fit is told here
     shared = source.architecture.model_dump() if source else network.model_dump(exclude={"ab_scale"})

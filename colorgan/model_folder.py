@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from colorgan.detection import Detector
-from colorgan.errors import GeneratorError, NetworkError
+from colorgan.errors import GeneratorError, NetworkError, UsageError
 from colorgan.networks import Classifier, UNet, evaluating, using_inference
 from colorgan.timm_encoder import Backbone, TimmEncoder
 
@@ -87,8 +87,18 @@ class ModelConfig(BaseModel):
             needed = "the U-Net's own encoder" if self.kind == "generator" else "a network of timm"
             raise ValueError(f"kind {self.kind} needs {needed}, not {self.architecture.encoder!r}")
         if self.inference == "paper" and not ours:
-            raise ValueError(f"{PAPER_IS_OURS}, not to {self.architecture.encoder!r}")
+            raise ValueError(PAPER_IS_OURS)
         return self
+
+
+def check_inference(inference: str | None, architecture: Architecture, folder: str | Path) -> None:
+    """Refuse the paper's inference for a network that it would reach in part.
+
+    Raises:
+        UsageError: it is asked for, and the encoder is from elsewhere.
+    """
+    if inference == "paper" and architecture.encoder != UNET:
+        raise UsageError(f"{PAPER_IS_OURS}, not those of {folder}: leave inference out")
 
 
 def build_model(config: ModelConfig) -> nn.Module:
@@ -263,7 +273,7 @@ def save_model(out: Path, module: nn.Module, config: ModelConfig) -> None:
     """
     partial = partial_folder(out)
     write_model(partial, module, config)
-    replace_folder(partial, out.resolve())
+    replace_folder(partial, out)
 
 
 def write_model(folder: Path, module: nn.Module, config: ModelConfig) -> None:

@@ -396,13 +396,3 @@ def set_inference(module: nn.Module, inference: Inference) -> None:
             part.batch_statistics_at_inference = inference == "paper"
         elif isinstance(part, KeyedDropout):
             part.at_inference = inference == "paper"
-
-
-def count_parameters(module: nn.Module) -> tuple[int, int]:
-    """Return (all, non-trainable) numbers in Keras' way: batch norm's two moving statistics count, as non-trainable."""
-    moving = _numel(buffer for name, buffer in module.named_buffers() if name.endswith(("running_mean", "running_var")))
-    return _numel(module.parameters()) + moving, moving
-
-
-def _numel(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() for tensor in tensors)

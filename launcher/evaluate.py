@@ -24,7 +24,7 @@ from colorgan.colouring_scores import (
 from colorgan.distributed import Ranks, close_ranks, open_ranks
 from colorgan.errors import ColorganError, UsageError
 from colorgan.metrics import SSIM_WINDOW_PX
-from colorgan.model_folder import PAPER_IS_OURS, UNET, ModelConfig, load_model
+from colorgan.model_folder import ModelConfig, check_inference, load_model
 from colorgan.networks import set_inference
 from colorgan.plan import whole_set_arguments
 from colorgan.recipe import Folder
@@ -123,8 +123,7 @@ def check_data(settings: EvaluateSettings, config: ModelConfig, shards: ShardSet
             f"{settings.data[0]} has {len(shards.classes)} classes, {settings.model} was trained on "
             f"{len(config.classes)} others: score it on a set of the same corpus"
         )
-    if settings.inference == "paper" and config.architecture.encoder != UNET:
-        raise UsageError(f"{PAPER_IS_OURS}, not to those of {settings.model}: leave --inference out")
+    check_inference(settings.inference, config.architecture, settings.model)
     if settings.own_size and (config.kind != "generator" or set(shards.image_policies) != {"original"}):
         raise UsageError(
             f"--own_size scores a generator on sets packed with --image original; {settings.model} is a {config.kind} "

@@ -79,14 +79,17 @@ def comparison_text(each: Comparison) -> str:
 
 def points(share: float) -> str:
     """Return a difference of shares as points, its sign always there."""
-    return f"{'−' if share < 0 else '+'}{abs(100 * share):.2f} points"
+    return f"{_signed(share)} points"
+
+
+def _signed(share: float) -> str:
+    return f"{'−' if share < 0 else '+'}{abs(100 * share):.2f}"
 
 
 def _interval(each: Comparison) -> str:
     if each.low is None or each.high is None:
         return ""
-    low, high = (points(end).removesuffix(" points") for end in (each.low, each.high))
-    return f", {100 * each.level:g} % interval {low} to {high}"
+    return f", {100 * each.level:g} % interval {_signed(each.low)} to {_signed(each.high)}"
 
 
 def _card(protocol: StudyProtocol, each: Comparison) -> Html:
@@ -169,9 +172,10 @@ def _mean_and_difference(arm: ArmValues | None, compared: Comparison | None) -> 
     spread = f" ± {_percent(arm.deviation)}" if arm.deviation is not None else ""
     if compared is None:
         return f"{_percent(arm.mean)}{spread}"
-    ends = () if compared.low is None or compared.high is None else (compared.low, compared.high)
-    told = [points(share).removesuffix(" points") for share in (compared.difference, *ends)]
-    return f"{_percent(arm.mean)}{spread} ({told[0]}{f'; {told[1]} to {told[2]}' if ends else ''})"
+    told = _signed(compared.difference)
+    if compared.low is not None and compared.high is not None:
+        told += f"; {_signed(compared.low)} to {_signed(compared.high)}"
+    return f"{_percent(arm.mean)}{spread} ({told})"
 
 
 def _arm_row(arm: StudyArm) -> list[str]:

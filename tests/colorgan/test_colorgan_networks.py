@@ -1,7 +1,10 @@
 """Sizes, parameter counts and inference behaviour of the networks."""
 
+from collections.abc import Iterable
+
 import pytest
 import torch
+from torch import Tensor, nn
 
 from colorgan.errors import NetworkError
 from colorgan.networks import (
@@ -9,12 +12,21 @@ from colorgan.networks import (
     Discriminator,
     KeyedDropout,
     UNet,
-    count_parameters,
     evaluating,
     initialise,
     set_dropout_keys,
     set_inference,
 )
+
+
+def count_parameters(module: nn.Module) -> tuple[int, int]:
+    """Return (all, non-trainable) numbers in Keras' way: batch norm's two moving statistics count, as non-trainable."""
+    moving = _numel(buffer for name, buffer in module.named_buffers() if name.endswith(("running_mean", "running_var")))
+    return _numel(module.parameters()) + moving, moving
+
+
+def _numel(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors)
 
 
 def test_segmenter_counts_as_the_reference() -> None:
