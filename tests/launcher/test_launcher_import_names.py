@@ -61,7 +61,7 @@ def imports_of(path: Path) -> set[str]:
     ],
 )
 def test_the_packages_do_not_import_each_other(package: str, others: set[str]) -> None:
-    files = sorted((PROJECT / package).glob("*.py"))
+    files = sorted((PROJECT / package).rglob("*.py"))
     assert files
     for file in files:
         assert not imports_of(file) & others, file
@@ -78,6 +78,6 @@ def test_scripts_import_only_what_is_installed_and_bear_no_taken_name() -> None:
 
 def test_only_one_file_imports_each_heavy_library() -> None:
     for library in ("nvidia", "deepspeed"):
-        users = [p.name for package in ("colorgan", "shards") for p in (PROJECT / package).glob("*.py")
+        users = [p.name for package in ("colorgan", "shards") for p in (PROJECT / package).rglob("*.py")
                  if library in imports_of(p)]  # fmt: skip
         assert len(users) <= 1, users
