@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from colorgan.checkpoint import open_checkpoint, save_checkpoint
-from colorgan.consolidation import consolidate
+from colorgan.checkpoints.checkpoint import open_checkpoint, save_checkpoint
+from colorgan.checkpoints.consolidation import consolidate
 from colorgan.distributed import Ranks
 from colorgan.model_folder import WEIGHTS, Architecture, ModelConfig, build_model, probe
 from colorgan.networks import initialise

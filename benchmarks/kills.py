@@ -29,7 +29,7 @@ import torch
 import torch.utils.tensorboard  # so that the forked processes need not
 from PIL import Image
 
-from colorgan.checkpoint import Checkpoint, latest_checkpoint
+from colorgan.checkpoints.checkpoint import Checkpoint, latest_checkpoint
 from colorgan.distributed import Ranks, close_ranks, open_ranks
 from colorgan.plan import check_batch, eval_loader_arguments, train_loader_arguments
 from colorgan.pretraining import pretrain

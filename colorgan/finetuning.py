@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from colorgan.checkpoint import open_checkpoint
-from colorgan.consolidation import consolidate
+from colorgan.checkpoints.checkpoint import open_checkpoint
+from colorgan.checkpoints.consolidation import consolidate
 from colorgan.detection_loss import detection_loss
 from colorgan.distributed import Network, Phase, Ranks, Strategy, open_strategy
 from colorgan.errors import GeneratorError, UsageError

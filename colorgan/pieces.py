@@ -27,7 +27,7 @@ Roles = Mapping[str, Mapping[str, Tensor | Piece]]
 
 
 class Saved(Protocol):
-    """Named tensors by role, readable in runs (`colorgan.checkpoint.Checkpoint`)."""
+    """Named tensors by role, readable in runs (`colorgan.checkpoints.checkpoint.Checkpoint`)."""
 
     def shapes(self, role: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Return dtype and shape of every tensor of a role."""

@@ -24,7 +24,7 @@ import torch
 import yaml
 from torch.distributed import DistError
 
-from colorgan.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, latest_checkpoint
+from colorgan.checkpoints.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, latest_checkpoint
 from colorgan.cli import dump_recipe, recipe_difference
 from colorgan.display import Display
 from colorgan.distributed import Ranks, Strategy

@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from colorgan.checkpoint import latest_checkpoint, open_checkpoint
+from colorgan.checkpoints.checkpoint import latest_checkpoint, open_checkpoint
+from colorgan.checkpoints.consolidation import consolidate
 from colorgan.cli import parse, run_verb
-from colorgan.consolidation import consolidate
 from colorgan.distributed import Ranks
 from colorgan.errors import CheckpointError, ColorganError
 from colorgan.model_folder import WEIGHTS

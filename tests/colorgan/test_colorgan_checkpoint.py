@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from colorgan.checkpoint import (
+from colorgan.checkpoints.checkpoint import (
     COMPLETE,
     Checkpoint,
     CheckpointWriter,
@@ -58,7 +58,7 @@ def test_what_is_saved_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])
 def test_shares_of_several_ranks_make_the_whole(tmp_path: Path, world_size: int) -> None:
-    from colorgan.checkpoint import _complete, _held, _write_share
+    from colorgan.checkpoints.checkpoint import _complete, _held, _write_share
 
     partial, final = tmp_path / ".p", tmp_path / "images-000000000001"
     partial.mkdir()
@@ -135,7 +135,7 @@ def test_complete_cannot_name_files_elsewhere(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import colorgan.checkpoint as module
+    import colorgan.checkpoints.checkpoint as module
 
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
@@ -161,7 +161,7 @@ def test_what_was_just_saved_stays_and_damaged_later_ones_go(tmp_path: Path) -> 
 def test_a_background_checkpoint_is_what_was_there_when_it_began(tmp_path: Path) -> None:
     import threading
 
-    import colorgan.checkpoint as module
+    import colorgan.checkpoints.checkpoint as module
 
     weight, go_on, sync = torch.zeros(3), threading.Event(), module._sync
     with pytest.MonkeyPatch.context() as patch:

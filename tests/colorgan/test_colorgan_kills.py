@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from toy import ToyLoader, toy_recipe
 
-from colorgan.checkpoint import Checkpoint, latest_checkpoint
+from colorgan.checkpoints.checkpoint import Checkpoint, latest_checkpoint
 from colorgan.distributed import Ranks
 from colorgan.pretraining import pretrain
 

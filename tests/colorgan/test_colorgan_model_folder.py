@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from toy import ToyLoader, toy_recipe
 
-from colorgan.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
-from colorgan.consolidation import consolidate, streamed_probe
+from colorgan.checkpoints.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from colorgan.checkpoints.consolidation import consolidate, streamed_probe
 from colorgan.distributed import Ranks
 from colorgan.errors import ColorganError, GeneratorError
 from colorgan.model_folder import CONFIG, WEIGHTS, load_model, probe, read_config

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from toy import ToyLoader, on_ranks, toy_recipe, train_toy
 
-from colorgan.checkpoint import latest_checkpoint
+from colorgan.checkpoints.checkpoint import latest_checkpoint
 from colorgan.distributed import Ranks
 from colorgan.errors import CheckpointError, TrainingError, UsageError
 from colorgan.networks import Discriminator, UNet, initialise, set_dropout_keys

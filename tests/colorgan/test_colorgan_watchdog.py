@@ -17,7 +17,7 @@ import torch
 from torch.multiprocessing import ProcessExitedException
 from toy import ToyLoader, on_ranks, toy_recipe
 
-from colorgan.checkpoint import latest_checkpoint
+from colorgan.checkpoints.checkpoint import latest_checkpoint
 from colorgan.distributed import Ranks
 from colorgan.errors import LostRankError, NotFiniteError, SaveError
 from colorgan.hang_reports import SUMMARY, Standing, verdict

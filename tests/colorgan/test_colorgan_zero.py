@@ -15,7 +15,7 @@ from toy import ToyLoader, on_ranks, toy_recipe, train_toy
 pytest.importorskip("deepspeed")
 
 from benchmarks.strategies import STRATEGIES, Equivalence, Resume, measure
-from colorgan.checkpoint import open_checkpoint, save_checkpoint
+from colorgan.checkpoints.checkpoint import open_checkpoint, save_checkpoint
 from colorgan.distributed import Ranks
 from colorgan.errors import LaunchError
 from colorgan.finetuning import finetune, initial_model, stages_in_images

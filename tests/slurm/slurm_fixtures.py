@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from local_slurm import LocalSlurm, why_not
 
-from colorgan.checkpoint import open_checkpoint
+from colorgan.checkpoints.checkpoint import open_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = """\

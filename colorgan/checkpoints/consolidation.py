@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from colorgan.checkpoint import Checkpoint
+from colorgan.checkpoints.checkpoint import Checkpoint
 from colorgan.errors import GeneratorError
 from colorgan.model_folder import (
     CONFIG,
