@@ -30,10 +30,10 @@ import torch.utils.tensorboard  # so that the forked processes need not
 from PIL import Image
 
 from colorgan.checkpoints.checkpoint import Checkpoint, latest_checkpoint
+from colorgan.config.recipe import PretrainRecipe
 from colorgan.distributed import Ranks, close_ranks, open_ranks
 from colorgan.plan import check_batch, eval_loader_arguments, train_loader_arguments
 from colorgan.pretraining import pretrain
-from colorgan.recipe import PretrainRecipe
 from datasets.folder import open_folder
 from shards.loader import Loader
 from shards.packing import pack

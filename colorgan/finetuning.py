@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from colorgan.checkpoints.checkpoint import open_checkpoint
 from colorgan.checkpoints.consolidation import consolidate
+from colorgan.config.recipe import FinetuneRecipe, StageRecipe
 from colorgan.detection_loss import detection_loss
 from colorgan.distributed import Network, Phase, Ranks, Strategy, open_strategy
 from colorgan.errors import GeneratorError, UsageError
@@ -25,7 +26,6 @@ from colorgan.networks import Encoder, initialise, num_downsamplings, set_dropou
 from colorgan.objectives import dropout_keys, learning_rate_schedule
 from colorgan.pictures import VOID
 from colorgan.plan import cadence
-from colorgan.recipe import FinetuneRecipe, StageRecipe
 from colorgan.run import Outcome, Run
 from colorgan.scoring import Evaluation, score_model, scores_text, write_evaluation
 from colorgan.training import Batch, EvalLoader, Hooks, Loader, StopSignals, fit

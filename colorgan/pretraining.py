@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from colorgan.colouring_scores import mean_scores, save_grid, score_colouring
+from colorgan.config.recipe import NetworkRecipe, OptimizerRecipe, PretrainRecipe
 from colorgan.distributed import Network, Phase, Ranks, Strategy, open_strategy
 from colorgan.model_folder import Architecture, ModelConfig
 from colorgan.networks import Discriminator, UNet, initialise, set_dropout_keys
 from colorgan.objectives import GAN_LOSSES, GanLoss, dropout_keys, lab_colourfulness, learning_rate_schedule
 from colorgan.plan import cadence
-from colorgan.recipe import NetworkRecipe, OptimizerRecipe, PretrainRecipe
 from colorgan.run import Outcome, Run
 from colorgan.training import Batch, EvalLoader, Hooks, Loader, StopSignals, fit
 

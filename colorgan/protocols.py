@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from colorgan.config.recipe import StageRecipe
 from colorgan.errors import UsageError
-from colorgan.recipe import StageRecipe
 
 Task = Literal["classify", "segment", "detect", "linear", "lowshot", "knn"]
 Arm = Literal["scratch", "pretrained"]
@@ -93,7 +93,7 @@ class Protocol:
         further: other scores shown beside it.
         source: whose rules, in which paper, section and year.
         stages: by arm; empty where nothing is trained but the head.
-        settings: further keys of the fine-tuning recipe (colorgan/recipe.py), dotted, the same for both arms. They
+        settings: further keys of the fine-tuning recipe (colorgan/config/recipe.py), dotted, the same for both arms. They
             leave the network out: from scratch it is that of the generator, with other weights.
     """
 

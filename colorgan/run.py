@@ -25,14 +25,14 @@ import yaml
 from torch.distributed import DistError
 
 from colorgan.checkpoints.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, latest_checkpoint
-from colorgan.cli import dump_recipe, recipe_difference
+from colorgan.config.command_line import dump_recipe, recipe_difference
+from colorgan.config.recipe import RunRecipe
 from colorgan.display import Display
 from colorgan.distributed import Ranks, Strategy
 from colorgan.errors import CheckpointError, ColorganError, LostRankError, NotFiniteError, SaveError, UsageError
 from colorgan.health import HealthWatch
 from colorgan.model_folder import ModelConfig, probe, source_version
 from colorgan.provenance import device_name, versions
-from colorgan.recipe import RunRecipe
 from colorgan.runlog import Kind, RunLog
 from colorgan.training import Loader, StepReport
 from colorgan.watchdog import Watchdog

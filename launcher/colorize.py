@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.progress import track
 from torch import nn
 
-from colorgan.cli import parse, run_verb
 from colorgan.colouring import colour_photo
+from colorgan.config.command_line import parse, run_verb
 from colorgan.errors import ColorganError, UsageError
 from colorgan.model_folder import ModelConfig, load_model
 from colorgan.networks import set_inference

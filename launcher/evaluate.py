@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from colorgan import scoring
-from colorgan.cli import parse, run_verb
 from colorgan.colouring_scores import (
     mean_scores,
     save_best_and_worst,
@@ -21,13 +20,14 @@ from colorgan.colouring_scores import (
     score_photos,
     scores_table,
 )
+from colorgan.config.command_line import parse, run_verb
+from colorgan.config.recipe import Folder
 from colorgan.distributed import Ranks, close_ranks, open_ranks
 from colorgan.errors import ColorganError, UsageError
 from colorgan.metrics import SSIM_WINDOW_PX
 from colorgan.model_folder import ModelConfig, check_inference, load_model
 from colorgan.networks import set_inference
 from colorgan.plan import whole_set_arguments
-from colorgan.recipe import Folder
 from colorgan.training import set_determinism
 from shards.errors import ShardError
 from shards.image import decode_upright

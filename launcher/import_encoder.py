@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from colorgan.cli import parse, run_verb
+from colorgan.config.command_line import parse, run_verb
 from colorgan.errors import ColorganError, GeneratorError
 from colorgan.model_folder import ModelConfig, read_config, save_model, source_version
 from colorgan.timm_encoder import Backbone, pretrained_encoder

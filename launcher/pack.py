@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from colorgan.cli import parse, run_verb
-from colorgan.progress import bytes_shown, images_shown
+from colorgan.config.command_line import parse, run_verb
+from colorgan.config.progress import bytes_shown, images_shown
 from datasets.archives import archives_for
 from datasets.download import download
 from datasets.errors import CorpusError

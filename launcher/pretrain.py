@@ -10,7 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from colorgan.cli import dump_recipe, parse, run_verb
+from colorgan.config.command_line import dump_recipe, parse, run_verb
+from colorgan.config.recipe import PretrainRecipe
 from colorgan.distributed import Ranks, close_ranks, open_ranks
 from colorgan.errors import ColorganError, UsageError
 from colorgan.plan import (
@@ -22,7 +23,6 @@ from colorgan.plan import (
     train_loader_arguments,
 )
 from colorgan.pretraining import build_pretraining, pretrain, scores_text
-from colorgan.recipe import PretrainRecipe
 from colorgan.run import EXIT_STOPPED, Outcome
 from colorgan.training import set_determinism
 from shards.errors import ShardError

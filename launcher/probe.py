@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from colorgan.cli import parse, run_verb
+from colorgan.config.command_line import parse, run_verb
+from colorgan.config.progress import images_shown
+from colorgan.config.recipe import Folder
 from colorgan.distributed import Ranks, close_ranks, open_ranks
 from colorgan.errors import ColorganError, GeneratorError, UsageError
 from colorgan.features import Features, extract_features, level_grids, random_encoder
@@ -22,8 +24,6 @@ from colorgan.model_folder import ModelConfig, build_model, load_model, read_con
 from colorgan.networks import FeaturePyramid
 from colorgan.plan import whole_set_arguments
 from colorgan.probing_tables import Protocol, plain, probe, tables
-from colorgan.progress import images_shown
-from colorgan.recipe import Folder
 from colorgan.training import set_determinism
 from shards.errors import ShardError
 from shards.loader import Loader

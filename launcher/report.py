@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from colorgan.cli import parse, run_verb
+from colorgan.config.command_line import parse, run_verb
 from colorgan.errors import ColorganError
 from colorgan.report.page import write_report
 

@@ -17,12 +17,12 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from colorgan.cli import parse, run_verb
+from colorgan.config.command_line import parse, run_verb
+from colorgan.config.problems import leaves
 from colorgan.errors import ColorganError, UsageError
 from colorgan.linear_svm import check_sklearn
 from colorgan.model_folder import read_config
 from colorgan.protocols import Protocol, find_protocol
-from colorgan.setting_problems import leaves
 from colorgan.step_runner import Runner, StepError
 from colorgan.study import (
     FROZEN,

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from colorgan.config.keys import show
 from colorgan.errors import UsageError
 from colorgan.report.files import entries, mapping, number, read_text, short, whole
 from colorgan.report.probes import PROBE, Probe, read_probe
 from colorgan.report.runs import RunFolder, flat, read_run
 from colorgan.run import RECIPE
-from colorgan.schema_keys import show
 
 STUDY = "study.json"
 MAX_PROTOCOLS, MAX_ARMS, MAX_SEEDS, MAX_COMPARISONS, MAX_FURTHER = 40, 12, 50, 40, 8

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from colorgan import cli
-from colorgan.cli import MAX_RECIPE_BYTES, dump_recipe, parse, recipe_difference, run_verb
+from colorgan.config import command_line as cli
+from colorgan.config.command_line import MAX_RECIPE_BYTES, dump_recipe, parse, recipe_difference, run_verb
 from colorgan.errors import CheckpointError, UsageError
 
 ROOT = Path(__file__).parents[2]

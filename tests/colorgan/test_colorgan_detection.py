@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from toy import ToyLoader, on_ranks
 
+from colorgan.config.recipe import FinetuneRecipe, StageRecipe
 from colorgan.detection import (
     MAX_DETECTIONS,
     Detector,
@@ -25,7 +26,6 @@ from colorgan.distributed import Ranks, open_strategy
 from colorgan.finetuning import NEW_LAYERS, Stage, build_stage
 from colorgan.model_folder import Architecture, ModelConfig, build_model
 from colorgan.networks import UNet, evaluating, initialise, set_dropout_keys
-from colorgan.recipe import FinetuneRecipe, StageRecipe
 from colorgan.training import Cadence, Hooks, StopSignals, fit
 
 

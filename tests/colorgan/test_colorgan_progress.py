@@ -1,11 +1,11 @@
-"""colorgan/progress.py: plain lines without a terminal, a bar with one."""
+"""colorgan/config/progress.py: plain lines without a terminal, a bar with one."""
 
 import io
 
 import pytest
 from rich.console import Console
 
-from colorgan import progress
+from colorgan.config import progress
 
 
 def console(*, terminal: bool) -> Console:

@@ -13,13 +13,13 @@ import pytest
 import torch
 import yaml
 
+from colorgan.config.recipe import FinetuneRecipe
 from colorgan.detection_scores import COCO_NAMES
 from colorgan.distributed import Ranks
 from colorgan.errors import UsageError
 from colorgan.model_folder import ModelConfig
 from colorgan.probing import Score
 from colorgan.protocols import METRIC_TITLES, PROTOCOLS, Arm, Protocol, find_protocol
-from colorgan.recipe import FinetuneRecipe
 from colorgan.scoring import score_classifier, score_segmenter
 
 PROJECT = Path(__file__).resolve().parents[2]

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from colorgan.cli import dump_recipe, parse
-from colorgan.recipe import FinetuneRecipe, PretrainRecipe
+from colorgan.config.command_line import dump_recipe, parse
+from colorgan.config.recipe import FinetuneRecipe, PretrainRecipe
 
 URLS = ("https://host/sets/coco-train", "s3://bucket/coco-train")
 

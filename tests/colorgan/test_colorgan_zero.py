@@ -16,12 +16,12 @@ pytest.importorskip("deepspeed")
 
 from benchmarks.strategies import STRATEGIES, Equivalence, Resume, measure
 from colorgan.checkpoints.checkpoint import open_checkpoint, save_checkpoint
+from colorgan.config.recipe import FinetuneRecipe
 from colorgan.distributed import Ranks
 from colorgan.errors import LaunchError
 from colorgan.finetuning import finetune, initial_model, stages_in_images
 from colorgan.launch import LaunchProfile, check_launch, launch_profile
 from colorgan.model_folder import load_model
-from colorgan.recipe import FinetuneRecipe
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ROOT / "launcher" / "configs" / "accelerate"

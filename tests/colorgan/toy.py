@@ -14,9 +14,9 @@ import torch
 import torch.multiprocessing
 from torch import Tensor
 
+from colorgan.config.recipe import PretrainRecipe
 from colorgan.distributed import Ranks, Strategy, close_ranks, open_ranks
 from colorgan.pretraining import PretrainTask, build_pretraining
-from colorgan.recipe import PretrainRecipe
 from colorgan.training import Cadence, Hooks, StopSignals, fit
 
 SIZE = 32

@@ -19,11 +19,11 @@ from conftest import LAUNCHER, command_line
 from safetensors.torch import load_file, save_file
 
 from colorgan.comparison import compare, read_arm
+from colorgan.config.problems import leaves
 from colorgan.errors import CheckpointError, ColorganError
 from colorgan.model_folder import CONFIG, WEIGHTS, Architecture, ModelConfig, build_model
 from colorgan.networks import initialise
 from colorgan.protocols import find_protocol
-from colorgan.setting_problems import leaves
 from colorgan.step_runner import recipe_text
 from colorgan.study import Arm, Trial, best_rates
 from datasets.sample import write_sample

@@ -1,6 +1,6 @@
 """Mistakes in settings told to the user: the key as given, its value, what is allowed, the nearest known key.
 
-`colorgan.cli.parse` calls `setting_problems` with pydantic's report; nothing is checked here.
+`colorgan.config.command_line.parse` calls `setting_problems` with pydantic's report; nothing is checked here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from colorgan.schema_keys import Key, item_group, show
+from colorgan.config.keys import Key, item_group, show
 
 MAX_UNKNOWN = 20  # told of one unknown group
 

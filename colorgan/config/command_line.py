@@ -20,8 +20,7 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from colorgan.errors import ColorganError, UsageError
-from colorgan.schema_keys import (
+from colorgan.config.keys import (
     Key,
     group_default,
     group_of,
@@ -33,7 +32,8 @@ from colorgan.schema_keys import (
     show,
     type_text,
 )
-from colorgan.setting_problems import leaves, setting_problems
+from colorgan.config.problems import leaves, setting_problems
+from colorgan.errors import ColorganError, UsageError
 
 M = TypeVar("M", bound=BaseModel)
 

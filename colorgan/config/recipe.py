@@ -1,6 +1,6 @@
 """The schema of a run: every key that pretraining and fine-tuning know, with its unit, default and range.
 
-One way in (colorgan/cli.py): defaults <- `--config FILE.yaml` <- `--key.sub value`. Everything is counted in images
+One way in (colorgan/config/command_line.py): defaults <- `--config FILE.yaml` <- `--key.sub value`. Everything is counted in images
 seen; `epochs` is a convenience. Components never get these objects: the `build_*` functions translate.
 """
 

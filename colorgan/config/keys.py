@@ -1,6 +1,6 @@
 """The dotted keys of a configuration schema, and how they are told to the user.
 
-`colorgan.cli` reads the command line with it and prints `--help` from it. A schema is a tree of pydantic
+`colorgan.config.command_line` reads the command line with it and prints `--help` from it. A schema is a tree of pydantic
 models; a key is the dotted way to a leaf (`optimizer.learning_rate`).
 """
 
