@@ -21,7 +21,7 @@ import torch
 
 from colorgan.checkpoints.checkpoint import open_checkpoint, save_checkpoint
 from colorgan.checkpoints.consolidation import consolidate
-from colorgan.distributed import Ranks
+from colorgan.distributed.ranks import Ranks
 from colorgan.model_folder import WEIGHTS, Architecture, ModelConfig, build_model, probe
 from colorgan.networks import initialise
 

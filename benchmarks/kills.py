@@ -31,7 +31,7 @@ from PIL import Image
 
 from colorgan.checkpoints.checkpoint import Checkpoint, latest_checkpoint
 from colorgan.config.recipe import PretrainRecipe
-from colorgan.distributed import Ranks, close_ranks, open_ranks
+from colorgan.distributed.ranks import Ranks, close_ranks, open_ranks
 from colorgan.plan import check_batch, eval_loader_arguments, train_loader_arguments
 from colorgan.pretraining import pretrain
 from datasets.folder import open_folder

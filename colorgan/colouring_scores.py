@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from colorgan.color import rgb_to_lab_B3HW
 from colorgan.color_difference import chroma_error_B, ciede2000_B
 from colorgan.colouring import colour_normalised, lab_and_predicted, resized, to_rgb
-from colorgan.distributed import Ranks
+from colorgan.distributed.ranks import Ranks
 from colorgan.errors import TrainingError
 from colorgan.metrics import chroma_l1_B, colourfulness_B, psnr_B, ssim_B
 from colorgan.networks import evaluating, set_dropout_keys

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from colorgan.distributed import Ranks
+from colorgan.distributed.ranks import Ranks
 from colorgan.errors import TrainingError
 from colorgan.networks import BatchNorm, FeaturePyramid, evaluating, initialise, using_inference
 from colorgan.training import EvalLoader

@@ -19,7 +19,7 @@ from colorgan.checkpoints.checkpoint import open_checkpoint
 from colorgan.checkpoints.consolidation import consolidate
 from colorgan.config.recipe import FinetuneRecipe, StageRecipe
 from colorgan.detection_loss import detection_loss
-from colorgan.distributed import Network, Phase, Ranks, Strategy, open_strategy
+from colorgan.distributed.ranks import Network, Phase, Ranks, Strategy, open_strategy
 from colorgan.errors import GeneratorError, UsageError
 from colorgan.model_folder import Architecture, ModelConfig, build_model, check_inference, load_model, weights_digest
 from colorgan.networks import Encoder, initialise, num_downsamplings, set_dropout_keys

@@ -1,6 +1,6 @@
 """An optimizer's state as tensors named `<parameter>/<slot>` (Adam: step, exp_avg, exp_avg_sq), as checkpoints hold it.
 
-For optimizers that hold whole parameters; `colorgan/zero.py` reads and fills those that hold parts.
+For optimizers that hold whole parameters; `colorgan/distributed/zero.py` reads and fills those that hold parts.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from colorgan.config.recipe import RunRecipe
-from colorgan.distributed import Ranks, cores_a_rank, num_nodes
+from colorgan.distributed.ranks import Ranks, cores_a_rank, num_nodes
 from colorgan.errors import UsageError
 from colorgan.networks import set_dropout_keys
 from colorgan.training import Cadence

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from colorgan.distributed import Ranks
+from colorgan.distributed.ranks import Ranks
 from colorgan.features import Features
 from colorgan.linear_svm import NUM_FOLDS, Floats, choose_cost, fit_svm, is_unfinished, unit_rows
 from colorgan.metrics import mean_average_precision

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from colorgan.distributed import Ranks
+from colorgan.distributed.ranks import Ranks
 from colorgan.features import Features
 from colorgan.linear_svm import COSTS, NUM_FOLDS
 from colorgan.neighbours import TEMPERATURE, Neighbours, probe_neighbours

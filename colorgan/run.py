@@ -28,7 +28,7 @@ from colorgan.checkpoints.checkpoint import Checkpoint, CheckpointWriter, checkp
 from colorgan.config.command_line import dump_recipe, recipe_difference
 from colorgan.config.recipe import RunRecipe
 from colorgan.display import Display
-from colorgan.distributed import Ranks, Strategy
+from colorgan.distributed.ranks import Ranks, Strategy
 from colorgan.errors import CheckpointError, ColorganError, LostRankError, NotFiniteError, SaveError, UsageError
 from colorgan.health import HealthWatch
 from colorgan.model_folder import ModelConfig, probe, source_version

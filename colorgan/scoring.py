@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from colorgan.colouring import to_rgb
 from colorgan.detection import Detections, detect
 from colorgan.detection_scores import ScoredPicture, detection_scores, scored_picture
-from colorgan.distributed import Ranks
+from colorgan.distributed.ranks import Ranks
 from colorgan.errors import TrainingError
 from colorgan.metrics import (
     confusion_matrix,

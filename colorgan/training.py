@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from colorgan.distributed import Network, Phase, Ranks, Strategy
+from colorgan.distributed.ranks import Network, Phase, Ranks, Strategy
 from colorgan.errors import NotFiniteError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)

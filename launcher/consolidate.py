@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from colorgan.checkpoints.checkpoint import latest_checkpoint, open_checkpoint
 from colorgan.checkpoints.consolidation import consolidate
 from colorgan.config.command_line import parse, run_verb
-from colorgan.distributed import Ranks
+from colorgan.distributed.ranks import Ranks
 from colorgan.errors import CheckpointError, ColorganError
 from colorgan.model_folder import WEIGHTS
 

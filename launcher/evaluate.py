@@ -22,7 +22,7 @@ from colorgan.colouring_scores import (
 )
 from colorgan.config.command_line import parse, run_verb
 from colorgan.config.recipe import Folder
-from colorgan.distributed import Ranks, close_ranks, open_ranks
+from colorgan.distributed.ranks import Ranks, close_ranks, open_ranks
 from colorgan.errors import ColorganError, UsageError
 from colorgan.metrics import SSIM_WINDOW_PX
 from colorgan.model_folder import ModelConfig, check_inference, load_model

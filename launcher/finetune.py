@@ -11,7 +11,7 @@ from pathlib import Path
 
 from colorgan.config.command_line import dump_recipe, parse, run_verb
 from colorgan.config.recipe import FinetuneRecipe
-from colorgan.distributed import Ranks, close_ranks, open_ranks
+from colorgan.distributed.ranks import Ranks, close_ranks, open_ranks
 from colorgan.errors import ColorganError, UsageError
 from colorgan.finetuning import MODEL, finetune, initial_model, stages_in_images
 from colorgan.plan import check_batch, eval_loader_arguments, memory_bytes, plan_text, train_loader_arguments

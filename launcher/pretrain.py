@@ -12,7 +12,7 @@ from pathlib import Path
 
 from colorgan.config.command_line import dump_recipe, parse, run_verb
 from colorgan.config.recipe import PretrainRecipe
-from colorgan.distributed import Ranks, close_ranks, open_ranks
+from colorgan.distributed.ranks import Ranks, close_ranks, open_ranks
 from colorgan.errors import ColorganError, UsageError
 from colorgan.plan import (
     check_batch,

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from colorgan.config.command_line import parse, run_verb
 from colorgan.config.progress import images_shown
 from colorgan.config.recipe import Folder
-from colorgan.distributed import Ranks, close_ranks, open_ranks
+from colorgan.distributed.ranks import Ranks, close_ranks, open_ranks
 from colorgan.errors import ColorganError, GeneratorError, UsageError
 from colorgan.features import Features, extract_features, level_grids, random_encoder
 from colorgan.linear_svm import check_sklearn

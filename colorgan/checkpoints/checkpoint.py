@@ -27,9 +27,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from colorgan.distributed import Ranks
+from colorgan.distributed.ranks import Ranks
+from colorgan.distributed.state import Piece, Roles, share
 from colorgan.errors import CheckpointError
-from colorgan.pieces import Piece, Roles, share
 
 FORMAT_VERSION = 1
 COMPLETE = "COMPLETE"

@@ -15,7 +15,7 @@ from colorgan.checkpoints.checkpoint import (
     open_checkpoint,
     save_checkpoint,
 )
-from colorgan.distributed import Ranks
+from colorgan.distributed.ranks import Ranks
 from colorgan.errors import CheckpointError
 
 ONE = Ranks.single()

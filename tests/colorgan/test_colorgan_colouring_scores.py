@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from colorgan.colouring_scores import MAX_PSNR_DB, mean_scores, save_best_and_worst, score_colouring, scores_table
-from colorgan.distributed import Ranks
+from colorgan.distributed.ranks import Ranks
 
 
 class Fading(nn.Module):

@@ -14,7 +14,7 @@ from scipy.stats import t as student
 from sklearn.metrics import f1_score, jaccard_score
 
 from colorgan.comparison import ArmScores, compare, read_arm, verdict
-from colorgan.distributed import Ranks
+from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
 from colorgan.metrics import first_positive_accuracy, mean_average_precision
 from colorgan.resampling import SCORED_BY, multiplicities_NR, resampled_score_R, student_quantile

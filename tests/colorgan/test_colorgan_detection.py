@@ -22,7 +22,7 @@ from colorgan.detection import (
     suppressed,
 )
 from colorgan.detection_loss import assign, centre_ness, detection_loss, focal_loss, giou
-from colorgan.distributed import Ranks, open_strategy
+from colorgan.distributed.ranks import Ranks, open_strategy
 from colorgan.finetuning import NEW_LAYERS, Stage, build_stage
 from colorgan.model_folder import Architecture, ModelConfig, build_model
 from colorgan.networks import UNet, evaluating, initialise, set_dropout_keys

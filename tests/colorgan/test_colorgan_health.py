@@ -6,7 +6,7 @@ import pytest
 import torch
 from toy import ToyLoader, toy_recipe, train_toy
 
-from colorgan.distributed import Ranks
+from colorgan.distributed.ranks import Ranks
 from colorgan.health import REPORTS_TO_WARN, HealthWatch
 from colorgan.objectives import lab_colourfulness
 from colorgan.pretraining import pretrain

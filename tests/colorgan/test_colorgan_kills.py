@@ -14,7 +14,7 @@ import torch
 from toy import ToyLoader, toy_recipe
 
 from colorgan.checkpoints.checkpoint import Checkpoint, latest_checkpoint
-from colorgan.distributed import Ranks
+from colorgan.distributed.ranks import Ranks
 from colorgan.pretraining import pretrain
 
 ONE = Ranks.single()

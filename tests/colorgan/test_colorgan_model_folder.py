@@ -14,7 +14,7 @@ from toy import ToyLoader, toy_recipe
 
 from colorgan.checkpoints.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from colorgan.checkpoints.consolidation import consolidate, streamed_probe
-from colorgan.distributed import Ranks
+from colorgan.distributed.ranks import Ranks
 from colorgan.errors import ColorganError, GeneratorError
 from colorgan.model_folder import CONFIG, WEIGHTS, load_model, probe, read_config
 from colorgan.pretraining import pretrain

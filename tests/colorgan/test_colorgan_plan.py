@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from toy import ToyLoader, toy_recipe
 
-from colorgan.distributed import Ranks
+from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
 from colorgan.networks import Classifier
 from colorgan.plan import (

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from toy import ToyBatch, on_ranks, toy_picture
 
-from colorgan.distributed import Ranks
+from colorgan.distributed.ranks import Ranks
 from colorgan.errors import TrainingError, UsageError
 from colorgan.features import Features, extract_features, grid_side, level_grids, random_encoder
 from colorgan.linear_svm import COSTS, check_sklearn, choose_cost, fit_svm, unit_rows

@@ -15,7 +15,7 @@ import yaml
 
 from colorgan.config.recipe import FinetuneRecipe
 from colorgan.detection_scores import COCO_NAMES
-from colorgan.distributed import Ranks
+from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
 from colorgan.model_folder import ModelConfig
 from colorgan.probing import Score

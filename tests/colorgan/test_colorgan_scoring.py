@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score, confusion_matrix, jaccard_score
 
-from colorgan.distributed import Ranks
+from colorgan.distributed.ranks import Ranks
 from colorgan.errors import TrainingError
 from colorgan.model_folder import Architecture, ModelConfig, build_model
 from colorgan.networks import initialise

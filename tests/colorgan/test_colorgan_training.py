@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from toy import ToyLoader, on_ranks, toy_recipe, train_toy
 
 from colorgan.checkpoints.checkpoint import latest_checkpoint
-from colorgan.distributed import Ranks
+from colorgan.distributed.ranks import Ranks
 from colorgan.errors import CheckpointError, TrainingError, UsageError
 from colorgan.networks import Discriminator, UNet, initialise, set_dropout_keys
 from colorgan.objectives import dropout_keys
@@ -117,7 +117,7 @@ def test_the_weight_average_follows_its_half_life(tmp_path: Path) -> None:
 
 
 def test_gradient_norm_is_clipped(tmp_path: Path) -> None:
-    from colorgan.distributed import Phase
+    from colorgan.distributed.ranks import Phase
 
     recipe = toy_recipe(tmp_path, optimizer={"gradient_clip_norm": 1e-3})
     _, strategy = build_pretraining(recipe, ONE, 8)

@@ -18,7 +18,7 @@ from torch.multiprocessing import ProcessExitedException
 from toy import ToyLoader, on_ranks, toy_recipe
 
 from colorgan.checkpoints.checkpoint import latest_checkpoint
-from colorgan.distributed import Ranks
+from colorgan.distributed.ranks import Ranks
 from colorgan.errors import LostRankError, NotFiniteError, SaveError
 from colorgan.hang_reports import SUMMARY, Standing, verdict
 from colorgan.pretraining import pretrain

@@ -17,10 +17,10 @@ pytest.importorskip("deepspeed")
 from benchmarks.strategies import STRATEGIES, Equivalence, Resume, measure
 from colorgan.checkpoints.checkpoint import open_checkpoint, save_checkpoint
 from colorgan.config.recipe import FinetuneRecipe
-from colorgan.distributed import Ranks
+from colorgan.distributed.launch_profile import LaunchProfile, check_launch, launch_profile
+from colorgan.distributed.ranks import Ranks
 from colorgan.errors import LaunchError
 from colorgan.finetuning import finetune, initial_model, stages_in_images
-from colorgan.launch import LaunchProfile, check_launch, launch_profile
 from colorgan.model_folder import load_model
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,7 @@ import torch.multiprocessing
 from torch import Tensor
 
 from colorgan.config.recipe import PretrainRecipe
-from colorgan.distributed import Ranks, Strategy, close_ranks, open_ranks
+from colorgan.distributed.ranks import Ranks, Strategy, close_ranks, open_ranks
 from colorgan.pretraining import PretrainTask, build_pretraining
 from colorgan.training import Cadence, Hooks, StopSignals, fit
 

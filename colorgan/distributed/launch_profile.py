@@ -1,7 +1,7 @@
 """The launch profile: what the launcher's environment asks for, checked before anything starts.
 
 `accelerate launch --config_file launcher/configs/accelerate/zero2.yaml ...` sets the variables that are read here;
-`colorgan/distributed.py` follows the result.
+`colorgan/distributed/ranks.py` follows the result.
 """
 
 from __future__ import annotations

@@ -23,10 +23,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from colorgan.distributed import Network, Phase, Ranks, average_statistics, frozen
+from colorgan.distributed.ranks import Network, Phase, Ranks, average_statistics, frozen
+from colorgan.distributed.state import Piece, Saved, share
 from colorgan.errors import LaunchError
 from colorgan.optimizer_state import optimizer_tensors
-from colorgan.pieces import Piece, Saved, share
 
 BUCKET_ELEMENTS = 50_000_000  # DeepSpeed's default of 5e8 reserves 2 GB an engine
 

@@ -2,7 +2,7 @@
 
 A launcher (`accelerate launch`, torchrun, SLURM) starts one process a rank and sets RANK, WORLD_SIZE, LOCAL_RANK,
 MASTER_ADDR and MASTER_PORT; `open_ranks` joins them. `open_strategy` gives what the launch profile asks for:
-`DataParallel` here (one process or DDP), or `Zero` in `colorgan/zero.py` (DeepSpeed). What `Strategy` offers (turns,
+`DataParallel` here (one process or DDP), or `Zero` in `colorgan/distributed/zero.py` (DeepSpeed). What `Strategy` offers (turns,
 backward, step, named state) is all that the rest of the code uses.
 """
 
@@ -21,10 +21,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from colorgan.distributed.launch_profile import DATA_PARALLEL, LaunchProfile, check_launch, launch_profile, wants_cpu
+from colorgan.distributed.state import Roles, Saved, read_whole
 from colorgan.errors import LaunchError
-from colorgan.launch import DATA_PARALLEL, LaunchProfile, check_launch, launch_profile, wants_cpu
 from colorgan.optimizer_state import load_optimizer_state, optimizer_state, optimizer_tensors
-from colorgan.pieces import Roles, Saved, read_whole
 
 T = TypeVar("T")
 Network = Callable[..., Tensor]
@@ -239,7 +239,7 @@ def open_strategy(
         )
     if compile:
         raise LaunchError(f"batch.compile does not go with {ranks.profile.name}: leave it off, or use ddp.yaml")
-    from colorgan.zero import Zero  # DeepSpeed takes seconds to import
+    from colorgan.distributed.zero import Zero  # DeepSpeed takes seconds to import
 
     return Zero(
         ranks,
