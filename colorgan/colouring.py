@@ -1,6 +1,6 @@
 """Colour with a generator: normalised chroma for normalised luminance, and photos of any size.
 
-Scores of what comes out stand in colorgan/colouring_scores.py.
+Scores of what comes out stand in colorgan/evaluation/generator_scores.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Downstream tasks on the pretrained U-Net: multilabel classification, semantic segmentation, object detection.
 
 A stage has its own optimizer and may freeze the pretrained features (Treneska et al. 2022: frozen first, then all
-weights at a lower rate). `TransferTask` is what `colorgan.training.fit` trains; colorgan/scoring.py evaluates.
+weights at a lower rate). `TransferTask` is what `colorgan.training.fit` trains; colorgan/evaluation/task_scores.py evaluates.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from colorgan.config.recipe import FinetuneRecipe, StageRecipe
 from colorgan.detection_loss import detection_loss
 from colorgan.distributed.ranks import Network, Phase, Ranks, Strategy, open_strategy
 from colorgan.errors import GeneratorError, UsageError
+from colorgan.evaluation.picture_grids import VOID
+from colorgan.evaluation.task_scores import Evaluation, score_model, scores_text, write_evaluation
 from colorgan.model_folder import Architecture, ModelConfig, build_model, check_inference, load_model, weights_digest
 from colorgan.networks import Encoder, initialise, num_downsamplings, set_dropout_keys
 from colorgan.objectives import dropout_keys, learning_rate_schedule
-from colorgan.pictures import VOID
 from colorgan.plan import cadence
 from colorgan.run import Outcome, Run
-from colorgan.scoring import Evaluation, score_model, scores_text, write_evaluation
 from colorgan.training import Batch, EvalLoader, Hooks, Loader, StopSignals, fit
 
 MODEL, EVALUATION = "model", "evaluation"

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from colorgan.errors import UsageError
-from colorgan.metrics import average_precision
+from colorgan.evaluation.metrics import average_precision
 
 # The paper's are 2^-19 to 2^-4 and 10^-7 to 10^-2: 22, for 5,011 pictures. Every second power of two is half the work;
 # with 700 pictures the best on the test part lay at 2^-3 to 2^-1, above the paper's, and below 2^-13 little moved.

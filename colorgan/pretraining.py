@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from colorgan.colouring_scores import mean_scores, save_grid, score_colouring
 from colorgan.config.recipe import NetworkRecipe, OptimizerRecipe, PretrainRecipe
 from colorgan.distributed.ranks import Network, Phase, Ranks, Strategy, open_strategy
+from colorgan.evaluation.generator_scores import mean_scores, save_grid, score_colouring
 from colorgan.model_folder import Architecture, ModelConfig
 from colorgan.networks import Discriminator, UNet, initialise, set_dropout_keys
 from colorgan.objectives import GAN_LOSSES, GanLoss, dropout_keys, lab_colourfulness, learning_rate_schedule

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from colorgan.distributed.ranks import Ranks
+from colorgan.evaluation.metrics import mean_average_precision
 from colorgan.features import Features
 from colorgan.linear_svm import NUM_FOLDS, Floats, choose_cost, fit_svm, is_unfinished, unit_rows
-from colorgan.metrics import mean_average_precision
 
 SHOTS = (1, 2, 4, 8, 16, 32, 64, 96)
 NUM_DRAWS = 5

@@ -1,6 +1,6 @@
 """The arithmetic of a bootstrap over test images and seeds; colorgan/comparison.py draws its intervals with it.
 
-Scores of many resamples at once, from the per-image evidence that colorgan/scoring.py leaves. A resample is told by
+Scores of many resamples at once, from the per-image evidence that colorgan/evaluation/task_scores.py leaves. A resample is told by
 how often it holds each image, so no image is copied: average precision is computed with these multiplicities as
 weights, segmentation from weighted sums of counts.
 
@@ -44,7 +44,7 @@ def resampled_average_precision_R(
     *,
     eleven_points: bool = False,
 ) -> Floats:
-    """`colorgan.metrics.average_precision` of one class in each resample; NaN in one without positives.
+    """`colorgan.evaluation.metrics.average_precision` of one class in each resample; NaN in one without positives.
 
     Only groups with a positive are looked at: precision falls over all others, so none of them is on the envelope.
 

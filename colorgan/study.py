@@ -22,10 +22,10 @@ from typing import Any
 
 from colorgan.comparison import compare, read_arm
 from colorgan.errors import UsageError
+from colorgan.evaluation.task_scores import SCORES
 from colorgan.finetuning import EVALUATION
 from colorgan.model_folder import weights_digest
 from colorgan.protocols import METRIC_TITLES, Data, Part, Protocol
-from colorgan.scoring import SCORES
 
 SCRATCH, RANDOM = "scratch", "random"
 FROZEN = {"linear", "lowshot", "knn"}

@@ -18,9 +18,9 @@ from torch import nn
 from colorgan.colouring import colour_photo
 from colorgan.config.command_line import parse, run_verb
 from colorgan.errors import ColorganError, UsageError
+from colorgan.evaluation.picture_grids import to_uint8_HWC
 from colorgan.model_folder import ModelConfig, load_model
 from colorgan.networks import set_inference
-from colorgan.pictures import to_uint8_HWC
 from shards.errors import PictureError, ShardError
 from shards.image import decode_upright
 

@@ -11,8 +11,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from colorgan import scoring
-from colorgan.colouring_scores import (
+from colorgan.config.command_line import parse, run_verb
+from colorgan.config.recipe import Folder
+from colorgan.distributed.ranks import Ranks, close_ranks, open_ranks
+from colorgan.errors import ColorganError, UsageError
+from colorgan.evaluation import task_scores as scoring
+from colorgan.evaluation.generator_scores import (
     mean_scores,
     save_best_and_worst,
     save_grid,
@@ -20,11 +24,7 @@ from colorgan.colouring_scores import (
     score_photos,
     scores_table,
 )
-from colorgan.config.command_line import parse, run_verb
-from colorgan.config.recipe import Folder
-from colorgan.distributed.ranks import Ranks, close_ranks, open_ranks
-from colorgan.errors import ColorganError, UsageError
-from colorgan.metrics import SSIM_WINDOW_PX
+from colorgan.evaluation.metrics import SSIM_WINDOW_PX
 from colorgan.model_folder import ModelConfig, check_inference, load_model
 from colorgan.networks import set_inference
 from colorgan.plan import whole_set_arguments

@@ -13,10 +13,10 @@ from colorgan.config.command_line import dump_recipe, parse, run_verb
 from colorgan.config.recipe import FinetuneRecipe
 from colorgan.distributed.ranks import Ranks, close_ranks, open_ranks
 from colorgan.errors import ColorganError, UsageError
+from colorgan.evaluation.task_scores import scores_text
 from colorgan.finetuning import MODEL, finetune, initial_model, stages_in_images
 from colorgan.plan import check_batch, eval_loader_arguments, memory_bytes, plan_text, train_loader_arguments
 from colorgan.run import EXIT_STOPPED
-from colorgan.scoring import scores_text
 from colorgan.training import set_determinism
 from shards.errors import ShardError
 from shards.loader import Loader

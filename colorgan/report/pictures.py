@@ -1,6 +1,6 @@
 """Pictures of the report: the grids that a run saved are cut into their cells and put together over time.
 
-The grids are those of colorgan/pictures.py: a row a photo with a caption above, columns grey, coloured, original.
+The grids are those of colorgan/evaluation/picture_grids.py: a row a photo with a caption above, columns grey, coloured, original.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from colorgan.pictures import GAP_PX
+from colorgan.evaluation.picture_grids import GAP_PX
 
 MAX_PIXELS = 60_000_000
 MAX_PHOTOS = 8

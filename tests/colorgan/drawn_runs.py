@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 
-from colorgan.pictures import colour_grid, mask_grid
+from colorgan.evaluation.picture_grids import colour_grid, mask_grid
 
 HOSTILE = "<script>alert(1)</script>\" onload='x' $x_1$ ‮gpj"
 GREY = {"psnr": 20.0, "ssim": 0.8, "grey_psnr": 18.0, "grey_ssim": 0.7, "images": 4.0}

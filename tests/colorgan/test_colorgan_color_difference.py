@@ -15,8 +15,8 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio as torchmetrics_psnr
 
 from colorgan.color import rgb_to_lab_B3HW
-from colorgan.color_difference import chroma_error_B, ciede2000_B
-from colorgan.metrics import psnr_B, ssim_B
+from colorgan.evaluation.color_difference import chroma_error_B, ciede2000_B
+from colorgan.evaluation.metrics import psnr_B, ssim_B
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "coco" / "val2017"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="no real photos in ../shared/data/coco")

@@ -11,8 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from colorgan.colouring_scores import MAX_PSNR_DB, mean_scores, save_best_and_worst, score_colouring, scores_table
 from colorgan.distributed.ranks import Ranks
+from colorgan.evaluation.generator_scores import (
+    MAX_PSNR_DB,
+    mean_scores,
+    save_best_and_worst,
+    score_colouring,
+    scores_table,
+)
 
 
 class Fading(nn.Module):

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from colorgan.detection import Detections
-from colorgan.detection_scores import (
+from colorgan.evaluation.detection_scores import (
     COCO_NAMES,
     ScoredPicture,
     area_precision,

@@ -16,7 +16,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.functional.segmentation import dice_score
 
 from colorgan.errors import TrainingError
-from colorgan.metrics import (
+from colorgan.evaluation.metrics import (
     average_precision,
     chroma_l1_B,
     colourfulness_B,

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from colorgan.pictures import (
+from colorgan.evaluation.picture_grids import (
     BOX_CELL_PX,
     GAP_PX,
     VOID_COLOUR,

@@ -21,9 +21,9 @@ from toy import ToyBatch, on_ranks, toy_picture
 
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import TrainingError, UsageError
+from colorgan.evaluation.metrics import average_precision
 from colorgan.features import Features, extract_features, grid_side, level_grids, random_encoder
 from colorgan.linear_svm import COSTS, check_sklearn, choose_cost, fit_svm, unit_rows
-from colorgan.metrics import average_precision
 from colorgan.neighbours import TEMPERATURE, probe_neighbours
 from colorgan.networks import BatchNorm, Encoder, initialise
 from colorgan.probing import SHOTS, probe_linear, probe_shots, score_columns, shot_order

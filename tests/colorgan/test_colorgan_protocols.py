@@ -14,13 +14,13 @@ import torch
 import yaml
 
 from colorgan.config.recipe import FinetuneRecipe
-from colorgan.detection_scores import COCO_NAMES
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
+from colorgan.evaluation.detection_scores import COCO_NAMES
+from colorgan.evaluation.task_scores import score_classifier, score_segmenter
 from colorgan.model_folder import ModelConfig
 from colorgan.probing import Score
 from colorgan.protocols import METRIC_TITLES, PROTOCOLS, Arm, Protocol, find_protocol
-from colorgan.scoring import score_classifier, score_segmenter
 
 PROJECT = Path(__file__).resolve().parents[2]
 TRAINED = {"classify", "segment", "detect"}

@@ -25,10 +25,10 @@ from torch.nn import functional as F
 
 from colorgan.colouring import to_rgb
 from colorgan.detection import Detections, detect
-from colorgan.detection_scores import ScoredPicture, detection_scores, scored_picture
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import TrainingError
-from colorgan.metrics import (
+from colorgan.evaluation.detection_scores import ScoredPicture, detection_scores, scored_picture
+from colorgan.evaluation.metrics import (
     confusion_matrix,
     first_positive_accuracy,
     iou_per_class,
@@ -37,10 +37,10 @@ from colorgan.metrics import (
     mean_iou,
     pixel_accuracy,
 )
+from colorgan.evaluation.picture_grids import NamedBoxes, box_grid, mask_grid
 from colorgan.model_folder import ModelConfig
 from colorgan.networks import evaluating, set_dropout_keys, using_inference
 from colorgan.objectives import dropout_keys
-from colorgan.pictures import NamedBoxes, box_grid, mask_grid
 from colorgan.training import Batch, Boxes
 
 SCORES, PER_IMAGE, PICTURES = "scores.json", "per_image.safetensors", "pictures.png"
@@ -97,7 +97,7 @@ def _predictions(model: nn.Module, batches: Iterable[Batch], seed: int) -> Itera
 def score_classifier(
     predictions: Iterable[tuple[Batch, Tensor]], ranks: Ranks, classes: Sequence[str] = ()
 ) -> Evaluation:
-    """Return average precisions (VOC's, see colorgan/metrics.py) and the paper's accuracy, from logits B x C.
+    """Return average precisions (VOC's, see colorgan/evaluation/metrics.py) and the paper's accuracy, from logits B x C.
 
     `mAP` and `mAP_11_point` leave out images where a class is there as difficult objects only, as VOC does;
     `mAP_all_objects` counts them, as the paper does. The confusion has, for every class in a picture (row), the class
@@ -236,7 +236,7 @@ def _save_overlays(path: Path, config: ModelConfig, pictures: Sequence[tuple[Ten
 def score_detector(
     predictions: Iterable[tuple[Batch, Tensor]], ranks: Ranks, config: ModelConfig, num_pictures: int = 0
 ) -> Evaluation:
-    """Return VOC's and COCO's average precisions (colorgan/detection_scores.py) from raw outputs.
+    """Return VOC's and COCO's average precisions (colorgan/evaluation/detection_scores.py) from raw outputs.
 
     `per_class` is VOC 2010+'s average precision at an overlap of 0.5. Called on all ranks, the same on all.
     """
