@@ -22,8 +22,8 @@ import torch
 from colorgan.checkpoints.checkpoint import open_checkpoint, save_checkpoint
 from colorgan.checkpoints.consolidation import consolidate
 from colorgan.distributed.ranks import Ranks
-from colorgan.model_folder import WEIGHTS, Architecture, ModelConfig, build_model, probe
-from colorgan.networks import initialise
+from colorgan.models.model_folder import WEIGHTS, Architecture, ModelConfig, build_model, probe
+from colorgan.models.unet import initialise
 
 
 def make(folder: Path, width: int) -> int:

@@ -33,7 +33,7 @@ from toy import ToyLoader, on_ranks, toy_recipe  # noqa: E402
 from colorgan.checkpoints.checkpoint import Checkpoint, checkpoint_path, open_checkpoint, save_checkpoint  # noqa: E402
 from colorgan.distributed.launch_profile import LaunchProfile  # noqa: E402
 from colorgan.distributed.ranks import Phase, Ranks, Strategy, open_strategy  # noqa: E402
-from colorgan.networks import Discriminator, UNet, initialise  # noqa: E402
+from colorgan.models.unet import Discriminator, UNet, initialise  # noqa: E402
 from colorgan.objectives import GAN_LOSSES  # noqa: E402
 from colorgan.pretraining import PretrainTask, pretrain  # noqa: E402
 from colorgan.training import Cadence, Hooks, StopSignals, fit  # noqa: E402

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from colorgan.detection import box_areas, grid_points, predictions
+from colorgan.models.detector import box_areas, grid_points, predictions
 from colorgan.training import Boxes
 
 CENTRE_RADIUS = 1.5  # in strides: the part of a box around its middle whose points learn it (FCOS, section 3.2)

@@ -23,8 +23,15 @@ from colorgan.distributed.ranks import Network, Phase, Ranks, Strategy, open_str
 from colorgan.errors import GeneratorError, UsageError
 from colorgan.evaluation.picture_grids import VOID
 from colorgan.evaluation.task_scores import Evaluation, score_model, scores_text, write_evaluation
-from colorgan.model_folder import Architecture, ModelConfig, build_model, check_inference, load_model, weights_digest
-from colorgan.networks import Encoder, initialise, num_downsamplings, set_dropout_keys
+from colorgan.models.model_folder import (
+    Architecture,
+    ModelConfig,
+    build_model,
+    check_inference,
+    load_model,
+    weights_digest,
+)
+from colorgan.models.unet import Encoder, initialise, num_downsamplings, set_dropout_keys
 from colorgan.objectives import dropout_keys, learning_rate_schedule
 from colorgan.plan import cadence
 from colorgan.run import Outcome, Run

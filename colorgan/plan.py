@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from colorgan.config.recipe import RunRecipe
 from colorgan.distributed.ranks import Ranks, cores_a_rank, num_nodes
 from colorgan.errors import UsageError
-from colorgan.networks import set_dropout_keys
+from colorgan.models.unet import set_dropout_keys
 from colorgan.training import Cadence
 
 DEFAULT_EPOCHS = 20.0  # the paper's

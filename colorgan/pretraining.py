@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from colorgan.config.recipe import NetworkRecipe, OptimizerRecipe, PretrainRecipe
 from colorgan.distributed.ranks import Network, Phase, Ranks, Strategy, open_strategy
 from colorgan.evaluation.generator_scores import mean_scores, save_grid, score_colouring
-from colorgan.model_folder import Architecture, ModelConfig
-from colorgan.networks import Discriminator, UNet, initialise, set_dropout_keys
+from colorgan.models.model_folder import Architecture, ModelConfig
+from colorgan.models.unet import Discriminator, UNet, initialise, set_dropout_keys
 from colorgan.objectives import GAN_LOSSES, GanLoss, dropout_keys, lab_colourfulness, learning_rate_schedule
 from colorgan.plan import cadence
 from colorgan.run import Outcome, Run

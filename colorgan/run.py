@@ -31,7 +31,7 @@ from colorgan.display import Display
 from colorgan.distributed.ranks import Ranks, Strategy
 from colorgan.errors import CheckpointError, ColorganError, LostRankError, NotFiniteError, SaveError, UsageError
 from colorgan.health import HealthWatch
-from colorgan.model_folder import ModelConfig, probe, source_version
+from colorgan.models.model_folder import ModelConfig, probe, source_version
 from colorgan.provenance import device_name, versions
 from colorgan.runlog import Kind, RunLog
 from colorgan.training import Loader, StepReport

@@ -24,7 +24,7 @@ from colorgan.comparison import compare, read_arm
 from colorgan.errors import UsageError
 from colorgan.evaluation.task_scores import SCORES
 from colorgan.finetuning import EVALUATION
-from colorgan.model_folder import weights_digest
+from colorgan.models.model_folder import weights_digest
 from colorgan.protocols import METRIC_TITLES, Data, Part, Protocol
 
 SCRATCH, RANDOM = "scratch", "random"

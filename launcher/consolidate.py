@@ -12,7 +12,7 @@ from colorgan.checkpoints.consolidation import consolidate
 from colorgan.config.command_line import parse, run_verb
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import CheckpointError, ColorganError
-from colorgan.model_folder import WEIGHTS
+from colorgan.models.model_folder import WEIGHTS
 
 
 class ConsolidateSettings(BaseModel):
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         "its output equals the run's"
     )
     if settings.onnx:
-        from colorgan.generator import check_onnx, export_onnx  # seconds to import
+        from colorgan.models.generator import check_onnx, export_onnx  # seconds to import
 
         export_onnx(out, out / "model.onnx")
         difference = check_onnx(out / "model.onnx", out)

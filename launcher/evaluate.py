@@ -25,8 +25,8 @@ from colorgan.evaluation.generator_scores import (
     scores_table,
 )
 from colorgan.evaluation.metrics import SSIM_WINDOW_PX
-from colorgan.model_folder import ModelConfig, check_inference, load_model
-from colorgan.networks import set_inference
+from colorgan.models.model_folder import ModelConfig, check_inference, load_model
+from colorgan.models.unet import set_inference
 from colorgan.plan import whole_set_arguments
 from colorgan.training import set_determinism
 from shards.errors import ShardError

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from colorgan.config.command_line import parse, run_verb
 from colorgan.errors import ColorganError, GeneratorError
-from colorgan.model_folder import ModelConfig, read_config, save_model, source_version
-from colorgan.timm_encoder import Backbone, pretrained_encoder
+from colorgan.models.model_folder import ModelConfig, read_config, save_model, source_version
+from colorgan.models.timm_encoder import Backbone, pretrained_encoder
 
 
 class ImportSettings(BaseModel):

@@ -21,7 +21,7 @@ from colorgan.config.command_line import parse, run_verb
 from colorgan.config.problems import leaves
 from colorgan.errors import ColorganError, UsageError
 from colorgan.linear_svm import check_sklearn
-from colorgan.model_folder import read_config
+from colorgan.models.model_folder import read_config
 from colorgan.protocols import Protocol, find_protocol
 from colorgan.step_runner import Runner, StepError
 from colorgan.study import (

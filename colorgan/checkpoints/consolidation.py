@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from colorgan.checkpoints.checkpoint import Checkpoint
 from colorgan.errors import GeneratorError
-from colorgan.model_folder import (
+from colorgan.models.model_folder import (
     CONFIG,
     DTYPES,
     UNET,

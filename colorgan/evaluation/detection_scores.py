@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from colorgan.detection import Detections, overlaps
+from colorgan.models.detector import Detections, overlaps
 from colorgan.training import Boxes
 
 MIN_OVERLAP = 0.5

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from colorgan.color import rgb_to_lab_B3HW
-from colorgan.colouring import colour_normalised, lab_and_predicted, resized, to_rgb
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import TrainingError
 from colorgan.evaluation.color_difference import chroma_error_B, ciede2000_B
 from colorgan.evaluation.metrics import chroma_l1_B, colourfulness_B, psnr_B, ssim_B
 from colorgan.evaluation.picture_grids import colour_grid, to_uint8_HWC
-from colorgan.networks import evaluating, set_dropout_keys
+from colorgan.models.colorizing import colour_normalised, lab_and_predicted, resized, to_rgb
+from colorgan.models.unet import evaluating, set_dropout_keys
 from colorgan.objectives import dropout_keys
 from colorgan.training import Batch
 

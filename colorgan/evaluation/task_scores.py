@@ -23,8 +23,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from colorgan.colouring import to_rgb
-from colorgan.detection import Detections, detect
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import TrainingError
 from colorgan.evaluation.detection_scores import ScoredPicture, detection_scores, scored_picture
@@ -38,8 +36,10 @@ from colorgan.evaluation.metrics import (
     pixel_accuracy,
 )
 from colorgan.evaluation.picture_grids import NamedBoxes, box_grid, mask_grid
-from colorgan.model_folder import ModelConfig
-from colorgan.networks import evaluating, set_dropout_keys, using_inference
+from colorgan.models.colorizing import to_rgb
+from colorgan.models.detector import Detections, detect
+from colorgan.models.model_folder import ModelConfig
+from colorgan.models.unet import evaluating, set_dropout_keys, using_inference
 from colorgan.objectives import dropout_keys
 from colorgan.training import Batch, Boxes
 

@@ -11,7 +11,10 @@ from torch import Tensor
 from toy import ToyLoader, on_ranks
 
 from colorgan.config.recipe import FinetuneRecipe, StageRecipe
-from colorgan.detection import (
+from colorgan.detection_loss import assign, centre_ness, detection_loss, focal_loss, giou
+from colorgan.distributed.ranks import Ranks, open_strategy
+from colorgan.finetuning import NEW_LAYERS, Stage, build_stage
+from colorgan.models.detector import (
     MAX_DETECTIONS,
     Detector,
     box_areas,
@@ -21,11 +24,8 @@ from colorgan.detection import (
     predictions,
     suppressed,
 )
-from colorgan.detection_loss import assign, centre_ness, detection_loss, focal_loss, giou
-from colorgan.distributed.ranks import Ranks, open_strategy
-from colorgan.finetuning import NEW_LAYERS, Stage, build_stage
-from colorgan.model_folder import Architecture, ModelConfig, build_model
-from colorgan.networks import UNet, evaluating, initialise, set_dropout_keys
+from colorgan.models.model_folder import Architecture, ModelConfig, build_model
+from colorgan.models.unet import UNet, evaluating, initialise, set_dropout_keys
 from colorgan.training import Cadence, Hooks, StopSignals, fit
 
 

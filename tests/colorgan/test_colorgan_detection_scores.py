@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from colorgan.detection import Detections
 from colorgan.evaluation.detection_scores import (
     COCO_NAMES,
     ScoredPicture,
@@ -24,6 +23,7 @@ from colorgan.evaluation.detection_scores import (
     scored_picture,
     voc_curve,
 )
+from colorgan.models.detector import Detections
 
 Box = tuple[float, float, float, float]
 LEFT: Box = (0, 0, 40, 40)

@@ -8,9 +8,9 @@ from huggingface_hub import ModelHubMixin
 from safetensors.torch import load_file, save_file
 
 from colorgan.errors import GeneratorError
-from colorgan.generator import Generator, check_onnx, export_onnx
-from colorgan.model_folder import CONFIG, WEIGHTS, Architecture, ModelConfig, build_model, load_model
-from colorgan.networks import initialise
+from colorgan.models.generator import Generator, check_onnx, export_onnx
+from colorgan.models.model_folder import CONFIG, WEIGHTS, Architecture, ModelConfig, build_model, load_model
+from colorgan.models.unet import initialise
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_a_name_on_the_hub_is_downloaded(folder: Path, monkeypatch: pytest.Monke
         asked.append((repo_id, filename, revision))
         return str(folder / filename)
 
-    monkeypatch.setattr("colorgan.generator.hf_hub_download", download)
+    monkeypatch.setattr("colorgan.models.generator.hf_hub_download", download)
     generator = Generator.from_pretrained("someone/colours", revision="v1")
     assert generator.model_config.images_seen == 7
     assert asked == [("someone/colours", CONFIG, "v1"), ("someone/colours", WEIGHTS, "v1")]

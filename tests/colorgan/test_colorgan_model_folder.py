@@ -16,7 +16,7 @@ from colorgan.checkpoints.checkpoint import Checkpoint, open_checkpoint, save_ch
 from colorgan.checkpoints.consolidation import consolidate, streamed_probe
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import ColorganError, GeneratorError
-from colorgan.model_folder import CONFIG, WEIGHTS, load_model, probe, read_config
+from colorgan.models.model_folder import CONFIG, WEIGHTS, load_model, probe, read_config
 from colorgan.pretraining import pretrain
 
 ONE = Ranks.single()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from colorgan.errors import NetworkError
-from colorgan.networks import (
+from colorgan.models.unet import (
     Classifier,
     Discriminator,
     KeyedDropout,

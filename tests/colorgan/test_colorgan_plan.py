@@ -10,7 +10,7 @@ from toy import ToyLoader, toy_recipe
 
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
-from colorgan.networks import Classifier
+from colorgan.models.unet import Classifier
 from colorgan.plan import (
     STRATEGIES,
     activation_bytes,

@@ -24,8 +24,8 @@ from colorgan.errors import TrainingError, UsageError
 from colorgan.evaluation.metrics import average_precision
 from colorgan.features import Features, extract_features, grid_side, level_grids, random_encoder
 from colorgan.linear_svm import COSTS, check_sklearn, choose_cost, fit_svm, unit_rows
+from colorgan.models.unet import BatchNorm, Encoder, initialise
 from colorgan.neighbours import TEMPERATURE, probe_neighbours
-from colorgan.networks import BatchNorm, Encoder, initialise
 from colorgan.probing import SHOTS, probe_linear, probe_shots, score_columns, shot_order
 from colorgan.probing_tables import Probed, best_linear_level, best_neighbours, plain, probe, tables
 

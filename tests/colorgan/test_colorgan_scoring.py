@@ -15,8 +15,8 @@ from sklearn.metrics import average_precision_score, confusion_matrix, jaccard_s
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import TrainingError
 from colorgan.evaluation.task_scores import score_model, score_segmenter, write_evaluation
-from colorgan.model_folder import Architecture, ModelConfig, build_model
-from colorgan.networks import initialise
+from colorgan.models.model_folder import Architecture, ModelConfig, build_model
+from colorgan.models.unet import initialise
 from datasets.sample import open_sample, write_sample
 from datasets.voc import CLASSES
 from shards.loader import Loader

@@ -14,7 +14,7 @@ from toy import ToyLoader, on_ranks, toy_recipe, train_toy
 from colorgan.checkpoints.checkpoint import latest_checkpoint
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import CheckpointError, TrainingError, UsageError
-from colorgan.networks import Discriminator, UNet, initialise, set_dropout_keys
+from colorgan.models.unet import Discriminator, UNet, initialise, set_dropout_keys
 from colorgan.objectives import dropout_keys
 from colorgan.pretraining import build_pretraining, pretrain
 from colorgan.training import Cadence, Hooks, StopSignals, fit

@@ -21,7 +21,7 @@ from colorgan.distributed.launch_profile import LaunchProfile, check_launch, lau
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import LaunchError
 from colorgan.finetuning import finetune, initial_model, stages_in_images
-from colorgan.model_folder import load_model
+from colorgan.models.model_folder import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ROOT / "launcher" / "configs" / "accelerate"

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from skimage.color import deltaE_ciede2000, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
-from colorgan.colouring import colour_photo
 from colorgan.errors import UsageError
-from colorgan.model_folder import CONFIG, WEIGHTS, Architecture, ModelConfig, build_model, load_model
-from colorgan.networks import initialise
+from colorgan.models.colorizing import colour_photo
+from colorgan.models.model_folder import CONFIG, WEIGHTS, Architecture, ModelConfig, build_model, load_model
+from colorgan.models.unet import initialise
 from datasets.folder import open_folder
 from shards.packing import pack
 

@@ -22,7 +22,7 @@ from colorgan.color import rgb_to_lab_B3HW
 from colorgan.config.recipe import FinetuneRecipe
 from colorgan.errors import ColorganError, GeneratorError, UsageError
 from colorgan.finetuning import build_stage, initial_model, stages_in_images
-from colorgan.model_folder import CONFIG, WEIGHTS, Architecture, ModelConfig, build_model, load_model, save_model
+from colorgan.models.model_folder import CONFIG, WEIGHTS, Architecture, ModelConfig, build_model, load_model, save_model
 from colorgan.study import Arm
 
 Verb = Callable[..., str]

@@ -13,8 +13,8 @@ from conftest import LAUNCHER, command_line
 from safetensors.torch import save_file
 
 from colorgan.errors import ColorganError
-from colorgan.model_folder import CONFIG, WEIGHTS, Architecture, ModelConfig, build_model
-from colorgan.networks import initialise
+from colorgan.models.model_folder import CONFIG, WEIGHTS, Architecture, ModelConfig, build_model
+from colorgan.models.unet import initialise
 from shards.errors import ShardError
 
 Verb = Callable[..., str]

@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from colorgan.comparison import compare, read_arm
 from colorgan.config.problems import leaves
 from colorgan.errors import CheckpointError, ColorganError
-from colorgan.model_folder import CONFIG, WEIGHTS, Architecture, ModelConfig, build_model
-from colorgan.networks import initialise
+from colorgan.models.model_folder import CONFIG, WEIGHTS, Architecture, ModelConfig, build_model
+from colorgan.models.unet import initialise
 from colorgan.protocols import find_protocol
 from colorgan.step_runner import recipe_text
 from colorgan.study import Arm, Trial, best_rates

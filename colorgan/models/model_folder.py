@@ -21,10 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from colorgan.detection import Detector
 from colorgan.errors import GeneratorError, NetworkError, UsageError
-from colorgan.networks import Classifier, UNet, evaluating, using_inference
-from colorgan.timm_encoder import Backbone, TimmEncoder
+from colorgan.models.detector import Detector
+from colorgan.models.timm_encoder import Backbone, TimmEncoder
+from colorgan.models.unet import Classifier, UNet, evaluating, using_inference
 
 UNET = "unet"  # the encoder that is ours
 PAPER_IS_OURS = "inference paper reaches the U-Net's own layers"
@@ -57,7 +57,7 @@ class Architecture(BaseModel):
     dropout: float = Field(ge=0, lt=1)
     num_outputs: int = Field(2, gt=0, le=100_000)
     head_width: int = Field(4096, gt=0, le=65_536)
-    encoder: str = Field(UNET, max_length=100)  # or a network of timm (colorgan/timm_encoder.py)
+    encoder: str = Field(UNET, max_length=100)  # or a network of timm (colorgan/models/timm_encoder.py)
 
 
 class ModelConfig(BaseModel):

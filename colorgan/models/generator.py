@@ -4,8 +4,8 @@
     coloured = generator.colour(photo)                                    # uint8, 3 x H x W
     generator.push_to_hub("user/name")                                    # huggingface_hub's conventions
 
-It holds a network of `colorgan/networks.py` and the config of its folder; both are read and written by
-`colorgan/model_folder.py`, so that a folder from here is one that every verb takes.
+It holds a network of `colorgan/models/unet.py` and the config of its folder; both are read and written by
+`colorgan/models/model_folder.py`, so that a folder from here is one that every verb takes.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
-from colorgan.colouring import colour_photo
 from colorgan.errors import GeneratorError
-from colorgan.model_folder import CONFIG, WEIGHTS, ModelConfig, load_model, write_model
-from colorgan.networks import set_inference
+from colorgan.models.colorizing import colour_photo
+from colorgan.models.model_folder import CONFIG, WEIGHTS, ModelConfig, load_model, write_model
+from colorgan.models.unet import set_inference
 
 
 class Generator(

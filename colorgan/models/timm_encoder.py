@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from colorgan.color import denormalise_lab_B3HW, lab_to_rgb_B3HW
 from colorgan.errors import GeneratorError, NetworkError
-from colorgan.networks import FeaturePyramid
+from colorgan.models.unet import FeaturePyramid
 
 
 class TimmEncoder(FeaturePyramid):
