@@ -18,12 +18,12 @@ from colorgan.config.progress import images_shown
 from colorgan.config.recipe import Folder
 from colorgan.distributed.ranks import Ranks, close_ranks, open_ranks
 from colorgan.errors import ColorganError, GeneratorError, UsageError
-from colorgan.features import Features, extract_features, level_grids, random_encoder
-from colorgan.linear_svm import check_sklearn
 from colorgan.models.model_folder import ModelConfig, build_model, load_model, read_config
 from colorgan.models.unet import FeaturePyramid
 from colorgan.plan import whole_set_arguments
-from colorgan.probing_tables import Protocol, plain, probe, tables
+from colorgan.probes.features import Features, extract_features, level_grids, random_encoder
+from colorgan.probes.svm import check_sklearn
+from colorgan.probes.tables import Protocol, plain, probe, tables
 from colorgan.training import set_determinism
 from shards.errors import ShardError
 from shards.loader import Loader

@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from colorgan.config.command_line import parse, run_verb
 from colorgan.config.problems import leaves
 from colorgan.errors import ColorganError, UsageError
-from colorgan.linear_svm import check_sklearn
 from colorgan.models.model_folder import read_config
+from colorgan.probes.svm import check_sklearn
 from colorgan.protocols import Protocol, find_protocol
 from colorgan.step_runner import Runner, StepError
 from colorgan.study import (

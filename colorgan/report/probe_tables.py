@@ -8,8 +8,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
+from colorgan.probes.record import Probe
 from colorgan.report.html import Html, join, table
-from colorgan.report.probes import Probe
 
 Arms = Mapping[str, Sequence[Probe]]
 NO_VALUE = "–"

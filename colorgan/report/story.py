@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from colorgan.errors import UsageError
+from colorgan.probes.record import PROBE, Probe, read_probe
 from colorgan.report.compared import compared_runs
 from colorgan.report.evaluations import SCORES, Evaluation, read_evaluation
-from colorgan.report.probes import PROBE, Probe, read_probe
 from colorgan.report.runs import KINDS, RunFolder, read_run, short_names
 from colorgan.report.studies import STUDY, Study, read_study
 from colorgan.run import RECIPE

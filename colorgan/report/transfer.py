@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from colorgan.probes.record import Probe
 from colorgan.report.classes import classes_blocks
 from colorgan.report.curves import arm_curves
 from colorgan.report.dots import draw_study
@@ -15,7 +16,6 @@ from colorgan.report.evaluations import Evaluation
 from colorgan.report.figures import Files, chart_figure, free_name
 from colorgan.report.html import Html, element, join, table
 from colorgan.report.probe_tables import probe_tables
-from colorgan.report.probes import Probe
 from colorgan.report.published import METRICS, PAPER, Published
 from colorgan.report.runs import RunFolder, short_names
 from colorgan.report.story import Story

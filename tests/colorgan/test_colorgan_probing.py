@@ -22,12 +22,12 @@ from toy import ToyBatch, on_ranks, toy_picture
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import TrainingError, UsageError
 from colorgan.evaluation.metrics import average_precision
-from colorgan.features import Features, extract_features, grid_side, level_grids, random_encoder
-from colorgan.linear_svm import COSTS, check_sklearn, choose_cost, fit_svm, unit_rows
 from colorgan.models.unet import BatchNorm, Encoder, initialise
-from colorgan.neighbours import TEMPERATURE, probe_neighbours
-from colorgan.probing import SHOTS, probe_linear, probe_shots, score_columns, shot_order
-from colorgan.probing_tables import Probed, best_linear_level, best_neighbours, plain, probe, tables
+from colorgan.probes.features import Features, extract_features, grid_side, level_grids, random_encoder
+from colorgan.probes.knn import TEMPERATURE, probe_neighbours
+from colorgan.probes.linear import SHOTS, probe_linear, probe_shots, score_columns, shot_order
+from colorgan.probes.svm import COSTS, check_sklearn, choose_cost, fit_svm, unit_rows
+from colorgan.probes.tables import Probed, best_linear_level, best_neighbours, plain, probe, tables
 
 ONE = Ranks.single()
 NUM_PICTURES, NUM_CLASSES = 22, 3
@@ -239,7 +239,7 @@ def test_the_cost_is_the_one_that_scikit_learns_search_finds() -> None:
 
 
 def test_fits_that_do_not_converge_are_counted_not_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("colorgan.linear_svm.MAX_ITERATIONS", 1)
+    monkeypatch.setattr("colorgan.probes.svm.MAX_ITERATIONS", 1)
     train = clusters(30, 3, spread=0.6)
     assert probe_linear(0, train, train, ONE).unfinished_fits > 0
 

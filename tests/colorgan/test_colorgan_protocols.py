@@ -19,7 +19,7 @@ from colorgan.errors import UsageError
 from colorgan.evaluation.detection_scores import COCO_NAMES
 from colorgan.evaluation.task_scores import score_classifier, score_segmenter
 from colorgan.models.model_folder import ModelConfig
-from colorgan.probing import Score
+from colorgan.probes.linear import Score
 from colorgan.protocols import METRIC_TITLES, PROTOCOLS, Arm, Protocol, find_protocol
 
 PROJECT = Path(__file__).resolve().parents[2]

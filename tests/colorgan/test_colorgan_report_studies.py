@@ -14,9 +14,9 @@ import pytest
 from drawn_runs import HOSTILE, make_run, probed, study
 
 from colorgan.errors import UsageError
+from colorgan.probes.record import read_probe
 from colorgan.report.dots import draw_study
 from colorgan.report.probe_tables import probe_tables, spread
-from colorgan.report.probes import read_probe
 from colorgan.report.story import Story, read_folders
 from colorgan.report.studies import read_study
 from colorgan.report.transfer import points, transfer_cards, transfer_markdown, transfer_section

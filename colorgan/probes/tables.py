@@ -1,6 +1,6 @@
 """All protocols on all levels of an encoder, as plain data for a file and as tables to read.
 
-Between colorgan/probing.py and colorgan/neighbours.py, which judge one level, and launcher/probe.py.
+Between colorgan/probes/linear.py and colorgan/probes/knn.py, which judge one level, and launcher/probe.py.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from colorgan.distributed.ranks import Ranks
-from colorgan.features import Features
-from colorgan.linear_svm import COSTS, NUM_FOLDS
-from colorgan.neighbours import TEMPERATURE, Neighbours, probe_neighbours
-from colorgan.probing import NUM_DRAWS, SHOT_COST, LinearLevel, Shot, probe_linear, probe_shots
+from colorgan.probes.features import Features
+from colorgan.probes.knn import TEMPERATURE, Neighbours, probe_neighbours
+from colorgan.probes.linear import NUM_DRAWS, SHOT_COST, LinearLevel, Shot, probe_linear, probe_shots
+from colorgan.probes.svm import COSTS, NUM_FOLDS
 
 Protocol = Literal["linear", "lowshot", "knn"]
 Grids = Sequence[tuple[int, int, int]]  # channels, side and grid side of each level

@@ -1,4 +1,4 @@
-"""Frozen features of each level of the encoder, for probes that train no network (colorgan/probing.py).
+"""Frozen features of each level of the encoder, for probes that train no network (colorgan/probes/linear.py).
 
 Each level is averaged over a square grid to about 9,000 numbers a picture, as Goyal et al. do ("Scaling and
 Benchmarking Self-Supervised Visual Representation Learning", ICCV 2019, section 6.1), so that levels of other sizes

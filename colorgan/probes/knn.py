@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from colorgan.features import Features
-from colorgan.probing import Score, score_columns
+from colorgan.probes.features import Features
+from colorgan.probes.linear import Score, score_columns
 
 NEIGHBOURS = (1, 5, 10, 20, 50)
 TEMPERATURE = 0.07

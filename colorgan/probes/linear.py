@@ -5,7 +5,7 @@ After Goyal, Mahajan, Gupta and Misra, "Scaling and Benchmarking Self-Supervised
 unit length, LIBLINEAR with squared hinge, positives weighted 2:1, a picture whose class is there as difficult objects
 only left out of that class. Their best level, and their low-shot cost, are the best on the test part; here the training
 part alone chooses.
-colorgan/features.py extracts, colorgan/neighbours.py needs no classifier, launcher/probe.py runs them.
+colorgan/probes/features.py extracts, colorgan/probes/knn.py needs no classifier, launcher/probe.py runs them.
 
 Shape legend: N training and M test pictures, C classes, D numbers of a level.
 """
@@ -24,8 +24,8 @@ from torch import Tensor
 
 from colorgan.distributed.ranks import Ranks
 from colorgan.evaluation.metrics import mean_average_precision
-from colorgan.features import Features
-from colorgan.linear_svm import NUM_FOLDS, Floats, choose_cost, fit_svm, is_unfinished, unit_rows
+from colorgan.probes.features import Features
+from colorgan.probes.svm import NUM_FOLDS, Floats, choose_cost, fit_svm, is_unfinished, unit_rows
 
 SHOTS = (1, 2, 4, 8, 16, 32, 64, 96)
 NUM_DRAWS = 5
