@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from colorgan.report.charts import plain
+from colorgan.report.drawing.charts import plain
+from colorgan.report.drawing.figures import Files
+from colorgan.report.drawing.html import Html, data_uri, element, join
+from colorgan.report.drawing.photos import open_picture, png_bytes
 from colorgan.report.evaluations import Evaluation
-from colorgan.report.figures import Files
 from colorgan.report.gallery import whole_picture
-from colorgan.report.html import Html, data_uri, element, join
-from colorgan.report.pictures import open_picture, png_bytes
 
 Arms = Mapping[str, Sequence[Evaluation]]
 Matrix = list[list[float]]

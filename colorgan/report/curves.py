@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from colorgan.report.charts import Line
-from colorgan.report.figures import Files, Spec, charts, legend, percent
-from colorgan.report.html import Html, element, join
+from colorgan.report.drawing.charts import Line
+from colorgan.report.drawing.figures import Files, Spec, charts, legend, percent
+from colorgan.report.drawing.html import Html, element, join
 from colorgan.report.published import METRICS, TITLES
 from colorgan.report.runs import RunFolder
 from colorgan.report.scores import SCRATCH, data_name

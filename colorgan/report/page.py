@@ -2,7 +2,7 @@
 
     read_folders (story) -> sections -> files
 
-The page needs no network and no script; every text that comes from a file is escaped (colorgan/report/html.py).
+The page needs no network and no script; every text that comes from a file is escaped (colorgan/report/drawing/html.py).
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from colorgan.report.curves import finetuning_section, start_of
-from colorgan.report.figures import Files
+from colorgan.report.drawing.figures import Files
+from colorgan.report.drawing.html import Html, element, join, table
+from colorgan.report.drawing.style import STYLE
 from colorgan.report.gallery import coloured_section, progress_section
-from colorgan.report.html import Html, element, join, table
 from colorgan.report.provenance import provenance_section, recipes_section
 from colorgan.report.published import KIND_NAMES
 from colorgan.report.results import classes_section
 from colorgan.report.runs import RunFolder
 from colorgan.report.scores import Result, data_name, final_results
 from colorgan.report.story import Story, read_folders
-from colorgan.report.style import STYLE
 from colorgan.report.tables import markdown, scores_section
 from colorgan.report.training import pretraining_section, speed_section
 from colorgan.report.transfer import transfer_cards, transfer_markdown, transfer_section

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from colorgan.probes.record import Probe
-from colorgan.report.html import Html, join, table
+from colorgan.report.drawing.html import Html, join, table
 
 Arms = Mapping[str, Sequence[Probe]]
 NO_VALUE = "–"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from colorgan.report.html import Html, element, join, missing, table
+from colorgan.report.drawing.html import Html, element, join, missing, table
 from colorgan.report.published import (
     EARLIER,
     METRICS,

@@ -12,9 +12,9 @@ from colorgan.probes.record import Probe
 from colorgan.report.classes import classes_blocks
 from colorgan.report.curves import arm_curves
 from colorgan.report.dots import draw_study
+from colorgan.report.drawing.figures import Files, chart_figure, free_name
+from colorgan.report.drawing.html import Html, element, join, table
 from colorgan.report.evaluations import Evaluation
-from colorgan.report.figures import Files, chart_figure, free_name
-from colorgan.report.html import Html, element, join, table
 from colorgan.report.probe_tables import probe_tables
 from colorgan.report.published import METRICS, PAPER, Published
 from colorgan.report.runs import RunFolder, short_names

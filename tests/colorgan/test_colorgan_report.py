@@ -12,9 +12,9 @@ from drawn_runs import GREY, HOSTILE, grid, line, make_run, tuned
 from PIL import Image
 
 from colorgan.errors import UsageError
-from colorgan.report.html import Html, element, join
+from colorgan.report.drawing.html import Html, element, join
+from colorgan.report.drawing.photos import cut_grid, open_picture, progress
 from colorgan.report.page import write_report
-from colorgan.report.pictures import cut_grid, open_picture, progress
 from colorgan.report.published import METRICS
 from colorgan.report.runs import differences, read_run, short_names
 from colorgan.report.scores import by_protocol, final_results, paired_difference, run_of, spread

@@ -10,8 +10,8 @@ import pytest
 from drawn_runs import tuned
 from PIL import Image
 
-from colorgan.report.charts import Line, draw, thinned
 from colorgan.report.curves import arm_curves, mean_curve
+from colorgan.report.drawing.charts import Line, draw, thinned
 from colorgan.report.runs import read_run
 
 

@@ -1,6 +1,6 @@
 """Charts of the report, each written twice: SVG in the page, whose colours follow light and dark, and PNG beside it.
 
-Colours in the SVG are CSS variables that colorgan/report/style.py sets; lines are named below each chart in HTML.
+Colours in the SVG are CSS variables that colorgan/report/drawing/style.py sets; lines are named below each chart in HTML.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
-from colorgan.report.html import Html
+from colorgan.report.drawing.html import Html
 
 # Okabe and Ito's colours, told apart by colour-blind readers; yellow left out: too faint on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f6fc1", "#7a7a7a")

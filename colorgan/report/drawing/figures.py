@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from colorgan.report.charts import COLOURS, Chart, Line, draw
-from colorgan.report.html import Html, element, join, missing
+from colorgan.report.drawing.charts import COLOURS, Chart, Line, draw
+from colorgan.report.drawing.html import Html, element, join, missing
 
 Files = dict[str, bytes]  # what lies beside the page: name -> bytes
 Spec = tuple[str, list[Line], str, dict[str, object]]  # title, lines, note, options of charts.draw
