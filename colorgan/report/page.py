@@ -12,20 +12,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from colorgan.report.curves import finetuning_section, start_of
 from colorgan.report.drawing.figures import Files
 from colorgan.report.drawing.html import Html, element, join, table
 from colorgan.report.drawing.style import STYLE
-from colorgan.report.gallery import coloured_section, progress_section
-from colorgan.report.provenance import provenance_section, recipes_section
 from colorgan.report.published import KIND_NAMES
 from colorgan.report.results import classes_section
 from colorgan.report.runs import RunFolder
 from colorgan.report.scores import Result, data_name, final_results
+from colorgan.report.sections.finetuning import finetuning_section, start_of
+from colorgan.report.sections.gallery import coloured_section, progress_section
+from colorgan.report.sections.pretraining import pretraining_section, speed_section
+from colorgan.report.sections.provenance import provenance_section, recipes_section
+from colorgan.report.sections.scores import markdown, scores_section
+from colorgan.report.sections.transfer import transfer_cards, transfer_markdown, transfer_section
 from colorgan.report.story import Story, read_folders
-from colorgan.report.tables import markdown, scores_section
-from colorgan.report.training import pretraining_section, speed_section
-from colorgan.report.transfer import transfer_cards, transfer_markdown, transfer_section
 
 PAGE, TEXT = "report.html", "report.md"
 

@@ -15,11 +15,11 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 from sklearn.metrics import confusion_matrix
 
-from colorgan.report.classes import best_first, class_means, classes_blocks, row_shares, summed
 from colorgan.report.drawing.html import Html
 from colorgan.report.evaluations import Evaluation, read_evaluation
-from colorgan.report.gallery import coloured_section, psnr_db
 from colorgan.report.page import report_page
+from colorgan.report.sections.classes import best_first, class_means, classes_blocks, row_shares, summed
+from colorgan.report.sections.gallery import coloured_section, psnr_db
 from colorgan.report.story import read_folders
 
 

@@ -16,10 +16,10 @@ from drawn_runs import HOSTILE, make_run, probed, study
 from colorgan.errors import UsageError
 from colorgan.probes.record import read_probe
 from colorgan.report.dots import draw_study
-from colorgan.report.probe_tables import probe_tables, spread
+from colorgan.report.sections.probes import probe_tables, spread
+from colorgan.report.sections.transfer import points, transfer_cards, transfer_markdown, transfer_section
 from colorgan.report.story import Story, read_folders
 from colorgan.report.studies import read_study
-from colorgan.report.transfer import points, transfer_cards, transfer_markdown, transfer_section
 
 
 def text_of(page: str) -> str:

@@ -16,7 +16,7 @@ from colorgan.report.drawing.figures import Files
 from colorgan.report.drawing.html import Html, data_uri, element, join
 from colorgan.report.drawing.photos import open_picture, png_bytes
 from colorgan.report.evaluations import Evaluation
-from colorgan.report.gallery import whole_picture
+from colorgan.report.sections.gallery import whole_picture
 
 Arms = Mapping[str, Sequence[Evaluation]]
 Matrix = list[list[float]]

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from colorgan.probes.record import Probe
-from colorgan.report.classes import classes_blocks
-from colorgan.report.curves import arm_curves
 from colorgan.report.dots import draw_study
 from colorgan.report.drawing.figures import Files, chart_figure, free_name
 from colorgan.report.drawing.html import Html, element, join, table
 from colorgan.report.evaluations import Evaluation
-from colorgan.report.probe_tables import probe_tables
 from colorgan.report.published import METRICS, PAPER, Published
 from colorgan.report.runs import RunFolder, short_names
+from colorgan.report.sections.classes import classes_blocks
+from colorgan.report.sections.finetuning import arm_curves
+from colorgan.report.sections.probes import probe_tables
 from colorgan.report.story import Story
 from colorgan.report.studies import ArmValues, Comparison, StudyArm, StudyProtocol
 
