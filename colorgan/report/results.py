@@ -8,8 +8,8 @@ from pathlib import Path
 from colorgan.report.drawing.figures import Files, free_name
 from colorgan.report.drawing.html import Html, element, join
 from colorgan.report.evaluations import Evaluation
+from colorgan.report.final_scores import MODEL_KINDS, Result, by_protocol, data_name, spread
 from colorgan.report.published import METRICS, TITLES
-from colorgan.report.scores import MODEL_KINDS, Result, by_protocol, data_name, spread
 from colorgan.report.sections.classes import classes_blocks
 from colorgan.report.story import Story
 

@@ -14,10 +14,10 @@ from PIL import Image
 from colorgan.errors import UsageError
 from colorgan.report.drawing.html import Html, element, join
 from colorgan.report.drawing.photos import cut_grid, open_picture, progress
+from colorgan.report.final_scores import by_protocol, final_results, paired_difference, run_of, spread
 from colorgan.report.page import write_report
 from colorgan.report.published import METRICS
 from colorgan.report.runs import differences, read_run, short_names
-from colorgan.report.scores import by_protocol, final_results, paired_difference, run_of, spread
 from colorgan.report.sections.scores import markdown
 from colorgan.report.story import read_folders
 

@@ -9,9 +9,9 @@ from statistics import fmean
 from colorgan.report.drawing.charts import Line
 from colorgan.report.drawing.figures import Files, Spec, charts, legend, percent
 from colorgan.report.drawing.html import Html, element, join
+from colorgan.report.final_scores import SCRATCH, data_name
 from colorgan.report.published import METRICS, TITLES
 from colorgan.report.runs import RunFolder
-from colorgan.report.scores import SCRATCH, data_name
 from colorgan.report.story import Story
 
 Arms = Mapping[str, Sequence[RunFolder]]

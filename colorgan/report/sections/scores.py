@@ -5,6 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from colorgan.report.drawing.html import Html, element, join, missing, table
+from colorgan.report.final_scores import (
+    PRETRAINED,
+    SCRATCH,
+    Arm,
+    Protocol,
+    Result,
+    by_protocol,
+    data_name,
+    departures,
+    paired_difference,
+    spread,
+)
 from colorgan.report.published import (
     EARLIER,
     METRICS,
@@ -18,18 +30,6 @@ from colorgan.report.published import (
     Published,
 )
 from colorgan.report.runs import RunFolder
-from colorgan.report.scores import (
-    PRETRAINED,
-    SCRATCH,
-    Arm,
-    Protocol,
-    Result,
-    by_protocol,
-    data_name,
-    departures,
-    paired_difference,
-    spread,
-)
 
 Column = tuple[Metric, Protocol, list[Arm]]
 SOURCE = "Treneska et al., Sensors 2022, 22(4), 1599"
