@@ -17,8 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from colorgan.hang_reports import SUMMARY, Standing, read_standing
-from colorgan.runlog import read_log
+from colorgan.runs.hang_reports import SUMMARY, Standing, read_standing
+from colorgan.runs.log import read_log
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = "--network.width 4 --discriminator.width 4 --batch.global_batch_size 4 --output.log_every_images 4"

@@ -13,7 +13,7 @@ ColorganError
 
 `colorgan.config.command_line.run_verb` prints them as `ErrorName: sentence` and exits with their `exit_status`. A training process ends
 with: 0 done, 2 a mistake to correct, 65 not a finite number, 69 another rank was lost, 74 a checkpoint could not be
-written, 75 stopped by a signal after saving, 76 a rank hung (colorgan/watchdog.py). After 69, 74, 75 and 76 the same
+written, 75 stopped by a signal after saving, 76 a rank hung (colorgan/runs/watchdog.py). After 69, 74, 75 and 76 the same
 command goes on from the last checkpoint.
 A launcher of several ranks shows each rank's status and ends with 1 itself; `log.jsonl` has the error and its status
 as an event.

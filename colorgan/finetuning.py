@@ -34,7 +34,7 @@ from colorgan.models.model_folder import (
 from colorgan.models.unet import Encoder, initialise, num_downsamplings, set_dropout_keys
 from colorgan.objectives import dropout_keys, learning_rate_schedule
 from colorgan.plan import cadence
-from colorgan.run import Outcome, Run
+from colorgan.runs.run import Outcome, Run
 from colorgan.training import Batch, EvalLoader, Hooks, Loader, StopSignals, fit
 
 MODEL, EVALUATION = "model", "evaluation"

@@ -19,7 +19,7 @@ from colorgan.models.model_folder import Architecture, ModelConfig
 from colorgan.models.unet import Discriminator, UNet, initialise, set_dropout_keys
 from colorgan.objectives import GAN_LOSSES, GanLoss, dropout_keys, lab_colourfulness, learning_rate_schedule
 from colorgan.plan import cadence
-from colorgan.run import Outcome, Run
+from colorgan.runs.run import Outcome, Run
 from colorgan.training import Batch, EvalLoader, Hooks, Loader, StopSignals, fit
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
@@ -81,7 +81,7 @@ class PretrainTask:
 
 @torch.no_grad()
 def _colours(fake_B2HW: Tensor, chroma_B2HW: Tensor) -> dict[str, Tensor]:
-    """What colorgan/health.py judges of the output, in normalised units."""
+    """What colorgan/runs/health.py judges of the output, in normalised units."""
     return {
         "colourfulness/output": lab_colourfulness(fake_B2HW).mean(),
         "colourfulness/data": lab_colourfulness(chroma_B2HW).mean(),

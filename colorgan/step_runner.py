@@ -25,7 +25,7 @@ import torch
 import yaml
 
 from colorgan.errors import ColorganError, NotFiniteError
-from colorgan.run import EXIT_STOPPED, OTHER_RECIPE, OTHER_WEIGHTS
+from colorgan.runs.run import EXIT_STOPPED, OTHER_RECIPE, OTHER_WEIGHTS
 from colorgan.study import Step
 
 TRAINING = ("pretrain", "finetune", "probe")

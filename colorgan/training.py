@@ -175,7 +175,7 @@ class StopSignals:
 
 
 class Note(Protocol):
-    """Takes a point that the loop has reached; see `colorgan.watchdog.Watchdog.note`."""
+    """Takes a point that the loop has reached; see `colorgan.runs.watchdog.Watchdog.note`."""
 
     def __call__(
         self, name: str, images_seen: int, batches: Iterable[Batch] | None = None, *, collective: bool = False
@@ -192,7 +192,7 @@ def _note_nothing(
 class Hooks:
     """What the loop calls at its points; each is called on all ranks.
 
-    `note(point, images_seen, batches, collective=...)` is told every point reached (colorgan/watchdog.py).
+    `note(point, images_seen, batches, collective=...)` is told every point reached (colorgan/runs/watchdog.py).
     """
 
     report: Callable[[StepReport], None]

@@ -23,7 +23,7 @@ from colorgan.plan import (
     train_loader_arguments,
 )
 from colorgan.pretraining import build_pretraining, pretrain, scores_text
-from colorgan.run import EXIT_STOPPED, Outcome
+from colorgan.runs.run import EXIT_STOPPED, Outcome
 from colorgan.training import set_determinism
 from shards.errors import ShardError
 from shards.loader import Loader

@@ -1,6 +1,6 @@
 """Progress of counted work (packing, downloads): a bar on a terminal, a plain line now and then elsewhere.
 
-A run has colorgan/display.py; this is for the verbs that work through a known number of things.
+A run has colorgan/runs/display.py; this is for the verbs that work through a known number of things.
 """
 
 import time

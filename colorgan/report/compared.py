@@ -15,9 +15,9 @@ from colorgan.errors import UsageError
 from colorgan.finetuning import EVALUATION
 from colorgan.protocols import METRIC_TITLES
 from colorgan.report.evaluations import Evaluation
-from colorgan.report.runs import RunFolder, flat, short_names
 from colorgan.report.studies import Comparison, StudyArm, StudyProtocol
-from colorgan.run import FREE_KEYS
+from colorgan.runs.reading import RunFolder, flat, short_names
+from colorgan.runs.run import FREE_KEYS
 
 SCRATCH = "scratch"
 # The headline of each task: the first score that all its runs have.

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from colorgan.report.evaluations import Evaluation
 from colorgan.report.published import OWN_SIZE, Metric, Published
-from colorgan.report.runs import RunFolder, differences, short_names
 from colorgan.report.story import Story
-from colorgan.run import FREE_KEYS
+from colorgan.runs.reading import RunFolder, differences, short_names
+from colorgan.runs.run import FREE_KEYS
 
 SCRATCH, PRETRAINED = "scratch", "generator"
 

@@ -18,7 +18,6 @@ from colorgan.report.drawing.style import STYLE
 from colorgan.report.final_scores import Result, data_name, final_results
 from colorgan.report.published import KIND_NAMES
 from colorgan.report.results import classes_section
-from colorgan.report.runs import RunFolder
 from colorgan.report.sections.finetuning import finetuning_section, start_of
 from colorgan.report.sections.gallery import coloured_section, progress_section
 from colorgan.report.sections.pretraining import pretraining_section, speed_section
@@ -26,6 +25,7 @@ from colorgan.report.sections.provenance import provenance_section, recipes_sect
 from colorgan.report.sections.scores import markdown, scores_section
 from colorgan.report.sections.transfer import transfer_cards, transfer_markdown, transfer_section
 from colorgan.report.story import Story, read_folders
+from colorgan.runs.reading import RunFolder
 
 PAGE, TEXT = "report.html", "report.md"
 

@@ -13,9 +13,9 @@ from colorgan.errors import UsageError
 from colorgan.probes.record import PROBE, Probe, read_probe
 from colorgan.report.compared import compared_runs
 from colorgan.report.evaluations import SCORES, Evaluation, read_evaluation
-from colorgan.report.runs import KINDS, RunFolder, read_run, short_names
 from colorgan.report.studies import STUDY, Study, read_study
-from colorgan.run import RECIPE
+from colorgan.runs.reading import KINDS, RunFolder, read_run, short_names
+from colorgan.runs.run import RECIPE
 
 MAX_PRETRAINED = 20  # of one study
 

@@ -16,8 +16,8 @@ from colorgan.config.keys import show
 from colorgan.errors import UsageError
 from colorgan.probes.record import PROBE, Probe, read_probe
 from colorgan.report.files import entries, mapping, number, read_text, short, whole
-from colorgan.report.runs import RunFolder, flat, read_run
-from colorgan.run import RECIPE
+from colorgan.runs.reading import RunFolder, flat, read_run
+from colorgan.runs.run import RECIPE
 
 STUDY = "study.json"
 MAX_PROTOCOLS, MAX_ARMS, MAX_SEEDS, MAX_COMPARISONS, MAX_FURTHER = 40, 12, 50, 40, 8

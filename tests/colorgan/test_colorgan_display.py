@@ -8,8 +8,8 @@ import math
 import pytest
 from rich.console import Console
 
-from colorgan import display as module
-from colorgan.display import Display, clock_text
+from colorgan.runs import display as module
+from colorgan.runs.display import Display, clock_text
 
 LOSSES = {"loss/generator": 5.312, "loss/discriminator": 0.6123, "gradient_norm/generator": 3.0}
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"

@@ -7,10 +7,10 @@ import torch
 from toy import ToyLoader, toy_recipe, train_toy
 
 from colorgan.distributed.ranks import Ranks
-from colorgan.health import REPORTS_TO_WARN, HealthWatch
 from colorgan.objectives import lab_colourfulness
 from colorgan.pretraining import pretrain
-from colorgan.runlog import read_log
+from colorgan.runs.health import REPORTS_TO_WARN, HealthWatch
+from colorgan.runs.log import read_log
 
 WELL = {
     "discriminator_accuracy/real": 0.8,

@@ -7,7 +7,7 @@ import platform
 import numpy as np
 import torch
 
-from colorgan.provenance import device_name, versions
+from colorgan.runs.provenance import device_name, versions
 
 
 def test_versions_are_those_that_are_imported() -> None:

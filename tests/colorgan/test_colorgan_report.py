@@ -17,9 +17,9 @@ from colorgan.report.drawing.photos import cut_grid, open_picture, progress
 from colorgan.report.final_scores import by_protocol, final_results, paired_difference, run_of, spread
 from colorgan.report.page import write_report
 from colorgan.report.published import METRICS
-from colorgan.report.runs import differences, read_run, short_names
 from colorgan.report.sections.scores import markdown
 from colorgan.report.story import read_folders
+from colorgan.runs.reading import differences, read_run, short_names
 
 
 def test_text_is_escaped_unless_it_is_html_already() -> None:

@@ -11,8 +11,8 @@ from drawn_runs import tuned
 from PIL import Image
 
 from colorgan.report.drawing.charts import Line, draw, thinned
-from colorgan.report.runs import read_run
 from colorgan.report.sections.finetuning import arm_curves, mean_curve
+from colorgan.runs.reading import read_run
 
 
 def test_charts_follow_the_pages_colours() -> None:

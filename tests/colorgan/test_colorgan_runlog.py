@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from colorgan.runlog import LOG_NAME, TENSORBOARD_NAME, RunLog, read_log
+from colorgan.runs.log import LOG_NAME, TENSORBOARD_NAME, RunLog, read_log
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,8 +11,8 @@ from colorgan.report.drawing.figures import Files, Spec, charts, legend, percent
 from colorgan.report.drawing.html import Html, element, join
 from colorgan.report.final_scores import SCRATCH, data_name
 from colorgan.report.published import METRICS, TITLES
-from colorgan.report.runs import RunFolder
 from colorgan.report.story import Story
+from colorgan.runs.reading import RunFolder
 
 Arms = Mapping[str, Sequence[RunFolder]]
 Points = list[tuple[float, float]]

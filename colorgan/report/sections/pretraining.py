@@ -9,8 +9,8 @@ from colorgan.report.drawing.charts import Line
 from colorgan.report.drawing.figures import Files, Spec, charts, legend, percent
 from colorgan.report.drawing.html import Html, element, join, table
 from colorgan.report.files import short
-from colorgan.report.runs import RunFolder
 from colorgan.report.story import Story
+from colorgan.runs.reading import RunFolder
 
 # The discriminator's loss, half of real plus half of generated, when it knows nothing.
 CHANCE_LOSS = {"bce": 0.6931, "least_squares": 0.25, "hinge": 1.0}

@@ -10,8 +10,8 @@ import yaml
 from colorgan.report.drawing.html import Html, element, join, missing, table
 from colorgan.report.files import mapping, short
 from colorgan.report.published import KIND_NAMES
-from colorgan.report.runs import RunFolder, differences
 from colorgan.report.story import Story
+from colorgan.runs.reading import RunFolder, differences
 
 MAX_ROWS = 40  # of a run's checkpoints and of its events
 MAX_RECIPE = 20_000  # characters

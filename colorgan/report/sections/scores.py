@@ -29,7 +29,7 @@ from colorgan.report.published import (
     Metric,
     Published,
 )
-from colorgan.report.runs import RunFolder
+from colorgan.runs.reading import RunFolder
 
 Column = tuple[Metric, Protocol, list[Arm]]
 SOURCE = "Treneska et al., Sensors 2022, 22(4), 1599"

@@ -14,12 +14,12 @@ from colorgan.report.drawing.figures import Files, chart_figure, free_name
 from colorgan.report.drawing.html import Html, element, join, table
 from colorgan.report.evaluations import Evaluation
 from colorgan.report.published import METRICS, PAPER, Published
-from colorgan.report.runs import RunFolder, short_names
 from colorgan.report.sections.classes import classes_blocks
 from colorgan.report.sections.finetuning import arm_curves
 from colorgan.report.sections.probes import probe_tables
 from colorgan.report.story import Story
 from colorgan.report.studies import ArmValues, Comparison, StudyArm, StudyProtocol
+from colorgan.runs.reading import RunFolder, short_names
 
 NO_VALUE = "–"
 

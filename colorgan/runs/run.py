@@ -27,15 +27,15 @@ from torch.distributed import DistError
 from colorgan.checkpoints.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, latest_checkpoint
 from colorgan.config.command_line import dump_recipe, recipe_difference
 from colorgan.config.recipe import RunRecipe
-from colorgan.display import Display
 from colorgan.distributed.ranks import Ranks, Strategy
 from colorgan.errors import CheckpointError, ColorganError, LostRankError, NotFiniteError, SaveError, UsageError
-from colorgan.health import HealthWatch
 from colorgan.models.model_folder import ModelConfig, probe, source_version
-from colorgan.provenance import device_name, versions
-from colorgan.runlog import Kind, RunLog
+from colorgan.runs.display import Display
+from colorgan.runs.health import HealthWatch
+from colorgan.runs.log import Kind, RunLog
+from colorgan.runs.provenance import device_name, versions
+from colorgan.runs.watchdog import Watchdog
 from colorgan.training import Loader, StepReport
-from colorgan.watchdog import Watchdog
 
 # What may change between two starts of one run: it does not enter the weights. `data.train` is compared by its digest.
 FREE_KEYS = (

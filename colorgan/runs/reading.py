@@ -18,8 +18,8 @@ from colorgan.config.keys import show
 from colorgan.errors import UsageError
 from colorgan.report.evaluations import Evaluation, read_evaluations
 from colorgan.report.files import mapping, number, numbers, read_json, read_text
-from colorgan.run import FREE_KEYS, RECIPE
-from colorgan.runlog import LOG_NAME, read_log
+from colorgan.runs.log import LOG_NAME, read_log
+from colorgan.runs.run import FREE_KEYS, RECIPE
 
 Kind = Literal["pretrain", "classify", "segment", "detect"]
 KINDS: tuple[Kind, ...] = ("pretrain", "classify", "segment", "detect")

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, TextIO, TypeVar
 
 from colorgan.distributed.ranks import Ranks
-from colorgan.hang_reports import SUMMARY, Standing, read_standing, summary_text
+from colorgan.runs.hang_reports import SUMMARY, Standing, read_standing, summary_text
 
 EXIT_HUNG = 76  # EX_PROTOCOL: a rank did not answer; the same command goes on from the last checkpoint
 TRIPPED = ".tripped"
