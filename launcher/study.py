@@ -22,9 +22,9 @@ from colorgan.config.problems import leaves
 from colorgan.errors import ColorganError, UsageError
 from colorgan.models.model_folder import read_config
 from colorgan.probes.svm import check_sklearn
-from colorgan.protocols import Protocol, find_protocol
-from colorgan.step_runner import Runner, StepError
-from colorgan.study import (
+from colorgan.study.protocols import Protocol, find_protocol
+from colorgan.study.runner import Runner, StepError
+from colorgan.study.trials import (
     FROZEN,
     PROBE,
     RANDOM,

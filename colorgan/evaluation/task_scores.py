@@ -3,7 +3,7 @@
 `score_model` walks a set once and gives an `Evaluation`; `write_evaluation` leaves it in a folder:
 
     scores.json               scores, per class, confusion, and what they were computed with
-    per_image.safetensors     what a bootstrap over images needs (colorgan/comparison.py)
+    per_image.safetensors     what a bootstrap over images needs (colorgan/study/comparison.py)
     pictures.png              overlays
 
 N images, B images of a batch, C classes, H x W pixels.

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from colorgan.report.drawing.charts import GRID, INK, SETTINGS, Chart, colour_of, plain, png_of, svg_of
-from colorgan.report.studies import Comparison, StudyArm, StudyProtocol
+from colorgan.study.record import Comparison, StudyArm, StudyProtocol
 
 WIDTH_INCHES, ROW_INCHES, MARGIN_INCHES = 4.3, 0.3, 0.62  # a margin holds an axis with its numbers and name
 MAX_LABEL = 20

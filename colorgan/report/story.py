@@ -11,11 +11,11 @@ from pathlib import Path
 
 from colorgan.errors import UsageError
 from colorgan.probes.record import PROBE, Probe, read_probe
-from colorgan.report.compared import compared_runs
 from colorgan.report.evaluations import SCORES, Evaluation, read_evaluation
-from colorgan.report.studies import STUDY, Study, read_study
 from colorgan.runs.reading import KINDS, RunFolder, read_run, short_names
 from colorgan.runs.run import RECIPE
+from colorgan.study.record import STUDY, Study, read_study
+from colorgan.study.single_runs import compared_runs
 
 MAX_PRETRAINED = 20  # of one study
 

@@ -20,7 +20,7 @@ from colorgan.evaluation.detection_scores import COCO_NAMES
 from colorgan.evaluation.task_scores import score_classifier, score_segmenter
 from colorgan.models.model_folder import ModelConfig
 from colorgan.probes.linear import Score
-from colorgan.protocols import METRIC_TITLES, PROTOCOLS, Arm, Protocol, find_protocol
+from colorgan.study.protocols import METRIC_TITLES, PROTOCOLS, Arm, Protocol, find_protocol
 
 PROJECT = Path(__file__).resolve().parents[2]
 TRAINED = {"classify", "segment", "detect"}

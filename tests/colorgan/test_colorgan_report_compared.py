@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from drawn_runs import VOC, scored, tuned
 
-from colorgan.comparison import ArmScores, compare
 from colorgan.report.page import write_report
 from colorgan.report.story import read_folders
+from colorgan.study.comparison import ArmScores, compare
 
 SCRATCH = {0: 0.20, 1: 0.22, 2: 0.21}
 GENERATOR = {0: 0.30, 1: 0.31, 2: 0.29}

@@ -19,7 +19,7 @@ from colorgan.report.dots import draw_study
 from colorgan.report.sections.probes import probe_tables, spread
 from colorgan.report.sections.transfer import points, transfer_cards, transfer_markdown, transfer_section
 from colorgan.report.story import Story, read_folders
-from colorgan.report.studies import read_study
+from colorgan.study.record import read_study
 
 
 def text_of(page: str) -> str:

@@ -18,14 +18,14 @@ import yaml
 from conftest import LAUNCHER, command_line
 from safetensors.torch import load_file, save_file
 
-from colorgan.comparison import compare, read_arm
 from colorgan.config.problems import leaves
 from colorgan.errors import CheckpointError, ColorganError
 from colorgan.models.model_folder import CONFIG, WEIGHTS, Architecture, ModelConfig, build_model
 from colorgan.models.unet import initialise
-from colorgan.protocols import find_protocol
-from colorgan.step_runner import recipe_text
-from colorgan.study import Arm, Trial, best_rates
+from colorgan.study.comparison import compare, read_arm
+from colorgan.study.protocols import find_protocol
+from colorgan.study.runner import recipe_text
+from colorgan.study.trials import Arm, Trial, best_rates
 from datasets.sample import write_sample
 
 SEEDS = (3,)

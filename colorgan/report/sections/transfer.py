@@ -18,8 +18,8 @@ from colorgan.report.sections.classes import classes_blocks
 from colorgan.report.sections.finetuning import arm_curves
 from colorgan.report.sections.probes import probe_tables
 from colorgan.report.story import Story
-from colorgan.report.studies import ArmValues, Comparison, StudyArm, StudyProtocol
 from colorgan.runs.reading import RunFolder, short_names
+from colorgan.study.record import ArmValues, Comparison, StudyArm, StudyProtocol
 
 NO_VALUE = "–"
 

@@ -9,15 +9,15 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from colorgan.comparison import Comparison as Compared
-from colorgan.comparison import compare, read_arm
 from colorgan.errors import UsageError
 from colorgan.finetuning import EVALUATION
-from colorgan.protocols import METRIC_TITLES
 from colorgan.report.evaluations import Evaluation
-from colorgan.report.studies import Comparison, StudyArm, StudyProtocol
 from colorgan.runs.reading import RunFolder, flat, short_names
 from colorgan.runs.run import FREE_KEYS
+from colorgan.study.comparison import Comparison as Compared
+from colorgan.study.comparison import compare, read_arm
+from colorgan.study.protocols import METRIC_TITLES
+from colorgan.study.record import Comparison, StudyArm, StudyProtocol
 
 SCRATCH = "scratch"
 # The headline of each task: the first score that all its runs have.

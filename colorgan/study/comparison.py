@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from colorgan.errors import UsageError
-from colorgan.resampling import SCORED_BY, Evidence, Floats, multiplicities_NR, over_seeds_R, resampled_score_R
+from colorgan.study.bootstrap import SCORED_BY, Evidence, Floats, multiplicities_NR, over_seeds_R, resampled_score_R
 
 LEVEL = 0.95
 NUM_RESAMPLES = 2000

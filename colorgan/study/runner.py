@@ -3,7 +3,7 @@
     <folder>/<step>.yaml    what the step was told; <step>.done when it has ended well
     <folder>/<step>.log     all it said
 
-launcher/study.py says which steps there are (colorgan/study.py makes them).
+launcher/study.py says which steps there are (colorgan/study/trials.py makes them).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import yaml
 
 from colorgan.errors import ColorganError, NotFiniteError
 from colorgan.runs.run import EXIT_STOPPED, OTHER_RECIPE, OTHER_WEIGHTS
-from colorgan.study import Step
+from colorgan.study.trials import Step
 
 TRAINING = ("pretrain", "finetune", "probe")
 TAIL_LINES = 12

@@ -20,12 +20,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from colorgan.comparison import compare, read_arm
 from colorgan.errors import UsageError
 from colorgan.evaluation.task_scores import SCORES
 from colorgan.finetuning import EVALUATION
 from colorgan.models.model_folder import weights_digest
-from colorgan.protocols import METRIC_TITLES, Data, Part, Protocol
+from colorgan.study.comparison import compare, read_arm
+from colorgan.study.protocols import METRIC_TITLES, Data, Part, Protocol
 
 SCRATCH, RANDOM = "scratch", "random"
 FROZEN = {"linear", "lowshot", "knn"}

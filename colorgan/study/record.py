@@ -101,7 +101,7 @@ class StudyProtocol:
 
     @property
     def of_the_paper(self) -> bool:
-        """Whether it is one of Treneska et al.'s, by its name in colorgan/protocols.py."""
+        """Whether it is one of Treneska et al.'s, by its name in colorgan/study/protocols.py."""
         return self.name.startswith("paper-")
 
 
@@ -112,7 +112,7 @@ class Study:
     path: Path
     protocols: tuple[StudyProtocol, ...]
     notes: list[str] = field(default_factory=list)
-    of_single_runs: bool = False  # no study.json: compared by colorgan/report/compared.py
+    of_single_runs: bool = False  # no study.json: compared by colorgan/study/single_runs.py
 
 
 def read_study(folder: Path) -> Study:
