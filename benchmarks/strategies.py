@@ -34,8 +34,8 @@ from colorgan.checkpoints.checkpoint import Checkpoint, checkpoint_path, open_ch
 from colorgan.distributed.launch_profile import LaunchProfile  # noqa: E402
 from colorgan.distributed.ranks import Phase, Ranks, Strategy, open_strategy  # noqa: E402
 from colorgan.models.unet import Discriminator, UNet, initialise  # noqa: E402
-from colorgan.objectives import GAN_LOSSES  # noqa: E402
-from colorgan.pretraining import PretrainTask, pretrain  # noqa: E402
+from colorgan.tasks.gan_losses import GAN_LOSSES  # noqa: E402
+from colorgan.tasks.pretraining import PretrainTask, pretrain  # noqa: E402
 from colorgan.training import Cadence, Hooks, StopSignals, fit  # noqa: E402
 
 STRATEGIES = {f"zero{stage}" if stage else "ddp": LaunchProfile(stage) for stage in range(4)}

@@ -22,8 +22,8 @@ from colorgan.plan import (
     plan_text,
     train_loader_arguments,
 )
-from colorgan.pretraining import build_pretraining, pretrain, scores_text
 from colorgan.runs.run import EXIT_STOPPED, Outcome
+from colorgan.tasks.pretraining import build_pretraining, pretrain, scores_text
 from colorgan.training import set_determinism
 from shards.errors import ShardError
 from shards.loader import Loader

@@ -24,7 +24,7 @@ from colorgan.evaluation.metrics import chroma_l1_B, colourfulness_B, psnr_B, ss
 from colorgan.evaluation.picture_grids import colour_grid, to_uint8_HWC
 from colorgan.models.colorizing import colour_normalised, lab_and_predicted, resized, to_rgb
 from colorgan.models.unet import evaluating, set_dropout_keys
-from colorgan.objectives import dropout_keys
+from colorgan.tasks.gan_losses import dropout_keys
 from colorgan.training import Batch
 
 # One row an image. "grey" is the baseline that leaves ab = 0. chroma_error and chroma_l1 are in Lab units, the latter

@@ -40,7 +40,7 @@ from colorgan.models.colorizing import to_rgb
 from colorgan.models.detector import Detections, detect
 from colorgan.models.model_folder import ModelConfig
 from colorgan.models.unet import evaluating, set_dropout_keys, using_inference
-from colorgan.objectives import dropout_keys
+from colorgan.tasks.gan_losses import dropout_keys
 from colorgan.training import Batch, Boxes
 
 SCORES, PER_IMAGE, PICTURES = "scores.json", "per_image.safetensors", "pictures.png"

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from colorgan.errors import UsageError
-from colorgan.finetuning import EVALUATION
 from colorgan.report.evaluations import Evaluation
 from colorgan.runs.reading import RunFolder, flat, short_names
 from colorgan.runs.run import FREE_KEYS
@@ -18,6 +17,7 @@ from colorgan.study.comparison import Comparison as Compared
 from colorgan.study.comparison import compare, read_arm
 from colorgan.study.protocols import METRIC_TITLES
 from colorgan.study.record import Comparison, StudyArm, StudyProtocol
+from colorgan.tasks.finetuning import EVALUATION
 
 SCRATCH = "scratch"
 # The headline of each task: the first score that all its runs have.

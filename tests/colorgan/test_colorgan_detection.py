@@ -11,9 +11,7 @@ from torch import Tensor
 from toy import ToyLoader, on_ranks
 
 from colorgan.config.recipe import FinetuneRecipe, StageRecipe
-from colorgan.detection_loss import assign, centre_ness, detection_loss, focal_loss, giou
 from colorgan.distributed.ranks import Ranks, open_strategy
-from colorgan.finetuning import NEW_LAYERS, Stage, build_stage
 from colorgan.models.detector import (
     MAX_DETECTIONS,
     Detector,
@@ -26,6 +24,8 @@ from colorgan.models.detector import (
 )
 from colorgan.models.model_folder import Architecture, ModelConfig, build_model
 from colorgan.models.unet import UNet, evaluating, initialise, set_dropout_keys
+from colorgan.tasks.detection_loss import assign, centre_ness, detection_loss, focal_loss, giou
+from colorgan.tasks.finetuning import NEW_LAYERS, Stage, build_stage
 from colorgan.training import Cadence, Hooks, StopSignals, fit
 
 

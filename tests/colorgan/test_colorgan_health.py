@@ -7,10 +7,10 @@ import torch
 from toy import ToyLoader, toy_recipe, train_toy
 
 from colorgan.distributed.ranks import Ranks
-from colorgan.objectives import lab_colourfulness
-from colorgan.pretraining import pretrain
 from colorgan.runs.health import REPORTS_TO_WARN, HealthWatch
 from colorgan.runs.log import read_log
+from colorgan.tasks.gan_losses import lab_colourfulness
+from colorgan.tasks.pretraining import pretrain
 
 WELL = {
     "discriminator_accuracy/real": 0.8,
@@ -72,7 +72,7 @@ def test_pretraining_logs_what_is_judged(tmp_path: Path) -> None:
 
 
 def test_a_warning_is_an_event_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("colorgan.pretraining.SATURATED", 0.0)
+    monkeypatch.setattr("colorgan.tasks.pretraining.SATURATED", 0.0)
     recipe = toy_recipe(tmp_path)
     pretrain(recipe, Ranks.single(), total_images=48, data_digest="abc", train=ToyLoader(8, 8), val=None)
     events = [line for line in read_log(tmp_path) if line["kind"] == "event"]

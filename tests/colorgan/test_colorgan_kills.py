@@ -15,7 +15,7 @@ from toy import ToyLoader, toy_recipe
 
 from colorgan.checkpoints.checkpoint import Checkpoint, latest_checkpoint
 from colorgan.distributed.ranks import Ranks
-from colorgan.pretraining import pretrain
+from colorgan.tasks.pretraining import pretrain
 
 ONE = Ranks.single()
 OUTPUT = {"log_every_images": 8, "save_every_images": 8, "validate_every_images": 80}
@@ -28,7 +28,7 @@ def _train(folder: str) -> None:
 
 
 def start(folder: Path) -> multiprocessing.process.BaseProcess:
-    multiprocessing.set_forkserver_preload(["colorgan.pretraining", "torch.utils.tensorboard"])
+    multiprocessing.set_forkserver_preload(["colorgan.tasks.pretraining", "torch.utils.tensorboard"])
     process = multiprocessing.get_context("forkserver").Process(target=_train, args=(str(folder),))
     process.start()
     return process

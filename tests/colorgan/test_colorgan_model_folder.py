@@ -17,7 +17,7 @@ from colorgan.checkpoints.consolidation import consolidate, streamed_probe
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import ColorganError, GeneratorError
 from colorgan.models.model_folder import CONFIG, WEIGHTS, load_model, probe, read_config
-from colorgan.pretraining import pretrain
+from colorgan.tasks.pretraining import pretrain
 
 ONE = Ranks.single()
 

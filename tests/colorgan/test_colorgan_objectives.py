@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from colorgan.objectives import GAN_LOSSES, dropout_keys, learning_rate_schedule
+from colorgan.tasks.gan_losses import GAN_LOSSES, dropout_keys, learning_rate_schedule
 
 
 def test_gan_losses_by_hand() -> None:

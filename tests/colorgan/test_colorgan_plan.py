@@ -24,7 +24,7 @@ from colorgan.plan import (
     sent_bytes,
     train_loader_arguments,
 )
-from colorgan.pretraining import build_pretraining
+from colorgan.tasks.pretraining import build_pretraining
 
 ONE = Ranks.single()
 FOUR = Ranks(0, 0, 4, torch.device("cpu"))

@@ -15,8 +15,8 @@ from colorgan.checkpoints.checkpoint import latest_checkpoint
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import CheckpointError, TrainingError, UsageError
 from colorgan.models.unet import Discriminator, UNet, initialise, set_dropout_keys
-from colorgan.objectives import dropout_keys
-from colorgan.pretraining import build_pretraining, pretrain
+from colorgan.tasks.gan_losses import dropout_keys
+from colorgan.tasks.pretraining import build_pretraining, pretrain
 from colorgan.training import Cadence, Hooks, StopSignals, fit
 
 ONE = Ranks.single()

@@ -20,10 +20,10 @@ from toy import ToyLoader, on_ranks, toy_recipe
 from colorgan.checkpoints.checkpoint import latest_checkpoint
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import LostRankError, NotFiniteError, SaveError
-from colorgan.pretraining import pretrain
 from colorgan.runs.hang_reports import SUMMARY, Standing, verdict
 from colorgan.runs.log import read_log
 from colorgan.runs.watchdog import EXIT_HUNG, Watchdog, is_alive, started
+from colorgan.tasks.pretraining import pretrain
 
 ONE = Ranks.single()
 WAITING = ("/x/training.py:1 fit", "/torch/distributed/distributed_c10d.py:9 all_reduce")

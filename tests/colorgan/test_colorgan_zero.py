@@ -20,8 +20,8 @@ from colorgan.config.recipe import FinetuneRecipe
 from colorgan.distributed.launch_profile import LaunchProfile, check_launch, launch_profile
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import LaunchError
-from colorgan.finetuning import finetune, initial_model, stages_in_images
 from colorgan.models.model_folder import load_model
+from colorgan.tasks.finetuning import finetune, initial_model, stages_in_images
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ROOT / "launcher" / "configs" / "accelerate"

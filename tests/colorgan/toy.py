@@ -16,7 +16,7 @@ from torch import Tensor
 
 from colorgan.config.recipe import PretrainRecipe
 from colorgan.distributed.ranks import Ranks, Strategy, close_ranks, open_ranks
-from colorgan.pretraining import PretrainTask, build_pretraining
+from colorgan.tasks.pretraining import PretrainTask, build_pretraining
 from colorgan.training import Cadence, Hooks, StopSignals, fit
 
 SIZE = 32
@@ -118,7 +118,7 @@ def _rank_main(rank: int, world_size: int, port: int, work: Callable[..., None],
 
 def on_ranks(world_size: int, work: Callable[..., None], *arguments: Any) -> None:
     """Run `work(ranks, *arguments)` in real processes joined by gloo; raises what one of them raises."""
-    multiprocessing.set_forkserver_preload(["colorgan.pretraining", "torch.utils.tensorboard"])  # imported once
+    multiprocessing.set_forkserver_preload(["colorgan.tasks.pretraining", "torch.utils.tensorboard"])  # imported once
     torch.multiprocessing.start_processes(
         _rank_main, (world_size, free_port(), work, arguments), nprocs=world_size, start_method="forkserver"
     )

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from colorgan.checkpoints.checkpoint import open_checkpoint
 from colorgan.checkpoints.consolidation import consolidate
 from colorgan.config.recipe import FinetuneRecipe, StageRecipe
-from colorgan.detection_loss import detection_loss
 from colorgan.distributed.ranks import Network, Phase, Ranks, Strategy, open_strategy
 from colorgan.errors import GeneratorError, UsageError
 from colorgan.evaluation.picture_grids import VOID
@@ -32,9 +31,10 @@ from colorgan.models.model_folder import (
     weights_digest,
 )
 from colorgan.models.unet import Encoder, initialise, num_downsamplings, set_dropout_keys
-from colorgan.objectives import dropout_keys, learning_rate_schedule
 from colorgan.plan import cadence
 from colorgan.runs.run import Outcome, Run
+from colorgan.tasks.detection_loss import detection_loss
+from colorgan.tasks.gan_losses import dropout_keys, learning_rate_schedule
 from colorgan.training import Batch, EvalLoader, Hooks, Loader, StopSignals, fit
 
 MODEL, EVALUATION = "model", "evaluation"
@@ -52,7 +52,7 @@ class TransferTask:
 
     classify: binary cross-entropy over classes. segment: cross-entropy over all pixels of the batch, void ones as
     background (the reference's code) or with no loss (the usual way; they still count in the mean's denominator, so
-    that the loss does not depend on how a batch is cut). detect: FCOS's loss, see colorgan/detection_loss.py.
+    that the loss does not depend on how a batch is cut). detect: FCOS's loss, see colorgan/tasks/detection_loss.py.
     """
 
     def __init__(self, phase: Phase, *, task: Literal["classify", "segment", "detect"], void: str, seed: int) -> None:

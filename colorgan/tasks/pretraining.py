@@ -17,9 +17,9 @@ from colorgan.distributed.ranks import Network, Phase, Ranks, Strategy, open_str
 from colorgan.evaluation.generator_scores import mean_scores, save_grid, score_colouring
 from colorgan.models.model_folder import Architecture, ModelConfig
 from colorgan.models.unet import Discriminator, UNet, initialise, set_dropout_keys
-from colorgan.objectives import GAN_LOSSES, GanLoss, dropout_keys, lab_colourfulness, learning_rate_schedule
 from colorgan.plan import cadence
 from colorgan.runs.run import Outcome, Run
+from colorgan.tasks.gan_losses import GAN_LOSSES, GanLoss, dropout_keys, lab_colourfulness, learning_rate_schedule
 from colorgan.training import Batch, EvalLoader, Hooks, Loader, StopSignals, fit
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
