@@ -32,8 +32,8 @@ from PIL import Image
 from colorgan.checkpoints.checkpoint import Checkpoint, latest_checkpoint
 from colorgan.config.recipe import PretrainRecipe
 from colorgan.distributed.ranks import Ranks, close_ranks, open_ranks
-from colorgan.plan import check_batch, eval_loader_arguments, train_loader_arguments
 from colorgan.tasks.pretraining import pretrain
+from colorgan.training.plan import check_batch, eval_loader_arguments, train_loader_arguments
 from datasets.folder import open_folder
 from shards.loader import Loader
 from shards.packing import pack

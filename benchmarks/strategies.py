@@ -36,7 +36,7 @@ from colorgan.distributed.ranks import Phase, Ranks, Strategy, open_strategy  # 
 from colorgan.models.unet import Discriminator, UNet, initialise  # noqa: E402
 from colorgan.tasks.gan_losses import GAN_LOSSES  # noqa: E402
 from colorgan.tasks.pretraining import PretrainTask, pretrain  # noqa: E402
-from colorgan.training import Cadence, Hooks, StopSignals, fit  # noqa: E402
+from colorgan.training.loop import Cadence, Hooks, StopSignals, fit  # noqa: E402
 
 STRATEGIES = {f"zero{stage}" if stage else "ddp": LaunchProfile(stage) for stage in range(4)}
 NUM_STEPS, BATCH, RATE = 5, 8, 0.01

@@ -27,8 +27,8 @@ from colorgan.evaluation.generator_scores import (
 from colorgan.evaluation.metrics import SSIM_WINDOW_PX
 from colorgan.models.model_folder import ModelConfig, check_inference, load_model
 from colorgan.models.unet import set_inference
-from colorgan.plan import whole_set_arguments
-from colorgan.training import set_determinism
+from colorgan.training.loop import set_determinism
+from colorgan.training.plan import whole_set_arguments
 from shards.errors import ShardError
 from shards.image import decode_upright
 from shards.image_policy import MAX_PIXELS_LIMIT

@@ -14,10 +14,10 @@ from colorgan.config.recipe import FinetuneRecipe
 from colorgan.distributed.ranks import Ranks, close_ranks, open_ranks
 from colorgan.errors import ColorganError, UsageError
 from colorgan.evaluation.task_scores import scores_text
-from colorgan.plan import check_batch, eval_loader_arguments, memory_bytes, plan_text, train_loader_arguments
 from colorgan.runs.run import EXIT_STOPPED
 from colorgan.tasks.finetuning import MODEL, finetune, initial_model, stages_in_images
-from colorgan.training import set_determinism
+from colorgan.training.loop import set_determinism
+from colorgan.training.plan import check_batch, eval_loader_arguments, memory_bytes, plan_text, train_loader_arguments
 from shards.errors import ShardError
 from shards.loader import Loader
 from shards.reader import ShardSet, open_shards

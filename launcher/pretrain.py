@@ -14,7 +14,10 @@ from colorgan.config.command_line import dump_recipe, parse, run_verb
 from colorgan.config.recipe import PretrainRecipe
 from colorgan.distributed.ranks import Ranks, close_ranks, open_ranks
 from colorgan.errors import ColorganError, UsageError
-from colorgan.plan import (
+from colorgan.runs.run import EXIT_STOPPED, Outcome
+from colorgan.tasks.pretraining import build_pretraining, pretrain, scores_text
+from colorgan.training.loop import set_determinism
+from colorgan.training.plan import (
     check_batch,
     eval_loader_arguments,
     images_to_see,
@@ -22,9 +25,6 @@ from colorgan.plan import (
     plan_text,
     train_loader_arguments,
 )
-from colorgan.runs.run import EXIT_STOPPED, Outcome
-from colorgan.tasks.pretraining import build_pretraining, pretrain, scores_text
-from colorgan.training import set_determinism
 from shards.errors import ShardError
 from shards.loader import Loader
 from shards.reader import ShardSet, open_shards

@@ -20,11 +20,11 @@ from colorgan.distributed.ranks import Ranks, close_ranks, open_ranks
 from colorgan.errors import ColorganError, GeneratorError, UsageError
 from colorgan.models.model_folder import ModelConfig, build_model, load_model, read_config
 from colorgan.models.unet import FeaturePyramid
-from colorgan.plan import whole_set_arguments
 from colorgan.probes.features import Features, extract_features, level_grids, random_encoder
 from colorgan.probes.svm import check_sklearn
 from colorgan.probes.tables import Protocol, plain, probe, tables
-from colorgan.training import set_determinism
+from colorgan.training.loop import set_determinism
+from colorgan.training.plan import whole_set_arguments
 from shards.errors import ShardError
 from shards.loader import Loader
 from shards.reader import ShardSet, open_shards

@@ -22,7 +22,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from colorgan.models.detector import Detections, overlaps
-from colorgan.training import Boxes
+from colorgan.training.loop import Boxes
 
 MIN_OVERLAP = 0.5
 # COCOeval.stats, in order.

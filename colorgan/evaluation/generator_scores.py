@@ -25,7 +25,7 @@ from colorgan.evaluation.picture_grids import colour_grid, to_uint8_HWC
 from colorgan.models.colorizing import colour_normalised, lab_and_predicted, resized, to_rgb
 from colorgan.models.unet import evaluating, set_dropout_keys
 from colorgan.tasks.gan_losses import dropout_keys
-from colorgan.training import Batch
+from colorgan.training.loop import Batch
 
 # One row an image. "grey" is the baseline that leaves ab = 0. chroma_error and chroma_l1 are in Lab units, the latter
 # of the network's own ab, before they are clipped to sRGB.

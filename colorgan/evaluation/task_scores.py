@@ -41,7 +41,7 @@ from colorgan.models.detector import Detections, detect
 from colorgan.models.model_folder import ModelConfig
 from colorgan.models.unet import evaluating, set_dropout_keys, using_inference
 from colorgan.tasks.gan_losses import dropout_keys
-from colorgan.training import Batch, Boxes
+from colorgan.training.loop import Batch, Boxes
 
 SCORES, PER_IMAGE, PICTURES = "scores.json", "per_image.safetensors", "pictures.png"
 BACKGROUND = "background"

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import TrainingError
 from colorgan.models.unet import BatchNorm, FeaturePyramid, evaluating, initialise, using_inference
-from colorgan.training import EvalLoader
+from colorgan.training.loop import EvalLoader
 
 NUMBERS_A_LEVEL = 9000
 

@@ -35,7 +35,7 @@ from colorgan.runs.health import HealthWatch
 from colorgan.runs.log import Kind, RunLog
 from colorgan.runs.provenance import device_name, versions
 from colorgan.runs.watchdog import Watchdog
-from colorgan.training import Loader, StepReport
+from colorgan.training.loop import Loader, StepReport
 
 # What may change between two starts of one run: it does not enter the weights. `data.train` is compared by its digest.
 FREE_KEYS = (

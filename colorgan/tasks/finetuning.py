@@ -1,7 +1,7 @@
 """Downstream tasks on the pretrained U-Net: multilabel classification, semantic segmentation, object detection.
 
 A stage has its own optimizer and may freeze the pretrained features (Treneska et al. 2022: frozen first, then all
-weights at a lower rate). `TransferTask` is what `colorgan.training.fit` trains; colorgan/evaluation/task_scores.py evaluates.
+weights at a lower rate). `TransferTask` is what `colorgan.training.loop.fit` trains; colorgan/evaluation/task_scores.py evaluates.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from colorgan.models.model_folder import (
     weights_digest,
 )
 from colorgan.models.unet import Encoder, initialise, num_downsamplings, set_dropout_keys
-from colorgan.plan import cadence
 from colorgan.runs.run import Outcome, Run
 from colorgan.tasks.detection_loss import detection_loss
 from colorgan.tasks.gan_losses import dropout_keys, learning_rate_schedule
-from colorgan.training import Batch, EvalLoader, Hooks, Loader, StopSignals, fit
+from colorgan.training.loop import Batch, EvalLoader, Hooks, Loader, StopSignals, fit
+from colorgan.training.plan import cadence
 
 MODEL, EVALUATION = "model", "evaluation"
 # The layers that a task adds to a generator: all others are the pretrained features.

@@ -1,6 +1,6 @@
 """The pretext task: a conditional GAN that colours grey pictures (Treneska et al. 2022; Isola et al. 2017).
 
-`PretrainTask` is what `colorgan.training.fit` trains; `build_pretraining` translates a recipe into it; `pretrain` is
+`PretrainTask` is what `colorgan.training.loop.fit` trains; `build_pretraining` translates a recipe into it; `pretrain` is
 the whole job on a run folder.
 """
 
@@ -17,10 +17,10 @@ from colorgan.distributed.ranks import Network, Phase, Ranks, Strategy, open_str
 from colorgan.evaluation.generator_scores import mean_scores, save_grid, score_colouring
 from colorgan.models.model_folder import Architecture, ModelConfig
 from colorgan.models.unet import Discriminator, UNet, initialise, set_dropout_keys
-from colorgan.plan import cadence
 from colorgan.runs.run import Outcome, Run
 from colorgan.tasks.gan_losses import GAN_LOSSES, GanLoss, dropout_keys, lab_colourfulness, learning_rate_schedule
-from colorgan.training import Batch, EvalLoader, Hooks, Loader, StopSignals, fit
+from colorgan.training.loop import Batch, EvalLoader, Hooks, Loader, StopSignals, fit
+from colorgan.training.plan import cadence
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 SATURATED = 0.98  # of tanh's 1

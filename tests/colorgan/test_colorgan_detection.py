@@ -26,7 +26,7 @@ from colorgan.models.model_folder import Architecture, ModelConfig, build_model
 from colorgan.models.unet import UNet, evaluating, initialise, set_dropout_keys
 from colorgan.tasks.detection_loss import assign, centre_ness, detection_loss, focal_loss, giou
 from colorgan.tasks.finetuning import NEW_LAYERS, Stage, build_stage
-from colorgan.training import Cadence, Hooks, StopSignals, fit
+from colorgan.training.loop import Cadence, Hooks, StopSignals, fit
 
 
 @dataclass

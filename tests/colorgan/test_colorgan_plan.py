@@ -11,7 +11,8 @@ from toy import ToyLoader, toy_recipe
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
 from colorgan.models.unet import Classifier
-from colorgan.plan import (
+from colorgan.tasks.pretraining import build_pretraining
+from colorgan.training.plan import (
     STRATEGIES,
     activation_bytes,
     check_batch,
@@ -24,7 +25,6 @@ from colorgan.plan import (
     sent_bytes,
     train_loader_arguments,
 )
-from colorgan.tasks.pretraining import build_pretraining
 
 ONE = Ranks.single()
 FOUR = Ranks(0, 0, 4, torch.device("cpu"))

@@ -17,7 +17,7 @@ from colorgan.errors import CheckpointError, TrainingError, UsageError
 from colorgan.models.unet import Discriminator, UNet, initialise, set_dropout_keys
 from colorgan.tasks.gan_losses import dropout_keys
 from colorgan.tasks.pretraining import build_pretraining, pretrain
-from colorgan.training import Cadence, Hooks, StopSignals, fit
+from colorgan.training.loop import Cadence, Hooks, StopSignals, fit
 
 ONE = Ranks.single()
 # Differences between ways of cutting a batch are tested without what amplifies rounding noise: Adam, L1's sign flips.

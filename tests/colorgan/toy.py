@@ -17,7 +17,7 @@ from torch import Tensor
 from colorgan.config.recipe import PretrainRecipe
 from colorgan.distributed.ranks import Ranks, Strategy, close_ranks, open_ranks
 from colorgan.tasks.pretraining import PretrainTask, build_pretraining
-from colorgan.training import Cadence, Hooks, StopSignals, fit
+from colorgan.training.loop import Cadence, Hooks, StopSignals, fit
 
 SIZE = 32
 

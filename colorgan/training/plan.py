@@ -14,7 +14,7 @@ from colorgan.config.recipe import RunRecipe
 from colorgan.distributed.ranks import Ranks, cores_a_rank, num_nodes
 from colorgan.errors import UsageError
 from colorgan.models.unet import set_dropout_keys
-from colorgan.training import Cadence
+from colorgan.training.loop import Cadence
 
 DEFAULT_EPOCHS = 20.0  # the paper's
 ADAM_STATES = 2
