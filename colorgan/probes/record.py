@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from colorgan.errors import UsageError
-from colorgan.report.files import entries, mapping, number, read_json, short, whole
+from colorgan.files import entries, mapping, number, read_json, short, whole
 
 PROBE = "probe.json"
 MAX_LEVELS, MAX_COLUMNS = 16, 16

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from colorgan.errors import UsageError
-from colorgan.report.files import entries, mapping, number, numbers, read_text, short, whole
+from colorgan.files import entries, mapping, number, numbers, read_text, short, whole
 
 SCORES = "scores.json"
 PICTURES = {"pictures": ("pictures.png", "coloured.png"), "best": ("best.png",), "worst": ("worst.png",)}

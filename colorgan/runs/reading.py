@@ -16,8 +16,8 @@ import yaml
 
 from colorgan.config.keys import show
 from colorgan.errors import UsageError
+from colorgan.files import mapping, number, numbers, read_json, read_text
 from colorgan.report.evaluations import Evaluation, read_evaluations
-from colorgan.report.files import mapping, number, numbers, read_json, read_text
 from colorgan.runs.log import LOG_NAME, read_log
 from colorgan.runs.run import FREE_KEYS, RECIPE
 

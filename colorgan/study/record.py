@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from colorgan.config.keys import show
 from colorgan.errors import UsageError
+from colorgan.files import entries, mapping, number, read_text, short, whole
 from colorgan.probes.record import PROBE, Probe, read_probe
-from colorgan.report.files import entries, mapping, number, read_text, short, whole
 from colorgan.runs.reading import RunFolder, flat, read_run
 from colorgan.runs.run import RECIPE
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageStat
 
+from colorgan.files import short
 from colorgan.report.drawing.figures import Files
 from colorgan.report.drawing.html import Html, data_uri, element, join, missing
 from colorgan.report.drawing.photos import jpeg_bytes, narrowed, open_picture, png_bytes, progress, sheet
 from colorgan.report.evaluations import Evaluation
-from colorgan.report.files import short
 from colorgan.report.published import OWN_SIZE
 from colorgan.report.story import Story
 

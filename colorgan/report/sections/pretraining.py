@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from colorgan.files import short
 from colorgan.report.drawing.charts import Line
 from colorgan.report.drawing.figures import Files, Spec, charts, legend, percent
 from colorgan.report.drawing.html import Html, element, join, table
-from colorgan.report.files import short
 from colorgan.report.story import Story
 from colorgan.runs.reading import RunFolder
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from colorgan.files import mapping, short
 from colorgan.report.drawing.html import Html, element, join, missing, table
-from colorgan.report.files import mapping, short
 from colorgan.report.published import KIND_NAMES
 from colorgan.report.story import Story
 from colorgan.runs.reading import RunFolder, differences
