@@ -34,7 +34,7 @@ from colorgan.config.recipe import PretrainRecipe
 from colorgan.distributed.ranks import Ranks, close_ranks, open_ranks
 from colorgan.tasks.pretraining import pretrain
 from colorgan.training.plan import check_batch, eval_loader_arguments, train_loader_arguments
-from datasets.folder import open_folder
+from datasets.corpora.folder import open_folder
 from shards.loader import Loader
 from shards.packing import pack
 from shards.reader import open_shards

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from datasets.coco import open_coco
+from datasets.corpora.coco import open_coco
+from datasets.corpora.palette import voc_palette
+from datasets.corpora.voc import open_voc
 from datasets.errors import CorpusError
-from datasets.palette import voc_palette
 from datasets.records import VOID, Corpus
 from datasets.scenes import NAMES, Instance, Scene, draw_scene
-from datasets.voc import open_voc
 
 VERSION = 1  # of the drawing: raise it whenever the same seed gives other bytes
 SPLITS = {"train": "train", "val": "val", "voc-train": "2012-seg-train", "voc-val": "2012-seg-val"}

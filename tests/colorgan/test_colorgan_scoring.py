@@ -17,8 +17,8 @@ from colorgan.errors import TrainingError
 from colorgan.evaluation.task_scores import score_model, score_segmenter, write_evaluation
 from colorgan.models.model_folder import Architecture, ModelConfig, build_model
 from colorgan.models.unet import initialise
+from datasets.corpora.voc import CLASSES
 from datasets.sample import open_sample, write_sample
-from datasets.voc import CLASSES
 from shards.loader import Loader
 from shards.packing import pack
 from shards.reader import open_shards

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
 
-from datasets.coco import open_coco
+from datasets.corpora.coco import open_coco
 from datasets.errors import CorpusError
 
 DATA = Path(__file__).parents[2] / "../shared/data/coco"

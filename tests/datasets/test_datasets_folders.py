@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.corpora.folder import open_folder
+from datasets.corpora.imagenet import open_imagenet
 from datasets.errors import CorpusError
-from datasets.folder import open_folder
-from datasets.imagenet import open_imagenet
 
 DATA = Path(__file__).parents[2] / "../shared/data/imagenet"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data/imagenet here")

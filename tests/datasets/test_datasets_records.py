@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from datasets.corpora.files import MAX_KEY_LENGTH, inside, record_key, require_files, walk_pictures
+from datasets.corpora.masks import CocoMask, GreyMask, PaletteMask, png_mask, unpack_counts
+from datasets.corpora.palette import voc_palette
 from datasets.errors import CorpusError
-from datasets.files import MAX_KEY_LENGTH, inside, record_key, require_files, walk_pictures
-from datasets.masks import CocoMask, GreyMask, PaletteMask, png_mask, unpack_counts
-from datasets.palette import voc_palette
 
 INDICES = np.array([[0, 1, 2], [20, 255, 3]], np.uint8)
 

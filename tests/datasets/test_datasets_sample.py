@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.corpora.voc import CLASSES
 from datasets.errors import CorpusError
 from datasets.sample import SPLITS, SampleSpec, open_sample, write_sample
 from datasets.sample import _write as sample_write
 from datasets.scenes import NAMES, draw_scene, lab_to_rgb
-from datasets.voc import CLASSES
 
 SPEC = SampleSpec(num_train=12, num_val=3, num_voc_train=5, num_voc_val=4, seed=3, size=96)
 

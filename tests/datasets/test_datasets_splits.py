@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from datasets.corpora.masks import PaletteMask
+from datasets.corpora.splits import iterative_stratification, parse_shares, part_sizes, stratify, write_lists
+from datasets.corpora.voc import open_voc
 from datasets.errors import CorpusError
-from datasets.masks import PaletteMask
 from datasets.records import VOID, Corpus
 from datasets.sample import write_sample
-from datasets.splits import iterative_stratification, parse_shares, part_sizes, stratify, write_lists
-from datasets.voc import open_voc
 
 DATA = Path(__file__).parents[2] / "../shared/data"
 SHARES = (70, 20, 10)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.corpora.voc import CLASSES, open_voc, read_objects
 from datasets.errors import CorpusError
-from datasets.voc import CLASSES, open_voc, read_objects
 
 DATA = Path(__file__).parents[2] / "../shared/data/VOCdevkit"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data/VOCdevkit here")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datasets.masks import GreyMask
+from datasets.corpora.masks import GreyMask
 from datasets.records import Corpus, Record
 
 NUM_GOOD = 30

@@ -22,10 +22,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from datasets.corpora.files import record_key, require_folder, walk_pictures
+from datasets.corpora.masks import BinaryMask, png_mask
+from datasets.corpora.palette import voc_palette
 from datasets.errors import CorpusError
-from datasets.files import record_key, require_folder, walk_pictures
-from datasets.masks import BinaryMask, png_mask
-from datasets.palette import voc_palette
 from datasets.records import MAX_CLASSES, VOID, Corpus, Record, label_of
 
 CLASSES = "classes.txt"

@@ -16,10 +16,10 @@ from xml.etree.ElementTree import Element, ParseError
 
 import defusedxml.ElementTree
 
+from datasets.corpora.files import inside, list_folder, record_key, require_files, require_folder
+from datasets.corpora.masks import PaletteMask
+from datasets.corpora.palette import voc_palette
 from datasets.errors import CorpusError
-from datasets.files import inside, list_folder, record_key, require_files, require_folder
-from datasets.masks import PaletteMask
-from datasets.palette import voc_palette
 from datasets.records import Corpus, Record, label_of
 
 CLASSES = (

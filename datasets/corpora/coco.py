@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from pycocotools.coco import COCO
 
+from datasets.corpora.files import inside, list_folder, list_pictures, record_key, require_files, require_folder
+from datasets.corpora.masks import CocoMask
+from datasets.corpora.palette import voc_palette
 from datasets.errors import CorpusError
-from datasets.files import inside, list_folder, list_pictures, record_key, require_files, require_folder
-from datasets.masks import CocoMask
-from datasets.palette import voc_palette
 from datasets.records import MAX_CLASSES, Corpus, Record, label_of
 
 SPLITS = ("train", "val", "test", "unlabeled")

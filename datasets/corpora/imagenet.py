@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from datasets.corpora.files import list_folder, list_pictures, record_key, require_folder
 from datasets.errors import CorpusError
-from datasets.files import list_folder, list_pictures, record_key, require_folder
 from datasets.records import Corpus, Record
 
 
