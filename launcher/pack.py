@@ -27,9 +27,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from colorgan.config.command_line import parse, run_verb
 from colorgan.config.progress import bytes_shown, images_shown
-from datasets.archives import archives_for
 from datasets.corpora.splits import parse_shares, stratify, write_lists
-from datasets.download import download
+from datasets.download.archives import archives_for
+from datasets.download.download import download
 from datasets.errors import CorpusError
 from datasets.records import Corpus
 from shards.errors import ManifestError, ShardError

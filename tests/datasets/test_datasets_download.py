@@ -1,4 +1,4 @@
-"""datasets/download.py and datasets/unpack.py against a local server that breaks off, refuses and lies."""
+"""datasets/download/download.py and datasets/download/unpack.py against a local server that breaks off, refuses and lies."""
 
 import hashlib
 import io
@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datasets.archives import COCO, COCO_ANNOTATIONS, VOC, Archive, archives_for
-from datasets.download import FOLDER, Patience, download, is_there
+from datasets.download.archives import COCO, COCO_ANNOTATIONS, VOC, Archive, archives_for
+from datasets.download.download import FOLDER, Patience, download, is_there
+from datasets.download.unpack import unpack
 from datasets.errors import DownloadError
-from datasets.unpack import unpack
 
 QUICK = Patience(tries=3, wait_s=0.0, timeout_s=0.5)
 PROJECT = Path(__file__).parents[2]
@@ -362,7 +362,7 @@ def test_a_served_hostile_archive_is_refused(server: Server, tmp_path: Path) -> 
 
 
 def test_too_many_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.unpack.MAX_FILES", 2)
+    monkeypatch.setattr("datasets.download.unpack.MAX_FILES", 2)
     path = tmp_path / "x.tar"
     path.write_bytes(tar_of(FILES))
     with pytest.raises(DownloadError, match="more than 2 files"):

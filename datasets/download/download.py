@@ -2,7 +2,7 @@
 
     <root>/.download/NAME.part      what has arrived so far; a further call goes on behind it
     <root>/.download/NAME           whole, and of the right size and digest; removed once it is unpacked
-    <root>/.download/NAME.d/        its files on their way to their places (datasets/unpack.py)
+    <root>/.download/NAME.d/        its files on their way to their places (datasets/download/unpack.py)
 
 Safe to kill at any moment. A connection that breaks is taken up again; tries are counted anew as long as
 bytes arrive.
@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from datasets.archives import Archive
+from datasets.download.archives import Archive
+from datasets.download.unpack import unpack
 from datasets.errors import DownloadError
-from datasets.unpack import unpack
 
 FOLDER = ".download"
 BLOCK_BYTES = 1 << 20

@@ -1,6 +1,6 @@
 """The official archives of COCO and VOC: where they lie, what they weigh and hash to, which split needs which.
 
-Only facts; datasets/download.py fetches and datasets/unpack.py unpacks. Sizes and sha256 as TensorFlow Datasets
+Only facts; datasets/download/download.py fetches and datasets/download/unpack.py unpacks. Sizes and sha256 as TensorFlow Datasets
 records them (url_checksums/coco.txt and voc.txt); of unlabeled2017 only the md5 is published there and elsewhere.
 """
 
