@@ -18,7 +18,7 @@ from colorgan.evaluation.task_scores import score_model, score_segmenter, write_
 from colorgan.models.model_folder import Architecture, ModelConfig, build_model
 from colorgan.models.unet import initialise
 from datasets.corpora.voc import CLASSES
-from datasets.sample import open_sample, write_sample
+from datasets.sample.corpus import open_sample, write_sample
 from shards.loader import Loader
 from shards.packing import pack
 from shards.reader import open_shards

@@ -10,9 +10,9 @@ from PIL import Image
 
 from datasets.corpora.voc import CLASSES
 from datasets.errors import CorpusError
-from datasets.sample import SPLITS, SampleSpec, open_sample, write_sample
-from datasets.sample import _write as sample_write
-from datasets.scenes import NAMES, draw_scene, lab_to_rgb
+from datasets.sample.corpus import SPLITS, SampleSpec, open_sample, write_sample
+from datasets.sample.corpus import _write as sample_write
+from datasets.sample.scenes import NAMES, draw_scene, lab_to_rgb
 
 SPEC = SampleSpec(num_train=12, num_val=3, num_voc_train=5, num_voc_val=4, seed=3, size=96)
 
@@ -109,7 +109,7 @@ def test_of_two_that_draw_the_same_the_first_stays(tmp_path: Path, monkeypatch: 
         write(root, wanted)
         inodes.append(root.stat().st_ino)
 
-    monkeypatch.setattr("datasets.sample._write", overtaken)
+    monkeypatch.setattr("datasets.sample.corpus._write", overtaken)
     assert open_sample(root, "train", spec).num_records == 1
     assert [root.stat().st_ino] == inodes and [path.name for path in tmp_path.iterdir()] == ["s"]
 
@@ -127,7 +127,7 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("datasets.sample._write_voc", full)
+    monkeypatch.setattr("datasets.sample.corpus._write_voc", full)
     with pytest.raises(CorpusError, match=r"cannot be written here .No space left"):
         open_sample(tmp_path / "s", "train", SampleSpec(1, 1, 1, 1, size=32))
     assert list(tmp_path.iterdir()) == []

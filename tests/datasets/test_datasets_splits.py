@@ -15,7 +15,7 @@ from datasets.corpora.splits import iterative_stratification, parse_shares, part
 from datasets.corpora.voc import open_voc
 from datasets.errors import CorpusError
 from datasets.records import VOID, Corpus
-from datasets.sample import write_sample
+from datasets.sample.corpus import write_sample
 
 DATA = Path(__file__).parents[2] / "../shared/data"
 SHARES = (70, 20, 10)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.sample import open_sample, write_sample
+from datasets.sample.corpus import open_sample, write_sample
 from shards.packing import pack
 
 PROJECT = Path(__file__).resolve().parents[2]

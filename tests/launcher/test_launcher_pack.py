@@ -14,7 +14,7 @@ from PIL import Image
 
 from colorgan.errors import UsageError
 from datasets.errors import CorpusError
-from datasets.sample import write_sample
+from datasets.sample.corpus import write_sample
 from shards.errors import ShardError
 from shards.manifest import read_manifest
 

@@ -26,7 +26,7 @@ from colorgan.study.comparison import compare, read_arm
 from colorgan.study.protocols import find_protocol
 from colorgan.study.runner import recipe_text
 from colorgan.study.trials import Arm, Trial, best_rates
-from datasets.sample import write_sample
+from datasets.sample.corpus import write_sample
 
 SEEDS = (3,)
 PROTOCOL = "voc2012-segmentation"

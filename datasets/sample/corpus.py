@@ -27,7 +27,7 @@ from datasets.corpora.palette import voc_palette
 from datasets.corpora.voc import open_voc
 from datasets.errors import CorpusError
 from datasets.records import VOID, Corpus
-from datasets.scenes import NAMES, Instance, Scene, draw_scene
+from datasets.sample.scenes import NAMES, Instance, Scene, draw_scene
 
 VERSION = 1  # of the drawing: raise it whenever the same seed gives other bytes
 SPLITS = {"train": "train", "val": "val", "voc-train": "2012-seg-train", "voc-val": "2012-seg-val"}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from datasets.shapes import Plane
+from datasets.sample.shapes import Plane
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Draws the scenes of the built-in sample: a background in layers, objects of the 20 VOC classes before it.
 
-Everything is painted in CIELAB, so that what a colour depends on is exact: see datasets/backgrounds.py and
-datasets/shapes.py. One seed, one scene, the same bytes each time. These pictures are no benchmark: they are
+Everything is painted in CIELAB, so that what a colour depends on is exact: see datasets/sample/backgrounds.py and
+datasets/sample/shapes.py. One seed, one scene, the same bytes each time. These pictures are no benchmark: they are
 there to see every verb work on a machine without any data.
 """
 
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.backgrounds import BACKGROUNDS, from_hue, paint_background
-from datasets.shapes import LOOKS, Look, Plane
+from datasets.sample.backgrounds import BACKGROUNDS, from_hue, paint_background
+from datasets.sample.shapes import LOOKS, Look, Plane
 
 NAMES = tuple(LOOKS)  # alphabetical, as VOC's own list
 MIN_VISIBLE_PIXELS = 24  # an object with less to see is not annotated
