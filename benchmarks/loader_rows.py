@@ -100,7 +100,7 @@ def dali(folder: Path, kind: str, threads: int) -> Iterator[Any]:
     import torch
     from nvidia.dali import Pipeline, fn, types
 
-    from shards.pipeline import _as_tensor, _lab_operators
+    from shards.decoding.dali import _as_tensor, _lab_operators
 
     pipeline = Pipeline(batch_size=BATCH, num_threads=threads, device_id=None, prefetch_queue_depth=2, seed=1)
     tars = sorted((folder / "shards").glob("*.tar"))

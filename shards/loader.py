@@ -23,10 +23,10 @@ from PIL import Image
 from torch import Tensor
 
 from shards.boxes import Boxes
+from shards.decoding.dali import DecodeSpec
 from shards.errors import ManifestError, OrderError
 from shards.faults import FaultLog, Replaced
 from shards.order import Order, rank_share
-from shards.pipeline import DecodeSpec
 from shards.reader import ReadAt, ShardFiles, ShardSet, Wanted
 from shards.run_reads import MAX_NODES, RunReads
 from shards.stream import Decoded, Maker, Plan, Stream, StreamSpec
@@ -86,7 +86,7 @@ class Loader:
             unless the share is 0).
         read_at: How a file is read, for tests and for other storage; None: by `ShardFiles`, large sets by runs.
         read_timeout_s: Seconds until a read that does not return counts as failed.
-        lab: How Lab is computed on the CPU; see shards/pipeline.py.
+        lab: How Lab is computed on the CPU; see shards/decoding/dali.py.
 
     Raises:
         OrderError: Sizes that do not divide, or are out of range.

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shards.boxes import Boxes, all_boxes, boxes_in_window
+from shards.decoding.dali import DecodeError, Decoder, DecodeSpec, EncodedBatch, Fetched
 from shards.errors import LoadError
 from shards.faults import FaultLog, Replaced
 from shards.fetch_ahead import fetched_ahead
 from shards.order import crop_windows, flips, replacement
-from shards.pipeline import DecodeError, Decoder, DecodeSpec, EncodedBatch, Fetched
 from shards.read_ahead import PendingReads, ReadAhead, ReadingStopped
 from shards.reader import BadSampleError, Members, ReadAt, ShardSet, Wanted
 

@@ -5,7 +5,7 @@ import threading
 
 import torch
 
-from shards.buffers import Buffers
+from shards.decoding.buffers import Buffers
 
 SHAPE = (2, 3, 8, 8)
 

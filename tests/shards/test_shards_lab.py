@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from skimage.color import rgb2lab
 
-from shards.lab import lab_from_srgb, linear_from_srgb
+from shards.decoding.lab import lab_from_srgb, linear_from_srgb
 
 
 def reference_lab(rgb_HW3: NDArray[np.uint8], ab_scale: float = 128.0) -> NDArray[np.float64]:

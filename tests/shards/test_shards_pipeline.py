@@ -10,7 +10,7 @@ from PIL import Image
 from skimage.color import rgb2lab
 from tiny_set import cut_in_the_pixels, jpeg, picture, png
 
-from shards.pipeline import DecodeError, Decoder, DecodeSpec, EncodedBatch
+from shards.decoding.dali import DecodeError, Decoder, DecodeSpec, EncodedBatch
 
 
 def run(spec: DecodeSpec, batch: EncodedBatch, num_threads: int = 1, device: str = "cpu"):

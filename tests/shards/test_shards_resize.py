@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from nvidia.dali import Pipeline, fn, types
 from tiny_set import picture
 
-from shards.lab import lab_from_srgb, linear_from_srgb
-from shards.resize import lab_resized
+from shards.decoding.lab import lab_from_srgb, linear_from_srgb
+from shards.decoding.resize import lab_resized
 
 LINEAR = linear_from_srgb()
 BYTE = 0.02  # what one step of a byte can change in normalised Lab

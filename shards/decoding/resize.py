@@ -1,6 +1,6 @@
 """Antialiased linear resize and Lab of one picture in one pass, compiled by numba.
 
-The CPU's way for pictures that are not packed at the training size (shards/pipeline.py). It follows DALI's
+The CPU's way for pictures that are not packed at the training size (shards/decoding/dali.py). It follows DALI's
 `resize(antialias=True, INTERP_LINEAR)` to the last bit or one beside it: a triangle filter, as wide as the scale where
 it shrinks, centred on pixel centres, borders repeated, rounded to bytes. DALI takes 2 ms for a photo to 256x256 and
 goes through memory twice; here rows are combined first, one output row at a time, and that row becomes Lab while it is
@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.lab import compiled, lab_row, row_to_linear
+from shards.decoding.lab import compiled, lab_row, row_to_linear
 
 
 @numba.njit(inline="always")  # type: ignore[untyped-decorator]
@@ -53,7 +53,7 @@ def lab_resized(
         rgb_HW3: sRGB bytes of any size.
         mirror: Write each row from right to left.
         lab_3SS: Output, float32, planes L', a', b'.
-        linear_256: `shards.lab.linear_from_srgb()`.
+        linear_256: `shards.decoding.lab.linear_from_srgb()`.
         ab_scale: What a and b are divided by.
     """
     height, width, _ = rgb_HW3.shape

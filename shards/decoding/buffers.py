@@ -1,6 +1,6 @@
 """Output memory that is used again once nobody holds it: fresh memory costs page faults for every batch.
 
-Used by shards/pipeline.py on the CPU. A batch of 32 pictures of 256x256 is 25 MB; allocated anew by a thread that
+Used by shards/decoding/dali.py on the CPU. A batch of 32 pictures of 256x256 is 25 MB; allocated anew by a thread that
 is not the main one, the system maps and clears its pages every time (0.15 ms a picture, as much as Lab itself).
 """
 

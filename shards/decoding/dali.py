@@ -9,7 +9,7 @@ on the CPU, or on a GPU with decode as `mixed` (nvJPEG) and masks decoded on the
 random: what varies comes in as numbers. Pictures packed at the training size skip crop and resize.
 
 On the CPU what follows the decoder is one numba kernel that reads the graph's bytes and writes straight into the
-output tensor (`lab="fused"`, shards/lab.py and shards/resize.py). A photo to 256x256 takes it 0.55 ms, where DALI's
+output tensor (`lab="fused"`, shards/decoding/lab.py and shards/decoding/resize.py). A photo to 256x256 takes it 0.55 ms, where DALI's
 operators take 3 ms for the resize, 0.15 ms for the flip and 6 ms for Lab; inside the graph, as `numba_function`, its
 float planes would have to be copied out once more. On a GPU, and on the CPU where asked for, it is the operators
 (`lab="operators"`); a test holds the two together.
@@ -27,10 +27,10 @@ from nvidia.dali import Pipeline, fn, math, types
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from shards.buffers import Buffers
-from shards.lab import WHITE, XYZ_FROM_RGB, lab_from_srgb, linear_from_srgb
+from shards.decoding.buffers import Buffers
+from shards.decoding.lab import WHITE, XYZ_FROM_RGB, lab_from_srgb, linear_from_srgb
+from shards.decoding.resize import lab_resized
 from shards.manifest import VOID
-from shards.resize import lab_resized
 
 # f(t) without a branch meets its linear half at d^3: cbrt(max(t, d^3)) + (min(t, d^3) - d^3) / (3 d^2).
 _D = 6.0 / 29.0
