@@ -2,7 +2,7 @@
 
     python benchmarks/pack.py --photos ../shared/data/coco/unlabeled2017 [--image squash:128] [--times 10] [--repeats 5]
 
-All three decode, resize and encode alike (shards/image.py), in alternated repeats; the table gives medians,
+All three decode, resize and encode alike (shards/images/conversion.py), in alternated repeats; the table gives medians,
 because a shared machine is noisy. CPU ms a picture, of a packer and all its workers from their start on, hang less on
 what else the machine does. Ours also writes the index, checksums and the manifest.
 """
@@ -22,8 +22,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from shards.image import convert_picture
-from shards.image_policy import Encoding, parse_image_policy
+from shards.images.conversion import convert_picture
+from shards.images.policy import Encoding, parse_image_policy
 from shards.packing import pack
 
 

@@ -22,7 +22,7 @@ from colorgan.models.colorizing import colour_photo
 from colorgan.models.model_folder import ModelConfig, load_model
 from colorgan.models.unet import set_inference
 from shards.errors import PictureError, ShardError
-from shards.image import decode_upright
+from shards.images.conversion import decode_upright
 
 
 class ColorizeSettings(BaseModel):

@@ -30,8 +30,8 @@ from colorgan.models.unet import set_inference
 from colorgan.training.loop import set_determinism
 from colorgan.training.plan import whole_set_arguments
 from shards.errors import ShardError
-from shards.image import decode_upright
-from shards.image_policy import MAX_PIXELS_LIMIT
+from shards.images.conversion import decode_upright
+from shards.images.policy import MAX_PIXELS_LIMIT
 from shards.loader import Loader
 from shards.reader import ShardSet, open_shards
 

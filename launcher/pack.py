@@ -33,7 +33,7 @@ from datasets.download.download import download
 from datasets.errors import CorpusError
 from datasets.records import Corpus
 from shards.errors import ManifestError, ShardError
-from shards.image_policy import MAX_PIXELS, MAX_PIXELS_LIMIT
+from shards.images.policy import MAX_PIXELS, MAX_PIXELS_LIMIT
 from shards.manifest import REJECTED_FILE, Manifest
 from shards.merging import merge_parts
 from shards.packing import MAX_SAMPLES_PER_SHARD, PackReport, pack

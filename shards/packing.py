@@ -18,7 +18,7 @@ import PIL
 from PIL import features
 
 from shards.errors import PackError
-from shards.image_policy import MAX_PIXELS, Encoding, parse_image_policy
+from shards.images.policy import MAX_PIXELS, Encoding, parse_image_policy
 from shards.manifest import Manifest
 from shards.merging import merge
 from shards.packing_folder import (

@@ -19,7 +19,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shards.errors import PackError
-from shards.image_policy import Encoding, parse_image_policy
+from shards.images.policy import Encoding, parse_image_policy
 from shards.manifest import MANIFEST_FILE, Manifest, read_manifest
 from shards.shard_file import WORK_FOLDER, replacing, telling_disk_errors
 

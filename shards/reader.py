@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ManifestError, ShardError
-from shards.headers import Header, jpeg_header, mask_header
+from shards.images.headers import Header, jpeg_header, mask_header
 from shards.labels import ClassVectors, Objects, class_vectors, labelled_objects
 from shards.manifest import SAMPLE_DTYPE, Manifest, read_manifest
 from shards.order import WINDOW_SHARDS

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import PackError, PictureError
-from shards.image import convert_mask, convert_picture
-from shards.image_policy import Encoding, Geometry
+from shards.images.conversion import convert_mask, convert_picture
+from shards.images.policy import Encoding, Geometry
 from shards.manifest import SAMPLE_DTYPE
 from shards.records import MaskLike, RecordLike
 from shards.tar import BLOCK, MAX_NAME, index_line, member

@@ -1,4 +1,4 @@
-"""shards/image.py: every kind of picture is converted to what it means, or refused with a reason."""
+"""shards/images/conversion.py: every kind of picture is converted to what it means, or refused with a reason."""
 
 import io
 import zlib
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
 from shards.errors import PackError, PictureError
-from shards.image import convert_mask, convert_picture
-from shards.image_policy import Encoding, Geometry, parse_image_policy
+from shards.images.conversion import convert_mask, convert_picture
+from shards.images.policy import Encoding, Geometry, parse_image_policy
 
 ORIGINAL = Encoding(parse_image_policy("original"))
 SQUASH = Encoding(parse_image_policy("squash:32"))

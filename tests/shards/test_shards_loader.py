@@ -230,7 +230,7 @@ def test_too_many_bad_samples_stop_the_run_with_the_list(damaged: Path, folder: 
 
 
 def test_broken_headers_never_reach_the_decoder(tmp_path: Path) -> None:
-    """They would crash the process: in a large batch DALI's threads outlive the error of one (shards/headers.py)."""
+    """They would crash the process: in a large batch DALI's threads outlive the error of one (shards/images/headers.py)."""
     samples = [tiny_sample(index) for index in range(64)]
     for index in range(0, 64, 3):
         image = samples[index].image

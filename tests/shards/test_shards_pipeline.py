@@ -134,7 +134,7 @@ def test_resize_is_antialiased_and_centred() -> None:
     "damaged", [b"", b"garbage" * 9, cut_in_the_pixels(jpeg(picture(0, 32, 32)))], ids=["empty", "garbage", "cut"]
 )
 def test_decoder_survives_what_it_cannot_decode(damaged: bytes) -> None:
-    """In a small batch also what shards/headers.py keeps away from it."""
+    """In a small batch also what shards/images/headers.py keeps away from it."""
     good = jpeg(picture(1, 32, 32))
     decoder = Decoder(DecodeSpec(32, resize=False), 4, 1, "cpu")
     before, _ = decoder.convert(decoder.decode(encoded([good])))

@@ -13,7 +13,7 @@ import pytest
 from tiny_set import TinySample, cut_in_the_pixels, jpeg, picture, png, tiny_sample, write_set
 
 from shards.errors import ManifestError
-from shards.headers import Header, jpeg_header, mask_header
+from shards.images.headers import Header, jpeg_header, mask_header
 from shards.labels import class_vectors
 from shards.read_ahead import ReadAhead
 from shards.reader import (

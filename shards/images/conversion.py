@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from shards.errors import PictureError
-from shards.image_policy import SUBSAMPLINGS, Encoding, Geometry, ImagePolicy
+from shards.images.policy import SUBSAMPLINGS, Encoding, Geometry, ImagePolicy
 from shards.manifest import VOID
 
 MAX_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
