@@ -35,9 +35,9 @@ from colorgan.distributed.ranks import Ranks, close_ranks, open_ranks
 from colorgan.tasks.pretraining import pretrain
 from colorgan.training.plan import check_batch, eval_loader_arguments, train_loader_arguments
 from datasets.corpora.folder import open_folder
-from shards.loader import Loader
+from shards.loading.loader import Loader
+from shards.loading.shard_set import open_shards
 from shards.packing import pack
-from shards.reader import open_shards
 
 NUM_PICTURES, NUM_IMAGES, BATCH = 24, 160, 4
 LEAVE_S = 20.0  # the other ranks must have ended by then

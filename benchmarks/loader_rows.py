@@ -59,8 +59,8 @@ def cpu_seconds() -> float:
 
 def colorgan(folder: Path, kind: str, threads: int) -> Iterator[Any]:
     """This project's loader."""
-    from shards.loader import Loader
-    from shards.reader import open_shards
+    from shards.loading.loader import Loader
+    from shards.loading.shard_set import open_shards
 
     loader = Loader(
         open_shards([folder / "shards"]),

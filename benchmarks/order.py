@@ -3,7 +3,7 @@
     python benchmarks/order.py [--samples 1281167] [--per_shard 1000] [--bytes 30000] [--images_per_s 1000]
 
 Computed, not timed: from the order (shards/order.py), over an epoch. A seek is a run that the ranks of a node begin to
-read (shards/run_reads.py); its other samples cost none, as long as the page cache keeps what the node has fetched for
+read (shards/loading/run_reads.py); its other samples cost none, as long as the page cache keeps what the node has fetched for
 the last run x spread samples of the stream: the last column says how much that is. `peak` is seeks/image over the worst
 4,096 images (a window's first), the first of all left out.
 """

@@ -32,8 +32,8 @@ from colorgan.training.plan import whole_set_arguments
 from shards.errors import ShardError
 from shards.images.conversion import decode_upright
 from shards.images.policy import MAX_PIXELS_LIMIT
-from shards.loader import Loader
-from shards.reader import ShardSet, open_shards
+from shards.loading.loader import Loader
+from shards.loading.shard_set import ShardSet, open_shards
 
 TARGETS: dict[str, Literal["none", "classes", "mask", "boxes"]] = {
     "generator": "none",

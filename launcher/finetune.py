@@ -19,8 +19,8 @@ from colorgan.tasks.finetuning import MODEL, finetune, initial_model, stages_in_
 from colorgan.training.loop import set_determinism
 from colorgan.training.plan import check_batch, eval_loader_arguments, memory_bytes, plan_text, train_loader_arguments
 from shards.errors import ShardError
-from shards.loader import Loader
-from shards.reader import ShardSet, open_shards
+from shards.loading.loader import Loader
+from shards.loading.shard_set import ShardSet, open_shards
 
 TARGETS = {"classify": "classes", "segment": "mask", "detect": "boxes"}
 

@@ -26,8 +26,8 @@ from colorgan.training.plan import (
     train_loader_arguments,
 )
 from shards.errors import ShardError
-from shards.loader import Loader
-from shards.reader import ShardSet, open_shards
+from shards.loading.loader import Loader
+from shards.loading.shard_set import ShardSet, open_shards
 
 HERE = Path(__file__).resolve().parent
 SAMPLE = Path("data/sample")

@@ -26,8 +26,8 @@ from colorgan.probes.tables import Protocol, plain, probe, tables
 from colorgan.training.loop import set_determinism
 from colorgan.training.plan import whole_set_arguments
 from shards.errors import ShardError
-from shards.loader import Loader
-from shards.reader import ShardSet, open_shards
+from shards.loading.loader import Loader
+from shards.loading.shard_set import ShardSet, open_shards
 
 RANDOM, RESULT = "random", "probe.json"
 TELL_EVERY_S = 10.0

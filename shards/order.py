@@ -1,6 +1,6 @@
 """Which sample comes when, and how it is cut and flipped: pure functions of (shard sizes, seed, epoch).
 
-First step of loading; shards/loader.py asks here which samples are next, shards/reader.py then fetches them.
+First step of loading; shards/loading/loader.py asks here which samples are next, shards/loading/shard_set.py then fetches them.
 Nothing is remembered between calls, so any position is reached in constant time, on any number of ranks.
 
     stream     positions 0, 1, 2, ... without end; epoch = position // num_samples
@@ -9,7 +9,7 @@ Nothing is remembered between calls, so any position is reached in constant time
     run        RUN_SAMPLES samples that lie side by side in one shard (the last of a shard may be shorter), each
                delayed by a draw of its own of up to SPREAD_RUNS runs: they come far apart, but soon
 
-So a node reads a run at a time (shards/run_reads.py), where the samples of a shuffled window would be a seek each, and
+So a node reads a run at a time (shards/loading/run_reads.py), where the samples of a shuffled window would be a seek each, and
 finds the rest of it in the page cache until it is due: RUN_SAMPLES x SPREAD_RUNS = 8,192 samples, 250 MB of 30 kB each.
 The delays are a window that slides, as in `py1e` of MosaicML's streaming: seeks come evenly, not in bursts, as they
 would at the edges of groups. On 1,281,167 samples in 1,282 shards (benchmarks/order.py; perfect: 0.3333 and 0):

@@ -1,7 +1,7 @@
 """Packed folders behind a URL: fetched file by file into a bounded cache, once a node, and read from there.
 
-`open_shards` (shards/reader.py) comes here for https://host/path/coco-train or s3://bucket/coco-train. Manifest and
-table are fetched at once, a shard when the first of its samples is read, or ahead of that by shards/stream.py.
+`open_shards` (shards/loading/shard_set.py) comes here for https://host/path/coco-train or s3://bucket/coco-train. Manifest and
+table are fetched at once, a shard when the first of its samples is read, or ahead of that by shards/loading/stream.py.
 A run's order does not depend on it: the same manifest gives the same batches from a folder and from a URL.
 """
 

@@ -31,7 +31,7 @@ Target = Callable[[], AbstractContextManager[IO[bytes]]]
 class TransferError(FileNotFoundError):
     """A file that could not be fetched, for good; the message is a sentence with its URL.
 
-    A FileNotFoundError, since that is what a reader does not try again (shards/reader.py): all tries are over.
+    A FileNotFoundError, since that is what a reader does not try again (shards/loading/shard_set.py): all tries are over.
     """
 
 

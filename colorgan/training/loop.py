@@ -25,7 +25,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 class Boxes(Protocol):
-    """One picture's N objects (made by `shards.boxes`), on the CPU."""
+    """One picture's N objects (made by `shards.loading.boxes`), on the CPU."""
 
     boxes_N4: Tensor  # float32 x0, y0, x1, y1, shares of the picture
     classes_N: Tensor  # int64, from 0
@@ -36,7 +36,7 @@ class Boxes(Protocol):
 
 
 class Batch(Protocol):
-    """A micro-batch on one rank (made by `shards.loader`)."""
+    """A micro-batch on one rank (made by `shards.loading.loader`)."""
 
     lab_B3HW: Tensor  # float32, on the rank's device: L' = L/50 - 1, a' = a/ab_scale, b' = b/ab_scale
     classes_BC: Tensor | None  # float32 multi-hot

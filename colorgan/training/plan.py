@@ -49,7 +49,7 @@ def check_batch(recipe: RunRecipe, ranks: Ranks, num_samples: int) -> int:
 
 
 def train_loader_arguments(recipe: RunRecipe, ranks: Ranks, micro_batch_size: int, targets: str) -> dict[str, Any]:
-    """Return `shards.loader.Loader`'s arguments for training."""
+    """Return `shards.loading.loader.Loader`'s arguments for training."""
     data = recipe.data
     return {
         **eval_loader_arguments(recipe, ranks, micro_batch_size, targets),
@@ -61,7 +61,7 @@ def train_loader_arguments(recipe: RunRecipe, ranks: Ranks, micro_batch_size: in
 
 
 def eval_loader_arguments(recipe: RunRecipe, ranks: Ranks, micro_batch_size: int, targets: str) -> dict[str, Any]:
-    """Return `shards.loader.Loader`'s arguments for validation: whole pictures, each once."""
+    """Return `shards.loading.loader.Loader`'s arguments for validation: whole pictures, each once."""
     return {
         **whole_set_arguments(ranks, micro_batch_size, targets),
         "image_size": recipe.network.image_size,
@@ -74,7 +74,7 @@ def eval_loader_arguments(recipe: RunRecipe, ranks: Ranks, micro_batch_size: int
 
 
 def whole_set_arguments(ranks: Ranks, micro_batch_size: int, targets: str) -> dict[str, Any]:
-    """Return `shards.loader.Loader`'s arguments for one pass over a set, but for the picture's size and ab's scale."""
+    """Return `shards.loading.loader.Loader`'s arguments for one pass over a set, but for the picture's size and ab's scale."""
     return {
         "global_batch_size": micro_batch_size * ranks.world_size,
         "micro_batch_size": micro_batch_size,

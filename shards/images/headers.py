@@ -1,6 +1,6 @@
 """What a picture says of itself before its pixels, read without decoding: its size, its kind, and whether it is whole.
 
-Used by shards/reader.py: a picture or mask that is not what the manifest promises (another size, a palette, 16 bits)
+Used by shards/loading/shard_set.py: a picture or mask that is not what the manifest promises (another size, a palette, 16 bits)
 is told apart here in microseconds, before it fills the memory or lies askew to its mask.
 
 It is also what keeps the process alive. DALI reads the headers of a batch in its threads and in the executor's own;

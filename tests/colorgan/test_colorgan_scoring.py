@@ -19,9 +19,9 @@ from colorgan.models.model_folder import Architecture, ModelConfig, build_model
 from colorgan.models.unet import initialise
 from datasets.corpora.voc import CLASSES
 from datasets.sample.corpus import open_sample, write_sample
-from shards.loader import Loader
+from shards.loading.loader import Loader
+from shards.loading.shard_set import open_shards
 from shards.packing import pack
-from shards.reader import open_shards
 
 ONE = Ranks.single()
 NUM_IMAGES = 9

@@ -11,11 +11,11 @@ import pytest
 import torch
 from tiny_set import TinySample, jpeg, tiny_sample, write_set
 
-from shards.boxes import MIN_KEPT_AREA, Boxes, boxes_in_window
 from shards.errors import ManifestError
-from shards.labels import Objects, labelled_objects
-from shards.loader import Batch, Loader
-from shards.reader import open_shards
+from shards.loading.boxes import MIN_KEPT_AREA, Boxes, boxes_in_window
+from shards.loading.labels import Objects, labelled_objects
+from shards.loading.loader import Batch, Loader
+from shards.loading.shard_set import open_shards
 
 NUM_PICTURES = 24
 RED = (200, 30, 30)

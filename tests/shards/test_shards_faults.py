@@ -11,9 +11,9 @@ import pytest
 from tiny_set import tiny_sample, write_set
 
 from shards.errors import LoadError
-from shards.loader import Loader
+from shards.loading.loader import Loader
+from shards.loading.shard_set import open_shards
 from shards.order import Order, replacement
-from shards.reader import open_shards
 
 NUM_SAMPLES, NUM_SHARDS, BATCH = 20_000, 20, 200
 SETTINGS: dict[str, Any] = {"image_size": 32, "global_batch_size": BATCH, "micro_batch_size": BATCH, "seed": 5}

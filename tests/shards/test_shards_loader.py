@@ -17,9 +17,9 @@ import torch
 from tiny_set import TinySample, cut_in_the_pixels, png, tiny_sample, write_set
 
 from shards.errors import LoadError, ManifestError, OrderError
-from shards.loader import Batch, Loader
+from shards.loading.loader import Batch, Loader
+from shards.loading.shard_set import ShardFiles, open_shards
 from shards.order import Order, replacement
-from shards.reader import ShardFiles, open_shards
 
 NUM_SAMPLES = 50
 SETTINGS: dict[str, Any] = {"image_size": 32, "global_batch_size": 24, "micro_batch_size": 4, "seed": 3}

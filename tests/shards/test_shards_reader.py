@@ -14,9 +14,9 @@ from tiny_set import TinySample, cut_in_the_pixels, jpeg, picture, png, tiny_sam
 
 from shards.errors import ManifestError
 from shards.images.headers import Header, jpeg_header, mask_header
-from shards.labels import class_vectors
-from shards.read_ahead import ReadAhead
-from shards.reader import (
+from shards.loading.labels import class_vectors
+from shards.loading.read_ahead import ReadAhead
+from shards.loading.shard_set import (
     BadSampleError,
     Members,
     ShardFiles,

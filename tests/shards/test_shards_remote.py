@@ -17,9 +17,9 @@ from tiny_set import tiny_sample, write_set
 
 from shards import remote, transfer
 from shards.errors import ManifestError
-from shards.loader import Loader
-from shards.read_ahead import ReadAhead
-from shards.reader import BadSampleError, ShardFiles, ShardSet, Wanted, open_shards, read_members
+from shards.loading.loader import Loader
+from shards.loading.read_ahead import ReadAhead
+from shards.loading.shard_set import BadSampleError, ShardFiles, ShardSet, Wanted, open_shards, read_members
 from shards.remote_cache import Cache, open_in_use
 from shards.transfer import Patience
 

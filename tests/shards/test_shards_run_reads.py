@@ -11,11 +11,11 @@ import pytest
 import torch
 from tiny_set import tiny_sample, write_set
 
-from shards import loader as loader_module
 from shards import order as order_module
-from shards.loader import Loader
-from shards.reader import BadSampleError, ShardFiles, ShardSet, Wanted, open_shards, read_members
-from shards.run_reads import RunReads
+from shards.loading import loader as loader_module
+from shards.loading.loader import Loader
+from shards.loading.run_reads import RunReads
+from shards.loading.shard_set import BadSampleError, ShardFiles, ShardSet, Wanted, open_shards, read_members
 
 RUN = 3
 
@@ -49,7 +49,7 @@ def test_each_run_is_told_once_and_covers_its_samples(shards: ShardSet) -> None:
 
 
 def test_runs_are_forgotten_once_they_are_over(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shards.run_reads._REMEMBERED", 2)
+    monkeypatch.setattr("shards.loading.run_reads._REMEMBERED", 2)
     reads = RunReads(shards, RUN, ShardFiles())
     offsets = shards.rows(np.arange(0, 8, RUN))["image_offset"].tolist()
     assert [reads.begin(0, offset) is None for offset in (*offsets[:2], offsets[0], offsets[2])] == [False] * 2 + [

@@ -13,8 +13,8 @@ import torch
 from tiny_set import tiny_sample, write_set
 
 from shards.errors import ManifestError
-from shards.loader import Loader
-from shards.reader import open_shards
+from shards.loading.loader import Loader
+from shards.loading.shard_set import open_shards
 
 pytest.importorskip("s3fs", reason="s3:// needs s3fs: pip install colorgan[remote]")
 moto = pytest.importorskip("moto.server", reason="the S3 server needs moto, flask and flask-cors")

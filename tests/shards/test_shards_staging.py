@@ -8,8 +8,8 @@ from tiny_set import tiny_sample, write_set
 
 from shards import staging
 from shards.errors import ManifestError
+from shards.loading.shard_set import open_shards
 from shards.manifest import read_manifest
-from shards.reader import open_shards
 
 
 def packed(folder: Path) -> Path:

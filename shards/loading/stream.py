@@ -1,6 +1,6 @@
 """Plans of micro-batches in, decoded micro-batches out, in the background; bad samples replaced on the way.
 
-The engine of shards/loader.py. One thread drives three stages that overlap: threads read the bytes of the
+The engine of shards/loading/loader.py. One thread drives three stages that overlap: threads read the bytes of the
 next plans, DALI decodes one batch, and the batch before it becomes Lab while the consumer trains on earlier
 ones. A sample that cannot be read or decoded gives its place to another by `order.replacement`, which knows
 nothing of ranks, threads or time: the batches come out the same wherever and whenever they are made.
@@ -20,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shards.boxes import Boxes, all_boxes, boxes_in_window
 from shards.decoding.dali import DecodeError, Decoder, DecodeSpec, EncodedBatch, Fetched
 from shards.errors import LoadError
-from shards.faults import FaultLog, Replaced
-from shards.fetch_ahead import fetched_ahead
+from shards.loading.bad_samples import FaultLog, Replaced
+from shards.loading.boxes import Boxes, all_boxes, boxes_in_window
+from shards.loading.fetch_ahead import fetched_ahead
+from shards.loading.read_ahead import PendingReads, ReadAhead, ReadingStopped
+from shards.loading.shard_set import BadSampleError, Members, ReadAt, ShardSet, Wanted
 from shards.order import crop_windows, flips, replacement
-from shards.read_ahead import PendingReads, ReadAhead, ReadingStopped
-from shards.reader import BadSampleError, Members, ReadAt, ShardSet, Wanted
 
 _MAX_ATTEMPTS = 100
 _POLL_S = 0.1

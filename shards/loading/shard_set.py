@@ -1,8 +1,8 @@
 """Packed folders seen as one set, and their members fetched by offset and checked.
 
-Between the order (shards/order.py) and the threads that read ahead (shards/read_ahead.py). Shards are tar
+Between the order (shards/order.py) and the threads that read ahead (shards/loading/read_ahead.py). Shards are tar
 files, but nothing here parses tar: the manifest's table says where each member lies. What cannot be read, or is
-not what the manifest promises, becomes a `BadSampleError` with its reason; shards/stream.py replaces it.
+not what the manifest promises, becomes a `BadSampleError` with its reason; shards/loading/stream.py replaces it.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from shards.errors import ManifestError, ShardError
 from shards.images.headers import Header, jpeg_header, mask_header
-from shards.labels import ClassVectors, Objects, class_vectors, labelled_objects
+from shards.loading.labels import ClassVectors, Objects, class_vectors, labelled_objects
 from shards.manifest import SAMPLE_DTYPE, Manifest, read_manifest
 from shards.order import WINDOW_SHARDS
 from shards.remote import DEFAULT_CACHE_GB, default_cache_dir, is_url, open_remote, remote_of

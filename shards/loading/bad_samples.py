@@ -1,6 +1,6 @@
 """The record of samples that could not be used: counted, named in the log, and limited.
 
-Used by shards/stream.py. A few bad samples in a million must not stop a run; many must.
+Used by shards/loading/stream.py. A few bad samples in a million must not stop a run; many must.
 """
 
 import logging

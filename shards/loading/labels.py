@@ -1,6 +1,6 @@
 """A sample's JSON label as class vectors (which classes are in the picture) or as its objects with their boxes.
 
-Used by shards/reader.py where the task asks for classes or boxes.
+Used by shards/loading/shard_set.py where the task asks for classes or boxes.
 """
 
 import json

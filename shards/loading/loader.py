@@ -22,14 +22,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from shards.boxes import Boxes
 from shards.decoding.dali import DecodeSpec
 from shards.errors import ManifestError, OrderError
-from shards.faults import FaultLog, Replaced
+from shards.loading.bad_samples import FaultLog, Replaced
+from shards.loading.boxes import Boxes
+from shards.loading.run_reads import MAX_NODES, RunReads
+from shards.loading.shard_set import ReadAt, ShardFiles, ShardSet, Wanted
+from shards.loading.stream import Decoded, Maker, Plan, Stream, StreamSpec
 from shards.order import Order, rank_share
-from shards.reader import ReadAt, ShardFiles, ShardSet, Wanted
-from shards.run_reads import MAX_NODES, RunReads
-from shards.stream import Decoded, Maker, Plan, Stream, StreamSpec
 
 Targets = Literal["none", "classes", "mask", "boxes"]
 
@@ -46,7 +46,7 @@ class Batch:
         stored_masks: Evaluation with targets "mask" on sets packed as `original`: each picture's mask at its own
             size, uint8 HW on the CPU; else None.
         stored_jpegs: Evaluation: each picture as it lies in its shard; else None.
-        boxes: With targets "boxes": each picture's objects, on the CPU (shards/boxes.py); else None.
+        boxes: With targets "boxes": each picture's objects, on the CPU (shards/loading/boxes.py); else None.
         sample_ids_B: int64 on the CPU, the samples really used, as indices into the ShardSet.
         slots_B: int64 on the CPU, positions in the stream (training) or in the set (evaluation).
     """

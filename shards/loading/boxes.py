@@ -1,6 +1,6 @@
 """Boxes that go with their picture through crop, resize and flip: shares of the stored picture -> of the output.
 
-Called by shards/stream.py with the window and the flip that the picture itself is given. Resizing needs no work: a
+Called by shards/loading/stream.py with the window and the flip that the picture itself is given. Resizing needs no work: a
 box's edges are edges between pixels, and as shares of the square they stay where they are.
 
 N objects of one picture.
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shards.labels import Objects
+from shards.loading.labels import Objects
 
 # A training crop keeps an object of which at least this share is left: with less, what is left shows no object.
 MIN_KEPT_AREA = 0.25
@@ -29,7 +29,7 @@ class Boxes:
         classes_N: int64, from 0.
         difficult_N: bool.
         crowd_N: bool.
-        areas_N: float32, see `shards.labels.Objects`.
+        areas_N: float32, see `shards.loading.labels.Objects`.
         source_size: Width and height of the upright source in pixels.
     """
 

@@ -1,6 +1,6 @@
 """Samples read ahead of need by a pool of threads, so that storage works while the decoder does.
 
-Between shards/reader.py, which reads one sample, and shards/stream.py, which says which ones are next.
+Between shards/loading/shard_set.py, which reads one sample, and shards/loading/stream.py, which says which ones are next.
 """
 
 import queue
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.reader import BadSampleError, Members, ReadAt, Rows, ShardSet, Wanted, read_members
+from shards.loading.shard_set import BadSampleError, Members, ReadAt, Rows, ShardSet, Wanted, read_members
 from shards.remote import remote_of
 
 _POLL_S = 0.1

@@ -1,6 +1,6 @@
 """Samples read by runs: the first one that is read of a run has the system fetch the rest of it.
 
-Between the loader and the files (shards/reader.py), for sets whose order goes by runs (shards/order.py). Each sample is
+Between the loader and the files (shards/loading/shard_set.py), for sets whose order goes by runs (shards/order.py). Each sample is
 read and checked by itself as ever; the hint only spares the disk a seek for each of those that follow soon, on this
 rank or on another of the same node.
 """
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from shards.loading.shard_set import ShardFiles, ShardSet
 from shards.order import SPREAD_RUNS
-from shards.reader import ShardFiles, ShardSet
 
 # A node takes its share of every batch, so each of N nodes needs an Nth of a run's samples. With more nodes than this
 # they would ask a disk that they share for more bytes than the seeks are worth.

@@ -1,6 +1,6 @@
 """Remote shards fetched before their first sample is due, so that training does not wait for the network.
 
-Between the plans of micro-batches and the threads that read them (shards/stream.py). Local sets pass through.
+Between the plans of micro-batches and the threads that read them (shards/loading/stream.py). Local sets pass through.
 """
 
 import logging
@@ -14,9 +14,9 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.loading.shard_set import ShardSet
 from shards.manifest import MANIFEST_FILE
 from shards.order import WINDOW_SHARDS
-from shards.reader import ShardSet
 from shards.remote import remote_of
 
 logger = logging.getLogger("shards")
