@@ -37,7 +37,7 @@ from colorgan.training.plan import check_batch, eval_loader_arguments, train_loa
 from datasets.corpora.folder import open_folder
 from shards.loading.loader import Loader
 from shards.loading.shard_set import open_shards
-from shards.packing import pack
+from shards.packing.pack import pack
 
 NUM_PICTURES, NUM_IMAGES, BATCH = 24, 160, 4
 LEAVE_S = 20.0  # the other ranks must have ended by then

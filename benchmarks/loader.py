@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))  # before an installed `datasets`
 
 from datasets.records import Corpus, Record  # noqa: E402
 from shards.loading.shard_set import ShardFiles, Wanted, open_shards, read_members  # noqa: E402
-from shards.packing import pack  # noqa: E402
+from shards.packing.pack import pack  # noqa: E402
 
 OURS = ("decode", "colorgan", "dali")
 PEERS = ("paper", "opencv", "webdataset", "streaming", "ffcv")

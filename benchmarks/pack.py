@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from shards.images.conversion import convert_picture
 from shards.images.policy import Encoding, parse_image_policy
-from shards.packing import pack
+from shards.packing.pack import pack
 
 
 @dataclass(frozen=True)

@@ -35,10 +35,10 @@ from datasets.records import Corpus
 from shards.errors import ManifestError, ShardError
 from shards.images.policy import MAX_PIXELS, MAX_PIXELS_LIMIT
 from shards.manifest import REJECTED_FILE, Manifest
-from shards.merging import merge_parts
-from shards.packing import MAX_SAMPLES_PER_SHARD, PackReport, pack
-from shards.rebuilding import rebuild_shard
-from shards.verifying import verify
+from shards.packing.merging import merge_parts
+from shards.packing.pack import MAX_SAMPLES_PER_SHARD, PackReport, pack
+from shards.packing.rebuilding import rebuild_shard
+from shards.packing.verifying import verify
 
 VERB = "python launcher/pack.py"
 NEXT = "accelerate launch launcher/pretrain.py --data.train OUT"

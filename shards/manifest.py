@@ -1,6 +1,6 @@
 """The manifest of a packed folder: plain data that says what the shards hold and where each sample lies.
 
-Written last by shards/packing.py; the one thing that loading and training need to know of a corpus.
+Written last by shards/packing/pack.py; the one thing that loading and training need to know of a corpus.
 
     manifest.json    classes, image policy, and per shard its samples, bytes and sha256
     samples.npy      one row of SAMPLE_DTYPE a sample, in shard order, read by memory mapping

@@ -1,6 +1,6 @@
 """What the packer asks of a corpus: the shape of the adapters' records, stated here, imported from nowhere.
 
-`launcher/pack.py` opens a corpus with `datasets` and hands it to shards/packing.py.
+`launcher/pack.py` opens a corpus with `datasets` and hands it to shards/packing/pack.py.
 """
 
 from collections.abc import Callable, Iterator

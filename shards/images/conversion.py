@@ -1,6 +1,6 @@
 """One picture of any kind -> the upright 8-bit JPEG that a shard stores; mask and boxes go the same way.
 
-Called by shards/sample.py in the packer's workers. What a picture means is decided here:
+Called by shards/packing/samples.py in the packer's workers. What a picture means is decided here:
 
     CMYK (Adobe's inverted kind too), YCbCr, palettes, 1-bit, 16-bit     8-bit RGB or grey
     transparency                                                        flattened on white

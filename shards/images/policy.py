@@ -1,6 +1,6 @@
 """How pictures are stored: size policies, JPEG settings, and where a picture's points go.
 
-Pure and small; shards/images/conversion.py does the pixels, shards/packing.py hands the settings down.
+Pure and small; shards/images/conversion.py does the pixels, shards/packing/pack.py hands the settings down.
 """
 
 import re

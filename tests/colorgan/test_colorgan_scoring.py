@@ -21,7 +21,7 @@ from datasets.corpora.voc import CLASSES
 from datasets.sample.corpus import open_sample, write_sample
 from shards.loading.loader import Loader
 from shards.loading.shard_set import open_shards
-from shards.packing import pack
+from shards.packing.pack import pack
 
 ONE = Ranks.single()
 NUM_IMAGES = 9

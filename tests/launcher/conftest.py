@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from datasets.sample.corpus import open_sample, write_sample
-from shards.packing import pack
+from shards.packing.pack import pack
 
 PROJECT = Path(__file__).resolve().parents[2]
 LAUNCHER = PROJECT / "launcher"

@@ -19,7 +19,7 @@ from colorgan.models.colorizing import colour_photo
 from colorgan.models.model_folder import CONFIG, WEIGHTS, Architecture, ModelConfig, build_model, load_model
 from colorgan.models.unet import initialise
 from datasets.corpora.folder import open_folder
-from shards.packing import pack
+from shards.packing.pack import pack
 
 SIZES = ((40, 61), (33, 33), (90, 50), (8, 70))  # the last one is too small for the window of SSIM
 

@@ -14,8 +14,8 @@ from small_corpus import NUM_GOOD, draw_corpus
 
 from shards.loading.loader import Loader
 from shards.loading.shard_set import ShardFiles, ShardSet, Wanted, open_shards, read_members
-from shards.packing import pack
-from shards.tar import BLOCK
+from shards.packing.pack import pack
+from shards.packing.tar import BLOCK
 
 SETTINGS: dict[str, Any] = {"global_batch_size": 12, "micro_batch_size": 6, "max_bad_share": 0.0}
 

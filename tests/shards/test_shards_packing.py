@@ -1,4 +1,4 @@
-"""shards/packing.py: the same bytes however the work was cut, interrupted and shared out."""
+"""shards/packing/pack.py: the same bytes however the work was cut, interrupted and shared out."""
 
 import dataclasses
 import errno
@@ -23,9 +23,9 @@ from small_corpus import BROKEN, NUM_GOOD, DeadlyMask, digests, draw_corpus, rec
 from datasets.records import Corpus, Record
 from shards.errors import PackError
 from shards.manifest import read_manifest
-from shards.merging import merge
-from shards.packing import PackReport, pack
-from shards.packing_folder import locked
+from shards.packing.folder import locked
+from shards.packing.merging import merge
+from shards.packing.pack import PackReport, pack
 
 SETTINGS: dict[str, Any] = {"image_policy": "squash:16", "samples_per_shard": 8}
 PROJECT = Path(__file__).parents[2]
@@ -334,7 +334,7 @@ def test_a_disk_that_fails_stops_the_packing_and_drops_nothing(
         return read(path)
 
     monkeypatch.setattr(Path, "read_bytes", failing)
-    monkeypatch.setattr("shards.sample.READ_RETRY_WAIT_S", 0.0)
+    monkeypatch.setattr("shards.packing.samples.READ_RETRY_WAIT_S", 0.0)
     failures = 3
     with pytest.raises(PackError, match=r"r10.jpg: cannot be read after 3 tries \(Input/output error\)"):
         pack(corpus, tmp_path, root=root, workers=0, **SETTINGS)

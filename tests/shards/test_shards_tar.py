@@ -16,8 +16,8 @@ import pytest
 from small_corpus import draw_corpus
 
 from shards.manifest import Manifest
-from shards.packing import pack
-from shards.tar import BLOCK, TIME_S, member
+from shards.packing.pack import pack
+from shards.packing.tar import BLOCK, TIME_S, member
 
 
 @pytest.fixture(scope="module")

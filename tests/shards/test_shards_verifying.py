@@ -1,4 +1,4 @@
-"""shards/verifying.py and shards/rebuilding.py: each damage is found and named, and a shard can be mended."""
+"""shards/packing/verifying.py and shards/packing/rebuilding.py: each damage is found and named, and a shard can be mended."""
 
 import dataclasses
 import hashlib
@@ -16,9 +16,9 @@ from small_corpus import NUM_GOOD, digests, draw_corpus
 from datasets.records import Corpus
 from shards.errors import ManifestError, PackError
 from shards.manifest import read_manifest, write_manifest
-from shards.packing import pack
-from shards.rebuilding import rebuild_shard
-from shards.verifying import ShardCheck, verify
+from shards.packing.pack import pack
+from shards.packing.rebuilding import rebuild_shard
+from shards.packing.verifying import ShardCheck, verify
 
 KEYS = [f"r{number:02d}" for number in range(NUM_GOOD)]
 

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from shards.manifest import REJECTED_FILE, VOID, Manifest, ShardInfo, read_manifest
-from shards.sample import MEMBERS, member_spans
-from shards.tar import BLOCK, dali_index, index_line
-from shards.workers import new_pool
+from shards.packing.samples import MEMBERS, member_spans
+from shards.packing.tar import BLOCK, dali_index, index_line
+from shards.packing.workers import new_pool
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from PIL import features
 from shards.errors import PackError
 from shards.images.policy import MAX_PIXELS, Encoding, parse_image_policy
 from shards.manifest import Manifest
-from shards.merging import merge
-from shards.packing_folder import (
+from shards.packing.folder import (
     Part,
     Request,
     begin,
@@ -30,10 +29,11 @@ from shards.packing_folder import (
     locked,
     save_total,
 )
+from shards.packing.merging import merge
+from shards.packing.samples import Job
+from shards.packing.shard_file import ShardWriter, digest_of_inputs, load_state
+from shards.packing.workers import Chunk, PackingPool
 from shards.records import CorpusLike, RecordLike
-from shards.sample import Job
-from shards.shard_file import ShardWriter, digest_of_inputs, load_state
-from shards.workers import Chunk, PackingPool
 
 CHUNK = 16  # records a worker takes at a time: some 50 ms of work
 MAX_SAMPLES_PER_SHARD = 100_000

@@ -1,6 +1,6 @@
 """The states of finished shards -> samples.npy, rejected.jsonl and, last of all, manifest.json.
 
-The last step of shards/packing.py, and `launcher/pack.py --merge` after parts packed side by side.
+The last step of shards/packing/pack.py, and `launcher/pack.py --merge` after parts packed side by side.
 Nothing is read but the states, one at a time: memory does not grow with the set.
 """
 
@@ -22,7 +22,7 @@ from shards.manifest import (
     ShardInfo,
     write_manifest,
 )
-from shards.packing_folder import (
+from shards.packing.folder import (
     TOTAL_FILE,
     Request,
     finished_manifest,
@@ -30,7 +30,7 @@ from shards.packing_folder import (
     read_request,
     remove_work_folder,
 )
-from shards.shard_file import WORK_FOLDER, ShardState, load_state, replacing, telling_disk_errors
+from shards.packing.shard_file import WORK_FOLDER, ShardState, load_state, replacing, telling_disk_errors
 
 
 def merge_parts(out: Path) -> Manifest:

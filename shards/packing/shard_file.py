@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from shards.errors import PackError
 from shards.manifest import SAMPLE_DTYPE
+from shards.packing.samples import PackedChunk, shift_offsets, source_of
+from shards.packing.tar import END, dali_index
 from shards.records import RecordLike
-from shards.sample import PackedChunk, shift_offsets, source_of
-from shards.tar import END, dali_index
 
 WORK_FOLDER = ".packing"
 

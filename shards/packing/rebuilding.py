@@ -12,11 +12,11 @@ from pathlib import Path
 
 from shards.errors import PackError
 from shards.manifest import MANIFEST_FILE, REJECTED_FILE, Manifest, read_manifest
-from shards.merging import write_tables
-from shards.packing import PackReport, ProgressCallback, Work, all_plans, pack_shards
-from shards.packing_folder import locked, read_request, remove_work_folder
+from shards.packing.folder import locked, read_request, remove_work_folder
+from shards.packing.merging import write_tables
+from shards.packing.pack import PackReport, ProgressCallback, Work, all_plans, pack_shards
+from shards.packing.shard_file import ShardState, load_state, state_path
 from shards.records import CorpusLike
-from shards.shard_file import ShardState, load_state, state_path
 
 
 def rebuild_shard(

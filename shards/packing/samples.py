@@ -1,6 +1,6 @@
 """Records -> tar bytes: the packer's work on pictures, done in its worker processes.
 
-shards/packing.py sends chunks of records here and appends what comes back to the shard. A record that
+shards/packing/pack.py sends chunks of records here and appends what comes back to the shard. A record that
 cannot be packed becomes a line of rejected.jsonl; only a failing disk stops the packing.
 """
 
@@ -22,8 +22,8 @@ from shards.errors import PackError, PictureError
 from shards.images.conversion import convert_mask, convert_picture
 from shards.images.policy import Encoding, Geometry
 from shards.manifest import SAMPLE_DTYPE
+from shards.packing.tar import BLOCK, MAX_NAME, index_line, member
 from shards.records import MaskLike, RecordLike
-from shards.tar import BLOCK, MAX_NAME, index_line, member
 
 MEMBERS = (("image", "jpg"), ("label", "json"), ("mask", "png"))  # in tar order
 KEY = re.compile(r"[A-Za-z0-9_-]+")

@@ -1,7 +1,7 @@
-"""A folder that is being packed: what was asked for, and who holds it. shards/merging.py ends the work.
+"""A folder that is being packed: what was asked for, and who holds it. shards/packing/merging.py ends the work.
 
 <out>/packing.json           the request; packing again with another one is refused
-<out>/.packing/NNNNNN.state  a finished shard (shards/shard_file.py)
+<out>/.packing/NNNNNN.state  a finished shard (shards/packing/shard_file.py)
 <out>/.packing/total.json    how many records and shards there are, once a packer has seen the last record
 <out>/.packing/lock          held by a packer; the parts of a set share it and hold one of their own each
 """
@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from shards.errors import PackError
 from shards.images.policy import Encoding, parse_image_policy
 from shards.manifest import MANIFEST_FILE, Manifest, read_manifest
-from shards.shard_file import WORK_FOLDER, replacing, telling_disk_errors
+from shards.packing.shard_file import WORK_FOLDER, replacing, telling_disk_errors
 
 REQUEST_FILE = "packing.json"
 TOTAL_FILE = "total.json"
