@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from shards.loading.shard_set import ShardSet
 from shards.manifest import MANIFEST_FILE
 from shards.order import WINDOW_SHARDS
-from shards.remote import remote_of
+from shards.storage.remote import remote_of
 
 logger = logging.getLogger("shards")
 

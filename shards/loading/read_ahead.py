@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.loading.shard_set import BadSampleError, Members, ReadAt, Rows, ShardSet, Wanted, read_members
-from shards.remote import remote_of
+from shards.storage.remote import remote_of
 
 _POLL_S = 0.1
 

@@ -25,9 +25,9 @@ from shards.images.headers import Header, jpeg_header, mask_header
 from shards.loading.labels import ClassVectors, Objects, class_vectors, labelled_objects
 from shards.manifest import SAMPLE_DTYPE, Manifest, read_manifest
 from shards.order import WINDOW_SHARDS
-from shards.remote import DEFAULT_CACHE_GB, default_cache_dir, is_url, open_remote, remote_of
-from shards.remote_cache import Cache
-from shards.staging import staged
+from shards.storage.cache import Cache
+from shards.storage.remote import DEFAULT_CACHE_GB, default_cache_dir, is_url, open_remote, remote_of
+from shards.storage.staging import staged
 
 Rows = NDArray[np.void]
 ReadAt = Callable[[Path, int, int], bytes]  # path, offset, size -> at most size bytes; raises OSError
@@ -88,7 +88,7 @@ def open_shards(
     """Open packed folders as one set; nothing but their manifests is read.
 
     Args:
-        folders: Folders; a text with :// in it is the URL of one (shards/remote.py).
+        folders: Folders; a text with :// in it is the URL of one (shards/storage/remote.py).
         cache_dir: Where what comes from URLs is kept; None: in the user's cache.
         cache_gb: How much of it is kept, in gigabytes (1e9 bytes).
 

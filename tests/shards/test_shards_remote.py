@@ -15,13 +15,13 @@ import torch
 from http_server import FolderServer, serve
 from tiny_set import tiny_sample, write_set
 
-from shards import remote, transfer
 from shards.errors import ManifestError
 from shards.loading.loader import Loader
 from shards.loading.read_ahead import ReadAhead
 from shards.loading.shard_set import BadSampleError, ShardFiles, ShardSet, Wanted, open_shards, read_members
-from shards.remote_cache import Cache, open_in_use
-from shards.transfer import Patience
+from shards.storage import remote, transfer
+from shards.storage.cache import Cache, open_in_use
+from shards.storage.transfer import Patience
 
 pytest.importorskip("aiohttp", reason="fsspec needs aiohttp for http(s): pip install colorgan[remote]")
 

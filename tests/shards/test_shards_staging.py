@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from tiny_set import tiny_sample, write_set
 
-from shards import staging
 from shards.errors import ManifestError
 from shards.loading.shard_set import open_shards
 from shards.manifest import read_manifest
+from shards.storage import staging
 
 
 def packed(folder: Path) -> Path:

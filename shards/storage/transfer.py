@@ -1,6 +1,6 @@
 """One file of a URL into a stream, through fsspec: bounded in bytes and time, tried again, checked.
 
-Used by shards/remote.py. The only file that imports fsspec, and only when a URL is given; http(s) needs aiohttp
+Used by shards/storage/remote.py. The only file that imports fsspec, and only when a URL is given; http(s) needs aiohttp
 and s3 needs s3fs (`pip install colorgan[remote]`). How to reach a bucket (keys, region, endpoint) is taken from
 where these libraries look for it: ~/.aws, AWS_* and FSSPEC_S3_* variables, ~/.netrc.
 """

@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 from shards.errors import ManifestError
 from shards.manifest import MANIFEST_FILE, Manifest, parse_manifest
 from shards.order import WINDOW_SHARDS
-from shards.remote_cache import LOCK, PART, Cache, locked, open_in_use
-from shards.transfer import Patience, Promise, TransferError, check_scheme, fetch_into
+from shards.storage.cache import LOCK, PART, Cache, locked, open_in_use
+from shards.storage.transfer import Patience, Promise, TransferError, check_scheme, fetch_into
 
 PATIENCE = Patience()
 DEFAULT_CACHE_GB = 100.0

@@ -1,6 +1,6 @@
 """A bounded folder of fetched files, shared by the processes of a node and safe against their crashes.
 
-Used by shards/remote.py, which fills it. Everything in it can be deleted at any time.
+Used by shards/storage/remote.py, which fills it. Everything in it can be deleted at any time.
 
     <folder>/<set>/NAME           a whole, checked file; who reads it holds a shared flock on it
     <folder>/<set>/NAME.part      on its way; its full size is reserved from the start
