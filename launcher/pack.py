@@ -204,7 +204,8 @@ def verify_folder(folder: Path, workers: int) -> None:
 
 def open_corpus(settings: PackSettings) -> Corpus:
     """Open the split with its adapter; only that one is imported."""
-    adapter = importlib.import_module(f"datasets.{settings.corpus}")
+    module = "datasets.sample.corpus" if settings.corpus == "sample" else f"datasets.corpora.{settings.corpus}"
+    adapter = importlib.import_module(module)
     corpus: Corpus = getattr(adapter, f"open_{settings.corpus}")(settings.root, settings.split)
     return corpus
 
