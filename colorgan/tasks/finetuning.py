@@ -37,7 +37,8 @@ from colorgan.tasks.gan_losses import dropout_keys, learning_rate_schedule
 from colorgan.training.loop import Batch, EvalLoader, Hooks, Loader, StopSignals, fit
 from colorgan.training.plan import cadence
 
-MODEL, EVALUATION = "model", "evaluation"
+MODEL = "model"
+EVALUATION = "evaluation"
 # The layers that a task adds to a generator: all others are the pretrained features.
 NEW_LAYERS = {"classify": "head.", "segment": "decoder.output.", "detect": "head."}
 KINDS: dict[str, Literal["classifier", "segmenter", "detector"]] = {
