@@ -19,11 +19,13 @@ from pathlib import Path
 
 import torch
 
-from colorgan.checkpoints.checkpoint import open_checkpoint, save_checkpoint
+from colorgan.checkpoints.checkpoint import open_checkpoint
 from colorgan.checkpoints.consolidation import consolidate
+from colorgan.checkpoints.writer import save_checkpoint
 from colorgan.distributed.ranks import Ranks
-from colorgan.models.model_folder import WEIGHTS, Architecture, ModelConfig, build_model, probe
-from colorgan.models.unet import initialise
+from colorgan.models.model_folder import Architecture, ModelConfig, build_model, probe
+from colorgan.models.modes import initialise
+from colorgan.models.weights_file import WEIGHTS
 
 
 def make(folder: Path, width: int) -> int:

@@ -31,12 +31,11 @@ from PIL import Image
 
 from colorgan.checkpoints.checkpoint import Checkpoint, latest_checkpoint
 from colorgan.config.recipe import PretrainRecipe
+from colorgan.data import open_loaders, open_set
 from colorgan.distributed.ranks import Ranks, close_ranks, open_ranks
 from colorgan.tasks.pretraining import pretrain
-from colorgan.training.plan import check_batch, eval_loader_arguments, train_loader_arguments
+from colorgan.training.plan import check_batch
 from datasets.corpora.folder import open_folder
-from shards.loading.loader import Loader
-from shards.loading.shard_set import open_shards
 from shards.packing.pack import pack
 
 NUM_PICTURES, NUM_IMAGES, BATCH = 24, 160, 4
@@ -76,11 +75,17 @@ def make_data(folder: Path) -> Path:
 def train(recipe: PretrainRecipe) -> None:
     """What a worker process does: the job of launcher/pretrain.py."""
     ranks = open_ranks(timeout_s=recipe.launch.timeout_s, torch_threads=1)
-    shards = open_shards(recipe.data.train)
+    shards = open_set(recipe.data.train, *recipe.data.cache, ranks)
     micro = check_batch(recipe, ranks, shards.num_samples)
-    loader = Loader(shards, **train_loader_arguments(recipe, ranks, micro, "none"))
-    val = Loader(shards, **eval_loader_arguments(recipe, ranks, micro, "none"))
-    pretrain(recipe, ranks, total_images=NUM_IMAGES, data_digest=shards.digest, train=loader, val=val)
+    with open_loaders(recipe, ranks, shards, shards, micro_batch_size=micro) as loaders:
+        pretrain(
+            recipe,
+            ranks,
+            total_images=NUM_IMAGES,
+            data_digest=shards.digest,
+            train=loaders.train,
+            val=loaders.val,
+        )
     close_ranks()
 
 

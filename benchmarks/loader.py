@@ -27,9 +27,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # before an installed `datasets`
 
-from datasets.records import Corpus, Record  # noqa: E402
-from shards.loading.shard_set import ShardFiles, Wanted, open_shards, read_members  # noqa: E402
+from shards.loading.members import Wanted, read_members  # noqa: E402
+from shards.loading.shard_set import open_shards  # noqa: E402
 from shards.packing.pack import pack  # noqa: E402
+from shards.records import Corpus, Record  # noqa: E402
+from shards.storage.shard_files import ShardFiles  # noqa: E402
 
 OURS = ("decode", "colorgan", "dali")
 PEERS = ("paper", "opencv", "webdataset", "streaming", "ffcv")

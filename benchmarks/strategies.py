@@ -30,12 +30,18 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "colorgan")]
 
 from toy import ToyLoader, on_ranks, toy_recipe  # noqa: E402
 
-from colorgan.checkpoints.checkpoint import Checkpoint, checkpoint_path, open_checkpoint, save_checkpoint  # noqa: E402
+from colorgan.checkpoints.checkpoint import Checkpoint, checkpoint_path, open_checkpoint  # noqa: E402
+from colorgan.checkpoints.writer import save_checkpoint  # noqa: E402
 from colorgan.distributed.launch_profile import LaunchProfile  # noqa: E402
-from colorgan.distributed.ranks import Phase, Ranks, Strategy, open_strategy  # noqa: E402
-from colorgan.models.unet import Discriminator, UNet, initialise  # noqa: E402
+from colorgan.distributed.phase import Phase, Strategy  # noqa: E402
+from colorgan.distributed.ranks import Ranks  # noqa: E402
+from colorgan.distributed.strategy import open_strategy  # noqa: E402
+from colorgan.models.discriminator import Discriminator  # noqa: E402
+from colorgan.models.modes import initialise  # noqa: E402
+from colorgan.models.unet import UNet  # noqa: E402
+from colorgan.tasks.colorization import PretrainTask  # noqa: E402
 from colorgan.tasks.gan_losses import GAN_LOSSES  # noqa: E402
-from colorgan.tasks.pretraining import PretrainTask, pretrain  # noqa: E402
+from colorgan.tasks.pretraining import pretrain  # noqa: E402
 from colorgan.training.loop import Cadence, Hooks, StopSignals, fit  # noqa: E402
 
 STRATEGIES = {f"zero{stage}" if stage else "ddp": LaunchProfile(stage) for stage in range(4)}

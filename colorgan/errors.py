@@ -11,7 +11,7 @@ ColorganError
 └── TrainingError     training cannot go on (data that does not fit)
     └── NotFiniteError    a loss or a gradient is not a number
 
-`colorgan.config.command_line.run_verb` prints them as `ErrorName: sentence` and exits with their `exit_status`. A training process ends
+`colorgan.config.verb.run_verb` prints them as `ErrorName: sentence` and exits with their `exit_status`. A training process ends
 with: 0 done, 2 a mistake to correct, 65 not a finite number, 69 another rank was lost, 74 a checkpoint could not be
 written, 75 stopped by a signal after saving, 76 a rank hung (colorgan/runs/watchdog.py). After 69, 74, 75 and 76 the same
 command goes on from the last checkpoint.

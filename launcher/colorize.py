@@ -15,12 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.progress import track
 from torch import nn
 
-from colorgan.config.command_line import parse, run_verb
+from colorgan.config.command_line import parse
+from colorgan.config.verb import run_verb
 from colorgan.errors import ColorganError, UsageError
 from colorgan.evaluation.picture_grids import to_uint8_HWC
 from colorgan.models.colorizing import colour_photo
 from colorgan.models.model_folder import ModelConfig, load_model
-from colorgan.models.unet import set_inference
+from colorgan.models.modes import set_inference
 from shards.errors import PictureError, ShardError
 from shards.images.conversion import decode_upright
 

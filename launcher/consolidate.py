@@ -9,10 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from colorgan.checkpoints.checkpoint import latest_checkpoint, open_checkpoint
 from colorgan.checkpoints.consolidation import consolidate
-from colorgan.config.command_line import parse, run_verb
+from colorgan.config.command_line import parse
+from colorgan.config.verb import run_verb
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import CheckpointError, ColorganError
-from colorgan.models.model_folder import WEIGHTS
+from colorgan.models.weights_file import WEIGHTS
 
 
 class ConsolidateSettings(BaseModel):

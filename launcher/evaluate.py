@@ -2,67 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import torch
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
-
-from colorgan.config.command_line import parse, run_verb
-from colorgan.config.recipe import Folder
-from colorgan.distributed.ranks import Ranks, close_ranks, open_ranks
-from colorgan.errors import ColorganError, UsageError
-from colorgan.evaluation import task_scores as scoring
-from colorgan.evaluation.generator_scores import (
-    mean_scores,
-    save_best_and_worst,
-    save_grid,
-    score_colouring,
-    score_photos,
-    scores_table,
-)
-from colorgan.evaluation.metrics import SSIM_WINDOW_PX
-from colorgan.models.model_folder import ModelConfig, check_inference, load_model
-from colorgan.models.unet import set_inference
-from colorgan.training.loop import set_determinism
-from colorgan.training.plan import whole_set_arguments
+from colorgan.config.command_line import parse
+from colorgan.config.verb import run_verb
+from colorgan.distributed.ranks import close_ranks, open_ranks
+from colorgan.errors import ColorganError
+from colorgan.evaluation.evaluate import EvaluateSettings, evaluate
 from shards.errors import ShardError
-from shards.images.conversion import decode_upright
-from shards.images.policy import MAX_PIXELS_LIMIT
-from shards.loading.loader import Loader
-from shards.loading.shard_set import ShardSet, open_shards
-
-TARGETS: dict[str, Literal["none", "classes", "mask", "boxes"]] = {
-    "generator": "none",
-    "classifier": "classes",
-    "segmenter": "mask",
-    "detector": "boxes",
-}
-
-
-class EvaluateSettings(BaseModel):
-    """What to score, on what."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: Path = Field(description="model folder: RUN/generator or RUN/model")
-    data: tuple[Folder, ...] = Field(min_length=1, description="packed folders to score on, or their URLs")
-    cache_dir: Path | None = Field(None, description="where shards from URLs are kept; unset: in ~/.cache/colorgan")
-    cache_gb: float = Field(100.0, gt=0, description="how much of them a node keeps, in gigabytes (1e9 bytes)")
-    out: Path | None = Field(None, description="folder for scores and pictures; unset: print only")
-    batch_size: Annotated[int, Field(gt=0)] = Field(32, description="images a forward pass")
-    inference: Literal["running", "paper"] | None = Field(
-        None, description="paper: batch statistics and dropout stay on; unset: as the model says"
-    )
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of the dropout of paper inference")
-    num_pictures: Annotated[int, Field(ge=0)] = Field(8, description="images shown in the pictures")
-    own_size: bool = Field(
-        False, description="a generator: score at each photo's own size too, as colorize does; needs --image original"
-    )
-    timeout_s: Annotated[int, Field(gt=0)] = Field(600, description="seconds after which a silent rank ends the run")
 
 
 def main(argv: list[str]) -> int:
@@ -80,114 +25,6 @@ def main(argv: list[str]) -> int:
     finally:
         close_ranks()
     return 0
-
-
-def evaluate(settings: EvaluateSettings, ranks: Ranks) -> None:
-    """Load, score, print and write. Called on all ranks."""
-    set_determinism()
-    ranks.agree(lambda: check_out(settings.out) if ranks.main else None)
-    model, config = ranks.agree(lambda: load_model(settings.model, *TARGETS))
-    config = config.model_copy(update={"inference": settings.inference or config.inference})
-    set_inference(model, config.inference)
-    model.to(ranks.device)
-    shards = ranks.agree(lambda: open_shards(settings.data, settings.cache_dir, settings.cache_gb))
-    check_data(settings, config, shards)
-    loader = Loader(
-        shards,
-        image_size=config.architecture.image_size,
-        ab_scale=config.ab_scale,
-        **whole_set_arguments(ranks, settings.batch_size, TARGETS[config.kind]),
-    )
-    try:
-        evaluation, text = score(settings, model, config, loader, ranks)
-    finally:
-        loader.close()
-    if ranks.main:
-        print(text)
-        if settings.out is not None:
-            scoring.write_evaluation(settings.out, evaluation, about(settings, config))
-
-
-def check_out(out: Path | None) -> None:
-    """Make the folder and try to write in it, before long work."""
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-
-
-def check_data(settings: EvaluateSettings, config: ModelConfig, shards: ShardSet) -> None:
-    """Refuse a set that the model cannot be scored on as asked."""
-    if config.classes and shards.classes != config.classes:
-        raise UsageError(
-            f"{settings.data[0]} has {len(shards.classes)} classes, {settings.model} was trained on "
-            f"{len(config.classes)} others: score it on a set of the same corpus"
-        )
-    check_inference(settings.inference, config.architecture, settings.model)
-    if settings.own_size and (config.kind != "generator" or set(shards.image_policies) != {"original"}):
-        raise UsageError(
-            f"--own_size scores a generator on sets packed with --image original; {settings.model} is a {config.kind} "
-            f"and {settings.data[0]} was packed as {shards.image_policies[0]}"
-        )
-
-
-def score(
-    settings: EvaluateSettings, model: nn.Module, config: ModelConfig, loader: Loader, ranks: Ranks
-) -> tuple[scoring.Evaluation, str]:
-    """Return the scores and a line that tells them. Called on all ranks."""
-    num_pictures = settings.num_pictures
-    if config.kind != "generator":
-        batches = loader.eval_batches()
-        evaluation = scoring.score_model(model, config, batches, ranks, seed=settings.seed, num_pictures=num_pictures)
-        return evaluation, scoring.scores_text(config, evaluation.scores)
-    scores, text = score_generator(settings, model, config, loader, ranks)
-    return scoring.Evaluation(scores), text
-
-
-def score_generator(
-    settings: EvaluateSettings, generator: nn.Module, config: ModelConfig, loader: Loader, ranks: Ranks
-) -> tuple[dict[str, float], str]:
-    """Score at the network's size and, where asked, at each photo's own; save the pictures. Called on all ranks.
-
-    `best.png` and `worst.png` are of the last of the two.
-    """
-    size, shown = config.architecture.image_size, settings.num_pictures
-    common: dict[str, Any] = {"ab_scale": config.ab_scale, "seed": settings.seed, "num_ranked": shown}
-    coloured = score_colouring(generator, loader.eval_batches(), num_pictures=shown if ranks.main else 0, **common)
-    scores = mean_scores(coloured, ranks)
-    counted = f"{scores['images']:.0f} held-out pictures, {config.inference} inference"
-    text = f"{counted}, at {size}x{size}:\n{scores_table(scores)}"
-    if ranks.main and settings.out is not None:
-        save_grid(settings.out / "coloured.png", coloured)
-    if settings.own_size:
-        coloured = score_photos(generator, own_size_photos(loader, ranks), image_size=size, **common)
-        own = mean_scores(coloured, ranks)
-        scores |= {f"{name}_own_size": value for name, value in own.items()}
-        text += f"\n\n{own['images']:.0f} of them at their own sizes:\n{scores_table(own)}"
-    if settings.out is not None:
-        save_best_and_worst(settings.out, coloured, ranks)
-    return scores, text
-
-
-def own_size_photos(loader: Loader, ranks: Ranks) -> Iterator[tuple[int, Tensor]]:
-    """This rank's photos as they were packed: number, and uint8 sRGB on the rank's device; none too small for SSIM."""
-    for batch in loader.eval_batches():
-        for sample_id, jpeg in zip(batch.sample_ids_B.tolist(), batch.stored_jpegs or (), strict=True):
-            photo_HW3 = torch.from_numpy(decode_upright(jpeg, MAX_PIXELS_LIMIT).copy())
-            if min(photo_HW3.shape[:2]) >= SSIM_WINDOW_PX:
-                yield sample_id, photo_HW3.permute(2, 0, 1).to(ranks.device)
-
-
-def about(settings: EvaluateSettings, config: ModelConfig) -> dict[str, Any]:
-    """Return what the scores were computed with."""
-    return {
-        "model": str(settings.model),
-        "data": [str(folder) for folder in settings.data],
-        "kind": config.kind,
-        "inference": config.inference,
-        "images_seen": config.images_seen,
-        "classes": config.classes,
-    }
 
 
 if __name__ == "__main__":

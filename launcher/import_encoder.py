@@ -10,10 +10,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from colorgan.config.command_line import parse, run_verb
+from colorgan.config.command_line import parse
+from colorgan.config.verb import run_verb
 from colorgan.errors import ColorganError, GeneratorError
-from colorgan.models.model_folder import ModelConfig, read_config, save_model, source_version
+from colorgan.models.model_folder import ModelConfig, read_config, save_model
 from colorgan.models.timm_encoder import Backbone, pretrained_encoder
+from colorgan.runs.provenance import source_version
 
 
 class ImportSettings(BaseModel):

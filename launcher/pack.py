@@ -25,13 +25,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from colorgan.config.command_line import parse, run_verb
+from colorgan.config.command_line import parse
 from colorgan.config.progress import bytes_shown, images_shown
+from colorgan.config.verb import run_verb
 from datasets.corpora.splits import parse_shares, stratify, write_lists
 from datasets.download.archives import archives_for
 from datasets.download.download import download
 from datasets.errors import CorpusError
-from datasets.records import Corpus
 from shards.errors import ManifestError, ShardError
 from shards.images.policy import MAX_PIXELS, MAX_PIXELS_LIMIT
 from shards.manifest import REJECTED_FILE, Manifest
@@ -39,6 +39,7 @@ from shards.packing.merging import merge_parts
 from shards.packing.pack import MAX_SAMPLES_PER_SHARD, PackReport, pack
 from shards.packing.rebuilding import rebuild_shard
 from shards.packing.verifying import verify
+from shards.records import Corpus
 
 VERB = "python launcher/pack.py"
 NEXT = "accelerate launch launcher/pretrain.py --data.train OUT"

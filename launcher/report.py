@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from colorgan.config.command_line import parse, run_verb
+from colorgan.config.command_line import parse
+from colorgan.config.verb import run_verb
 from colorgan.errors import ColorganError
 from colorgan.report.page import write_report
 

@@ -1,52 +1,77 @@
-"""What the packer asks of a corpus: the shape of the adapters' records, stated here, imported from nowhere.
+"""What every adapter gives to the packer: a Corpus, its Records, and the Masks that they point to.
 
-`launcher/pack.py` opens a corpus with `datasets` and hands it to shards/packing/pack.py.
+A record is small and picklable and opens nothing: pictures and masks are read later, in the packer's workers.
+Mask planes: H x W uint8 class indices, 0 = background, i + 1 = `Corpus.classes[i]`, 255 = void (not scored).
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+VOID = 255
+MAX_CLASSES = 254  # indices 1 to 254 in an 8-bit mask; 0 is background, 255 void
 
-class MaskLike(Protocol):
-    """A mask that is read where it is needed; picklable."""
+
+class Mask(Protocol):
+    """A segmentation mask that is read when it is needed; picklable."""
 
     def read(self) -> NDArray[np.uint8]:
-        """H x W class indices of the picture as stored: 0 background, i + 1 = classes[i], 255 void."""
+        """Returns the H x W plane of class indices, of the size of the stored, unrotated picture."""
         ...
 
 
-class RecordLike(Protocol):
-    """One sample of a corpus, unopened; picklable and small.
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One sample of a corpus.
 
-    `label["objects"]` may hold dicts with a `box` [x0, y0, x1, y1] in pixels of the picture as stored.
+    Attributes:
+        key: unique within the split, stable between runs, letters, digits, `_` and `-` only.
+        image: the picture, not yet opened.
+        label: plain JSON data. `classes`: sorted 0-based indices into `Corpus.classes`, over all objects,
+            difficult ones and crowds too. `objects`: a list of `{"class": int, "box": [x0, y0, x1, y1],
+            "difficult": bool, "crowd": bool}`, boxes in pixels of the stored, unrotated picture, half-open; from COCO
+            also `"area"`, the pixels of that picture that the object itself covers.
+            Both empty where unlabelled.
+        mask: None where the split has no masks.
     """
 
-    @property
-    def key(self) -> str: ...
-    @property
-    def image(self) -> Path: ...
-    @property
-    def label(self) -> dict[str, Any]: ...
-    @property
-    def mask(self) -> MaskLike | None: ...
+    key: str
+    image: Path
+    label: dict[str, Any]
+    mask: Mask | None = None
 
 
-class CorpusLike(Protocol):
-    """A split of a corpus; `records` starts a fresh pass that gives the same records in the same order."""
+@dataclass(frozen=True)
+class Corpus:
+    """One split of a corpus, opened.
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def split(self) -> str: ...
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-    @property
-    def palette(self) -> tuple[tuple[int, int, int], ...]: ...
-    @property
-    def num_records(self) -> int | None: ...
-    @property
-    def records(self) -> Callable[[], Iterator[RecordLike]]: ...
+    Attributes:
+        name: `coco`, `voc`, `imagenet`, `folder` or `sample`.
+        split: the split as it was asked for.
+        classes: object classes without background; empty where unlabelled.
+        palette: colours of the mask indices 0 to `len(classes)`; empty where there are no masks.
+        num_records: how many records one pass gives, None where counting would cost a pass.
+        records: starts a fresh pass: streaming, sorted, the same each time.
+        note: what its user should know of how it is read; mostly empty.
+
+    Example:
+        >>> corpus = open_voc(Path("VOCdevkit"), "2012-seg-val")
+        >>> for record in corpus.records(): ...
+    """
+
+    name: str
+    split: str
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    num_records: int | None
+    records: Callable[[], Iterator[Record]]
+    note: str = ""
+
+
+def label_of(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    """The label of a picture with these objects; see `Record.label`."""
+    return {"classes": sorted({item["class"] for item in objects}), "objects": objects}

@@ -8,10 +8,7 @@ loaded whole for the second.)
 
 from __future__ import annotations
 
-import json
-import os
-import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -22,21 +19,17 @@ from torch import Tensor, nn
 from colorgan.checkpoints.checkpoint import Checkpoint
 from colorgan.errors import GeneratorError
 from colorgan.models.model_folder import (
-    CONFIG,
-    DTYPES,
     UNET,
-    WEIGHTS,
     ModelConfig,
-    WeightsFile,
     empty_model,
     load_model,
     partial_folder,
     probe,
     replace_folder,
 )
+from colorgan.models.weights_file import CONFIG, WEIGHTS, WeightsFile, write_safetensors
 
 PROBE_TOLERANCE = 1e-3  # of outputs of order 1; a GPU's convolutions differ from the CPU's by about 1e-4
-RUN_ELEMENTS = 4 << 20  # copied at a time: 16 MiB of float32
 
 
 def consolidate(source: Checkpoint, out: Path, weights: Literal["raw", "average"] | None = None) -> ModelConfig:
@@ -142,33 +135,3 @@ def _set(part: nn.Module, key: str, tensor: Tensor) -> None:
         part._buffers[key] = value
     else:
         part._parameters[key] = nn.Parameter(value, requires_grad=False)
-
-
-def write_safetensors(
-    path: Path,
-    shapes: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
-    read: Callable[[str, int, int], Tensor],
-) -> None:
-    """Write a safetensors file from tensors that are read in runs: `read(name, offset, length)`, in elements.
-
-    Format: 8 bytes little-endian header length, JSON header, data (huggingface/safetensors README, "Format").
-    """
-    names = {code: name for name, code in DTYPES.items()}
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name in sorted(shapes):
-        dtype, shape = shapes[name]
-        size = dtype.itemsize * torch.Size(shape).numel()
-        header[name] = {"dtype": names[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name in sorted(shapes):
-            count = torch.Size(shapes[name][1]).numel()
-            for start in range(0, count, RUN_ELEMENTS):
-                run = read(name, start, min(RUN_ELEMENTS, count - start))
-                file.write(run.contiguous().view(-1).view(torch.uint8).numpy().data)
-        file.flush()
-        os.fsync(file.fileno())

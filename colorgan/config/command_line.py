@@ -7,15 +7,11 @@ Only the reading of words stands here; what is allowed stands in the schema.
 
 from __future__ import annotations
 
-import errno
-import os
 import re
-import sys
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -29,24 +25,18 @@ from colorgan.config.keys import (
     item_group,
     leaf_types,
     schema_keys,
-    show,
     type_text,
 )
-from colorgan.config.problems import leaves, setting_problems
-from colorgan.errors import ColorganError, UsageError
+from colorgan.config.problems import setting_problems
+from colorgan.config.settings import show
+from colorgan.config.verb import _is_first_local_rank
+from colorgan.errors import UsageError
 
 M = TypeVar("M", bound=BaseModel)
 
 MAX_RECIPE_BYTES = 1_000_000
-# Faults of the disk and of the user's paths; others (a reset connection, say) keep their traceback.
-_PATH_FAULTS = (
-    *("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "ESTALE", "EMFILE", "ENFILE"),
-    *("ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "ENOTEMPTY", "ENAMETOOLONG", "ELOOP"),
-)
 _OPTION = re.compile(r"--[A-Za-z_]")
 _NULL = ("null", "Null", "NULL", "~")
-# torchrun stops its other ranks 0.1 s after the first has failed, DeepSpeed's launcher after 1 s.
-_OTHER_RANKS_WAIT_S = 3.0
 
 
 @dataclass
@@ -112,74 +102,6 @@ def parse(
         count = f"{len(stray)} problem{'s' if len(stray) > 1 else ''}"
         raise UsageError(f"{count} with the settings (`{verb} --help` lists every key):\n  " + "\n  ".join(stray))
     return model
-
-
-def dump_recipe(model: BaseModel) -> str:
-    """The settings as YAML that `--config` reads back to an equal model."""
-    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, width=110)
-
-
-def recipe_difference(a: Mapping[str, Any], b: Mapping[str, Any], ignore: Collection[str] = ()) -> list[str]:
-    """Lines `key: old -> new`, sorted, for each key on which two recipes (nested plain data) differ.
-
-    Args:
-        ignore: Dotted keys, or whole groups, that may differ.
-    """
-    old, new = dict(leaves(a)), dict(leaves(b))
-    absent = object()
-    lines = []
-    for key in sorted(old.keys() | new.keys()):
-        left, right = old.get(key, absent), new.get(key, absent)
-        skipped = any(key == name or key.startswith(f"{name}.") for name in ignore)
-        if left != right and not skipped:
-            sides = ["(absent)" if side is absent else show(side) for side in (left, right)]
-            lines.append(f"{key}: {sides[0]} -> {sides[1]}")
-    return lines
-
-
-def run_verb(main: Callable[[list[str]], int | None], *errors: type[Exception]) -> NoReturn:
-    """Runs a verb and exits: 0; an error's status (2: a mistake), one sentence; 130 for Ctrl-C; else a traceback.
-
-    Args:
-        main: Takes the words after the script's name; None is status 0.
-        errors: Error trees of other packages to tell in one sentence, beside `ColorganError`.
-    """
-    told: tuple[type[Exception], ...] = (ColorganError, *errors)
-    try:
-        status = main(sys.argv[1:]) or 0
-        sys.stdout.flush()
-    except BrokenPipeError:  # `... --help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        status = 141  # as a shell shows a process ended by SIGPIPE
-    except KeyboardInterrupt:
-        _tell("Interrupted.")
-        status = 130
-    except told as error:
-        _tell(f"{type(error).__name__}: {error}")
-        status = getattr(error, "exit_status", 2)
-    except OSError as error:
-        if errno.errorcode.get(error.errno or 0) not in _PATH_FAULTS:
-            raise
-        where = f"{error.filename}: " if error.filename is not None else ""
-        _tell(f"{type(error).__name__}: {where}{error.strerror}.")
-        status = 2
-    raise SystemExit(status)
-
-
-def _tell(sentence: str) -> None:
-    """Prints to stderr; a rank other than the first waits, so that what fails on all ranks is told once.
-
-    Launchers end the other ranks within a second of the first failure; if this rank still lives after the
-    wait, the first rank has not failed, and this one speaks.
-    """
-    if not _is_first_local_rank():
-        time.sleep(_OTHER_RANKS_WAIT_S)
-        sentence = f"[rank {os.environ.get('RANK', os.environ['LOCAL_RANK'])}] {sentence}"
-    print(sentence, file=sys.stderr, flush=True)
-
-
-def _is_first_local_rank() -> bool:
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _split_words(argv: Sequence[str], keys: Mapping[str, Key], positional: str | None) -> _Words:

@@ -7,7 +7,6 @@ models; a key is the dotted way to a leaf (`optimizer.learning_rate`).
 from __future__ import annotations
 
 import inspect
-import reprlib
 import shutil
 import textwrap
 import types
@@ -20,12 +19,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from colorgan.config.settings import default_text
+
 _NAMES = {bool: "true|false", int: "integer", float: "number", str: "text", Path: "path", type(None): "null"}
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "a multiple of"}
 _HARD_SPACE = "\N{NO-BREAK SPACE}"
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 120
-_SHORT.maxlevel = 3
 
 
 @dataclass(frozen=True)
@@ -93,18 +91,6 @@ def is_list(annotation: Any) -> bool:
                for part in _union_parts(annotation))  # fmt: skip
 
 
-def show(value: Any, depth: int = 2) -> str:
-    """A value as a user would write it, shortened: never more than a few hundred characters."""
-    if value is True or value is False or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, BaseModel):
-        return "{" + ", ".join(f"{name}: {default_text(inner)}" for name, inner in value) + "}"
-    if isinstance(value, list | tuple):
-        inside = ", ".join(show(item, depth - 1) for item in value[:8]) if depth else ""
-        return f"[{inside}{', ...' if len(value) > 8 else ''}]" if depth and len(inside) < 400 else "[...]"
-    return _SHORT.repr(str(value)) if isinstance(value, str | Path) else _SHORT.repr(value)
-
-
 def type_text(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     """What a key takes, in words: `integer > 0`, `list of path`, `constant|linear|cosine`."""
     bounds = " and ".join(
@@ -162,12 +148,6 @@ def _key_text(key: Key, width: int) -> str:
     what = type_text(key.field.annotation, key.field.metadata)
     ending = f"({default})".replace(" ", _HARD_SPACE) if len(default) < 40 else f"({default})"
     return _indent(f"--{key.name} <{what}>  {about}{' ' if about else ''}{ending}", width)
-
-
-def default_text(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return " ".join(map(default_text, value)) or "none"
-    return str(value) if isinstance(value, str | Path) and str(value) else show(value)
 
 
 def _indent(line: str, width: int) -> str:

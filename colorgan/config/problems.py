@@ -8,26 +8,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
-from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from colorgan.config.keys import Key, item_group, show
+from colorgan.config.keys import Key, item_group
+from colorgan.config.settings import leaves, show
 
 MAX_UNKNOWN = 20  # told of one unknown group
-
-
-def leaves(settings: Mapping[str, Any], prefix: str = "", depth: int = 20) -> Iterator[tuple[str, Any]]:
-    """Yields dotted keys and values of nested settings; an empty group is a value.
-
-    YAML's aliases can make a group hold itself, hence the depth.
-    """
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value and depth:
-            yield from leaves(value, f"{prefix}{key}.", depth - 1)
-        else:
-            yield f"{prefix}{key}", value
 
 
 def setting_problems(

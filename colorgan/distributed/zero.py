@@ -23,10 +23,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from colorgan.distributed.ranks import Network, Phase, Ranks, average_statistics, frozen
-from colorgan.distributed.state import Piece, Saved, share
+from colorgan.distributed.phase import Network, Phase, average_statistics, frozen
+from colorgan.distributed.ranks import Ranks
+from colorgan.distributed.state import Piece, Saved, optimizer_tensors, share
 from colorgan.errors import LaunchError
-from colorgan.optimizer_state import optimizer_tensors
 
 BUCKET_ELEMENTS = 50_000_000  # DeepSpeed's default of 5e8 reserves 2 GB an engine
 

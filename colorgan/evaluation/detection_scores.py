@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from colorgan.data import Boxes
 from colorgan.models.detector import Detections, overlaps
-from colorgan.training.loop import Boxes
 
 MIN_OVERLAP = 0.5
 # COCOeval.stats, in order.

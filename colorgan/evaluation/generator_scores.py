@@ -17,15 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from colorgan.color import rgb_to_lab_B3HW
+from colorgan.data import Batch
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import TrainingError
 from colorgan.evaluation.color_difference import chroma_error_B, ciede2000_B
 from colorgan.evaluation.metrics import chroma_l1_B, colourfulness_B, psnr_B, ssim_B
 from colorgan.evaluation.picture_grids import colour_grid, to_uint8_HWC
 from colorgan.models.colorizing import colour_normalised, lab_and_predicted, resized, to_rgb
-from colorgan.models.unet import evaluating, set_dropout_keys
-from colorgan.tasks.gan_losses import dropout_keys
-from colorgan.training.loop import Batch
+from colorgan.models.modes import dropout_keys, evaluating, set_dropout_keys
 
 # One row an image. "grey" is the baseline that leaves ab = 0. chroma_error and chroma_l1 are in Lab units, the latter
 # of the network's own ab, before they are clipped to sRGB.
@@ -225,3 +224,15 @@ def _save(path: Path, rows: Sequence[Shown]) -> None:
             f"sample {shown.sample_id}: PSNR {shown.psnr:.2f} dB (grey {shown.grey_psnr:.2f})" for shown in rows
         ]
         colour_grid(path, [shown.pictures for shown in rows], captions)
+
+
+def scores_text(scores: Mapping[str, float]) -> str:
+    """Return one line: each score beside that of the grey picture (ab = 0)."""
+    return (
+        f"PSNR {scores['psnr']:.2f} dB (grey {scores['grey_psnr']:.2f}), SSIM {scores['ssim']:.4f} "
+        f"(grey {scores['grey_ssim']:.4f}), CIEDE2000 {scores['ciede2000']:.2f} (grey {scores['grey_ciede2000']:.2f}), "
+        f"chroma error {scores['chroma_error']:.2f} (grey {scores['grey_chroma_error']:.2f}), "
+        f"L1 of ab {scores['chroma_l1']:.3f} (grey {scores['grey_chroma_l1']:.3f}), "
+        f"colourfulness {scores['colourfulness']:.1f} (original {scores['original_colourfulness']:.1f}) "
+        f"on {scores['images']:.0f} held-out pictures"
+    )

@@ -11,18 +11,16 @@ N images, B images of a batch, C classes, H x W pixels.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from colorgan.data import Batch, Boxes
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import TrainingError
 from colorgan.evaluation.detection_scores import ScoredPicture, detection_scores, scored_picture
@@ -36,37 +34,14 @@ from colorgan.evaluation.metrics import (
     pixel_accuracy,
 )
 from colorgan.evaluation.picture_grids import NamedBoxes, box_grid, mask_grid
+from colorgan.evaluation.record import Evaluation
 from colorgan.models.colorizing import to_rgb
 from colorgan.models.detector import Detections, detect
 from colorgan.models.model_folder import ModelConfig
-from colorgan.models.unet import evaluating, set_dropout_keys, using_inference
-from colorgan.tasks.gan_losses import dropout_keys
-from colorgan.training.loop import Batch, Boxes
+from colorgan.models.modes import dropout_keys, evaluating, set_dropout_keys, using_inference
 
-SCORES, PER_IMAGE, PICTURES = "scores.json", "per_image.safetensors", "pictures.png"
 BACKGROUND = "background"
 MIN_SHOWN_SCORE, MAX_SHOWN = 0.3, 5  # of the boxes in pictures; scores count all
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What one walk over a set gave; the same on all ranks, but for the pictures, which only rank 0 has.
-
-    Attributes:
-        scores: shares in [0, 1], with `images` and `classes`, the numbers that were scored.
-        per_class: average precision or IoU of each class; NaN where there was nothing to score.
-        confusion_CC: int64, row = true class, column = predicted one.
-        per_image: tensors with one row an image, in the order of `sample_ids_N`.
-        save_pictures: writes the picture of this evaluation to a path; None where there is none.
-        per_class_dice: Dice of each class, of the same pixels as `per_class`; segmentation only.
-    """
-
-    scores: dict[str, float]
-    per_class: dict[str, float] = field(default_factory=dict)
-    confusion_CC: Tensor | None = None
-    per_image: dict[str, Tensor] = field(default_factory=dict)
-    save_pictures: Callable[[Path], None] | None = None
-    per_class_dice: dict[str, float] = field(default_factory=dict)
 
 
 def score_model(
@@ -290,36 +265,3 @@ def scores_text(config: ModelConfig, scores: Mapping[str, float]) -> str:
         f"{100 * scores['mIoU_void_as_background']:.2f} % (void as background, the paper's), "
         f"pixel accuracy {100 * scores['pixel_accuracy']:.2f} % {counted}"
     )
-
-
-def write_evaluation(folder: Path, evaluation: Evaluation, about: Mapping[str, Any]) -> None:
-    """Write the evaluation folder, scores.json last: where it stands, the rest is whole. Rank 0 only.
-
-    Args:
-        about: what the scores were computed with: model, data, kind, inference, images_seen, classes.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (SCORES, PER_IMAGE, PICTURES):  # of an earlier evaluation
-        (folder / name).unlink(missing_ok=True)
-    if evaluation.per_image:
-        partial_file = folder / f".{PER_IMAGE}.partial"
-        save_file({name: tensor.contiguous() for name, tensor in evaluation.per_image.items()}, partial_file)
-        partial_file.replace(folder / PER_IMAGE)
-    if evaluation.save_pictures is not None:
-        evaluation.save_pictures(folder / PICTURES)
-    confusion = None if evaluation.confusion_CC is None else evaluation.confusion_CC.tolist()
-    text = {
-        **about,
-        "scores": _plain(evaluation.scores),
-        "per_class": _plain(evaluation.per_class),
-        **({"per_class_dice": _plain(evaluation.per_class_dice)} if evaluation.per_class_dice else {}),
-        "confusion": confusion,
-    }
-    partial_file = folder / f".{SCORES}.partial"
-    partial_file.write_text(json.dumps(text, indent=1, allow_nan=False) + "\n")
-    partial_file.replace(folder / SCORES)
-
-
-def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON has no NaN: what could not be scored is null."""
-    return {name: value if value == value else None for name, value in values.items()}

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from colorgan.color import denormalise_lab_B3HW, lab_to_rgb_B3HW, normalise_lab_B3HW, rgb_to_lab_B3HW
-from colorgan.models.unet import evaluating, set_dropout_keys
-from colorgan.tasks.gan_losses import dropout_keys
+from colorgan.models.modes import dropout_keys, evaluating, set_dropout_keys
 
 
 def colour_normalised(generator: nn.Module, luminance_B1HW: Tensor, autocast: torch.autocast | None = None) -> Tensor:

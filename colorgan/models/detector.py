@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from colorgan.models.unet import Encoder, FeaturePyramid, NormName, climb, decoder_blocks
+from colorgan.models.layers import NormName
+from colorgan.models.unet import Encoder, FeaturePyramid, climb, decoder_blocks
 
 STRIDE = 4
 PRIOR_LOGIT = -math.log((1 - 0.01) / 0.01)  # every class starts at 1 % (Lin et al. 2017, section 4.1)

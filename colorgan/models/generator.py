@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from colorgan.errors import GeneratorError
 from colorgan.models.colorizing import colour_photo
-from colorgan.models.model_folder import CONFIG, WEIGHTS, ModelConfig, load_model, write_model
-from colorgan.models.unet import set_inference
+from colorgan.models.model_folder import ModelConfig, load_model, write_model
+from colorgan.models.modes import set_inference
+from colorgan.models.weights_file import CONFIG, WEIGHTS
 
 
 class Generator(

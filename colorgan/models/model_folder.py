@@ -10,39 +10,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import subprocess
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from colorgan.errors import GeneratorError, NetworkError, UsageError
 from colorgan.models.detector import Detector
+from colorgan.models.modes import evaluating, using_inference
 from colorgan.models.timm_encoder import Backbone, TimmEncoder
-from colorgan.models.unet import Classifier, UNet, evaluating, using_inference
+from colorgan.models.unet import Classifier, UNet
+from colorgan.models.weights_file import CONFIG, WEIGHTS, WeightsFile
 
 UNET = "unet"  # the encoder that is ours
 PAPER_IS_OURS = "inference paper reaches the U-Net's own layers"
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
 MAX_CONFIG_BYTES = 8 << 20
-MAX_HEADER_BYTES = 16 << 20
-DTYPES = {
-    "F32": torch.float32,
-    "F64": torch.float64,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 
 
 class Architecture(BaseModel):
@@ -153,81 +138,6 @@ def weights_digest(folder: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class WeightsFile:
-    """A safetensors file, opened with its header checked and no tensor read. It never unpickles.
-
-    Raises:
-        GeneratorError: on opening, when the file is no safetensors file or promises what it does not hold.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            with safe_open(path, "pt"):  # checks that the parts follow each other and fill the file exactly
-                pass
-            self._file: BinaryIO = path.open("rb")
-            self._entries, self._start = _read_header(self._file)
-        except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-            raise GeneratorError(f"{path} is no file of weights: {str(error).splitlines()[0][:200]}") from None
-
-    def check_fits(self, module: nn.Module) -> None:
-        """Compare names, shapes and kinds of number with those of a network, before anything is read.
-
-        Raises:
-            GeneratorError: they differ; names the first tensor that does.
-        """
-        wanted = module.state_dict()
-        for name in sorted(wanted.keys() | self._entries.keys()):
-            if name not in wanted or name not in self._entries:
-                where = CONFIG if name not in wanted else "the file"
-                raise GeneratorError(f"{self.path} does not fit {CONFIG}: {where} knows no {name[:200]}")
-            entry, tensor = self._entries[name], wanted[name]
-            same_kind = entry.dtype.is_floating_point == tensor.dtype.is_floating_point
-            if entry.shape != tuple(tensor.shape) or not same_kind:
-                raise GeneratorError(
-                    f"{self.path} does not fit {CONFIG}: {name} is {entry.dtype} of {list(entry.shape)}, "
-                    f"{tensor.dtype} of {list(tensor.shape)} is needed"
-                )
-
-    def read(self, name: str) -> Tensor:
-        """Return one tensor, in memory of its own, with the dtype of the file."""
-        entry = self._entries[name]
-        buffer = torch.empty(entry.size, dtype=torch.uint8)
-        self._file.seek(self._start + entry.offset)
-        if self._file.readinto(buffer.numpy().data) != entry.size:  # type: ignore[attr-defined]
-            raise GeneratorError(f"{self.path} has become shorter while it was read")
-        return buffer.view(entry.dtype).view(entry.shape)
-
-    def __enter__(self) -> WeightsFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-
-class _Entry(NamedTuple):
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    offset: int
-    size: int
-
-
-def _read_header(file: BinaryIO) -> tuple[dict[str, _Entry], int]:
-    """Return what each tensor of a safetensors file is, and where its data begins."""
-    length = int.from_bytes(file.read(8), "little")
-    if length > MAX_HEADER_BYTES:
-        raise ValueError(f"a header of {length} bytes")
-    header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    entries = {}
-    for name, part in header.items():
-        if part["dtype"] not in DTYPES:
-            raise ValueError(f"{name[:200]} is of type {part['dtype']}")
-        start, stop = part["data_offsets"]
-        entries[name] = _Entry(DTYPES[part["dtype"]], tuple(part["shape"]), start, stop - start)
-    return entries, 8 + length
-
-
 def empty_model(config: ModelConfig) -> nn.Module:
     """Return the network of a config on the meta device: shapes without memory.
 
@@ -319,12 +229,3 @@ def probe(module: nn.Module, image_size: int, device: torch.device) -> Tensor:
     ):
         output: Tensor = module(pattern[None, None].to(device)).float().cpu()
     return output
-
-
-def source_version() -> str:
-    """Return the commit of this source tree, or the installed version where it is no git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "0.1.0"

@@ -8,19 +8,14 @@ Shape legend: B batch, C channels, H = W = image size S (a power of two); `lumin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Literal
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from colorgan.errors import NetworkError
-
-NormName = Literal["batch", "instance"]
-Inference = Literal["running", "paper"]
-PatchPadding = Literal["same", "pix2pix"]
+from colorgan.models.layers import KeyedDropout, NormName, _Down, _Up
 
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 512
 NUM_DROPOUT_BLOCKS = 3  # the first three decoder blocks (pix2pix)
@@ -37,91 +32,6 @@ def num_downsamplings(image_size: int) -> int:
             f"image size {image_size} does not fit the U-Net, which halves it down to 1: use 32, 64, 128, 256 or 512"
         )
     return image_size.bit_length() - 1
-
-
-class KeyedDropout(nn.Module):
-    """Dropout whose mask is a pure function of one int32 key a sample: no hidden random state.
-
-    The same sample of the same step is masked alike on the CPU and on a GPU, on any number of ranks, in any
-    micro-batch and after any resume. The hash is murmur3's finaliser in wrapping int32 arithmetic.
-    """
-
-    def __init__(self, probability: float, salt: int) -> None:
-        super().__init__()
-        self.probability = probability
-        self.salt = salt
-        self.keys_B: Tensor | None = None
-        self.at_inference = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return `x` with a share `probability` of its elements zeroed and the rest scaled up; same shape."""
-        if self.probability == 0.0 or not (self.training or self.at_inference):
-            return x
-        if self.keys_B is None or self.keys_B.shape[0] != x.shape[0]:
-            raise NetworkError("dropout needs one key a sample: call set_dropout_keys(module, keys_B) first")
-        index = torch.arange(x[0].numel(), dtype=torch.int32, device=x.device)
-        hashed = _mix(_mix(self.keys_B.to(x.device) + self.salt)[:, None] ^ index[None, :])
-        keep = hashed >= int(self.probability * 2**32) - 2**31
-        return x * keep.view_as(x).to(x.dtype) / (1.0 - self.probability)
-
-
-def _mix(h: Tensor) -> Tensor:
-    h = (h ^ ((h >> 16) & 0xFFFF)) * -2048144789  # 0x85ebca6b
-    h = (h ^ ((h >> 13) & 0x7FFFF)) * -1028477387  # 0xc2b2ae35
-    return h ^ ((h >> 16) & 0xFFFF)
-
-
-class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that can use the batch's own statistics at inference without touching the running ones."""
-
-    batch_statistics_at_inference = False
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise `input` (B, C, H, W) over B, H and W; same shape."""
-        if self.training or not self.batch_statistics_at_inference:
-            return super().forward(input)
-        return F.batch_norm(input, None, None, self.weight, self.bias, training=True, eps=self.eps)
-
-
-def _norm(name: NormName, channels: int) -> nn.Module:
-    return BatchNorm(channels) if name == "batch" else nn.InstanceNorm2d(channels, affine=True)
-
-
-class _Down(nn.Module):
-    """Convolution 4x4, optional norm, activation. With stride 2 it halves the side."""
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        *,
-        norm: NormName | None,
-        bias: bool,
-        activation: nn.Module,
-        stride: int = 2,
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 4, stride, 1, bias=bias or norm is None)
-        self.norm = _norm(norm, outputs) if norm else nn.Identity()
-        self.activation = activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.activation(self.norm(self.conv(x)))
-        return out
-
-
-class _Up(nn.Module):
-    """Transposed convolution 4x4, stride 2, norm, dropout, skip concatenated, ReLU: doubles the side."""
-
-    def __init__(self, inputs: int, outputs: int, *, norm: NormName, bias: bool, dropout: float, salt: int) -> None:
-        super().__init__()
-        self.conv = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=bias)
-        self.norm = _norm(norm, outputs)
-        self.dropout = KeyedDropout(dropout, salt)
-
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        x = self.dropout(self.norm(self.conv(x)))
-        return F.relu(torch.cat([x, skip], dim=1))
 
 
 class FeaturePyramid(nn.Module):
@@ -291,108 +201,3 @@ class Classifier(nn.Module):
         """Map L' (B, 1, S, S) to logits (B, num_classes)."""
         out: Tensor = self.head(F.adaptive_avg_pool2d(self.encoder(luminance_B1HW)[-1], 1))
         return out
-
-
-class Discriminator(nn.Module):
-    """70x70 PatchGAN over L' and ab' together: one logit a patch.
-
-    The reference code has four strided blocks and "same" padding (a 16x16 map at 256); its text and pix2pix have
-    three and padding 1 (30x30). Both are here: `num_strided_blocks` and `padding`.
-    """
-
-    def __init__(
-        self,
-        *,
-        width: int,
-        num_strided_blocks: int = 4,
-        padding: PatchPadding = "same",
-        norm: NormName = "batch",
-        bias_before_norm: bool = False,
-    ) -> None:
-        super().__init__()
-        blocks: list[nn.Module] = []
-        inputs = 3
-        for level in range(num_strided_blocks + 1):
-            outputs = width * min(2**level, 8)
-            strided = level < num_strided_blocks
-            if not strided and padding == "same":
-                blocks.append(_pad_to_same())
-            blocks.append(
-                _Down(
-                    inputs,
-                    outputs,
-                    norm=norm if level else None,
-                    bias=bias_before_norm,
-                    activation=nn.LeakyReLU(0.2),
-                    stride=2 if strided else 1,
-                )
-            )
-            inputs = outputs
-        self.blocks = nn.Sequential(*blocks)
-        self.pad = _pad_to_same() if padding == "same" else nn.Identity()
-        self.output = nn.Conv2d(inputs, 1, 4, 1, 1)
-
-    def forward(self, luminance_B1HW: Tensor, chroma_B2HW: Tensor) -> Tensor:
-        """Return one logit a patch, B x 1 x h x w; positive means real."""
-        out: Tensor = self.output(self.pad(self.blocks(torch.cat([luminance_B1HW, chroma_B2HW], dim=1))))
-        return out
-
-
-def _pad_to_same() -> nn.ZeroPad2d:
-    """With a 4x4 convolution of stride 1 and padding 1: Keras' "same" (one before, two after)."""
-    return nn.ZeroPad2d((0, 1, 0, 1))
-
-
-def initialise(module: nn.Module, seed: int) -> None:
-    """Draw every convolution and dense weight from N(0, 0.02), biases 0, norms 1 and 0; a function of `seed` alone."""
-    random = torch.Generator().manual_seed(seed)
-    for part in module.modules():
-        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            with torch.no_grad():
-                part.weight.copy_(torch.randn(part.weight.shape, generator=random) * 0.02)
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
-
-
-def set_dropout_keys(module: nn.Module, keys_B: Tensor) -> None:
-    """Give every dropout layer of `module` the keys (int32, one a sample) of the batch that comes next."""
-    for part in module.modules():
-        if isinstance(part, KeyedDropout):
-            part.keys_B = keys_B
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """While open, `module` is in eval mode; each of its parts then goes back to the mode it was in."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
-
-
-@contextmanager
-def using_inference(module: nn.Module, inference: Inference) -> Iterator[None]:
-    """While open, `module.eval()` means `inference` (see `set_inference`); then what it meant before."""
-    before = [(part, part.batch_statistics_at_inference) for part in module.modules() if isinstance(part, BatchNorm)]
-    dropouts = [(part, part.at_inference) for part in module.modules() if isinstance(part, KeyedDropout)]
-    set_inference(module, inference)
-    try:
-        yield
-    finally:
-        for norm, flag in before:
-            norm.batch_statistics_at_inference = flag
-        for dropout, flag in dropouts:
-            dropout.at_inference = flag
-
-
-def set_inference(module: nn.Module, inference: Inference) -> None:
-    """Choose what `module.eval()` means: "running" statistics without dropout, or "paper": the batch's own
-    statistics and dropout left on (pix2pix's way; the result then depends on the other pictures of the batch)."""
-    for part in module.modules():
-        if isinstance(part, BatchNorm):
-            part.batch_statistics_at_inference = inference == "paper"
-        elif isinstance(part, KeyedDropout):
-            part.at_inference = inference == "paper"

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from colorgan.data import Loader
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import TrainingError
-from colorgan.models.unet import BatchNorm, FeaturePyramid, evaluating, initialise, using_inference
-from colorgan.training.loop import EvalLoader
+from colorgan.models.layers import BatchNorm
+from colorgan.models.modes import evaluating, initialise, using_inference
+from colorgan.models.unet import FeaturePyramid
 
 NUMBERS_A_LEVEL = 9000
 
@@ -55,7 +57,7 @@ def level_grids(encoder: FeaturePyramid, image_size: int) -> list[tuple[int, int
 
 
 def extract_features(
-    encoder: FeaturePyramid, loader: EvalLoader, ranks: Ranks, shown: Shown = lambda done: None
+    encoder: FeaturePyramid, loader: Loader, ranks: Ranks, shown: Shown = lambda done: None
 ) -> Features:
     """Return the features of a set with targets "classes", with running statistics.
 
@@ -109,7 +111,7 @@ def _gathered_level(rows: list[Tensor], ranks: Ranks) -> Tensor:
 
 
 def random_encoder(
-    encoder: FeaturePyramid, seed: int, loader: EvalLoader, ranks: Ranks, shown: Shown = lambda done: None
+    encoder: FeaturePyramid, seed: int, loader: Loader, ranks: Ranks, shown: Shown = lambda done: None
 ) -> None:
     """Draw the encoder's weights from a seed and give its norms the statistics of a set: the random opponent.
 
@@ -138,7 +140,7 @@ def random_encoder(
 
 
 def _micro_batch_statistics(
-    encoder: FeaturePyramid, norms: list[BatchNorm], loader: EvalLoader, shown: Shown
+    encoder: FeaturePyramid, norms: list[BatchNorm], loader: Loader, shown: Shown
 ) -> list[tuple[int, int, Tensor]]:
     """First slot, number of pictures and the norms' statistics of each of this rank's micro-batches."""
     rows: list[tuple[int, int, Tensor]] = []

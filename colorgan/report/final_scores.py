@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from colorgan.report.evaluations import Evaluation
+from colorgan.evaluation.record import SavedEvaluation
 from colorgan.report.published import OWN_SIZE, Metric, Published
 from colorgan.report.story import Story
 from colorgan.runs.reading import RunFolder, differences, short_names
@@ -43,7 +43,7 @@ class Result:
     protocol: Protocol
     scores: dict[str, float]
     source: str
-    evaluation: Evaluation | None = None
+    evaluation: SavedEvaluation | None = None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from colorgan.report.drawing.html import Html, element, join, table
 from colorgan.report.drawing.style import STYLE
 from colorgan.report.final_scores import Result, data_name, final_results
 from colorgan.report.published import KIND_NAMES
-from colorgan.report.results import classes_section
+from colorgan.report.sections.classes import classes_section
 from colorgan.report.sections.finetuning import finetuning_section, start_of
 from colorgan.report.sections.gallery import coloured_section, progress_section
 from colorgan.report.sections.pretraining import pretraining_section, speed_section

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from colorgan.errors import UsageError
+from colorgan.evaluation.record import SCORES, SavedEvaluation, read_evaluation
 from colorgan.probes.record import PROBE, Probe, read_probe
-from colorgan.report.evaluations import SCORES, Evaluation, read_evaluation
 from colorgan.runs.reading import KINDS, RunFolder, read_run, short_names
 from colorgan.runs.run import RECIPE
 from colorgan.study.record import STUDY, Study, read_study
@@ -25,7 +25,7 @@ class Story:
     """Everything that a report is made of."""
 
     runs: list[RunFolder]
-    evaluations: list[Evaluation]  # of folders that were given by themselves
+    evaluations: list[SavedEvaluation]  # of folders that were given by themselves
     notes: list[str] = field(default_factory=list)
     studies: list[Study] = field(default_factory=list)
     probes: list[Probe] = field(default_factory=list)

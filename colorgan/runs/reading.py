@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 import yaml
 
-from colorgan.config.keys import show
+from colorgan.config.settings import show
 from colorgan.errors import UsageError
+from colorgan.evaluation.record import SavedEvaluation, read_evaluations
 from colorgan.files import mapping, number, numbers, read_json, read_text
-from colorgan.report.evaluations import Evaluation, read_evaluations
 from colorgan.runs.log import LOG_NAME, read_log
 from colorgan.runs.run import FREE_KEYS, RECIPE
 
@@ -46,7 +46,7 @@ class RunFolder:
     pictures: list[tuple[int, Path]]  # images seen, PNG; in that order
     checkpoints: list[SavedCheckpoint]
     state: dict[str, Any]  # of the newest checkpoint; {} without one
-    evaluations: list[Evaluation]
+    evaluations: list[SavedEvaluation]
     notes: list[str]
     name: str = ""  # the shortest that tells it from the others
     number: int = 0  # its place on the page, from 1

@@ -24,18 +24,21 @@ import torch
 import yaml
 from torch.distributed import DistError
 
-from colorgan.checkpoints.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, latest_checkpoint
-from colorgan.config.command_line import dump_recipe, recipe_difference
+from colorgan.checkpoints.checkpoint import Checkpoint, checkpoint_path, latest_checkpoint
+from colorgan.checkpoints.writer import CheckpointWriter
 from colorgan.config.recipe import RunRecipe
-from colorgan.distributed.ranks import Ranks, Strategy
+from colorgan.config.settings import dump_recipe, recipe_difference
+from colorgan.data import Loader
+from colorgan.distributed.phase import Strategy
+from colorgan.distributed.ranks import Ranks
 from colorgan.errors import CheckpointError, ColorganError, LostRankError, NotFiniteError, SaveError, UsageError
-from colorgan.models.model_folder import ModelConfig, probe, source_version
+from colorgan.models.model_folder import ModelConfig, probe
 from colorgan.runs.display import Display
 from colorgan.runs.health import HealthWatch
 from colorgan.runs.log import Kind, RunLog
-from colorgan.runs.provenance import device_name, versions
+from colorgan.runs.provenance import device_name, source_version, versions
 from colorgan.runs.watchdog import Watchdog
-from colorgan.training.loop import Loader, StepReport
+from colorgan.training.loop import StepReport
 
 # What may change between two starts of one run: it does not enter the weights. `data.train` is compared by its digest.
 FREE_KEYS = (

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from colorgan.config.keys import show
+from colorgan.config.settings import show
 from colorgan.errors import UsageError
 from colorgan.files import entries, mapping, number, read_text, short, whole
 from colorgan.probes.record import PROBE, Probe, read_probe

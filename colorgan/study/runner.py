@@ -57,7 +57,7 @@ class Runner:
     """
 
     def __init__(self, folder: Path, launcher: Path, jobs: int, launch: Sequence[str]) -> None:
-        self._folder, self._launcher, self._jobs, self._launch = folder, launcher, jobs, launch
+        self._folder, self.launcher, self._jobs, self._launch = folder, launcher, jobs, launch
         self._places: queue.Queue[int] = queue.Queue()
         for place in range(jobs):
             self._places.put(place)
@@ -111,7 +111,7 @@ class Runner:
         path, start, place = self._recipe_path(step), time.monotonic(), self._places.get()
         path.write_text(recipe_text(step))
         launch = self._launch if step.verb in TRAINING else ()
-        command = [*(launch or [sys.executable]), str(self._launcher / f"{step.verb}.py"), "--config", str(path)]
+        command = [*(launch or [sys.executable]), str(self.launcher / f"{step.verb}.py"), "--config", str(path)]
         log = path.with_suffix(".log")
         try:
             with log.open("wb") as output:

@@ -10,14 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from colorgan.errors import UsageError
-from colorgan.report.evaluations import Evaluation
+from colorgan.evaluation.record import EVALUATION, SavedEvaluation
 from colorgan.runs.reading import RunFolder, flat, short_names
 from colorgan.runs.run import FREE_KEYS
 from colorgan.study.comparison import Comparison as Compared
 from colorgan.study.comparison import compare, read_arm
 from colorgan.study.protocols import METRIC_TITLES
 from colorgan.study.record import Comparison, StudyArm, StudyProtocol
-from colorgan.tasks.finetuning import EVALUATION
 
 SCRATCH = "scratch"
 # The headline of each task: the first score that all its runs have.
@@ -60,7 +59,7 @@ def compared_runs(runs: Sequence[RunFolder]) -> tuple[list[StudyProtocol], list[
     return tables, notes
 
 
-def _evaluation(run: RunFolder) -> Evaluation | None:
+def _evaluation(run: RunFolder) -> SavedEvaluation | None:
     """The evaluation that the run itself, or evaluate.py into its folder, has left."""
     return next((each for each in run.evaluations if each.path == run.path / EVALUATION), None)
 

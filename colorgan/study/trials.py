@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from colorgan.errors import UsageError
-from colorgan.evaluation.task_scores import SCORES
+from colorgan.evaluation.record import EVALUATION, SCORES
 from colorgan.models.model_folder import weights_digest
 from colorgan.study.comparison import compare, read_arm
 from colorgan.study.protocols import METRIC_TITLES, Data, Part, Protocol
-from colorgan.tasks.finetuning import EVALUATION
 
 SCRATCH, RANDOM = "scratch", "random"
 FROZEN = {"linear", "lowshot", "knn"}

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from colorgan.data import Boxes
 from colorgan.models.detector import box_areas, grid_points, predictions
-from colorgan.training.loop import Boxes
 
 CENTRE_RADIUS = 1.5  # in strides: the part of a box around its middle whose points learn it (FCOS, section 3.2)
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0  # Lin et al. 2017, section 5.1

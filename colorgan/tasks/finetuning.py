@@ -6,189 +6,30 @@ weights at a lower rate). `TransferTask` is what `colorgan.training.loop.fit` tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from colorgan.checkpoints.checkpoint import open_checkpoint
 from colorgan.checkpoints.consolidation import consolidate
-from colorgan.config.recipe import FinetuneRecipe, StageRecipe
-from colorgan.distributed.ranks import Network, Phase, Ranks, Strategy, open_strategy
-from colorgan.errors import GeneratorError, UsageError
-from colorgan.evaluation.picture_grids import VOID
-from colorgan.evaluation.task_scores import Evaluation, score_model, scores_text, write_evaluation
+from colorgan.config.recipe import FinetuneRecipe
+from colorgan.config.settings import dump_recipe
+from colorgan.data import Loader, ShardSet, Targets, open_loaders, open_set
+from colorgan.distributed.phase import Strategy
+from colorgan.distributed.ranks import Ranks, set_determinism
+from colorgan.errors import UsageError
+from colorgan.evaluation.record import EVALUATION, Evaluation, write_evaluation
+from colorgan.evaluation.task_scores import score_model, scores_text
 from colorgan.models.model_folder import (
-    Architecture,
     ModelConfig,
-    build_model,
-    check_inference,
-    load_model,
-    weights_digest,
 )
-from colorgan.models.unet import Encoder, initialise, num_downsamplings, set_dropout_keys
-from colorgan.runs.run import Outcome, Run
-from colorgan.tasks.detection_loss import detection_loss
-from colorgan.tasks.gan_losses import dropout_keys, learning_rate_schedule
-from colorgan.training.loop import Batch, EvalLoader, Hooks, Loader, StopSignals, fit
-from colorgan.training.plan import cadence
-
-MODEL = "model"
-EVALUATION = "evaluation"
-# The layers that a task adds to a generator: all others are the pretrained features.
-NEW_LAYERS = {"classify": "head.", "segment": "decoder.output.", "detect": "head."}
-KINDS: dict[str, Literal["classifier", "segmenter", "detector"]] = {
-    "classify": "classifier",
-    "segment": "segmenter",
-    "detect": "detector",
-}
-
-
-class TransferTask:
-    """One phase; the loss is a mean over the global batch however it is cut into micro-batches.
-
-    classify: binary cross-entropy over classes. segment: cross-entropy over all pixels of the batch, void ones as
-    background (the reference's code) or with no loss (the usual way; they still count in the mean's denominator, so
-    that the loss does not depend on how a batch is cut). detect: FCOS's loss, see colorgan/tasks/detection_loss.py.
-    """
-
-    def __init__(self, phase: Phase, *, task: Literal["classify", "segment", "detect"], void: str, seed: int) -> None:
-        self.phases: Sequence[Phase] = (phase,)
-        self._task = task
-        self._void = void
-        self._seed = seed
-
-    def loss(self, phase: Phase, batch: Batch, networks: Mapping[str, Network]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of one micro-batch; nothing further to log."""
-        set_dropout_keys(phase.module, dropout_keys(self._seed, batch.slots_B))
-        logits = networks[MODEL](batch.lab_B3HW[:, :1]).float()
-        if self._task == "classify":
-            return classification_loss(logits, batch), {}
-        if self._task == "detect":
-            assert batch.boxes is not None
-            return detection_loss(logits, batch.boxes), {}
-        return segmentation_loss(logits, batch, void=self._void), {}
-
-
-def classification_loss(logits_BC: Tensor, batch: Batch) -> Tensor:
-    """Return the mean binary cross-entropy; difficult objects count as there."""
-    assert batch.classes_BC is not None
-    return F.binary_cross_entropy_with_logits(logits_BC, batch.classes_BC)
-
-
-def segmentation_loss(logits_BCHW: Tensor, batch: Batch, *, void: str) -> Tensor:
-    """Return the mean cross-entropy; `void` pixels have none, or count as background."""
-    assert batch.mask_BHW is not None
-    mask_BHW = batch.mask_BHW
-    if void == "background":
-        mask_BHW = mask_BHW.masked_fill(mask_BHW == VOID, 0)
-    return F.cross_entropy(logits_BCHW, mask_BHW, ignore_index=VOID, reduction="none").mean()
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage of fine-tuning on the axis of images seen, from `first_image` up to `last_image`."""
-
-    recipe: StageRecipe
-    first_image: int
-    last_image: int
-
-
-def stages_in_images(recipe: FinetuneRecipe, num_samples: int) -> list[Stage]:
-    """Return the stages one after the other, each rounded up to whole steps."""
-    stages: list[Stage] = []
-    first, batch = 0, recipe.batch.global_batch_size
-    for stage in recipe.stages:
-        steps = max(1, -(-round(stage.epochs * num_samples) // batch))
-        stages.append(Stage(stage, first, first + steps * batch))
-        first += steps * batch
-    return stages
-
-
-def initial_model(
-    recipe: FinetuneRecipe, classes: tuple[str, ...], palette: tuple[tuple[int, int, int], ...]
-) -> tuple[nn.Module, ModelConfig]:
-    """Return the network to fine-tune, on the CPU, and its config: drawn from the seed, or from a folder.
-
-    Raises:
-        GeneratorError: `init` is no generator's or encoder's folder, or the recipe asks for other sizes than it has.
-        NetworkError: the image size does not fit the U-Net.
-        UsageError: the set has no classes.
-    """
-    kind = KINDS[recipe.task]
-    if not classes:
-        raise UsageError(f"the training set has no classes to {recipe.task}: pack a labelled corpus (voc, coco)")
-    num_outputs = len(classes) + (kind == "segmenter")
-    pretrained, source = None, None
-    if recipe.init != "scratch":
-        pretrained, source = load_model(Path(recipe.init), "generator", "encoder")
-        check_inference(recipe.inference, source.architecture, recipe.init)
-    network = recipe.network
-    num_downsamplings(network.image_size)  # a size that does not fit is told here
-    shared = source.architecture.model_dump() if source else network.model_dump(exclude={"ab_scale"})
-    if source:
-        _check_network(recipe, source)
-    config = ModelConfig(
-        kind=kind,
-        architecture=Architecture(**{**shared, "num_outputs": num_outputs, "head_width": recipe.head_width}),
-        ab_scale=source.ab_scale if source else network.ab_scale,
-        inference=recipe.inference,
-        classes=classes,
-        palette=palette if kind != "classifier" else (),
-        void=recipe.void,
-        init_digest=weights_digest(Path(recipe.init)) if source else "",
-    )
-    model = build_model(config)
-    initialise(model, recipe.seed)
-    if pretrained is not None:
-        _take_features(model, pretrained, new_layers(model, recipe.task))
-    return model, config
-
-
-def new_layers(model: nn.Module, task: str) -> tuple[str, ...]:
-    """Return how the names of the layers begin that are not pretrained: behind an encoder from elsewhere, all."""
-    return (NEW_LAYERS[task],) if isinstance(model.encoder, Encoder) else ("decoder.", "head.")
-
-
-def _check_network(recipe: FinetuneRecipe, source: ModelConfig) -> None:
-    have = {**source.architecture.model_dump(), "ab_scale": source.ab_scale}
-    for key in sorted(recipe.network.model_fields_set):
-        asked = getattr(recipe.network, key)
-        if asked != have[key]:
-            raise GeneratorError(f"network.{key} is {asked} but {recipe.init} has {have[key]}: leave network.{key} out")
-
-
-def _take_features(model: nn.Module, pretrained: nn.Module, new_layers: tuple[str, ...]) -> None:
-    """Copy every weight and statistic but those of the new layers."""
-    theirs = pretrained.state_dict()
-    ours = model.state_dict()
-    model.load_state_dict({name: ours[name] if name.startswith(new_layers) else theirs[name] for name in ours})
-
-
-def build_stage(model: nn.Module, recipe: FinetuneRecipe, stage: Stage) -> TransferTask:
-    """Return the task of one stage: features frozen (and their statistics fixed) or not, a fresh Adam."""
-    frozen, learnt_anew = stage.recipe.features == "frozen", new_layers(model, recipe.task)
-    model.train()
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not frozen or name.startswith(learnt_anew))
-    if frozen:
-        for name, part in model.named_modules():
-            if not f"{name}.".startswith(learnt_anew):
-                part.training = False
-    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(learnt, lr=stage.recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), fused=True)
-    rate = learning_rate_schedule(
-        stage.recipe.learning_rate,
-        schedule=stage.recipe.schedule,
-        total_images=stage.last_image - stage.first_image,
-        first_image=stage.first_image,
-    )
-    phase = Phase(MODEL, model, optimizer, rate)
-    return TransferTask(phase, task=recipe.task, void=recipe.void, seed=recipe.seed)
+from colorgan.runs.run import EXIT_STOPPED, Outcome, Run
+from colorgan.tasks.initial_model import initial_model
+from colorgan.tasks.transfer import MODEL, Stage, _stage_strategy, build_stage, stages_in_images
+from colorgan.training.loop import Hooks, StopSignals, fit
+from colorgan.training.memory import memory_bytes
+from colorgan.training.plan import check_batch, plan_text
+from colorgan.training.schedules import cadence
 
 
 def finetune(
@@ -200,7 +41,7 @@ def finetune(
     stages: list[Stage],
     data_digest: str,
     train: Loader,
-    val: EvalLoader | None,
+    val: Loader | None,
 ) -> Outcome:
     """Train through the stages in the recipe's run folder, from its newest checkpoint if there is one.
 
@@ -302,12 +143,73 @@ def _train_stages(
     return images_seen
 
 
-def _stage_strategy(recipe: FinetuneRecipe, ranks: Ranks, task: TransferTask) -> Strategy:
-    return open_strategy(
+TARGETS: dict[str, Targets] = {"classify": "classes", "segment": "mask", "detect": "boxes"}
+
+
+def run(recipe: FinetuneRecipe, ranks: Ranks) -> int:
+    """Check everything that can be checked, then train (or print the plan). Called on all ranks."""
+    set_determinism()
+    if not recipe.data.train:
+        raise UsageError(
+            "data.train is not given: name a folder that launcher/pack.py has written, for instance of VOC with "
+            "`python launcher/pack.py --corpus voc --root VOCdevkit --split train --out DIR`"
+        )
+    shards = open_set(recipe.data.train, *recipe.data.cache, ranks)
+    val_shards = open_labelled_val(recipe, shards, ranks)
+    micro = check_batch(recipe, ranks, shards.num_samples)
+    model, config = initial_model(recipe, shards.classes, shards.palette)
+    stages = stages_in_images(recipe, shards.num_samples)
+    # A generator brings its own size and normalisation: the loader follows the model.
+    with open_loaders(
+        recipe,
         ranks,
-        task.phases,
-        precision=recipe.batch.precision,
-        gradient_clip_norm=recipe.gradient_clip_norm,
-        channels_last=recipe.batch.channels_last,
-        compile=recipe.batch.compile,
-    )
+        shards,
+        val_shards,
+        micro_batch_size=micro,
+        targets=TARGETS[recipe.task],
+        image_size=config.architecture.image_size,
+        ab_scale=config.ab_scale,
+    ) as loaders:
+        if recipe.dry_run:
+            text = plan_text(
+                total_images=stages[-1].last_image,
+                num_samples=shards.num_samples,
+                num_shards=len(shards.shard_sizes),
+                recipe=recipe,
+                ranks=ranks,
+                micro_batch_size=micro,
+                memory=memory_bytes({MODEL: model}, config.architecture.image_size, micro),
+            )
+            if ranks.main:
+                print(f"{dump_recipe(recipe)}\n{text}\nDry run: nothing was trained.")
+            return 0
+        outcome = finetune(
+            recipe,
+            ranks,
+            model=model,
+            config=config,
+            stages=stages,
+            data_digest=shards.digest,
+            train=loaders.train,
+            val=loaders.val,
+        )
+    if ranks.main and outcome.stopped:
+        print(f"{outcome.stopped}: saved at {outcome.images_seen:,} images; the same command goes on from there")
+    elif ranks.main:
+        print(scores_text(config, outcome.scores) if outcome.scores else "No --data.val: not scored")
+        data = recipe.data.val[0] if recipe.data.val else "DIR"
+        print(f"Next: accelerate launch launcher/evaluate.py --model {recipe.run / MODEL} --data {data}")
+    return EXIT_STOPPED if outcome.stopped else 0
+
+
+def open_labelled_val(recipe: FinetuneRecipe, shards: ShardSet, ranks: Ranks) -> ShardSet | None:
+    """Open the validation set; its classes must be those of the training set. Called on all ranks."""
+    if not recipe.data.val:
+        return None
+    val_shards = open_set(recipe.data.val, *recipe.data.cache, ranks)
+    if val_shards.classes != shards.classes:
+        raise UsageError(
+            f"{recipe.data.val[0]} has other classes than {recipe.data.train[0]} ({len(val_shards.classes)} and "
+            f"{len(shards.classes)}): validate on a split of the same corpus"
+        )
+    return val_shards

@@ -6,150 +6,19 @@ the whole job on a run folder.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from colorgan.config.recipe import NetworkRecipe, OptimizerRecipe, PretrainRecipe
-from colorgan.distributed.ranks import Network, Phase, Ranks, Strategy, open_strategy
-from colorgan.evaluation.generator_scores import mean_scores, save_grid, score_colouring
+from colorgan.config.recipe import PretrainRecipe
+from colorgan.config.settings import dump_recipe
+from colorgan.data import Loader, ShardSet, open_loaders, open_set
+from colorgan.distributed.phase import Strategy
+from colorgan.distributed.ranks import Ranks, set_determinism
+from colorgan.evaluation.generator_scores import mean_scores, save_grid, score_colouring, scores_text
 from colorgan.models.model_folder import Architecture, ModelConfig
-from colorgan.models.unet import Discriminator, UNet, initialise, set_dropout_keys
-from colorgan.runs.run import Outcome, Run
-from colorgan.tasks.gan_losses import GAN_LOSSES, GanLoss, dropout_keys, lab_colourfulness, learning_rate_schedule
-from colorgan.training.loop import Batch, EvalLoader, Hooks, Loader, StopSignals, fit
-from colorgan.training.plan import cadence
-
-GENERATOR, DISCRIMINATOR = "generator", "discriminator"
-SATURATED = 0.98  # of tanh's 1
-
-
-class PretrainTask:
-    """Discriminator and generator take turns; with `gan=None` the generator learns from L1 alone.
-
-    The discriminator's loss is halved, real and fake go through it in separate batches so that batch-norm statistics
-    do not mix, and the generator's loss is `gan_weight * adversarial + l1_weight * L1`.
-    """
-
-    def __init__(
-        self, phases: Sequence[Phase], *, gan: GanLoss | None, gan_weight: float, l1_weight: float, seed: int
-    ) -> None:
-        self.phases = phases
-        self._gan = gan
-        self._gan_weight = gan_weight
-        self._l1_weight = l1_weight
-        self._seed = seed
-        self._generator = next(phase.module for phase in phases if phase.name == GENERATOR)
-
-    def loss(self, phase: Phase, batch: Batch, networks: Mapping[str, Network]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of the phase's network on one micro-batch, and its parts."""
-        luminance_B1HW, chroma_B2HW = batch.lab_B3HW[:, :1], batch.lab_B3HW[:, 1:]
-        set_dropout_keys(self._generator, dropout_keys(self._seed, batch.slots_B))
-        if phase.name == DISCRIMINATOR:
-            with torch.no_grad():
-                fake_B2HW = networks[GENERATOR](luminance_B1HW)
-            return self._discriminator_loss(networks[DISCRIMINATOR], luminance_B1HW, chroma_B2HW, fake_B2HW)
-        return self._generator_loss(networks, luminance_B1HW, chroma_B2HW)
-
-    def _discriminator_loss(
-        self, discriminator: Network, luminance_B1HW: Tensor, chroma_B2HW: Tensor, fake_B2HW: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        assert self._gan is not None
-        real_logits = discriminator(luminance_B1HW, chroma_B2HW).float()
-        fake_logits = discriminator(luminance_B1HW, fake_B2HW).float()
-        loss = 0.5 * (self._gan.real(real_logits) + self._gan.fake(fake_logits))
-        return loss, {
-            "discriminator_accuracy/real": (real_logits > self._gan.threshold).float().mean(),
-            "discriminator_accuracy/fake": (fake_logits <= self._gan.threshold).float().mean(),
-        }
-
-    def _generator_loss(
-        self, networks: Mapping[str, Network], luminance_B1HW: Tensor, chroma_B2HW: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        fake_B2HW = networks[GENERATOR](luminance_B1HW).float()
-        l1 = F.l1_loss(fake_B2HW, chroma_B2HW)
-        values = {"l1": l1, **_colours(fake_B2HW.detach(), chroma_B2HW)}
-        loss = self._l1_weight * l1
-        if self._gan is not None:
-            adversarial = self._gan.generator(networks[DISCRIMINATOR](luminance_B1HW, fake_B2HW).float())
-            loss = loss + self._gan_weight * adversarial
-            values["adversarial"] = adversarial
-        return loss, values
-
-
-@torch.no_grad()
-def _colours(fake_B2HW: Tensor, chroma_B2HW: Tensor) -> dict[str, Tensor]:
-    """What colorgan/runs/health.py judges of the output, in normalised units."""
-    return {
-        "colourfulness/output": lab_colourfulness(fake_B2HW).mean(),
-        "colourfulness/data": lab_colourfulness(chroma_B2HW).mean(),
-        "saturated/output": (fake_B2HW.abs() > SATURATED).float().mean(),
-    }
-
-
-def build_generator(recipe: NetworkRecipe) -> UNet:
-    """Return the U-Net of a recipe, on the CPU, with whatever weights torch gives it."""
-    return UNet(
-        image_size=recipe.image_size,
-        width=recipe.width,
-        norm=recipe.norm,
-        bias_before_norm=recipe.bias_before_norm,
-        dropout=recipe.dropout,
-    )
-
-
-def build_pretraining(recipe: PretrainRecipe, ranks: Ranks, total_images: int) -> tuple[PretrainTask, Strategy]:
-    """Return the task and its networks on this rank's device, drawn from the seed. Called on all ranks."""
-    generator = build_generator(recipe.network)
-    initialise(generator, recipe.seed)
-    networks: dict[str, nn.Module] = {GENERATOR: generator.to(ranks.device)}
-    gan = None if recipe.loss.gan == "none" else GAN_LOSSES[recipe.loss.gan]
-    if gan is not None:
-        discriminator = Discriminator(
-            width=recipe.discriminator.width,
-            num_strided_blocks=recipe.discriminator.num_strided_blocks,
-            padding=recipe.discriminator.padding,
-            norm=recipe.network.norm,
-            bias_before_norm=recipe.network.bias_before_norm,
-        )
-        initialise(discriminator, recipe.seed + 1)
-        networks = {DISCRIMINATOR: discriminator.to(ranks.device), **networks}
-    phases = [_phase(name, module, recipe.optimizer, total_images) for name, module in networks.items()]
-    strategy = open_strategy(
-        ranks,
-        phases,
-        precision=recipe.batch.precision,
-        gradient_clip_norm=recipe.optimizer.gradient_clip_norm,
-        channels_last=recipe.batch.channels_last,
-        compile=recipe.batch.compile,
-        averaged=GENERATOR,
-        average_half_life_images=recipe.ema_half_life_images,
-    )
-    task = PretrainTask(
-        phases,
-        gan=gan,
-        gan_weight=recipe.loss.gan_weight,
-        l1_weight=recipe.loss.l1_weight,
-        seed=recipe.seed,
-    )
-    return task, strategy
-
-
-def _phase(name: str, module: nn.Module, recipe: OptimizerRecipe, total_images: int) -> Phase:
-    peak = recipe.learning_rate
-    if name == DISCRIMINATOR and recipe.discriminator_learning_rate is not None:
-        peak = recipe.discriminator_learning_rate
-    rate = learning_rate_schedule(
-        peak,
-        schedule=recipe.schedule,
-        total_images=total_images,
-        warmup_images=recipe.warmup_images,
-        decay_start=recipe.decay_start,
-    )
-    optimizer = torch.optim.Adam(module.parameters(), lr=peak, betas=(recipe.beta1, recipe.beta2), fused=True)
-    return Phase(name, module, optimizer, rate)
+from colorgan.runs.run import EXIT_STOPPED, Outcome, Run
+from colorgan.tasks.colorization import GENERATOR, build_pretraining
+from colorgan.training.loop import Hooks, StopSignals, fit
+from colorgan.training.memory import memory_bytes
+from colorgan.training.plan import check_batch, plan_text
+from colorgan.training.schedules import cadence, images_to_see
 
 
 def pretrain(
@@ -159,7 +28,7 @@ def pretrain(
     total_images: int,
     data_digest: str,
     train: Loader,
-    val: EvalLoader | None,
+    val: Loader | None,
 ) -> Outcome:
     """Train in the recipe's run folder, from its newest checkpoint if there is one. Called on all ranks.
 
@@ -208,7 +77,7 @@ def pretrain(
         return Outcome(images_seen, stop.agreed, scores)
 
 
-def _validate(run: Run, strategy: Strategy, val: EvalLoader, images_seen: int) -> dict[str, float]:
+def _validate(run: Run, strategy: Strategy, val: Loader, images_seen: int) -> dict[str, float]:
     """Score the held-out pictures, log them, save the picture. Called on all ranks."""
     recipe = run.recipe
     coloured = score_colouring(
@@ -227,13 +96,54 @@ def _validate(run: Run, strategy: Strategy, val: EvalLoader, images_seen: int) -
     return scores
 
 
-def scores_text(scores: Mapping[str, float]) -> str:
-    """Return one line: each score beside that of the grey picture (ab = 0)."""
-    return (
-        f"PSNR {scores['psnr']:.2f} dB (grey {scores['grey_psnr']:.2f}), SSIM {scores['ssim']:.4f} "
-        f"(grey {scores['grey_ssim']:.4f}), CIEDE2000 {scores['ciede2000']:.2f} (grey {scores['grey_ciede2000']:.2f}), "
-        f"chroma error {scores['chroma_error']:.2f} (grey {scores['grey_chroma_error']:.2f}), "
-        f"L1 of ab {scores['chroma_l1']:.3f} (grey {scores['grey_chroma_l1']:.3f}), "
-        f"colourfulness {scores['colourfulness']:.1f} (original {scores['original_colourfulness']:.1f}) "
-        f"on {scores['images']:.0f} held-out pictures"
+def run(recipe: PretrainRecipe, ranks: Ranks) -> int:
+    """Check everything that can be checked, then train (or print the plan). Called on all ranks."""
+    set_determinism()
+    shards = open_set(recipe.data.train, *recipe.data.cache, ranks)
+    micro = check_batch(recipe, ranks, shards.num_samples)
+    total = images_to_see(recipe.images, recipe.epochs, shards.num_samples, recipe.batch.global_batch_size)
+    val_shards = open_set(recipe.data.val, *recipe.data.cache, ranks) if recipe.data.val else None
+    if recipe.dry_run:
+        print_plan(recipe, ranks, shards, micro, total)
+        return 0
+    with open_loaders(recipe, ranks, shards, val_shards, micro_batch_size=micro) as loaders:
+        outcome = pretrain(
+            recipe,
+            ranks,
+            total_images=total,
+            data_digest=shards.digest,
+            train=loaders.train,
+            val=loaders.val,
+        )
+    if ranks.main:
+        tell(recipe, outcome)
+    return EXIT_STOPPED if outcome.stopped else 0
+
+
+def print_plan(recipe: PretrainRecipe, ranks: Ranks, shards: ShardSet, micro: int, total: int) -> None:
+    """Print the resolved recipe and what a run of it would do. Rank 0 prints."""
+    _, strategy = build_pretraining(recipe, ranks, total)
+    text = plan_text(
+        total_images=total,
+        num_samples=shards.num_samples,
+        num_shards=len(shards.shard_sizes),
+        recipe=recipe,
+        ranks=ranks,
+        micro_batch_size=micro,
+        memory=memory_bytes(
+            {name: phase.module for name, phase in strategy.phases.items()}, recipe.network.image_size, micro
+        ),
     )
+    if ranks.main:
+        print(f"{dump_recipe(recipe)}\n{text}\nDry run: nothing was trained.")
+
+
+def tell(recipe: PretrainRecipe, outcome: Outcome) -> None:
+    """Print how it ended and what to run next. Rank 0 only."""
+    if outcome.stopped:
+        print(f"{outcome.stopped}: saved at {outcome.images_seen:,} images; the same command goes on from there")
+        return
+    print(f"Pictures: {recipe.run / 'pictures'}   log: {recipe.run / 'log.jsonl'}")
+    if outcome.scores:
+        print(scores_text(outcome.scores))
+    print(f"Next: python launcher/consolidate.py --run {recipe.run}")

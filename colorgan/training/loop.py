@@ -10,86 +10,19 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from colorgan.distributed.ranks import Network, Phase, Ranks, Strategy
+from colorgan.data import Batch, Loader
+from colorgan.distributed.phase import Network, Phase, Strategy
+from colorgan.distributed.ranks import Ranks
 from colorgan.errors import NotFiniteError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-
-
-class Boxes(Protocol):
-    """One picture's N objects (made by `shards.loading.boxes`), on the CPU."""
-
-    boxes_N4: Tensor  # float32 x0, y0, x1, y1, shares of the picture
-    classes_N: Tensor  # int64, from 0
-    difficult_N: Tensor  # bool: VOC's difficult ones
-    crowd_N: Tensor  # bool: COCO's regions of many
-    areas_N: Tensor  # float32, square pixels of the source
-    source_size: tuple[int, int]  # width and height of the source in pixels
-
-
-class Batch(Protocol):
-    """A micro-batch on one rank (made by `shards.loading.loader`)."""
-
-    lab_B3HW: Tensor  # float32, on the rank's device: L' = L/50 - 1, a' = a/ab_scale, b' = b/ab_scale
-    classes_BC: Tensor | None  # float32 multi-hot
-    difficult_BC: Tensor | None  # bool: the class is there as difficult objects only
-    mask_BHW: Tensor | None  # int64 class indices, 255 = void
-    stored_masks: list[Tensor] | None  # evaluation: the same at each picture's own size, uint8 HW, CPU, where known
-    sample_ids_B: Tensor  # int64, CPU
-    slots_B: Tensor  # int64, CPU: place in the run's order
-
-    @property
-    def boxes(self) -> Sequence[Boxes] | None:
-        """Each picture's objects."""
-        ...
-
-
-class BadSample(Protocol):
-    """A sample that the loader could not use."""
-
-    @property
-    def sample_id(self) -> int:
-        """Its number in the packed set."""
-        ...
-
-    @property
-    def reason(self) -> str:
-        """Why, with its file."""
-        ...
-
-
-class Loader(Protocol):
-    """What `fit` needs of a loader."""
-
-    @property
-    def wait_s(self) -> float:
-        """Seconds the consumer has waited in all."""
-        ...
-
-    @property
-    def replaced(self) -> Sequence[BadSample]:
-        """What this rank's loader could not use so far, in order."""
-        ...
-
-    def train_batches(self, images_seen: int) -> Iterator[Sequence[Batch]]:
-        """Yield this rank's micro-batches of each global batch, without end, from any place."""
-        ...
-
-
-class EvalLoader(Protocol):
-    """What validation needs of a loader."""
-
-    def eval_batches(self) -> Iterator[Batch]:
-        """Yield this rank's share of the pictures, each once over all ranks."""
-        ...
 
 
 class Task(Protocol):
@@ -314,9 +247,3 @@ class _Clock:
         report = StepReport(images_seen, values, self._images / elapsed, min(1.0, waited / elapsed))
         self._elapsed, self._images, self._waited = 0.0, 0, self._loader.wait_s
         return report
-
-
-def set_determinism() -> None:
-    """Choose the algorithms that give the same numbers every time; called once, before networks are built."""
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False

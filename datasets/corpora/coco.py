@@ -21,7 +21,7 @@ from datasets.corpora.files import inside, list_folder, list_pictures, record_ke
 from datasets.corpora.masks import CocoMask
 from datasets.corpora.palette import voc_palette
 from datasets.errors import CorpusError
-from datasets.records import MAX_CLASSES, Corpus, Record, label_of
+from shards.records import MAX_CLASSES, Corpus, Record, label_of
 
 SPLITS = ("train", "val", "test", "unlabeled")
 

@@ -26,7 +26,7 @@ from datasets.corpora.files import record_key, require_folder, walk_pictures
 from datasets.corpora.masks import BinaryMask, png_mask
 from datasets.corpora.palette import voc_palette
 from datasets.errors import CorpusError
-from datasets.records import MAX_CLASSES, VOID, Corpus, Record, label_of
+from shards.records import MAX_CLASSES, VOID, Corpus, Record, label_of
 
 CLASSES = "classes.txt"
 BACKGROUND_NAMES = ("background", "_background_", "__background__")

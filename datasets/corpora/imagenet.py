@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datasets.corpora.files import list_folder, list_pictures, record_key, require_folder
 from datasets.errors import CorpusError
-from datasets.records import Corpus, Record
+from shards.records import Corpus, Record
 
 
 def open_imagenet(root: Path, split: str) -> Corpus:

@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from datasets.errors import CorpusError
-from datasets.records import MAX_CLASSES, VOID
+from shards.records import MAX_CLASSES, VOID
 
 MAX_MASK_PIXELS = 500_000_000  # far above any camera; keeps a hostile size from eating the memory
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.errors import CorpusError
-from datasets.records import VOID, Corpus, Record
+from shards.records import VOID, Corpus, Record
 
 PARTS = ("train", "val", "test")
 

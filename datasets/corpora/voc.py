@@ -20,7 +20,7 @@ from datasets.corpora.files import inside, list_folder, record_key, require_file
 from datasets.corpora.masks import PaletteMask
 from datasets.corpora.palette import voc_palette
 from datasets.errors import CorpusError
-from datasets.records import Corpus, Record, label_of
+from shards.records import Corpus, Record, label_of
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

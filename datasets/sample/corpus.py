@@ -26,8 +26,8 @@ from datasets.corpora.coco import open_coco
 from datasets.corpora.palette import voc_palette
 from datasets.corpora.voc import open_voc
 from datasets.errors import CorpusError
-from datasets.records import VOID, Corpus
 from datasets.sample.scenes import NAMES, Instance, Scene, draw_scene
+from shards.records import VOID, Corpus
 
 VERSION = 1  # of the drawing: raise it whenever the same seed gives other bytes
 SPLITS = {"train": "train", "val": "val", "voc-train": "2012-seg-train", "voc-val": "2012-seg-val"}

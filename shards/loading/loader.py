@@ -26,10 +26,13 @@ from shards.decoding.dali import DecodeSpec
 from shards.errors import ManifestError, OrderError
 from shards.loading.bad_samples import FaultLog, Replaced
 from shards.loading.boxes import Boxes
+from shards.loading.members import Wanted
+from shards.loading.micro_batches import Decoded, Maker, Plan, StreamSpec
 from shards.loading.run_reads import MAX_NODES, RunReads
-from shards.loading.shard_set import ReadAt, ShardFiles, ShardSet, Wanted
-from shards.loading.stream import Decoded, Maker, Plan, Stream, StreamSpec
+from shards.loading.shard_set import ShardSet
+from shards.loading.stream import Stream
 from shards.order import Order, rank_share
+from shards.storage.shard_files import ReadAt, ShardFiles
 
 Targets = Literal["none", "classes", "mask", "boxes"]
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.loading.shard_set import BadSampleError, Members, ReadAt, Rows, ShardSet, Wanted, read_members
+from shards.loading.members import BadSampleError, Members, Wanted, read_members
+from shards.loading.shard_set import Rows, ShardSet
 from shards.storage.remote import remote_of
+from shards.storage.shard_files import ReadAt
 
 _POLL_S = 0.1
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.loading.shard_set import ShardFiles, ShardSet
+from shards.loading.shard_set import ShardSet
 from shards.order import SPREAD_RUNS
+from shards.storage.shard_files import ShardFiles
 
 # A node takes its share of every batch, so each of N nodes needs an Nth of a run's samples. With more nodes than this
 # they would ask a disk that they share for more bytes than the seeks are worth.

@@ -19,9 +19,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shards.errors import PackError
+from shards.files import replacing, telling_disk_errors
 from shards.images.policy import Encoding, parse_image_policy
 from shards.manifest import MANIFEST_FILE, Manifest, read_manifest
-from shards.packing.shard_file import WORK_FOLDER, replacing, telling_disk_errors
+from shards.packing.shard_file import WORK_FOLDER
 
 REQUEST_FILE = "packing.json"
 TOTAL_FILE = "total.json"

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.errors import PackError
+from shards.files import replacing, telling_disk_errors
 from shards.manifest import (
     MANIFEST_FILE,
     REJECTED_FILE,
@@ -30,7 +31,7 @@ from shards.packing.folder import (
     read_request,
     remove_work_folder,
 )
-from shards.packing.shard_file import WORK_FOLDER, ShardState, load_state, replacing, telling_disk_errors
+from shards.packing.shard_file import WORK_FOLDER, ShardState, load_state
 
 
 def merge_parts(out: Path) -> Manifest:

@@ -33,7 +33,7 @@ from shards.packing.merging import merge
 from shards.packing.samples import Job
 from shards.packing.shard_file import ShardWriter, digest_of_inputs, load_state
 from shards.packing.workers import Chunk, PackingPool
-from shards.records import CorpusLike, RecordLike
+from shards.records import Corpus, Record
 
 CHUNK = 16  # records a worker takes at a time: some 50 ms of work
 MAX_SAMPLES_PER_SHARD = 100_000
@@ -64,7 +64,7 @@ class Plan:
     """A shard to pack: its number, its records, and a digest of which they are."""
 
     number: int
-    records: Sequence[RecordLike]
+    records: Sequence[Record]
     inputs: str
 
     def chunks(self) -> list[Chunk]:
@@ -76,7 +76,7 @@ class Plan:
 class Work:
     """One call of the packer: where, what, with how many hands, and what has come of it so far."""
 
-    corpus: CorpusLike
+    corpus: Corpus
     out: Path
     root: Path
     request: Request
@@ -96,7 +96,7 @@ class Work:
 
 
 def pack(
-    corpus: CorpusLike,
+    corpus: Corpus,
     out: Path,
     *,
     root: Path,
@@ -153,7 +153,7 @@ def _check_settings(samples_per_shard: int, workers: int, part: Part | None) -> 
         raise PackError(f"part {part[0]}/{part[1]}: use i/n with i from 1 to n.")
 
 
-def _request(corpus: CorpusLike, encoding: Encoding, samples_per_shard: int) -> Request:
+def _request(corpus: Corpus, encoding: Encoding, samples_per_shard: int) -> Request:
     return Request(
         corpus=corpus.name,
         split=corpus.split,

@@ -16,11 +16,11 @@ from shards.packing.folder import locked, read_request, remove_work_folder
 from shards.packing.merging import write_tables
 from shards.packing.pack import PackReport, ProgressCallback, Work, all_plans, pack_shards
 from shards.packing.shard_file import ShardState, load_state, state_path
-from shards.records import CorpusLike
+from shards.records import Corpus
 
 
 def rebuild_shard(
-    corpus: CorpusLike,
+    corpus: Corpus,
     out: Path,
     number: int,
     *,

@@ -23,7 +23,7 @@ from shards.images.conversion import convert_mask, convert_picture
 from shards.images.policy import Encoding, Geometry
 from shards.manifest import SAMPLE_DTYPE
 from shards.packing.tar import BLOCK, MAX_NAME, index_line, member
-from shards.records import MaskLike, RecordLike
+from shards.records import Mask, Record
 
 MEMBERS = (("image", "jpg"), ("label", "json"), ("mask", "png"))  # in tar order
 KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -65,7 +65,7 @@ class PackedChunk:
         return [index_line(key, member_spans(row, offset)) for key, row in zip(self.keys, self.rows, strict=True)]
 
 
-def pack_chunk(job: Job, records: Sequence[RecordLike]) -> PackedChunk:
+def pack_chunk(job: Job, records: Sequence[Record]) -> PackedChunk:
     """Read, convert and encode some records.
 
     Raises:
@@ -110,12 +110,12 @@ def shift_offsets(rows: NDArray[np.void], offset: int) -> None:
         rows[f"{name}_offset"][rows[f"{name}_size"] > 0] += np.uint64(offset)
 
 
-def rejection(root: Path, record: RecordLike, reason: str) -> dict[str, str]:
+def rejection(root: Path, record: Record, reason: str) -> dict[str, str]:
     """A line of rejected.jsonl; paths in it are relative to the corpus root."""
     return {"key": record.key, "source": source_of(root, record), "reason": reason.replace(f"{root}/", "")}
 
 
-def source_of(root: Path, record: RecordLike) -> str:
+def source_of(root: Path, record: Record) -> str:
     """The picture's path relative to the corpus root; the whole path where it lies elsewhere."""
     return str(record.image).removeprefix(f"{str(root).rstrip('/')}/")
 
@@ -129,7 +129,7 @@ def member_spans(row: np.void, offset: int = 0) -> list[tuple[str, int, int]]:
     ]
 
 
-def _pack_record(job: Job, record: RecordLike) -> tuple[Geometry, list[bytes]]:
+def _pack_record(job: Job, record: Record) -> tuple[Geometry, list[bytes]]:
     """Where a record's picture has gone, and the data of its members in tar order."""
     if not KEY.fullmatch(record.key) or len(record.key) + len(".json") > MAX_NAME:
         raise PictureError(
@@ -143,7 +143,7 @@ def _pack_record(job: Job, record: RecordLike) -> tuple[Geometry, list[bytes]]:
     return geometry, members
 
 
-def _label(job: Job, record: RecordLike, geometry: Geometry) -> bytes:
+def _label(job: Job, record: Record, geometry: Geometry) -> bytes:
     """The json member: the label with boxes in stored pixels, and the upright source's size."""
     label: dict[str, Any] = dict(record.label)
     try:
@@ -163,7 +163,7 @@ def _moved(item: dict[str, Any], geometry: Geometry) -> dict[str, Any]:
     return item | {"box": [round(value, 3) for value in geometry.move_box((x0, y0, x1, y1))]}
 
 
-def _read_mask(mask: MaskLike) -> NDArray[np.uint8]:
+def _read_mask(mask: Mask) -> NDArray[np.uint8]:
     try:
         return mask.read()
     except MemoryError:

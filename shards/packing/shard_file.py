@@ -7,8 +7,7 @@ put together from the states, so the packer needs no memory of the shards behind
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -18,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import PackError
+from shards.files import _temporary_name, replacing, telling_disk_errors
 from shards.manifest import SAMPLE_DTYPE
 from shards.packing.samples import PackedChunk, shift_offsets, source_of
 from shards.packing.tar import END, dali_index
-from shards.records import RecordLike
+from shards.records import Record
 
 WORK_FOLDER = ".packing"
 
@@ -66,7 +66,7 @@ def load_state(out: Path, number: int, *, with_rows: bool = True) -> ShardState 
     return state if whole else None
 
 
-def digest_of_inputs(root: Path, records: Sequence[RecordLike]) -> str:
+def digest_of_inputs(root: Path, records: Sequence[Record]) -> str:
     """A digest of which records a shard is made of; pictures are not opened."""
     digest = hashlib.sha256()
     for record in records:
@@ -138,33 +138,3 @@ class ShardWriter:
             self._stream.write(data)
         self._digest.update(data)
         self._bytes += len(data)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to; after success it takes the place of `path`, else it is removed."""
-    temporary = path.with_name(_temporary_name(path.name))
-    with telling_disk_errors(path):
-        try:
-            yield temporary
-            with temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def telling_disk_errors(path: Path) -> Iterator[None]:
-    """Turn a disk that is full, read-only or gone into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise PackError(
-            f"{path}: cannot be written ({error.strerror or error}). Mend that and run the same line again: "
-            "finished shards are kept."
-        ) from error
-
-
-def _temporary_name(name: str) -> str:
-    return f".{name}.{os.uname().nodename}-{os.getpid()}.tmp"

@@ -20,10 +20,10 @@ from typing import Self
 
 from shards.errors import PackError
 from shards.packing.samples import Job, PackedChunk, join_chunks, pack_chunk, rejection
-from shards.records import RecordLike
+from shards.records import Record
 
 IN_FLIGHT = 3  # chunks a worker: one in work, one waiting, one on its way back
-Chunk = Sequence[RecordLike]
+Chunk = Sequence[Record]
 
 
 class PackingPool:

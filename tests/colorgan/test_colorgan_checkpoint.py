@@ -7,14 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from colorgan.checkpoints.checkpoint import (
-    COMPLETE,
-    Checkpoint,
-    CheckpointWriter,
-    latest_checkpoint,
-    open_checkpoint,
-    save_checkpoint,
-)
+from colorgan.checkpoints.checkpoint import COMPLETE, Checkpoint, latest_checkpoint, open_checkpoint
+from colorgan.checkpoints.writer import CheckpointWriter, save_checkpoint
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import CheckpointError
 
@@ -58,7 +52,7 @@ def test_what_is_saved_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])
 def test_shares_of_several_ranks_make_the_whole(tmp_path: Path, world_size: int) -> None:
-    from colorgan.checkpoints.checkpoint import _complete, _held, _write_share
+    from colorgan.checkpoints.writer import _complete, _held, _write_share
 
     partial, final = tmp_path / ".p", tmp_path / "images-000000000001"
     partial.mkdir()

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from colorgan.config import command_line as cli
-from colorgan.config.command_line import MAX_RECIPE_BYTES, dump_recipe, parse, recipe_difference, run_verb
+from colorgan.config.command_line import MAX_RECIPE_BYTES, parse
+from colorgan.config.settings import dump_recipe, recipe_difference
+from colorgan.config.verb import run_verb
 from colorgan.errors import CheckpointError, UsageError
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,8 @@ from sklearn.metrics import f1_score, jaccard_score
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
 from colorgan.evaluation.metrics import first_positive_accuracy, mean_average_precision
-from colorgan.evaluation.task_scores import Evaluation, score_classifier, write_evaluation
+from colorgan.evaluation.record import Evaluation, write_evaluation
+from colorgan.evaluation.task_scores import score_classifier
 from colorgan.study.bootstrap import SCORED_BY, multiplicities_NR, resampled_score_R, student_quantile
 from colorgan.study.comparison import ArmScores, compare, read_arm, verdict
 

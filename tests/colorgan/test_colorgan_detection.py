@@ -11,7 +11,8 @@ from torch import Tensor
 from toy import ToyLoader, on_ranks
 
 from colorgan.config.recipe import FinetuneRecipe, StageRecipe
-from colorgan.distributed.ranks import Ranks, open_strategy
+from colorgan.distributed.ranks import Ranks
+from colorgan.distributed.strategy import open_strategy
 from colorgan.models.detector import (
     MAX_DETECTIONS,
     Detector,
@@ -23,9 +24,11 @@ from colorgan.models.detector import (
     suppressed,
 )
 from colorgan.models.model_folder import Architecture, ModelConfig, build_model
-from colorgan.models.unet import UNet, evaluating, initialise, set_dropout_keys
+from colorgan.models.modes import evaluating, initialise, set_dropout_keys
+from colorgan.models.unet import UNet
 from colorgan.tasks.detection_loss import assign, centre_ness, detection_loss, focal_loss, giou
-from colorgan.tasks.finetuning import NEW_LAYERS, Stage, build_stage
+from colorgan.tasks.initial_model import NEW_LAYERS
+from colorgan.tasks.transfer import Stage, build_stage
 from colorgan.training.loop import Cadence, Hooks, StopSignals, fit
 
 

@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from colorgan.errors import GeneratorError
 from colorgan.models.generator import Generator, check_onnx, export_onnx
-from colorgan.models.model_folder import CONFIG, WEIGHTS, Architecture, ModelConfig, build_model, load_model
-from colorgan.models.unet import initialise
+from colorgan.models.model_folder import Architecture, ModelConfig, build_model, load_model
+from colorgan.models.modes import initialise
+from colorgan.models.weights_file import CONFIG, WEIGHTS
 
 
 @pytest.fixture(scope="module")

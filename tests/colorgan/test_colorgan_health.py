@@ -72,7 +72,7 @@ def test_pretraining_logs_what_is_judged(tmp_path: Path) -> None:
 
 
 def test_a_warning_is_an_event_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("colorgan.tasks.pretraining.SATURATED", 0.0)
+    monkeypatch.setattr("colorgan.tasks.colorization.SATURATED", 0.0)
     recipe = toy_recipe(tmp_path)
     pretrain(recipe, Ranks.single(), total_images=48, data_digest="abc", train=ToyLoader(8, 8), val=None)
     events = [line for line in read_log(tmp_path) if line["kind"] == "event"]

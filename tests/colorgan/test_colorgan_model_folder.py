@@ -12,11 +12,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from toy import ToyLoader, toy_recipe
 
-from colorgan.checkpoints.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from colorgan.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from colorgan.checkpoints.consolidation import consolidate, streamed_probe
+from colorgan.checkpoints.writer import save_checkpoint
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import ColorganError, GeneratorError
-from colorgan.models.model_folder import CONFIG, WEIGHTS, load_model, probe, read_config
+from colorgan.models.model_folder import load_model, probe, read_config
+from colorgan.models.weights_file import CONFIG, WEIGHTS
 from colorgan.tasks.pretraining import pretrain
 
 ONE = Ranks.single()

@@ -7,16 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from colorgan.errors import NetworkError
-from colorgan.models.unet import (
-    Classifier,
-    Discriminator,
-    KeyedDropout,
-    UNet,
-    evaluating,
-    initialise,
-    set_dropout_keys,
-    set_inference,
-)
+from colorgan.models.discriminator import Discriminator
+from colorgan.models.layers import KeyedDropout
+from colorgan.models.modes import evaluating, initialise, set_dropout_keys, set_inference
+from colorgan.models.unet import Classifier, UNet
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from colorgan.tasks.gan_losses import GAN_LOSSES, dropout_keys, learning_rate_schedule
+from colorgan.models.modes import dropout_keys
+from colorgan.tasks.gan_losses import GAN_LOSSES
+from colorgan.training.schedules import learning_rate_schedule
 
 
 def test_gan_losses_by_hand() -> None:

@@ -8,23 +8,14 @@ import torch
 from torch import nn
 from toy import ToyLoader, toy_recipe
 
+from colorgan.data import open_loaders
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
 from colorgan.models.unet import Classifier
-from colorgan.tasks.pretraining import build_pretraining
-from colorgan.training.plan import (
-    STRATEGIES,
-    activation_bytes,
-    check_batch,
-    count_saved,
-    eval_loader_arguments,
-    held_bytes,
-    images_to_see,
-    memory_bytes,
-    plan_text,
-    sent_bytes,
-    train_loader_arguments,
-)
+from colorgan.tasks.colorization import build_pretraining
+from colorgan.training.memory import STRATEGIES, activation_bytes, count_saved, held_bytes, memory_bytes, sent_bytes
+from colorgan.training.plan import check_batch, plan_text
+from colorgan.training.schedules import images_to_see
 
 ONE = Ranks.single()
 FOUR = Ranks(0, 0, 4, torch.device("cpu"))
@@ -105,7 +96,17 @@ def test_the_plan_names_all_of_it(tmp_path: Path) -> None:
     assert "zero3     1,320 MiB a rank, sends 4,500 MiB a rank and step" in text
 
 
-def test_the_decoders_share_comes_from_the_recipe(tmp_path: Path) -> None:
+def test_the_decoders_share_comes_from_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = toy_recipe(tmp_path, data={"hardware_decoder_share": 0.25})
-    assert eval_loader_arguments(recipe, ONE, 2, "none")["hardware_decoder_share"] == 0.25
-    assert train_loader_arguments(recipe, ONE, 2, "none")["hardware_decoder_share"] == 0.25
+    opened: list[dict[str, Any]] = []
+
+    class Recorded:
+        def __init__(self, shards: object, **arguments: Any) -> None:
+            opened.append(arguments)
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr("colorgan.data.Loader", Recorded)
+    a_set: Any = None
+    with open_loaders(recipe, ONE, a_set, object(), micro_batch_size=2):  # type: ignore[arg-type]
+        assert [arguments["hardware_decoder_share"] for arguments in opened] == [0.25, 0.25]

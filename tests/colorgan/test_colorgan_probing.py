@@ -22,7 +22,9 @@ from toy import ToyBatch, on_ranks, toy_picture
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import TrainingError, UsageError
 from colorgan.evaluation.metrics import average_precision
-from colorgan.models.unet import BatchNorm, Encoder, initialise
+from colorgan.models.layers import BatchNorm
+from colorgan.models.modes import initialise
+from colorgan.models.unet import Encoder
 from colorgan.probes.features import Features, extract_features, grid_side, level_grids, random_encoder
 from colorgan.probes.knn import TEMPERATURE, probe_neighbours
 from colorgan.probes.linear import SHOTS, probe_linear, probe_shots, score_columns, shot_order

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from colorgan.config.command_line import dump_recipe, parse
+from colorgan.config.command_line import parse
 from colorgan.config.recipe import FinetuneRecipe, PretrainRecipe
+from colorgan.config.settings import dump_recipe
 
 URLS = ("https://host/sets/coco-train", "s3://bucket/coco-train")
 

@@ -15,17 +15,19 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 from sklearn.metrics import confusion_matrix
 
+from colorgan.evaluation.record import SavedEvaluation, read_evaluation
 from colorgan.report.drawing.html import Html
-from colorgan.report.evaluations import Evaluation, read_evaluation
 from colorgan.report.page import report_page
 from colorgan.report.sections.classes import best_first, class_means, classes_blocks, row_shares, summed
 from colorgan.report.sections.gallery import coloured_section, psnr_db
 from colorgan.report.story import read_folders
 
 
-def plain(per_class: dict[str, float | None], confusion: list[list[float]] | None = None) -> Evaluation:
+def plain(per_class: dict[str, float | None], confusion: list[list[float]] | None = None) -> SavedEvaluation:
     names = tuple(per_class)
-    return Evaluation(Path(), "m", ("d",), "classifier", "running", 1, {"mAP": 0.1}, per_class, confusion or [], names)
+    return SavedEvaluation(
+        Path(), "m", ("d",), "classifier", "running", 1, {"mAP": 0.1}, per_class, confusion or [], names
+    )
 
 
 def test_class_means_leave_out_what_was_not_scored() -> None:

@@ -15,7 +15,7 @@ from drawn_runs import HOSTILE, make_run, probed, study
 
 from colorgan.errors import UsageError
 from colorgan.probes.record import read_probe
-from colorgan.report.dots import draw_study
+from colorgan.report.drawing.charts import draw_study
 from colorgan.report.sections.probes import probe_tables, spread
 from colorgan.report.sections.transfer import points, transfer_cards, transfer_markdown, transfer_section
 from colorgan.report.story import Story, read_folders

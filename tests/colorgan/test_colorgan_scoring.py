@@ -14,9 +14,10 @@ from sklearn.metrics import average_precision_score, confusion_matrix, jaccard_s
 
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import TrainingError
-from colorgan.evaluation.task_scores import score_model, score_segmenter, write_evaluation
+from colorgan.evaluation.record import write_evaluation
+from colorgan.evaluation.task_scores import score_model, score_segmenter
 from colorgan.models.model_folder import Architecture, ModelConfig, build_model
-from colorgan.models.unet import initialise
+from colorgan.models.modes import initialise
 from datasets.corpora.voc import CLASSES
 from datasets.sample.corpus import open_sample, write_sample
 from shards.loading.loader import Loader

@@ -14,9 +14,11 @@ from toy import ToyLoader, on_ranks, toy_recipe, train_toy
 from colorgan.checkpoints.checkpoint import latest_checkpoint
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import CheckpointError, TrainingError, UsageError
-from colorgan.models.unet import Discriminator, UNet, initialise, set_dropout_keys
-from colorgan.tasks.gan_losses import dropout_keys
-from colorgan.tasks.pretraining import build_pretraining, pretrain
+from colorgan.models.discriminator import Discriminator
+from colorgan.models.modes import dropout_keys, initialise, set_dropout_keys
+from colorgan.models.unet import UNet
+from colorgan.tasks.colorization import build_pretraining
+from colorgan.tasks.pretraining import pretrain
 from colorgan.training.loop import Cadence, Hooks, StopSignals, fit
 
 ONE = Ranks.single()
@@ -117,7 +119,7 @@ def test_the_weight_average_follows_its_half_life(tmp_path: Path) -> None:
 
 
 def test_gradient_norm_is_clipped(tmp_path: Path) -> None:
-    from colorgan.distributed.ranks import Phase
+    from colorgan.distributed.phase import Phase
 
     recipe = toy_recipe(tmp_path, optimizer={"gradient_clip_norm": 1e-3})
     _, strategy = build_pretraining(recipe, ONE, 8)

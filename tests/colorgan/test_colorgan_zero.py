@@ -15,13 +15,16 @@ from toy import ToyLoader, on_ranks, toy_recipe, train_toy
 pytest.importorskip("deepspeed")
 
 from benchmarks.strategies import STRATEGIES, Equivalence, Resume, measure
-from colorgan.checkpoints.checkpoint import open_checkpoint, save_checkpoint
+from colorgan.checkpoints.checkpoint import open_checkpoint
+from colorgan.checkpoints.writer import save_checkpoint
 from colorgan.config.recipe import FinetuneRecipe
 from colorgan.distributed.launch_profile import LaunchProfile, check_launch, launch_profile
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import LaunchError
 from colorgan.models.model_folder import load_model
-from colorgan.tasks.finetuning import finetune, initial_model, stages_in_images
+from colorgan.tasks.finetuning import finetune
+from colorgan.tasks.initial_model import initial_model
+from colorgan.tasks.transfer import stages_in_images
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ROOT / "launcher" / "configs" / "accelerate"

@@ -15,8 +15,9 @@ import torch.multiprocessing
 from torch import Tensor
 
 from colorgan.config.recipe import PretrainRecipe
-from colorgan.distributed.ranks import Ranks, Strategy, close_ranks, open_ranks
-from colorgan.tasks.pretraining import PretrainTask, build_pretraining
+from colorgan.distributed.phase import Strategy
+from colorgan.distributed.ranks import Ranks, close_ranks, open_ranks
+from colorgan.tasks.colorization import PretrainTask, build_pretraining
 from colorgan.training.loop import Cadence, Hooks, StopSignals, fit
 
 SIZE = 32

@@ -14,8 +14,8 @@ from datasets.corpora.masks import PaletteMask
 from datasets.corpora.splits import iterative_stratification, parse_shares, part_sizes, stratify, write_lists
 from datasets.corpora.voc import open_voc
 from datasets.errors import CorpusError
-from datasets.records import VOID, Corpus
 from datasets.sample.corpus import write_sample
+from shards.records import VOID, Corpus
 
 DATA = Path(__file__).parents[2] / "../shared/data"
 SHARES = (70, 20, 10)

@@ -21,9 +21,11 @@ from torch import nn
 from colorgan.color import rgb_to_lab_B3HW
 from colorgan.config.recipe import FinetuneRecipe
 from colorgan.errors import ColorganError, GeneratorError, UsageError
-from colorgan.models.model_folder import CONFIG, WEIGHTS, Architecture, ModelConfig, build_model, load_model, save_model
+from colorgan.models.model_folder import Architecture, ModelConfig, build_model, load_model, save_model
+from colorgan.models.weights_file import CONFIG, WEIGHTS
 from colorgan.study.trials import Arm
-from colorgan.tasks.finetuning import build_stage, initial_model, stages_in_images
+from colorgan.tasks.initial_model import initial_model
+from colorgan.tasks.transfer import build_stage, stages_in_images
 
 Verb = Callable[..., str]
 NAME = "resnet10t"  # timm's smallest residual network; its stem is one that torchvision's have not

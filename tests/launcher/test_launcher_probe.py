@@ -13,8 +13,9 @@ from conftest import LAUNCHER, command_line
 from safetensors.torch import save_file
 
 from colorgan.errors import ColorganError
-from colorgan.models.model_folder import CONFIG, WEIGHTS, Architecture, ModelConfig, build_model
-from colorgan.models.unet import initialise
+from colorgan.models.model_folder import Architecture, ModelConfig, build_model
+from colorgan.models.modes import initialise
+from colorgan.models.weights_file import CONFIG, WEIGHTS
 from shards.errors import ShardError
 
 Verb = Callable[..., str]

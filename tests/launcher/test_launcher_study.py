@@ -18,10 +18,11 @@ import yaml
 from conftest import LAUNCHER, command_line
 from safetensors.torch import load_file, save_file
 
-from colorgan.config.problems import leaves
+from colorgan.config.settings import leaves
 from colorgan.errors import CheckpointError, ColorganError
-from colorgan.models.model_folder import CONFIG, WEIGHTS, Architecture, ModelConfig, build_model
-from colorgan.models.unet import initialise
+from colorgan.models.model_folder import Architecture, ModelConfig, build_model
+from colorgan.models.modes import initialise
+from colorgan.models.weights_file import CONFIG, WEIGHTS
 from colorgan.study.comparison import compare, read_arm
 from colorgan.study.protocols import find_protocol
 from colorgan.study.runner import recipe_text

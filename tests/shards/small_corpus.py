@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datasets.corpora.masks import GreyMask
-from datasets.records import Corpus, Record
+from shards.records import Corpus, Record
 
 NUM_GOOD = 30
 BROKEN = {"r06empty": b"", "r19text": b"no picture", "r25cut": b"\xff\xd8\xff\xe0\0\x10JFIF"}

@@ -18,8 +18,9 @@ from tiny_set import TinySample, cut_in_the_pixels, png, tiny_sample, write_set
 
 from shards.errors import LoadError, ManifestError, OrderError
 from shards.loading.loader import Batch, Loader
-from shards.loading.shard_set import ShardFiles, open_shards
+from shards.loading.shard_set import open_shards
 from shards.order import Order, replacement
+from shards.storage.shard_files import ShardFiles
 
 NUM_SAMPLES = 50
 SETTINGS: dict[str, Any] = {"image_size": 32, "global_batch_size": 24, "micro_batch_size": 4, "seed": 3}
@@ -321,8 +322,8 @@ def test_loader_can_be_left_at_any_moment_and_used_again(folder: Path) -> None:
 
 def test_process_ends_with_a_loader_in_full_run(folder: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from shards.loader import Loader\n"
-        "from shards.reader import open_shards\n"
+        "import sys; from pathlib import Path; from shards.loading.loader import Loader\n"
+        "from shards.loading.shard_set import open_shards\n"
         "loader = Loader(open_shards([Path(sys.argv[1])]), image_size=32, global_batch_size=8,\n"
         "                micro_batch_size=4, num_threads=2)\n"
         "batches = loader.train_batches(0); next(batches)\n"

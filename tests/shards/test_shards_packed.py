@@ -13,9 +13,11 @@ from skimage.color import rgb2lab
 from small_corpus import NUM_GOOD, draw_corpus
 
 from shards.loading.loader import Loader
-from shards.loading.shard_set import ShardFiles, ShardSet, Wanted, open_shards, read_members
+from shards.loading.members import Wanted, read_members
+from shards.loading.shard_set import ShardSet, open_shards
 from shards.packing.pack import pack
 from shards.packing.tar import BLOCK
+from shards.storage.shard_files import ShardFiles
 
 SETTINGS: dict[str, Any] = {"global_batch_size": 12, "micro_batch_size": 6, "max_bad_share": 0.0}
 
@@ -90,7 +92,7 @@ REAL = Path(__file__).parents[2] / "../shared/data/VOCdevkit"
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real pictures of ../shared/data are not here")
 def test_real_pictures(tmp_path: Path) -> None:
     """Photos as they are: the graph and the fused kernels beside skimage on PIL's pixels."""
-    from datasets.records import Corpus, Record
+    from shards.records import Corpus, Record
 
     paths = sorted((REAL / "VOC2012/JPEGImages").glob("*.jpg"))[:24]
 

@@ -20,12 +20,12 @@ from typing import Any
 import pytest
 from small_corpus import BROKEN, NUM_GOOD, DeadlyMask, digests, draw_corpus, records_of
 
-from datasets.records import Corpus, Record
 from shards.errors import PackError
 from shards.manifest import read_manifest
 from shards.packing.folder import locked
 from shards.packing.merging import merge
 from shards.packing.pack import PackReport, pack
+from shards.records import Corpus, Record
 
 SETTINGS: dict[str, Any] = {"image_policy": "squash:16", "samples_per_shard": 8}
 PROJECT = Path(__file__).parents[2]

@@ -15,16 +15,10 @@ from tiny_set import TinySample, cut_in_the_pixels, jpeg, picture, png, tiny_sam
 from shards.errors import ManifestError
 from shards.images.headers import Header, jpeg_header, mask_header
 from shards.loading.labels import class_vectors
+from shards.loading.members import BadSampleError, Members, Wanted, read_members
 from shards.loading.read_ahead import ReadAhead
-from shards.loading.shard_set import (
-    BadSampleError,
-    Members,
-    ShardFiles,
-    ShardSet,
-    Wanted,
-    open_shards,
-    read_members,
-)
+from shards.loading.shard_set import ShardSet, open_shards
+from shards.storage.shard_files import ShardFiles
 
 EVERYTHING = Wanted(num_classes=3, mask=True, retry_wait_s=0.001)
 

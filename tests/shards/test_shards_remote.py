@@ -17,10 +17,12 @@ from tiny_set import tiny_sample, write_set
 
 from shards.errors import ManifestError
 from shards.loading.loader import Loader
+from shards.loading.members import BadSampleError, Wanted, read_members
 from shards.loading.read_ahead import ReadAhead
-from shards.loading.shard_set import BadSampleError, ShardFiles, ShardSet, Wanted, open_shards, read_members
+from shards.loading.shard_set import ShardSet, open_shards
 from shards.storage import remote, transfer
 from shards.storage.cache import Cache, open_in_use
+from shards.storage.shard_files import ShardFiles
 from shards.storage.transfer import Patience
 
 pytest.importorskip("aiohttp", reason="fsspec needs aiohttp for http(s): pip install colorgan[remote]")

@@ -14,8 +14,10 @@ from tiny_set import tiny_sample, write_set
 from shards import order as order_module
 from shards.loading import loader as loader_module
 from shards.loading.loader import Loader
+from shards.loading.members import BadSampleError, Wanted, read_members
 from shards.loading.run_reads import RunReads
-from shards.loading.shard_set import BadSampleError, ShardFiles, ShardSet, Wanted, open_shards, read_members
+from shards.loading.shard_set import ShardSet, open_shards
+from shards.storage.shard_files import ShardFiles
 
 RUN = 3
 

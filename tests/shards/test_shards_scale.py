@@ -19,11 +19,11 @@ import os, resource, sys, time
 from pathlib import Path
 imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 import numpy, torch, numba, nvidia.dali
-import shards.stream
+import shards.loading.stream
 libraries = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 begin = time.perf_counter()
-from shards.loader import Loader
-from shards.reader import open_shards
+from shards.loading.loader import Loader
+from shards.loading.shard_set import open_shards
 loader = Loader(open_shards([Path(sys.argv[1])]), image_size=32, global_batch_size=64, micro_batch_size=64, flip=True)
 batch = next(loader.train_batches(900_000_000))[0]
 seconds = time.perf_counter() - begin
@@ -35,8 +35,8 @@ print(seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - libraries) 
 FLAT_MEMORY = """
 import gc, sys
 from pathlib import Path
-from shards.loader import Loader
-from shards.reader import open_shards
+from shards.loading.loader import Loader
+from shards.loading.shard_set import open_shards
 
 def resident_mb():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20

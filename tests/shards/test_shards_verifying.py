@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 from small_corpus import NUM_GOOD, digests, draw_corpus
 
-from datasets.records import Corpus
 from shards.errors import ManifestError, PackError
 from shards.manifest import read_manifest, write_manifest
 from shards.packing.pack import pack
 from shards.packing.rebuilding import rebuild_shard
 from shards.packing.verifying import ShardCheck, verify
+from shards.records import Corpus
 
 KEYS = [f"r{number:02d}" for number in range(NUM_GOOD)]
 

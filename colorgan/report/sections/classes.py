@@ -8,17 +8,21 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from colorgan.evaluation.record import SavedEvaluation
 from colorgan.report.drawing.charts import plain
-from colorgan.report.drawing.figures import Files
+from colorgan.report.drawing.figures import Files, free_name
 from colorgan.report.drawing.html import Html, data_uri, element, join
 from colorgan.report.drawing.photos import open_picture, png_bytes
-from colorgan.report.evaluations import Evaluation
+from colorgan.report.final_scores import MODEL_KINDS, Result, by_protocol, data_name, spread
+from colorgan.report.published import METRICS, TITLES
 from colorgan.report.sections.gallery import whole_picture
+from colorgan.report.story import Story
 
-Arms = Mapping[str, Sequence[Evaluation]]
+Arms = Mapping[str, Sequence[SavedEvaluation]]
 Matrix = list[list[float]]
 MEASURES = {"classifier": "Average precision", "segmenter": "IoU", "detector": "Average precision of boxes"}
 MEANING = {
@@ -72,7 +76,7 @@ def best_first(means: Sequence[Mapping[str, float | None]]) -> list[str]:
     return sorted(known, key=lambda name: -statistics.fmean(known[name]) if known[name] else 1.0)
 
 
-def class_means(evaluations: Sequence[Evaluation]) -> dict[str, float | None]:
+def class_means(evaluations: Sequence[SavedEvaluation]) -> dict[str, float | None]:
     """Return each class's mean over the evaluations that could score it; None where none could."""
     names = dict.fromkeys(name for each in evaluations for name in each.per_class)
     values = {name: [v for each in evaluations if (v := each.per_class.get(name)) is not None] for name in names}
@@ -85,7 +89,7 @@ def _bar(share: float | None) -> Html:
     return element("td", f"{100 * share:.1f}", class_="bar", style=f"--share: {100 * share:.1f}%")
 
 
-def summed(evaluations: Sequence[Evaluation]) -> tuple[tuple[str, ...], Matrix]:
+def summed(evaluations: Sequence[SavedEvaluation]) -> tuple[tuple[str, ...], Matrix]:
     """Return the names and the sum of the confusions of the first one's classes; ((), []) without any."""
     found = [each for each in evaluations if each.confusion]
     if not found:
@@ -100,7 +104,7 @@ def row_shares(matrix: Matrix) -> Matrix:
     return [[count / total for count in row] if (total := sum(row)) else row for row in matrix]
 
 
-def _confusion(name: str, evaluations: Sequence[Evaluation], stem: str, files: Files) -> Html | None:
+def _confusion(name: str, evaluations: Sequence[SavedEvaluation], stem: str, files: Files) -> Html | None:
     names, counts = summed(evaluations)
     if not counts:
         return None
@@ -184,7 +188,7 @@ def _heat_png(title: str, names: Sequence[str], shares: Matrix) -> bytes:
     return png_bytes(sheet)
 
 
-def _overlays(name: str, evaluations: Sequence[Evaluation], stem: str, files: Files) -> Html | None:
+def _overlays(name: str, evaluations: Sequence[SavedEvaluation], stem: str, files: Files) -> Html | None:
     """The first evaluation's picture that can be read: photo, truth, prediction."""
     for each in evaluations:
         picture = open_picture(each.pictures["pictures"]) if "pictures" in each.pictures else None
@@ -193,3 +197,42 @@ def _overlays(name: str, evaluations: Sequence[Evaluation], stem: str, files: Fi
             what = f"Photo, truth, prediction: {name}" + (", its first seed" if len(evaluations) > 1 else "")
             return element("figure", element("figcaption", what), whole_picture(picture, what), class_="overlay")
     return None
+
+
+def classes_section(story: Story, results: Sequence[Result], files: Files) -> Html:
+    """Return class scores, confusions and overlays of each protocol, an arm of runs beside the others."""
+    parts: list[Html] = []
+    for task in METRICS:
+        for protocol, arms in by_protocol(results, task).items():
+            found = {arm.label: [each.evaluation for each in arm.results if each.evaluation] for arm in arms}
+            where = f"{data_name(protocol.data)}, {protocol.inference} inference"
+            parts += _block(f"{TITLES[task]}, {where}", {name: each for name, each in found.items() if each}, files)
+    counted = {id(each.evaluation) for each in results if each.evaluation}
+    groups: dict[tuple[str, str], dict[str, list[SavedEvaluation]]] = {}
+    for each in story.evaluations:
+        task = MODEL_KINDS.get(each.kind, "")
+        if id(each) not in counted and task in METRICS:
+            where = f"{data_name(each.data)}, {each.inference} inference"
+            groups.setdefault((task, where), {}).setdefault(_model_name(each), []).append(each)
+    for (task, where), models in groups.items():
+        content = _block(f"{TITLES[task]}, {where}", models, files)
+        parts += [*content[:1], *(_told(task, name, each) for name, each in models.items()), *content[1:]]
+    return join(parts)
+
+
+def _told(task: str, name: str, evaluations: Sequence[SavedEvaluation]) -> Html:
+    """A line of the scores of a model that no given run has."""
+    found = {metric: [e.scores[metric.key] for e in evaluations if metric.key in e.scores] for metric in METRICS[task]}
+    values = [f"{metric.name} {spread(known, metric.scale)}\u00a0%" for metric, known in found.items() if known]
+    images = evaluations[0].scores.get("images", 0)
+    return element("p", f"{name}: {', '.join(values) or 'no scores'}; {images:,.0f} pictures.")
+
+
+def _block(title: str, arms: dict[str, list[SavedEvaluation]], files: Files) -> list[Html]:
+    """A title and what there is to show; nothing without arms."""
+    return [element("h3", title), classes_blocks(free_name(files, f"classes {title}"), arms, files)] if arms else []
+
+
+def _model_name(each: SavedEvaluation) -> str:
+    """The run's folder, as models lie in RUN/model; evaluations of one model under one protocol are one arm."""
+    return Path(each.model).parent.name or each.model

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageStat
 
+from colorgan.evaluation.record import SavedEvaluation
 from colorgan.files import short
 from colorgan.report.drawing.figures import Files
 from colorgan.report.drawing.html import Html, data_uri, element, join, missing
 from colorgan.report.drawing.photos import jpeg_bytes, narrowed, open_picture, png_bytes, progress, sheet
-from colorgan.report.evaluations import Evaluation
 from colorgan.report.published import OWN_SIZE
 from colorgan.report.story import Story
 
@@ -66,7 +66,7 @@ def coloured_section(story: Story, files: Files) -> Html:
             shown = [whole] if whole is not None else []
         if shown:
             counted = f"{each.scores.get('images', 0):,.0f} photos, {each.inference} inference"
-            parts += [element("h3", f"Evaluation of {short(each.model)} ({counted})"), *_told(each.scores), *shown]
+            parts += [element("h3", f"SavedEvaluation of {short(each.model)} ({counted})"), *_told(each.scores), *shown]
     return join(parts)
 
 
@@ -84,7 +84,7 @@ def _told(scores: Mapping[str, float]) -> list[Html]:
     return lines
 
 
-def _end(each: Evaluation, what: str, title: str, number: int, files: Files) -> Html | None:
+def _end(each: SavedEvaluation, what: str, title: str, number: int, files: Files) -> Html | None:
     """The photos of one picture file, cut where it is a grid of squares."""
     path = each.pictures.get(what)
     picture = open_picture(path) if path else None

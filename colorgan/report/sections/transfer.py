@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from colorgan.evaluation.record import SavedEvaluation
 from colorgan.probes.record import Probe
-from colorgan.report.dots import draw_study
+from colorgan.report.drawing.charts import draw_study
 from colorgan.report.drawing.figures import Files, chart_figure, free_name
 from colorgan.report.drawing.html import Html, element, join, table
-from colorgan.report.evaluations import Evaluation
 from colorgan.report.published import METRICS, PAPER, Published
 from colorgan.report.sections.classes import classes_blocks
 from colorgan.report.sections.finetuning import arm_curves
@@ -192,7 +192,7 @@ def _behind(protocol: StudyProtocol, stem: str, files: Files) -> Html | None:
     settings = [element("li", f"{arm.name}: {arm.settings}") for arm in protocol.arms if arm.settings]
     runs: dict[str, Sequence[RunFolder]] = {arm.name: arm.runs for arm in protocol.arms if arm.runs}
     kinds = {run.kind for each in runs.values() for run in each}
-    scored: dict[str, list[Evaluation]] = {
+    scored: dict[str, list[SavedEvaluation]] = {
         name: [each for run in found for each in run.evaluations if each.path.name == "evaluation"]
         for name, found in runs.items()
     }

@@ -1,27 +1,86 @@
-"""Evaluation folders, as launcher/evaluate.py and the end of a fine-tuning run write them, as plain data.
-
-scores.json: scores, per_class, confusion, and what they were computed with
-pictures.png (overlays, or coloured photos), best.png and worst.png: to look at
-"""
+"""scores.json: written and read here, nowhere else."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+from torch import Tensor
+
 from colorgan.errors import UsageError
 from colorgan.files import entries, mapping, number, numbers, read_text, short, whole
 
-SCORES = "scores.json"
-PICTURES = {"pictures": ("pictures.png", "coloured.png"), "best": ("best.png",), "worst": ("worst.png",)}
+EVALUATION = "evaluation"
+
+
+SCORES, PER_IMAGE, PICTURES = "scores.json", "per_image.safetensors", "pictures.png"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one walk over a set gave; the same on all ranks, but for the pictures, which only rank 0 has.
+
+    Attributes:
+        scores: shares in [0, 1], with `images` and `classes`, the numbers that were scored.
+        per_class: average precision or IoU of each class; NaN where there was nothing to score.
+        confusion_CC: int64, row = true class, column = predicted one.
+        per_image: tensors with one row an image, in the order of `sample_ids_N`.
+        save_pictures: writes the picture of this evaluation to a path; None where there is none.
+        per_class_dice: Dice of each class, of the same pixels as `per_class`; segmentation only.
+    """
+
+    scores: dict[str, float]
+    per_class: dict[str, float] = field(default_factory=dict)
+    confusion_CC: Tensor | None = None
+    per_image: dict[str, Tensor] = field(default_factory=dict)
+    save_pictures: Callable[[Path], None] | None = None
+    per_class_dice: dict[str, float] = field(default_factory=dict)
+
+
+def write_evaluation(folder: Path, evaluation: Evaluation, about: Mapping[str, Any]) -> None:
+    """Write the evaluation folder, scores.json last: where it stands, the rest is whole. Rank 0 only.
+
+    Args:
+        about: what the scores were computed with: model, data, kind, inference, images_seen, classes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (SCORES, PER_IMAGE, PICTURES):  # of an earlier evaluation
+        (folder / name).unlink(missing_ok=True)
+    if evaluation.per_image:
+        partial_file = folder / f".{PER_IMAGE}.partial"
+        save_file({name: tensor.contiguous() for name, tensor in evaluation.per_image.items()}, partial_file)
+        partial_file.replace(folder / PER_IMAGE)
+    if evaluation.save_pictures is not None:
+        evaluation.save_pictures(folder / PICTURES)
+    confusion = None if evaluation.confusion_CC is None else evaluation.confusion_CC.tolist()
+    text = {
+        **about,
+        "scores": _plain(evaluation.scores),
+        "per_class": _plain(evaluation.per_class),
+        **({"per_class_dice": _plain(evaluation.per_class_dice)} if evaluation.per_class_dice else {}),
+        "confusion": confusion,
+    }
+    partial_file = folder / f".{SCORES}.partial"
+    partial_file.write_text(json.dumps(text, indent=1, allow_nan=False) + "\n")
+    partial_file.replace(folder / SCORES)
+
+
+def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN: what could not be scored is null."""
+    return {name: value if value == value else None for name, value in values.items()}
+
+
+SHOWN = {"pictures": ("pictures.png", "coloured.png"), "best": ("best.png",), "worst": ("worst.png",)}
 MAX_CLASSES = 400
 MAX_FOLDERS = 20  # of one run
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class SavedEvaluation:
     """Scores of a model on a set, and what they were computed with.
 
     Attributes:
@@ -43,7 +102,7 @@ class Evaluation:
     pictures: dict[str, Path] = field(default_factory=dict)
 
 
-def read_evaluation(folder: Path) -> Evaluation:
+def read_evaluation(folder: Path) -> SavedEvaluation:
     """Read an evaluation folder.
 
     Raises:
@@ -61,7 +120,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         )
     per_class = _per_class(text.get("per_class"))
     confusion = _confusion(text.get("confusion"))
-    return Evaluation(
+    return SavedEvaluation(
         path=folder,
         model=str(text.get("model", "")),
         data=tuple(map(str, entries(text.get("data"), 100))),
@@ -74,13 +133,13 @@ def read_evaluation(folder: Path) -> Evaluation:
         confusion_names=_names(len(confusion), list(per_class), entries(text.get("classes"), MAX_CLASSES)),
         pictures={
             what: found
-            for what, names in PICTURES.items()
+            for what, names in SHOWN.items()
             if (found := next((folder / name for name in names if (folder / name).is_file()), None)) is not None
         },
     )
 
 
-def read_evaluations(run: Path) -> tuple[list[Evaluation], list[str]]:
+def read_evaluations(run: Path) -> tuple[list[SavedEvaluation], list[str]]:
     """Return the evaluation folders inside a run folder, and a note for each that is damaged."""
     found, notes = [], []
     for path in sorted(run.glob(f"*/{SCORES}"))[:MAX_FOLDERS]:

@@ -1,0 +1,154 @@
+"""Packed folders opened as loaders for training, validation and scoring: the one place that meets `shards`.
+
+A loader's keyword arguments are built here and nowhere else, so that a setting keeps its name and type on the way from
+the recipe to `shards.loading.loader.Loader`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from colorgan.config.recipe import RunRecipe
+from colorgan.distributed.ranks import Ranks, cores_a_rank, num_nodes
+from shards.images.conversion import decode_upright
+from shards.images.policy import MAX_PIXELS_LIMIT
+from shards.loading.boxes import Boxes
+from shards.loading.loader import Batch, Loader, Targets
+from shards.loading.shard_set import ShardSet, open_shards
+
+__all__ = [
+    "MAX_PIXELS_LIMIT",
+    "Batch",
+    "Boxes",
+    "Loader",
+    "Loaders",
+    "ShardSet",
+    "Targets",
+    "decode_upright",
+    "open_loaders",
+    "open_set",
+    "open_whole_set",
+]
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """The loaders of one training run on one rank."""
+
+    train: Loader
+    val: Loader | None
+
+
+def open_set(folders: Sequence[str | Path], cache_dir: Path | None, cache_gb: float, ranks: Ranks) -> ShardSet:
+    """Open packed folders as one numbered set. Called on all ranks.
+
+    Raises:
+        ManifestError: A folder is not a finished packed set, or the folders do not fit together.
+        LaunchError: Opening failed on another rank only.
+    """
+    return ranks.agree(lambda: open_shards(folders, cache_dir, cache_gb))
+
+
+@contextmanager
+def open_loaders(
+    recipe: RunRecipe,
+    ranks: Ranks,
+    train: ShardSet,
+    val: ShardSet | None,
+    *,
+    micro_batch_size: int,
+    targets: Targets = "none",
+    image_size: int | None = None,
+    ab_scale: float | None = None,
+) -> Iterator[Loaders]:
+    """Open the loaders of a training run and close them at the end. Called on all ranks.
+
+    Args:
+        recipe: Names the batch sizes, the augmentation and how data is read.
+        ranks: This process's place among the ranks.
+        train: The training set.
+        val: The validation set, read whole, each image once over all ranks; None for no validation.
+        micro_batch_size: Images per forward pass on one rank.
+        targets: Which labels come with the images.
+        image_size: Side of the output in pixels; None for the recipe's.
+        ab_scale: Divisor of a and b; None for the recipe's.
+    """
+    size = recipe.network.image_size if image_size is None else image_size
+    scale = recipe.network.ab_scale if ab_scale is None else ab_scale
+
+    def open_one(shards: ShardSet, training: bool) -> Loader:
+        data = recipe.data
+        return Loader(
+            shards,
+            image_size=size,
+            global_batch_size=(recipe.batch.global_batch_size if training else micro_batch_size * ranks.world_size),
+            micro_batch_size=micro_batch_size,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            num_nodes=num_nodes(ranks.world_size),
+            seed=recipe.seed,
+            random_crop_scale=data.random_crop_min_area if training else 1.0,
+            flip=data.flip and training,
+            targets=targets,
+            device=str(ranks.device),
+            num_threads=data.decode_threads or cores_a_rank(),
+            hardware_decoder_share=data.hardware_decoder_share,
+            prefetch_batches=data.prefetch_batches if training else 2,
+            ab_scale=scale,
+            max_bad_share=data.max_bad_share,
+        )
+
+    train_loader = ranks.agree(lambda: open_one(train, training=True))
+    try:
+        val_loader = None if val is None else ranks.agree(lambda: open_one(val, training=False))
+        try:
+            yield Loaders(train_loader, val_loader)
+        finally:
+            if val_loader is not None:
+                val_loader.close()
+    finally:
+        train_loader.close()
+
+
+@contextmanager
+def open_whole_set(
+    shards: ShardSet,
+    ranks: Ranks,
+    *,
+    image_size: int,
+    ab_scale: float,
+    batch_size: int,
+    targets: Targets,
+) -> Iterator[Loader]:
+    """Open a loader for one pass over a set, each image once over all ranks. Called on all ranks.
+
+    Args:
+        shards: The set.
+        ranks: This process's place among the ranks.
+        image_size: Side of the output in pixels.
+        ab_scale: Divisor of a and b.
+        batch_size: Images per forward pass on one rank.
+        targets: Which labels come with the images.
+    """
+    loader = ranks.agree(
+        lambda: Loader(
+            shards,
+            image_size=image_size,
+            global_batch_size=batch_size * ranks.world_size,
+            micro_batch_size=batch_size,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            num_nodes=num_nodes(ranks.world_size),
+            targets=targets,
+            device=str(ranks.device),
+            num_threads=cores_a_rank(),
+            ab_scale=ab_scale,
+        )
+    )
+    try:
+        yield loader
+    finally:
+        loader.close()

@@ -1,0 +1,98 @@
+"""Keyed dropout, batch norm, the down and up blocks."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from colorgan.errors import NetworkError
+
+NormName = Literal["batch", "instance"]
+
+
+class KeyedDropout(nn.Module):
+    """Dropout whose mask is a pure function of one int32 key a sample: no hidden random state.
+
+    The same sample of the same step is masked alike on the CPU and on a GPU, on any number of ranks, in any
+    micro-batch and after any resume. The hash is murmur3's finaliser in wrapping int32 arithmetic.
+    """
+
+    def __init__(self, probability: float, salt: int) -> None:
+        super().__init__()
+        self.probability = probability
+        self.salt = salt
+        self.keys_B: Tensor | None = None
+        self.at_inference = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` with a share `probability` of its elements zeroed and the rest scaled up; same shape."""
+        if self.probability == 0.0 or not (self.training or self.at_inference):
+            return x
+        if self.keys_B is None or self.keys_B.shape[0] != x.shape[0]:
+            raise NetworkError("dropout needs one key a sample: call set_dropout_keys(module, keys_B) first")
+        index = torch.arange(x[0].numel(), dtype=torch.int32, device=x.device)
+        hashed = _mix(_mix(self.keys_B.to(x.device) + self.salt)[:, None] ^ index[None, :])
+        keep = hashed >= int(self.probability * 2**32) - 2**31
+        return x * keep.view_as(x).to(x.dtype) / (1.0 - self.probability)
+
+
+def _mix(h: Tensor) -> Tensor:
+    h = (h ^ ((h >> 16) & 0xFFFF)) * -2048144789  # 0x85ebca6b
+    h = (h ^ ((h >> 13) & 0x7FFFF)) * -1028477387  # 0xc2b2ae35
+    return h ^ ((h >> 16) & 0xFFFF)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that can use the batch's own statistics at inference without touching the running ones."""
+
+    batch_statistics_at_inference = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise `input` (B, C, H, W) over B, H and W; same shape."""
+        if self.training or not self.batch_statistics_at_inference:
+            return super().forward(input)
+        return F.batch_norm(input, None, None, self.weight, self.bias, training=True, eps=self.eps)
+
+
+def _norm(name: NormName, channels: int) -> nn.Module:
+    return BatchNorm(channels) if name == "batch" else nn.InstanceNorm2d(channels, affine=True)
+
+
+class _Down(nn.Module):
+    """Convolution 4x4, optional norm, activation. With stride 2 it halves the side."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        norm: NormName | None,
+        bias: bool,
+        activation: nn.Module,
+        stride: int = 2,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 4, stride, 1, bias=bias or norm is None)
+        self.norm = _norm(norm, outputs) if norm else nn.Identity()
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.activation(self.norm(self.conv(x)))
+        return out
+
+
+class _Up(nn.Module):
+    """Transposed convolution 4x4, stride 2, norm, dropout, skip concatenated, ReLU: doubles the side."""
+
+    def __init__(self, inputs: int, outputs: int, *, norm: NormName, bias: bool, dropout: float, salt: int) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=bias)
+        self.norm = _norm(norm, outputs)
+        self.dropout = KeyedDropout(dropout, salt)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        x = self.dropout(self.norm(self.conv(x)))
+        return F.relu(torch.cat([x, skip], dim=1))

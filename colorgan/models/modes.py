@@ -1,0 +1,82 @@
+"""Seeded weights, dropout keys, eval and paper inference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from colorgan.models.layers import BatchNorm, KeyedDropout
+
+Inference = Literal["running", "paper"]
+
+
+def initialise(module: nn.Module, seed: int) -> None:
+    """Draw every convolution and dense weight from N(0, 0.02), biases 0, norms 1 and 0; a function of `seed` alone."""
+    random = torch.Generator().manual_seed(seed)
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            with torch.no_grad():
+                part.weight.copy_(torch.randn(part.weight.shape, generator=random) * 0.02)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def set_dropout_keys(module: nn.Module, keys_B: Tensor) -> None:
+    """Give every dropout layer of `module` the keys (int32, one a sample) of the batch that comes next."""
+    for part in module.modules():
+        if isinstance(part, KeyedDropout):
+            part.keys_B = keys_B
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """While open, `module` is in eval mode; each of its parts then goes back to the mode it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+@contextmanager
+def using_inference(module: nn.Module, inference: Inference) -> Iterator[None]:
+    """While open, `module.eval()` means `inference` (see `set_inference`); then what it meant before."""
+    before = [(part, part.batch_statistics_at_inference) for part in module.modules() if isinstance(part, BatchNorm)]
+    dropouts = [(part, part.at_inference) for part in module.modules() if isinstance(part, KeyedDropout)]
+    set_inference(module, inference)
+    try:
+        yield
+    finally:
+        for norm, flag in before:
+            norm.batch_statistics_at_inference = flag
+        for dropout, flag in dropouts:
+            dropout.at_inference = flag
+
+
+def set_inference(module: nn.Module, inference: Inference) -> None:
+    """Choose what `module.eval()` means: "running" statistics without dropout, or "paper": the batch's own
+    statistics and dropout left on (pix2pix's way; the result then depends on the other pictures of the batch)."""
+    for part in module.modules():
+        if isinstance(part, BatchNorm):
+            part.batch_statistics_at_inference = inference == "paper"
+        elif isinstance(part, KeyedDropout):
+            part.at_inference = inference == "paper"
+
+
+def dropout_keys(seed: int, slots_B: Tensor) -> Tensor:
+    """Return one int32 key a sample for `KeyedDropout`: a function of the seed and of the sample's place in the order.
+
+    `slots_B` (int64) numbers every sample of a run once, so a key belongs to one image of one step, whichever rank
+    or micro-batch it is in.
+    """
+    mixed = slots_B.numpy().astype(np.uint64) + np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return torch.from_numpy((mixed >> np.uint64(32)).astype(np.uint32).view(np.int32).copy())

@@ -1,0 +1,151 @@
+"""The pretext task: conditional GAN + L1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from colorgan.config.recipe import NetworkRecipe, OptimizerRecipe, PretrainRecipe
+from colorgan.data import Batch
+from colorgan.distributed.phase import Network, Phase, Strategy
+from colorgan.distributed.ranks import Ranks
+from colorgan.distributed.strategy import open_strategy
+from colorgan.models.discriminator import Discriminator
+from colorgan.models.modes import dropout_keys, initialise, set_dropout_keys
+from colorgan.models.unet import UNet
+from colorgan.tasks.gan_losses import GAN_LOSSES, GanLoss, lab_colourfulness
+from colorgan.training.schedules import learning_rate_schedule
+
+GENERATOR, DISCRIMINATOR = "generator", "discriminator"
+
+
+SATURATED = 0.98  # of tanh's 1
+
+
+class PretrainTask:
+    """Discriminator and generator take turns; with `gan=None` the generator learns from L1 alone.
+
+    The discriminator's loss is halved, real and fake go through it in separate batches so that batch-norm statistics
+    do not mix, and the generator's loss is `gan_weight * adversarial + l1_weight * L1`.
+    """
+
+    def __init__(
+        self, phases: Sequence[Phase], *, gan: GanLoss | None, gan_weight: float, l1_weight: float, seed: int
+    ) -> None:
+        self.phases = phases
+        self._gan = gan
+        self._gan_weight = gan_weight
+        self._l1_weight = l1_weight
+        self._seed = seed
+        self._generator = next(phase.module for phase in phases if phase.name == GENERATOR)
+
+    def loss(self, phase: Phase, batch: Batch, networks: Mapping[str, Network]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of the phase's network on one micro-batch, and its parts."""
+        luminance_B1HW, chroma_B2HW = batch.lab_B3HW[:, :1], batch.lab_B3HW[:, 1:]
+        set_dropout_keys(self._generator, dropout_keys(self._seed, batch.slots_B))
+        if phase.name == DISCRIMINATOR:
+            with torch.no_grad():
+                fake_B2HW = networks[GENERATOR](luminance_B1HW)
+            return self._discriminator_loss(networks[DISCRIMINATOR], luminance_B1HW, chroma_B2HW, fake_B2HW)
+        return self._generator_loss(networks, luminance_B1HW, chroma_B2HW)
+
+    def _discriminator_loss(
+        self, discriminator: Network, luminance_B1HW: Tensor, chroma_B2HW: Tensor, fake_B2HW: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        assert self._gan is not None
+        real_logits = discriminator(luminance_B1HW, chroma_B2HW).float()
+        fake_logits = discriminator(luminance_B1HW, fake_B2HW).float()
+        loss = 0.5 * (self._gan.real(real_logits) + self._gan.fake(fake_logits))
+        return loss, {
+            "discriminator_accuracy/real": (real_logits > self._gan.threshold).float().mean(),
+            "discriminator_accuracy/fake": (fake_logits <= self._gan.threshold).float().mean(),
+        }
+
+    def _generator_loss(
+        self, networks: Mapping[str, Network], luminance_B1HW: Tensor, chroma_B2HW: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        fake_B2HW = networks[GENERATOR](luminance_B1HW).float()
+        l1 = F.l1_loss(fake_B2HW, chroma_B2HW)
+        values = {"l1": l1, **_colours(fake_B2HW.detach(), chroma_B2HW)}
+        loss = self._l1_weight * l1
+        if self._gan is not None:
+            adversarial = self._gan.generator(networks[DISCRIMINATOR](luminance_B1HW, fake_B2HW).float())
+            loss = loss + self._gan_weight * adversarial
+            values["adversarial"] = adversarial
+        return loss, values
+
+
+@torch.no_grad()
+def _colours(fake_B2HW: Tensor, chroma_B2HW: Tensor) -> dict[str, Tensor]:
+    """What colorgan/runs/health.py judges of the output, in normalised units."""
+    return {
+        "colourfulness/output": lab_colourfulness(fake_B2HW).mean(),
+        "colourfulness/data": lab_colourfulness(chroma_B2HW).mean(),
+        "saturated/output": (fake_B2HW.abs() > SATURATED).float().mean(),
+    }
+
+
+def build_generator(recipe: NetworkRecipe) -> UNet:
+    """Return the U-Net of a recipe, on the CPU, with whatever weights torch gives it."""
+    return UNet(
+        image_size=recipe.image_size,
+        width=recipe.width,
+        norm=recipe.norm,
+        bias_before_norm=recipe.bias_before_norm,
+        dropout=recipe.dropout,
+    )
+
+
+def build_pretraining(recipe: PretrainRecipe, ranks: Ranks, total_images: int) -> tuple[PretrainTask, Strategy]:
+    """Return the task and its networks on this rank's device, drawn from the seed. Called on all ranks."""
+    generator = build_generator(recipe.network)
+    initialise(generator, recipe.seed)
+    networks: dict[str, nn.Module] = {GENERATOR: generator.to(ranks.device)}
+    gan = None if recipe.loss.gan == "none" else GAN_LOSSES[recipe.loss.gan]
+    if gan is not None:
+        discriminator = Discriminator(
+            width=recipe.discriminator.width,
+            num_strided_blocks=recipe.discriminator.num_strided_blocks,
+            padding=recipe.discriminator.padding,
+            norm=recipe.network.norm,
+            bias_before_norm=recipe.network.bias_before_norm,
+        )
+        initialise(discriminator, recipe.seed + 1)
+        networks = {DISCRIMINATOR: discriminator.to(ranks.device), **networks}
+    phases = [_phase(name, module, recipe.optimizer, total_images) for name, module in networks.items()]
+    strategy = open_strategy(
+        ranks,
+        phases,
+        precision=recipe.batch.precision,
+        gradient_clip_norm=recipe.optimizer.gradient_clip_norm,
+        channels_last=recipe.batch.channels_last,
+        compile=recipe.batch.compile,
+        averaged=GENERATOR,
+        average_half_life_images=recipe.ema_half_life_images,
+    )
+    task = PretrainTask(
+        phases,
+        gan=gan,
+        gan_weight=recipe.loss.gan_weight,
+        l1_weight=recipe.loss.l1_weight,
+        seed=recipe.seed,
+    )
+    return task, strategy
+
+
+def _phase(name: str, module: nn.Module, recipe: OptimizerRecipe, total_images: int) -> Phase:
+    peak = recipe.learning_rate
+    if name == DISCRIMINATOR and recipe.discriminator_learning_rate is not None:
+        peak = recipe.discriminator_learning_rate
+    rate = learning_rate_schedule(
+        peak,
+        schedule=recipe.schedule,
+        total_images=total_images,
+        warmup_images=recipe.warmup_images,
+        decay_start=recipe.decay_start,
+    )
+    optimizer = torch.optim.Adam(module.parameters(), lr=peak, betas=(recipe.beta1, recipe.beta2), fused=True)
+    return Phase(name, module, optimizer, rate)
