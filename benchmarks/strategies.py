@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "colorgan")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from toy import ToyLoader, on_ranks, toy_recipe  # noqa: E402
+from helpers.toy import ToyLoader, on_ranks, toy_recipe  # noqa: E402
 
 from colorgan.checkpoints.checkpoint import Checkpoint, checkpoint_path, open_checkpoint  # noqa: E402
 from colorgan.checkpoints.writer import save_checkpoint  # noqa: E402

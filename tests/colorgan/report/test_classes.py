@@ -1,0 +1,147 @@
+"""What lies behind a mean in the report: classes, confusions, overlays, and photos ranked by PSNR."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.drawn_runs import HOSTILE, VOC, grid, make_run, scored
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio
+from sklearn.metrics import confusion_matrix
+
+from colorgan.evaluation.record import SavedEvaluation, read_evaluation
+from colorgan.report.drawing.html import Html
+from colorgan.report.page import report_page
+from colorgan.report.sections.classes import best_first, class_means, classes_blocks, row_shares, summed
+from colorgan.report.sections.gallery import coloured_section, psnr_db
+from colorgan.report.story import read_folders
+
+
+def plain(per_class: dict[str, float | None], confusion: list[list[float]] | None = None) -> SavedEvaluation:
+    names = tuple(per_class)
+    return SavedEvaluation(
+        Path(), "m", ("d",), "classifier", "running", 1, {"mAP": 0.1}, per_class, confusion or [], names
+    )
+
+
+def test_class_means_leave_out_what_was_not_scored() -> None:
+    first, second = plain({"a": 0.2, "b": None, "c": None}), plain({"a": 0.4, "b": 0.5, "c": None})
+    assert class_means([first, second]) == {"a": pytest.approx(0.3), "b": 0.5, "c": None}
+    assert best_first([class_means([first, second])]) == ["b", "a", "c"]
+
+
+def test_confusions_add_up_and_rows_are_shares_as_sklearn_normalises() -> None:
+    draw = np.random.default_rng(0)
+    pairs = [draw.integers(0, 4, (2, 50)) for _ in range(2)]
+    labels = [0, 1, 2, 3, 4]  # 4 is never there: a row of nothing
+    matrices = [confusion_matrix(*pair, labels=labels).tolist() for pair in pairs]
+    names, counts = summed([plain(dict.fromkeys("abcde", 0.5), matrix) for matrix in matrices])
+    assert names == tuple("abcde")
+    both = np.concatenate(pairs, axis=1)
+    expected = np.nan_to_num(confusion_matrix(*both, labels=labels, normalize="true"))
+    np.testing.assert_allclose(row_shares(counts), expected)
+
+
+@pytest.mark.parametrize(
+    "confusion", [None, 5, [], [[1, 2]], [[1], [2, 3]], [[1, -1], [0, 1]], [["x"]], [[10**400]], [[True]], [[]] * 500]
+)
+def test_a_confusion_that_is_none_is_left_out(tmp_path: Path, confusion: Any) -> None:
+    folder = scored(tmp_path / "e", "classifier", VOC, 0, {"mAP": 0.5}, confusion=confusion)
+    assert read_evaluation(folder).confusion == []
+
+
+def test_the_rows_of_masks_begin_with_background(tmp_path: Path) -> None:
+    found = read_evaluation(scored(tmp_path / "e", "segmenter", VOC, 0, {"mIoU": 0.5}))
+    assert found.confusion_names == ("background", *VOC)
+    bare = read_evaluation(scored(tmp_path / "f", "segmenter", VOC, 0, {"mIoU": 0.5}, per_class={}))
+    assert bare.confusion_names == ("background", *VOC)
+
+
+@pytest.mark.parametrize("count", [21, 80])
+def test_a_heat_map_names_every_class_and_shows_every_cell(tmp_path: Path, count: int) -> None:
+    names = [f"class {i}" for i in range(count)]
+    found = read_evaluation(scored(tmp_path / "e", "classifier", names, 0, {"mAP": 0.5}))
+    files: dict[str, bytes] = {}
+    page = classes_blocks("k", {"scratch": [found]}, files)
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", page)
+    assert sorted(texts) == sorted(names * 2)
+    assert f'width="{10 * count}"' in page
+    assert [name for name in files if name.endswith("confusion.png")] == ["k-1-confusion.png"]
+    assert page.count('class="bar"') == count - 1  # the last one was not scored
+    shares = row_shares(found.confusion)
+    worst = max((shares[i][j], i, j) for i in range(count) for j in range(count) if i != j)
+    assert f"Most often: {names[worst[1]]} as {names[worst[2]]} {100 * worst[0]:.0f} %" in page
+
+
+def test_hostile_classes_are_shown_as_text(tmp_path: Path) -> None:
+    folder = scored(tmp_path / "e", "classifier", [HOSTILE, "$x_1$", "b"], 0, {"mAP": 0.5})
+    page = classes_blocks("k", {HOSTILE: [read_evaluation(folder)]}, {})
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_overlays_of_the_first_picture_that_can_be_read(tmp_path: Path) -> None:
+    seeds = [read_evaluation(scored(tmp_path / f"e{i}", "segmenter", VOC, i, {"mIoU": 0.5})) for i in (0, 1)]
+    (tmp_path / "e0" / "pictures.png").write_bytes(b"no picture")
+    files: dict[str, bytes] = {}
+    page = classes_blocks("k", {"scratch": seeds}, files)
+    assert "Photo, truth, prediction: scratch" in page
+    assert files["k-1-overlays.png"].startswith(b"\x89PNG")
+    assert classes_blocks("k", {"a": [replace(seeds[0], per_class={}, confusion=[])]}, {}) == Html()
+
+
+def test_psnr_is_that_of_skimage() -> None:
+    draw = np.random.default_rng(0)
+    first, second = (draw.integers(0, 256, (16, 24, 3), dtype=np.uint8) for _ in range(2))
+    expected = peak_signal_noise_ratio(first, second, data_range=255)
+    assert psnr_db(Image.fromarray(first), Image.fromarray(second)) == pytest.approx(expected, abs=1e-9)
+    assert psnr_db(Image.fromarray(first), Image.fromarray(first)) == 99.0
+
+
+def test_photos_are_ranked_and_an_evaluation_shows_its_best_and_worst(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", {}, {"psnr": 20.0})
+    grid(run / "pictures" / "images-000000000100.png", 32, 2, 0.5)
+    folder = scored(tmp_path / "e", "generator", ["a"], 0, {"psnr": 20.0, "psnr_own_size": 21.0})
+    for name, shade in (("best", 0.9), ("worst", 0.2)):
+        grid(folder / f"{name}.png", 32, 2, shade)
+    files: dict[str, bytes] = {}
+    page = coloured_section(read_folders([run, folder]), files)
+    captions = re.findall(r"<figcaption>([^<]*dB)</figcaption>", page)
+    coloured = [float(caption.split()[0]) for caption in captions if "grey" not in caption]
+    # Shades 128, 230 and 51 before white: 20 log10(255 / difference).
+    assert coloured == [6.1, 6.1, 20.2, 20.2, 1.9, 1.9]
+    assert "At the network&#x27;s size: PSNR 20.00\u00a0dB." in page
+    assert "At each photo&#x27;s own size: PSNR 21.00\u00a0dB." in page
+    assert page.index("Best by PSNR") < page.index("Worst by PSNR")
+    assert {"evaluation-1-best.png", "evaluation-1-worst.png"} <= set(files)
+
+
+def test_evaluations_by_themselves_are_compared_by_model(tmp_path: Path) -> None:
+    for name in ("scratch-0", "pretrained-0"):
+        scored(tmp_path / name, "segmenter", VOC, len(name), {"mIoU": 0.5}, model=f"runs/{name}/model")
+    page = report_page(read_folders([tmp_path / "scratch-0", tmp_path / "pretrained-0"]), {})
+    assert "<h2>By class</h2>" in page
+    header = re.search(r"<th scope=\"col\">Class</th>(.*?)</tr>", page)
+    assert header is not None
+    assert re.sub("<[^>]*>", " ", header[1]).split() == ["scratch-0", "pretrained-0"]
+    assert "Nothing given that shows: learning progress" in page
+    assert "scratch-0: mIoU, void ignored 50.00\u00a0%; 8 pictures." in page
+
+
+def test_versions_are_those_of_the_runs_log(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", {}, {"psnr": 20.0})
+    page = report_page(read_folders([run]), {})
+    assert "2.13.0" in page
+    assert "CPU, 2 cores" in page
+    log = [json.loads(each) for each in (run / "log.jsonl").read_text().splitlines()]
+    log[0]["versions"] = {"torch": HOSTILE}
+    (run / "log.jsonl").write_text("".join(json.dumps(each) + "\n" for each in log))
+    page = report_page(read_folders([run]), {})
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page

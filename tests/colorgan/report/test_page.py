@@ -1,0 +1,246 @@
+"""The report's parts: what is read, how scores are grouped, and a page that is whole, safe and says what is missing."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from helpers.drawn_runs import GREY, HOSTILE, grid, line, make_run, tuned
+from PIL import Image
+
+from colorgan.errors import UsageError
+from colorgan.report.drawing.html import Html, element, join
+from colorgan.report.drawing.photos import cut_grid, open_picture, progress
+from colorgan.report.final_scores import by_protocol, final_results, paired_difference, run_of, spread
+from colorgan.report.page import write_report
+from colorgan.report.published import METRICS
+from colorgan.report.sections.scores import markdown
+from colorgan.report.story import read_folders
+from colorgan.runs.reading import differences, read_run, short_names
+
+
+def test_text_is_escaped_unless_it_is_html_already() -> None:
+    assert element("p", 'a < b & "c"', title='"') == '<p title="&quot;">a &lt; b &amp; &quot;c&quot;</p>'
+    assert join([Html("<br>"), "<br>", None]) == "<br>&lt;br&gt;"
+    assert element("p", "a\x00\u202eb\u00a0c\ud800") == "<p>a\\x00\\u202eb\u00a0c\\ud800</p>"
+
+
+@pytest.mark.parametrize("size", [32, 64, 128, 256])
+@pytest.mark.parametrize("num_rows", [1, 5])
+def test_a_grid_is_cut_into_the_cells_it_was_made_of(tmp_path: Path, size: int, num_rows: int) -> None:
+    picture = open_picture(grid(tmp_path / "g.png", size, num_rows, 0.5))
+    assert picture is not None
+    rows = cut_grid(picture)
+    assert len(rows) == num_rows
+    for row in rows:
+        assert [cell.getextrema()[0] for cell in row] == [(0, 0), (128, 128), (255, 255)]
+
+
+def test_what_is_no_grid_is_not_cut(tmp_path: Path) -> None:
+    assert cut_grid(Image.new("RGB", (411, 1203))) == []
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    assert open_picture(tmp_path / "x.png") is None
+    assert progress([(5, tmp_path / "x.png"), (6, tmp_path / "absent.png")], 10) is None
+
+
+def test_progress_takes_the_first_and_the_last_of_many(tmp_path: Path) -> None:
+    pictures = [(n, grid(tmp_path / f"{n}.png", 32, 1, n / 100)) for n in range(10, 110, 10)]
+    found = progress(pictures, 100)
+    assert found is not None
+    captions = [caption for caption, _ in found.rows()[0]]
+    assert captions[0] == "grey"
+    assert captions[-2:] == ["100 %", "original"]
+    assert len(captions) == 7
+
+
+def test_mean_and_sample_deviation() -> None:
+    assert spread([]) == "–"
+    assert spread([0.25], 100) == "25.00"
+    assert spread([1.0, 2.0, 3.0]) == "2.00 ± 1.00"
+
+
+def test_runs_that_differ_only_in_seed_are_one_arm_and_pairs_are_by_seed(tmp_path: Path) -> None:
+    runs = [tuned(tmp_path / f"s{seed}", seed, 0.2 + seed / 10) for seed in (0, 1)]
+    runs += [tuned(tmp_path / f"g{seed}", seed, 0.3 + seed / 5, init="g/generator") for seed in (1, 0)]
+    results, notes = final_results(read_folders(runs))
+    ((protocol, arms),) = by_protocol(results, "classify").items()
+    assert notes == []
+    assert (protocol.images, protocol.classes, protocol.size) == (8, 3, 32)
+    assert [arm.label for arm in arms] == ["scratch", "generator"]
+    gap, words = paired_difference(*arms, METRICS["classify"][0])
+    assert gap == "+15.00 ± 7.07"  # 10 and 20 points
+    assert words == "better with 2 of 2 seeds"
+    assert "| scratch | 0, 1 | 25.00 ± 7.07 | 12.50 ± 3.54 | s0, s1 |" in markdown(results)
+
+
+def test_other_protocols_and_other_recipes_share_no_mean(tmp_path: Path) -> None:
+    runs = [tuned(tmp_path / "a", 0, 0.2), tuned(tmp_path / "b", 1, 0.3, head_width=7)]
+    runs.append(tuned(tmp_path / "c", 2, 0.4, data={"train": ["shards/t"], "val": ["shards/other"]}))
+    grouped = by_protocol(final_results(read_folders(runs))[0], "classify")
+    assert [[len(arm.results) for arm in arms] for arms in grouped.values()] == [[1, 1], [1]]
+    labels = {arm.label for arms in grouped.values() for arm in arms}
+    assert labels == {"scratch (head_width (absent))", "scratch (head_width 7)", "scratch"}
+
+
+def test_unfinished_runs_are_in_no_table_and_are_told(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r", {}, GREY, total=200)
+    results, notes = final_results(read_folders([run]))
+    assert results == []
+    assert "not at its end (100 of 200 images)" in notes[0]
+
+
+def test_an_evaluation_belongs_to_its_run_and_only_if_of_its_last_weights(tmp_path: Path) -> None:
+    run = tuned(tmp_path / "runs" / "a", 0, 0.2)
+    text = {"model": "runs/a/model", "data": ["shards/test"], "kind": "classifier", "inference": "paper"}
+    for name, images_seen in (("now", 100), ("before", 50)):
+        (tmp_path / name).mkdir()
+        scores = {"mAP": 0.5, "images": 9.0, "classes": 3.0}
+        (tmp_path / name / "scores.json").write_text(json.dumps({**text, "images_seen": images_seen, "scores": scores}))
+    story = read_folders([run, tmp_path / "now", tmp_path / "before"])
+    assert run_of("runs/a/model", story.runs) is story.runs[0]
+    assert run_of("elsewhere/a/model", story.runs) is None
+    results, notes = final_results(story)
+    assert [(r.source, r.protocol.inference) for r in results] == [
+        ("last validation", "running"),
+        ("evaluation", "paper"),
+    ]
+    assert len(notes) == 1
+    assert "before scores another model" in notes[0]
+
+
+def test_names_and_differences(tmp_path: Path) -> None:
+    assert short_names([Path("/a/x/seed-0"), Path("/a/y/seed-0")]) == ["x/seed-0", "y/seed-0"]
+    story = read_folders([tuned(tmp_path / "a", 0, 0.1), tuned(tmp_path / "b", 3, 0.1)])
+    assert differences(story.runs) == {"seed": ["0", "3"]}
+
+
+def test_what_is_no_run_is_told_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"has no recipe\.yaml, study\.json, scores\.json or probe\.json: give run folders"
+    ):
+        read_folders([tmp_path])
+    with pytest.raises(UsageError, match="is no folder"):
+        read_folders([tmp_path / "absent"])
+    (tmp_path / "recipe.yaml").write_text("[1, 2")
+    with pytest.raises(UsageError, match="is not a recipe that a run wrote"):
+        read_folders([tmp_path])
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "scores.json").write_text('{"scores": {"mAP": "high"}}')
+    with pytest.raises(UsageError, match="holds no scores"):
+        read_folders([tmp_path / "e"])
+
+
+def test_a_damaged_log_and_a_run_of_nothing_are_shown_as_such(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r", {"loss": {"gan": "bce"}}, GREY)
+    bad = [
+        '{"kind": "train", "images": 3, "values": [1]}',
+        '{"kind": "train", "images": 4, "values": {"l1": null}}',
+        "\xff{",
+        '{"kind": 5, "images": 1}',
+    ]
+    with (run / "log.jsonl").open("a") as log:
+        log.write("\n".join(bad))
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "recipe.yaml").write_text("seed: 1\n")
+    page = write_report([run, bare], tmp_path / "out").read_text()
+    assert "There is no log.jsonl" in page
+    assert "No complete checkpoint" in page
+    assert "No pictures were saved" in page
+    assert "Not in the logs: " in page
+
+
+class Reader(HTMLParser):
+    """What a browser would see: elements, their attributes, the text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of a pretraining run and two fine-tuning runs whose names and settings are hostile."""
+    root = tmp_path_factory.mktemp("report")
+    name = HOSTILE.replace("/", "∕")
+    run = make_run(root / name, {"note": HOSTILE, "loss": {"gan": "least_squares"}}, GREY)
+    for images in (50, 100):
+        grid(run / "pictures" / f"images-{images:012d}.png", 32, 2, images / 200)
+    generator = str(run / "generator")
+    runs = [run, tuned(root / "s", 0, 0.2), tuned(root / f"p {name}", 0, 0.3, init=generator)]
+    with (run / "log.jsonl").open("a") as log:
+        log.write(json.dumps({**line("event", 100), "text": HOSTILE, "status": "<b>"}) + "\n")
+        log.write(json.dumps(line("train", 100, **{f"{HOSTILE}": 1.0, "loss/discriminator": 0.01})) + "\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return write_report(runs, root / "out")
+
+
+def test_the_page_is_whole_safe_and_fetches_nothing(report: Path) -> None:
+    page = report.read_text()
+    seen = Reader(page)
+    tags = {tag for tag, _ in seen.elements}
+    assert not tags & {"script", "iframe", "object", "embed", "link", "base", "form"}
+    for tag, attributes in seen.elements:
+        assert not [key for key in attributes if key.startswith("on")], tag
+        for key in ("src", "href", "xlink:href"):
+            assert (attributes.get(key) or "#").startswith(("#", "data:image/")), attributes[key]
+    assert "@import" not in page
+    assert "<script>alert(1)" in seen.text  # shown, as text
+    ids = [attributes["id"] for _, attributes in seen.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert "<svg" in page
+
+
+def test_the_page_tells_the_papers_numbers_in_columns_of_their_own(report: Path) -> None:
+    text = Reader(report.read_text()).text
+    for value in (
+        "20.94\u00a0dB",
+        "47.18\u00a0%",
+        "52.83\u00a0%",
+        "44.66\u00a0%",
+        "47.07\u00a0%",
+        "paper-classification",
+    ):
+        assert value in text
+    assert "20.00\u00a0% (seed 0; run 2)" in text
+    assert "+10.00 points (one seed: its spread is not known)" in text
+    assert "2.00 dB above the same pictures left grey" in text
+    assert "far ahead of the generator" in text
+    assert "No finished segmentation run was given." in text
+
+
+def test_pictures_and_text_lie_beside_the_page_and_nothing_half_written(report: Path) -> None:
+    files = sorted(path.name for path in report.parent.iterdir())
+    assert {"report.html", "report.md", "progress-1.png", "generator-loss.png"} <= set(files)
+    assert not [name for name in files if name.startswith(".")]
+    for path in report.parent.glob("*.png"):
+        Image.open(path).verify()
+
+
+@pytest.mark.parametrize("text", ["a: &x {b: 1}\nc: *x\n", "- 1", "a: [", "\x00"])
+def test_a_recipe_that_unfolds_or_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(UsageError, match="is not a recipe that a run wrote"):
+        read_run(tmp_path)
+
+
+def test_events_and_recipes_are_bounded(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r", {"note": "x" * 100_000}, GREY)
+    with (run / "log.jsonl").open("a") as log:
+        log.writelines(json.dumps({**line("event", 100), "text": f"event {n}"}) + "\n" for n in range(1000))
+    page = write_report([run], tmp_path / "out").read_text()
+    assert "event 999" in page
+    assert "event 900" not in page
+    assert len(page) < 300_000

@@ -1,0 +1,1 @@
+"""What several tests share: drawn data, toy networks, servers, ways to run commands."""

@@ -1,0 +1,34 @@
+"""Ways to run the commands as users do, and a recipe of seconds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+LAUNCHER = PROJECT / "launcher"
+# A run of seconds: 32x32, width 4, 40 pictures.
+TINY = [
+    *("--network.image_size", "32", "--network.width", "4", "--discriminator.width", "4"),
+    *("--discriminator.num_strided_blocks", "2", "--batch.global_batch_size", "8", "--launch.torch_threads", "1"),
+    *("--data.decode_threads", "1", "--output.log_every_images", "16"),
+]
+
+
+def command_line(
+    *words: object, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of the environment's bin folder (python, accelerate) as a user would."""
+    program = Path(sys.executable).with_name(str(words[0]))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "OMP_"))}
+    return subprocess.run(
+        [str(program), *map(str, words[1:])],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**environment, **(env or {})},
+        cwd=cwd,
+        check=False,
+    )

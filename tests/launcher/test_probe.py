@@ -1,0 +1,139 @@
+"""The verb that judges frozen features, on the built-in sample: tables, file, ranks and mistakes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.commands import LAUNCHER, command_line
+from safetensors.torch import save_file
+
+from colorgan.errors import ColorganError
+from colorgan.models.model_folder import Architecture, ModelConfig, build_model
+from colorgan.models.modes import initialise
+from colorgan.models.weights_file import CONFIG, WEIGHTS
+from shards.errors import ShardError
+
+Verb = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_folder(tmp_path_factory.mktemp("generator"), "generator")
+
+
+def model_folder(folder: Path, kind: Any) -> Path:
+    """A network of 32x32 and width 4 with weights from seed 1."""
+    sizes = Architecture(image_size=32, width=4, norm="batch", bias_before_norm=False, dropout=0.5, head_width=8)
+    config = ModelConfig(kind=kind, architecture=sizes, ab_scale=128.0, images_seen=640)
+    model = build_model(config)
+    initialise(model, 1)
+    save_file(model.state_dict(), folder / WEIGHTS)
+    (folder / CONFIG).write_text(config.model_dump_json())
+    return folder
+
+
+def words(packed: dict[str, Path], out: Path, *more: object) -> list[object]:
+    return ["--data.train", packed["voc-train"], "--data.test", packed["voc-val"], "--out", out, *more]
+
+
+def test_every_protocol_on_every_level(tmp_path: Path, packed: dict[str, Path], verb: Verb, generator: Path) -> None:
+    told = verb("probe", "--model", generator, *words(packed, tmp_path))
+    found = json.loads((tmp_path / "probe.json").read_text())
+    assert "32 training pictures, 12 test pictures" in told
+    assert [level["numbers"] for level in found["levels"]] == [1024, 512, 256, 128, 32]
+    assert {name: len(found[name]["levels"]) for name in ("linear", "lowshot", "knn")} == dict.fromkeys(
+        ("linear", "lowshot", "knn"), 5
+    )
+    best = found["linear"]["best_level"]
+    values = [level["cross_validated"] for level in found["linear"]["levels"]]
+    assert values[best] == max(values)
+    for level in found["linear"]["levels"]:
+        assert 0 < level["score"]["chance"] < 1
+        assert f"{100 * level['score']['mAP']:.1f}" in told
+    assert [shot["k"] for shot in found["lowshot"]["levels"][0]] == [1, 2, 4, 8, 16, 32, 64, 96]
+    assert [neighbours["k"] for neighbours in found["knn"]["levels"][0]] == [1, 5, 10, 20]  # of 32 pictures
+    assert found["data"]["train"]["images"] == 32
+    assert len(found["data"]["test"]["positives"]) == len(found["classes"]) == 20
+    assert found["versions"]["scikit-learn"]
+    assert (found["images_seen"], found["seed"]) == (640, 0)
+
+
+def test_random_is_drawn_from_its_seed_alone(
+    tmp_path: Path, packed: dict[str, Path], verb: Verb, generator: Path
+) -> None:
+    found = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        verb(
+            *("probe", "--model", "random", "--like", generator, "--seed", seed, "--protocol", "knn"),
+            *words(packed, tmp_path / name),
+        )
+        found.append(json.loads((tmp_path / name / "probe.json").read_text()))
+    assert found[0] == found[1]
+    assert found[0]["knn"] != found[2]["knn"]
+    assert found[0]["images_seen"] == 0
+    assert "linear" not in found[0]
+
+
+def test_two_processes_write_what_one_writes(
+    tmp_path: Path, packed: dict[str, Path], verb: Verb, generator: Path
+) -> None:
+    common = ["--model", "random", "--like", generator, "--protocol", "knn", "--batch_size", 4]
+    profile = ["launch", "--config_file", LAUNCHER / "configs" / "accelerate" / "ddp_cpu.yaml"]
+    done = command_line("accelerate", *profile, LAUNCHER / "probe.py", *common, *words(packed, tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    verb("probe", *common, *words(packed, tmp_path / "one"))
+    one, two = (json.loads((tmp_path / name / "probe.json").read_text()) for name in ("one", "two"))
+    assert two["data"] == one["data"]
+    for level, expected in zip(two["knn"]["levels"], one["knn"]["levels"], strict=True):
+        for found, alone in zip(level, expected, strict=True):  # other threads, other sums: ranks may swap
+            assert found["score"]["mAP"] == pytest.approx(alone["score"]["mAP"], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--model", "random"], "random needs --like"),
+        (["--model", "GENERATOR", "--like", "GENERATOR"], "random needs --like"),
+        (["--model", "/nowhere"], "/nowhere is not a model folder"),
+        (["--model", "CLASSIFIER"], "holds a classifier, a generator or encoder is needed"),
+        (["--model", "random", "--like", "CLASSIFIER"], "holds a classifier, a generator is needed"),
+        (["--model", "GENERATOR", "--data.test", "TRAIN"], "same pictures are in data.train and in data.test"),
+        (["--model", "GENERATOR", "--data.test", "COCO"], "take both parts from one corpus"),
+        (["--model", "GENERATOR", "--data.test", "/nowhere"], "/nowhere"),
+        (["--model", "GENERATOR", "--protocol", "svm"], "protocol"),
+        (["--model", "GENERATOR", "--batch_size", "0"], "batch_size"),
+    ],
+)
+def test_mistakes_are_told_before_long_work(
+    tmp_path: Path, packed: dict[str, Path], verb: Verb, generator: Path, more: list[str], sentence: str
+) -> None:
+    (tmp_path / "classifier").mkdir()
+    other = tmp_path / "coco"
+    other.mkdir()
+    for file in packed["voc-val"].iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps({**manifest, "classes": manifest["classes"][::-1]}))
+    places = {
+        "GENERATOR": generator,
+        "CLASSIFIER": model_folder(tmp_path / "classifier", "classifier"),
+        "TRAIN": packed["voc-train"],
+        "COCO": other,
+    }
+    with pytest.raises((ColorganError, ShardError), match=sentence):
+        verb("probe", *words(packed, tmp_path / "out", *(places.get(word, word) for word in more)))
+    assert not (tmp_path / "out" / "probe.json").exists()
+
+
+def test_without_scikit_learn_there_are_neighbours_only(
+    tmp_path: Path, packed: dict[str, Path], verb: Verb, generator: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.svm", None)
+    with pytest.raises(ColorganError, match="extra `transfer`"):
+        verb("probe", "--model", generator, *words(packed, tmp_path))
+    assert "knn: votes" in verb("probe", "--model", generator, "--protocol", "knn", *words(packed, tmp_path))
