@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from colorgan.runs.hang_reports import SUMMARY, Standing, read_standing
+from colorgan.runs.hang_reports import SUMMARY, RankStatus, read_standing
 from colorgan.runs.log import read_log
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +38,7 @@ def launch(data: Path, run: Path, timeout_s: int) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_rank(run: Path, rank: int) -> Standing:
+def wait_for_rank(run: Path, rank: int) -> RankStatus:
     """Return the rank's beat, once the run has logged a few steps."""
     for _ in range(1200):
         time.sleep(0.1)

@@ -27,7 +27,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # before an installed `datasets`
 
-from shards.loading.members import Wanted, read_members  # noqa: E402
+from shards.loading.members import MemberSpec, read_members  # noqa: E402
 from shards.loading.shard_set import open_shards  # noqa: E402
 from shards.packing.pack import pack  # noqa: E402
 from shards.records import Corpus, Record  # noqa: E402
@@ -132,7 +132,7 @@ def _prepare(folder: Path, photos: list[Path], policy: str) -> None:
     (folder / "files").mkdir()
     shards, files = open_shards([folder / "shards"]), ShardFiles()
     for index, row in enumerate(shards.rows(np.arange(shards.num_samples))):
-        image = read_members(shards, row, Wanted(), files.read_at).image
+        image = read_members(shards, row, MemberSpec(), files.read_at).image
         (folder / "files" / f"{index:06d}.jpg").write_bytes(image)
     files.close()
 

@@ -42,7 +42,7 @@ from colorgan.models.unet import UNet  # noqa: E402
 from colorgan.tasks.colorization import PretrainTask  # noqa: E402
 from colorgan.tasks.gan_losses import GAN_LOSSES  # noqa: E402
 from colorgan.tasks.pretraining import pretrain  # noqa: E402
-from colorgan.training.loop import Cadence, Hooks, StopSignals, fit  # noqa: E402
+from colorgan.training.loop import Hooks, Intervals, StopSignals, fit  # noqa: E402
 
 STRATEGIES = {f"zero{stage}" if stage else "ddp": LaunchProfile(stage) for stage in range(4)}
 NUM_STEPS, BATCH, RATE = 5, 8, 0.01
@@ -94,7 +94,7 @@ def steps(task: PretrainTask, strategy: Strategy, num_steps: int, accumulation: 
     ranks = strategy.ranks
     loader = ToyLoader(BATCH, BATCH // ranks.world_size // accumulation, ranks.rank, ranks.world_size)
     nothing = Hooks(lambda report: None, lambda images: None, lambda images: None)
-    fit(task, strategy, loader, Cadence(num_steps * BATCH, BATCH, BATCH), nothing, StopSignals())
+    fit(task, strategy, loader, Intervals(num_steps * BATCH, BATCH, BATCH), nothing, StopSignals())
 
 
 def train_and_save(ranks: Ranks, folder: Path) -> None:

@@ -49,7 +49,7 @@ def open_set(folders: Sequence[str | Path], cache_dir: Path | None, cache_gb: fl
         ManifestError: A folder is not a finished packed set, or the folders do not fit together.
         LaunchError: Opening failed on another rank only.
     """
-    return ranks.agree(lambda: open_shards(folders, cache_dir, cache_gb))
+    return ranks.on_all_ranks(lambda: open_shards(folders, cache_dir, cache_gb))
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def open_loaders(
             world_size=ranks.world_size,
             num_nodes=num_nodes(ranks.world_size),
             seed=recipe.seed,
-            random_crop_scale=data.random_crop_min_area if training else 1.0,
+            random_crop_min_area=data.random_crop_min_area if training else 1.0,
             flip=data.flip and training,
             targets=targets,
             device=str(ranks.device),
@@ -101,9 +101,9 @@ def open_loaders(
             max_bad_share=data.max_bad_share,
         )
 
-    train_loader = ranks.agree(lambda: open_one(train, training=True))
+    train_loader = ranks.on_all_ranks(lambda: open_one(train, training=True))
     try:
-        val_loader = None if val is None else ranks.agree(lambda: open_one(val, training=False))
+        val_loader = None if val is None else ranks.on_all_ranks(lambda: open_one(val, training=False))
         try:
             yield Loaders(train_loader, val_loader)
         finally:
@@ -133,7 +133,7 @@ def open_whole_set(
         batch_size: Images per forward pass on one rank.
         targets: Which labels come with the images.
     """
-    loader = ranks.agree(
+    loader = ranks.on_all_ranks(
         lambda: Loader(
             shards,
             image_size=image_size,

@@ -4,14 +4,14 @@ ColorganError
 ├── UsageError        bad arguments or a bad recipe
 ├── LaunchError       the processes, devices or launch profile do not fit the run
 ├── CheckpointError   a checkpoint is absent, damaged, or of another run
-├── NetworkError      sizes that a network cannot take
-├── GeneratorError    a folder is no consolidated generator, or does not fit its use
+├── ArchitectureError      sizes that a network cannot take
+├── ModelFolderError    a folder is no consolidated generator, or does not fit its use
 ├── SaveError         a checkpoint could not be written (full disk, no permission)
 ├── LostRankError     another rank of the run ended or cannot be reached
 └── TrainingError     training cannot go on (data that does not fit)
     └── NotFiniteError    a loss or a gradient is not a number
 
-`colorgan.config.verb.run_verb` prints them as `ErrorName: sentence` and exits with their `exit_status`. A training process ends
+`colorgan.config.command.run_command` prints them as `ErrorName: sentence` and exits with their `exit_status`. A training process ends
 with: 0 done, 2 a mistake to correct, 65 not a finite number, 69 another rank was lost, 74 a checkpoint could not be
 written, 75 stopped by a signal after saving, 76 a rank hung (colorgan/runs/watchdog.py). After 69, 74, 75 and 76 the same
 command goes on from the last checkpoint.
@@ -38,11 +38,11 @@ class CheckpointError(ColorganError):
     """A checkpoint is absent, damaged or belongs to another run."""
 
 
-class NetworkError(ColorganError):
+class ArchitectureError(ColorganError):
     """A network cannot be built for the sizes asked."""
 
 
-class GeneratorError(ColorganError):
+class ModelFolderError(ColorganError):
     """A folder is not a consolidated generator, or it does not fit what is asked of it."""
 
 

@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.progress import track
 from torch import nn
 
+from colorgan.config.command import run_command
 from colorgan.config.command_line import parse
-from colorgan.config.verb import run_verb
 from colorgan.errors import ColorganError, UsageError
 from colorgan.evaluation.picture_grids import to_uint8_HWC
-from colorgan.models.colorizing import colour_photo
+from colorgan.models.colorizing import color_photo
 from colorgan.models.model_folder import ModelConfig, load_model
 from colorgan.models.modes import set_inference
 from shards.errors import PictureError, ShardError
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
     failed = []
     for photo in track(settings.photos, "colouring", transient=True):
         try:
-            write_coloured(settings, photo, generator, config, device)
+            write_colored(settings, photo, generator, config, device)
         except (PictureError, OSError) as error:
             failed.append(f"{photo}: {error}")
     print(f"{settings.out}: {len(settings.photos) - len(failed)} of {len(settings.photos)} photos coloured")
@@ -76,20 +76,20 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def write_coloured(
+def write_colored(
     settings: ColorizeSettings, photo: Path, generator: nn.Module, config: ModelConfig, device: torch.device
 ) -> None:
     """Colour one photo and write it, whole or not at all."""
     if not photo.is_file():
         raise PictureError("a folder: name the photos" if photo.is_dir() else "there is no such file")
     pixels_HW3 = decode_upright(photo.read_bytes(), settings.max_pixels)
-    grey_3HW, coloured_3HW = colour_photo(
+    grey_3HW, colored_3HW = color_photo(
         generator,
         torch.from_numpy(pixels_HW3.copy()).permute(2, 0, 1).to(device),
         image_size=config.architecture.image_size,
         ab_scale=config.ab_scale,
     )
-    picture = to_uint8_HWC(coloured_3HW)
+    picture = to_uint8_HWC(colored_3HW)
     if settings.beside:
         picture = np.concatenate([to_uint8_HWC(grey_3HW), picture], axis=1)
     partial = settings.out / f".{photo.stem}.partial"
@@ -101,4 +101,4 @@ def write_coloured(
 
 
 if __name__ == "__main__":
-    run_verb(main, ColorganError, ShardError)
+    run_command(main, ColorganError, ShardError)

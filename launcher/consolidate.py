@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from colorgan.checkpoints.checkpoint import latest_checkpoint, open_checkpoint
 from colorgan.checkpoints.consolidation import consolidate
+from colorgan.config.command import run_command
 from colorgan.config.command_line import parse
-from colorgan.config.verb import run_verb
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import CheckpointError, ColorganError
 from colorgan.models.weights_file import WEIGHTS
@@ -65,4 +65,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_verb(main, ColorganError)
+    run_command(main, ColorganError)

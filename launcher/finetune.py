@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from colorgan.config.command import run_command
 from colorgan.config.command_line import parse
 from colorgan.config.recipe import FinetuneRecipe
-from colorgan.config.verb import run_verb
 from colorgan.distributed.ranks import close_ranks, open_ranks
 from colorgan.errors import ColorganError
 from colorgan.tasks.finetuning import run
@@ -36,4 +36,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_verb(main, ColorganError, ShardError)
+    run_command(main, ColorganError, ShardError)

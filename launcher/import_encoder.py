@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from colorgan.config.command import run_command
 from colorgan.config.command_line import parse
-from colorgan.config.verb import run_verb
-from colorgan.errors import ColorganError, GeneratorError
+from colorgan.errors import ColorganError, ModelFolderError
 from colorgan.models.model_folder import ModelConfig, read_config, save_model
 from colorgan.models.timm_encoder import Backbone, pretrained_encoder
 from colorgan.runs.provenance import source_version
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
     )
     generator = read_config(settings.like)
     if generator.kind != "generator":
-        raise GeneratorError(f"--like {settings.like} holds a {generator.kind}, a generator is needed")
+        raise ModelFolderError(f"--like {settings.like} holds a {generator.kind}, a generator is needed")
     size = generator.architecture.image_size
     encoder = pretrained_encoder(settings.encoder, settings.weights, size)
     own = {"width": encoder.channels[0], "encoder": settings.encoder}
@@ -61,4 +61,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_verb(main, ColorganError)
+    run_command(main, ColorganError)

@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from colorgan.config.command import run_command
 from colorgan.config.command_line import parse
 from colorgan.config.progress import bytes_shown, images_shown
-from colorgan.config.verb import run_verb
 from datasets.corpora.splits import parse_shares, stratify, write_lists
 from datasets.download.archives import archives_for
 from datasets.download.download import download
@@ -260,4 +260,4 @@ def print_rejected(path: Path, count: int) -> None:
 
 
 if __name__ == "__main__":
-    run_verb(main, ShardError, CorpusError)
+    run_command(main, ShardError, CorpusError)

@@ -10,9 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from colorgan.config.command import run_command
 from colorgan.config.command_line import parse
 from colorgan.config.recipe import PretrainRecipe
-from colorgan.config.verb import run_verb
 from colorgan.distributed.ranks import Ranks, close_ranks, open_ranks
 from colorgan.errors import ColorganError, UsageError
 from colorgan.tasks.pretraining import run
@@ -68,4 +68,4 @@ def with_sample(recipe: PretrainRecipe, ranks: Ranks) -> PretrainRecipe:
 
 
 if __name__ == "__main__":
-    run_verb(main, ColorganError, ShardError)
+    run_command(main, ColorganError, ShardError)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from colorgan.config.command import run_command
 from colorgan.config.command_line import parse
-from colorgan.config.verb import run_verb
 from colorgan.errors import ColorganError
 from colorgan.report.page import write_report
 
@@ -42,4 +42,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_verb(main, ColorganError)
+    run_command(main, ColorganError)

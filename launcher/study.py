@@ -10,8 +10,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from colorgan.config.command import run_command
 from colorgan.config.command_line import parse
-from colorgan.config.verb import run_verb
 from colorgan.errors import ColorganError
 from colorgan.study.runner import Runner
 from colorgan.study.study import StudySettings, check, run_study
@@ -39,4 +39,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_verb(main, ColorganError)
+    run_command(main, ColorganError)

@@ -179,7 +179,7 @@ class RankShare:
     micro_batch_size: int
 
 
-def rank_share(global_batch_size: int, micro_batch_size: int, rank: int, world_size: int) -> RankShare:
+def rank_slice(global_batch_size: int, micro_batch_size: int, rank: int, world_size: int) -> RankShare:
     """Cut a global batch into micro-batches and give each rank an equal run of them.
 
     The micro-batches are the same for every number of ranks; only who takes them differs.

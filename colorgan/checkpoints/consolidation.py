@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from colorgan.checkpoints.checkpoint import Checkpoint
-from colorgan.errors import GeneratorError
+from colorgan.errors import ModelFolderError
 from colorgan.models.model_folder import (
     UNET,
     ModelConfig,
@@ -40,7 +40,7 @@ def consolidate(source: Checkpoint, out: Path, weights: Literal["raw", "average"
 
     Raises:
         CheckpointError: the checkpoint lacks the weights asked for.
-        GeneratorError: the probe's output differs from the recorded one.
+        ModelFolderError: the probe's output differs from the recorded one.
     """
     partial = partial_folder(out)
     roles = source.roles()
@@ -63,7 +63,7 @@ def _check_probe(folder: Path, config: ModelConfig, recorded: Tensor) -> None:
     output = streamed_probe(folder / WEIGHTS, config)
     difference = float((output.flatten() - recorded.flatten()).abs().max())
     if not difference <= PROBE_TOLERANCE:
-        raise GeneratorError(
+        raise ModelFolderError(
             f"{folder}: the network's output differs by {difference:.2g} from what the run recorded "
             f"(at most {PROBE_TOLERANCE:.0e}): the checkpoint and this version of colorgan do not belong together"
         )
@@ -73,7 +73,7 @@ def streamed_probe(weights: Path, config: ModelConfig) -> Tensor:
     """Return the probe output of a weights file; each layer's tensors are read when its turn comes, and dropped.
 
     Raises:
-        GeneratorError: the file does not fit the config.
+        ModelFolderError: the file does not fit the config.
     """
     if config.architecture.encoder != UNET:  # its layers may read each other's tensors
         return probe(load_model(weights.parent)[0], config.architecture.image_size, torch.device("cpu"))

@@ -23,7 +23,7 @@ from colorgan.checkpoints.checkpoint import (
     checkpoint_path,
 )
 from colorgan.distributed.ranks import Ranks
-from colorgan.distributed.state import Piece, Roles, share
+from colorgan.distributed.state import Piece, Roles, rank_slice
 from colorgan.errors import CheckpointError
 
 
@@ -81,7 +81,7 @@ class CheckpointWriter:
             return []
         pending, self._pending = self._pending, None
         digests = _on_all(self._ranks, pending.written.result, cleanup=pending.partial)
-        files = {name: entry for share in digests for name, entry in share.items()}
+        files = {name: entry for rank_slice in digests for name, entry in rank_slice.items()}
         _on_main(
             self._ranks,
             lambda: _complete(pending.partial, pending.final, files, pending.state),
@@ -146,7 +146,7 @@ def _held(ranks: Ranks, roles: Roles) -> dict[str, dict[str, Piece]]:
     for role, tensors in roles.items():
         held[role] = {}
         for name, tensor in tensors.items():
-            piece = tensor if isinstance(tensor, Piece) else share(tensor, ranks.rank, ranks.world_size)
+            piece = tensor if isinstance(tensor, Piece) else rank_slice(tensor, ranks.rank, ranks.world_size)
             if piece.values.numel():
                 held[role][name] = replace(piece, values=piece.values.detach().to("cpu", copy=True))
     return held

@@ -1,7 +1,7 @@
 """The one way in of every verb: defaults <- `--config FILE.yaml` <- `--key.sub VALUE`, checked by pydantic.
 
 `parse` turns the command line into a frozen model or raises one `UsageError` that lists every mistake;
-`run_verb` is the last line of each script in launcher/ and turns errors into one sentence and an exit status.
+`run_command` is the last line of each script in launcher/ and turns errors into one sentence and an exit status.
 Only the reading of words stands here; what is allowed stands in the schema.
 """
 
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from colorgan.config.command import _is_first_local_rank
 from colorgan.config.keys import (
     Key,
     group_default,
@@ -29,7 +30,6 @@ from colorgan.config.keys import (
 )
 from colorgan.config.problems import setting_problems
 from colorgan.config.settings import show
-from colorgan.config.verb import _is_first_local_rank
 from colorgan.errors import UsageError
 
 M = TypeVar("M", bound=BaseModel)

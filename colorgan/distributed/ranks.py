@@ -57,7 +57,7 @@ class Ranks:
         dist.all_gather_object(values, value, group=self.control)
         return values
 
-    def agree(self, work: Callable[[], T]) -> T:
+    def on_all_ranks(self, work: Callable[[], T]) -> T:
         """Do `work` on every rank; when it raises on one, every rank raises, so that none waits for it.
 
         Raises:

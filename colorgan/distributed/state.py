@@ -38,7 +38,7 @@ class Saved(Protocol):
         ...
 
 
-def share(tensor: Tensor, rank: int, world_size: int) -> Piece:
+def rank_slice(tensor: Tensor, rank: int, world_size: int) -> Piece:
     """Return the `rank`-th of `world_size` even cuts of a whole tensor; may be empty."""
     start, stop = (tensor.numel() * (rank + i) // world_size for i in (0, 1))
     return Piece(tensor.detach().reshape(-1)[start:stop], tuple(tensor.shape), start)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from colorgan.distributed.phase import Network, Phase, average_statistics, frozen
 from colorgan.distributed.ranks import Ranks
-from colorgan.distributed.state import Piece, Saved, optimizer_tensors, share
+from colorgan.distributed.state import Piece, Saved, optimizer_tensors, rank_slice
 from colorgan.errors import LaunchError
 
 BUCKET_ELEMENTS = 50_000_000  # DeepSpeed's default of 5e8 reserves 2 GB an engine
@@ -172,7 +172,7 @@ class Zero:
         rank, size = self.ranks.rank, self.ranks.world_size
         parameters = self.phases[name].module.named_parameters()
         if self._stage < 3:
-            return {key: share(parameter, rank, size) for key, parameter in parameters}
+            return {key: rank_slice(parameter, rank, size) for key, parameter in parameters}
         return {key: _partition(parameter, rank) for key, parameter in parameters}
 
     @torch.no_grad()

@@ -19,7 +19,7 @@ from colorgan.evaluation.generator_scores import (
     mean_scores,
     save_best_and_worst,
     save_grid,
-    score_colouring,
+    score_coloring,
     score_photos,
     scores_table,
 )
@@ -62,8 +62,8 @@ class EvaluateSettings(BaseModel):
 def evaluate(settings: EvaluateSettings, ranks: Ranks) -> None:
     """Load, score, print and write. Called on all ranks."""
     set_determinism()
-    ranks.agree(lambda: check_out(settings.out) if ranks.main else None)
-    model, config = ranks.agree(lambda: load_model(settings.model, *TARGETS))
+    ranks.on_all_ranks(lambda: check_out(settings.out) if ranks.main else None)
+    model, config = ranks.on_all_ranks(lambda: load_model(settings.model, *TARGETS))
     config = config.model_copy(update={"inference": settings.inference or config.inference})
     set_inference(model, config.inference)
     model.to(ranks.device)
@@ -129,19 +129,19 @@ def score_generator(
     """
     size, shown = config.architecture.image_size, settings.num_pictures
     common: dict[str, Any] = {"ab_scale": config.ab_scale, "seed": settings.seed, "num_ranked": shown}
-    coloured = score_colouring(generator, loader.eval_batches(), num_pictures=shown if ranks.main else 0, **common)
-    scores = mean_scores(coloured, ranks)
+    colored = score_coloring(generator, loader.eval_batches(), num_pictures=shown if ranks.main else 0, **common)
+    scores = mean_scores(colored, ranks)
     counted = f"{scores['images']:.0f} held-out pictures, {config.inference} inference"
     text = f"{counted}, at {size}x{size}:\n{scores_table(scores)}"
     if ranks.main and settings.out is not None:
-        save_grid(settings.out / "coloured.png", coloured)
+        save_grid(settings.out / "coloured.png", colored)
     if settings.own_size:
-        coloured = score_photos(generator, own_size_photos(loader, ranks), image_size=size, **common)
-        own = mean_scores(coloured, ranks)
+        colored = score_photos(generator, own_size_photos(loader, ranks), image_size=size, **common)
+        own = mean_scores(colored, ranks)
         scores |= {f"{name}_own_size": value for name, value in own.items()}
         text += f"\n\n{own['images']:.0f} of them at their own sizes:\n{scores_table(own)}"
     if settings.out is not None:
-        save_best_and_worst(settings.out, coloured, ranks)
+        save_best_and_worst(settings.out, colored, ranks)
     return scores, text
 
 

@@ -21,9 +21,9 @@ from colorgan.data import Batch
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import TrainingError
 from colorgan.evaluation.color_difference import chroma_error_B, ciede2000_B
-from colorgan.evaluation.metrics import chroma_l1_B, colourfulness_B, psnr_B, ssim_B
-from colorgan.evaluation.picture_grids import colour_grid, to_uint8_HWC
-from colorgan.models.colorizing import colour_normalised, lab_and_predicted, resized, to_rgb
+from colorgan.evaluation.metrics import chroma_l1_B, colorfulness_B, psnr_B, ssim_B
+from colorgan.evaluation.picture_grids import color_grid, to_uint8_HWC
+from colorgan.models.colorizing import color_normalised, lab_and_predicted, resized, to_rgb
 from colorgan.models.modes import dropout_keys, evaluating, set_dropout_keys
 
 # One row an image. "grey" is the baseline that leaves ab = 0. chroma_error and chroma_l1 are in Lab units, the latter
@@ -47,7 +47,7 @@ class Shown:
 
 
 @dataclass
-class Coloured:
+class Colored:
     """Scores of one rank's images, and some of them to look at.
 
     `first` are the first `num_pictures`, `ranked` the worst and the best so many, by PSNR, the worst first.
@@ -61,7 +61,7 @@ class Coloured:
     ranked: list[Shown] = field(default_factory=list)
 
 
-def score_colouring(
+def score_coloring(
     generator: nn.Module,
     batches: Iterable[Batch],
     *,
@@ -70,15 +70,15 @@ def score_colouring(
     autocast: torch.autocast | None = None,
     num_pictures: int = 0,
     num_ranked: int = 0,
-) -> Coloured:
+) -> Colored:
     """Colour this rank's batches and score every image. The generator is left in the mode it was in."""
-    coloured = Coloured(num_pictures, num_ranked)
+    colored = Colored(num_pictures, num_ranked)
     with evaluating(generator):
         for batch in batches:
-            set_dropout_keys(generator, dropout_keys(seed, batch.slots_B))  # used by "paper" inference only
-            predicted_B2HW = colour_normalised(generator, batch.lab_B3HW[:, :1], autocast)
-            _add(coloured, batch.sample_ids_B.tolist(), batch.lab_B3HW, predicted_B2HW, ab_scale)
-    return coloured
+            set_dropout_keys(generator, dropout_keys(seed, batch.positions_B))  # used by "paper" inference only
+            predicted_B2HW = color_normalised(generator, batch.lab_B3HW[:, :1], autocast)
+            _add(colored, batch.sample_ids_B.tolist(), batch.lab_B3HW, predicted_B2HW, ab_scale)
+    return colored
 
 
 def score_photos(
@@ -90,7 +90,7 @@ def score_photos(
     seed: int = 0,
     num_pictures: int = 0,
     num_ranked: int = 0,
-) -> Coloured:
+) -> Colored:
     """Colour this rank's photos one by one as `colour_photo` does, and score each at its own size.
 
     Args:
@@ -99,14 +99,14 @@ def score_photos(
     Raises:
         ValueError: A photo has a side under 11 pixels, the window of SSIM.
     """
-    coloured = Coloured(num_pictures, num_ranked)
+    colored = Colored(num_pictures, num_ranked)
     for sample_id, photo_3HW in photos:
         lab_13HW, chroma_12HW = lab_and_predicted(generator, photo_3HW, image_size, ab_scale, seed)
-        _add(coloured, [sample_id], lab_13HW, chroma_12HW, ab_scale)
-    return coloured
+        _add(colored, [sample_id], lab_13HW, chroma_12HW, ab_scale)
+    return colored
 
 
-def _add(coloured: Coloured, sample_ids: list[int], lab_B3HW: Tensor, predicted_B2HW: Tensor, ab_scale: float) -> None:
+def _add(colored: Colored, sample_ids: list[int], lab_B3HW: Tensor, predicted_B2HW: Tensor, ab_scale: float) -> None:
     """Score a batch from its normalised Lab and the chroma predicted for it, and keep what is to be shown."""
     luminance_B1HW, chroma_B2HW = lab_B3HW[:, :1], lab_B3HW[:, 1:]
     none_B2HW = torch.zeros_like(chroma_B2HW)
@@ -123,27 +123,27 @@ def _add(coloured: Coloured, sample_ids: list[int], lab_B3HW: Tensor, predicted_
             chroma_error_B(shown_B3HW, target_B3HW),
             chroma_l1_B(chroma * ab_scale, chroma_B2HW * ab_scale),
         ]
-    columns += [colourfulness_B(rgb), colourfulness_B(original)]
+    columns += [colorfulness_B(rgb), colorfulness_B(original)]
     rows = torch.stack(columns, dim=1).tolist()
-    coloured.rows += rows
-    coloured.sample_ids += sample_ids
-    _keep(coloured, sample_ids, rows, pictures)
+    colored.rows += rows
+    colored.sample_ids += sample_ids
+    _keep(colored, sample_ids, rows, pictures)
 
 
-def _keep(coloured: Coloured, sample_ids: list[int], rows: list[list[float]], pictures: Sequence[Tensor]) -> None:
+def _keep(colored: Colored, sample_ids: list[int], rows: list[list[float]], pictures: Sequence[Tensor]) -> None:
     """Keep the first pictures, and those that are among the worst or the best so far."""
-    ends, number = coloured.ranked, coloured.num_ranked
+    ends, number = colored.ranked, colored.num_ranked
     for index, (sample_id, row) in enumerate(zip(sample_ids, rows, strict=True)):
         psnr, grey_psnr = (min(row[COLUMNS.index(name)], MAX_PSNR_DB) for name in ("psnr", "grey_psnr"))
         place = bisect_left(ends, (psnr, sample_id), key=lambda shown: (shown.psnr, shown.sample_id))
-        is_first = len(coloured.first) < coloured.num_pictures
+        is_first = len(colored.first) < colored.num_pictures
         is_end = len(ends) < 2 * number or place != number
         if not is_first and not is_end:
             continue
         grey, rgb, original = (_to_show(picture[index]) for picture in pictures)
         shown = Shown(psnr, grey_psnr, sample_id, (grey, rgb, original))
         if is_first:
-            coloured.first.append(shown)
+            colored.first.append(shown)
         if is_end:
             ends.insert(place, shown)
             del ends[number : len(ends) - number]
@@ -159,14 +159,14 @@ def _to_show(picture_3HW: Tensor) -> Tensor:
     return torch.from_numpy(to_uint8_HWC(picture_3HW)).permute(2, 0, 1)
 
 
-def mean_scores(coloured: Coloured, ranks: Ranks) -> dict[str, float]:
+def mean_scores(colored: Colored, ranks: Ranks) -> dict[str, float]:
     """Return the mean of every column over all ranks' images, with minimum and maximum of PSNR and SSIM.
 
     `colourfulness_ratio` is the mean of the coloured over the mean of the originals: a mean of ratios would be that of
     the few near-grey originals. Of nothing but grey originals it is NaN. Called on all ranks; the same on all. `images`
     is the number of images scored.
     """
-    gathered = ranks.gather((coloured.sample_ids, coloured.rows))
+    gathered = ranks.gather((colored.sample_ids, colored.rows))
     by_sample = {i: row for ids, rows in gathered for i, row in zip(ids, rows, strict=True)}
     if not by_sample:
         raise TrainingError(
@@ -204,18 +204,18 @@ def scores_table(scores: Mapping[str, float]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def save_grid(path: Path, coloured: Coloured) -> None:
+def save_grid(path: Path, colored: Colored) -> None:
     """Save the picture of grey, coloured and original side by side. Rank 0 only."""
-    _save(path, coloured.first)
+    _save(path, colored.first)
 
 
-def save_best_and_worst(folder: Path, coloured: Coloured, ranks: Ranks) -> None:
+def save_best_and_worst(folder: Path, colored: Colored, ranks: Ranks) -> None:
     """Save `best.png` and `worst.png`: the `num_ranked` pictures of highest and lowest PSNR. Called on all ranks."""
-    gathered = ranks.gather(coloured.ranked)
+    gathered = ranks.gather(colored.ranked)
     if ranks.main:
         ranked = sorted((shown for each in gathered for shown in each), key=lambda shown: (shown.psnr, shown.sample_id))
-        _save(folder / "worst.png", ranked[: coloured.num_ranked])
-        _save(folder / "best.png", ranked[::-1][: coloured.num_ranked])
+        _save(folder / "worst.png", ranked[: colored.num_ranked])
+        _save(folder / "best.png", ranked[::-1][: colored.num_ranked])
 
 
 def _save(path: Path, rows: Sequence[Shown]) -> None:
@@ -223,7 +223,7 @@ def _save(path: Path, rows: Sequence[Shown]) -> None:
         captions = [
             f"sample {shown.sample_id}: PSNR {shown.psnr:.2f} dB (grey {shown.grey_psnr:.2f})" for shown in rows
         ]
-        colour_grid(path, [shown.pictures for shown in rows], captions)
+        color_grid(path, [shown.pictures for shown in rows], captions)
 
 
 def scores_text(scores: Mapping[str, float]) -> str:

@@ -73,7 +73,7 @@ def ssim_B(rgb_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
     return (luminance * structure).flatten(1).mean(dim=1)
 
 
-def colourfulness_B(rgb_B3HW: Tensor) -> Tensor:
+def colorfulness_B(rgb_B3HW: Tensor) -> Tensor:
     """M3 of Hasler and Suesstrunk, "Measuring colourfulness in natural images", 2003.
 
     0 is grey; in their study 33 was judged "moderately", 59 "quite" and 109 "extremely" colourful.

@@ -41,7 +41,7 @@ def to_uint8_HWC(picture: Tensor) -> NDArray[np.uint8]:  # noqa: N802
     return bytes_HW3
 
 
-def colour_grid(path: Path, rows: Sequence[tuple[Tensor, Tensor, Tensor]], captions: Sequence[str] = ()) -> None:
+def color_grid(path: Path, rows: Sequence[tuple[Tensor, Tensor, Tensor]], captions: Sequence[str] = ()) -> None:
     """Saves a row a picture: grey, coloured, original.
 
     Args:
@@ -70,13 +70,13 @@ def mask_grid(
         classes: Names of the classes without background, for the legend.
         captions: One a row, above it; none at all is fine.
     """
-    colours = mask_colours(palette)
+    colors = mask_colors(palette)
     cells = []
     for photo, *masks in rows:
         photo_HW3 = to_uint8_HWC(photo)
         indices = [mask.detach().cpu().numpy().astype(np.uint8) for mask in masks]
-        cells.append([photo_HW3, *(paint_mask(photo_HW3, mask_HW, colours) for mask_HW in indices)])
-    legend = _legend([mask for _, *masks in rows for mask in masks], colours, classes)
+        cells.append([photo_HW3, *(paint_mask(photo_HW3, mask_HW, colors) for mask_HW in indices)])
+    legend = _legend([mask for _, *masks in rows for mask in masks], colors, classes)
     _save_png(path, _grid(cells, ("photo", "truth", "predicted"), captions, legend))
 
 
@@ -94,61 +94,61 @@ def box_grid(
         palette: As for `mask_grid`; boxes of one class have its colour.
         captions: One a row, above it; none at all is fine.
     """
-    colours = mask_colours(palette)
+    colors = mask_colors(palette)
     cells = []
     for photo, *lists in rows:
         picture = Image.fromarray(to_uint8_HWC(photo))
         scale = max(1, -(-BOX_CELL_PX // picture.width))
         picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC)
-        cells.append([np.asarray(picture), *(_draw_boxes(picture, boxes, colours) for boxes in lists)])
+        cells.append([np.asarray(picture), *(_draw_boxes(picture, boxes, colors) for boxes in lists)])
     _save_png(path, _grid(cells, ("photo", "truth", "predicted"), captions))
 
 
-def _draw_boxes(picture: Image.Image, boxes: NamedBoxes, colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _draw_boxes(picture: Image.Image, boxes: NamedBoxes, colors: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A copy of the photo with frames and their names, the first on top."""
     picture = picture.copy()
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=14)
     for (x0, y0, x1, y1), index, name in reversed(boxes):
-        colour = (*map(int, colours[index + 1]),)
+        color = (*map(int, colors[index + 1]),)
         corner = (x0 * picture.width, y0 * picture.height)
         far = (max(corner[0], x1 * picture.width - 1), max(corner[1], y1 * picture.height - 1))  # under a pixel: one
-        draw.rectangle((*corner, *far), outline=colour, width=2)
-        draw.rectangle(draw.textbbox(corner, name, font=font), fill=colour)
-        draw.text(corner, name, fill=PAPER if sum(colour) < 384 else INK, font=font)
+        draw.rectangle((*corner, *far), outline=color, width=2)
+        draw.rectangle(draw.textbbox(corner, name, font=font), fill=color)
+        draw.text(corner, name, fill=PAPER if sum(color) < 384 else INK, font=font)
     return np.asarray(picture)
 
 
 def paint_mask(
-    photo_HW3: NDArray[np.uint8], mask_HW: NDArray[np.uint8], colours_256x3: NDArray[np.uint8]
+    photo_HW3: NDArray[np.uint8], mask_HW: NDArray[np.uint8], colors_256x3: NDArray[np.uint8]
 ) -> NDArray[np.uint8]:
     """The photo with each pixel of a class tinted in its colour; the background (0) is left as it is."""
     opacity_HW1 = np.where(mask_HW == 0, 0.0, MASK_OPACITY)[..., None]
-    painted: NDArray[np.uint8] = np.rint(photo_HW3 * (1.0 - opacity_HW1) + colours_256x3[mask_HW] * opacity_HW1).astype(
+    painted: NDArray[np.uint8] = np.rint(photo_HW3 * (1.0 - opacity_HW1) + colors_256x3[mask_HW] * opacity_HW1).astype(
         np.uint8
     )
     return painted
 
 
-def mask_colours(palette: Sequence[tuple[int, int, int]] = ()) -> NDArray[np.uint8]:
+def mask_colors(palette: Sequence[tuple[int, int, int]] = ()) -> NDArray[np.uint8]:
     """A colour for every index, 256 x 3: the palette's, VOC's colour map where it ends, 255 = void."""
-    colours = np.zeros((256, 3), dtype=np.uint8)
+    colors = np.zeros((256, 3), dtype=np.uint8)
     for index in range(256):
         rest = index
         for bit in range(7, -1, -1):  # VOC's map deals out the index's bits to the channels, highest first
-            colours[index] |= np.array([(rest >> channel & 1) << bit for channel in range(3)], dtype=np.uint8)
+            colors[index] |= np.array([(rest >> channel & 1) << bit for channel in range(3)], dtype=np.uint8)
             rest >>= 3
     if palette:
-        colours[: len(palette)] = palette
-    colours[VOID] = VOID_COLOUR
-    return colours
+        colors[: len(palette)] = palette
+    colors[VOID] = VOID_COLOUR
+    return colors
 
 
-def _legend(masks: Sequence[Tensor], colours: NDArray[np.uint8], classes: Sequence[str]) -> list[_Entry]:
+def _legend(masks: Sequence[Tensor], colors: NDArray[np.uint8], classes: Sequence[str]) -> list[_Entry]:
     if not classes:
         return []
     seen = sorted({int(index) for mask in masks for index in np.unique(mask.detach().cpu().numpy())} - {0})
     names = ["void" if i == VOID else classes[i - 1] if i <= len(classes) else f"class {i}" for i in seen]
-    return [(name, (*map(int, colours[index]),)) for name, index in zip(names, seen, strict=True)]
+    return [(name, (*map(int, colors[index]),)) for name, index in zip(names, seen, strict=True)]
 
 
 def _grid(
@@ -177,9 +177,9 @@ def _grid(
         for left, cell in zip(lefts, row, strict=True):
             sheet.paste(_enlarged(cell, scale), (left, top + above_px))
         top += height
-    for index, (name, colour) in enumerate(legend):
+    for index, (name, color) in enumerate(legend):
         left, upper = lefts[index % len(lefts)], top + GAP_PX + index // len(lefts) * line_px
-        draw.rectangle((left, upper, left + text_px, upper + text_px), fill=colour, outline=INK)
+        draw.rectangle((left, upper, left + text_px, upper + text_px), fill=color, outline=INK)
         draw.text((left + line_px, upper), name, fill=INK, font=font)
     return sheet
 

@@ -65,7 +65,7 @@ def score_model(
 def _predictions(model: nn.Module, batches: Iterable[Batch], seed: int) -> Iterator[tuple[Batch, Tensor]]:
     """Each batch with the model's output for its luminance, float32."""
     for batch in batches:
-        set_dropout_keys(model, dropout_keys(seed, batch.slots_B))
+        set_dropout_keys(model, dropout_keys(seed, batch.positions_B))
         yield batch, model(batch.lab_B3HW[:, :1]).float()
 
 

@@ -13,7 +13,7 @@ from colorgan.color import denormalise_lab_B3HW, lab_to_rgb_B3HW, normalise_lab_
 from colorgan.models.modes import dropout_keys, evaluating, set_dropout_keys
 
 
-def colour_normalised(generator: nn.Module, luminance_B1HW: Tensor, autocast: torch.autocast | None = None) -> Tensor:
+def color_normalised(generator: nn.Module, luminance_B1HW: Tensor, autocast: torch.autocast | None = None) -> Tensor:
     """Return the generator's normalised chroma (B, 2, S, S) in float32, without gradients."""
     with torch.inference_mode():
         if autocast is None:
@@ -30,7 +30,7 @@ def to_rgb(luminance_B1HW: Tensor, chroma_B2HW: Tensor, ab_scale: float) -> Tens
     return lab_to_rgb_B3HW(denormalise_lab_B3HW(lab_B3HW, ab_scale))
 
 
-def colour_photo(
+def color_photo(
     generator: nn.Module, photo_3HW: Tensor, *, image_size: int, ab_scale: float, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Colour a photo of any size: chroma at the network's size, luminance at the photo's own.
@@ -58,7 +58,7 @@ def lab_and_predicted(
     small_luminance = normalise_lab_B3HW(rgb_to_lab_B3HW(small_B3HW), ab_scale)[:, :1].float()
     set_dropout_keys(generator, dropout_keys(seed, torch.zeros(1, dtype=torch.int64)))
     with evaluating(generator):
-        chroma = colour_normalised(generator, small_luminance)
+        chroma = color_normalised(generator, small_luminance)
     height, width = photo_3HW.shape[-2:]
     chroma_12HW = resized(chroma, (height, width)).clamp(-1.0, 1.0)
     return normalise_lab_B3HW(rgb_to_lab_B3HW(rgb_13HW), ab_scale).float(), chroma_12HW

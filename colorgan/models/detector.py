@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from colorgan.models.layers import NormName
-from colorgan.models.unet import Encoder, FeaturePyramid, climb, decoder_blocks
+from colorgan.models.unet import Encoder, FeaturePyramid, decoder_blocks, run_decoder
 
 STRIDE = 4
 PRIOR_LOGIT = -math.log((1 - 0.01) / 0.01)  # every class starts at 1 % (Lin et al. 2017, section 4.1)
@@ -57,7 +57,7 @@ class Detector(nn.Module):
     def forward(self, luminance_B1HW: Tensor) -> Tensor:
         """Map L' (B, 1, S, S) to the raw output, B x (C + 5) x S/4 x S/4."""
         blocks: nn.ModuleList = self.decoder.get_submodule("blocks")  # type: ignore[assignment]
-        out: Tensor = self.head(climb(blocks, self.encoder(luminance_B1HW)))
+        out: Tensor = self.head(run_decoder(blocks, self.encoder(luminance_B1HW)))
         return out
 
 

@@ -18,8 +18,8 @@ import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
-from colorgan.errors import GeneratorError
-from colorgan.models.colorizing import colour_photo
+from colorgan.errors import ModelFolderError
+from colorgan.models.colorizing import color_photo
 from colorgan.models.model_folder import ModelConfig, load_model, write_model
 from colorgan.models.modes import set_inference
 from colorgan.models.weights_file import CONFIG, WEIGHTS
@@ -46,13 +46,13 @@ class Generator(
         chroma_B2HW: Tensor = self.network(luminance_B1HW)
         return chroma_B2HW
 
-    def colour(self, photo_3HW: Tensor, seed: int = 0) -> Tensor:
+    def color(self, photo_3HW: Tensor, seed: int = 0) -> Tensor:
         """Return a photo (uint8 sRGB, 3HW, any size; its own colours are not used) in colour, as float sRGB, 3HW."""
         config = self.model_config
-        _, coloured = colour_photo(
+        _, colored = color_photo(
             self.network, photo_3HW, image_size=config.architecture.image_size, ab_scale=config.ab_scale, seed=seed
         )
-        return coloured
+        return colored
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **keywords: Any) -> Generator:
@@ -63,12 +63,12 @@ class Generator(
             keywords: huggingface_hub's own: revision, token, cache_dir, force_download, local_files_only.
 
         Raises:
-            GeneratorError: it is no generator of ours; nothing of it was executed.
+            ModelFolderError: it is no generator of ours; nothing of it was executed.
         """
         # The mixin would read config.json by itself, of any size and content, before we have checked it.
         unknown = keywords.keys() - {"revision", "token", "cache_dir", "force_download", "local_files_only"}
         if unknown:
-            raise GeneratorError(f"from_pretrained takes no {', '.join(sorted(unknown))}: the folder says it all")
+            raise ModelFolderError(f"from_pretrained takes no {', '.join(sorted(unknown))}: the folder says it all")
         path = Path(pretrained_model_name_or_path)
         if not path.is_dir():
             files = [
@@ -86,12 +86,12 @@ def export_onnx(folder: Path, out: Path) -> None:
     """Write a generator folder's network as ONNX: `luminance` (B, 1, S, S) to `chroma` (B, 2, S, S), any B.
 
     Raises:
-        GeneratorError: no generator folder, or the extra `onnx` is not installed.
+        ModelFolderError: no generator folder, or the extra `onnx` is not installed.
     """
     try:
         importlib.import_module("onnxscript")  # what torch.onnx needs
     except ImportError:
-        raise GeneratorError("ONNX export needs the extra `onnx`: pip install 'colorgan[onnx]'") from None
+        raise ModelFolderError("ONNX export needs the extra `onnx`: pip install 'colorgan[onnx]'") from None
     generator = Generator.from_pretrained(folder)
     set_inference(generator.network, "running")  # the batch's own statistics would make one picture change another
     size = generator.model_config.architecture.image_size
@@ -112,12 +112,12 @@ def check_onnx(path: Path, folder: Path, tolerance: float = 1e-3) -> float:
     """Run the ONNX file with onnxruntime on random luminance; return the largest difference from the network.
 
     Raises:
-        GeneratorError: onnxruntime is not installed, or the outputs differ by more than `tolerance` (of order 1).
+        ModelFolderError: onnxruntime is not installed, or the outputs differ by more than `tolerance` (of order 1).
     """
     try:
         onnxruntime = importlib.import_module("onnxruntime")  # has no types
     except ImportError:
-        raise GeneratorError("checking ONNX needs the extra `onnx`: pip install 'colorgan[onnx]'") from None
+        raise ModelFolderError("checking ONNX needs the extra `onnx`: pip install 'colorgan[onnx]'") from None
     network, config = load_model(folder, "generator")
     size = config.architecture.image_size
     luminance = torch.rand(3, 1, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -126,5 +126,5 @@ def check_onnx(path: Path, folder: Path, tolerance: float = 1e-3) -> float:
     with torch.no_grad():
         difference = float((torch.from_numpy(output) - network(luminance)).abs().max())
     if not difference <= tolerance:
-        raise GeneratorError(f"{path}: onnxruntime's output differs by {difference:.2g} from the network's")
+        raise ModelFolderError(f"{path}: onnxruntime's output differs by {difference:.2g} from the network's")
     return difference

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from colorgan.errors import NetworkError
+from colorgan.errors import ArchitectureError
 
 NormName = Literal["batch", "instance"]
 
@@ -32,7 +32,7 @@ class KeyedDropout(nn.Module):
         if self.probability == 0.0 or not (self.training or self.at_inference):
             return x
         if self.keys_B is None or self.keys_B.shape[0] != x.shape[0]:
-            raise NetworkError("dropout needs one key a sample: call set_dropout_keys(module, keys_B) first")
+            raise ArchitectureError("dropout needs one key a sample: call set_dropout_keys(module, keys_B) first")
         index = torch.arange(x[0].numel(), dtype=torch.int32, device=x.device)
         hashed = _mix(_mix(self.keys_B.to(x.device) + self.salt)[:, None] ^ index[None, :])
         keep = hashed >= int(self.probability * 2**32) - 2**31

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from colorgan.errors import GeneratorError, NetworkError, UsageError
+from colorgan.errors import ArchitectureError, ModelFolderError, UsageError
 from colorgan.models.detector import Detector
 from colorgan.models.modes import evaluating, using_inference
 from colorgan.models.timm_encoder import Backbone, TimmEncoder
@@ -109,29 +109,29 @@ def read_config(folder: Path) -> ModelConfig:
     """Read and check a model folder's `config.json`.
 
     Raises:
-        GeneratorError: the folder is not one of ours, or of a newer format; says what is wrong.
+        ModelFolderError: the folder is not one of ours, or of a newer format; says what is wrong.
     """
     path = folder / CONFIG
     if not path.is_file() or not (folder / WEIGHTS).is_file():
-        raise GeneratorError(
+        raise ModelFolderError(
             f"{folder} is not a model folder ({CONFIG} and {WEIGHTS}): make one with "
             "`python launcher/consolidate.py --run DIR` (of weights from elsewhere with launcher/import_encoder.py)"
         )
     if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise GeneratorError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes: it is not ours")
+        raise ModelFolderError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes: it is not ours")
     try:
         return ModelConfig.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise GeneratorError(f"{path}: {where}: {first['msg']}: it is of another version, or damaged") from None
+        raise ModelFolderError(f"{path}: {where}: {first['msg']}: it is of another version, or damaged") from None
 
 
 def weights_digest(folder: Path) -> str:
     """Return the SHA-256 of a model folder's weights.
 
     Raises:
-        GeneratorError: it is no model folder.
+        ModelFolderError: it is no model folder.
     """
     read_config(folder)
     with (folder / WEIGHTS).open("rb") as file:
@@ -142,13 +142,13 @@ def empty_model(config: ModelConfig) -> nn.Module:
     """Return the network of a config on the meta device: shapes without memory.
 
     Raises:
-        GeneratorError: the config asks for sizes that the network cannot have.
+        ModelFolderError: the config asks for sizes that the network cannot have.
     """
     try:
         with torch.device("meta"):
             return build_model(config)
-    except (NetworkError, RuntimeError) as error:
-        raise GeneratorError(f"{CONFIG}: {str(error).splitlines()[0]}") from None
+    except (ArchitectureError, RuntimeError) as error:
+        raise ModelFolderError(f"{CONFIG}: {str(error).splitlines()[0]}") from None
 
 
 def load_model(folder: Path, *kinds: str) -> tuple[nn.Module, ModelConfig]:
@@ -157,15 +157,15 @@ def load_model(folder: Path, *kinds: str) -> tuple[nn.Module, ModelConfig]:
     Weights are given memory only after the file was found to hold them; bfloat16 ones become float32.
 
     Raises:
-        GeneratorError: not a model folder, of none of the kinds asked for, or weights that do not fit the config.
+        ModelFolderError: not a model folder, of none of the kinds asked for, or weights that do not fit the config.
     """
     config = read_config(folder)
     if kinds and config.kind not in kinds:
-        raise GeneratorError(f"{folder} holds a {config.kind}, a {' or '.join(kinds)} is needed here")
+        raise ModelFolderError(f"{folder} holds a {config.kind}, a {' or '.join(kinds)} is needed here")
     try:
         module = empty_model(config)
-    except NetworkError as error:
-        raise GeneratorError(f"{folder / CONFIG}: {error}") from None
+    except ArchitectureError as error:
+        raise ModelFolderError(f"{folder / CONFIG}: {error}") from None
     with WeightsFile(folder / WEIGHTS) as file, torch.no_grad():
         file.check_fits(module)
         # Networks of timm may have buffers that are in no file: they are built again, with memory.
@@ -179,7 +179,7 @@ def save_model(out: Path, module: nn.Module, config: ModelConfig) -> None:
     """Write a network and its config as a model folder, whole or not at all.
 
     Raises:
-        GeneratorError: `out` cannot be such a folder.
+        ModelFolderError: `out` cannot be such a folder.
     """
     partial = partial_folder(out)
     write_model(partial, module, config)
@@ -197,11 +197,11 @@ def partial_folder(out: Path) -> Path:
     """Make and return the folder in which a model folder is written before it takes its name, beside it.
 
     Raises:
-        GeneratorError: `out` cannot be a model folder.
+        ModelFolderError: `out` cannot be a model folder.
     """
     out = out.resolve()
     if not out.name or out.is_file():
-        raise GeneratorError(f"{out} cannot be the folder of a model: name one that is new, or an older model's")
+        raise ModelFolderError(f"{out} cannot be the folder of a model: name one that is new, or an older model's")
     partial = out.with_name(f".{out.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     return partial

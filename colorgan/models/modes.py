@@ -70,13 +70,13 @@ def set_inference(module: nn.Module, inference: Inference) -> None:
             part.at_inference = inference == "paper"
 
 
-def dropout_keys(seed: int, slots_B: Tensor) -> Tensor:
+def dropout_keys(seed: int, positions_B: Tensor) -> Tensor:
     """Return one int32 key a sample for `KeyedDropout`: a function of the seed and of the sample's place in the order.
 
-    `slots_B` (int64) numbers every sample of a run once, so a key belongs to one image of one step, whichever rank
+    `positions_B` (int64) numbers every sample of a run once, so a key belongs to one image of one step, whichever rank
     or micro-batch it is in.
     """
-    mixed = slots_B.numpy().astype(np.uint64) + np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
+    mixed = positions_B.numpy().astype(np.uint64) + np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return torch.from_numpy((mixed >> np.uint64(32)).astype(np.uint32).view(np.int32).copy())

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from colorgan.color import denormalise_lab_B3HW, lab_to_rgb_B3HW
-from colorgan.errors import GeneratorError, NetworkError
+from colorgan.errors import ArchitectureError, ModelFolderError
 from colorgan.models.unet import FeaturePyramid
 
 
@@ -25,25 +25,25 @@ class TimmEncoder(FeaturePyramid):
     """A convolutional network of timm without its classifier; the levels of stride 2 (or 4) and deeper.
 
     Raises:
-        NetworkError: timm is not installed, knows no such network, or its levels do not halve from one to the next.
+        ArchitectureError: timm is not installed, knows no such network, or its levels do not halve from one to the next.
     """
 
     def __init__(self, name: str, **timm_arguments: Any) -> None:
         super().__init__()
         timm = _timm()
         if not timm.is_model(name):  # also keeps names out that timm would fetch from a hub
-            raise NetworkError(f"timm knows no network {name[:100]!r}: see timm.list_models()")
+            raise ArchitectureError(f"timm knows no network {name[:100]!r}: see timm.list_models()")
         try:
             self.body: nn.Module = timm.create_model(name, features_only=True, **timm_arguments)
         except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
-            raise NetworkError(f"timm's {name}: {_told(error)}") from None
+            raise ArchitectureError(f"timm's {name}: {_told(error)}") from None
         info: Any = self.body.feature_info
         channels, strides = info.channels(), info.reduction()
         self._first = sum(stride == 1 for stride in strides)
         self.channels, self.strides = tuple(channels[self._first :]), tuple(strides[self._first :])
         first = self.strides[0]
         if first not in (2, 4) or self.strides != tuple(first << level for level in range(len(self.strides))):
-            raise NetworkError(
+            raise ArchitectureError(
                 f"timm's {name} has features of strides {', '.join(map(str, strides))}: a decoder needs each level at "
                 "half the side of the one before, as convolutional networks such as resnet50 or convnext_tiny have"
             )
@@ -81,11 +81,11 @@ def pretrained_encoder(name: str, weights: Path | None, image_size: int) -> Timm
     A file is read as safetensors or by `torch.load(weights_only=True)`; nothing of it is executed.
 
     Raises:
-        GeneratorError: no such file, it is of another network, or the network does not take this image size.
-        NetworkError: as in `TimmEncoder`, or not all of the network has a say in its last level.
+        ModelFolderError: no such file, it is of another network, or the network does not take this image size.
+        ArchitectureError: as in `TimmEncoder`, or not all of the network has a say in its last level.
     """
     if weights is not None and not weights.is_file():
-        raise GeneratorError(f"--weights {weights} is no file")
+        raise ModelFolderError(f"--weights {weights} is no file")
     _check_features(TimmEncoder(name, pretrained=False), name, image_size)  # before anything is downloaded
     logging.getLogger("timm").setLevel(logging.ERROR)  # it warns of the classifier's weights, which are not used
     overlay = {"pretrained_cfg_overlay": {"file": str(weights), "custom_load": False}} if weights else {}
@@ -95,11 +95,11 @@ def pretrained_encoder(name: str, weights: Path | None, image_size: int) -> Timm
             encoder = TimmEncoder(name, pretrained=True, **overlay)
     except Exception as error:  # whatever reading a file from elsewhere, or the network, may raise
         told = _told(error).removeprefix(f"timm's {name}: ")
-        raise GeneratorError(f"{where} cannot be read as weights of timm's {name}: {told}") from None
+        raise ModelFolderError(f"{where} cannot be read as weights of timm's {name}: {told}") from None
     classifier = _timm().get_pretrained_cfg_value(name, "classifier") or ()
     unused = tuple(f"{each}." for each in ([classifier] if isinstance(classifier, str) else classifier))
     if lacking := [key for key in missing if not key.startswith(unused)]:
-        raise GeneratorError(
+        raise ModelFolderError(
             f"{where} holds no weights for {len(lacking)} parts of timm's {name}, for one {lacking[0]}: it is of "
             "another network, or its layers are named otherwise than timm's"
         )
@@ -129,14 +129,20 @@ def _check_features(encoder: TimmEncoder, name: str, image_size: int) -> None:
     try:
         features = encoder.eval()(torch.zeros(1, 1, image_size, image_size))
     except (AssertionError, RuntimeError, ValueError) as error:
-        raise GeneratorError(f"timm's {name} takes no pictures of {image_size}x{image_size}: {_told(error)}") from None
+        raise ModelFolderError(
+            f"timm's {name} takes no pictures of {image_size}x{image_size}: {_told(error)}"
+        ) from None
     wanted = [(c, image_size // s, image_size // s) for c, s in zip(encoder.channels, encoder.strides, strict=True)]
     given = [tuple(level.shape[1:]) for level in features]
     if given != wanted:
-        raise GeneratorError(f"timm's {name} gives features of {given} for {image_size}x{image_size}, not of {wanted}")
+        raise ModelFolderError(
+            f"timm's {name} gives features of {given} for {image_size}x{image_size}, not of {wanted}"
+        )
     features[-1].sum().backward()
     if idle := [key for key, part in encoder.body.named_parameters() if part.grad is None]:
-        raise NetworkError(f"timm's {name}: {idle[0]} and {len(idle) - 1} other parts have no say in its last level")
+        raise ArchitectureError(
+            f"timm's {name}: {idle[0]} and {len(idle) - 1} other parts have no say in its last level"
+        )
 
 
 def _told(error: Exception) -> str:
@@ -149,9 +155,11 @@ def _timm() -> Any:
     try:
         return importlib.import_module("timm")
     except ImportError:
-        raise NetworkError("encoders of timm need the extra `encoders`: pip install 'colorgan[encoders]'") from None
+        raise ArchitectureError(
+            "encoders of timm need the extra `encoders`: pip install 'colorgan[encoders]'"
+        ) from None
     except RuntimeError as error:  # torchvision's operators do not load
-        raise NetworkError(
+        raise ArchitectureError(
             f"timm needs torchvision, which was built for another torch ({_told(error)}): install the torchvision "
             f"that belongs to torch {torch.__version__}, from where that came"
         ) from None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from colorgan.errors import NetworkError
+from colorgan.errors import ArchitectureError
 from colorgan.models.layers import KeyedDropout, NormName, _Down, _Up
 
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 512
@@ -25,10 +25,10 @@ def num_downsamplings(image_size: int) -> int:
     """Return log2(image_size): each encoder block halves the side, the last one leaves 1x1.
 
     Raises:
-        NetworkError: `image_size` is not a power of two in [32, 512].
+        ArchitectureError: `image_size` is not a power of two in [32, 512].
     """
     if not MIN_IMAGE_SIZE <= image_size <= MAX_IMAGE_SIZE or image_size & (image_size - 1):
-        raise NetworkError(
+        raise ArchitectureError(
             f"image size {image_size} does not fit the U-Net, which halves it down to 1: use 32, 64, 128, 256 or 512"
         )
     return image_size.bit_length() - 1
@@ -95,7 +95,7 @@ def decoder_blocks(
     return blocks
 
 
-def climb(blocks: Iterable[nn.Module], features: list[Tensor]) -> Tensor:
+def run_decoder(blocks: Iterable[nn.Module], features: list[Tensor]) -> Tensor:
     """Return what the decoder's first blocks, or all of them, make of the encoder's features."""
     x = features[-1]
     for block, skip in zip(blocks, reversed(features[:-1]), strict=False):
@@ -122,7 +122,7 @@ class Decoder(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Return B x num_outputs x S x S, before any squashing."""
-        out: Tensor = self.output(climb(self.blocks, features))
+        out: Tensor = self.output(run_decoder(self.blocks, features))
         return out
 
 

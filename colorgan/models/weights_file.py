@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from colorgan.errors import GeneratorError
+from colorgan.errors import ModelFolderError
 
 RUN_ELEMENTS = 4 << 20  # copied at a time: 16 MiB of float32
 
@@ -72,7 +72,7 @@ class WeightsFile:
     """A safetensors file, opened with its header checked and no tensor read. It never unpickles.
 
     Raises:
-        GeneratorError: on opening, when the file is no safetensors file or promises what it does not hold.
+        ModelFolderError: on opening, when the file is no safetensors file or promises what it does not hold.
     """
 
     def __init__(self, path: Path) -> None:
@@ -83,23 +83,23 @@ class WeightsFile:
             self._file: BinaryIO = path.open("rb")
             self._entries, self._start = _read_header(self._file)
         except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-            raise GeneratorError(f"{path} is no file of weights: {str(error).splitlines()[0][:200]}") from None
+            raise ModelFolderError(f"{path} is no file of weights: {str(error).splitlines()[0][:200]}") from None
 
     def check_fits(self, module: nn.Module) -> None:
         """Compare names, shapes and kinds of number with those of a network, before anything is read.
 
         Raises:
-            GeneratorError: they differ; names the first tensor that does.
+            ModelFolderError: they differ; names the first tensor that does.
         """
         wanted = module.state_dict()
         for name in sorted(wanted.keys() | self._entries.keys()):
             if name not in wanted or name not in self._entries:
                 where = CONFIG if name not in wanted else "the file"
-                raise GeneratorError(f"{self.path} does not fit {CONFIG}: {where} knows no {name[:200]}")
+                raise ModelFolderError(f"{self.path} does not fit {CONFIG}: {where} knows no {name[:200]}")
             entry, tensor = self._entries[name], wanted[name]
             same_kind = entry.dtype.is_floating_point == tensor.dtype.is_floating_point
             if entry.shape != tuple(tensor.shape) or not same_kind:
-                raise GeneratorError(
+                raise ModelFolderError(
                     f"{self.path} does not fit {CONFIG}: {name} is {entry.dtype} of {list(entry.shape)}, "
                     f"{tensor.dtype} of {list(tensor.shape)} is needed"
                 )
@@ -110,7 +110,7 @@ class WeightsFile:
         buffer = torch.empty(entry.size, dtype=torch.uint8)
         self._file.seek(self._start + entry.offset)
         if self._file.readinto(buffer.numpy().data) != entry.size:  # type: ignore[attr-defined]
-            raise GeneratorError(f"{self.path} has become shorter while it was read")
+            raise ModelFolderError(f"{self.path} has become shorter while it was read")
         return buffer.view(entry.dtype).view(entry.shape)
 
     def __enter__(self) -> WeightsFile:

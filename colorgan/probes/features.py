@@ -151,7 +151,7 @@ def _micro_batch_statistics(
     with torch.no_grad():
         for batch in loader.eval_batches():
             encoder(batch.lab_B3HW[:, :1])
-            rows.append((int(batch.slots_B[0]), len(batch.slots_B), _statistics(norms)))
+            rows.append((int(batch.positions_B[0]), len(batch.positions_B), _statistics(norms)))
             shown(sum(number for _, number, _ in rows))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

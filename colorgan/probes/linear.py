@@ -200,5 +200,5 @@ def _over_classes(ranks: Ranks, num_classes: int, work: Callable[[int], T], show
             shown(len(done), len(share))
         return done
 
-    results = {index: result for part in ranks.gather(ranks.agree(mine)) for index, result in part.items()}
+    results = {index: result for part in ranks.gather(ranks.on_all_ranks(mine)) for index, result in part.items()}
     return [results[index] for index in range(num_classes)]

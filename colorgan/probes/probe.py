@@ -17,7 +17,7 @@ from colorgan.config.progress import images_shown
 from colorgan.config.recipe import Folder
 from colorgan.data import Loader, ShardSet, open_set, open_whole_set
 from colorgan.distributed.ranks import Ranks, set_determinism
-from colorgan.errors import GeneratorError, UsageError
+from colorgan.errors import ModelFolderError, UsageError
 from colorgan.models.model_folder import ModelConfig, build_model, load_model, read_config
 from colorgan.models.unet import FeaturePyramid
 from colorgan.probes.features import Features, extract_features, level_grids, random_encoder
@@ -62,8 +62,8 @@ def run(settings: ProbeSettings, ranks: Ranks) -> None:
     protocols: tuple[Protocol, ...] = (
         ("linear", "lowshot", "knn") if settings.protocol == "all" else (settings.protocol,)
     )
-    ranks.agree(lambda: check(settings, ranks))
-    encoder, config = ranks.agree(lambda: open_encoder(settings))
+    ranks.on_all_ranks(lambda: check(settings, ranks))
+    encoder, config = ranks.on_all_ranks(lambda: open_encoder(settings))
     encoder.to(ranks.device)
     train_set, test_set = open_sets(settings.data, ranks)
     if settings.model == RANDOM:
@@ -107,7 +107,7 @@ def open_encoder(settings: ProbeSettings) -> tuple[FeaturePyramid, ModelConfig]:
     else:
         config = read_config(settings.like)
         if config.kind != "generator":
-            raise GeneratorError(f"{settings.like} holds a {config.kind}, a generator is needed here")
+            raise ModelFolderError(f"{settings.like} holds a {config.kind}, a generator is needed here")
         model = build_model(config)
     encoder = model.encoder
     assert isinstance(encoder, FeaturePyramid)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from colorgan.evaluation.record import SavedEvaluation
 from colorgan.report.published import OWN_SIZE, Metric, Published
-from colorgan.report.story import Story
+from colorgan.report.report_data import ReportData
 from colorgan.runs.reading import RunFolder, differences, short_names
 from colorgan.runs.run import FREE_KEYS
 
@@ -71,14 +71,14 @@ def spread(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> str:
     return mean if len(values) < 2 else f"{mean} ± {scale * statistics.stdev(values):.{digits}f}"
 
 
-def final_results(story: Story) -> tuple[list[Result], list[str]]:
+def final_results(report_data: ReportData) -> tuple[list[Result], list[str]]:
     """Return every run's final scores by protocol, and notes on what was left out.
 
     An evaluation stands for a validation with the same protocol; runs that are not at their end have none.
     """
     results: list[Result] = []
     notes: list[str] = []
-    for run in story.runs:
+    for run in report_data.runs:
         found: dict[Protocol, Result] = {}
         if not run.finished:
             notes.append(
@@ -90,7 +90,7 @@ def final_results(story: Story) -> tuple[list[Result], list[str]]:
             found[protocol] = Result(run, protocol, run.last_scores, "last validation")
         else:
             notes.append(f"{run.title} was not validated (no data.val).")
-        for each in run.evaluations + [e for e in story.evaluations if run_of(e.model, story.runs) is run]:
+        for each in run.evaluations + [e for e in report_data.evaluations if run_of(e.model, report_data.runs) is run]:
             if run.finished and MODEL_KINDS.get(each.kind) == run.kind and each.images_seen == run.images_seen:
                 protocol = _protocol(run, each.data, each.inference, each.scores)
                 found[protocol] = Result(run, protocol, each.scores, "evaluation", each)

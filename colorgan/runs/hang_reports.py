@@ -13,7 +13,7 @@ MAX_REPORT_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
-class Standing:
+class RankStatus:
     """Where a rank was: from its report (then `stack` is its main thread's, innermost last) or its last beat."""
 
     rank: int
@@ -36,12 +36,12 @@ class Standing:
         return any("torch/distributed" in line for line in self.stack or ())
 
 
-def read_standing(path: Path) -> Standing | None:
+def read_standing(path: Path) -> RankStatus | None:
     """Read a report or a beat; None where there is none, or half of one."""
     try:
         data = json.loads(path.read_bytes()[:MAX_REPORT_BYTES])
         names = ("rank", "host", "process", "started", "point", "number", "step", "images_seen")
-        return Standing(
+        return RankStatus(
             **{name: data[name] for name in names},
             last_collective=data["last_collective"],
             idle_s=data["idle_s"],
@@ -53,7 +53,7 @@ def read_standing(path: Path) -> Standing | None:
         return None
 
 
-def summary_text(standings: Sequence[Standing | None], patience_s: float) -> str:
+def summary_text(standings: Sequence[RankStatus | None], patience_s: float) -> str:
     """Return the summary: the rank that differs, then a line a rank."""
     lines = [f"The run hung: no rank moved for {patience_s:.0f} s. {verdict(standings)}", ""]
     for rank, standing in enumerate(standings):
@@ -61,7 +61,7 @@ def summary_text(standings: Sequence[Standing | None], patience_s: float) -> str
     return "\n".join(lines) + "\n"
 
 
-def verdict(standings: Sequence[Standing | None]) -> str:
+def verdict(standings: Sequence[RankStatus | None]) -> str:
     """Return one sentence that names the ranks that differ from the others, and how."""
     known = [standing for standing in standings if standing is not None]
     unknown = [rank for rank, standing in enumerate(standings) if standing is None]
@@ -86,7 +86,7 @@ def verdict(standings: Sequence[Standing | None]) -> str:
     return _by_stack(known)
 
 
-def _by_stack(known: list[Standing]) -> str:
+def _by_stack(known: list[RankStatus]) -> str:
     """All ranks are at the same point: tell them apart by the call that their main thread is in."""
     place = f"at '{known[0].point}' of step {known[0].step}"
     busy = [s for s in known if not s.waits]
@@ -100,7 +100,7 @@ def _by_stack(known: list[Standing]) -> str:
     return f"All ranks stand {place} in the same call, {usual}: they wait for the network, the disk or the device."
 
 
-def _call(standing: Standing) -> str:
+def _call(standing: RankStatus) -> str:
     return standing.stack[-1] if standing.stack else "an unknown call"
 
 
@@ -110,7 +110,7 @@ def _ranks(numbers: Sequence[int]) -> str:
     return f"Ranks {', '.join(map(str, numbers[:8]))}{', ...' if len(numbers) > 8 else ''} are"
 
 
-def _line(rank: int, standing: Standing | None) -> str:
+def _line(rank: int, standing: RankStatus | None) -> str:
     if standing is None:
         return f"rank {rank}: nothing known"
     slots = standing.sample_positions

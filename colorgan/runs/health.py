@@ -33,7 +33,7 @@ def _accuracy(values: Mapping[str, float]) -> float | None:
     return None if real is None or fake is None else (real + fake) / 2
 
 
-def _colourfulness(values: Mapping[str, float]) -> float | None:
+def _colorfulness(values: Mapping[str, float]) -> float | None:
     output, data = values.get("colourfulness/output"), values.get("colourfulness/data")
     return output / data if output is not None and data else None
 
@@ -46,7 +46,7 @@ BANDS = (
         "optimizer.discriminator_learning_rate or discriminator.width",
     ),
     Band(
-        "colourfulness of the output as a share of the data's", _colourfulness, 0.25, 2.0,
+        "colourfulness of the output as a share of the data's", _colorfulness, 0.25, 2.0,
         too_low="the pictures are nearly grey: raise loss.gan_weight, or train longer",
         too_high="the colours are too strong: raise loss.l1_weight",
     ),

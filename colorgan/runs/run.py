@@ -54,7 +54,7 @@ LOST = re.compile(r"Connection (closed|reset|refused)|Broken pipe|[Tt]imed out|N
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """How a run ended: by itself, or stopped by a signal (named) after saving; the last scores, if validated."""
 
     images_seen: int
@@ -261,7 +261,7 @@ class Run:
 
     def __enter__(self) -> Run:
         try:
-            self.ranks.agree(self._claim if self.ranks.main else lambda: None)
+            self.ranks.on_all_ranks(self._claim if self.ranks.main else lambda: None)
             self._open.enter_context(self.watchdog)
         except BaseException:
             self._open.close()

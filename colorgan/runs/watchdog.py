@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, TextIO, TypeVar
 
 from colorgan.distributed.ranks import Ranks
-from colorgan.runs.hang_reports import SUMMARY, Standing, read_standing, summary_text
+from colorgan.runs.hang_reports import SUMMARY, RankStatus, read_standing, summary_text
 
 EXIT_HUNG = 76  # EX_PROTOCOL: a rank did not answer; the same command goes on from the last checkpoint
 TRIPPED = ".tripped"
@@ -149,7 +149,7 @@ class Watchdog:
     def standing(self) -> dict[str, Any]:
         """Return where this rank is, as JSON data."""
         point = self._point
-        slots = [int(slot) for batch in point.batches for slot in batch.slots_B.tolist()]
+        slots = [int(slot) for batch in point.batches for slot in batch.positions_B.tolist()]
         samples = [int(sample) for batch in point.batches for sample in batch.sample_ids_B.tolist()]
         return {
             "rank": self._ranks.rank,
@@ -202,12 +202,12 @@ class Watchdog:
             partial.replace(self.folder / SUMMARY)
         print(f"{text}\nReports: {self.folder}", file=sys.stderr, flush=True)
 
-    def standings(self) -> list[Standing | None]:
+    def standings(self) -> list[RankStatus | None]:
         """Return where every rank is, from its report or else its last beat; None: neither can be read."""
         ranks = range(self._ranks.world_size)
         return [read_standing(self._path("json", r)) or read_standing(self._beat_path(r)) for r in ranks]
 
-    def lost_ranks(self) -> list[Standing]:
+    def lost_ranks(self) -> list[RankStatus]:
         """Return the ranks whose process on this machine has ended, as they stood at their last beat."""
         peers = [read_standing(self._beat_path(rank)) for rank in range(self._ranks.world_size)]
         return [peer for peer in peers if peer and peer.host == socket.gethostname() and not is_alive(peer)]
@@ -238,12 +238,12 @@ def started(process: int) -> int:
     return 0 if fields[0] in "ZX" else int(fields[19])
 
 
-def is_alive(peer: Standing) -> bool:
+def is_alive(peer: RankStatus) -> bool:
     """Return whether a rank's process still runs; only for ranks of this machine."""
     return started(peer.process) == peer.started != 0
 
 
-def end_process(peer: Standing) -> None:
+def end_process(peer: RankStatus) -> None:
     """Kill a rank of this machine that does not answer, so that nothing waits for it and its memory comes free."""
     if peer.host == socket.gethostname() and is_alive(peer) and peer.process != os.getpid():
         with suppress(OSError):

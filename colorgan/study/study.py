@@ -102,7 +102,7 @@ def check(settings: StudySettings) -> None:
     """Find the mistakes that can be found before hours of work.
 
     Raises:
-        UsageError, GeneratorError: one of them, in a sentence.
+        UsageError, ModelFolderError: one of them, in a sentence.
     """
     for name in settings.epochs_times:
         find_protocol(name)

@@ -16,7 +16,7 @@ from colorgan.distributed.strategy import open_strategy
 from colorgan.models.discriminator import Discriminator
 from colorgan.models.modes import dropout_keys, initialise, set_dropout_keys
 from colorgan.models.unet import UNet
-from colorgan.tasks.gan_losses import GAN_LOSSES, GanLoss, lab_colourfulness
+from colorgan.tasks.gan_losses import GAN_LOSSES, GanLoss, lab_colorfulness
 from colorgan.training.schedules import learning_rate_schedule
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
@@ -45,7 +45,7 @@ class PretrainTask:
     def loss(self, phase: Phase, batch: Batch, networks: Mapping[str, Network]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of the phase's network on one micro-batch, and its parts."""
         luminance_B1HW, chroma_B2HW = batch.lab_B3HW[:, :1], batch.lab_B3HW[:, 1:]
-        set_dropout_keys(self._generator, dropout_keys(self._seed, batch.slots_B))
+        set_dropout_keys(self._generator, dropout_keys(self._seed, batch.positions_B))
         if phase.name == DISCRIMINATOR:
             with torch.no_grad():
                 fake_B2HW = networks[GENERATOR](luminance_B1HW)
@@ -69,7 +69,7 @@ class PretrainTask:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         fake_B2HW = networks[GENERATOR](luminance_B1HW).float()
         l1 = F.l1_loss(fake_B2HW, chroma_B2HW)
-        values = {"l1": l1, **_colours(fake_B2HW.detach(), chroma_B2HW)}
+        values = {"l1": l1, **_colors(fake_B2HW.detach(), chroma_B2HW)}
         loss = self._l1_weight * l1
         if self._gan is not None:
             adversarial = self._gan.generator(networks[DISCRIMINATOR](luminance_B1HW, fake_B2HW).float())
@@ -79,11 +79,11 @@ class PretrainTask:
 
 
 @torch.no_grad()
-def _colours(fake_B2HW: Tensor, chroma_B2HW: Tensor) -> dict[str, Tensor]:
+def _colors(fake_B2HW: Tensor, chroma_B2HW: Tensor) -> dict[str, Tensor]:
     """What colorgan/runs/health.py judges of the output, in normalised units."""
     return {
-        "colourfulness/output": lab_colourfulness(fake_B2HW).mean(),
-        "colourfulness/data": lab_colourfulness(chroma_B2HW).mean(),
+        "colourfulness/output": lab_colorfulness(fake_B2HW).mean(),
+        "colourfulness/data": lab_colorfulness(chroma_B2HW).mean(),
         "saturated/output": (fake_B2HW.abs() > SATURATED).float().mean(),
     }
 

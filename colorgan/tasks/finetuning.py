@@ -23,13 +23,13 @@ from colorgan.evaluation.task_scores import score_model, scores_text
 from colorgan.models.model_folder import (
     ModelConfig,
 )
-from colorgan.runs.run import EXIT_STOPPED, Outcome, Run
+from colorgan.runs.run import EXIT_STOPPED, Run, RunResult
 from colorgan.tasks.initial_model import initial_model
 from colorgan.tasks.transfer import MODEL, Stage, _stage_strategy, build_stage, stages_in_images
 from colorgan.training.loop import Hooks, StopSignals, fit
 from colorgan.training.memory import memory_bytes
 from colorgan.training.plan import check_batch, plan_text
-from colorgan.training.schedules import cadence
+from colorgan.training.schedules import intervals
 
 
 def finetune(
@@ -42,7 +42,7 @@ def finetune(
     data_digest: str,
     train: Loader,
     val: Loader | None,
-) -> Outcome:
+) -> RunResult:
     """Train through the stages in the recipe's run folder, from its newest checkpoint if there is one.
 
     At the end `<run>/model` holds the trained network and `<run>/evaluation` its scores on `val` with their evidence.
@@ -77,8 +77,10 @@ def finetune(
 
         images_seen = _train_stages(recipe, run, stop, model, stages, train, score)
         if images_seen >= total_images:
-            ranks.agree(lambda: _write_results(run, config, images_seen, evaluations.get(images_seen)))
-        return Outcome(images_seen, stop.agreed, evaluations[images_seen].scores if images_seen in evaluations else {})
+            ranks.on_all_ranks(lambda: _write_results(run, config, images_seen, evaluations.get(images_seen)))
+        return RunResult(
+            images_seen, stop.agreed, evaluations[images_seen].scores if images_seen in evaluations else {}
+        )
 
 
 def _write_results(run: Run, config: ModelConfig, images_seen: int, evaluation: Evaluation | None) -> None:
@@ -135,7 +137,7 @@ def _train_stages(
             lambda images, strategy=stage_strategy: run.save(strategy, images),  # type: ignore[misc]
             run.watchdog.note,
         )
-        limits = cadence(recipe, stage.last_image)
+        limits = intervals(recipe, stage.last_image)
         images_seen = fit(task, strategy, train, limits, hooks, stop, images_seen=images_seen)
         run.finish_saving()
         if stop.agreed:

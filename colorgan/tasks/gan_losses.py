@@ -43,7 +43,7 @@ GAN_LOSSES: dict[GanName, GanLoss] = {
 }
 
 
-def lab_colourfulness(ab_B2HW: Tensor) -> Tensor:
+def lab_colorfulness(ab_B2HW: Tensor) -> Tensor:
     """Return how colourful each picture is: sigma_ab + 0.37 mu_ab in CIELAB, in the unit of `ab` (B,).
 
     Hasler and Suesstrunk 2003, "Measuring colourfulness in natural images", M(1): sigma_ab is the length of the

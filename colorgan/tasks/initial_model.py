@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 
 from colorgan.config.recipe import FinetuneRecipe
-from colorgan.errors import GeneratorError, UsageError
+from colorgan.errors import ModelFolderError, UsageError
 from colorgan.models.model_folder import (
     Architecture,
     ModelConfig,
@@ -37,8 +37,8 @@ def initial_model(
     """Return the network to fine-tune, on the CPU, and its config: drawn from the seed, or from a folder.
 
     Raises:
-        GeneratorError: `init` is no generator's or encoder's folder, or the recipe asks for other sizes than it has.
-        NetworkError: the image size does not fit the U-Net.
+        ModelFolderError: `init` is no generator's or encoder's folder, or the recipe asks for other sizes than it has.
+        ArchitectureError: the image size does not fit the U-Net.
         UsageError: the set has no classes.
     """
     kind = KINDS[recipe.task]
@@ -81,7 +81,9 @@ def _check_network(recipe: FinetuneRecipe, source: ModelConfig) -> None:
     for key in sorted(recipe.network.model_fields_set):
         asked = getattr(recipe.network, key)
         if asked != have[key]:
-            raise GeneratorError(f"network.{key} is {asked} but {recipe.init} has {have[key]}: leave network.{key} out")
+            raise ModelFolderError(
+                f"network.{key} is {asked} but {recipe.init} has {have[key]}: leave network.{key} out"
+            )
 
 
 def _take_features(model: nn.Module, pretrained: nn.Module, new_layers: tuple[str, ...]) -> None:

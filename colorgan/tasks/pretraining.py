@@ -11,14 +11,14 @@ from colorgan.config.settings import dump_recipe
 from colorgan.data import Loader, ShardSet, open_loaders, open_set
 from colorgan.distributed.phase import Strategy
 from colorgan.distributed.ranks import Ranks, set_determinism
-from colorgan.evaluation.generator_scores import mean_scores, save_grid, score_colouring, scores_text
+from colorgan.evaluation.generator_scores import mean_scores, save_grid, score_coloring, scores_text
 from colorgan.models.model_folder import Architecture, ModelConfig
-from colorgan.runs.run import EXIT_STOPPED, Outcome, Run
+from colorgan.runs.run import EXIT_STOPPED, Run, RunResult
 from colorgan.tasks.colorization import GENERATOR, build_pretraining
 from colorgan.training.loop import Hooks, StopSignals, fit
 from colorgan.training.memory import memory_bytes
 from colorgan.training.plan import check_batch, plan_text
-from colorgan.training.schedules import cadence, images_to_see
+from colorgan.training.schedules import images_to_see, intervals
 
 
 def pretrain(
@@ -29,7 +29,7 @@ def pretrain(
     data_digest: str,
     train: Loader,
     val: Loader | None,
-) -> Outcome:
+) -> RunResult:
     """Train in the recipe's run folder, from its newest checkpoint if there is one. Called on all ranks.
 
     Raises:
@@ -72,15 +72,15 @@ def pretrain(
         if images_seen >= total_images:
             run.message(f"this run has seen its {total_images:,} images: nothing to train")
             validate(images_seen)
-        images_seen = fit(task, strategy, train, cadence(recipe, total_images), hooks, stop, images_seen=images_seen)
+        images_seen = fit(task, strategy, train, intervals(recipe, total_images), hooks, stop, images_seen=images_seen)
         run.finish_saving()
-        return Outcome(images_seen, stop.agreed, scores)
+        return RunResult(images_seen, stop.agreed, scores)
 
 
 def _validate(run: Run, strategy: Strategy, val: Loader, images_seen: int) -> dict[str, float]:
     """Score the held-out pictures, log them, save the picture. Called on all ranks."""
     recipe = run.recipe
-    coloured = score_colouring(
+    colored = score_coloring(
         strategy.evaluated(GENERATOR),
         run.watchdog.moving(val.eval_batches(), "validate", images_seen),
         ab_scale=recipe.network.ab_scale,
@@ -88,11 +88,11 @@ def _validate(run: Run, strategy: Strategy, val: Loader, images_seen: int) -> di
         autocast=strategy.autocast(),
         num_pictures=recipe.output.num_pictures if run.ranks.main else 0,
     )
-    scores = mean_scores(coloured, run.ranks)
+    scores = mean_scores(colored, run.ranks)
     run.record("validate", images_seen, scores)
     run.message(scores_text(scores))
     if run.ranks.main:
-        save_grid(run.folder / "pictures" / f"images-{images_seen:012d}.png", coloured)
+        save_grid(run.folder / "pictures" / f"images-{images_seen:012d}.png", colored)
     return scores
 
 
@@ -138,7 +138,7 @@ def print_plan(recipe: PretrainRecipe, ranks: Ranks, shards: ShardSet, micro: in
         print(f"{dump_recipe(recipe)}\n{text}\nDry run: nothing was trained.")
 
 
-def tell(recipe: PretrainRecipe, outcome: Outcome) -> None:
+def tell(recipe: PretrainRecipe, outcome: RunResult) -> None:
     """Print how it ended and what to run next. Rank 0 only."""
     if outcome.stopped:
         print(f"{outcome.stopped}: saved at {outcome.images_seen:,} images; the same command goes on from there")

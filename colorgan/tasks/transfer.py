@@ -40,7 +40,7 @@ class TransferTask:
 
     def loss(self, phase: Phase, batch: Batch, networks: Mapping[str, Network]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of one micro-batch; nothing further to log."""
-        set_dropout_keys(phase.module, dropout_keys(self._seed, batch.slots_B))
+        set_dropout_keys(phase.module, dropout_keys(self._seed, batch.positions_B))
         logits = networks[MODEL](batch.lab_B3HW[:, :1]).float()
         if self._task == "classify":
             return classification_loss(logits, batch), {}

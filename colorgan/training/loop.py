@@ -36,7 +36,7 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
-class Cadence:
+class Intervals:
     """When things happen, all in images seen; 0 = at the end only."""
 
     total_images: int
@@ -138,7 +138,7 @@ def fit(
     task: Task,
     strategy: Strategy,
     loader: Loader,
-    cadence: Cadence,
+    intervals: Intervals,
     hooks: Hooks,
     stop: StopSignals,
     *,
@@ -154,18 +154,18 @@ def fit(
     ranks, note = strategy.ranks, hooks.note
     batches = loader.train_batches(images_seen)
     meter, clock = Meter(), _Clock(loader)
-    while images_seen < cadence.total_images:
+    while images_seen < intervals.total_images:
         note("wait for the loader", images_seen)
         micro_batches = next(batches)
         note("batch read", images_seen, micro_batches)
         for phase in task.phases:
-            if (images_seen // cadence.global_batch_size) % phase.every == 0:
+            if (images_seen // intervals.global_batch_size) % phase.every == 0:
                 meter.add(_turn(task, strategy, phase, micro_batches, images_seen, note))
         note("end of the step: shared statistics", images_seen, collective=True)
-        strategy.end_step(cadence.global_batch_size)
-        before, images_seen = images_seen, images_seen + cadence.global_batch_size
-        clock.count(cadence.global_batch_size)
-        ended = images_seen >= cadence.total_images
+        strategy.end_step(intervals.global_batch_size)
+        before, images_seen = images_seen, images_seen + intervals.global_batch_size
+        clock.count(intervals.global_batch_size)
+        ended = images_seen >= intervals.total_images
         note("end of the step: agree on stopping", images_seen, collective=True)
         stopped = ranks.any(stop.received is not None)
         if stopped:
@@ -174,15 +174,15 @@ def fit(
         def due(every: int, before: int = before, now: int = images_seen, ended: bool = ended) -> bool:
             return ended or bool(every and before // every < now // every)
 
-        if due(cadence.log_every_images) or stopped or due(cadence.save_every_images):
+        if due(intervals.log_every_images) or stopped or due(intervals.save_every_images):
             note("gather what is logged", images_seen, collective=True)
             values = meter.flush(ranks)
             _check_finite(values, images_seen)
             hooks.report(clock.report(images_seen, values))
-        if due(cadence.validate_every_images) and not stopped:
+        if due(intervals.validate_every_images) and not stopped:
             note("validate", images_seen)
             hooks.validate(images_seen)
-        if due(cadence.save_every_images) or stopped:
+        if due(intervals.save_every_images) or stopped:
             note("save", images_seen, collective=True)
             hooks.save(images_seen)
             note("saved", images_seen)

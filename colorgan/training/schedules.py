@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from colorgan.config.recipe import RunRecipe
-from colorgan.training.loop import Cadence
+from colorgan.training.loop import Intervals
 
 ScheduleName = Literal["constant", "linear", "cosine"]
 
@@ -50,10 +50,10 @@ def images_to_see(images: int | None, epochs: float | None, num_samples: int, gl
     return max(1, -(-wanted // global_batch_size)) * global_batch_size
 
 
-def cadence(recipe: RunRecipe, total_images: int) -> Cadence:
+def intervals(recipe: RunRecipe, total_images: int) -> Intervals:
     """Translate a recipe's `output` section for the training loop."""
     output = recipe.output
-    return Cadence(
+    return Intervals(
         total_images=total_images,
         global_batch_size=recipe.batch.global_batch_size,
         log_every_images=output.log_every_images,

@@ -77,8 +77,8 @@ class BinaryMask:
 
 def png_mask(path: Path, num_classes: int = MAX_CLASSES) -> PaletteMask | GreyMask:
     """A mask of the kind that the PNG's header tells; 26 bytes of it are read. Raises CorpusError."""
-    palette_colour_type = 3
-    kind = PaletteMask if _png_header(path)[1] == palette_colour_type else GreyMask
+    palette_color_type = 3
+    kind = PaletteMask if _png_header(path)[1] == palette_color_type else GreyMask
     return kind(path, num_classes)
 
 

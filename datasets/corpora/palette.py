@@ -1,7 +1,7 @@
 """The colours that class indices are shown in: PASCAL VOC's colour map, for any number of classes."""
 
 
-def voc_colour(index: int) -> tuple[int, int, int]:
+def voc_color(index: int) -> tuple[int, int, int]:
     """The colour of one index: its bits, three at a time, spread over R, G and B from the top bit down.
 
     Source: `VOClabelcolormap.m` of the VOC development kit. Index 0 is black, 255 is (224, 224, 192).
@@ -17,4 +17,4 @@ def voc_colour(index: int) -> tuple[int, int, int]:
 
 def voc_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
     """The colours of the mask indices 0 (background) to `num_classes`."""
-    return tuple(voc_colour(index) for index in range(num_classes + 1))
+    return tuple(voc_color(index) for index in range(num_classes + 1))

@@ -36,7 +36,7 @@ Progress = Callable[[str, int, int], None]  # the archive's name, bytes that are
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How long to try: `tries` without a new byte, the wait before each doubling from `wait_s` to a minute."""
 
     tries: int = 6
@@ -49,7 +49,7 @@ def download(
     root: Path,
     *,
     mirror: str | None = None,
-    patience: Patience | None = None,
+    patience: RetryPolicy | None = None,
     progress: Progress | None = None,
 ) -> list[str]:
     """Fetch and unpack what is not there yet.
@@ -91,11 +91,11 @@ def fetch(
     folder: Path,
     *,
     mirror: str | None = None,
-    patience: Patience | None = None,
+    patience: RetryPolicy | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Fetch one archive into a folder, or go on where an earlier call has stopped; return its checked file."""
-    patience = patience or Patience()
+    patience = patience or RetryPolicy()
     target, part = folder / archive.name, folder / f"{archive.name}.part"
     if target.exists() and target.stat().st_size == archive.bytes:
         return target
@@ -113,7 +113,7 @@ def fetch(
     )
 
 
-def _fetch_whole(url: str, archive: Archive, part: Path, patience: Patience, progress: Progress | None) -> None:
+def _fetch_whole(url: str, archive: Archive, part: Path, patience: RetryPolicy, progress: Progress | None) -> None:
     """Fill the part file up to the archive's size."""
     failures, trouble = 0, ""
     while True:

@@ -247,7 +247,7 @@ def _voc_mask(scene: Scene) -> Image.Image:
     values = np.array([0, *(instance.place + 1 for instance in scene.instances)], np.uint8)
     plane = np.where(scene.void_map, np.uint8(VOID), values[scene.instance_map])
     mask = Image.fromarray(plane)
-    mask.putpalette([channel for colour in voc_palette(VOID) for channel in colour])
+    mask.putpalette([channel for color in voc_palette(VOID) for channel in color])
     return mask
 
 

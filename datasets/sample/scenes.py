@@ -117,7 +117,7 @@ def _paint(
     v = ((np.arange(rows.start, rows.stop, dtype=np.float32) + (0.5 - cy)) / radius)[:, None]
     x, y = mirror * (math.cos(turn) * u + math.sin(turn) * v), math.cos(turn) * v - math.sin(turn) * u
     distance_px = look.shape(x, y) * radius
-    lab = _object_colour(look, x, y, distance_px, tint, canvas.unit)
+    lab = _object_color(look, x, y, distance_px, tint, canvas.unit)
     region = canvas.lab[:, rows, columns]
     region += np.clip(0.5 - distance_px, 0, 1) * (lab - region)
     solid = distance_px < 0
@@ -129,7 +129,7 @@ def _paint(
     return int(solid.sum()), bool(cut)
 
 
-def _object_colour(
+def _object_color(
     look: Look, x: Plane, y: Plane, distance_px: Plane, tint: list[float], unit: float
 ) -> NDArray[np.float32]:
     """Returns an object's CIELAB planes: texture, light from above, a dark line along the edge."""

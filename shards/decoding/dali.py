@@ -236,10 +236,10 @@ def _graph(spec: DecodeSpec, on_gpu: bool) -> list[Any]:
     return outputs
 
 
-def _decoded(name: str, windows: tuple[Any, ...] | None, spec: DecodeSpec, on_gpu: bool, colours: Any) -> Any:
+def _decoded(name: str, windows: tuple[Any, ...] | None, spec: DecodeSpec, on_gpu: bool, colors: Any) -> Any:
     """Bytes to pixels, cut to the window. EXIF is ignored, as it would turn a picture against its mask."""
     encoded = fn.external_source(name=name, dtype=types.UINT8, ndim=1)
-    options: dict[str, Any] = {"output_type": colours, "adjust_orientation": False}
+    options: dict[str, Any] = {"output_type": colors, "adjust_orientation": False}
     if on_gpu:
         options |= {
             "device": "mixed",

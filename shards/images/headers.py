@@ -61,8 +61,8 @@ def mask_header(data: bytes) -> Header | None:
     """What a grey PNG says of itself; None where it is no PNG, not grey, or its chunks are broken."""
     if len(data) < 33 or not data.startswith(_PNG_START):
         return None
-    width, height, bits, colour_type = struct.unpack_from(">IIBB", data, 16)
-    if colour_type != 0:
+    width, height, bits, color_type = struct.unpack_from(">IIBB", data, 16)
+    if color_type != 0:
         return None
     position = 33
     while position + 12 <= len(data):

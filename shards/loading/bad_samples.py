@@ -21,19 +21,19 @@ class Replaced:
     """One sample that could not be used.
 
     Attributes:
-        slot: The position it should have had (as in `Batch.slots_B`).
+        slot: The position it should have had (as in `Batch.positions_B`).
         sample_id: The bad sample.
         used: The sample tried in its place; None where it is left out (evaluation).
         reason: Why it cannot be used, with its file.
     """
 
-    slot: int
+    position: int
     sample_id: int
     used: int | None
     reason: str
 
 
-class FaultLog:
+class BadSamples:
     """Counts samples and faults of one loader, from any thread."""
 
     def __init__(self, max_bad_share: float) -> None:
@@ -57,7 +57,7 @@ class FaultLog:
             self.replaced.append(fault)
             number, allowed = len(self.replaced), self._allowed()
         instead = "it is left out" if fault.used is None else f"sample {fault.used} takes its place"
-        logger.warning("sample %d at position %d: %s; %s", fault.sample_id, fault.slot, fault.reason, instead)
+        logger.warning("sample %d at position %d: %s; %s", fault.sample_id, fault.position, fault.reason, instead)
         if number > allowed:
             raise LoadError(self._report())
 

@@ -27,7 +27,7 @@ _NUM_THREADS = 4
 
 class _Planned(Protocol):
     @property
-    def slots(self) -> NDArray[np.int64]: ...
+    def positions(self) -> NDArray[np.int64]: ...
     @property
     def ids(self) -> NDArray[np.int64]: ...
 
@@ -49,7 +49,7 @@ def fetched_ahead(plans: Iterator[P], shards: ShardSet) -> Iterator[P]:
     try:
         while True:
             for _ in range(2):
-                if ahead and ahead[-1].slots[0] - ahead[0].slots[0] >= reach:
+                if ahead and ahead[-1].positions[0] - ahead[0].positions[0] >= reach:
                     break
                 if (plan := next(plans, None)) is not None:
                     ahead.append(plan)

@@ -24,14 +24,14 @@ from torch import Tensor
 
 from shards.decoding.dali import DecodeSpec
 from shards.errors import ManifestError, OrderError
-from shards.loading.bad_samples import FaultLog, Replaced
+from shards.loading.bad_samples import BadSamples, Replaced
 from shards.loading.boxes import Boxes
-from shards.loading.members import Wanted
-from shards.loading.micro_batches import Decoded, Maker, Plan, StreamSpec
+from shards.loading.members import MemberSpec
+from shards.loading.micro_batches import BatchMaker, Decoded, Plan, StreamSpec
 from shards.loading.run_reads import MAX_NODES, RunReads
 from shards.loading.shard_set import ShardSet
 from shards.loading.stream import Stream
-from shards.order import Order, rank_share
+from shards.order import Order, rank_slice
 from shards.storage.shard_files import ReadAt, ShardFiles
 
 Targets = Literal["none", "classes", "mask", "boxes"]
@@ -62,7 +62,7 @@ class Batch:
     boxes: list[Boxes] | None
     stored_jpegs: list[bytes] | None
     sample_ids_B: Tensor
-    slots_B: Tensor
+    positions_B: Tensor
 
 
 class Loader:
@@ -107,7 +107,7 @@ class Loader:
         world_size: int = 1,
         num_nodes: int = 1,
         seed: int = 0,
-        random_crop_scale: float = 1.0,
+        random_crop_min_area: float = 1.0,
         flip: bool = False,
         targets: Targets = "none",
         device: str = "cpu",
@@ -120,20 +120,20 @@ class Loader:
         read_timeout_s: float = 60.0,
         lab: Literal["fused", "operators"] = "fused",
     ) -> None:
-        self._share = rank_share(global_batch_size, micro_batch_size, rank, world_size)
-        _check_settings(image_size, random_crop_scale, num_threads, prefetch_batches)
+        self._share = rank_slice(global_batch_size, micro_batch_size, rank, world_size)
+        _check_settings(image_size, random_crop_min_area, num_threads, prefetch_batches)
         _check_targets(shards, targets)
         self.shards, self.rank, self.world_size = shards, rank, world_size
         self._global_batch_size, self._micro_batch_size = global_batch_size, micro_batch_size
         self._prefetch_batches = prefetch_batches
-        self._faults = FaultLog(max_bad_share)
+        self._faults = BadSamples(max_bad_share)
         self._order = Order(shards.shard_sizes, seed)
         self._files = ShardFiles()
         self._read_at = read_at or _read_at(shards, self._files, self._order.run_samples, num_nodes)
         self._streams: list[Stream] = []
         self._closed_wait_s = 0.0
         weakref.finalize(self, self._files.close)
-        decode = _decode_spec(shards, image_size, random_crop_scale, targets)
+        decode = _decode_spec(shards, image_size, random_crop_min_area, targets)
         self._spec = StreamSpec(
             decode=replace(
                 decode,
@@ -144,7 +144,7 @@ class Loader:
             ),
             wanted=replace(_wanted(shards, targets), timeout_s=read_timeout_s),
             seed=seed,
-            min_crop_area=random_crop_scale,
+            random_crop_min_area=random_crop_min_area,
             training=True,
             max_batch_size=micro_batch_size,
             num_threads=num_threads,
@@ -228,17 +228,17 @@ class Loader:
         for step in count():
             first = images_seen + step * self._global_batch_size + self._share.offset
             for begin in range(first, first + self._share.num_micro_batches * size, size):
-                slots = np.arange(begin, begin + size)
-                yield Plan(slots, slots // self.shards.num_samples, self._order.sample_ids(begin, size))
+                positions = np.arange(begin, begin + size)
+                yield Plan(positions, positions // self.shards.num_samples, self._order.sample_ids(begin, size))
 
     def _eval_plans(self) -> Iterator[Plan]:
         size, number = self._micro_batch_size, self.shards.num_samples
         for begin in range(self.rank * size, number, self.world_size * size):
-            slots = np.arange(begin, min(begin + size, number))
-            yield Plan(slots, np.zeros_like(slots), slots)
+            positions = np.arange(begin, min(begin + size, number))
+            yield Plan(positions, np.zeros_like(positions), positions)
 
     def _run(self, spec: StreamSpec, plans: Iterator[Plan]) -> Iterator[Decoded]:
-        maker = Maker(self.shards, spec, self._faults, self._read_at)
+        maker = BatchMaker(self.shards, spec, self._faults, self._read_at)
         stream = Stream(maker, plans, self._prefetch_batches)
         self._streams.append(stream)
         try:
@@ -265,7 +265,7 @@ class Loader:
             boxes=decoded.boxes,
             stored_jpegs=None,
             sample_ids_B=torch.tensor([item.sample_id for item in items]),
-            slots_B=torch.tensor([item.slot for item in items]),
+            positions_B=torch.tensor([item.position for item in items]),
         )
 
 
@@ -289,9 +289,9 @@ def _decode_spec(shards: ShardSet, image_size: int, crop_scale: float, targets: 
     )
 
 
-def _wanted(shards: ShardSet, targets: Targets) -> Wanted:
+def _wanted(shards: ShardSet, targets: Targets) -> MemberSpec:
     labelled = targets in ("classes", "boxes")
-    return Wanted(
+    return MemberSpec(
         num_classes=len(shards.classes) if labelled else None, boxes=targets == "boxes", mask=targets == "mask"
     )
 

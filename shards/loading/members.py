@@ -31,7 +31,7 @@ class Members:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class MemberSpec:
     """Which members to read beside the picture, and how patient to be.
 
     Attributes:
@@ -52,7 +52,7 @@ class Wanted:
     timeout_s: float = 60.0
 
 
-def read_members(shards: ShardSet, row: np.void, wanted: Wanted, read_at: ReadAt) -> Members:
+def read_members(shards: ShardSet, row: np.void, wanted: MemberSpec, read_at: ReadAt) -> Members:
     """Read one sample and check it against the manifest.
 
     Raises:
@@ -92,7 +92,7 @@ def _check_header(
         raise BadSampleError(f"{path.name}: {kind} of {width}x{height} has over {max_pixels} pixels")
 
 
-def _read_member(path: Path, row: np.void, member: str, wanted: Wanted, read_at: ReadAt) -> bytes:
+def _read_member(path: Path, row: np.void, member: str, wanted: MemberSpec, read_at: ReadAt) -> bytes:
     offset, size, crc = (int(row[f"{member}_{part}"]) for part in ("offset", "size", "crc"))
     if size == 0:
         raise BadSampleError(f"{path.name}: no {member}")
@@ -104,7 +104,7 @@ def _read_member(path: Path, row: np.void, member: str, wanted: Wanted, read_at:
     return data
 
 
-def _read_patiently(path: Path, offset: int, size: int, wanted: Wanted, read_at: ReadAt) -> bytes:
+def _read_patiently(path: Path, offset: int, size: int, wanted: MemberSpec, read_at: ReadAt) -> bytes:
     """Try again after an OSError: network file systems fail for a moment and come back."""
     for attempt in range(wanted.num_tries):
         try:

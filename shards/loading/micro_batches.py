@@ -13,10 +13,10 @@ from torch import Tensor
 
 from shards.decoding.dali import DecodeError, Decoder, DecodeSpec, EncodedBatch, Fetched
 from shards.errors import LoadError
-from shards.loading.bad_samples import FaultLog, Replaced
+from shards.loading.bad_samples import BadSamples, Replaced
 from shards.loading.boxes import Boxes, all_boxes, boxes_in_window
 from shards.loading.fetch_ahead import fetched_ahead
-from shards.loading.members import BadSampleError, Members, Wanted
+from shards.loading.members import BadSampleError, Members, MemberSpec
 from shards.loading.read_ahead import PendingReads, ReadAhead
 from shards.loading.shard_set import ShardSet
 from shards.order import crop_windows, flips, replacement
@@ -29,7 +29,7 @@ _MAX_ATTEMPTS = 100
 class Plan:
     """One micro-batch to make: its positions, the epoch of each, and the samples due there, all (B,)."""
 
-    slots: NDArray[np.int64]
+    positions: NDArray[np.int64]
     epochs: NDArray[np.int64]
     ids: NDArray[np.int64]
 
@@ -38,7 +38,7 @@ class Plan:
 class Item:
     """One place in a micro-batch and the sample that fills it (the planned one, or its replacement)."""
 
-    slot: int
+    position: int
     epoch: int
     planned_id: int
     sample_id: int
@@ -64,9 +64,9 @@ class StreamSpec:
     """
 
     decode: DecodeSpec
-    wanted: Wanted
+    wanted: MemberSpec
     seed: int
-    min_crop_area: float
+    random_crop_min_area: float
     training: bool
     max_batch_size: int
     num_threads: int
@@ -75,10 +75,10 @@ class StreamSpec:
     device: str
 
 
-class Maker:
+class BatchMaker:
     """Turns plans into decoded micro-batches; driven by one thread."""
 
-    def __init__(self, shards: ShardSet, spec: StreamSpec, faults: FaultLog, read_at: ReadAt) -> None:
+    def __init__(self, shards: ShardSet, spec: StreamSpec, faults: BadSamples, read_at: ReadAt) -> None:
         self._shards, self._spec, self._faults = shards, spec, faults
         self._reads = ReadAhead(shards, spec.wanted, spec.num_read_threads, read_at)
         self._decoder = Decoder(spec.decode, spec.max_batch_size, spec.num_threads, spec.device)
@@ -124,10 +124,10 @@ class Maker:
     def _collect(self, plan: Plan, reads: PendingReads) -> list[Item]:
         self._faults.count_drawn(len(plan.ids))
         items = []
-        for slot, epoch, sample_id, result in zip(
-            plan.slots.tolist(), plan.epochs.tolist(), plan.ids.tolist(), reads.collect(), strict=True
+        for position, epoch, sample_id, result in zip(
+            plan.positions.tolist(), plan.epochs.tolist(), plan.ids.tolist(), reads.collect(), strict=True
         ):
-            item = Item(slot, epoch, sample_id, sample_id, Members(b"", None, None))
+            item = Item(position, epoch, sample_id, sample_id, Members(b"", None, None))
             if self._fill(item, result):
                 items.append(item)
         return items
@@ -145,12 +145,12 @@ class Maker:
         while item.attempt < _MAX_ATTEMPTS:
             bad, item.attempt = item.sample_id, item.attempt + 1
             if not self._spec.training:
-                self._faults.add(Replaced(item.slot, bad, None, reason))
+                self._faults.add(Replaced(item.position, bad, None, reason))
                 return False
             item.sample_id = replacement(
                 self._spec.seed, item.epoch, item.planned_id, item.attempt, self._shards.num_samples
             )
-            self._faults.add(Replaced(item.slot, bad, item.sample_id, reason))
+            self._faults.add(Replaced(item.position, bad, item.sample_id, reason))
             if item.sample_id in self._undecodable:
                 reason = self._undecodable[item.sample_id]
                 continue
@@ -160,7 +160,7 @@ class Maker:
                 return True
             reason = str(result)
         raise LoadError(
-            f"no usable sample found in {_MAX_ATTEMPTS} tries for position {item.slot}; the last reason: "
+            f"no usable sample found in {_MAX_ATTEMPTS} tries for position {item.position}; the last reason: "
             f"{reason}. Check the shards with python launcher/pack.py --verify DIR."
         )
 
@@ -210,7 +210,7 @@ class Maker:
         rows = self._shards.rows(np.array([item.sample_id for item in items]))
         heights, widths = rows["height"].astype(np.int64), rows["width"].astype(np.int64)
         epochs, ids = _epochs_and_ids(items)
-        windows = crop_windows(self._spec.seed, epochs, ids, heights, widths, self._spec.min_crop_area)
+        windows = crop_windows(self._spec.seed, epochs, ids, heights, widths, self._spec.random_crop_min_area)
         return windows, windows / np.stack([heights, widths, heights, widths], axis=1)
 
     def _flips(self, items: list[Item]) -> NDArray[np.int32]:

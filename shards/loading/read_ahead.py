@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.loading.members import BadSampleError, Members, Wanted, read_members
+from shards.loading.members import BadSampleError, Members, MemberSpec, read_members
 from shards.loading.shard_set import Rows, ShardSet
 from shards.storage.remote import remote_of
 from shards.storage.shard_files import ReadAt
@@ -64,7 +64,7 @@ class ReadAhead:
         read_at: How a file is read.
     """
 
-    def __init__(self, shards: ShardSet, wanted: Wanted, num_threads: int, read_at: ReadAt) -> None:
+    def __init__(self, shards: ShardSet, wanted: MemberSpec, num_threads: int, read_at: ReadAt) -> None:
         self._shards, self._wanted, self._read_at = shards, wanted, read_at
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._num_started = 0

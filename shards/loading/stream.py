@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Iterator
 
-from shards.loading.micro_batches import Decoded, Maker, Plan
+from shards.loading.micro_batches import BatchMaker, Decoded, Plan
 from shards.loading.read_ahead import ReadingStopped
 
 _POLL_S = 0.1
@@ -33,12 +33,12 @@ def _close_running() -> None:
 
 
 class Stream:
-    """A `Maker` in a thread of its own, with a bounded queue between it and the consumer.
+    """A `BatchMaker` in a thread of its own, with a bounded queue between it and the consumer.
 
     The thread is a daemon and looks at `close` every tenth of a second, so nothing waits for it for long.
     """
 
-    def __init__(self, maker: Maker, plans: Iterator[Plan], max_ready: int) -> None:
+    def __init__(self, maker: BatchMaker, plans: Iterator[Plan], max_ready: int) -> None:
         self._maker, self._plans = maker, plans
         self._ready: queue.Queue[Decoded | BaseException | None] = queue.Queue(max_ready)
         self._stop = threading.Event()

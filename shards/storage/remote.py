@@ -22,9 +22,9 @@ from shards.errors import ManifestError
 from shards.manifest import MANIFEST_FILE, Manifest, parse_manifest
 from shards.order import WINDOW_SHARDS
 from shards.storage.cache import LOCK, PART, Cache, locked, open_in_use
-from shards.storage.transfer import Patience, Promise, TransferError, check_scheme, fetch_into
+from shards.storage.transfer import Promise, RetryPolicy, TransferError, check_scheme, fetch_into
 
-PATIENCE = Patience()
+PATIENCE = RetryPolicy()
 DEFAULT_CACHE_GB = 100.0
 _MAX_MANIFEST_BYTES = 64 << 20
 _KEPT_FAILURE_S = 60.0  # so that a shard's thousand samples do not each wait for all the tries
@@ -34,7 +34,7 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}", re.ASCII)
 class RemoteFolder:
     """A packed folder behind a URL and its part of the cache; used by any number of threads."""
 
-    def __init__(self, url: str, manifest: Manifest, cache: Cache, patience: Patience) -> None:
+    def __init__(self, url: str, manifest: Manifest, cache: Cache, patience: RetryPolicy) -> None:
         self._url, self._folder, self._cache, self._patience = url, manifest.folder, cache, patience
         table = manifest.samples_file
         self._promises = {shard.file: Promise(shard.bytes, shard.sha256) for shard in manifest.shards}
@@ -126,7 +126,7 @@ def remote_of(path: Path) -> RemoteFolder | None:
     return _FOLDERS.get(path.parent)
 
 
-def open_remote(url: str, cache: Cache, patience: Patience = PATIENCE) -> Manifest:
+def open_remote(url: str, cache: Cache, patience: RetryPolicy = PATIENCE) -> Manifest:
     """Fetch manifest and table of a packed folder behind a URL; its `folder` is the set's part of the cache.
 
     Raises:
@@ -160,7 +160,7 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "colorgan" / "shards"
 
 
-def _fetch_manifest(url: str, patience: Patience) -> bytes:
+def _fetch_manifest(url: str, patience: RetryPolicy) -> bytes:
     buffer = BytesIO()
 
     def restart() -> nullcontext[BytesIO]:

@@ -36,7 +36,7 @@ class TransferError(FileNotFoundError):
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long a fetch may take.
 
     Attributes:
@@ -65,7 +65,7 @@ class Promise:
     sha256: str | None = None
 
 
-def fetch_into(url: str, open_target: Target, promise: Promise, patience: Patience) -> None:
+def fetch_into(url: str, open_target: Target, promise: Promise, patience: RetryPolicy) -> None:
     """Write a URL's content; each try opens the target anew.
 
     Raises:
@@ -127,7 +127,7 @@ def _copy(source: Any, target: IO[bytes], promise: Promise, deadline: float) -> 
         raise _Broken(f"its sha256 is {digest.hexdigest()[:12]}, the manifest says {str(promise.sha256)[:12]}")
 
 
-def _open(url: str, patience: Patience) -> Any:
+def _open(url: str, patience: RetryPolicy) -> Any:
     """A stream to read the URL from its start, without a request for its size where that can be spared."""
     fsspec = import_module("fsspec")
     scheme = url.partition("://")[0].lower()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 
-from colorgan.evaluation.picture_grids import colour_grid, mask_grid
+from colorgan.evaluation.picture_grids import color_grid, mask_grid
 
 HOSTILE = "<script>alert(1)</script>\" onload='x' $x_1$ ‮gpj"
 GREY = {"psnr": 20.0, "ssim": 0.8, "grey_psnr": 18.0, "grey_ssim": 0.7, "images": 4.0}
@@ -69,7 +69,7 @@ def grid(path: Path, size: int, num_rows: int, shade: float) -> Path:
     def flat(value: float) -> torch.Tensor:
         return torch.full((3, size, size), value)
 
-    colour_grid(path, [(flat(0.0), flat(shade), flat(1.0))] * num_rows, [f"sample {i}" for i in range(num_rows)])
+    color_grid(path, [(flat(0.0), flat(shade), flat(1.0))] * num_rows, [f"sample {i}" for i in range(num_rows)])
     return path
 
 

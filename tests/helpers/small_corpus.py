@@ -35,8 +35,8 @@ def draw_corpus(root: Path) -> Corpus:
     kinds = ("png", "jpg", "tif")
     for number in range(NUM_GOOD):
         size = (int(random.integers(16, 40)), int(random.integers(16, 40)))
-        colours = random.integers(0, 256, (2, 2, 3), np.uint8)
-        picture = Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC)
+        colors = random.integers(0, 256, (2, 2, 3), np.uint8)
+        picture = Image.fromarray(colors).resize(size, Image.Resampling.BICUBIC)
         picture.save(root / f"r{number:02d}.{kinds[number % 3]}", exif=orientation(1 + number % 8))
         mask = random.choice([0, 1, 2, 255], size[::-1]).astype(np.uint8)
         Image.fromarray(mask).save(root / f"r{number:02d}.mask.png")

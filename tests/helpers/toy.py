@@ -18,7 +18,7 @@ from colorgan.config.recipe import PretrainRecipe
 from colorgan.distributed.phase import Strategy
 from colorgan.distributed.ranks import Ranks, close_ranks, open_ranks
 from colorgan.tasks.colorization import PretrainTask, build_pretraining
-from colorgan.training.loop import Cadence, Hooks, StopSignals, fit
+from colorgan.training.loop import Hooks, Intervals, StopSignals, fit
 
 SIZE = 32
 
@@ -27,7 +27,7 @@ SIZE = 32
 class ToyBatch:
     lab_B3HW: Tensor
     sample_ids_B: Tensor
-    slots_B: Tensor
+    positions_B: Tensor
     classes_BC: Tensor | None = None
     difficult_BC: Tensor | None = None
     mask_BHW: Tensor | None = None
@@ -59,8 +59,8 @@ class ToyLoader:
             images_seen += self.global_batch_size
 
     def batch(self, slots: range) -> ToyBatch:
-        slots_B = torch.tensor(list(slots))
-        return ToyBatch(torch.stack([toy_picture(slot) for slot in slots]), slots_B, slots_B)
+        positions_B = torch.tensor(list(slots))
+        return ToyBatch(torch.stack([toy_picture(slot) for slot in slots]), positions_B, positions_B)
 
     def eval_batches(self) -> Iterator[Any]:
         yield self.batch(range(10_000 + self.rank, 10_002 + self.rank))
@@ -90,7 +90,7 @@ def train_toy(
     reports: list[dict[str, float]] = []
     hooks = Hooks(lambda report: reports.append(report.values), lambda images: None, lambda images: None)
     loader = ToyLoader(size, micro_batch_size, ranks.rank, ranks.world_size)
-    fit(task, strategy, loader, Cadence(num_steps * size, size, size), hooks, StopSignals())
+    fit(task, strategy, loader, Intervals(num_steps * size, size, size), hooks, StopSignals())
     return task, strategy, reports
 
 

@@ -149,7 +149,7 @@ def test_a_damaged_recipe_of_a_run(tmp_path: Path, packed: dict[str, Path], verb
             verb("pretrain", "--data.train", packed["train"], "--run", tmp_path, "--images", "16", *TINY)
 
 
-def test_a_photo_is_not_overwritten_by_its_coloured_copy(tmp_path: Path, packed: dict[str, Path], verb: Verb) -> None:
+def test_a_photo_is_not_overwritten_by_its_colored_copy(tmp_path: Path, packed: dict[str, Path], verb: Verb) -> None:
     verb("pretrain", "--data.train", packed["train"], "--run", tmp_path / "run", "--images", "16", *TINY)
     verb("consolidate", "--run", tmp_path / "run")
     photo = tmp_path / "a.png"

@@ -15,7 +15,7 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
 from colorgan.errors import UsageError
-from colorgan.models.colorizing import colour_photo
+from colorgan.models.colorizing import color_photo
 from colorgan.models.model_folder import Architecture, ModelConfig, build_model, load_model
 from colorgan.models.modes import initialise
 from colorgan.models.weights_file import CONFIG, WEIGHTS
@@ -72,8 +72,8 @@ def test_scores_at_own_size_are_those_of_what_colorize_gives(
     for index in range(3):
         photo = read(photos / f"{index}.jpg")
         pixels = torch.from_numpy(photo.copy()).permute(2, 0, 1)
-        _, coloured = colour_photo(network, pixels, image_size=32, ab_scale=config.ab_scale)
-        picture = coloured.permute(1, 2, 0).double().numpy()
+        _, colored = color_photo(network, pixels, image_size=32, ab_scale=config.ab_scale)
+        picture = colored.permute(1, 2, 0).double().numpy()
         psnrs.append(peak_signal_noise_ratio(photo / 255.0, picture, data_range=1.0))
         differences.append(deltaE_ciede2000(rgb2lab(photo / 255.0), rgb2lab(picture)).mean())
     assert scores["psnr_own_size"] == pytest.approx(np.mean(psnrs), rel=1e-4)

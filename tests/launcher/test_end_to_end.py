@@ -23,8 +23,8 @@ Verb = Callable[..., str]
 
 def pretrain_words(packed: dict[str, Path], run: Path, images: int = 64) -> list[object]:
     data = ["--data.train", packed["train"], "--data.val", packed["val"]]
-    cadence = ["--output.save_every_images", 16, "--output.validate_every_images", 32]
-    return [*data, "--run", run, "--images", images, "--loss.gan", "least_squares", *TINY, *cadence]
+    intervals = ["--output.save_every_images", 16, "--output.validate_every_images", 32]
+    return [*data, "--run", run, "--images", images, "--loss.gan", "least_squares", *TINY, *intervals]
 
 
 def test_every_verb_in_turn(tmp_path: Path, packed: dict[str, Path], verb: Verb) -> None:
@@ -139,11 +139,11 @@ def test_photos_of_any_size_keep_their_luminance(tmp_path: Path, packed: dict[st
         tmp_path / "out",
         *(tmp_path / n for n in names),
     )
-    coloured = np.asarray(Image.open(tmp_path / "out" / "wide.png"))
-    assert coloured.shape == photo.shape
+    colored = np.asarray(Image.open(tmp_path / "out" / "wide.png"))
+    assert colored.shape == photo.shape
     assert np.asarray(Image.open(tmp_path / "out" / "tiny.png")).shape == (5, 3, 3)
     # The middle of the gamut: at its edge a colour is clipped, which moves its luminance.
-    difference = np.abs(rgb2lab(coloured)[..., 0] - rgb2lab(photo)[..., 0])
+    difference = np.abs(rgb2lab(colored)[..., 0] - rgb2lab(photo)[..., 0])
     assert np.median(difference) < 0.5
 
 

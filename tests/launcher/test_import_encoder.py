@@ -20,7 +20,7 @@ from torch import nn
 
 from colorgan.color import rgb_to_lab_B3HW
 from colorgan.config.recipe import FinetuneRecipe
-from colorgan.errors import ColorganError, GeneratorError, UsageError
+from colorgan.errors import ColorganError, ModelFolderError, UsageError
 from colorgan.models.model_folder import Architecture, ModelConfig, build_model, load_model, save_model
 from colorgan.models.weights_file import CONFIG, WEIGHTS
 from colorgan.study.trials import Arm
@@ -212,7 +212,7 @@ def test_a_file_that_lacks_a_part_is_refused(
     state = {key: value for key, value in timm.create_model(file).state_dict().items() if "running" not in key}
     save_file(state, tmp_path / "file.safetensors")
     words = ("--encoder", encoder, "--weights", tmp_path / "file.safetensors", "--like", generator)
-    with pytest.raises(GeneratorError, match=f"holds no weights for .* for one [^ ]*{missing}"):
+    with pytest.raises(ModelFolderError, match=f"holds no weights for .* for one [^ ]*{missing}"):
         verb("import_encoder", *words, "--out", tmp_path / "e")
 
 
@@ -230,7 +230,7 @@ def test_a_hostile_file_is_not_executed(tmp_path: Path, generator: Path, verb: V
             return Path.touch, (tmp_path / "touched",)
 
     torch.save({"conv1.weight": Touch()}, tmp_path / "bad.pth")
-    with pytest.raises(GeneratorError, match="blocked loading"):
+    with pytest.raises(ModelFolderError, match="blocked loading"):
         verb(
             *("import_encoder", "--encoder", NAME, "--weights", tmp_path / "bad.pth", "--like", generator),
             *("--out", tmp_path / "e"),
@@ -244,5 +244,5 @@ def test_a_folder_that_names_no_network_of_timm_is_refused(folder: Path, tmp_pat
         config["architecture"]["encoder"] = encoder
         (tmp_path / CONFIG).write_text(json.dumps(config))
         (tmp_path / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes())
-        with pytest.raises(GeneratorError, match=sentence):
+        with pytest.raises(ModelFolderError, match=sentence):
             load_model(tmp_path)

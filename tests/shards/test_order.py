@@ -16,7 +16,7 @@ from shards.order import (
     crop_windows,
     draw_uniform,
     flips,
-    rank_share,
+    rank_slice,
     replacement,
     splitmix64,
 )
@@ -32,7 +32,7 @@ def ids_of_run(order: Order, global_batch: int, micro: int, world: int, images_s
     for step in range(steps):
         first = images_seen + step * global_batch
         for rank in range(world):
-            share = rank_share(global_batch, micro, rank, world)
+            share = rank_slice(global_batch, micro, rank, world)
             for index in range(share.num_micro_batches):
                 seen.append(order.sample_ids(first + share.offset + index * micro, micro))
     return np.concatenate(seen)
@@ -211,13 +211,13 @@ def test_empty_set_and_negative_position_are_refused() -> None:
 @pytest.mark.parametrize(("global_batch", "micro", "rank", "world"), [(10, 3, 0, 1), (8, 4, 0, 3), (12, 2, 0, 4)])
 def test_sizes_that_do_not_divide_are_refused(global_batch: int, micro: int, rank: int, world: int) -> None:
     with pytest.raises(OrderError, match=f"make it a multiple of {micro * world}"):
-        rank_share(global_batch, micro, rank, world)
+        rank_slice(global_batch, micro, rank, world)
 
 
 @pytest.mark.parametrize("sizes", [(0, 1, 0, 1), (4, 0, 0, 1), (4, 4, 1, 1), (4, 4, -1, 1), (4, 4, 0, 0)])
 def test_sizes_out_of_range_are_refused(sizes: tuple[int, int, int, int]) -> None:
     with pytest.raises(OrderError, match="sizes are 1 at least"):
-        rank_share(*sizes)
+        rank_slice(*sizes)
 
 
 def test_draws_are_uniform_and_independent_of_the_batch() -> None:

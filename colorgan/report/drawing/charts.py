@@ -53,7 +53,7 @@ class Line:
 
     name: str
     points: Sequence[tuple[float, float]]
-    colour: int = 0
+    color: int = 0
     dash: str = "-"
     thin: bool = False  # one of several whose mean is drawn too
 
@@ -90,7 +90,7 @@ def draw(
         axes = figure.add_subplot()
         for line in lines:
             xs, ys = zip(*thinned(line.points), strict=True)
-            axes.plot(xs, ys, color=colour_of(line.colour), linestyle=line.dash, **_stroke(line, len(xs)))
+            axes.plot(xs, ys, color=color_of(line.color), linestyle=line.dash, **_stroke(line, len(xs)))
         if log and all(y > 0 for line in lines for _, y in line.points):
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -107,7 +107,7 @@ def draw(
         return Chart(title, svg_of(figure, key or title), _png(figure, title, told), tuple(told))
 
 
-def colour_of(place: int) -> str:
+def color_of(place: int) -> str:
     """Return the colour of a place, round and round."""
     return COLOURS[place % len(COLOURS)]
 
@@ -139,8 +139,8 @@ def svg_of(figure: Figure, key: str) -> Html:
     text = re.sub(r'(href="|url\()#', rf"\1#{key}-", text)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would hold for the whole page
-    for index, colour in enumerate(COLOURS):
-        text = text.replace(colour, f"var(--line-{index})")
+    for index, color in enumerate(COLOURS):
+        text = text.replace(color, f"var(--line-{index})")
     text = text.replace(INK, "var(--ink)").replace(GRID, "var(--grid)")
     text = re.sub(r"fill: #ffffff", "fill: none", text)  # the paper
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
@@ -204,7 +204,7 @@ def draw_study(protocol: StudyProtocol, key: str) -> Chart | None:
 def _draw_arms(axes: Axes, arms: list[StudyArm]) -> None:
     for row, arm in enumerate(arms):
         values = [100 * value for value in arm.known]
-        axes.plot(values, [row] * len(values), "o", color=colour_of(row), markersize=5.5, alpha=0.65, mew=0)
+        axes.plot(values, [row] * len(values), "o", color=color_of(row), markersize=5.5, alpha=0.65, mew=0)
         mean = sum(values) / len(values)
         axes.plot([mean, mean], [row - 0.3, row + 0.3], color=INK, linewidth=1.6)
     _rows(axes, [arm.name for arm in arms])

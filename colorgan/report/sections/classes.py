@@ -19,8 +19,8 @@ from colorgan.report.drawing.html import Html, data_uri, element, join
 from colorgan.report.drawing.photos import open_picture, png_bytes
 from colorgan.report.final_scores import MODEL_KINDS, Result, by_protocol, data_name, spread
 from colorgan.report.published import METRICS, TITLES
+from colorgan.report.report_data import ReportData
 from colorgan.report.sections.gallery import whole_picture
-from colorgan.report.story import Story
 
 Arms = Mapping[str, Sequence[SavedEvaluation]]
 Matrix = list[list[float]]
@@ -199,7 +199,7 @@ def _overlays(name: str, evaluations: Sequence[SavedEvaluation], stem: str, file
     return None
 
 
-def classes_section(story: Story, results: Sequence[Result], files: Files) -> Html:
+def classes_section(report_data: ReportData, results: Sequence[Result], files: Files) -> Html:
     """Return class scores, confusions and overlays of each protocol, an arm of runs beside the others."""
     parts: list[Html] = []
     for task in METRICS:
@@ -209,7 +209,7 @@ def classes_section(story: Story, results: Sequence[Result], files: Files) -> Ht
             parts += _block(f"{TITLES[task]}, {where}", {name: each for name, each in found.items() if each}, files)
     counted = {id(each.evaluation) for each in results if each.evaluation}
     groups: dict[tuple[str, str], dict[str, list[SavedEvaluation]]] = {}
-    for each in story.evaluations:
+    for each in report_data.evaluations:
         task = MODEL_KINDS.get(each.kind, "")
         if id(each) not in counted and task in METRICS:
             where = f"{data_name(each.data)}, {each.inference} inference"

@@ -11,17 +11,17 @@ from colorgan.report.drawing.figures import Files, Spec, charts, legend, percent
 from colorgan.report.drawing.html import Html, element, join
 from colorgan.report.final_scores import SCRATCH, data_name
 from colorgan.report.published import METRICS, TITLES
-from colorgan.report.story import Story
+from colorgan.report.report_data import ReportData
 from colorgan.runs.reading import RunFolder
 
 Arms = Mapping[str, Sequence[RunFolder]]
 Points = list[tuple[float, float]]
 
 
-def finetuning_section(story: Story, files: Files) -> Html:
+def finetuning_section(report_data: ReportData, files: Files) -> Html:
     """Return loss and scores over fine-tuning, scratch against pretrained, a group for each task and validation set."""
     groups: dict[tuple[str, str], dict[str, list[RunFolder]]] = {}
-    runs = [run for run in story.runs if run.kind in METRICS]
+    runs = [run for run in report_data.runs if run.kind in METRICS]
     for run in sorted(runs, key=lambda run: start_of(run) != SCRATCH):
         where = data_name(run.folders("data.val"))
         groups.setdefault((run.kind, where), {}).setdefault(start_of(run), []).append(run)

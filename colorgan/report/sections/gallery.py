@@ -14,7 +14,7 @@ from colorgan.report.drawing.figures import Files
 from colorgan.report.drawing.html import Html, data_uri, element, join, missing
 from colorgan.report.drawing.photos import jpeg_bytes, narrowed, open_picture, png_bytes, progress, sheet
 from colorgan.report.published import OWN_SIZE
-from colorgan.report.story import Story
+from colorgan.report.report_data import ReportData
 
 Row = Sequence[tuple[str, Image.Image]]
 NUM_PHOTOS = 4  # of one run's progress, and of its best and its worst
@@ -30,10 +30,10 @@ COLOUR_SCORES = (
 ENDS = (("best", "Best by PSNR"), ("worst", "Worst by PSNR"))
 
 
-def progress_section(story: Story, files: Files) -> Html:
+def progress_section(report_data: ReportData, files: Files) -> Html:
     """Return the same photos after growing shares of training, for each pretraining run."""
     parts: list[Html] = []
-    for run in story.of("pretrain"):
+    for run in report_data.of("pretrain"):
         parts.append(element("h3", run.title))
         found = progress(run.pictures, run.total_images)
         if found is None:
@@ -49,16 +49,16 @@ def progress_section(story: Story, files: Files) -> Html:
     return join(parts)
 
 
-def coloured_section(story: Story, files: Files) -> Html:
+def colored_section(report_data: ReportData, files: Files) -> Html:
     """Return grey, coloured, original with their PSNR: each run's last validation, evaluations' best and worst."""
     parts: list[Html] = []
-    for run in story.of("pretrain"):
+    for run in report_data.of("pretrain"):
         rows = _triples(run.pictures[-1][1]) if run.pictures else []
         if rows:
             parts.append(element("h3", f"{run.title}: validation at {run.pictures[-1][0]:,} images"))
             parts.append(element("p", f"The first {len(rows)} held-out photos, best PSNR first.", class_="soft"))
             parts.append(_photos(sorted(rows, key=_psnr, reverse=True)))
-    evaluations = [*story.evaluations, *(each for run in story.runs for each in run.evaluations)]
+    evaluations = [*report_data.evaluations, *(each for run in report_data.runs for each in run.evaluations)]
     for number, each in enumerate((each for each in evaluations if each.kind in ("generator", "")), 1):
         shown = [piece for what, title in ENDS if (piece := _end(each, what, title, number, files)) is not None]
         if not shown and "pictures" in each.pictures:
@@ -107,9 +107,9 @@ def _triples(path: Path) -> list[list[tuple[str, Image.Image]]]:
     if found is None:
         return []
     rows = []
-    for (_, grey), (_, coloured), (_, original) in found.rows():
-        told = f"{psnr_db(coloured, original):.1f} dB"
-        rows.append([(f"grey, {psnr_db(grey, original):.1f} dB", grey), (told, coloured), ("original", original)])
+    for (_, grey), (_, colored), (_, original) in found.rows():
+        told = f"{psnr_db(colored, original):.1f} dB"
+        rows.append([(f"grey, {psnr_db(grey, original):.1f} dB", grey), (told, colored), ("original", original)])
     return rows
 
 

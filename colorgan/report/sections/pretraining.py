@@ -9,7 +9,7 @@ from colorgan.files import short
 from colorgan.report.drawing.charts import Line
 from colorgan.report.drawing.figures import Files, Spec, charts, legend, percent
 from colorgan.report.drawing.html import Html, element, join, table
-from colorgan.report.story import Story
+from colorgan.report.report_data import ReportData
 from colorgan.runs.reading import RunFolder
 
 # The discriminator's loss, half of real plus half of generated, when it knows nothing.
@@ -23,9 +23,9 @@ DRAWN = {
 MAX_OTHERS = 12  # a log of somebody else's making does not become a page of thousands of charts
 
 
-def pretraining_section(story: Story, files: Files) -> Html:
+def pretraining_section(report_data: ReportData, files: Files) -> Html:
     """Return losses of both networks, colour scores over training, and the signs of a healthy GAN."""
-    runs = story.of("pretrain")
+    runs = report_data.of("pretrain")
     verdicts = [element("li", f"{run.title}: {_health(run)}") for run in runs]
     named = legend([(run.title, place) for place, run in enumerate(runs)])
     further = charts(files, _others(runs))
@@ -91,17 +91,17 @@ def _others(runs: Sequence[RunFolder]) -> list[Spec]:
     return [(short(name), _lines(runs, name), "as logged", {}) for name in undrawn]
 
 
-def speed_section(story: Story, files: Files) -> Html:
+def speed_section(report_data: ReportData, files: Files) -> Html:
     """Return how fast each run was and how long it waited for pictures."""
     header = ("Run", "Ranks", "Images/s, mean", "Loader wait, mean", "Starts", "Precision", "Device")
-    lines = _lines(story.runs, "images_per_s")
-    waits = [replace(line, points=percent(line.points)) for line in _lines(story.runs, "wait_share")]
+    lines = _lines(report_data.runs, "images_per_s")
+    waits = [replace(line, points=percent(line.points)) for line in _lines(report_data.runs, "wait_share")]
     drawn: list[Spec] = [
         ("Images a second", lines, "all ranks together", {}),
         ("Waiting for the loader", waits, "share of the time", {"unit": "%"}),
     ]
-    named = legend([(run.title, place) for place, run in enumerate(story.runs)])
-    return join([table(header, [_speed_row(run) for run in story.runs]), named, charts(files, drawn)])
+    named = legend([(run.title, place) for place, run in enumerate(report_data.runs)])
+    return join([table(header, [_speed_row(run) for run in report_data.runs]), named, charts(files, drawn)])
 
 
 def _speed_row(run: RunFolder) -> list[str]:

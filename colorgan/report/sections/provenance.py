@@ -10,7 +10,7 @@ import yaml
 from colorgan.files import mapping, short
 from colorgan.report.drawing.html import Html, element, join, missing, table
 from colorgan.report.published import KIND_NAMES
-from colorgan.report.story import Story
+from colorgan.report.report_data import ReportData
 from colorgan.runs.reading import RunFolder, differences
 
 MAX_ROWS = 40  # of a run's checkpoints and of its events
@@ -19,18 +19,18 @@ MAX_VERSIONS = 12
 NOT_KNOWN = "not known"
 
 
-def recipes_section(story: Story) -> Html:
+def recipes_section(report_data: ReportData) -> Html:
     """Return what differs between the runs of a kind, and each whole recipe; of a study's arms the first run's."""
     parts: list[Html] = []
     for kind, name in KIND_NAMES.items():
-        runs = story.of(kind)
+        runs = report_data.of(kind)
         if len(runs) < 2:
             continue
         rows = [[key, *values] for key, values in differences(runs).items()]
         parts.append(element("h3", f"What differs between the {name} runs"))
         parts.append(table(("Setting", *(run.title for run in runs)), rows) if rows else element("p", "Nothing."))
-    whole = [_recipe(run.title, run) for run in story.runs]
-    for protocol in (each for study in story.studies for each in study.protocols):
+    whole = [_recipe(run.title, run) for run in report_data.runs]
+    for protocol in (each for study in report_data.studies for each in study.protocols):
         whole += [_recipe(f"{protocol.title}: {arm.name}", arm.runs[0]) for arm in protocol.arms if arm.runs]
     return join([*parts, element("h3", "Whole recipes") if whole else None, *whole])
 
@@ -40,17 +40,17 @@ def _recipe(title: str, run: RunFolder) -> Html:
     return element("details", element("summary", title), element("pre", short(text, MAX_RECIPE)))
 
 
-def provenance_section(story: Story) -> Html:
+def provenance_section(report_data: ReportData) -> Html:
     """Return digests, versions, checkpoints and events of every run."""
-    versions = _versions(story)
+    versions = _versions(report_data)
     if versions is None:
         return Html()
     parts = [element("h3", "Versions that trained"), versions]
-    if story.runs:
+    if report_data.runs:
         header = ("Run", "Training data (sha256)", "Source commit", "Ranks", "Folder")
-        parts.insert(0, table(header, [_origin(run) for run in story.runs]))
-        parts.append(_folded("Checkpoints", ("Run", "Checkpoint", "Bytes", "State"), _checkpoints(story.runs)))
-        parts.append(_folded("Events", ("Run", "Images", "What", "Exit status"), _events(story.runs)))
+        parts.insert(0, table(header, [_origin(run) for run in report_data.runs]))
+        parts.append(_folded("Checkpoints", ("Run", "Checkpoint", "Bytes", "State"), _checkpoints(report_data.runs)))
+        parts.append(_folded("Events", ("Run", "Images", "What", "Exit status"), _events(report_data.runs)))
     return join(parts)
 
 
@@ -69,11 +69,11 @@ def _told_versions(run: RunFolder) -> dict[str, Any]:
     return mapping(run.starts[-1].get("versions")) if run.starts else {}
 
 
-def _versions(story: Story) -> Html | None:
+def _versions(report_data: ReportData) -> Html | None:
     """A row for each set of versions, and the runs that were last started with it; None without runs."""
-    arms = [arm for study in story.studies for protocol in study.protocols for arm in protocol.arms]
+    arms = [arm for study in report_data.studies for protocol in study.protocols for arm in protocol.arms]
     known: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    named = [(run.title, run) for run in story.runs]
+    named = [(run.title, run) for run in report_data.runs]
     named += [("a study", run) for arm in arms for run in arm.runs]
     for title, run in named:
         told = list(_told_versions(run).items())[:MAX_VERSIONS]

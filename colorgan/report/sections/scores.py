@@ -64,7 +64,7 @@ def scores_section(results: Sequence[Result], *, elsewhere: bool = False) -> Htm
         "A column is one protocol: numbers of different columns were computed differently and are not to be compared. "
         "± is the sample standard deviation over runs that differ only in seed."
     )
-    parts = [element("p", said, class_="soft"), element("h3", "Colouring"), _colour_table(results)]
+    parts = [element("p", said, class_="soft"), element("h3", "Colouring"), _color_table(results)]
     for task in METRICS:
         found = by_protocol(results, task)
         if found or (task in PAPER and not elsewhere):
@@ -81,7 +81,7 @@ def _earlier_table() -> Html:
     return element("details", title, table(header, rows, said))
 
 
-def _colour_table(results: Sequence[Result]) -> Html:
+def _color_table(results: Sequence[Result]) -> Html:
     columns = [(protocol, arm) for protocol, arms in by_protocol(results, "pretrain").items() for arm in arms]
     header = ["", "Paper (Table 3)", *("Ours: " + ", ".join(_number(r.run) for r in arm.results) for _, arm in columns)]
     rows = [

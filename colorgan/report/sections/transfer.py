@@ -14,46 +14,46 @@ from colorgan.report.drawing.charts import draw_study
 from colorgan.report.drawing.figures import Files, chart_figure, free_name
 from colorgan.report.drawing.html import Html, element, join, table
 from colorgan.report.published import METRICS, PAPER, Published
+from colorgan.report.report_data import ReportData
 from colorgan.report.sections.classes import classes_blocks
 from colorgan.report.sections.finetuning import arm_curves
 from colorgan.report.sections.probes import probe_tables
-from colorgan.report.story import Story
 from colorgan.runs.reading import RunFolder, short_names
 from colorgan.study.record import ArmValues, Comparison, StudyArm, StudyProtocol
 
 NO_VALUE = "–"
 
 
-def transfer_section(story: Story, files: Files) -> Html:
+def transfer_section(report_data: ReportData, files: Files) -> Html:
     """Return every study's protocols: the paper's, then the field's; then probes that were given by themselves."""
     parts: list[Html] = []
-    for study in story.studies:
-        several = f": {study.path.name}" if len(story.studies) > 1 and not study.of_single_runs else ""
+    for study in report_data.studies:
+        several = f": {study.path.name}" if len(report_data.studies) > 1 and not study.of_single_runs else ""
         others = "Runs by their own recipes" if study.of_single_runs else "The field's protocols"
         for title, of_the_paper in (("The paper's protocols", True), (others, False)):
             protocols = [each for each in study.protocols if each.of_the_paper is of_the_paper]
             if protocols:
                 parts.append(element("h3", title + several))
                 parts += [_protocol(each, files) for each in protocols]
-    if story.probes:
-        parts += [element("h3", "Frozen features"), _probes(story.probes)]
+    if report_data.probes:
+        parts += [element("h3", "Frozen features"), _probes(report_data.probes)]
     return join(parts)
 
 
-def transfer_cards(story: Story) -> list[Html]:
+def transfer_cards(report_data: ReportData) -> list[Html]:
     """Return a card for each protocol of the studies with a comparison: what it shows, in a glance."""
     return [
         _card(protocol, protocol.comparisons[0])
-        for study in story.studies
+        for study in report_data.studies
         for protocol in study.protocols
         if protocol.comparisons
     ]
 
 
-def transfer_markdown(story: Story) -> str:
+def transfer_markdown(report_data: ReportData) -> str:
     """Return the studies' tables as Markdown."""
     lines: list[str] = []
-    for protocol in (each for study in story.studies for each in study.protocols):
+    for protocol in (each for study in report_data.studies for each in study.protocols):
         lines += [
             "",
             f"## {_plain(protocol.title)}: {_plain(protocol.metric_title)}",

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from colorgan.config import command_line as cli
+from colorgan.config.command import run_command
 from colorgan.config.command_line import MAX_RECIPE_BYTES, parse
 from colorgan.config.settings import dump_recipe, recipe_difference
-from colorgan.config.verb import run_verb
 from colorgan.errors import CheckpointError, UsageError
 
 ROOT = Path(__file__).parents[3]
@@ -317,7 +317,7 @@ class OtherError(Exception):
 
 def ending(main: Callable[[list[str]], int | None], *errors: type[Exception]) -> Any:
     with pytest.raises(SystemExit) as caught:
-        run_verb(main, *errors)
+        run_command(main, *errors)
     return caught.value.code
 
 
@@ -331,7 +331,7 @@ def ending(main: Callable[[list[str]], int | None], *errors: type[Exception]) ->
         (KeyboardInterrupt(), "Interrupted."),
     ],
 )
-def test_run_verb_tells_mistakes_in_one_line(
+def test_run_command_tells_mistakes_in_one_line(
     error: BaseException, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def main(words: list[str]) -> None:
@@ -341,17 +341,17 @@ def test_run_verb_tells_mistakes_in_one_line(
     assert capsys.readouterr().err == told + "\n"
 
 
-def test_run_verb_leaves_our_own_faults_a_traceback() -> None:
+def test_run_command_leaves_our_own_faults_a_traceback() -> None:
     for fault in (ZeroDivisionError(), ConnectionResetError(errno.ECONNRESET, "reset"), OtherError()):
 
         def main(words: list[str], fault: Exception = fault) -> None:
             raise fault
 
         with pytest.raises(type(fault)):
-            run_verb(main)
+            run_command(main)
 
 
-def test_run_verb_passes_words_and_status(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_command_passes_words_and_status(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["x.py", "--a", "1"])
     assert ending(lambda words: None) == 0
     assert ending(lambda words: 75 if words == ["--a", "1"] else 0) == 75
@@ -377,14 +377,14 @@ def test_another_rank_waits_and_then_speaks(
 
 VERB = """
 import sys, time
-from colorgan.cli import run_verb
+from colorgan.cli import run_command
 def main(words):
     if words == ["wait"]:
         print("ready", flush=True)
         time.sleep(60)
     for _ in range(20_000):
         print("x" * 50)
-run_verb(main)
+run_command(main)
 """
 
 

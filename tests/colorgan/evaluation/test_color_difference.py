@@ -53,12 +53,12 @@ def drawn() -> tuple[Tensor, Tensor]:
 def test_ciede2000_gives_its_authors_numbers(
     first: tuple[float, ...], second: tuple[float, ...], expected: float
 ) -> None:
-    one, other = (torch.tensor(colour, dtype=torch.float64).view(1, 3, 1, 1) for colour in (first, second))
+    one, other = (torch.tensor(color, dtype=torch.float64).view(1, 3, 1, 1) for color in (first, second))
     assert ciede2000_B(one, other).item() == pytest.approx(expected, abs=5e-5)
     assert ciede2000_B(other, one).item() == pytest.approx(expected, abs=5e-5)
 
 
-def test_ciede2000_and_chroma_error_are_skimage_and_numpy_on_drawn_colours() -> None:
+def test_ciede2000_and_chroma_error_are_skimage_and_numpy_on_drawn_colors() -> None:
     first, second = drawn()
     expected = deltaE_ciede2000(first.numpy(), second.numpy(), channel_axis=1).mean(axis=(1, 2))
     assert ciede2000_B(first, second).tolist() == pytest.approx(expected.tolist(), rel=1e-6)

@@ -19,7 +19,7 @@ from colorgan.errors import TrainingError
 from colorgan.evaluation.metrics import (
     average_precision,
     chroma_l1_B,
-    colourfulness_B,
+    colorfulness_B,
     confusion_matrix,
     dice_per_class,
     first_positive_accuracy,
@@ -101,14 +101,14 @@ def test_picture_scores_refuse_unequal_shapes() -> None:
         chroma_l1_B(noise(1, 2, 4, 4), noise(2, 2, 4, 4))
 
 
-def test_colourfulness_by_hand_and_by_numpy() -> None:
-    assert colourfulness_B(noise(1, 1, 8, 8).expand(1, 3, 8, 8)).item() == pytest.approx(0.0, abs=1e-5)
+def test_colorfulness_by_hand_and_by_numpy() -> None:
+    assert colorfulness_B(noise(1, 1, 8, 8).expand(1, 3, 8, 8)).item() == pytest.approx(0.0, abs=1e-5)
     red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
-    assert colourfulness_B(red).item() == pytest.approx(0.3 * 255 * math.hypot(1, 0.5))  # no spread, only means
+    assert colorfulness_B(red).item() == pytest.approx(0.3 * 255 * math.hypot(1, 0.5))  # no spread, only means
     r, g, b = (noise(3, 9, 9) * 255).double().numpy()
     rg, yb = r - g, (r + g) / 2 - b
     expected = math.hypot(np.std(rg), np.std(yb)) + 0.3 * math.hypot(np.mean(rg), np.mean(yb))
-    assert colourfulness_B(noise(3, 9, 9)[None]).item() == pytest.approx(expected, rel=1e-6)
+    assert colorfulness_B(noise(3, 9, 9)[None]).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_chroma_l1_by_hand() -> None:

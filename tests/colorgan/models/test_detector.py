@@ -29,7 +29,7 @@ from colorgan.models.unet import UNet
 from colorgan.tasks.detection_loss import assign, centre_ness, detection_loss, focal_loss, giou
 from colorgan.tasks.initial_model import NEW_LAYERS
 from colorgan.tasks.transfer import Stage, build_stage
-from colorgan.training.loop import Cadence, Hooks, StopSignals, fit
+from colorgan.training.loop import Hooks, Intervals, StopSignals, fit
 
 
 @dataclass
@@ -245,7 +245,7 @@ def tuned(ranks: Ranks, micro_batch_size: int) -> dict[str, Tensor]:
         phase.optimizer = torch.optim.SGD(phase.module.parameters(), lr=0.01)
     hooks = Hooks(lambda report: None, lambda images: None, lambda images: None)
     loader = BoxLoader(8, micro_batch_size, ranks.rank, ranks.world_size)
-    fit(task, strategy, loader, Cadence(24, 8, 8), hooks, StopSignals())
+    fit(task, strategy, loader, Intervals(24, 8, 8), hooks, StopSignals())
     return {name: tensor.clone() for name, tensor in strategy.state()["model"].items()}
 
 

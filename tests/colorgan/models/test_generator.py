@@ -7,7 +7,7 @@ import torch
 from huggingface_hub import ModelHubMixin
 from safetensors.torch import load_file, save_file
 
-from colorgan.errors import GeneratorError
+from colorgan.errors import ModelFolderError
 from colorgan.models.generator import Generator, check_onnx, export_onnx
 from colorgan.models.model_folder import Architecture, ModelConfig, build_model, load_model
 from colorgan.models.modes import initialise
@@ -29,16 +29,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_one_call_loads_and_one_colours(folder: Path) -> None:
+def test_one_call_loads_and_one_colors(folder: Path) -> None:
     generator = Generator.from_pretrained(folder)
     luminance = torch.rand(2, 1, 32, 32) * 2 - 1
     with torch.no_grad():
         assert torch.equal(generator(luminance), load_model(folder)[0](luminance))
     assert not generator.training
     photo = torch.randint(0, 256, (3, 45, 61), dtype=torch.uint8)
-    coloured = generator.colour(photo)
-    assert coloured.shape == (3, 45, 61)
-    assert 0 <= float(coloured.min()) <= float(coloured.max()) <= 1
+    colored = generator.color(photo)
+    assert colored.shape == (3, 45, 61)
+    assert 0 <= float(colored.min()) <= float(colored.max()) <= 1
 
 
 def test_what_is_saved_is_a_folder_of_ours(folder: Path, tmp_path: Path) -> None:
@@ -65,12 +65,12 @@ def test_a_name_on_the_hub_is_downloaded(folder: Path, monkeypatch: pytest.Monke
 
 
 def test_other_arguments_are_refused(folder: Path) -> None:
-    with pytest.raises(GeneratorError, match="takes no trust_remote_code"):
+    with pytest.raises(ModelFolderError, match="takes no trust_remote_code"):
         Generator.from_pretrained(folder, trust_remote_code=True)
 
 
 @pytest.mark.filterwarnings("ignore")  # torch.onnx's own
-def test_onnx_gives_the_same_colours(folder: Path, tmp_path: Path) -> None:
+def test_onnx_gives_the_same_colors(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     export_onnx(folder, tmp_path / "model.onnx")
@@ -81,5 +81,5 @@ def test_onnx_gives_the_same_colours(folder: Path, tmp_path: Path) -> None:
     changed = load_file(folder / WEIGHTS)
     changed["decoder.output.bias"] += 0.5
     save_file(changed, other / WEIGHTS)
-    with pytest.raises(GeneratorError, match="onnxruntime's output differs by"):
+    with pytest.raises(ModelFolderError, match="onnxruntime's output differs by"):
         check_onnx(tmp_path / "model.onnx", other)

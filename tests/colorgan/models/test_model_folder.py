@@ -16,7 +16,7 @@ from colorgan.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from colorgan.checkpoints.consolidation import consolidate, streamed_probe
 from colorgan.checkpoints.writer import save_checkpoint
 from colorgan.distributed.ranks import Ranks
-from colorgan.errors import ColorganError, GeneratorError
+from colorgan.errors import ColorganError, ModelFolderError
 from colorgan.models.model_folder import load_model, probe, read_config
 from colorgan.models.weights_file import CONFIG, WEIGHTS
 from colorgan.tasks.pretraining import pretrain
@@ -82,7 +82,7 @@ def test_other_weights_than_the_run_saw_are_refused(saved: Checkpoint, tmp_path:
     def change(role: str, name: str, tensor: Tensor) -> Tensor:
         return tensor + 0.5 if (role, name) == ("generator", "decoder.output.bias") else tensor
 
-    with pytest.raises(GeneratorError, match="output differs by"):
+    with pytest.raises(ModelFolderError, match="output differs by"):
         consolidate(resaved(saved, tmp_path / "c", change), tmp_path / "g", "raw")
     assert not (tmp_path / "g").exists()
 
@@ -106,10 +106,10 @@ def test_a_pickle_is_refused_unopened(
     monkeypatch.chdir(tmp_path)
     folder = copy_of(generator, tmp_path / "g")
     (folder / name).write_bytes(pickle.dumps(_Bomb()))
-    with pytest.raises(GeneratorError):
+    with pytest.raises(ModelFolderError):
         load_model(folder)
     torch.save({"x": _Bomb()}, folder / name)
-    with pytest.raises(GeneratorError):
+    with pytest.raises(ModelFolderError):
         load_model(folder)
     assert not (tmp_path / "bomb-went-off").exists()
 
@@ -150,7 +150,7 @@ HOSTILE = {
 def test_hostile_weights_are_one_sentence(generator: Path, tmp_path: Path, kind: str) -> None:
     folder = copy_of(generator, tmp_path / "g")
     (folder / WEIGHTS).write_bytes(HOSTILE[kind])
-    with pytest.raises(GeneratorError) as caught:
+    with pytest.raises(ModelFolderError) as caught:
         load_model(folder)
     assert str(folder / WEIGHTS) in str(caught.value)
     assert len(str(caught.value)) < 600
@@ -161,7 +161,7 @@ def test_sizes_that_the_file_does_not_hold_cost_no_memory(generator: Path, tmp_p
     config = json.loads((folder / CONFIG).read_text())
     config["architecture"] |= {"width": 1024, "image_size": 512}  # 57 GB of weights
     (folder / CONFIG).write_text(json.dumps(config))
-    with pytest.raises(GeneratorError, match=r"does not fit config\.json"):
+    with pytest.raises(ModelFolderError, match=r"does not fit config\.json"):
         load_model(folder)
 
 
@@ -178,7 +178,7 @@ def test_sizes_that_the_file_does_not_hold_cost_no_memory(generator: Path, tmp_p
 def test_a_config_of_another_kind_is_refused(generator: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     folder = copy_of(generator, tmp_path / "g")
     (folder / CONFIG).write_text(json.dumps({**json.loads((folder / CONFIG).read_text()), **change}))
-    with pytest.raises(GeneratorError):
+    with pytest.raises(ModelFolderError):
         read_config(folder)
 
 
@@ -186,10 +186,10 @@ def test_a_tensor_too_many_or_too_few_is_named(generator: Path, tmp_path: Path) 
     tensors = load_file(generator / WEIGHTS)
     folder = copy_of(generator, tmp_path / "g")
     save_file({**tensors, "decoder.more": torch.ones(1)}, folder / WEIGHTS)
-    with pytest.raises(GeneratorError, match=r"config.json knows no decoder\.more"):
+    with pytest.raises(ModelFolderError, match=r"config.json knows no decoder\.more"):
         load_model(folder)
     save_file({name: tensor for name, tensor in tensors.items() if name != "decoder.output.bias"}, folder / WEIGHTS)
-    with pytest.raises(GeneratorError, match=r"the file knows no decoder\.output\.bias"):
+    with pytest.raises(ModelFolderError, match=r"the file knows no decoder\.output\.bias"):
         load_model(folder)
 
 

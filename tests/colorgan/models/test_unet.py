@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from colorgan.errors import NetworkError
+from colorgan.errors import ArchitectureError
 from colorgan.models.discriminator import Discriminator
 from colorgan.models.layers import KeyedDropout
 from colorgan.models.modes import evaluating, initialise, set_dropout_keys, set_inference
@@ -47,7 +47,7 @@ def test_every_power_of_two_goes_through(image_size: int, width: int) -> None:
 
 @pytest.mark.parametrize("image_size", [0, 16, 48, 100, 1024])
 def test_other_sizes_are_refused_in_a_sentence(image_size: int) -> None:
-    with pytest.raises(NetworkError, match=f"image size {image_size} .*use 32, 64, 128, 256 or 512"):
+    with pytest.raises(ArchitectureError, match=f"image size {image_size} .*use 32, 64, 128, 256 or 512"):
         UNet(image_size=image_size, width=4)
 
 
@@ -96,7 +96,7 @@ def test_dropout_depends_on_the_sample_alone() -> None:
 
 
 def test_dropout_without_keys_is_an_error() -> None:
-    with pytest.raises(NetworkError, match="set_dropout_keys"):
+    with pytest.raises(ArchitectureError, match="set_dropout_keys"):
         KeyedDropout(0.5, salt=1)(torch.ones(2, 4))
 
 

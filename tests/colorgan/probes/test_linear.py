@@ -47,11 +47,11 @@ class LabelledLoader:
     def eval_batches(self) -> Iterator[Any]:
         size = self.micro_batch_size
         for begin in range(self.rank * size, self.num_pictures, self.world_size * size):
-            slots_B = torch.arange(begin, min(begin + size, self.num_pictures))
-            classes_BC = (slots_B[:, None] % torch.tensor([2, 3, 5]) == 0).float()
-            difficult_BC = (classes_BC > 0) & (slots_B[:, None] % 7 == 0)
-            lab_B3HW = torch.stack([toy_picture(slot) for slot in slots_B.tolist()])
-            yield ToyBatch(lab_B3HW, slots_B, slots_B, classes_BC, difficult_BC)
+            positions_B = torch.arange(begin, min(begin + size, self.num_pictures))
+            classes_BC = (positions_B[:, None] % torch.tensor([2, 3, 5]) == 0).float()
+            difficult_BC = (classes_BC > 0) & (positions_B[:, None] % 7 == 0)
+            lab_B3HW = torch.stack([toy_picture(slot) for slot in positions_B.tolist()])
+            yield ToyBatch(lab_B3HW, positions_B, positions_B, classes_BC, difficult_BC)
 
 
 def toy_encoder(seed: int = 0, norm: Any = "batch") -> Encoder:

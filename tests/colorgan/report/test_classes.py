@@ -18,9 +18,9 @@ from sklearn.metrics import confusion_matrix
 from colorgan.evaluation.record import SavedEvaluation, read_evaluation
 from colorgan.report.drawing.html import Html
 from colorgan.report.page import report_page
+from colorgan.report.report_data import read_folders
 from colorgan.report.sections.classes import best_first, class_means, classes_blocks, row_shares, summed
-from colorgan.report.sections.gallery import coloured_section, psnr_db
-from colorgan.report.story import read_folders
+from colorgan.report.sections.gallery import colored_section, psnr_db
 
 
 def plain(per_class: dict[str, float | None], confusion: list[list[float]] | None = None) -> SavedEvaluation:
@@ -111,11 +111,11 @@ def test_photos_are_ranked_and_an_evaluation_shows_its_best_and_worst(tmp_path: 
     for name, shade in (("best", 0.9), ("worst", 0.2)):
         grid(folder / f"{name}.png", 32, 2, shade)
     files: dict[str, bytes] = {}
-    page = coloured_section(read_folders([run, folder]), files)
+    page = colored_section(read_folders([run, folder]), files)
     captions = re.findall(r"<figcaption>([^<]*dB)</figcaption>", page)
-    coloured = [float(caption.split()[0]) for caption in captions if "grey" not in caption]
+    colored = [float(caption.split()[0]) for caption in captions if "grey" not in caption]
     # Shades 128, 230 and 51 before white: 20 log10(255 / difference).
-    assert coloured == [6.1, 6.1, 20.2, 20.2, 1.9, 1.9]
+    assert colored == [6.1, 6.1, 20.2, 20.2, 1.9, 1.9]
     assert "At the network&#x27;s size: PSNR 20.00\u00a0dB." in page
     assert "At each photo&#x27;s own size: PSNR 21.00\u00a0dB." in page
     assert page.index("Best by PSNR") < page.index("Worst by PSNR")

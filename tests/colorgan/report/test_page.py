@@ -17,8 +17,8 @@ from colorgan.report.drawing.photos import cut_grid, open_picture, progress
 from colorgan.report.final_scores import by_protocol, final_results, paired_difference, run_of, spread
 from colorgan.report.page import write_report
 from colorgan.report.published import METRICS
+from colorgan.report.report_data import read_folders
 from colorgan.report.sections.scores import markdown
-from colorgan.report.story import read_folders
 from colorgan.runs.reading import differences, read_run, short_names
 
 
@@ -99,10 +99,10 @@ def test_an_evaluation_belongs_to_its_run_and_only_if_of_its_last_weights(tmp_pa
         (tmp_path / name).mkdir()
         scores = {"mAP": 0.5, "images": 9.0, "classes": 3.0}
         (tmp_path / name / "scores.json").write_text(json.dumps({**text, "images_seen": images_seen, "scores": scores}))
-    story = read_folders([run, tmp_path / "now", tmp_path / "before"])
-    assert run_of("runs/a/model", story.runs) is story.runs[0]
-    assert run_of("elsewhere/a/model", story.runs) is None
-    results, notes = final_results(story)
+    report_data = read_folders([run, tmp_path / "now", tmp_path / "before"])
+    assert run_of("runs/a/model", report_data.runs) is report_data.runs[0]
+    assert run_of("elsewhere/a/model", report_data.runs) is None
+    results, notes = final_results(report_data)
     assert [(r.source, r.protocol.inference) for r in results] == [
         ("last validation", "running"),
         ("evaluation", "paper"),
@@ -113,8 +113,8 @@ def test_an_evaluation_belongs_to_its_run_and_only_if_of_its_last_weights(tmp_pa
 
 def test_names_and_differences(tmp_path: Path) -> None:
     assert short_names([Path("/a/x/seed-0"), Path("/a/y/seed-0")]) == ["x/seed-0", "y/seed-0"]
-    story = read_folders([tuned(tmp_path / "a", 0, 0.1), tuned(tmp_path / "b", 3, 0.1)])
-    assert differences(story.runs) == {"seed": ["0", "3"]}
+    report_data = read_folders([tuned(tmp_path / "a", 0, 0.1), tuned(tmp_path / "b", 3, 0.1)])
+    assert differences(report_data.runs) == {"seed": ["0", "3"]}
 
 
 def test_what_is_no_run_is_told_in_one_sentence(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from helpers.drawn_runs import HOSTILE, make_run, probed, study
 from colorgan.errors import UsageError
 from colorgan.probes.record import read_probe
 from colorgan.report.drawing.charts import draw_study
+from colorgan.report.report_data import ReportData, read_folders
 from colorgan.report.sections.probes import probe_tables, spread
 from colorgan.report.sections.transfer import points, transfer_cards, transfer_markdown, transfer_section
-from colorgan.report.story import Story, read_folders
 from colorgan.study.record import read_study
 
 
@@ -117,23 +117,23 @@ def test_further_scores_are_told_for_each_arm(folder: Path, tmp_path: Path) -> N
         {"metric_title": "a third one", "arms": arms[:1], "comparisons": []},
     ]
     (tmp_path / "study.json").write_text(json.dumps(told))
-    story = read_folders([tmp_path])
-    page, text = text_of(transfer_section(story, {})), transfer_markdown(story)
+    report_data = read_folders([tmp_path])
+    page, text = text_of(transfer_section(report_data, {})), transfer_markdown(report_data)
     for part in ("another score", "20.00 ± 10.00", "30.00 ± 0.00 (+10.00; +5.00 to +15.00)"):
         assert part in page and part in text
     assert "| a third one | 20.00 ± 10.00 | – |" in text
 
 
 def test_cards_and_text_say_the_same(folder: Path) -> None:
-    story = read_folders([folder])
-    cards = [text_of(card) for card in transfer_cards(story)]
+    report_data = read_folders([folder])
+    cards = [text_of(card) for card in transfer_cards(report_data)]
     assert len(cards) == 4
     assert "+4.00 points" in cards[0]
     assert "First-positive accuracy" in cards[0]
-    text = transfer_markdown(story)
+    text = transfer_markdown(report_data)
     assert text.count("\n## ") == 4
     assert "- pretrained − scratch: +4.00 points, 95 % interval +3.00 to +5.00: pretraining helps" in text
-    assert transfer_markdown(Story([], [])) == ""
+    assert transfer_markdown(ReportData([], [])) == ""
 
 
 def test_a_chart_shows_every_seed_and_the_interval(folder: Path) -> None:

@@ -9,7 +9,7 @@ from helpers.toy import ToyLoader, toy_recipe, train_toy
 from colorgan.distributed.ranks import Ranks
 from colorgan.runs.health import REPORTS_TO_WARN, HealthWatch
 from colorgan.runs.log import read_log
-from colorgan.tasks.gan_losses import lab_colourfulness
+from colorgan.tasks.gan_losses import lab_colorfulness
 from colorgan.tasks.pretraining import pretrain
 
 WELL = {
@@ -56,13 +56,13 @@ def test_one_noisy_report_is_not_told() -> None:
     assert [watch.judge(values) for values in (bad, bad, WELL) * 10] == [[]] * 30
 
 
-def test_colourfulness_in_lab_is_that_of_the_paper() -> None:
+def test_colorfulness_in_lab_is_that_of_the_paper() -> None:
     ab_B2HW = torch.rand(3, 2, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.3
-    for ab, ours in zip(ab_B2HW, lab_colourfulness(ab_B2HW), strict=True):
+    for ab, ours in zip(ab_B2HW, lab_colorfulness(ab_B2HW), strict=True):
         spread = (ab[0].var(correction=0) + ab[1].var(correction=0)).sqrt()
         distance = (ab[0].mean() ** 2 + ab[1].mean() ** 2).sqrt()
         assert float(ours) == pytest.approx(float(spread + 0.37 * distance), rel=1e-5)
-    assert float(lab_colourfulness(torch.zeros(1, 2, 4, 4))) == 0.0
+    assert float(lab_colorfulness(torch.zeros(1, 2, 4, 4))) == 0.0
 
 
 def test_pretraining_logs_what_is_judged(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from torch.multiprocessing import ProcessExitedException
 from colorgan.checkpoints.checkpoint import latest_checkpoint
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import LostRankError, NotFiniteError, SaveError
-from colorgan.runs.hang_reports import SUMMARY, Standing, verdict
+from colorgan.runs.hang_reports import SUMMARY, RankStatus, verdict
 from colorgan.runs.log import read_log
 from colorgan.runs.watchdog import EXIT_HUNG, Watchdog, is_alive, started
 from colorgan.tasks.pretraining import pretrain
@@ -29,8 +29,8 @@ ONE = Ranks.single()
 WAITING = ("/x/training.py:1 fit", "/torch/distributed/distributed_c10d.py:9 all_reduce")
 
 
-def standing(rank: int, **changes: Any) -> Standing:
-    usual = Standing(
+def standing(rank: int, **changes: Any) -> RankStatus:
+    usual = RankStatus(
         rank=rank, host="a", process=100 + rank, started=1, point="agree", number=70, step=9, images_seen=72,
         last_collective="x", idle_s=8.0, time=50.0, stack=WAITING,
     )  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 from helpers.drawn_runs import VOC, scored, tuned
 
 from colorgan.report.page import write_report
-from colorgan.report.story import read_folders
+from colorgan.report.report_data import read_folders
 from colorgan.study.comparison import ArmScores, compare
 
 SCRATCH = {0: 0.20, 1: 0.22, 2: 0.21}

@@ -19,7 +19,7 @@ from colorgan.models.modes import dropout_keys, initialise, set_dropout_keys
 from colorgan.models.unet import UNet
 from colorgan.tasks.colorization import build_pretraining
 from colorgan.tasks.pretraining import pretrain
-from colorgan.training.loop import Cadence, Hooks, StopSignals, fit
+from colorgan.training.loop import Hooks, Intervals, StopSignals, fit
 
 ONE = Ranks.single()
 # Differences between ways of cutting a batch are tested without what amplifies rounding noise: Adam, L1's sign flips.
@@ -51,10 +51,10 @@ def test_two_steps_equal_a_hand_written_gan(tmp_path: Path) -> None:
     ones, bce = torch.ones_like, F.binary_cross_entropy_with_logits
     for step in range(2):
         batch = ToyLoader(8, 8).batch(range(8 * step, 8 * step + 8))
-        grey, colour = batch.lab_B3HW[:, :1], batch.lab_B3HW[:, 1:]
-        set_dropout_keys(generator, dropout_keys(0, batch.slots_B))
+        grey, color = batch.lab_B3HW[:, :1], batch.lab_B3HW[:, 1:]
+        set_dropout_keys(generator, dropout_keys(0, batch.positions_B))
         fake = generator(grey).detach()
-        real_logits, fake_logits = discriminator(grey, colour), discriminator(grey, fake)
+        real_logits, fake_logits = discriminator(grey, color), discriminator(grey, fake)
         loss = 0.5 * (bce(real_logits, ones(real_logits)) + bce(fake_logits, 0 * ones(fake_logits)))
         adam_d.zero_grad()
         loss.backward()
@@ -62,7 +62,7 @@ def test_two_steps_equal_a_hand_written_gan(tmp_path: Path) -> None:
         fake = generator(grey)
         logits = discriminator(grey, fake)
         adam_g.zero_grad()
-        (bce(logits, ones(logits)) + 100.0 * F.l1_loss(fake, colour)).backward()
+        (bce(logits, ones(logits)) + 100.0 * F.l1_loss(fake, color)).backward()
         adam_g.step()
     for name, tensor in generator.state_dict().items():
         assert torch.allclose(strategy.state()["generator"][name], tensor, atol=1e-6), name
@@ -110,7 +110,7 @@ def test_the_weight_average_follows_its_half_life(tmp_path: Path) -> None:
     task, strategy = build_pretraining(recipe, ONE, 8)
     before = weights(strategy)
     hooks = Hooks(lambda report: None, lambda images: None, lambda images: None)
-    fit(task, strategy, ToyLoader(8, 8), Cadence(8, 8, 8), hooks, StopSignals())
+    fit(task, strategy, ToyLoader(8, 8), Intervals(8, 8, 8), hooks, StopSignals())
     after, name = weights(strategy), "encoder.blocks.0.conv.weight"
     middle = 0.5 * (before[f"generator/{name}"] + after[f"generator/{name}"])
     assert torch.allclose(after[f"generator_average/{name}"], middle, atol=1e-7)

@@ -20,10 +20,10 @@ from datasets.errors import CorpusError
 INDICES = np.array([[0, 1, 2], [20, 255, 3]], np.uint8)
 
 
-def save_palette(path: Path, plane: np.ndarray, colours: list[int]) -> Path:
+def save_palette(path: Path, plane: np.ndarray, colors: list[int]) -> Path:
     """Writes a palette PNG with these colours, whatever they are."""
     picture = Image.fromarray(plane)
-    picture.putpalette(colours)
+    picture.putpalette(colors)
     picture.save(path)
     return path
 
@@ -111,7 +111,7 @@ def test_palette_is_vocs() -> None:
     assert len(set(palette)) == 256
 
 
-def test_palette_masks_give_indices_whatever_the_colours(tmp_path: Path) -> None:
+def test_palette_masks_give_indices_whatever_the_colors(tmp_path: Path) -> None:
     grey = save_palette(tmp_path / "grey.png", INDICES, [7] * 768)
     np.testing.assert_array_equal(PaletteMask(grey, 20).read(), INDICES)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(png_mask(grey))).read(), INDICES)

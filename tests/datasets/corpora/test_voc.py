@@ -77,7 +77,7 @@ def test_masks_are_the_index_plane_and_the_palette_is_the_files() -> None:
     for record in corpus.records():
         with Image.open(DATA / f"VOC2012/SegmentationClass/{record.key}.png") as picture:
             expected = np.array(picture)
-            assert picture.getpalette()[:63] == [channel for colour in corpus.palette for channel in colour]
+            assert picture.getpalette()[:63] == [channel for color in corpus.palette for channel in color]
         plane = record.mask.read()
         np.testing.assert_array_equal(plane, expected)
         assert plane.shape == size_of(record.image)[::-1]

@@ -24,11 +24,11 @@ import numpy as np
 import pytest
 
 from datasets.download.archives import COCO, COCO_ANNOTATIONS, VOC, Archive, archives_for
-from datasets.download.download import FOLDER, Patience, download, is_there
+from datasets.download.download import FOLDER, RetryPolicy, download, is_there
 from datasets.download.unpack import unpack
 from datasets.errors import DownloadError
 
-QUICK = Patience(tries=3, wait_s=0.0, timeout_s=0.5)
+QUICK = RetryPolicy(tries=3, wait_s=0.0, timeout_s=0.5)
 PROJECT = Path(__file__).parents[3]
 PAYLOAD = np.random.default_rng(0).bytes(300_000)
 

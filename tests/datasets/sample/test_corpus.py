@@ -158,7 +158,7 @@ def test_lab_to_rgb_agrees_with_skimage() -> None:
     assert difference.max() <= 4 and difference[rgb > 40].max() <= 1
 
 
-def test_colour_depends_on_class_and_not_on_chance() -> None:
+def test_color_depends_on_class_and_not_on_chance() -> None:
     hues: dict[int, list[float]] = {}
     color = pytest.importorskip("skimage.color")
     for index in range(60):

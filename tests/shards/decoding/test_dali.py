@@ -84,17 +84,17 @@ SIZES = [(96, 96), (120, 80), (61, 147), (200, 333)]
 def test_picture_and_mask_stay_together(crop: bool, flip: bool) -> None:
     """Left, right, top and bottom have colours of their own; the mask names them. Blocks are large: the
     picture's resize blends only at their edges."""
-    colours = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200], [220, 220, 40]], np.uint8)
+    colors = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200], [220, 220, 40]], np.uint8)
     images, masks, windows = [], [], []
     for height, width in SIZES:
         y, x = np.mgrid[0:height, 0:width]
         index = 2 * (y > 0.37 * height) + (x > 0.61 * width)
-        images.append(jpeg(colours[index], 100))
+        images.append(jpeg(colors[index], 100))
         masks.append(png((index + 1).astype(np.uint8)))
         windows.append((height // 7, width // 5, height // 2, width // 2 + 3))
     spec = DecodeSpec(64, crop=crop, flip=flip, mask=True)
     lab_B3HW, mask_BHW = run(spec, encoded(images, masks, windows=windows, flips=[1, 0, 1, 1]))
-    palette = torch.stack([reference(colours[i][None, None])[:, 0, 0] for i in range(4)])
+    palette = torch.stack([reference(colors[i][None, None])[:, 0, 0] for i in range(4)])
     distance = (lab_B3HW[:, None] - palette[None, :, :, None, None]).square().sum(2)
     named = distance.argmin(1) + 1
     same = named == mask_BHW

@@ -45,7 +45,7 @@ def test_any_width_and_scale(size: tuple[int, int]) -> None:
     assert np.abs(kernel_lab(rgb_HW3, 110.0) - reference_lab(rgb_HW3, 110.0)).max() < 2e-6
 
 
-def test_greys_have_no_colour_and_the_ends_are_exact() -> None:
+def test_greys_have_no_color_and_the_ends_are_exact() -> None:
     grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)
     lab_3HW = kernel_lab(np.ascontiguousarray(grey))
     assert np.abs(lab_3HW[1:]).max() < 5e-5  # skimage's own matrix leaves b = -0.0046 on white

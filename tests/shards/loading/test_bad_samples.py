@@ -51,7 +51,7 @@ def test_a_run_with_one_bad_sample_in_2000_ends_in_the_announced_order(tmp_path:
     assert len(bad) == 10 and not set(bad) & set(expected)
     assert seen == expected
     loader.close()
-    replaced = {fault.sample_id for fault in loader.replaced if fault.slot < NUM_SAMPLES}
+    replaced = {fault.sample_id for fault in loader.replaced if fault.position < NUM_SAMPLES}
     assert replaced == set(bad)
 
 

@@ -58,7 +58,7 @@ def test_the_box_bounds_the_drawn_rectangle(tmp_path: Path, crop: float, flip: b
     folder = write_set(tmp_path / "set", samples, policy=policy, with_masks=False)
     exact = policy == "squash:32" and crop == 1.0
     num_seen = num_clipped = 0
-    for batch in loaded(folder, epochs=3, random_crop_scale=crop, flip=flip):
+    for batch in loaded(folder, epochs=3, random_crop_min_area=crop, flip=flip):
         assert batch.boxes is not None and batch.classes_BC is None
         for red_HW, boxes, sample in zip(redness(batch), batch.boxes, batch.sample_ids_B.tolist(), strict=True):
             if not len(boxes.boxes_N4):  # hardly anything left of it
@@ -78,7 +78,7 @@ def test_the_box_bounds_the_drawn_rectangle(tmp_path: Path, crop: float, flip: b
 def test_an_evaluation_has_every_object_as_labelled(tmp_path: Path) -> None:
     samples = [rectangle_sample(index, 48, 80) for index in range(NUM_PICTURES)]
     folder = write_set(tmp_path / "set", samples, policy="original", with_masks=False)
-    batches = loaded(folder, train=False, random_crop_scale=0.3, flip=True)
+    batches = loaded(folder, train=False, random_crop_min_area=0.3, flip=True)
     found = [boxes for batch in batches for boxes in batch.boxes or []]
     for sample, boxes in zip(samples, found, strict=True):
         label = json.loads(sample.label)
@@ -96,16 +96,16 @@ def test_two_ranks_see_the_boxes_of_one(tmp_path: Path) -> None:
     runs = [loaded(folder, rank=rank, world_size=world, **common) for rank, world in ((0, 1), (0, 2), (1, 2))]
     by_slot = [
         {
-            slot: boxes.boxes_N4.tolist()
+            position: boxes.boxes_N4.tolist()
             for batch in batches
-            for slot, boxes in zip(batch.slots_B.tolist(), batch.boxes or [], strict=True)
+            for position, boxes in zip(batch.positions_B.tolist(), batch.boxes or [], strict=True)
         }
         for batches in runs
     ]
     assert by_slot[1].keys().isdisjoint(by_slot[2])
     both = by_slot[1] | by_slot[2]
     assert len(by_slot[0]) == NUM_PICTURES // 2  # of each step of the one rank, the first of two micro-batches
-    assert all(both[slot] == boxes for slot, boxes in by_slot[0].items())
+    assert all(both[position] == boxes for position, boxes in by_slot[0].items())
 
 
 def objects(*boxes: tuple[float, float, float, float], crowd: bool = False) -> Objects:

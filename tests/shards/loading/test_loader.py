@@ -95,8 +95,8 @@ def test_an_epoch_holds_every_sample_once(folder: Path) -> None:
     for epoch in range(12):
         part = seen[epoch * NUM_SAMPLES : (epoch + 1) * NUM_SAMPLES]
         assert sorted(part) == list(range(NUM_SAMPLES))
-    slots = [slot for step in steps for batch in step for slot in batch.slots_B.tolist()]
-    assert slots == list(range(25 * 24))
+    positions = [position for step in steps for batch in step for position in batch.positions_B.tolist()]
+    assert positions == list(range(25 * 24))
 
 
 @pytest.mark.parametrize("targets", ["none", "classes", "mask"])
@@ -149,7 +149,7 @@ def test_evaluation_sees_each_sample_once_in_order(folder: Path, world: int) -> 
     for rank in range(world):
         loader = Loader(shards, rank=rank, world_size=world, **settings)
         for batch in loader.eval_batches():
-            assert torch.equal(batch.slots_B, batch.sample_ids_B)
+            assert torch.equal(batch.positions_B, batch.sample_ids_B)
             seen += zip(batch.sample_ids_B.tolist(), batch.lab_B3HW, strict=True)
         loader.close()
     assert sorted(i for i, _ in seen) == list(range(NUM_SAMPLES))
@@ -169,11 +169,11 @@ def expected_ids(first: int, number: int, bad: set[int], seed: int = 3) -> list[
     """The rule, written down once more: the first usable one of the drawn samples."""
     order = Order([8] * 6 + [2], seed)
     chosen = []
-    for slot, planned in enumerate(order.sample_ids(first, number).tolist(), start=first):
+    for position, planned in enumerate(order.sample_ids(first, number).tolist(), start=first):
         sample_id, attempt = planned, 0
         while sample_id in bad:
             attempt += 1
-            sample_id = replacement(seed, slot // NUM_SAMPLES, planned, attempt, NUM_SAMPLES)
+            sample_id = replacement(seed, position // NUM_SAMPLES, planned, attempt, NUM_SAMPLES)
         chosen.append(sample_id)
     return chosen
 
@@ -196,12 +196,12 @@ def test_replaced_samples_are_recorded(damaged: Path) -> None:
     loader = Loader(open_shards([damaged]), **SETTINGS, max_bad_share=0.5)
     steps = list(islice(loader.train_batches(0), 2))
     loader.close()
-    recorded = {fault.slot: fault for fault in loader.replaced}
+    recorded = {fault.position: fault for fault in loader.replaced}
     order = Order([8] * 6 + [2], 3).sample_ids(0, 48).tolist()
-    for slot, (planned, used) in enumerate(zip(order, ids(steps), strict=True)):
-        assert (slot in recorded) == (planned in {7, 12, 20})
-        if slot in recorded:
-            assert recorded[slot].used == used
+    for position, (planned, used) in enumerate(zip(order, ids(steps), strict=True)):
+        assert (position in recorded) == (planned in {7, 12, 20})
+        if position in recorded:
+            assert recorded[position].used == used
     reasons = " ".join(fault.reason for fault in loader.replaced)
     assert "does not decode" in reasons and "another checksum" in reasons and "no 8-bit JPEG" in reasons
 
@@ -256,7 +256,7 @@ def test_shards_deleted_while_the_run_goes_on(tmp_path: Path, samples: list[Tiny
     loader = Loader(shards, **SETTINGS, max_bad_share=0.4, read_at=reopening)
     batches = loader.train_batches(0)
     first = next(batches)
-    assert [batch.slots_B.tolist() for batch in first] == [list(range(at, at + 4)) for at in range(0, 24, 4)]
+    assert [batch.positions_B.tolist() for batch in first] == [list(range(at, at + 4)) for at in range(0, 24, 4)]
     shards.shard_paths[2].unlink()
     later = list(islice(batches, 6))
     assert not set(ids(later[2:])) & set(range(16, 24))
@@ -340,7 +340,7 @@ def test_wrong_use_is_refused(folder: Path, tmp_path: Path, samples: list[TinySa
     with pytest.raises(OrderError, match="make it a multiple of 8"):
         Loader(shards, **SETTINGS | {"global_batch_size": 12}, world_size=2)
     with pytest.raises(OrderError, match="random_crop_scale 0"):
-        Loader(shards, **SETTINGS, random_crop_scale=0.0)
+        Loader(shards, **SETTINGS, random_crop_min_area=0.0)
     with pytest.raises(OrderError, match="of a set of 50 samples"):
         Loader(shards, **SETTINGS | {"global_batch_size": 52}).train_batches(0)
     with pytest.raises(OrderError, match="from position -1"):

@@ -13,7 +13,7 @@ from PIL import Image
 from skimage.color import rgb2lab
 
 from shards.loading.loader import Loader
-from shards.loading.members import Wanted, read_members
+from shards.loading.members import MemberSpec, read_members
 from shards.loading.shard_set import ShardSet, open_shards
 from shards.packing.pack import pack
 from shards.packing.tar import BLOCK
@@ -30,7 +30,7 @@ def shards(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_training_and_evaluation_take_every_sample(shards: ShardSet) -> None:
-    loader = Loader(shards, image_size=24, targets="mask", flip=True, random_crop_scale=0.5, **SETTINGS)
+    loader = Loader(shards, image_size=24, targets="mask", flip=True, random_crop_min_area=0.5, **SETTINGS)
     seen = [i for step in islice(loader.train_batches(0), 5) for batch in step for i in batch.sample_ids_B.tolist()]
     assert sorted(seen[:NUM_GOOD]) == list(range(NUM_GOOD)) == sorted(seen[NUM_GOOD:])
     assert not loader.replaced
@@ -48,7 +48,7 @@ def test_pictures_are_those_that_were_packed(shards: ShardSet) -> None:
         for row, lab_3HW, mask_HW in zip(rows, batch.lab_B3HW, batch.mask_BHW, strict=True):
             assert set(mask_HW.unique().tolist()) <= {0, 1, 2, 255}
             if (row["width"], row["height"]) == (24, 24):
-                members = read_members(shards, row, Wanted(mask=True), files.read_at)
+                members = read_members(shards, row, MemberSpec(mask=True), files.read_at)
                 assert members.mask is not None
                 lab = torch.from_numpy(rgb2lab(np.asarray(Image.open(io.BytesIO(members.image)).convert("RGB"))))
                 planes = torch.stack([lab[..., 0] / 50 - 1, lab[..., 1] / 128, lab[..., 2] / 128])
@@ -80,7 +80,7 @@ def test_a_sample_is_one_seek_whatever_is_read_of_it(shards: ShardSet) -> None:
 
     for row in shards.rows(np.arange(NUM_GOOD)):
         spans.clear()
-        read_members(shards, row, Wanted(num_classes=2, mask=True), read_at)
+        read_members(shards, row, MemberSpec(num_classes=2, mask=True), read_at)
         gaps = [begin - end for (_, end), (begin, _) in pairwise(spans)]
         assert len(gaps) == 2 and all(BLOCK <= gap < 2 * BLOCK for gap in gaps)
     files.close()

@@ -14,7 +14,7 @@ from helpers.tiny_set import tiny_sample, write_set
 from shards import order as order_module
 from shards.loading import loader as loader_module
 from shards.loading.loader import Loader
-from shards.loading.members import BadSampleError, Wanted, read_members
+from shards.loading.members import BadSampleError, MemberSpec, read_members
 from shards.loading.run_reads import RunReads
 from shards.loading.shard_set import ShardSet, open_shards
 from shards.storage.shard_files import ShardFiles
@@ -101,9 +101,9 @@ def test_strange_tables_spoil_only_their_own_samples(tmp_path: Path) -> None:
     shards._tables = [table]
     reads = RunReads(shards, RUN, files := ShardFiles())
     for index in (0, 2, 3, 5, 6, 7):
-        assert read_members(shards, table[index], Wanted(), reads.read_at).image == tiny_sample(index).image
+        assert read_members(shards, table[index], MemberSpec(), reads.read_at).image == tiny_sample(index).image
     with pytest.raises(BadSampleError):
-        read_members(shards, table[4], Wanted(), reads.read_at)
+        read_members(shards, table[4], MemberSpec(), reads.read_at)
     files.close()
 
 

@@ -15,12 +15,12 @@ from helpers.tiny_set import TinySample, cut_in_the_pixels, jpeg, picture, png, 
 from shards.errors import ManifestError
 from shards.images.headers import Header, jpeg_header, mask_header
 from shards.loading.labels import class_vectors
-from shards.loading.members import BadSampleError, Members, Wanted, read_members
+from shards.loading.members import BadSampleError, Members, MemberSpec, read_members
 from shards.loading.read_ahead import ReadAhead
 from shards.loading.shard_set import ShardSet, open_shards
 from shards.storage.shard_files import ShardFiles
 
-EVERYTHING = Wanted(num_classes=3, mask=True, retry_wait_s=0.001)
+EVERYTHING = MemberSpec(num_classes=3, mask=True, retry_wait_s=0.001)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def folder(tmp_path: Path, samples: list[TinySample]) -> Path:
     return write_set(tmp_path / "set", samples)
 
 
-def read_one(shards: ShardSet, index: int, wanted: Wanted = EVERYTHING, files: ShardFiles | None = None):
+def read_one(shards: ShardSet, index: int, wanted: MemberSpec = EVERYTHING, files: ShardFiles | None = None):
     row = shards.rows(np.array([index]))[0]
     return read_members(shards, row, wanted, (files or ShardFiles()).read_at)
 
@@ -46,7 +46,7 @@ def test_members_come_back_as_they_were_packed(folder: Path, samples: list[TinyS
         assert (members.image, members.mask) == (sample.image, sample.mask)
         assert members.label is not None
         assert members.label.present.tolist() == [float(index % 3 == c) for c in range(3)]
-    only_picture = read_one(shards, 3, Wanted())
+    only_picture = read_one(shards, 3, MemberSpec())
     assert (only_picture.label, only_picture.mask) == (None, None)
 
 
@@ -60,7 +60,7 @@ def test_several_folders_are_one_set(tmp_path: Path, folder: Path, samples: list
     assert shards.digest not in (open_shards([folder]).digest, open_shards([other, folder]).digest)
     rows = shards.rows(np.array([25, 0, 20, 19]))
     assert rows["shard"].tolist() == [4, 0, 3, 2]
-    assert read_one(shards, 25, Wanted()).image == samples[10].image
+    assert read_one(shards, 25, MemberSpec()).image == samples[10].image
 
 
 def test_no_folder_or_one_twice_is_refused(folder: Path) -> None:
@@ -139,7 +139,7 @@ def test_sample_that_is_not_what_was_promised(tmp_path: Path, change: dict, reas
 
 def test_oversized_picture_is_not_decoded(folder: Path) -> None:
     with pytest.raises(BadSampleError, match="has over 1000 pixels"):
-        read_one(open_shards([folder]), 0, Wanted(max_pixels=1000))
+        read_one(open_shards([folder]), 0, MemberSpec(max_pixels=1000))
 
 
 def test_a_read_that_fails_for_a_moment_is_tried_again(folder: Path, samples: list[TinySample]) -> None:
@@ -152,10 +152,10 @@ def test_a_read_that_fails_for_a_moment_is_tried_again(folder: Path, samples: li
         return files.read_at(path, offset, size)
 
     row = shards.rows(np.array([0]))[0]
-    assert read_members(shards, row, Wanted(retry_wait_s=0.001), stumbling).image == samples[0].image
+    assert read_members(shards, row, MemberSpec(retry_wait_s=0.001), stumbling).image == samples[0].image
     failures.clear()
     with pytest.raises(BadSampleError, match="Input/output error"):
-        read_members(shards, row, Wanted(num_tries=2, retry_wait_s=0.001), stumbling)
+        read_members(shards, row, MemberSpec(num_tries=2, retry_wait_s=0.001), stumbling)
 
 
 def test_few_files_stay_open_under_many_threads(folder: Path, samples: list[TinySample]) -> None:
@@ -168,7 +168,7 @@ def test_few_files_stay_open_under_many_threads(folder: Path, samples: list[Tiny
         most = max(most, len(files._open))
         return data
 
-    reads = ReadAhead(shards, Wanted(), 4, counting)
+    reads = ReadAhead(shards, MemberSpec(), 4, counting)
     ids = np.random.default_rng(0).integers(0, 20, 400)
     results = reads.read(ids).collect()
     reads.close()
@@ -187,7 +187,7 @@ def test_stalled_read_is_given_up_and_the_others_go_on(folder: Path) -> None:
             release.wait(30)
         return files.read_at(path, offset, size)
 
-    reads = ReadAhead(shards, Wanted(timeout_s=0.3), 1, stalling)
+    reads = ReadAhead(shards, MemberSpec(timeout_s=0.3), 1, stalling)
     begin = time.perf_counter()
     results = reads.read(np.arange(8)).collect()
     assert time.perf_counter() - begin < 5
@@ -201,7 +201,7 @@ def test_reader_that_raises_anything_is_a_bad_sample(folder: Path) -> None:
     def broken(path: Path, offset: int, size: int) -> bytes:
         raise RuntimeError("disk on fire")
 
-    reads = ReadAhead(open_shards([folder]), Wanted(), 2, broken)
+    reads = ReadAhead(open_shards([folder]), MemberSpec(), 2, broken)
     (result,) = reads.read(np.array([0])).collect()
     reads.close()
     assert isinstance(result, BadSampleError) and "disk on fire" in str(result)

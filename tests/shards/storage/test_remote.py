@@ -17,18 +17,18 @@ from helpers.tiny_set import tiny_sample, write_set
 
 from shards.errors import ManifestError
 from shards.loading.loader import Loader
-from shards.loading.members import BadSampleError, Wanted, read_members
+from shards.loading.members import BadSampleError, MemberSpec, read_members
 from shards.loading.read_ahead import ReadAhead
 from shards.loading.shard_set import ShardSet, open_shards
 from shards.storage import remote, transfer
 from shards.storage.cache import Cache, open_in_use
 from shards.storage.shard_files import ShardFiles
-from shards.storage.transfer import Patience
+from shards.storage.transfer import RetryPolicy
 
 pytest.importorskip("aiohttp", reason="fsspec needs aiohttp for http(s): pip install colorgan[remote]")
 
 SHARDS = [f"tiny-train-{number:06d}.tar" for number in range(5)]
-PATIENCE = Patience(num_tries=3, wait_s=0.01, stall_s=0.3, base_s=5.0)
+PATIENCE = RetryPolicy(num_tries=3, wait_s=0.01, stall_s=0.3, base_s=5.0)
 LARGE = int(1e9)
 
 
@@ -74,7 +74,7 @@ def batches(folder: Path | str, cache: Cache | None = None) -> list[torch.Tensor
 def read(shards, index: int, files: ShardFiles | None = None) -> bytes:
     row, own = shards.rows(np.array([index]))[0], ShardFiles()
     try:
-        return read_members(shards, row, Wanted(retry_wait_s=0.001), (files or own).read_at).image
+        return read_members(shards, row, MemberSpec(retry_wait_s=0.001), (files or own).read_at).image
     finally:
         own.close()
 
@@ -269,7 +269,7 @@ def test_killed_during_a_fetch_and_started_again(server: FolderServer, cache: Ca
 def test_slow_fetch_is_not_taken_for_a_stalled_read(server: FolderServer, cache: Cache) -> None:
     shards, files = open_set(server.url, cache), ShardFiles()
     server.slow_s = 0.25
-    reads = ReadAhead(shards, Wanted(timeout_s=0.05), 1, files.read_at)
+    reads = ReadAhead(shards, MemberSpec(timeout_s=0.05), 1, files.read_at)
     results = reads.read(np.array([0, 8])).collect()
     reads.close()
     assert [getattr(result, "image", result) for result in results] == [tiny_sample(i).image for i in (0, 8)]

@@ -21,7 +21,7 @@ MAX_PRETRAINED = 20  # of one study
 
 
 @dataclass(frozen=True)
-class Story:
+class ReportData:
     """Everything that a report is made of."""
 
     runs: list[RunFolder]
@@ -35,37 +35,37 @@ class Story:
         return [run for run in self.runs if run.kind in kinds]
 
 
-def read_folders(folders: Sequence[Path]) -> Story:
+def read_folders(folders: Sequence[Path]) -> ReportData:
     """Read studies, runs, evaluations and probes; one given twice counts once.
 
     Raises:
         UsageError: a folder is none of them, or its file cannot be read; one sentence.
     """
-    story = Story([], [])
+    report_data = ReportData([], [])
     for folder in _with_pretraining(folders):
         if (folder / STUDY).is_file():
-            story.studies.append(read_study(folder))
+            report_data.studies.append(read_study(folder))
         elif (folder / RECIPE).is_file():
-            story.runs.append(read_run(folder))
+            report_data.runs.append(read_run(folder))
         elif (folder / PROBE).is_file():
-            story.probes.append(read_probe(folder))
+            report_data.probes.append(read_probe(folder))
         elif (folder / SCORES).is_file():
-            story.evaluations.append(read_evaluation(folder))
+            report_data.evaluations.append(read_evaluation(folder))
         else:
             what = "has no recipe.yaml, study.json, scores.json or probe.json" if folder.is_dir() else "is no folder"
             raise UsageError(
                 f"{folder} {what}: give run folders of launcher/pretrain.py or finetune.py, --out folders of "
                 "launcher/evaluate.py or probe.py, or the folder of a study"
             )
-    story.runs.sort(key=lambda run: KINDS.index(run.kind))
-    names = short_names([run.path for run in story.runs])
-    for number, (run, name) in enumerate(zip(story.runs, names, strict=True), 1):
+    report_data.runs.sort(key=lambda run: KINDS.index(run.kind))
+    names = short_names([run.path for run in report_data.runs])
+    for number, (run, name) in enumerate(zip(report_data.runs, names, strict=True), 1):
         run.number, run.name = number, name
-    tables, notes = compared_runs(story.runs)
+    tables, notes = compared_runs(report_data.runs)
     if tables:
-        story.studies.append(Study(Path("runs"), tuple(tables), of_single_runs=True))
-    story.notes.extend([*(note for study in story.studies for note in study.notes), *notes])
-    return story
+        report_data.studies.append(Study(Path("runs"), tuple(tables), of_single_runs=True))
+    report_data.notes.extend([*(note for study in report_data.studies for note in study.notes), *notes])
+    return report_data
 
 
 def _with_pretraining(folders: Sequence[Path]) -> list[Path]:

@@ -22,7 +22,7 @@ _PATH_FAULTS = (
 _OTHER_RANKS_WAIT_S = 3.0
 
 
-def run_verb(main: Callable[[list[str]], int | None], *errors: type[Exception]) -> NoReturn:
+def run_command(main: Callable[[list[str]], int | None], *errors: type[Exception]) -> NoReturn:
     """Runs a verb and exits: 0; an error's status (2: a mistake), one sentence; 130 for Ctrl-C; else a traceback.
 
     Args:
