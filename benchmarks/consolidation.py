@@ -30,11 +30,16 @@ from colorgan.models.weights_file import WEIGHTS
 
 def make(folder: Path, width: int) -> int:
     """Write the checkpoint; return the bytes of the largest tensor."""
-    architecture = Architecture(image_size=256, width=width, norm="batch", bias_before_norm=False, dropout=0.5)
+    architecture = Architecture(
+        image_size=256, width=width, norm="batch", bias_before_norm=False, dropout=0.5
+    )
     config = ModelConfig(kind="generator", architecture=architecture, ab_scale=128.0)
     module = build_model(config)
     initialise(module, 0)
-    roles = {"generator": module.state_dict(), "probe": {"raw": probe(module, 256, torch.device("cpu"))}}
+    roles = {
+        "generator": module.state_dict(),
+        "probe": {"raw": probe(module, 256, torch.device("cpu"))},
+    }
     state = {"images_seen": 1, "model_role": "generator", "model": config.model_dump(mode="json")}
     save_checkpoint(folder, ranks=Ranks.single(), roles=roles, state=state, keep_last=1)
     return max(tensor.nbytes for tensor in module.state_dict().values())
@@ -61,15 +66,24 @@ def measure(folder: Path, largest: int) -> None:
     shutil.copyfile(weights, folder / "copy")
     copied = time.perf_counter() - done
     print(f"{size / 1e9:.2f} GB of weights, largest tensor {largest / 1e6:.0f} MB")
-    print(f"idle {idle / 1e6:.0f} MB, peak {peak / 1e6:.0f} MB: {(peak - idle) / 1e6:.0f} MB above idle")
-    print(f"within the largest tensor + 200 MB: {'yes' if peak - idle <= largest + 200e6 else 'NO'}")
-    print(f"every file's sha256 {checked - began:.1f} s, consolidation and probe {done - checked:.1f} s,", end=" ")
+    print(
+        f"idle {idle / 1e6:.0f} MB, peak {peak / 1e6:.0f} MB: {(peak - idle) / 1e6:.0f} MB above idle"
+    )
+    print(
+        f"within the largest tensor + 200 MB: {'yes' if peak - idle <= largest + 200e6 else 'NO'}"
+    )
+    print(
+        f"every file's sha256 {checked - began:.1f} s, consolidation and probe {done - checked:.1f} s,",
+        end=" ",
+    )
     print(f"copying the file {copied:.1f} s")
 
 
 def main() -> None:
     """Make the checkpoint here, measure in a process that has only imported."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--width", type=int, default=200)
     parser.add_argument("--folder", type=Path, help="where to write; unset: a temporary folder")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)

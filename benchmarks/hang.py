@@ -28,13 +28,30 @@ def launch(data: Path, run: Path, timeout_s: int) -> subprocess.Popen[str]:
     """Start two CPU ranks that train a tiny network for longer than this script runs."""
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch"),
-        *("--config_file", str(ROOT / "launcher/configs/accelerate/ddp_cpu.yaml"), str(ROOT / "launcher/pretrain.py")),
-        *("--data.train", str(data.resolve()), "--network.image_size", "64", *TINY.split(), "--images", "10000000"),
+        *(
+            "--config_file",
+            str(ROOT / "launcher/configs/accelerate/ddp_cpu.yaml"),
+            str(ROOT / "launcher/pretrain.py"),
+        ),
+        *(
+            "--data.train",
+            str(data.resolve()),
+            "--network.image_size",
+            "64",
+            *TINY.split(),
+            "--images",
+            "10000000",
+        ),
         *("--run", str(run), "--launch.timeout_s", str(timeout_s), "--launch.torch_threads", "1"),
     ]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=run.parent
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        cwd=run.parent,
     )
 
 
@@ -70,12 +87,20 @@ def main() -> None:
         finally:
             launcher.kill()
         seconds = time.monotonic() - stopped_at
-        print(f"rank {given.rank} stopped; launcher ended {seconds:.1f} s later with status {launcher.returncode}")
+        print(
+            f"rank {given.rank} stopped; launcher ended {seconds:.1f} s later with status {launcher.returncode}"
+        )
         print(f"(launch.timeout_s {given.timeout_s})\n")
         for path in sorted(run.glob("hangs/*/*")):
             print(f"{path.relative_to(run)}  {path.stat().st_size} bytes")
         print("\n" + "".join(path.read_text() for path in run.glob(f"hangs/*/{SUMMARY}")))
-        print("".join(line + "\n" for line in output.splitlines() if "exitcode" in line or "The run hung" in line))
+        print(
+            "".join(
+                line + "\n"
+                for line in output.splitlines()
+                if "exitcode" in line or "The run hung" in line
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -51,7 +51,12 @@ def recipe_for(run: Path, data: Path) -> PretrainRecipe:
             "network": {"image_size": 32, "width": 4},
             "discriminator": {"width": 4, "num_strided_blocks": 2},
             "batch": {"global_batch_size": BATCH},
-            "output": {"log_every_images": 8, "save_every_images": 8, "validate_every_images": 80, "num_pictures": 0},
+            "output": {
+                "log_every_images": 8,
+                "save_every_images": 8,
+                "validate_every_images": 80,
+                "num_pictures": 0,
+            },
             "launch": {"timeout_s": 15, "torch_threads": 1},
             "ema_half_life_images": 20,
             "images": NUM_IMAGES,
@@ -68,7 +73,14 @@ def make_data(folder: Path) -> Path:
         picture = Image.new("RGB", (40, 40), tuple(draw.randrange(256) for _ in range(3)))
         picture.paste(tuple(draw.randrange(256) for _ in range(3)), (8, 8, 30, 25))
         picture.save(raw / "train" / f"{number:03d}.png")
-    pack(open_folder(raw, "train"), packed, root=raw, image_policy="squash:32", samples_per_shard=8, workers=0)
+    pack(
+        open_folder(raw, "train"),
+        packed,
+        root=raw,
+        image_policy="squash:32",
+        samples_per_shard=8,
+        workers=0,
+    )
     return packed
 
 
@@ -100,12 +112,22 @@ def start(recipe: PretrainRecipe, world_size: int) -> list[int]:
         if process:
             processes.append(process)
             continue
-        log = os.open(recipe.run.with_name(f"output-{rank}.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        log = os.open(
+            recipe.run.with_name(f"output-{rank}.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        )
         os.dup2(log, 1)
         os.dup2(log, 2)
         if world_size > 1:
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
-            os.environ |= {"LOCAL_WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            os.environ |= {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(world_size),
+            }
+            os.environ |= {
+                "LOCAL_WORLD_SIZE": str(world_size),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            }
         status = 1
         try:
             train(recipe)
@@ -148,7 +170,9 @@ def saving(run: Path) -> bool:
     return any((run / "checkpoints").glob(".images-*.partial"))
 
 
-def kill_once(recipe: PretrainRecipe, world_size: int, inside_a_save: bool, longest_s: float, count: Count) -> bool:
+def kill_once(
+    recipe: PretrainRecipe, world_size: int, inside_a_save: bool, longest_s: float, count: Count
+) -> bool:
     """Start the run and kill one rank; return whether the run had ended before."""
     processes = start(recipe, world_size)
     began = time.monotonic()
@@ -213,7 +237,10 @@ def kill_runs(folder: Path, kills: int, world_size: int) -> Count:
     while not ended(processes):
         time.sleep(0.01)
     longest_s = time.monotonic() - began
-    print(f"a run left alone: {longest_s:.1f} s, {NUM_IMAGES // BATCH} steps, {world_size} ranks", flush=True)
+    print(
+        f"a run left alone: {longest_s:.1f} s, {NUM_IMAGES // BATCH} steps, {world_size} ranks",
+        flush=True,
+    )
     while count.kills < kills and not count.faults:
         recipe = recipe_for(folder / f"killed-{count.runs}" / "run", data)
         recipe.run.parent.mkdir()
@@ -232,13 +259,18 @@ def kill_runs(folder: Path, kills: int, world_size: int) -> Count:
         count.runs += 1
         if differs := difference(recipe.run, whole.run):
             count.faults.append(f"run {count.runs} differs from the one left alone: {differs}")
-        print(f"{count.kills} kills, {count.in_save} inside a save, {count.runs} runs ended", flush=True)
+        print(
+            f"{count.kills} kills, {count.in_save} inside a save, {count.runs} runs ended",
+            flush=True,
+        )
     return count
 
 
 def main() -> int:
     """Kill, count, print; status 1 when anything was lost."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)

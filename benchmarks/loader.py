@@ -37,8 +37,18 @@ OURS = ("decode", "colorgan", "dali")
 PEERS = ("paper", "opencv", "webdataset", "streaming", "ffcv")
 KINDS = {"squash": "squash:256", "original": "original"}
 TARGETS = (
-    ("packed at the training size, against the paper's way on the photos", "squash", "original/paper", 7.0),
-    ("packed at the training size, against the paper's way on the same", "squash", "squash/paper", 2.5),
+    (
+        "packed at the training size, against the paper's way on the photos",
+        "squash",
+        "original/paper",
+        7.0,
+    ),
+    (
+        "packed at the training size, against the paper's way on the same",
+        "squash",
+        "squash/paper",
+        2.5,
+    ),
     ("packed at the training size, against the fastest peer", "squash", "fastest", 1.2),
     ("packed at the training size, against decode alone", "squash", "squash/decode", 0.7),
     ("photos, against the paper's way", "original", "original/paper", 1.8),
@@ -100,15 +110,23 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, default=ROOT / "../shared/data", help="folder of JPEG photos")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--photos", type=Path, default=ROOT / "../shared/data", help="folder of JPEG photos"
+    )
     parser.add_argument("--photos_at_most", type=int, default=1500)
     parser.add_argument("--seconds", type=float, default=4.0, help="length of one measurement")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2, help="worker processes, or decoding threads")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="worker processes, or decoding threads"
+    )
     parser.add_argument("--rows", nargs="*", choices=[*OURS, *PEERS], help="only these")
     parser.add_argument("--peers", type=Path, default=ROOT / "benchmarks/.peers/bin/python")
-    parser.add_argument("--work", type=Path, default=None, help="where the data sets are made (a temporary folder)")
+    parser.add_argument(
+        "--work", type=Path, default=None, help="where the data sets are made (a temporary folder)"
+    )
     return parser.parse_args()
 
 
@@ -128,7 +146,14 @@ def _prepare(folder: Path, photos: list[Path], policy: str) -> None:
             yield Record(f"p{number:06d}", path, {"classes": [], "objects": []})
 
     corpus = Corpus("photos", "all", (), (), len(photos), records)
-    pack(corpus, folder / "shards", root=photos[0].anchor, image_policy=policy, workers=2, samples_per_shard=250)
+    pack(
+        corpus,
+        folder / "shards",
+        root=photos[0].anchor,
+        image_policy=policy,
+        workers=2,
+        samples_per_shard=250,
+    )
     (folder / "files").mkdir()
     shards, files = open_shards([folder / "shards"]), ShardFiles()
     for index, row in enumerate(shards.rows(np.arange(shards.num_samples))):
@@ -141,23 +166,44 @@ def _start(name: str, work: Path, arguments: argparse.Namespace) -> Row:
     row = name.split("/")[1]
     python = sys.executable if row in OURS else str(arguments.peers)
     log = work / (name.replace("/", "-") + ".log")
-    command = [python, str(ROOT / "benchmarks/loader_rows.py"), name, str(work), str(arguments.threads)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({"PYTHONPATH": str(ROOT)} if row in OURS else {})
+    command = [
+        python,
+        str(ROOT / "benchmarks/loader_rows.py"),
+        name,
+        str(work),
+        str(arguments.threads),
+    ]
+    environment = (
+        os.environ | {"OMP_NUM_THREADS": "1"} | ({"PYTHONPATH": str(ROOT)} if row in OURS else {})
+    )
     with log.open("w") as stderr:
         try:
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                env=environment,
             )
         except FileNotFoundError:
-            sys.exit(f"{python}: no such interpreter; make the peers' environment as --help says, or name --rows.")
+            sys.exit(
+                f"{python}: no such interpreter; make the peers' environment as --help says, or name --rows."
+            )
     return Row(name, process, log)
 
 
 def _report(rows: list[Row], num_photos: int, arguments: argparse.Namespace) -> None:
     cores = len(os.sched_getaffinity(0))
-    print(f"\n{num_photos} photos, {arguments.threads} threads or workers, {cores} cores, {platform.machine()};")
-    print(f"median of {arguments.repeats} alternated measurements of {arguments.seconds:g} s each. CPU ms a picture,")
-    print("of all processes and threads of a loader together, hang less on what else the machine does.\n")
+    print(
+        f"\n{num_photos} photos, {arguments.threads} threads or workers, {cores} cores, {platform.machine()};"
+    )
+    print(
+        f"median of {arguments.repeats} alternated measurements of {arguments.seconds:g} s each. CPU ms a picture,"
+    )
+    print(
+        "of all processes and threads of a loader together, hang less on what else the machine does.\n"
+    )
     medians = {row.name: statistics.median(row.figures) for row in rows if row.figures}
     columns = ("images/s", "lowest", "highest", "x paper, photos", "x colorgan", "CPU ms")
     print(f"{'data/loader':<22}" + "".join(f"{column:>{len(column) + 2}}" for column in columns))
@@ -168,7 +214,11 @@ def _report(rows: list[Row], num_photos: int, arguments: argparse.Namespace) -> 
         median, ours = medians[row.name], medians.get(row.name.split("/")[0] + "/colorgan")
         paper = medians.get("original/paper")
         cells = [f"{value:.0f}" for value in (median, min(row.figures), max(row.figures))]
-        cells += [_ratio(median, paper), _ratio(median, ours), f"{statistics.median(row.cpu_ms):.2f}"]
+        cells += [
+            _ratio(median, paper),
+            _ratio(median, ours),
+            f"{statistics.median(row.cpu_ms):.2f}",
+        ]
         pairs = zip(columns, cells, strict=True)
         print(f"{row.name:<22}" + "".join(f"{cell:>{len(column) + 2}}" for column, cell in pairs))
     print()
@@ -178,10 +228,14 @@ def _report(rows: list[Row], num_photos: int, arguments: argparse.Namespace) -> 
             print(f"{text} ({name}): {ours / theirs:.2f}x, to reach {target}x")
 
 
-def _pair(medians: dict[str, float], kind: str, other: str) -> tuple[float | None, float | None, str]:
+def _pair(
+    medians: dict[str, float], kind: str, other: str
+) -> tuple[float | None, float | None, str]:
     if other == "fastest":
         peers = {name: value for name, value in medians.items() if name.startswith(kind + "/")}
-        peers = {name: v for name, v in peers.items() if not name.endswith(("/colorgan", "/decode"))}
+        peers = {
+            name: v for name, v in peers.items() if not name.endswith(("/colorgan", "/decode"))
+        }
         other = max(peers, key=lambda name: peers[name], default="")
     return medians.get(f"{kind}/colorgan"), medians.get(other), other
 

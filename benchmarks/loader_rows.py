@@ -37,7 +37,10 @@ def main() -> None:
         while time.perf_counter() - begin < float(line):
             number += len(next(batches))
         seconds, cpu = time.perf_counter() - begin, cpu_seconds() - cpu
-        print(json.dumps({"images_per_s": number / seconds, "cpu_ms": 1000 * cpu / number}), flush=True)
+        print(
+            json.dumps({"images_per_s": number / seconds, "cpu_ms": 1000 * cpu / number}),
+            flush=True,
+        )
 
 
 def cpu_seconds() -> float:
@@ -86,7 +89,9 @@ def decode(folder: Path, kind: str, threads: int) -> Iterator[Any]:
         position += BATCH
         return [data[(position + i) % len(data)] for i in range(BATCH)]
 
-    pipeline = Pipeline(batch_size=BATCH, num_threads=threads, device_id=None, prefetch_queue_depth=2)
+    pipeline = Pipeline(
+        batch_size=BATCH, num_threads=threads, device_id=None, prefetch_queue_depth=2
+    )
     with pipeline:
         encoded = fn.external_source(source=source, dtype=types.UINT8, ndim=1)
         pipeline.set_outputs(fn.decoders.image(encoded, output_type=types.RGB))
@@ -102,7 +107,9 @@ def dali(folder: Path, kind: str, threads: int) -> Iterator[Any]:
 
     from shards.decoding.dali import _as_tensor, _lab_operators
 
-    pipeline = Pipeline(batch_size=BATCH, num_threads=threads, device_id=None, prefetch_queue_depth=2, seed=1)
+    pipeline = Pipeline(
+        batch_size=BATCH, num_threads=threads, device_id=None, prefetch_queue_depth=2, seed=1
+    )
     tars = sorted((folder / "shards").glob("*.tar"))
     with pipeline:
         encoded = fn.readers.webdataset(
@@ -199,12 +206,19 @@ def ffcv(folder: Path, kind: str, threads: int) -> Iterator[Any]:
 
     beton = folder / "pictures.beton"
     fields = {"image": RGBImageField(write_mode="jpg", jpeg_quality=95)}
-    DatasetWriter(str(beton), fields, num_workers=threads).from_indexed_dataset(Pictures(_files(folder)))
+    DatasetWriter(str(beton), fields, num_workers=threads).from_indexed_dataset(
+        Pictures(_files(folder))
+    )
     pipelines = {"image": [CenterCropRGBImageDecoder((SIZE, SIZE), ratio=1)]}
-    loader = Loader(str(beton), BATCH, num_workers=threads, order=OrderOption.RANDOM, pipelines=pipelines)
+    loader = Loader(
+        str(beton), BATCH, num_workers=threads, order=OrderOption.RANDOM, pipelines=pipelines
+    )
     while True:
         for (rgb,) in loader:
-            lab = [cv2.cvtColor(image.astype(np.float32) / 255.0, cv2.COLOR_RGB2Lab) for image in np.asarray(rgb)]
+            lab = [
+                cv2.cvtColor(image.astype(np.float32) / 255.0, cv2.COLOR_RGB2Lab)
+                for image in np.asarray(rgb)
+            ]
             yield np.ascontiguousarray(np.stack(lab).transpose(0, 3, 1, 2))
 
 
@@ -261,14 +275,21 @@ class _Endless:
         return self.load(self.paths[index * 7919 % len(self.paths)])
 
 
-def _data_loader(paths: list[Path], load: Callable[[Path], np.ndarray], threads: int) -> Iterator[Any]:
+def _data_loader(
+    paths: list[Path], load: Callable[[Path], np.ndarray], threads: int
+) -> Iterator[Any]:
     import torch
     from torch.utils.data import DataLoader
 
     torch.set_num_threads(1)
     # fork (set explicitly: it is no longer the default everywhere), so that `load` need not be picklable.
     return iter(
-        DataLoader(_Endless(paths, load), batch_size=BATCH, num_workers=threads, multiprocessing_context="fork")
+        DataLoader(
+            _Endless(paths, load),
+            batch_size=BATCH,
+            num_workers=threads,
+            multiprocessing_context="fork",
+        )
     )
 
 

@@ -20,18 +20,35 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from shards.order import RUN_SAMPLES, SPREAD_RUNS, WINDOW_SHARDS, Order
 
 GLOBAL_BATCH, PEAK_OVER = 256, 4096
-COLUMNS = ("window", "run", "spread", "displacement / n", "correlation", "of one run", "classes/batch", "ranks x nodes")
+COLUMNS = (
+    "window",
+    "run",
+    "spread",
+    "displacement / n",
+    "correlation",
+    "of one run",
+    "classes/batch",
+    "ranks x nodes",
+)
 COLUMNS += ("seeks/image", "peak", "seeks/s of a node", "cache, MB")
-CASES = [(WINDOW_SHARDS, 1, 1), (WINDOW_SHARDS, RUN_SAMPLES, SPREAD_RUNS), (WINDOW_SHARDS, RUN_SAMPLES, 512)]
+CASES = [
+    (WINDOW_SHARDS, 1, 1),
+    (WINDOW_SHARDS, RUN_SAMPLES, SPREAD_RUNS),
+    (WINDOW_SHARDS, RUN_SAMPLES, 512),
+]
 NODES = [(1, 1), (8, 1), (16, 2)]  # ranks, nodes
 
 
 def main() -> None:
     """Print one line for each order and number of ranks."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--samples", type=int, default=1_281_167)
     parser.add_argument("--per_shard", type=int, default=1000)
-    parser.add_argument("--bytes", type=int, default=30_000, help="a sample's size; 30 kB: 256x256, quality 95")
+    parser.add_argument(
+        "--bytes", type=int, default=30_000, help="a sample's size; 30 kB: 256x256, quality 95"
+    )
     parser.add_argument("--images_per_s", type=float, default=1000.0, help="of one rank")
     settings = parser.parse_args()
     number, per_shard = settings.samples, settings.per_shard
@@ -39,26 +56,52 @@ def main() -> None:
     print(
         f"{number:,} samples of {settings.bytes:,} bytes in {len(sizes):,} shards, {settings.images_per_s:g} images/s"
     )
-    print("a rank. Perfect: displacement 0.3333, correlation 0; 226 of 1,000 classes that lie one after the other.\n")
+    print(
+        "a rank. Perfect: displacement 0.3333, correlation 0; 226 of 1,000 classes that lie one after the other.\n"
+    )
     print("  ".join(COLUMNS))
     for window, run, spread in CASES:
         ids = Order(sizes, 0, window, run, spread).sample_ids(0, number)
-        runs = ids // per_shard * per_shard + ids % per_shard // run  # a name for each: that of a sample of its shard
-        quality = [f"{window}", f"{run}", f"{spread}", f"{np.abs(ids - np.arange(number)).mean() / number:.4f}"]
-        quality += [f"{np.corrcoef(ids[:-1], ids[1:])[0, 1]:.4f}", f"{np.mean(runs[1:] == runs[:-1]):.3%}"]
+        runs = (
+            ids // per_shard * per_shard + ids % per_shard // run
+        )  # a name for each: that of a sample of its shard
+        quality = [
+            f"{window}",
+            f"{run}",
+            f"{spread}",
+            f"{np.abs(ids - np.arange(number)).mean() / number:.4f}",
+        ]
+        quality += [
+            f"{np.corrcoef(ids[:-1], ids[1:])[0, 1]:.4f}",
+            f"{np.mean(runs[1:] == runs[:-1]):.3%}",
+        ]
         quality += [f"{classes_of_batches(ids, -(-number // 1000)):.0f}"]
         for ranks, nodes in NODES:
             seeks = seeks_of_node(runs, nodes, run * spread)
-            worst = np.convolve(seeks, np.ones(PEAK_OVER) / PEAK_OVER, "valid")[PEAK_OVER:].max(initial=0.0)
+            worst = np.convolve(seeks, np.ones(PEAK_OVER) / PEAK_OVER, "valid")[PEAK_OVER:].max(
+                initial=0.0
+            )
             rate = seeks.mean() * settings.images_per_s * ranks / nodes
-            cells = [*quality, f"{ranks} x {nodes}", f"{seeks.mean():.3f}", f"{worst:.2f}", f"{rate:,.0f}"]
+            cells = [
+                *quality,
+                f"{ranks} x {nodes}",
+                f"{seeks.mean():.3f}",
+                f"{worst:.2f}",
+                f"{rate:,.0f}",
+            ]
             cells.append(f"{run * spread * settings.bytes / 1e6:.0f}")
-            print("  ".join(f"{cell:>{len(column)}}" for cell, column in zip(cells, COLUMNS, strict=True)))
+            print(
+                "  ".join(
+                    f"{cell:>{len(column)}}" for cell, column in zip(cells, COLUMNS, strict=True)
+                )
+            )
 
 
 def classes_of_batches(ids: NDArray[np.int64], class_size: int) -> float:
     """Classes in a batch, on average, where samples lie class by class."""
-    classes = (ids // class_size)[: len(ids) // GLOBAL_BATCH * GLOBAL_BATCH].reshape(-1, GLOBAL_BATCH)
+    classes = (ids // class_size)[: len(ids) // GLOBAL_BATCH * GLOBAL_BATCH].reshape(
+        -1, GLOBAL_BATCH
+    )
     classes = np.sort(classes, axis=1)
     return float((np.diff(classes, axis=1) > 0).sum(axis=1).mean() + 1)
 
@@ -68,7 +111,9 @@ def seeks_of_node(runs: NDArray[np.int64], num_nodes: int, kept: int) -> NDArray
     positions = np.flatnonzero(np.arange(len(runs)) % GLOBAL_BATCH < GLOBAL_BATCH // num_nodes)
     begun: dict[int, int] = {}
     seeks = np.zeros(len(positions), np.bool_)
-    for read, (position, run) in enumerate(zip(positions.tolist(), runs[positions].tolist(), strict=True)):
+    for read, (position, run) in enumerate(
+        zip(positions.tolist(), runs[positions].tolist(), strict=True)
+    ):
         if position - begun.get(run, -kept - 1) > kept:
             seeks[read], begun[run] = True, position
     return seeks

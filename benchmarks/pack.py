@@ -96,10 +96,14 @@ class Rival:
 
 def main() -> None:
     """Run the repeats and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--photos", type=Path, required=True, help="folder of JPEG photos")
     parser.add_argument("--image", default="squash:128", help="image policy")
-    parser.add_argument("--times", type=int, default=4, help="how often the photos are taken in one packing")
+    parser.add_argument(
+        "--times", type=int, default=4, help="how often the photos are taken in one packing"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="alternated repeats")
     settings = parser.parse_args()
     photos = Photos(settings.photos, settings.times)
@@ -111,12 +115,22 @@ def main() -> None:
         for rival in (peer, one, two):
             rival.run()
     cores, count = len(os.sched_getaffinity(0)), sum(1 for _ in photos.records())
-    print(f"{count:,} photos, {settings.image}, {cores} cores, {settings.repeats} repeats, median (range)")
-    for name, rival in (("webdataset ShardWriter", peer), ("ours, 1 worker", one), ("ours, 2 workers", two)):
+    print(
+        f"{count:,} photos, {settings.image}, {cores} cores, {settings.repeats} repeats, median (range)"
+    )
+    for name, rival in (
+        ("webdataset ShardWriter", peer),
+        ("ours, 1 worker", one),
+        ("ours, 2 workers", two),
+    ):
         low, middle, high = min(rival.speeds), statistics.median(rival.speeds), max(rival.speeds)
         cpu_ms = statistics.median(rival.cpu_ms)
-        print(f"{name:24} {middle:7.0f} images/s ({low:.0f} to {high:.0f}), {cpu_ms:.2f} ms CPU a picture")
-    print(f"one worker against ShardWriter: {ratio(one, peer):.2f}x (median of paired repeats), to reach 1.0x")
+        print(
+            f"{name:24} {middle:7.0f} images/s ({low:.0f} to {high:.0f}), {cpu_ms:.2f} ms CPU a picture"
+        )
+    print(
+        f"one worker against ShardWriter: {ratio(one, peer):.2f}x (median of paired repeats), to reach 1.0x"
+    )
     print(f"two workers against one:        {ratio(two, one):.2f}x, to reach 1.7x")
 
 

@@ -77,22 +77,30 @@ class Resume:
 # --- equivalence ---------------------------------------------------------------------------------------------------
 
 
-def smooth_gan(ranks: Ranks, optimizer: Callable[[Any], torch.optim.Optimizer]) -> tuple[PretrainTask, Strategy]:
+def smooth_gan(
+    ranks: Ranks, optimizer: Callable[[Any], torch.optim.Optimizer]
+) -> tuple[PretrainTask, Strategy]:
     """Return a GAN without what amplifies rounding noise: no L1, no batch norm."""
     generator = UNet(image_size=32, width=4, norm="instance").to(ranks.device)
     discriminator = Discriminator(width=4, num_strided_blocks=2, norm="instance").to(ranks.device)
     phases = []
-    for seed, (name, module) in enumerate({"discriminator": discriminator, "generator": generator}.items()):
+    for seed, (name, module) in enumerate(
+        {"discriminator": discriminator, "generator": generator}.items()
+    ):
         initialise(module, seed)
         phases.append(Phase(name, module, optimizer(module.parameters()), lambda images_seen: RATE))
-    task = PretrainTask(phases, gan=GAN_LOSSES["least_squares"], gan_weight=1.0, l1_weight=0.0, seed=0)
+    task = PretrainTask(
+        phases, gan=GAN_LOSSES["least_squares"], gan_weight=1.0, l1_weight=0.0, seed=0
+    )
     return task, open_strategy(ranks, phases)
 
 
 def steps(task: PretrainTask, strategy: Strategy, num_steps: int, accumulation: int) -> None:
     """Train on the toy pictures. Called on all ranks."""
     ranks = strategy.ranks
-    loader = ToyLoader(BATCH, BATCH // ranks.world_size // accumulation, ranks.rank, ranks.world_size)
+    loader = ToyLoader(
+        BATCH, BATCH // ranks.world_size // accumulation, ranks.rank, ranks.world_size
+    )
     nothing = Hooks(lambda report: None, lambda images: None, lambda images: None)
     fit(task, strategy, loader, Intervals(num_steps * BATCH, BATCH, BATCH), nothing, StopSignals())
 
@@ -125,7 +133,9 @@ def held_bytes(ranks: Ranks) -> dict[str, int]:
         original(phase, loss)
         if phase.name == "generator":
             for kind, tensors in strategy.held().items():
-                storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+                storages = {
+                    t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors
+                }
                 seen[kind] = max(seen.get(kind, 0), sum(storages.values()))
 
     strategy.backward = backward  # type: ignore[method-assign]
@@ -140,7 +150,9 @@ def equivalence(folder: Path) -> Iterator[Equivalence]:
     for path in sorted(folder.iterdir()):
         name, ranks, accumulation = path.name.split("-")
         found = open_checkpoint(checkpoint_path(path, 0))
-        differences = {role: compare(reference, found, [role])[0] for role in ("generator", "discriminator")}
+        differences = {
+            role: compare(reference, found, [role])[0] for role in ("generator", "discriminator")
+        }
         yield Equivalence(name, int(ranks), int(accumulation), differences, found.state["held"])
 
 
@@ -229,12 +241,22 @@ def resumes(folder: Path, pairs: Pairs) -> Iterator[Resume]:
     """Compare the runs that were taken up with those that were not interrupted."""
     for first, second in pairs:
         for before, after in WORLDS:
-            whole, target = folder / f"{first}-{before}-whole", folder / f"{first}-{before}-on-{second}-{after}"
-            a, b = (open_checkpoint(checkpoint_path(path / "checkpoints", TOTAL)) for path in (whole, target))
+            whole, target = (
+                folder / f"{first}-{before}-whole",
+                folder / f"{first}-{before}-on-{second}-{after}",
+            )
+            a, b = (
+                open_checkpoint(checkpoint_path(path / "checkpoints", TOTAL))
+                for path in (whole, target)
+            )
             stopped = json.loads((folder / f"{first}-{before}-stopped" / "seen.json").read_text())
             assert sorted(stopped) == list(range(STOP_AT)), "was not stopped half-way"
             ids = [sorted(json.loads((path / "seen.json").read_text())) for path in (whole, target)]
-            samples = f"each of {len(ids[0])} once" if ids[0] == ids[1] == list(range(TOTAL)) else f"{ids}"
+            samples = (
+                f"each of {len(ids[0])} once"
+                if ids[0] == ids[1] == list(range(TOTAL))
+                else f"{ids}"
+            )
             roles = [role for role in a.roles() if role != "probe"]
             yield Resume(first, second, (before, after), *compare(a, b, roles), samples)
 
@@ -271,21 +293,29 @@ def main() -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as folder:
         same, taken_up = measure(Path(folder))
-    print("| strategy | ranks | accumulation | generator | discriminator | weights | gradients | optimizer |")
+    print(
+        "| strategy | ranks | accumulation | generator | discriminator | weights | gradients | optimizer |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for row in sorted(same, key=lambda row: (row.ranks, row.strategy, row.accumulation)):
         held = " | ".join(f"{row.held[kind]:,}" for kind in ("weights", "gradients", "optimizer"))
-        differences = " | ".join(f"{row.differences[name]:.1e}" for name in ("generator", "discriminator"))
+        differences = " | ".join(
+            f"{row.differences[name]:.1e}" for name in ("generator", "discriminator")
+        )
         print(f"| {row.strategy} | {row.ranks} | {row.accumulation} | {differences} | {held} |")
     print(
         "\nBytes: the most that rank 0 holds under Adam after a backward of the generator (2 micro-batches a step).\n"
     )
-    print("| stopped under | taken up under | ranks | largest difference | tensors equal bit for bit | samples |")
+    print(
+        "| stopped under | taken up under | ranks | largest difference | tensors equal bit for bit | samples |"
+    )
     print("|---|---|---|---|---|---|")
     for each in taken_up:
         ranks = f"{each.ranks[0]} -> {each.ranks[1]}"
         equal = f"{each.equal} of {each.tensors}"
-        print(f"| {each.first} | {each.second} | {ranks} | {each.difference:.1e} | {equal} | {each.samples} |")
+        print(
+            f"| {each.first} | {each.second} | {ranks} | {each.difference:.1e} | {equal} | {each.samples} |"
+        )
 
 
 if __name__ == "__main__":

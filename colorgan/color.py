@@ -22,19 +22,25 @@ _XYZ_FROM_RGB = (
 _WHITE = (0.95047, 1.0, 1.08883)
 _Matrix = tuple[tuple[float, ...], ...]
 _RGB_FROM_XYZ: _Matrix = tuple(
-    tuple(row) for row in torch.linalg.inv(torch.tensor(_XYZ_FROM_RGB, dtype=torch.float64)).tolist()
+    tuple(row)
+    for row in torch.linalg.inv(torch.tensor(_XYZ_FROM_RGB, dtype=torch.float64)).tolist()
 )
 
 
 def rgb_to_lab_B3HW(rgb_B3HW: Tensor) -> Tensor:
-    """sRGB in [0, 1] -> CIELAB, equal to `skimage.color.rgb2lab`.
+    """SRGB in [0, 1] -> CIELAB, equal to `skimage.color.rgb2lab`.
 
     Takes any leading dimensions; half precisions are computed, and returned, in float32.
     """
     linear = _at_least_float32(rgb_B3HW)
-    above = ((linear.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4  # clamped: no NaN gradient from the side not taken
+    above = (
+        (linear.clamp(min=0.04045) + 0.055) / 1.055
+    ) ** 2.4  # clamped: no NaN gradient from the side not taken
     linear = torch.where(linear > 0.04045, above, linear / 12.92)
-    x, y, z = (_lab_curve(part / white) for part, white in zip(_mix(_XYZ_FROM_RGB, linear), _WHITE, strict=True))
+    x, y, z = (
+        _lab_curve(part / white)
+        for part, white in zip(_mix(_XYZ_FROM_RGB, linear), _WHITE, strict=True)
+    )
     return torch.stack([116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z)], dim=-3)
 
 
@@ -47,7 +53,10 @@ def lab_to_rgb_B3HW(lab_B3HW: Tensor) -> Tensor:
     lightness, a, b = lab_B3HW.double().unbind(-3)
     y = (lightness + 16.0) / 116.0
     x, z = a / 500.0 + y, (y - b / 200.0).clamp(min=0.0)
-    xyz = torch.stack([_lab_curve_inverse(part) * white for part, white in zip((x, y, z), _WHITE, strict=True)], -3)
+    xyz = torch.stack(
+        [_lab_curve_inverse(part) * white for part, white in zip((x, y, z), _WHITE, strict=True)],
+        -3,
+    )
     linear = torch.stack(_mix(_RGB_FROM_XYZ, xyz), dim=-3)
     above = 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
     rgb_B3HW = torch.where(linear > 0.0031308, above, linear * 12.92).clamp(0.0, 1.0)

@@ -42,7 +42,9 @@ class Loaders:
     val: Loader | None
 
 
-def open_set(folders: Sequence[str | Path], cache_dir: Path | None, cache_gb: float, ranks: Ranks) -> ShardSet:
+def open_set(
+    folders: Sequence[str | Path], cache_dir: Path | None, cache_gb: float, ranks: Ranks
+) -> ShardSet:
     """Open packed folders as one numbered set. Called on all ranks.
 
     Raises:
@@ -84,7 +86,9 @@ def open_loaders(
         return Loader(
             shards,
             image_size=size,
-            global_batch_size=(recipe.batch.global_batch_size if training else micro_batch_size * ranks.world_size),
+            global_batch_size=(
+                recipe.batch.global_batch_size if training else micro_batch_size * ranks.world_size
+            ),
             micro_batch_size=micro_batch_size,
             rank=ranks.rank,
             world_size=ranks.world_size,
@@ -103,7 +107,9 @@ def open_loaders(
 
     train_loader = ranks.on_all_ranks(lambda: open_one(train, training=True))
     try:
-        val_loader = None if val is None else ranks.on_all_ranks(lambda: open_one(val, training=False))
+        val_loader = (
+            None if val is None else ranks.on_all_ranks(lambda: open_one(val, training=False))
+        )
         try:
             yield Loaders(train_loader, val_loader)
         finally:

@@ -62,7 +62,11 @@ def numbers(values: Any) -> dict[str, float]:
 
 def whole(value: Any) -> int | None:
     """Return a whole number of at least 0, or None."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62 else None
+    return (
+        value
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+        else None
+    )
 
 
 def short(value: Any, most: int = MAX_NAME) -> str:

@@ -33,10 +33,13 @@ class ColorizeSettings(BaseModel):
 
     generator: Path = Field(description="generator folder, from launcher/consolidate.py")
     out: Path = Field(description="folder to write the coloured photos to; made if it is not there")
-    photos: tuple[Path, ...] = Field(min_length=1, description="photos: JPEG, PNG, WebP, TIFF, ..., of any size")
+    photos: tuple[Path, ...] = Field(
+        min_length=1, description="photos: JPEG, PNG, WebP, TIFF, ..., of any size"
+    )
     beside: bool = Field(False, description="write grey and coloured side by side")
     inference: Literal["running", "paper"] | None = Field(
-        None, description="paper: batch statistics and dropout stay on; unset: as the generator says"
+        None,
+        description="paper: batch statistics and dropout stay on; unset: as the generator says",
     )
     max_pixels: Annotated[int, Field(gt=0, le=1_000_000_000)] = Field(
         100_000_000, description="photos with more pixels are refused"
@@ -55,10 +58,14 @@ def main(argv: list[str]) -> int:
     )
     names = [photo.stem for photo in settings.photos]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError(f"two photos would be written as {twice[0]}.png: colour them into different --out folders")
+        raise UsageError(
+            f"two photos would be written as {twice[0]}.png: colour them into different --out folders"
+        )
     for photo in settings.photos:
         if (settings.out / f"{photo.stem}.png").resolve() == photo.resolve():
-            raise UsageError(f"{photo} would be overwritten by its coloured copy: choose another --out")
+            raise UsageError(
+                f"{photo} would be overwritten by its coloured copy: choose another --out"
+            )
     generator, config = load_model(settings.generator, "generator")
     set_inference(generator, settings.inference or config.inference)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -70,18 +77,26 @@ def main(argv: list[str]) -> int:
             write_colored(settings, photo, generator, config, device)
         except (PictureError, OSError) as error:
             failed.append(f"{photo}: {error}")
-    print(f"{settings.out}: {len(settings.photos) - len(failed)} of {len(settings.photos)} photos coloured")
+    print(
+        f"{settings.out}: {len(settings.photos) - len(failed)} of {len(settings.photos)} photos coloured"
+    )
     if failed:
         raise UsageError("not coloured:\n  " + "\n  ".join(failed))
     return 0
 
 
 def write_colored(
-    settings: ColorizeSettings, photo: Path, generator: nn.Module, config: ModelConfig, device: torch.device
+    settings: ColorizeSettings,
+    photo: Path,
+    generator: nn.Module,
+    config: ModelConfig,
+    device: torch.device,
 ) -> None:
     """Colour one photo and write it, whole or not at all."""
     if not photo.is_file():
-        raise PictureError("a folder: name the photos" if photo.is_dir() else "there is no such file")
+        raise PictureError(
+            "a folder: name the photos" if photo.is_dir() else "there is no such file"
+        )
     pixels_HW3 = decode_upright(photo.read_bytes(), settings.max_pixels)
     grey_3HW, colored_3HW = color_photo(
         generator,

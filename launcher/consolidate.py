@@ -22,10 +22,16 @@ class ConsolidateSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run: Path = Field(Path("runs/pretrain"), description="run folder of pretraining")
-    checkpoint: str | None = Field(None, description="name of a checkpoint in it; unset: the newest intact one")
+    checkpoint: str | None = Field(
+        None, description="name of a checkpoint in it; unset: the newest intact one"
+    )
     out: Path | None = Field(None, description="folder to write; unset: RUN/generator")
-    weights: Literal["raw", "average"] | None = Field(None, description="unset: the average where there is one")
-    onnx: bool = Field(False, description="also write model.onnx, checked with onnxruntime (extra `onnx`)")
+    weights: Literal["raw", "average"] | None = Field(
+        None, description="unset: the average where there is one"
+    )
+    onnx: bool = Field(
+        False, description="also write model.onnx, checked with onnxruntime (extra `onnx`)"
+    )
 
 
 def main(argv: list[str]) -> int:
@@ -43,7 +49,9 @@ def main(argv: list[str]) -> int:
     else:
         newest = latest_checkpoint(folder, Ranks.single(), print)
         if newest is None:
-            raise CheckpointError(f"{folder} holds no checkpoint: is {settings.run} the --run of a training?")
+            raise CheckpointError(
+                f"{folder} holds no checkpoint: is {settings.run} the --run of a training?"
+            )
         found = newest
     out = settings.out or settings.run / "generator"
     config = consolidate(found, out, settings.weights)
@@ -58,8 +66,12 @@ def main(argv: list[str]) -> int:
 
         export_onnx(out, out / "model.onnx")
         difference = check_onnx(out / "model.onnx", out)
-        print(f"{out / 'model.onnx'}: luminance to chroma, differs from the network by {difference:.1g} at most")
-    print(f"Next: accelerate launch launcher/finetune.py --task classify --init {out} --data.train DIR --data.val DIR")
+        print(
+            f"{out / 'model.onnx'}: luminance to chroma, differs from the network by {difference:.1g} at most"
+        )
+    print(
+        f"Next: accelerate launch launcher/finetune.py --task classify --init {out} --data.train DIR --data.val DIR"
+    )
     print(f"  or: python launcher/colorize.py --generator {out} --out coloured PHOTO...")
     return 0
 

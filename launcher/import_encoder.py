@@ -25,9 +25,12 @@ class ImportSettings(BaseModel):
 
     encoder: str = Field(description="name of a convolutional network of timm, e.g. resnet50")
     weights: Path | None = Field(
-        None, description="timm's or torchvision's weights of it, .safetensors or .pth; unset: timm downloads its own"
+        None,
+        description="timm's or torchvision's weights of it, .safetensors or .pth; unset: timm downloads its own",
     )
-    like: Path = Field(description="generator folder to compare it with: input and decoder are as there")
+    like: Path = Field(
+        description="generator folder to compare it with: input and decoder are as there"
+    )
     out: Path = Field(description="model folder to write")
 
 
@@ -42,7 +45,9 @@ def main(argv: list[str]) -> int:
     )
     generator = read_config(settings.like)
     if generator.kind != "generator":
-        raise ModelFolderError(f"--like {settings.like} holds a {generator.kind}, a generator is needed")
+        raise ModelFolderError(
+            f"--like {settings.like} holds a {generator.kind}, a generator is needed"
+        )
     size = generator.architecture.image_size
     encoder = pretrained_encoder(settings.encoder, settings.weights, size)
     own = {"width": encoder.channels[0], "encoder": settings.encoder}
@@ -54,9 +59,13 @@ def main(argv: list[str]) -> int:
         recipe=settings.model_dump(mode="json"),
     )
     save_model(settings.out, Backbone(encoder), config)
-    levels = ", ".join(f"{c} at 1/{s}" for c, s in zip(encoder.channels, encoder.strides, strict=True))
+    levels = ", ".join(
+        f"{c} at 1/{s}" for c, s in zip(encoder.channels, encoder.strides, strict=True)
+    )
     print(f"{settings.out}: {settings.encoder} for {size}x{size}, channels {levels}")
-    print(f"Next: accelerate launch launcher/finetune.py --task classify --init {settings.out} --data.train DIR")
+    print(
+        f"Next: accelerate launch launcher/finetune.py --task classify --init {settings.out} --data.train DIR"
+    )
     return 0
 
 

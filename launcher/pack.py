@@ -62,32 +62,53 @@ class PackSettings(BaseModel):
     corpus: Literal["coco", "voc", "imagenet", "folder", "sample"] | None = Field(
         None, description="what is to be packed"
     )
-    root: Path | None = Field(None, description="the folder of the corpus, as its makers lay it out")
+    root: Path | None = Field(
+        None, description="the folder of the corpus, as its makers lay it out"
+    )
     split: str | None = Field(None, description="train, val, ... as the corpus names it")
     out: Path | None = Field(None, description="the folder to write; made if it is not there")
-    image: str = Field("squash:256", description="size policy: original, short:N or squash:N, N in pixels")
-    workers: int = Field(len(os.sched_getaffinity(0)), ge=1, le=1024, description="processes that decode and encode")
+    image: str = Field(
+        "squash:256", description="size policy: original, short:N or squash:N, N in pixels"
+    )
+    workers: int = Field(
+        len(os.sched_getaffinity(0)), ge=1, le=1024, description="processes that decode and encode"
+    )
     jpeg_quality: int = Field(95, ge=1, le=100, description="where pixels are re-encoded")
-    chroma_subsampling: Literal["4:4:4", "4:2:2", "4:2:0"] = Field("4:4:4", description="where pixels are re-encoded")
+    chroma_subsampling: Literal["4:4:4", "4:2:2", "4:2:0"] = Field(
+        "4:4:4", description="where pixels are re-encoded"
+    )
     samples_per_shard: int = Field(
-        1000, ge=1, le=MAX_SAMPLES_PER_SHARD, description="records a shard; rejected ones leave it smaller"
+        1000,
+        ge=1,
+        le=MAX_SAMPLES_PER_SHARD,
+        description="records a shard; rejected ones leave it smaller",
     )
-    max_pixels: int = Field(MAX_PIXELS, ge=1, le=MAX_PIXELS_LIMIT, description="pictures with more pixels are rejected")
+    max_pixels: int = Field(
+        MAX_PIXELS, ge=1, le=MAX_PIXELS_LIMIT, description="pictures with more pixels are rejected"
+    )
     part: str | None = Field(
-        None, pattern="^[0-9]{1,6}/[0-9]{1,6}$", description="i/n, i from 1 to n: pack each n-th shard only"
+        None,
+        pattern="^[0-9]{1,6}/[0-9]{1,6}$",
+        description="i/n, i from 1 to n: pack each n-th shard only",
     )
-    merge: bool = Field(False, description="put the manifest of packed parts together; needs --out alone")
+    merge: bool = Field(
+        False, description="put the manifest of packed parts together; needs --out alone"
+    )
     only: int | None = Field(None, ge=0, description="number of the one shard to pack again")
     verify: Path | None = Field(None, description="a packed folder to check; needs nothing else")
     stratify: str | None = Field(
-        None, description="percent for train,val,test or train,val: pack these parts, stratified by class"
+        None,
+        description="percent for train,val,test or train,val: pack these parts, stratified by class",
     )
     seed: int = Field(0, ge=0, description="of the draws of --stratify")
     download: bool = Field(
-        False, description="fetch what the split needs into the root first; without --out, do only that"
+        False,
+        description="fetch what the split needs into the root first; without --out, do only that",
     )
     mirror: str | None = Field(
-        None, pattern="^https?://", description="fetch <mirror>/<file name> instead of the official host's"
+        None,
+        pattern="^https?://",
+        description="fetch <mirror>/<file name> instead of the official host's",
     )
 
     @model_validator(mode="after")
@@ -104,7 +125,9 @@ class PackSettings(BaseModel):
         if self.stratify is not None:
             parse_shares(self.stratify)
             if self.only is not None:
-                raise ValueError("--only and --stratify do not go together; remove the part's folder and pack again")
+                raise ValueError(
+                    "--only and --stratify do not go together; remove the part's folder and pack again"
+                )
         return self
 
 
@@ -129,7 +152,11 @@ def download_corpus(settings: PackSettings) -> None:
     archives = archives_for(given(settings.corpus), given(settings.split))
     with bytes_shown() as progress:
         names = download(archives, root, mirror=settings.mirror, progress=progress)
-    print(f"{root}: {', '.join(names)} fetched and unpacked" if names else f"{root}: all there, nothing to fetch")
+    print(
+        f"{root}: {', '.join(names)} fetched and unpacked"
+        if names
+        else f"{root}: all there, nothing to fetch"
+    )
 
 
 def given(value: T | None) -> T:
@@ -157,7 +184,9 @@ def pack_into(out: Path, corpus: Corpus, settings: PackSettings) -> None:
     root = given(settings.root)
     with images_shown(corpus.num_records if settings.only is None else None) as progress:
         if settings.only is not None:
-            report = rebuild_shard(corpus, out, settings.only, root=root, workers=settings.workers, progress=progress)
+            report = rebuild_shard(
+                corpus, out, settings.only, root=root, workers=settings.workers, progress=progress
+            )
         else:
             report = pack(
                 corpus,
@@ -205,7 +234,11 @@ def verify_folder(folder: Path, workers: int) -> None:
 
 def open_corpus(settings: PackSettings) -> Corpus:
     """Open the split with its adapter; only that one is imported."""
-    module = "datasets.sample.corpus" if settings.corpus == "sample" else f"datasets.corpora.{settings.corpus}"
+    module = (
+        "datasets.sample.corpus"
+        if settings.corpus == "sample"
+        else f"datasets.corpora.{settings.corpus}"
+    )
     adapter = importlib.import_module(module)
     corpus: Corpus = getattr(adapter, f"open_{settings.corpus}")(settings.root, settings.split)
     return corpus

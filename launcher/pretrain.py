@@ -37,8 +37,14 @@ def main(argv: list[str]) -> int:
     )
     ranks = open_ranks(timeout_s=recipe.launch.timeout_s, torch_threads=recipe.launch.torch_threads)
     try:
-        if not recipe.data.train and "--config" in keys and not {"sample", "--config=sample"} & set(argv):
-            raise UsageError("data.train is not given: name folders that launcher/pack.py has written")
+        if (
+            not recipe.data.train
+            and "--config" in keys
+            and not {"sample", "--config=sample"} & set(argv)
+        ):
+            raise UsageError(
+                "data.train is not given: name folders that launcher/pack.py has written"
+            )
         return run(recipe if recipe.data.train else with_sample(recipe, ranks), ranks)
     finally:
         close_ranks()
@@ -57,10 +63,25 @@ def with_sample(recipe: PretrainRecipe, ranks: Ranks) -> PretrainRecipe:
             flush=True,
         )
         for split, folder in folders.items():
-            words = {"corpus": "sample", "root": SAMPLE / "raw", "split": split, "out": folder, "image": policy}
-            command = [sys.executable, str(HERE / "pack.py"), *(f"--{key}={value}" for key, value in words.items())]
-            if not failed and subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode:
-                failed = f"the built-in sample could not be packed into {folder}: see the message above"
+            words = {
+                "corpus": "sample",
+                "root": SAMPLE / "raw",
+                "split": split,
+                "out": folder,
+                "image": policy,
+            }
+            command = [
+                sys.executable,
+                str(HERE / "pack.py"),
+                *(f"--{key}={value}" for key, value in words.items()),
+            ]
+            if (
+                not failed
+                and subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
+            ):
+                failed = (
+                    f"the built-in sample could not be packed into {folder}: see the message above"
+                )
     if failed := ranks.gather(failed)[0]:
         raise UsageError(failed)
     data = {"train": (folders["train"],), "val": recipe.data.val or (folders["val"],)}

@@ -21,8 +21,12 @@ class ReportSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    out: Path = Field(description="folder for report.html, report.md and the PNGs; made if it is not there")
-    runs: tuple[Path, ...] = Field(min_length=1, description="folders of runs, studies, evaluations and probes")
+    out: Path = Field(
+        description="folder for report.html, report.md and the PNGs; made if it is not there"
+    )
+    runs: tuple[Path, ...] = Field(
+        min_length=1, description="folders of runs, studies, evaluations and probes"
+    )
 
 
 def main(argv: list[str]) -> int:

@@ -115,7 +115,9 @@ class Manifest(_Plain):
         try:
             table: NDArray[np.void] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise ManifestError(f"{path}: the table of samples cannot be read ({error}). {REPAIR}") from error
+            raise ManifestError(
+                f"{path}: the table of samples cannot be read ({error}). {REPAIR}"
+            ) from error
         if table.dtype != SAMPLE_DTYPE or table.shape != (self.num_samples,):
             raise ManifestError(
                 f"{path}: the table of samples should have {self.num_samples} rows of "
@@ -129,7 +131,9 @@ class Manifest(_Plain):
         return (self.model_dump_json(indent=1) + "\n").encode()
 
 
-REPAIR = "Check it with python launcher/pack.py --verify DIR; --only NUMBER packs a damaged shard again."
+REPAIR = (
+    "Check it with python launcher/pack.py --verify DIR; --only NUMBER packs a damaged shard again."
+)
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> Manifest:
@@ -141,7 +145,9 @@ def write_manifest(manifest: Manifest, folder: Path) -> Manifest:
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(folder / MANIFEST_FILE)
-    return manifest.model_copy(update={"folder": folder, "digest": hashlib.sha256(content).hexdigest()})
+    return manifest.model_copy(
+        update={"folder": folder, "digest": hashlib.sha256(content).hexdigest()}
+    )
 
 
 def read_manifest(folder: Path, *, check_files: bool = True) -> Manifest:
@@ -177,12 +183,16 @@ def parse_manifest(content: bytes, where: Path | str, folder: Path) -> Manifest:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         raise ManifestError(_in_one_sentence(where, error)) from error
-    return manifest.model_copy(update={"folder": folder, "digest": hashlib.sha256(content).hexdigest()})
+    return manifest.model_copy(
+        update={"folder": folder, "digest": hashlib.sha256(content).hexdigest()}
+    )
 
 
 def _read_bytes(folder: Path) -> bytes:
     if not folder.is_dir():
-        raise ManifestError(f"{folder}: no such folder; pack a data set there with python launcher/pack.py.")
+        raise ManifestError(
+            f"{folder}: no such folder; pack a data set there with python launcher/pack.py."
+        )
     try:
         return (folder / MANIFEST_FILE).read_bytes()
     except FileNotFoundError as error:
@@ -191,7 +201,9 @@ def _read_bytes(folder: Path) -> bytes:
             "finished; run the same python launcher/pack.py line (again)."
         ) from error
     except OSError as error:
-        raise ManifestError(f"{folder / MANIFEST_FILE}: cannot be read ({error.strerror}).") from error
+        raise ManifestError(
+            f"{folder / MANIFEST_FILE}: cannot be read ({error.strerror})."
+        ) from error
 
 
 def _check_version(path: Path | str, content: bytes) -> None:
@@ -201,7 +213,9 @@ def _check_version(path: Path | str, content: bytes) -> None:
         raise ManifestError(f"{path}: not JSON ({error}). {REPAIR}") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
     if not isinstance(version, int) or version < 1:
-        raise ManifestError(f"{path}: schema_version is {version!r}, so this is no manifest of ours. {REPAIR}")
+        raise ManifestError(
+            f"{path}: schema_version is {version!r}, so this is no manifest of ours. {REPAIR}"
+        )
     if version > SCHEMA_VERSION:
         raise ManifestError(
             f"{path}: written by a newer colorgan (schema_version {version}, this one reads up to "
@@ -226,7 +240,9 @@ def _check_files(manifest: Manifest) -> None:
         try:
             size = path.stat().st_size
         except OSError as error:
-            raise ManifestError(f"{path}: promised by the manifest, but missing. {REPAIR}") from error
+            raise ManifestError(
+                f"{path}: promised by the manifest, but missing. {REPAIR}"
+            ) from error
         if size < promised:
             raise ManifestError(
                 f"{path}: {size} bytes, shorter than the {promised} that the manifest promises. {REPAIR}"

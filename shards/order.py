@@ -35,7 +35,10 @@ from shards.errors import OrderError
 # falls into 6 windows; a batch of 256 then holds 154 classes (165 with runs of 1), where a perfect shuffle brings
 # 226.
 WINDOW_SHARDS = 256
-RUN_SAMPLES, SPREAD_RUNS = 8, 1024  # half the spread would need half the page cache, and bring 144 classes
+RUN_SAMPLES, SPREAD_RUNS = (
+    8,
+    1024,
+)  # half the spread would need half the page cache, and bring 144 classes
 SMALL_SET = 20_000  # fewer samples fit into the page cache as a whole: nothing to gain by runs
 
 Ids = NDArray[np.int64]
@@ -151,7 +154,9 @@ class Order:
 
     def _draw_window(self, epoch: int, window: int) -> Ids:
         shards = self._epoch(epoch)[0][self._cut(window) : self._cut(window + 1)]
-        ids = np.concatenate([np.arange(self.starts[shard], self.starts[shard + 1]) for shard in shards])
+        ids = np.concatenate(
+            [np.arange(self.starts[shard], self.starts[shard + 1]) for shard in shards]
+        )
         key = int(draw(self.seed, _WINDOW, epoch, window)[0])
         if self.run_samples == 1:
             return ids[permutation(len(ids), key)]
@@ -166,7 +171,9 @@ class Order:
         sizes = self.sizes[shards]
         ends = np.cumsum(-(-sizes // self.run_samples))
         within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        runs: Ids = np.repeat(ends - -(-sizes // self.run_samples), sizes) + within // self.run_samples
+        runs: Ids = (
+            np.repeat(ends - -(-sizes // self.run_samples), sizes) + within // self.run_samples
+        )
         return runs
 
 
@@ -179,7 +186,9 @@ class RankShare:
     micro_batch_size: int
 
 
-def rank_slice(global_batch_size: int, micro_batch_size: int, rank: int, world_size: int) -> RankShare:
+def rank_slice(
+    global_batch_size: int, micro_batch_size: int, rank: int, world_size: int
+) -> RankShare:
     """Cut a global batch into micro-batches and give each rank an equal run of them.
 
     The micro-batches are the same for every number of ranks; only who takes them differs.
@@ -206,7 +215,9 @@ def flips(seed: int, epochs: Ids, ids: Ids) -> NDArray[np.int32]:
     return (draw(seed, _FLIP, epochs, ids) >> np.uint64(63)).astype(np.int32)
 
 
-def crop_windows(seed: int, epochs: Ids, ids: Ids, heights: Ids, widths: Ids, min_area: float) -> NDArray[np.int32]:
+def crop_windows(
+    seed: int, epochs: Ids, ids: Ids, heights: Ids, widths: Ids, min_area: float
+) -> NDArray[np.int32]:
     """The window (y, x, height, width) in pixels to cut out of each picture, shape (N, 4).
 
     Its area is uniform in [min_area, 1] of the picture's, its shape that of the picture times a ratio that
@@ -218,8 +229,12 @@ def crop_windows(seed: int, epochs: Ids, ids: Ids, heights: Ids, widths: Ids, mi
     ratio = np.exp(widest * (2.0 * draw_uniform(seed, _CROP_RATIO, epochs, ids) - 1.0))
     window_heights = np.clip(np.rint(heights * np.sqrt(area / ratio)).astype(np.int64), 1, heights)
     window_widths = np.clip(np.rint(widths * np.sqrt(area * ratio)).astype(np.int64), 1, widths)
-    tops = (draw_uniform(seed, _CROP_Y, epochs, ids) * (heights - window_heights + 1)).astype(np.int64)
-    lefts = (draw_uniform(seed, _CROP_X, epochs, ids) * (widths - window_widths + 1)).astype(np.int64)
+    tops = (draw_uniform(seed, _CROP_Y, epochs, ids) * (heights - window_heights + 1)).astype(
+        np.int64
+    )
+    lefts = (draw_uniform(seed, _CROP_X, epochs, ids) * (widths - window_widths + 1)).astype(
+        np.int64
+    )
     return np.stack([tops, lefts, window_heights, window_widths], axis=1).astype(np.int32)
 
 

@@ -57,15 +57,24 @@ def print_study(folder: Path, queue: list[Queued]) -> None:
         # Ids begin again where a cluster is set up anew: the name tells whether it is this step's job.
         there = [line for line in queue if (line.array, line.name) == (number, job_name)]
         if there:
-            counts = {state: sum(line.state == state for line in there) for state in {line.state for line in there}}
+            counts = {
+                state: sum(line.state == state for line in there)
+                for state in {line.state for line in there}
+            }
             state = ", ".join(f"{count} {state.lower()}" for state, count in sorted(counts.items()))
             reasons = {line.reason for line in there if line.state == "PENDING"}
             state += f" {' '.join(sorted(reasons))}" if reasons else ""
         else:
             state = "FAILED or cancelled: see its log, then run slurm/study.sh again"
             if finished:
-                state = f"{finished} of {elements} done, the others {state}" if finished < int(elements) else "done"
-        print(f"{name:28} job {number:>6}  {state}{f', {finished} done' if there and finished else ''}")
+                state = (
+                    f"{finished} of {elements} done, the others {state}"
+                    if finished < int(elements)
+                    else "done"
+                )
+        print(
+            f"{name:28} job {number:>6}  {state}{f', {finished} done' if there and finished else ''}"
+        )
     for log in sorted(folder.glob("**/log.jsonl")):
         print(f"\n{log.parent.relative_to(folder)}")
         print_progress(log.parent)
@@ -110,12 +119,16 @@ def print_progress(run: Path) -> None:
         left = clock(max(0, total - entry["images"]) / rate) if rate and total else "?"
         share = f" of {total:,} ({entry['images'] / total:.0%})" if total else ""
         ago = clock(max(0.0, time.time() - entry["time"]))
-        print(f"  images {entry['images']:,}{share}, {rate:,.0f} images/s, time left {left} (logged {ago} ago)")
+        print(
+            f"  images {entry['images']:,}{share}, {rate:,.0f} images/s, time left {left} (logged {ago} ago)"
+        )
     if "save" in last:
         print(f"  checkpoint at {last['save']['images']:,} images")
     if "validate" in last:
         scores = ", ".join(
-            f"{key} {value:.4g}" for key, value in last["validate"]["values"].items() if value is not None
+            f"{key} {value:.4g}"
+            for key, value in last["validate"]["values"].items()
+            if value is not None
         )
         print(f"  scores at {last['validate']['images']:,} images: {scores}")
     evaluation = read(run / "evaluation/scores.json")

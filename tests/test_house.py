@@ -84,7 +84,10 @@ def imports_of(path: Path) -> set[str]:
 def arrows() -> dict[str, set[str]]:
     """The project's modules that each module imports."""
     known = modules()
-    return {name: {other for other in imports_of(path) if other in known} - {name} for name, path in known.items()}
+    return {
+        name: {other for other in imports_of(path) if other in known} - {name}
+        for name, path in known.items()
+    }
 
 
 def room(module: str) -> str:
@@ -104,7 +107,11 @@ ARROWS = arrows()
 
 
 def test_every_file_stands_on_a_floor() -> None:
-    homeless = [name for name in ARROWS if name.split(".")[0] in FLOORS and "." in name and floor_of(name) is None]
+    homeless = [
+        name
+        for name in ARROWS
+        if name.split(".")[0] in FLOORS and "." in name and floor_of(name) is None
+    ]
     assert not homeless
 
 
@@ -124,7 +131,8 @@ def test_imports_run_down() -> None:
 def test_packages_meet_in_two_places_only() -> None:
     def allowed(name: str, other: str) -> bool:
         return any(
-            (name == source or name.startswith(f"{source}.")) and (other == target or other.startswith(f"{target}."))
+            (name == source or name.startswith(f"{source}."))
+            and (other == target or other.startswith(f"{target}."))
             for source, target in CROSSINGS
         )
 

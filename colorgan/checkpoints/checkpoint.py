@@ -39,7 +39,9 @@ class Checkpoint:
 
     path: Path
     state: dict[str, Any]
-    _indices: dict[str, dict[str, list[_Piece]]] = field(default_factory=dict, repr=False, compare=False)
+    _indices: dict[str, dict[str, list[_Piece]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @property
     def images_seen(self) -> int:
@@ -56,7 +58,9 @@ class Checkpoint:
 
     def shapes(self, role: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Return dtype and shape of every tensor of a role without reading the tensors."""
-        return {name: (pieces[0].dtype, pieces[0].shape) for name, pieces in self._index(role).items()}
+        return {
+            name: (pieces[0].dtype, pieces[0].shape) for name, pieces in self._index(role).items()
+        }
 
     def stream(self, role: str) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, whole tensor) of a role, one at a time, so that memory holds one tensor."""
@@ -95,7 +99,9 @@ def checkpoint_path(folder: Path, images_seen: int) -> Path:
     return folder / f"images-{images_seen:012d}"
 
 
-def latest_checkpoint(folder: Path, ranks: Ranks, report: Callable[[str], None]) -> Checkpoint | None:
+def latest_checkpoint(
+    folder: Path, ranks: Ranks, report: Callable[[str], None]
+) -> Checkpoint | None:
     """Return the newest complete and intact checkpoint, or None. Called on all ranks.
 
     Damaged ones are passed over and named through `report`; every file's sha256 is checked, the files shared out
@@ -103,7 +109,9 @@ def latest_checkpoint(folder: Path, ranks: Ranks, report: Callable[[str], None])
     """
     names = ranks.gather([path.name for path in _newest_first(folder)])[0]
     for name in names:
-        problems = [p for p in ranks.gather(_problem(folder / name, ranks.rank, ranks.world_size)) if p]
+        problems = [
+            p for p in ranks.gather(_problem(folder / name, ranks.rank, ranks.world_size)) if p
+        ]
         if not problems:
             return Checkpoint(folder / name, _read_json(folder / name / STATE))
         report(f"checkpoint {folder / name} is damaged and passed over: {problems[0]}")
@@ -126,7 +134,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted((p for p in folder.glob("images-*") if re.fullmatch(r"images-\d{12}", p.name)), reverse=True)
+    return sorted(
+        (p for p in folder.glob("images-*") if re.fullmatch(r"images-\d{12}", p.name)), reverse=True
+    )
 
 
 def _problem(path: Path, rank: int, world_size: int) -> str:
@@ -147,7 +157,11 @@ def _problem(path: Path, rank: int, world_size: int) -> str:
         version = _read_json(path / STATE)["format_version"]
     except (OSError, ValueError, KeyError, TypeError, CheckpointError) as error:
         return f"it cannot be read ({error})"
-    return "" if version == FORMAT_VERSION else f"format {version!r} is not {FORMAT_VERSION}: use a newer colorgan"
+    return (
+        ""
+        if version == FORMAT_VERSION
+        else f"format {version!r} is not {FORMAT_VERSION}: use a newer colorgan"
+    )
 
 
 def _pieces(path: Path, role: str) -> dict[str, list[_Piece]]:
@@ -158,14 +172,18 @@ def _pieces(path: Path, role: str) -> dict[str, list[_Piece]]:
             for key, entry in json.loads((opened.metadata() or {}).get("pieces", "{}")).items():
                 empty = opened.get_slice(key)[:0]
                 length = opened.get_slice(key).get_shape()[0]
-                piece = _Piece(file, key, empty.dtype, tuple(entry["shape"]), entry["offset"], length)
+                piece = _Piece(
+                    file, key, empty.dtype, tuple(entry["shape"]), entry["offset"], length
+                )
                 found.setdefault(key, []).append(piece)
     if not any(path.glob(f"{role}-?????-of-?????.safetensors")):
         raise CheckpointError(f"{path}: holds nothing for {role}")
     return {name: sorted(pieces, key=lambda piece: piece.offset) for name, pieces in found.items()}
 
 
-def _read_run(path: Path, role: str, name: str, pieces: list[_Piece], offset: int, length: int | None) -> Tensor:
+def _read_run(
+    path: Path, role: str, name: str, pieces: list[_Piece], offset: int, length: int | None
+) -> Tensor:
     """Put a run together from the pieces that it lies in."""
     stop = prod(pieces[0].shape) if length is None else offset + length
     run = torch.empty(stop - offset, dtype=pieces[0].dtype)

@@ -29,10 +29,14 @@ from colorgan.models.model_folder import (
 )
 from colorgan.models.weights_file import CONFIG, WEIGHTS, WeightsFile, write_safetensors
 
-PROBE_TOLERANCE = 1e-3  # of outputs of order 1; a GPU's convolutions differ from the CPU's by about 1e-4
+PROBE_TOLERANCE = (
+    1e-3  # of outputs of order 1; a GPU's convolutions differ from the CPU's by about 1e-4
+)
 
 
-def consolidate(source: Checkpoint, out: Path, weights: Literal["raw", "average"] | None = None) -> ModelConfig:
+def consolidate(
+    source: Checkpoint, out: Path, weights: Literal["raw", "average"] | None = None
+) -> ModelConfig:
     """Turn a checkpoint into a model folder, dtypes kept; return its config.
 
     The weights are the average where there is one, unless `raw` is asked for. The written result is run on the probe
@@ -76,7 +80,9 @@ def streamed_probe(weights: Path, config: ModelConfig) -> Tensor:
         ModelFolderError: the file does not fit the config.
     """
     if config.architecture.encoder != UNET:  # its layers may read each other's tensors
-        return probe(load_model(weights.parent)[0], config.architecture.image_size, torch.device("cpu"))
+        return probe(
+            load_model(weights.parent)[0], config.architecture.image_size, torch.device("cpu")
+        )
     module = empty_model(config)
     with WeightsFile(weights) as file:
         file.check_fits(module)

@@ -41,7 +41,13 @@ class CheckpointWriter:
     """
 
     def __init__(
-        self, folder: Path, ranks: Ranks, *, keep_last: int, keep_every_images: int = 0, background: bool = True
+        self,
+        folder: Path,
+        ranks: Ranks,
+        *,
+        keep_last: int,
+        keep_every_images: int = 0,
+        background: bool = True,
     ) -> None:
         self._folder, self._ranks = folder, ranks
         self._keep_last, self._keep_every_images = keep_last, keep_every_images
@@ -87,7 +93,10 @@ class CheckpointWriter:
             lambda: _complete(pending.partial, pending.final, files, pending.state),
             cleanup=pending.partial,
         )
-        _on_main(self._ranks, lambda: _prune(self._folder, pending.final, self._keep_last, self._keep_every_images))
+        _on_main(
+            self._ranks,
+            lambda: _prune(self._folder, pending.final, self._keep_last, self._keep_every_images),
+        )
         return [pending.final]
 
     def close(self) -> None:
@@ -96,10 +105,18 @@ class CheckpointWriter:
 
 
 def save_checkpoint(
-    folder: Path, *, ranks: Ranks, roles: Roles, state: Mapping[str, Any], keep_last: int, keep_every_images: int = 0
+    folder: Path,
+    *,
+    ranks: Ranks,
+    roles: Roles,
+    state: Mapping[str, Any],
+    keep_last: int,
+    keep_every_images: int = 0,
 ) -> Path:
     """Write one checkpoint, wait for it, and return its folder; arguments and errors as in `CheckpointWriter`."""
-    writer = CheckpointWriter(folder, ranks, keep_last=keep_last, keep_every_images=keep_every_images, background=False)
+    writer = CheckpointWriter(
+        folder, ranks, keep_last=keep_last, keep_every_images=keep_every_images, background=False
+    )
     try:
         return writer.start(roles, state)[-1]
     finally:
@@ -146,17 +163,26 @@ def _held(ranks: Ranks, roles: Roles) -> dict[str, dict[str, Piece]]:
     for role, tensors in roles.items():
         held[role] = {}
         for name, tensor in tensors.items():
-            piece = tensor if isinstance(tensor, Piece) else rank_slice(tensor, ranks.rank, ranks.world_size)
+            piece = (
+                tensor
+                if isinstance(tensor, Piece)
+                else rank_slice(tensor, ranks.rank, ranks.world_size)
+            )
             if piece.values.numel():
                 held[role][name] = replace(piece, values=piece.values.detach().to("cpu", copy=True))
     return held
 
 
-def _write_share(partial: Path, ranks: Ranks, held: Mapping[str, Mapping[str, Piece]]) -> dict[str, dict[str, Any]]:
+def _write_share(
+    partial: Path, ranks: Ranks, held: Mapping[str, Mapping[str, Piece]]
+) -> dict[str, dict[str, Any]]:
     written = {}
     for role, pieces in held.items():
         path = partial / f"{role}-{ranks.rank:05d}-of-{ranks.world_size:05d}.safetensors"
-        described = {name: {"shape": list(piece.shape), "offset": piece.offset} for name, piece in pieces.items()}
+        described = {
+            name: {"shape": list(piece.shape), "offset": piece.offset}
+            for name, piece in pieces.items()
+        }
         values = {name: piece.values for name, piece in pieces.items()}
         save_file(values, path, metadata={"pieces": json.dumps(described)})
         _sync(path)
@@ -164,13 +190,19 @@ def _write_share(partial: Path, ranks: Ranks, held: Mapping[str, Mapping[str, Pi
     return written
 
 
-def _complete(partial: Path, final: Path, files: dict[str, dict[str, Any]], state: Mapping[str, Any]) -> None:
-    (partial / STATE).write_text(json.dumps({"format_version": FORMAT_VERSION, **state}, indent=1, default=str))
+def _complete(
+    partial: Path, final: Path, files: dict[str, dict[str, Any]], state: Mapping[str, Any]
+) -> None:
+    (partial / STATE).write_text(
+        json.dumps({"format_version": FORMAT_VERSION, **state}, indent=1, default=str)
+    )
     _sync(partial / STATE)
     files = {**files, STATE: _digest(partial / STATE)}
     (partial / COMPLETE).write_text(json.dumps({"files": files}, indent=1))
     _sync(partial / COMPLETE)
-    if final.exists():  # a damaged one of the same step, passed over when the run was taken up again
+    if (
+        final.exists()
+    ):  # a damaged one of the same step, passed over when the run was taken up again
         shutil.rmtree(final)
     partial.rename(final)
     _sync(final.parent)

@@ -76,18 +76,34 @@ def parse(
     words = _split_words(argv, keys, positional)
     if words.help:
         if _is_first_local_rank():
-            print(help_text(schema, verb=verb, description=description, next_line=next_line, positional=positional))
+            print(
+                help_text(
+                    schema,
+                    verb=verb,
+                    description=description,
+                    next_line=next_line,
+                    positional=positional,
+                )
+            )
         raise SystemExit(0)
     config = words.options.pop("config", None) if "config" not in keys else None
     recipe, origin = _read_recipe(config, recipes)
-    stray = [] if positional else [f"{show(word)}: a word that belongs to no key" for word in words.bare]
-    settings = _merge(_group_defaults(schema), {name: value for name, value in recipe.items() if "." not in name})
+    stray = (
+        []
+        if positional
+        else [f"{show(word)}: a word that belongs to no key" for word in words.bare]
+    )
+    settings = _merge(
+        _group_defaults(schema), {name: value for name, value in recipe.items() if "." not in name}
+    )
     for name in (name for name in recipe if "." in name):  # `data.train: DIR` in a recipe
         stray += [problem] if (problem := _set(settings, name, recipe[name])) else []
     for name, values in words.options.items():
         key = keys.get(name)
         if not values and key and not leaf_types(key.field.annotation) & {bool, object}:
-            stray.append(f"--{name}: needs a value, {type_text(key.field.annotation, key.field.metadata)}")
+            stray.append(
+                f"--{name}: needs a value, {type_text(key.field.annotation, key.field.metadata)}"
+            )
         elif problem := _set(settings, name, _value(values, key)):
             stray.append(problem)
     if positional and words.bare:
@@ -100,7 +116,9 @@ def parse(
         stray += list(setting_problems(error, keys, given, origin))
     if stray:
         count = f"{len(stray)} problem{'s' if len(stray) > 1 else ''}"
-        raise UsageError(f"{count} with the settings (`{verb} --help` lists every key):\n  " + "\n  ".join(stray))
+        raise UsageError(
+            f"{count} with the settings (`{verb} --help` lists every key):\n  " + "\n  ".join(stray)
+        )
     return model
 
 
@@ -155,13 +173,19 @@ def _scalar(word: str, key: Key | None) -> Any:
     if kinds <= {str, Path, type(None)}:
         return Path(word) if Path in kinds and str not in kinds else word
     value = _yaml_scalar(word)
-    return word if isinstance(value, bool) and not kinds & {bool, object} else value  # pydantic takes true for 1
+    return (
+        word if isinstance(value, bool) and not kinds & {bool, object} else value
+    )  # pydantic takes true for 1
 
 
 def _yaml_scalar(word: str) -> Any:
     try:
         return yaml.safe_load(word)
-    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: 2024-13-45 is no date to PyYAML
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ):  # ValueError: 2024-13-45 is no date to PyYAML
         return word
 
 
@@ -176,14 +200,22 @@ def _read_recipe(config: list[str] | None, recipes: Path | None) -> tuple[dict[s
         with path.open("rb") as file:
             text = file.read(MAX_RECIPE_BYTES + 1)
         if len(text) > MAX_RECIPE_BYTES:
-            raise UsageError(f"--config {path}: larger than {MAX_RECIPE_BYTES:,} bytes, so it is no recipe.")
+            raise UsageError(
+                f"--config {path}: larger than {MAX_RECIPE_BYTES:,} bytes, so it is no recipe."
+            )
         data = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"--config {path}: not valid YAML: {' '.join(str(error).split())[:300]}.") from None
+        raise UsageError(
+            f"--config {path}: not valid YAML: {' '.join(str(error).split())[:300]}."
+        ) from None
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror}.") from None
-    if data is not None and not (isinstance(data, dict) and all(isinstance(key, str) for key in data)):
-        raise UsageError(f"--config {path}: a recipe is a mapping of keys to values, this is {show(data)}.")
+    if data is not None and not (
+        isinstance(data, dict) and all(isinstance(key, str) for key in data)
+    ):
+        raise UsageError(
+            f"--config {path}: a recipe is a mapping of keys to values, this is {show(data)}."
+        )
     return data or {}, str(path)
 
 
@@ -195,7 +227,9 @@ def _find_recipe(name: str, recipes: Path | None) -> Path:
         if candidate.is_file():
             return candidate
     known = ", ".join(sorted(file.stem for file in recipes.glob("*.yaml"))) or "none"
-    raise UsageError(f"--config {name}: no such file, and no recipe of that name; recipes: {known}.")
+    raise UsageError(
+        f"--config {name}: no such file, and no recipe of that name; recipes: {known}."
+    )
 
 
 def _group_defaults(schema: type[BaseModel], default: BaseModel | None = None) -> dict[str, Any]:
@@ -204,13 +238,23 @@ def _group_defaults(schema: type[BaseModel], default: BaseModel | None = None) -
     for name, info in schema.model_fields.items():
         given = getattr(default, name) if default is not None else None
         if item_group(info.annotation):  # so that `--stages.0.epochs 3` has something to change
-            items = given if default is not None else info.get_default(call_default_factory=True, validated_data={})
+            items = (
+                given
+                if default is not None
+                else info.get_default(call_default_factory=True, validated_data={})
+            )
             if isinstance(items, list | tuple):
                 settings[name] = [item.model_dump(exclude_unset=True) for item in items]
-        elif default is not None and name in default.model_fields_set and not isinstance(given, BaseModel):
+        elif (
+            default is not None
+            and name in default.model_fields_set
+            and not isinstance(given, BaseModel)
+        ):
             settings[name] = given
         elif info.annotation is group_of(info) and (group := group_of(info)):
-            settings[name] = _group_defaults(group, given if isinstance(given, BaseModel) else group_default(info))
+            settings[name] = _group_defaults(
+                group, given if isinstance(given, BaseModel) else group_default(info)
+            )
     return settings
 
 

@@ -21,7 +21,14 @@ from pydantic_core import PydanticUndefined
 
 from colorgan.config.settings import default_text
 
-_NAMES = {bool: "true|false", int: "integer", float: "number", str: "text", Path: "path", type(None): "null"}
+_NAMES = {
+    bool: "true|false",
+    int: "integer",
+    float: "number",
+    str: "text",
+    Path: "path",
+    type(None): "null",
+}
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "a multiple of"}
 _HARD_SPACE = "\N{NO-BREAK SPACE}"
 
@@ -60,7 +67,9 @@ def group_default(field: FieldInfo) -> BaseModel | None:
     return value if isinstance(value, BaseModel) else None
 
 
-def schema_keys(schema: type[BaseModel], prefix: str = "", default: BaseModel | None = None) -> Iterator[Key]:
+def schema_keys(
+    schema: type[BaseModel], prefix: str = "", default: BaseModel | None = None
+) -> Iterator[Key]:
     """Yields every leaf of the schema in the order of its definition."""
     for name, field in schema.model_fields.items():
         group = group_of(field)
@@ -69,7 +78,11 @@ def schema_keys(schema: type[BaseModel], prefix: str = "", default: BaseModel | 
             inner = given if isinstance(given, BaseModel) else group_default(field)
             yield from schema_keys(group, f"{prefix}{name}.", inner)
         else:
-            value = given if default is not None else field.get_default(call_default_factory=True, validated_data={})
+            value = (
+                given
+                if default is not None
+                else field.get_default(call_default_factory=True, validated_data={})
+            )
             yield Key(prefix + name, field, value)
 
 
@@ -81,7 +94,9 @@ def leaf_types(annotation: Any) -> set[type]:
     if origin is Annotated:
         return leaf_types(get_args(annotation)[0])
     if origin in (Union, types.UnionType, list, tuple, set, frozenset):
-        return set().union(*(leaf_types(part) for part in get_args(annotation) if part is not Ellipsis))
+        return set().union(
+            *(leaf_types(part) for part in get_args(annotation) if part is not Ellipsis)
+        )
     return {annotation} if isinstance(annotation, type) else {object}
 
 
@@ -99,14 +114,26 @@ def type_text(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         for name, sign in _BOUNDS.items()
         if isinstance(getattr(item, name, None), int | float)
     )
-    parts = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    parts = (
+        get_args(annotation)
+        if get_origin(annotation) in (Union, types.UnionType)
+        else (annotation,)
+    )
     kinds = [_bare_type_text(part) for part in parts if part is not type(None)]
-    return " or ".join([f"{' or '.join(kinds)} {bounds}".strip(), *(["null"] if type(None) in parts else [])])
+    return " or ".join(
+        [f"{' or '.join(kinds)} {bounds}".strip(), *(["null"] if type(None) in parts else [])]
+    )
 
 
-def help_text(schema: type[BaseModel], *, verb: str, description: str, next_line: str, positional: str | None) -> str:
+def help_text(
+    schema: type[BaseModel], *, verb: str, description: str, next_line: str, positional: str | None
+) -> str:
     """The whole text of `--help`: usage, every key in its group, and the line to run next."""
-    required = [key.name for key in schema_keys(schema) if key.default is PydanticUndefined and key.name != positional]
+    required = [
+        key.name
+        for key in schema_keys(schema)
+        if key.default is PydanticUndefined and key.name != positional
+    ]
     usage = [
         "usage:",
         verb,
@@ -130,7 +157,9 @@ def help_text(schema: type[BaseModel], *, verb: str, description: str, next_line
 def _paragraphs(text: str, width: int) -> str:
     """Fills paragraphs; indented ones (commands, tables) stay as they are."""
     blocks = inspect.cleandoc(text).split("\n\n")
-    return "\n\n".join(block if "\n " in f"\n{block}" else textwrap.fill(block, width) for block in blocks)
+    return "\n\n".join(
+        block if "\n " in f"\n{block}" else textwrap.fill(block, width) for block in blocks
+    )
 
 
 def _options(width: int, positional: str | None) -> list[str]:
@@ -138,12 +167,16 @@ def _options(width: int, positional: str | None) -> list[str]:
              "--config FILE.yaml  a recipe; values on the command line go before those of the recipe, "
              "the recipe's before the defaults"]  # fmt: skip
     if positional:
-        lines.append(f"{positional.upper()} ...  bare words fill `{positional}`; after `--` every word does")
+        lines.append(
+            f"{positional.upper()} ...  bare words fill `{positional}`; after `--` every word does"
+        )
     return ["\n".join(_indent(line, width) for line in lines) + "\n"]
 
 
 def _key_text(key: Key, width: int) -> str:
-    default = "required" if key.default is PydanticUndefined else f"default: {default_text(key.default)}"
+    default = (
+        "required" if key.default is PydanticUndefined else f"default: {default_text(key.default)}"
+    )
     about = key.field.description or ""
     what = type_text(key.field.annotation, key.field.metadata)
     ending = f"({default})".replace(" ", _HARD_SPACE) if len(default) < 40 else f"({default})"
@@ -181,7 +214,8 @@ def _bare_type_text(annotation: Any) -> str:
         return count + "/".join(kinds)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         inner = (
-            f"{name}: {type_text(field.annotation, field.metadata)}" for name, field in annotation.model_fields.items()
+            f"{name}: {type_text(field.annotation, field.metadata)}"
+            for name, field in annotation.model_fields.items()
         )
         return "{" + ", ".join(inner) + "}"
     return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))

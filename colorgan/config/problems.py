@@ -33,12 +33,18 @@ def setting_problems(
     known = {*keys, *(f"{name}.{inner}" for name, key in keys.items() for inner in _item_keys(key))}
     details = error.errors(include_url=False, include_context=False)
     for detail in details:
-        if detail["type"] == "too_short" and any(_is_within(other["loc"], detail["loc"]) for other in details):
+        if detail["type"] == "too_short" and any(
+            _is_within(other["loc"], detail["loc"]) for other in details
+        ):
             continue  # only because its items are wrong
         if detail["type"] == "extra_forbidden":
             prefix = ".".join(map(str, detail["loc"]))
             group = detail["input"] if isinstance(detail["input"], dict) else {}
-            unknown = islice(leaves(group, f"{prefix}."), MAX_UNKNOWN) if group else [(prefix, detail["input"])]
+            unknown = (
+                islice(leaves(group, f"{prefix}."), MAX_UNKNOWN)
+                if group
+                else [(prefix, detail["input"])]
+            )
             for name, value in unknown:
                 head = f"{_as_given(name, given, origin)} {show(value)}: "
                 lines[head] = [f"unknown key; {_nearest(name, known)}"]
@@ -64,13 +70,19 @@ def _without_places(name: str) -> str:
 
 
 def _wrong_value(
-    detail: ErrorDetails, keys: Mapping[str, Key], known: Collection[str], given: Collection[str], origin: str
+    detail: ErrorDetails,
+    keys: Mapping[str, Key],
+    known: Collection[str],
+    given: Collection[str],
+    origin: str,
 ) -> tuple[str, str]:
     """The key with its value, and what is wrong with it."""
     # The place ends with the kinds of a union ("int", "str") or a place in a list of values: cut it to the key.
     parts = [str(part) for part in detail["loc"]]
     prefixes = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
-    name = next((prefix for prefix in prefixes if _without_places(prefix) in known), ".".join(parts))
+    name = next(
+        (prefix for prefix in prefixes if _without_places(prefix) in known), ".".join(parts)
+    )
     name = _without_places(name) if _without_places(name) in keys else name
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     message = message.replace("Input should be", "must be").replace(" input should be", " must be")
@@ -79,11 +91,18 @@ def _wrong_value(
         return "", message
     if detail["type"] == "missing":
         about = keys[name].field.description if name in keys else None
-        return f"{_as_given(name, given, '')}: ", f"required, not given{f' ({about})' if about else ''}"
+        return (
+            f"{_as_given(name, given, '')}: ",
+            f"required, not given{f' ({about})' if about else ''}",
+        )
     if detail["type"] == "model_type" and name not in keys:
         inner = ", ".join(key for key in keys if key.startswith(f"{name}."))
         message = f"a group of keys, not a value; its keys: {inner}"
-    shown = "" if isinstance(detail["input"], BaseModel | dict) and name not in keys else f" {show(detail['input'])}"
+    shown = (
+        ""
+        if isinstance(detail["input"], BaseModel | dict) and name not in keys
+        else f" {show(detail['input'])}"
+    )
     return f"{_as_given(name, given, origin)}{shown}: ", message
 
 
@@ -97,6 +116,9 @@ def _nearest(name: str, known: Collection[str]) -> str:
     name, ordered = _without_places(name), sorted(known)
     close = difflib.get_close_matches(name, ordered, n=1, cutoff=0.6)
     ends = {key.rpartition(".")[2]: key for key in reversed(ordered)}
-    close = close or [ends[end] for end in difflib.get_close_matches(name.rpartition(".")[2], ends, n=1, cutoff=0.6)]
+    close = close or [
+        ends[end]
+        for end in difflib.get_close_matches(name.rpartition(".")[2], ends, n=1, cutoff=0.6)
+    ]
     close = close or difflib.get_close_matches(name, ordered, n=1, cutoff=0.0)
     return f"the nearest known key is {close[0]}" if close else "this verb has no keys"

@@ -23,7 +23,9 @@ PLAIN_EVERY_S = 10.0
 
 
 @contextmanager
-def images_shown(total: int | None, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
+def images_shown(
+    total: int | None, console: Console | None = None
+) -> Iterator[Callable[[int, int], None]]:
     """Show images done and images rejected.
 
     Args:
@@ -66,9 +68,16 @@ def bytes_shown(console: Console | None = None) -> Iterator[Callable[[str, int, 
         A function to call with a file's name, its bytes so far, and its bytes in all.
     """
     console = console or Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
     every = _Every(PLAIN_EVERY_S)
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    ) as bar:
         tasks: dict[str, TaskID] = {}
 
         def show(name: str, have: int, total: int) -> None:
@@ -76,7 +85,9 @@ def bytes_shown(console: Console | None = None) -> Iterator[Callable[[str, int, 
                 tasks[name] = bar.add_task(name, total=total)
             bar.update(tasks[name], completed=have)
             if not console.is_terminal and every.is_due():
-                console.print(f"{name}: {have / 1e9:,.2f} of {total / 1e9:,.2f} GB", highlight=False)
+                console.print(
+                    f"{name}: {have / 1e9:,.2f} of {total / 1e9:,.2f} GB", highlight=False
+                )
 
         yield show
 

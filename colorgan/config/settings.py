@@ -16,7 +16,9 @@ def dump_recipe(model: BaseModel) -> str:
     return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, width=110)
 
 
-def recipe_difference(a: Mapping[str, Any], b: Mapping[str, Any], ignore: Collection[str] = ()) -> list[str]:
+def recipe_difference(
+    a: Mapping[str, Any], b: Mapping[str, Any], ignore: Collection[str] = ()
+) -> list[str]:
     """Lines `key: old -> new`, sorted, for each key on which two recipes (nested plain data) differ.
 
     Args:
@@ -51,7 +53,11 @@ def show(value: Any, depth: int = 2) -> str:
         return "{" + ", ".join(f"{name}: {default_text(inner)}" for name, inner in value) + "}"
     if isinstance(value, list | tuple):
         inside = ", ".join(show(item, depth - 1) for item in value[:8]) if depth else ""
-        return f"[{inside}{', ...' if len(value) > 8 else ''}]" if depth and len(inside) < 400 else "[...]"
+        return (
+            f"[{inside}{', ...' if len(value) > 8 else ''}]"
+            if depth and len(inside) < 400
+            else "[...]"
+        )
     return _SHORT.repr(str(value)) if isinstance(value, str | Path) else _SHORT.repr(value)
 
 
@@ -61,7 +67,9 @@ def default_text(value: Any) -> str:
     return str(value) if isinstance(value, str | Path) and str(value) else show(value)
 
 
-def leaves(settings: Mapping[str, Any], prefix: str = "", depth: int = 20) -> Iterator[tuple[str, Any]]:
+def leaves(
+    settings: Mapping[str, Any], prefix: str = "", depth: int = 20
+) -> Iterator[tuple[str, Any]]:
     """Yields dotted keys and values of nested settings; an empty group is a value.
 
     YAML's aliases can make a group hold itself, hence the depth.

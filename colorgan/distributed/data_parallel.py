@@ -13,7 +13,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from colorgan.distributed.phase import Network, Phase, average_statistics, frozen
 from colorgan.distributed.ranks import Ranks
-from colorgan.distributed.state import Saved, load_optimizer_state, optimizer_state, optimizer_tensors, read_whole
+from colorgan.distributed.state import (
+    Saved,
+    load_optimizer_state,
+    optimizer_state,
+    optimizer_tensors,
+    read_whole,
+)
 
 
 class DataParallel:
@@ -37,7 +43,9 @@ class DataParallel:
     ) -> None:
         self.ranks = ranks
         self.phases = {phase.name: phase for phase in phases}
-        self._autocast = torch.autocast(ranks.device.type, torch.bfloat16, enabled=precision == "bf16")
+        self._autocast = torch.autocast(
+            ranks.device.type, torch.bfloat16, enabled=precision == "bf16"
+        )
         self._clip = gradient_clip_norm
         self._half_life = average_half_life_images
         self.bare: dict[str, nn.Module] = {}
@@ -46,7 +54,9 @@ class DataParallel:
             if channels_last:
                 phase.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self.bare[phase.name] = phase.module
-            self._wrapped[phase.name] = self._wrap(torch.compile(phase.module) if compile else phase.module)
+            self._wrapped[phase.name] = self._wrap(
+                torch.compile(phase.module) if compile else phase.module
+            )
         self.averaged_name = averaged if average_half_life_images else None
         self.average: nn.Module | None = None
         if self.averaged_name is not None:
@@ -62,7 +72,10 @@ class DataParallel:
 
     def networks(self, phase: Phase) -> dict[str, Network]:
         """Return the callables of a phase's turn: its own network tracked for gradients, the others bare."""
-        return {name: self._wrapped[name] if name == phase.name else self.bare[name] for name in self.bare}
+        return {
+            name: self._wrapped[name] if name == phase.name else self.bare[name]
+            for name in self.bare
+        }
 
     def turn(self, phase: Phase) -> AbstractContextManager[None]:
         """While open, only the phase's own network learns: nothing leaks into the others."""
@@ -100,7 +113,9 @@ class DataParallel:
         """Average batch-norm statistics over the ranks and move the weight average. Called on all ranks."""
         average_statistics(self.bare.values(), self.ranks)
         if self.average is not None and self.averaged_name is not None:
-            _move_average(self.average, self.bare[self.averaged_name], 0.5 ** (num_images / self._half_life))
+            _move_average(
+                self.average, self.bare[self.averaged_name], 0.5 ** (num_images / self._half_life)
+            )
 
     def evaluated(self, name: str, *, average: bool | None = None) -> nn.Module:
         """Return the module that evaluation and pictures use: the weight average where there is one."""
@@ -137,14 +152,16 @@ class DataParallel:
         for name, phase in self.phases.items():
             self.bare[name].load_state_dict(read_whole(saved, name))
             if with_optimizers:
-                load_optimizer_state(phase.module, phase.optimizer, read_whole(saved, f"{name}_optimizer"))
+                load_optimizer_state(
+                    phase.module, phase.optimizer, read_whole(saved, f"{name}_optimizer")
+                )
         if self.average is not None:
             self.average.load_state_dict(read_whole(saved, f"{self.averaged_name}_average"))
 
 
 @torch.no_grad()
 def _move_average(average: nn.Module, module: nn.Module, decay: float) -> None:
-    """average <- decay * average + (1 - decay) * module; buffers are copied."""
+    """Average <- decay * average + (1 - decay) * module; buffers are copied."""
     ours: list[Tensor] = list(average.parameters())
     torch._foreach_lerp_(ours, [p.detach() for p in module.parameters()], 1.0 - decay)
     for mine, other in zip(average.buffers(), module.buffers(), strict=True):

@@ -51,14 +51,18 @@ def launch_profile(environment: Mapping[str, str] | None = None) -> LaunchProfil
         return LaunchProfile()
     stage = env.get(_ZERO + "ZERO_STAGE", "2")
     if stage not in ("1", "2", "3"):
-        raise LaunchError(f"the launch profile's zero_stage is {stage}: use 1, 2 or 3, or {PROFILES}/ddp.yaml")
+        raise LaunchError(
+            f"the launch profile's zero_stage is {stage}: use 1, 2 or 3, or {PROFILES}/ddp.yaml"
+        )
     if (file := env.get(_ZERO + "CONFIG_FILE", "none")) != "none":
         raise LaunchError(
             f"the launch profile names deepspeed_config_file {file}, which is not read: the recipe sets precision, "
             f"clipping and batches; take the line out ({PROFILES}/zero{stage}.yaml shows what is read)"
         )
     if (where := env.get(_ZERO + "OFFLOAD_PARAM_DEVICE", "none")) != "none":
-        raise LaunchError(f"offload_param_device is {where}: only the optimizer can be offloaded; set it to none")
+        raise LaunchError(
+            f"offload_param_device is {where}: only the optimizer can be offloaded; set it to none"
+        )
     where = env.get(_ZERO + "OFFLOAD_OPTIMIZER_DEVICE", "none")
     if where not in ("none", "cpu"):
         raise LaunchError(f"offload_optimizer_device is {where}: use none or cpu")
@@ -98,7 +102,9 @@ def wants_cpu(environment: Mapping[str, str] | None = None) -> bool:
     accelerate passes `use_cpu` on only when it starts one process; it always passes `gpu_ids`, as the visible devices.
     """
     env = os.environ if environment is None else environment
-    return env.get("ACCELERATE_USE_CPU", "false").lower() == "true" or env.get("CUDA_VISIBLE_DEVICES", "0")[:2] in (
+    return env.get("ACCELERATE_USE_CPU", "false").lower() == "true" or env.get(
+        "CUDA_VISIBLE_DEVICES", "0"
+    )[:2] in (
         "",
         "-1",
     )

@@ -17,7 +17,13 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from colorgan.distributed.launch_profile import DATA_PARALLEL, LaunchProfile, check_launch, launch_profile, wants_cpu
+from colorgan.distributed.launch_profile import (
+    DATA_PARALLEL,
+    LaunchProfile,
+    check_launch,
+    launch_profile,
+    wants_cpu,
+)
 from colorgan.errors import LaunchError
 
 T = TypeVar("T")
@@ -31,7 +37,9 @@ class Ranks:
     local_rank: int
     world_size: int
     device: torch.device
-    control: Any = None  # gloo group for small CPU tensors and objects, also beside NCCL; None with one rank
+    control: Any = (
+        None  # gloo group for small CPU tensors and objects, also beside NCCL; None with one rank
+    )
     profile: LaunchProfile = DATA_PARALLEL
 
     @staticmethod
@@ -97,7 +105,10 @@ def open_ranks(*, timeout_s: int, torch_threads: int = 0) -> Ranks:
             fit this machine.
     """
     world_size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    local_rank, local_size = (
+        int(os.environ.get("LOCAL_RANK", 0)),
+        int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+    )
     check_launch()
     profile = launch_profile()
     torch.set_num_threads(torch_threads or cores_a_rank(local_size))
@@ -106,10 +117,16 @@ def open_ranks(*, timeout_s: int, torch_threads: int = 0) -> Ranks:
         return Ranks(0, 0, 1, device, profile=profile)
     backend = "nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=timeout_s)
-    dist.init_process_group(backend, timeout=timeout, device_id=device if device.type == "cuda" else None)
+    dist.init_process_group(
+        backend, timeout=timeout, device_id=device if device.type == "cuda" else None
+    )
     if dist.get_world_size() != world_size:
-        raise LaunchError(f"the launcher announced {world_size} ranks, {dist.get_world_size()} came: start again")
-    control = dist.new_group(backend="gloo", timeout=timeout) if backend == "nccl" else dist.group.WORLD
+        raise LaunchError(
+            f"the launcher announced {world_size} ranks, {dist.get_world_size()} came: start again"
+        )
+    control = (
+        dist.new_group(backend="gloo", timeout=timeout) if backend == "nccl" else dist.group.WORLD
+    )
     return Ranks(rank, local_rank, world_size, device, control, profile)
 
 

@@ -46,7 +46,9 @@ def rank_slice(tensor: Tensor, rank: int, world_size: int) -> Piece:
 
 def read_whole(saved: Saved, role: str) -> dict[str, Tensor]:
     """Return all tensors of a role, whole, on the CPU, with their own dtypes."""
-    return {name: saved.read(role, name).view(shape) for name, (_, shape) in saved.shapes(role).items()}
+    return {
+        name: saved.read(role, name).view(shape) for name, (_, shape) in saved.shapes(role).items()
+    }
 
 
 def optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer]) -> list[Tensor]:
@@ -66,7 +68,9 @@ def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict
     }
 
 
-def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def load_optimizer_state(
+    module: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
     """Take over what `optimizer_state` returned; parameters that had no state keep none."""
     names = {parameter: name for name, parameter in module.named_parameters()}
     slots: dict[str, dict[str, Tensor]] = {}

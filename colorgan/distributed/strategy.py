@@ -41,7 +41,9 @@ def open_strategy(
             average_half_life_images=average_half_life_images,
         )
     if compile:
-        raise LaunchError(f"batch.compile does not go with {ranks.profile.name}: leave it off, or use ddp.yaml")
+        raise LaunchError(
+            f"batch.compile does not go with {ranks.profile.name}: leave it off, or use ddp.yaml"
+        )
     from colorgan.distributed.zero import Zero  # DeepSpeed takes seconds to import
 
     return Zero(

@@ -64,26 +64,39 @@ class Zero:
         self.ranks = ranks
         self.phases = {phase.name: phase for phase in phases}
         self._stage = ranks.profile.zero_stage
-        self._autocast = torch.autocast(ranks.device.type, torch.bfloat16, enabled=precision == "bf16")
+        self._autocast = torch.autocast(
+            ranks.device.type, torch.bfloat16, enabled=precision == "bf16"
+        )
         self._half_life = average_half_life_images
         self._skeletons = {phase.name: copy.deepcopy(phase.module).to("meta") for phase in phases}
         deepspeed = _import_deepspeed(ranks)
         self._engines: dict[str, Any] = {}
         for phase in phases:
-            config = _config(ranks, phase.module, precision=precision, gradient_clip_norm=gradient_clip_norm)
+            config = _config(
+                ranks, phase.module, precision=precision, gradient_clip_norm=gradient_clip_norm
+            )
             self._engines[phase.name] = deepspeed.initialize(
-                model=phase.module, optimizer=phase.optimizer, config=config, dist_init_required=False
+                model=phase.module,
+                optimizer=phase.optimizer,
+                config=config,
+                dist_init_required=False,
             )[0]
-        self._owned = {name: list(_owned(self._engines[name], phase.module)) for name, phase in self.phases.items()}
+        self._owned = {
+            name: list(_owned(self._engines[name], phase.module))
+            for name, phase in self.phases.items()
+        }
         self.averaged_name = averaged if average_half_life_images else None
         self._average: dict[str, Tensor] = {}
         if self.averaged_name is not None:
-            self._average = {name: piece.values.clone() for name, piece in self._held(self.averaged_name).items()}
+            self._average = {
+                name: piece.values.clone() for name, piece in self._held(self.averaged_name).items()
+            }
 
     def networks(self, phase: Phase) -> dict[str, Network]:
         """Return the callables of a phase's turn: its own network tracked for gradients, the others bare."""
         return {
-            name: self._engines[name] if name == phase.name else other.module for name, other in self.phases.items()
+            name: self._engines[name] if name == phase.name else other.module
+            for name, other in self.phases.items()
         }
 
     def turn(self, phase: Phase) -> AbstractContextManager[None]:
@@ -135,7 +148,10 @@ class Zero:
             return self.phases[name].module
         pieces = self._held(name)
         if averaged:
-            pieces = {key: Piece(self._average[key], piece.shape, piece.offset) for key, piece in pieces.items()}
+            pieces = {
+                key: Piece(self._average[key], piece.shape, piece.offset)
+                for key, piece in pieces.items()
+            }
         return self._whole(name, pieces).requires_grad_(False)
 
     def release(self, name: str) -> nn.Module:
@@ -161,10 +177,14 @@ class Zero:
             if self._stage == 3:
                 gradients.append(inner.grad_partitions_flat_buffer)
             else:
-                gradients += [part for parts in inner.averaged_gradients.values() for part in parts or []]
+                gradients += [
+                    part for parts in inner.averaged_gradients.values() for part in parts or []
+                ]
             optimizer += [flat for flat, _ in self._owned[name]]
         own = {tensor.untyped_storage().data_ptr() for tensor in weights}
-        optimizer = [tensor for tensor in optimizer if tensor.untyped_storage().data_ptr() not in own]
+        optimizer = [
+            tensor for tensor in optimizer if tensor.untyped_storage().data_ptr() not in own
+        ]
         return {"weights": weights, "gradients": gradients, "optimizer": optimizer}
 
     def _held(self, name: str) -> dict[str, Piece]:
@@ -196,7 +216,10 @@ class Zero:
             roles[f"{name}_optimizer"] = self._optimizer_state(name)
             if name == self.averaged_name:
                 held = self._held(name)
-                average = {key: Piece(t, held[key].shape, held[key].offset) for key, t in self._average.items()}
+                average = {
+                    key: Piece(t, held[key].shape, held[key].offset)
+                    for key, t in self._average.items()
+                }
                 roles[f"{name}_average"] = {**average, **buffers}
         return roles
 
@@ -224,7 +247,12 @@ class Zero:
         for name, phase in self.phases.items():
             for key, parameter in phase.module.named_parameters():
                 whole = Piece(parameter.data.view(-1), tuple(parameter.shape), 0)
-                _read_into(saved, name, key, _partition(parameter, self.ranks.rank) if self._stage == 3 else whole)
+                _read_into(
+                    saved,
+                    name,
+                    key,
+                    _partition(parameter, self.ranks.rank) if self._stage == 3 else whole,
+                )
             for key, buffer in self._buffers(name).items():
                 _read_into(saved, name, key, Piece(buffer.view(-1), tuple(buffer.shape), 0))
             self._engines[name].optimizer.refresh_fp32_params()
@@ -243,11 +271,17 @@ class Zero:
             state: dict[str, Tensor] = {}
             for slot in slots:
                 if shapes[f"{runs[0].name}/{slot}"][1] == ():
-                    state[slot] = saved.read(role, f"{runs[0].name}/{slot}").view(()).to(_step_device(optimizer, flat))
+                    state[slot] = (
+                        saved.read(role, f"{runs[0].name}/{slot}")
+                        .view(())
+                        .to(_step_device(optimizer, flat))
+                    )
                     continue
                 state[slot] = torch.zeros_like(flat)
                 for run in runs:
-                    part = Piece(state[slot][run.start : run.start + run.length], run.shape, run.offset)
+                    part = Piece(
+                        state[slot][run.start : run.start + run.length], run.shape, run.offset
+                    )
                     _read_into(saved, role, f"{run.name}/{slot}", part)
             optimizer.state.pop(flat, None)
             if state:
@@ -267,9 +301,13 @@ def _import_deepspeed(ranks: Ranks) -> Any:
             f"{ranks.profile.name} needs DeepSpeed, which cannot be imported ({error}): "
             "`pip install 'colorgan[deepspeed]'`, or use ddp.yaml"
         ) from None
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it warns of settings that `_config` makes on purpose
+    logging.getLogger("DeepSpeed").setLevel(
+        logging.ERROR
+    )  # it warns of settings that `_config` makes on purpose
     # Told at every collective call; DeepSpeed's to change, not the user's.
-    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+_tensor` is deprecated", FutureWarning)
+    warnings.filterwarnings(
+        "ignore", r"`torch\.distributed\.\w+_tensor` is deprecated", FutureWarning
+    )
     # On the CPU DeepSpeed would compile a shared-memory extension at first use (99 s, needs a compiler).
     operations = getattr(deepspeed.ops, "__compatible_ops__", None)
     if on_cpu and isinstance(operations, dict):
@@ -282,16 +320,24 @@ def _import_deepspeed(ranks: Ranks) -> Any:
     return deepspeed
 
 
-def _config(ranks: Ranks, module: nn.Module, *, precision: str, gradient_clip_norm: float) -> dict[str, Any]:
+def _config(
+    ranks: Ranks, module: nn.Module, *, precision: str, gradient_clip_norm: float
+) -> dict[str, Any]:
     """Return DeepSpeed's settings; those that change numbers or memory are all set, never left to its defaults."""
-    bucket = min(BUCKET_ELEMENTS, sum(parameter.numel() for parameter in module.parameters()) // 2 * 2 + 2)  # even
+    bucket = min(
+        BUCKET_ELEMENTS, sum(parameter.numel() for parameter in module.parameters()) // 2 * 2 + 2
+    )  # even
     offload = "cpu" if ranks.profile.offload_optimizer else "none"
     return {
         "train_micro_batch_size_per_gpu": 1,  # not used: the loop says which micro-batch is the last of a step
         "gradient_accumulation_steps": 1,
         "gradient_clipping": gradient_clip_norm,  # the default clips at 1.0
         "communication_data_type": "fp32",
-        "torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16", "lower_precision_safe_modules": []},
+        "torch_autocast": {
+            "enabled": precision == "bf16",
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],
+        },
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,  # theirs is compiled at first use and rounds otherwise
         "zero_optimization": {
@@ -321,13 +367,17 @@ def _owned(engine: Any, module: nn.Module) -> Iterator[tuple[Tensor, list[_Owned
         ) from None
 
 
-def _owned_stages_1_2(optimizer: Any, names: dict[int, str], rank: int) -> Iterator[tuple[Tensor, list[_Owned]]]:
+def _owned_stages_1_2(
+    optimizer: Any, names: dict[int, str], rank: int
+) -> Iterator[tuple[Tensor, list[_Owned]]]:
     """A group's parameters lie one after the other in one buffer, which is cut into as many parts as ranks."""
     for group, flat in enumerate(optimizer.single_partition_of_fp32_groups):
         first, last = rank * flat.numel(), (rank + 1) * flat.numel()
         runs: list[_Owned] = []
         parameters = optimizer.round_robin_bit16_groups[group]
-        for parameter, begin in zip(parameters, optimizer.round_robin_bit16_offsets[group], strict=True):
+        for parameter, begin in zip(
+            parameters, optimizer.round_robin_bit16_offsets[group], strict=True
+        ):
             start, stop = max(begin, first), min(begin + parameter.numel(), last)
             length = max(0, stop - start)
             shape = tuple(parameter.shape)
@@ -335,7 +385,9 @@ def _owned_stages_1_2(optimizer: Any, names: dict[int, str], rank: int) -> Itera
         yield flat, runs
 
 
-def _owned_stage_3(optimizer: Any, names: dict[int, str], rank: int) -> Iterator[tuple[Tensor, list[_Owned]]]:
+def _owned_stage_3(
+    optimizer: Any, names: dict[int, str], rank: int
+) -> Iterator[tuple[Tensor, list[_Owned]]]:
     """Every parameter is cut into as many equal parts as ranks (the last padded); a buffer holds a rank's parts."""
     for group, flat in enumerate(optimizer.fp32_partitioned_groups_flat):
         runs: list[_Owned] = []
@@ -343,7 +395,11 @@ def _owned_stage_3(optimizer: Any, names: dict[int, str], rank: int) -> Iterator
         for parameter in optimizer.fp16_groups[group]:
             each = parameter.ds_tensor.ds_numel
             length = max(0, min(each, parameter.ds_numel - rank * each))
-            runs.append(_Owned(names[id(parameter)], tuple(parameter.ds_shape), rank * each, position, length))
+            runs.append(
+                _Owned(
+                    names[id(parameter)], tuple(parameter.ds_shape), rank * each, position, length
+                )
+            )
             position += each
         yield flat, runs
 

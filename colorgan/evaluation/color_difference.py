@@ -26,7 +26,9 @@ def ciede2000_B(lab_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
     """
     _check_shapes(lab_B3HW, target_B3HW)
     (l_1, a_1, b_1), (l_2, a_2, b_2) = (lab.double().unbind(1) for lab in (lab_B3HW, target_B3HW))
-    stretch = 1.0 + 0.5 * (1.0 - _seventh_power_share((torch.hypot(a_1, b_1) + torch.hypot(a_2, b_2)) / 2))
+    stretch = 1.0 + 0.5 * (
+        1.0 - _seventh_power_share((torch.hypot(a_1, b_1) + torch.hypot(a_2, b_2)) / 2)
+    )
     chroma_1, chroma_2 = torch.hypot(stretch * a_1, b_1), torch.hypot(stretch * a_2, b_2)
     hue_1, hue_2 = torch.atan2(b_1, stretch * a_1), torch.atan2(b_2, stretch * a_2)
     product, chroma = chroma_1 * chroma_2, (chroma_1 + chroma_2) / 2
@@ -48,7 +50,9 @@ def chroma_error_B(lab_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
 
 def _check_shapes(lab_B3HW: Tensor, target_B3HW: Tensor) -> None:
     if lab_B3HW.shape != target_B3HW.shape or lab_B3HW.ndim != 4 or lab_B3HW.shape[1] != 3:
-        raise ValueError(f"Lab pictures of shapes {tuple(lab_B3HW.shape)} and {tuple(target_B3HW.shape)}, not B3HW")
+        raise ValueError(
+            f"Lab pictures of shapes {tuple(lab_B3HW.shape)} and {tuple(target_B3HW.shape)}, not B3HW"
+        )
 
 
 def _seventh_power_share(chroma: Tensor) -> Tensor:

@@ -61,7 +61,9 @@ def scored_picture(found: Detections, truth: Boxes) -> ScoredPicture:
     )
 
 
-def detection_scores(pictures: Sequence[ScoredPicture], num_classes: int) -> tuple[dict[str, float], list[float]]:
+def detection_scores(
+    pictures: Sequence[ScoredPicture], num_classes: int
+) -> tuple[dict[str, float], list[float]]:
     """Return all scores by name, and VOC's average precision of each class (NaN where it has no object).
 
     `AP50` is VOC 2010+'s (the area under the curve), `AP50_11_point` VOC 2007's; a COCO score without any object to
@@ -80,7 +82,9 @@ def detection_scores(pictures: Sequence[ScoredPicture], num_classes: int) -> tup
     return scores, areas_C
 
 
-def voc_curve(pictures: Sequence[ScoredPicture], index: int) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+def voc_curve(
+    pictures: Sequence[ScoredPicture], index: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
     """Return recall and precision after each detection of a class that counts, best first, and its number of objects.
 
     Difficult objects and crowd regions are neither to be found nor wrong to find.
@@ -92,7 +96,9 @@ def voc_curve(pictures: Sequence[ScoredPicture], index: int) -> tuple[NDArray[np
         mine_N, true_M = picture.classes_N == index, picture.true_classes_M == index
         ignored_M = (picture.difficult_M | picture.crowd_M)[true_M]
         number += int((~ignored_M).sum())
-        for score, hit in _hits(picture.boxes_N4[mine_N], picture.scores_N[mine_N], picture.true_M4[true_M], ignored_M):
+        for score, hit in _hits(
+            picture.boxes_N4[mine_N], picture.scores_N[mine_N], picture.true_M4[true_M], ignored_M
+        ):
             scores.append(score)
             right.append(hit)
     order = np.argsort(-np.array(scores), kind="stable")
@@ -123,7 +129,9 @@ def _hits(
     return hits
 
 
-def area_precision(recall_N: NDArray[np.float64], precision_N: NDArray[np.float64], number: int) -> float:
+def area_precision(
+    recall_N: NDArray[np.float64], precision_N: NDArray[np.float64], number: int
+) -> float:
     """Return the area under the curve whose precision never rises with recall (VOC 2010+); NaN without objects."""
     if not number:
         return float("nan")
@@ -131,7 +139,9 @@ def area_precision(recall_N: NDArray[np.float64], precision_N: NDArray[np.float6
     return float((steps_N * _falling(precision_N)).sum())
 
 
-def eleven_point_precision(recall_N: NDArray[np.float64], precision_N: NDArray[np.float64], number: int) -> float:
+def eleven_point_precision(
+    recall_N: NDArray[np.float64], precision_N: NDArray[np.float64], number: int
+) -> float:
     """Return the mean of the best precision at a recall of 0, 0.1, ... 1 or more (VOC 2007); NaN without objects."""
     if not number:
         return float("nan")
@@ -167,19 +177,26 @@ def coco_scores(pictures: Sequence[ScoredPicture], num_classes: int) -> dict[str
     Small, medium and large are an object's area in the source picture: under 32 x 32, under 96 x 96, above.
     """
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress and its table
-        evaluation = _Evaluation(_truth(pictures, num_classes), _found(pictures, num_classes), "bbox")
+        evaluation = _Evaluation(
+            _truth(pictures, num_classes), _found(pictures, num_classes), "bbox"
+        )
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     values = evaluation.stats.tolist()
-    return {name: value if value >= 0 else float("nan") for name, value in zip(COCO_NAMES, values, strict=True)}
+    return {
+        name: value if value >= 0 else float("nan")
+        for name, value in zip(COCO_NAMES, values, strict=True)
+    }
 
 
 def _truth(pictures: Sequence[ScoredPicture], num_classes: int) -> COCO:
     annotations = []
     for image, p in enumerate(pictures):
         columns = (p.true_M4, p.true_classes_M, p.crowd_M, p.difficult_M, p.areas_M)
-        for box, index, crowd, difficult, area in zip(*(column.tolist() for column in columns), strict=True):
+        for box, index, crowd, difficult, area in zip(
+            *(column.tolist() for column in columns), strict=True
+        ):
             item = {"image_id": image, "category_id": index, "bbox": _xywh(box), "area": area}
             annotations.append({**item, "iscrowd": int(crowd), "difficult": int(difficult)})
     return _indexed(pictures, num_classes, annotations)
@@ -191,7 +208,12 @@ def _found(pictures: Sequence[ScoredPicture], num_classes: int) -> COCO:
         columns = (p.boxes_N4, p.classes_N, p.scores_N)
         for box, index, score in zip(*(column.tolist() for column in columns), strict=True):
             x, y, width, height = _xywh(box)
-            item = {"image_id": image, "category_id": index, "bbox": [x, y, width, height], "area": width * height}
+            item = {
+                "image_id": image,
+                "category_id": index,
+                "bbox": [x, y, width, height],
+                "area": width * height,
+            }
             annotations.append({**item, "iscrowd": 0, "score": score})
     return _indexed(pictures, num_classes, annotations)
 
@@ -201,7 +223,9 @@ def _xywh(box: Sequence[float]) -> list[float]:
     return [x0, y0, x1 - x0, y1 - y0]
 
 
-def _indexed(pictures: Sequence[ScoredPicture], num_classes: int, annotations: list[dict[str, Any]]) -> COCO:
+def _indexed(
+    pictures: Sequence[ScoredPicture], num_classes: int, annotations: list[dict[str, Any]]
+) -> COCO:
     """Return annotations as pycocotools has them once it has read its files."""
     coco = COCO()
     coco.dataset = {

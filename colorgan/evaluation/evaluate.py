@@ -12,7 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from colorgan.config.recipe import Folder
-from colorgan.data import MAX_PIXELS_LIMIT, Loader, ShardSet, Targets, decode_upright, open_set, open_whole_set
+from colorgan.data import (
+    MAX_PIXELS_LIMIT,
+    Loader,
+    ShardSet,
+    Targets,
+    decode_upright,
+    open_set,
+    open_whole_set,
+)
 from colorgan.distributed.ranks import Ranks, set_determinism
 from colorgan.errors import UsageError
 from colorgan.evaluation.generator_scores import (
@@ -43,20 +51,31 @@ class EvaluateSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Path = Field(description="model folder: RUN/generator or RUN/model")
-    data: tuple[Folder, ...] = Field(min_length=1, description="packed folders to score on, or their URLs")
-    cache_dir: Path | None = Field(None, description="where shards from URLs are kept; unset: in ~/.cache/colorgan")
-    cache_gb: float = Field(100.0, gt=0, description="how much of them a node keeps, in gigabytes (1e9 bytes)")
+    data: tuple[Folder, ...] = Field(
+        min_length=1, description="packed folders to score on, or their URLs"
+    )
+    cache_dir: Path | None = Field(
+        None, description="where shards from URLs are kept; unset: in ~/.cache/colorgan"
+    )
+    cache_gb: float = Field(
+        100.0, gt=0, description="how much of them a node keeps, in gigabytes (1e9 bytes)"
+    )
     out: Path | None = Field(None, description="folder for scores and pictures; unset: print only")
     batch_size: Annotated[int, Field(gt=0)] = Field(32, description="images a forward pass")
     inference: Literal["running", "paper"] | None = Field(
         None, description="paper: batch statistics and dropout stay on; unset: as the model says"
     )
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of the dropout of paper inference")
+    seed: Annotated[int, Field(ge=0)] = Field(
+        0, description="seed of the dropout of paper inference"
+    )
     num_pictures: Annotated[int, Field(ge=0)] = Field(8, description="images shown in the pictures")
     own_size: bool = Field(
-        False, description="a generator: score at each photo's own size too, as colorize does; needs --image original"
+        False,
+        description="a generator: score at each photo's own size too, as colorize does; needs --image original",
     )
-    timeout_s: Annotated[int, Field(gt=0)] = Field(600, description="seconds after which a silent rank ends the run")
+    timeout_s: Annotated[int, Field(gt=0)] = Field(
+        600, description="seconds after which a silent rank ends the run"
+    )
 
 
 def evaluate(settings: EvaluateSettings, ranks: Ranks) -> None:
@@ -100,7 +119,9 @@ def check_data(settings: EvaluateSettings, config: ModelConfig, shards: ShardSet
             f"{len(config.classes)} others: score it on a set of the same corpus"
         )
     check_inference(settings.inference, config.architecture, settings.model)
-    if settings.own_size and (config.kind != "generator" or set(shards.image_policies) != {"original"}):
+    if settings.own_size and (
+        config.kind != "generator" or set(shards.image_policies) != {"original"}
+    ):
         raise UsageError(
             f"--own_size scores a generator on sets packed with --image original; {settings.model} is a {config.kind} "
             f"and {settings.data[0]} was packed as {shards.image_policies[0]}"
@@ -114,22 +135,34 @@ def score(
     num_pictures = settings.num_pictures
     if config.kind != "generator":
         batches = loader.eval_batches()
-        evaluation = score_model(model, config, batches, ranks, seed=settings.seed, num_pictures=num_pictures)
+        evaluation = score_model(
+            model, config, batches, ranks, seed=settings.seed, num_pictures=num_pictures
+        )
         return evaluation, scores_text(config, evaluation.scores)
     scores, text = score_generator(settings, model, config, loader, ranks)
     return Evaluation(scores), text
 
 
 def score_generator(
-    settings: EvaluateSettings, generator: nn.Module, config: ModelConfig, loader: Loader, ranks: Ranks
+    settings: EvaluateSettings,
+    generator: nn.Module,
+    config: ModelConfig,
+    loader: Loader,
+    ranks: Ranks,
 ) -> tuple[dict[str, float], str]:
     """Score at the network's size and, where asked, at each photo's own; save the pictures. Called on all ranks.
 
     `best.png` and `worst.png` are of the last of the two.
     """
     size, shown = config.architecture.image_size, settings.num_pictures
-    common: dict[str, Any] = {"ab_scale": config.ab_scale, "seed": settings.seed, "num_ranked": shown}
-    colored = score_coloring(generator, loader.eval_batches(), num_pictures=shown if ranks.main else 0, **common)
+    common: dict[str, Any] = {
+        "ab_scale": config.ab_scale,
+        "seed": settings.seed,
+        "num_ranked": shown,
+    }
+    colored = score_coloring(
+        generator, loader.eval_batches(), num_pictures=shown if ranks.main else 0, **common
+    )
     scores = mean_scores(colored, ranks)
     counted = f"{scores['images']:.0f} held-out pictures, {config.inference} inference"
     text = f"{counted}, at {size}x{size}:\n{scores_table(scores)}"
@@ -148,7 +181,9 @@ def score_generator(
 def own_size_photos(loader: Loader, ranks: Ranks) -> Iterator[tuple[int, Tensor]]:
     """This rank's photos as they were packed: number, and uint8 sRGB on the rank's device; none too small for SSIM."""
     for batch in loader.eval_batches():
-        for sample_id, jpeg in zip(batch.sample_ids_B.tolist(), batch.stored_jpegs or (), strict=True):
+        for sample_id, jpeg in zip(
+            batch.sample_ids_B.tolist(), batch.stored_jpegs or (), strict=True
+        ):
             photo_HW3 = torch.from_numpy(decode_upright(jpeg, MAX_PIXELS_LIMIT).copy())
             if min(photo_HW3.shape[:2]) >= SSIM_WINDOW_PX:
                 yield sample_id, photo_HW3.permute(2, 0, 1).to(ranks.device)

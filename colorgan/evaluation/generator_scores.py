@@ -29,7 +29,12 @@ from colorgan.models.modes import dropout_keys, evaluating, set_dropout_keys
 # One row an image. "grey" is the baseline that leaves ab = 0. chroma_error and chroma_l1 are in Lab units, the latter
 # of the network's own ab, before they are clipped to sRGB.
 _ERRORS = ("psnr", "ssim", "ciede2000", "chroma_error", "chroma_l1")
-COLUMNS = (*_ERRORS, *(f"grey_{name}" for name in _ERRORS), "colourfulness", "original_colourfulness")
+COLUMNS = (
+    *_ERRORS,
+    *(f"grey_{name}" for name in _ERRORS),
+    "colourfulness",
+    "original_colourfulness",
+)
 MAX_PSNR_DB = 100.0
 # Under it a set of originals counts as grey: JPEG's rounding alone gives a grey picture up to 0.5.
 MIN_COLOURFULNESS = 1.0
@@ -75,7 +80,9 @@ def score_coloring(
     colored = Colored(num_pictures, num_ranked)
     with evaluating(generator):
         for batch in batches:
-            set_dropout_keys(generator, dropout_keys(seed, batch.positions_B))  # used by "paper" inference only
+            set_dropout_keys(
+                generator, dropout_keys(seed, batch.positions_B)
+            )  # used by "paper" inference only
             predicted_B2HW = color_normalised(generator, batch.lab_B3HW[:, :1], autocast)
             _add(colored, batch.sample_ids_B.tolist(), batch.lab_B3HW, predicted_B2HW, ab_scale)
     return colored
@@ -106,12 +113,20 @@ def score_photos(
     return colored
 
 
-def _add(colored: Colored, sample_ids: list[int], lab_B3HW: Tensor, predicted_B2HW: Tensor, ab_scale: float) -> None:
+def _add(
+    colored: Colored,
+    sample_ids: list[int],
+    lab_B3HW: Tensor,
+    predicted_B2HW: Tensor,
+    ab_scale: float,
+) -> None:
     """Score a batch from its normalised Lab and the chroma predicted for it, and keep what is to be shown."""
     luminance_B1HW, chroma_B2HW = lab_B3HW[:, :1], lab_B3HW[:, 1:]
     none_B2HW = torch.zeros_like(chroma_B2HW)
     chromas = (none_B2HW, predicted_B2HW, chroma_B2HW)
-    grey, rgb, original = pictures = [to_rgb(luminance_B1HW, chroma, ab_scale) for chroma in chromas]
+    grey, rgb, original = pictures = [
+        to_rgb(luminance_B1HW, chroma, ab_scale) for chroma in chromas
+    ]
     target_B3HW = rgb_to_lab_B3HW(original.double())
     columns = []
     for picture, chroma in ((rgb, predicted_B2HW), (grey, none_B2HW)):
@@ -130,12 +145,18 @@ def _add(colored: Colored, sample_ids: list[int], lab_B3HW: Tensor, predicted_B2
     _keep(colored, sample_ids, rows, pictures)
 
 
-def _keep(colored: Colored, sample_ids: list[int], rows: list[list[float]], pictures: Sequence[Tensor]) -> None:
+def _keep(
+    colored: Colored, sample_ids: list[int], rows: list[list[float]], pictures: Sequence[Tensor]
+) -> None:
     """Keep the first pictures, and those that are among the worst or the best so far."""
     ends, number = colored.ranked, colored.num_ranked
     for index, (sample_id, row) in enumerate(zip(sample_ids, rows, strict=True)):
-        psnr, grey_psnr = (min(row[COLUMNS.index(name)], MAX_PSNR_DB) for name in ("psnr", "grey_psnr"))
-        place = bisect_left(ends, (psnr, sample_id), key=lambda shown: (shown.psnr, shown.sample_id))
+        psnr, grey_psnr = (
+            min(row[COLUMNS.index(name)], MAX_PSNR_DB) for name in ("psnr", "grey_psnr")
+        )
+        place = bisect_left(
+            ends, (psnr, sample_id), key=lambda shown: (shown.psnr, shown.sample_id)
+        )
         is_first = len(colored.first) < colored.num_pictures
         is_end = len(ends) < 2 * number or place != number
         if not is_first and not is_end:
@@ -174,7 +195,10 @@ def mean_scores(colored: Colored, ranks: Ranks) -> dict[str, float]:
             "--verify DIR), or have a side under 11 pixels, the window of SSIM"
         )
     table = torch.tensor([by_sample[i] for i in sorted(by_sample)], dtype=torch.float64)
-    for name in ("psnr", "grey_psnr"):  # a picture without colour equals the grey baseline: infinite
+    for name in (
+        "psnr",
+        "grey_psnr",
+    ):  # a picture without colour equals the grey baseline: infinite
         table[:, COLUMNS.index(name)].clamp_(max=MAX_PSNR_DB)
     scores = {name: float(mean) for name, mean in zip(COLUMNS, table.mean(0), strict=True)}
     for name in ("psnr", "ssim"):
@@ -213,7 +237,10 @@ def save_best_and_worst(folder: Path, colored: Colored, ranks: Ranks) -> None:
     """Save `best.png` and `worst.png`: the `num_ranked` pictures of highest and lowest PSNR. Called on all ranks."""
     gathered = ranks.gather(colored.ranked)
     if ranks.main:
-        ranked = sorted((shown for each in gathered for shown in each), key=lambda shown: (shown.psnr, shown.sample_id))
+        ranked = sorted(
+            (shown for each in gathered for shown in each),
+            key=lambda shown: (shown.psnr, shown.sample_id),
+        )
         _save(folder / "worst.png", ranked[: colored.num_ranked])
         _save(folder / "best.png", ranked[::-1][: colored.num_ranked])
 
@@ -221,7 +248,8 @@ def save_best_and_worst(folder: Path, colored: Colored, ranks: Ranks) -> None:
 def _save(path: Path, rows: Sequence[Shown]) -> None:
     if rows:
         captions = [
-            f"sample {shown.sample_id}: PSNR {shown.psnr:.2f} dB (grey {shown.grey_psnr:.2f})" for shown in rows
+            f"sample {shown.sample_id}: PSNR {shown.psnr:.2f} dB (grey {shown.grey_psnr:.2f})"
+            for shown in rows
         ]
         color_grid(path, [shown.pictures for shown in rows], captions)
 

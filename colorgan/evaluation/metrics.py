@@ -93,7 +93,9 @@ def colorfulness_B(rgb_B3HW: Tensor) -> Tensor:
 def chroma_l1_B(ab_B2HW: Tensor, target_B2HW: Tensor) -> Tensor:
     """Mean of |a - a*| and |b - b*| over both channels and all pixels, in Lab units; float64, B."""
     if ab_B2HW.shape != target_B2HW.shape:
-        raise ValueError(f"chroma of unequal shapes: {tuple(ab_B2HW.shape)} and {tuple(target_B2HW.shape)}")
+        raise ValueError(
+            f"chroma of unequal shapes: {tuple(ab_B2HW.shape)} and {tuple(target_B2HW.shape)}"
+        )
     return (ab_B2HW.double() - target_B2HW.double()).abs().flatten(1).mean(dim=1)
 
 
@@ -118,10 +120,14 @@ def average_precision(
     Raises:
         TrainingError: A score is not a number.
     """
-    keep_N = torch.ones_like(positives_N, dtype=torch.bool) if ignore_N is None else ~ignore_N.bool()
+    keep_N = (
+        torch.ones_like(positives_N, dtype=torch.bool) if ignore_N is None else ~ignore_N.bool()
+    )
     scores, positives = scores_N[keep_N].double().cpu(), positives_N[keep_N].bool().cpu()
     if bool(scores.isnan().any()):
-        raise TrainingError(f"{int(scores.isnan().sum())} of {len(scores)} scores are not numbers: nothing to rank.")
+        raise TrainingError(
+            f"{int(scores.isnan().sum())} of {len(scores)} scores are not numbers: nothing to rank."
+        )
     num_positives = int(positives.sum())
     if num_positives == 0:
         return float("nan")
@@ -156,7 +162,9 @@ def mean_average_precision(
 ) -> MeanAveragePrecision:
     """`average_precision` of each class, and the mean over the classes with at least one positive image."""
     if scores_NC.shape != positives_NC.shape:
-        raise ValueError(f"scores {tuple(scores_NC.shape)} do not match targets {tuple(positives_NC.shape)}")
+        raise ValueError(
+            f"scores {tuple(scores_NC.shape)} do not match targets {tuple(positives_NC.shape)}"
+        )
     per_class = tuple(
         average_precision(
             scores_NC[:, index],
@@ -183,7 +191,11 @@ def first_positive_accuracy(scores_NC: Tensor, positives_NC: Tensor) -> float:
 
 
 def confusion_matrix(
-    predicted: Tensor, target: Tensor, num_classes: int, ignore: int = 255, void_as_background: bool = False
+    predicted: Tensor,
+    target: Tensor,
+    num_classes: int,
+    ignore: int = 255,
+    void_as_background: bool = False,
 ) -> Tensor:
     """Counts of pixels, int64 C x C: row = true class, column = predicted class; matrices add up.
 
@@ -197,7 +209,9 @@ def confusion_matrix(
         ValueError: Shapes differ, or an index is neither a class nor void.
     """
     if predicted.shape != target.shape:
-        raise ValueError(f"predicted {tuple(predicted.shape)} does not match target {tuple(target.shape)}")
+        raise ValueError(
+            f"predicted {tuple(predicted.shape)} does not match target {tuple(target.shape)}"
+        )
     predicted, target = predicted.flatten().long(), target.flatten().long()
     void = target == ignore
     if void_as_background:
@@ -210,7 +224,9 @@ def confusion_matrix(
                 f"{name} class indices run from {int(indices.min())} to {int(indices.max())}, "
                 f"there are {num_classes} classes"
             )
-    return torch.bincount(target * num_classes + predicted, minlength=num_classes**2).view(num_classes, num_classes)
+    return torch.bincount(target * num_classes + predicted, minlength=num_classes**2).view(
+        num_classes, num_classes
+    )
 
 
 def iou_per_class(matrix_CC: Tensor) -> Tensor:
@@ -263,4 +279,6 @@ def _gaussian_windows(maps: Tensor) -> Tensor:
 
 def _check_pictures(rgb_B3HW: Tensor, target_B3HW: Tensor) -> None:
     if rgb_B3HW.shape != target_B3HW.shape or rgb_B3HW.ndim != 4:
-        raise ValueError(f"pictures of shapes {tuple(rgb_B3HW.shape)} and {tuple(target_B3HW.shape)}, not B3HW twice")
+        raise ValueError(
+            f"pictures of shapes {tuple(rgb_B3HW.shape)} and {tuple(target_B3HW.shape)}, not B3HW twice"
+        )

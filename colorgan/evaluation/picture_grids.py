@@ -24,7 +24,9 @@ GAP_PX = 6
 INK, PAPER = (20, 20, 20), (255, 255, 255)
 
 Cells = Sequence[NDArray[np.uint8]]
-NamedBoxes = Sequence[tuple[Sequence[float], int, str]]  # x0, y0, x1, y1 as shares, class from 0, what to write
+NamedBoxes = Sequence[
+    tuple[Sequence[float], int, str]
+]  # x0, y0, x1, y1 as shares, class from 0, what to write
 _Entry = tuple[str, tuple[int, ...]]  # a name and its colour
 
 
@@ -41,7 +43,9 @@ def to_uint8_HWC(picture: Tensor) -> NDArray[np.uint8]:  # noqa: N802
     return bytes_HW3
 
 
-def color_grid(path: Path, rows: Sequence[tuple[Tensor, Tensor, Tensor]], captions: Sequence[str] = ()) -> None:
+def color_grid(
+    path: Path, rows: Sequence[tuple[Tensor, Tensor, Tensor]], captions: Sequence[str] = ()
+) -> None:
     """Saves a row a picture: grey, coloured, original.
 
     Args:
@@ -99,19 +103,28 @@ def box_grid(
     for photo, *lists in rows:
         picture = Image.fromarray(to_uint8_HWC(photo))
         scale = max(1, -(-BOX_CELL_PX // picture.width))
-        picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC)
-        cells.append([np.asarray(picture), *(_draw_boxes(picture, boxes, colors) for boxes in lists)])
+        picture = picture.resize(
+            (picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC
+        )
+        cells.append(
+            [np.asarray(picture), *(_draw_boxes(picture, boxes, colors) for boxes in lists)]
+        )
     _save_png(path, _grid(cells, ("photo", "truth", "predicted"), captions))
 
 
-def _draw_boxes(picture: Image.Image, boxes: NamedBoxes, colors: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _draw_boxes(
+    picture: Image.Image, boxes: NamedBoxes, colors: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
     """A copy of the photo with frames and their names, the first on top."""
     picture = picture.copy()
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=14)
     for (x0, y0, x1, y1), index, name in reversed(boxes):
         color = (*map(int, colors[index + 1]),)
         corner = (x0 * picture.width, y0 * picture.height)
-        far = (max(corner[0], x1 * picture.width - 1), max(corner[1], y1 * picture.height - 1))  # under a pixel: one
+        far = (
+            max(corner[0], x1 * picture.width - 1),
+            max(corner[1], y1 * picture.height - 1),
+        )  # under a pixel: one
         draw.rectangle((*corner, *far), outline=color, width=2)
         draw.rectangle(draw.textbbox(corner, name, font=font), fill=color)
         draw.text(corner, name, fill=PAPER if sum(color) < 384 else INK, font=font)
@@ -123,9 +136,9 @@ def paint_mask(
 ) -> NDArray[np.uint8]:
     """The photo with each pixel of a class tinted in its colour; the background (0) is left as it is."""
     opacity_HW1 = np.where(mask_HW == 0, 0.0, MASK_OPACITY)[..., None]
-    painted: NDArray[np.uint8] = np.rint(photo_HW3 * (1.0 - opacity_HW1) + colors_256x3[mask_HW] * opacity_HW1).astype(
-        np.uint8
-    )
+    painted: NDArray[np.uint8] = np.rint(
+        photo_HW3 * (1.0 - opacity_HW1) + colors_256x3[mask_HW] * opacity_HW1
+    ).astype(np.uint8)
     return painted
 
 
@@ -134,8 +147,12 @@ def mask_colors(palette: Sequence[tuple[int, int, int]] = ()) -> NDArray[np.uint
     colors = np.zeros((256, 3), dtype=np.uint8)
     for index in range(256):
         rest = index
-        for bit in range(7, -1, -1):  # VOC's map deals out the index's bits to the channels, highest first
-            colors[index] |= np.array([(rest >> channel & 1) << bit for channel in range(3)], dtype=np.uint8)
+        for bit in range(
+            7, -1, -1
+        ):  # VOC's map deals out the index's bits to the channels, highest first
+            colors[index] |= np.array(
+                [(rest >> channel & 1) << bit for channel in range(3)], dtype=np.uint8
+            )
             rest >>= 3
     if palette:
         colors[: len(palette)] = palette
@@ -143,16 +160,25 @@ def mask_colors(palette: Sequence[tuple[int, int, int]] = ()) -> NDArray[np.uint
     return colors
 
 
-def _legend(masks: Sequence[Tensor], colors: NDArray[np.uint8], classes: Sequence[str]) -> list[_Entry]:
+def _legend(
+    masks: Sequence[Tensor], colors: NDArray[np.uint8], classes: Sequence[str]
+) -> list[_Entry]:
     if not classes:
         return []
-    seen = sorted({int(index) for mask in masks for index in np.unique(mask.detach().cpu().numpy())} - {0})
-    names = ["void" if i == VOID else classes[i - 1] if i <= len(classes) else f"class {i}" for i in seen]
+    seen = sorted(
+        {int(index) for mask in masks for index in np.unique(mask.detach().cpu().numpy())} - {0}
+    )
+    names = [
+        "void" if i == VOID else classes[i - 1] if i <= len(classes) else f"class {i}" for i in seen
+    ]
     return [(name, (*map(int, colors[index]),)) for name, index in zip(names, seen, strict=True)]
 
 
 def _grid(
-    rows: Sequence[Cells], headers: Sequence[str], captions: Sequence[str], legend: Sequence[_Entry] = ()
+    rows: Sequence[Cells],
+    headers: Sequence[str],
+    captions: Sequence[str],
+    legend: Sequence[_Entry] = (),
 ) -> Image.Image:
     """Cells side by side under headers; small pictures are enlarged by whole steps, so that text fits."""
     if not rows:

@@ -52,7 +52,10 @@ def write_evaluation(folder: Path, evaluation: Evaluation, about: Mapping[str, A
         (folder / name).unlink(missing_ok=True)
     if evaluation.per_image:
         partial_file = folder / f".{PER_IMAGE}.partial"
-        save_file({name: tensor.contiguous() for name, tensor in evaluation.per_image.items()}, partial_file)
+        save_file(
+            {name: tensor.contiguous() for name, tensor in evaluation.per_image.items()},
+            partial_file,
+        )
         partial_file.replace(folder / PER_IMAGE)
     if evaluation.save_pictures is not None:
         evaluation.save_pictures(folder / PICTURES)
@@ -61,7 +64,11 @@ def write_evaluation(folder: Path, evaluation: Evaluation, about: Mapping[str, A
         **about,
         "scores": _plain(evaluation.scores),
         "per_class": _plain(evaluation.per_class),
-        **({"per_class_dice": _plain(evaluation.per_class_dice)} if evaluation.per_class_dice else {}),
+        **(
+            {"per_class_dice": _plain(evaluation.per_class_dice)}
+            if evaluation.per_class_dice
+            else {}
+        ),
         "confusion": confusion,
     }
     partial_file = folder / f".{SCORES}.partial"
@@ -74,7 +81,11 @@ def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if value == value else None for name, value in values.items()}
 
 
-SHOWN = {"pictures": ("pictures.png", "coloured.png"), "best": ("best.png",), "worst": ("worst.png",)}
+SHOWN = {
+    "pictures": ("pictures.png", "coloured.png"),
+    "best": ("best.png",),
+    "worst": ("worst.png",),
+}
 MAX_CLASSES = 400
 MAX_FOLDERS = 20  # of one run
 
@@ -130,11 +141,14 @@ def read_evaluation(folder: Path) -> SavedEvaluation:
         scores=scores,
         per_class=per_class,
         confusion=confusion,
-        confusion_names=_names(len(confusion), list(per_class), entries(text.get("classes"), MAX_CLASSES)),
+        confusion_names=_names(
+            len(confusion), list(per_class), entries(text.get("classes"), MAX_CLASSES)
+        ),
         pictures={
             what: found
             for what, names in SHOWN.items()
-            if (found := next((folder / name for name in names if (folder / name).is_file()), None)) is not None
+            if (found := next((folder / name for name in names if (folder / name).is_file()), None))
+            is not None
         },
     )
 
@@ -151,8 +165,12 @@ def read_evaluations(run: Path) -> tuple[list[SavedEvaluation], list[str]]:
 
 
 def _per_class(value: Any) -> dict[str, float | None]:
-    found = {short(name, 40): number(score) for name, score in list(mapping(value).items())[:MAX_CLASSES]}
-    return {name: None if score is None else min(max(score, 0.0), 1.0) for name, score in found.items()}
+    found = {
+        short(name, 40): number(score) for name, score in list(mapping(value).items())[:MAX_CLASSES]
+    }
+    return {
+        name: None if score is None else min(max(score, 0.0), 1.0) for name, score in found.items()
+    }
 
 
 def _confusion(value: Any) -> list[list[float]]:
@@ -161,7 +179,9 @@ def _confusion(value: Any) -> list[list[float]]:
     if not 0 < len(rows) <= MAX_CLASSES:
         return []
     matrix = [[number(count) for count in entries(row, len(rows) + 1)] for row in rows]
-    if any(len(row) != len(rows) or any(count is None or count < 0 for count in row) for row in matrix):
+    if any(
+        len(row) != len(rows) or any(count is None or count < 0 for count in row) for row in matrix
+    ):
         return []
     return [[count or 0.0 for count in row] for row in matrix]
 

@@ -45,7 +45,13 @@ MIN_SHOWN_SCORE, MAX_SHOWN = 0.3, 5  # of the boxes in pictures; scores count al
 
 
 def score_model(
-    model: nn.Module, config: ModelConfig, batches: Iterable[Batch], ranks: Ranks, *, seed: int, num_pictures: int = 0
+    model: nn.Module,
+    config: ModelConfig,
+    batches: Iterable[Batch],
+    ranks: Ranks,
+    *,
+    seed: int,
+    num_pictures: int = 0,
 ) -> Evaluation:
     """Score a fine-tuned model with its config's inference behaviour. Called on all ranks.
 
@@ -62,7 +68,9 @@ def score_model(
         return score_segmenter(_predictions(model, batches, seed), ranks, config, num_pictures)
 
 
-def _predictions(model: nn.Module, batches: Iterable[Batch], seed: int) -> Iterator[tuple[Batch, Tensor]]:
+def _predictions(
+    model: nn.Module, batches: Iterable[Batch], seed: int
+) -> Iterator[tuple[Batch, Tensor]]:
     """Each batch with the model's output for its luminance, float32."""
     for batch in batches:
         set_dropout_keys(model, dropout_keys(seed, batch.positions_B))
@@ -81,15 +89,24 @@ def score_classifier(
     rows: list[tuple[int, list[float], list[float], list[bool]]] = []
     for batch, logits_BC in predictions:
         assert batch.classes_BC is not None and batch.difficult_BC is not None
-        columns = (batch.sample_ids_B, logits_BC.cpu(), batch.classes_BC.cpu(), batch.difficult_BC.cpu())
+        columns = (
+            batch.sample_ids_B,
+            logits_BC.cpu(),
+            batch.classes_BC.cpu(),
+            batch.difficult_BC.cpu(),
+        )
         rows += list(zip(*(column.tolist() for column in columns), strict=True))
     ids, ordered = _in_order(ranks, rows)
-    scores_NC, positives_NC, difficult_NC = (torch.tensor([row[i] for row in ordered]) for i in (1, 2, 3))
+    scores_NC, positives_NC, difficult_NC = (
+        torch.tensor([row[i] for row in ordered]) for i in (1, 2, 3)
+    )
     usual = mean_average_precision(scores_NC, positives_NC, difficult_NC)
     best_NC = F.one_hot(scores_NC.argmax(dim=1), scores_NC.shape[1])
     scores = {
         "mAP": usual.value,
-        "mAP_11_point": mean_average_precision(scores_NC, positives_NC, difficult_NC, "11-point").value,
+        "mAP_11_point": mean_average_precision(
+            scores_NC, positives_NC, difficult_NC, "11-point"
+        ).value,
         "mAP_all_objects": mean_average_precision(scores_NC, positives_NC).value,
         "first_positive_accuracy": first_positive_accuracy(scores_NC, positives_NC),
         "images": float(usual.num_images),
@@ -108,7 +125,9 @@ def score_classifier(
     )
 
 
-def _in_order(ranks: Ranks, rows: Sequence[tuple[Any, ...]]) -> tuple[list[int], list[tuple[Any, ...]]]:
+def _in_order(
+    ranks: Ranks, rows: Sequence[tuple[Any, ...]]
+) -> tuple[list[int], list[tuple[Any, ...]]]:
     """Return all ranks' rows by sample number, their first entry. Called on all ranks; the same on all."""
     by_sample = {row[0]: row for each in ranks.gather(list(rows)) for row in each}
     if not by_sample:
@@ -120,7 +139,10 @@ def _in_order(ranks: Ranks, rows: Sequence[tuple[Any, ...]]) -> tuple[list[int],
 
 
 def score_segmenter(
-    predictions: Iterable[tuple[Batch, Tensor]], ranks: Ranks, config: ModelConfig, num_pictures: int = 0
+    predictions: Iterable[tuple[Batch, Tensor]],
+    ranks: Ranks,
+    config: ModelConfig,
+    num_pictures: int = 0,
 ) -> Evaluation:
     """Return mean IoU from logits B x C x H x W; called on all ranks, the same on all.
 
@@ -140,7 +162,11 @@ def score_segmenter(
         predicted_BHW, mask_BHW = logits_BCHW.argmax(dim=1).cpu(), batch.mask_BHW.cpu()
         usual_CC += confusion_matrix(predicted_BHW, mask_BHW, num_classes)
         paper_CC += confusion_matrix(predicted_BHW, mask_BHW, num_classes, void_as_background=True)
-        rows += zip(batch.sample_ids_B.tolist(), _counts(batch, logits_BCHW, predicted_BHW, num_classes), strict=True)
+        rows += zip(
+            batch.sample_ids_B.tolist(),
+            _counts(batch, logits_BCHW, predicted_BHW, num_classes),
+            strict=True,
+        )
         pictures += _overlays(batch, predicted_BHW, config.ab_scale, num_pictures - len(pictures))
         own_size = batch.stored_masks is not None
     ids, ordered = _in_order(ranks, rows)
@@ -155,7 +181,11 @@ def score_segmenter(
         "mIoU_void_as_background": mean_iou(paper_CC),
         "pixel_accuracy": pixel_accuracy(usual_CC),
         "dice": mean_dice(usual_CC),
-        **({"mIoU_own_size": float(iou_C.nanmean()), "dice_own_size": float(dice_C[1:].nanmean())} if own_size else {}),
+        **(
+            {"mIoU_own_size": float(iou_C.nanmean()), "dice_own_size": float(dice_C[1:].nanmean())}
+            if own_size
+            else {}
+        ),
         "images": float(len(ids)),
         "classes": float((~(iou_C if own_size else iou_per_class(usual_CC)).isnan()).sum()),
     }
@@ -177,15 +207,22 @@ def iou_of_counts(counts_3C: Tensor) -> Tensor:
     return iou_C
 
 
-def _counts(batch: Batch, logits_BCHW: Tensor, predicted_BHW: Tensor, num_classes: int) -> list[Tensor]:
+def _counts(
+    batch: Batch, logits_BCHW: Tensor, predicted_BHW: Tensor, num_classes: int
+) -> list[Tensor]:
     """Each image's pixels right, predicted and true a class, 3 x C int64, void left out."""
     pairs: Iterable[tuple[Tensor, Tensor]]
     if batch.stored_masks is None:
         assert batch.mask_BHW is not None
         pairs = zip(predicted_BHW, batch.mask_BHW.cpu(), strict=True)
     else:
-        pairs = ((_at_size(logits, mask), mask) for logits, mask in zip(logits_BCHW, batch.stored_masks, strict=True))
-    matrices = [confusion_matrix(predicted_HW, mask_HW, num_classes) for predicted_HW, mask_HW in pairs]
+        pairs = (
+            (_at_size(logits, mask), mask)
+            for logits, mask in zip(logits_BCHW, batch.stored_masks, strict=True)
+        )
+    matrices = [
+        confusion_matrix(predicted_HW, mask_HW, num_classes) for predicted_HW, mask_HW in pairs
+    ]
     return [torch.stack([matrix.diagonal(), matrix.sum(0), matrix.sum(1)]) for matrix in matrices]
 
 
@@ -204,12 +241,17 @@ def _overlays(
     return zip(rgb_B3HW, batch.mask_BHW[:room].cpu(), predicted_BHW[:room], strict=True)
 
 
-def _save_overlays(path: Path, config: ModelConfig, pictures: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+def _save_overlays(
+    path: Path, config: ModelConfig, pictures: Sequence[tuple[Tensor, Tensor, Tensor]]
+) -> None:
     mask_grid(path, pictures, config.palette, config.classes)
 
 
 def score_detector(
-    predictions: Iterable[tuple[Batch, Tensor]], ranks: Ranks, config: ModelConfig, num_pictures: int = 0
+    predictions: Iterable[tuple[Batch, Tensor]],
+    ranks: Ranks,
+    config: ModelConfig,
+    num_pictures: int = 0,
 ) -> Evaluation:
     """Return VOC's and COCO's average precisions (colorgan/evaluation/detection_scores.py) from raw outputs.
 
@@ -220,27 +262,43 @@ def score_detector(
     for batch, raw_BOHW in predictions:
         assert batch.boxes is not None
         found = detect(raw_BOHW)
-        scored = [scored_picture(each, truth) for each, truth in zip(found, batch.boxes, strict=True)]
+        scored = [
+            scored_picture(each, truth) for each, truth in zip(found, batch.boxes, strict=True)
+        ]
         rows += zip(batch.sample_ids_B.tolist(), scored, strict=True)
         if (room := num_pictures - len(pictures)) > 0:
-            rgb_B3HW = to_rgb(batch.lab_B3HW[:room, :1], batch.lab_B3HW[:room, 1:], config.ab_scale).cpu()
-            named = [_named(*each, config.classes) for each in zip(found[:room], batch.boxes, strict=False)]
+            rgb_B3HW = to_rgb(
+                batch.lab_B3HW[:room, :1], batch.lab_B3HW[:room, 1:], config.ab_scale
+            ).cpu()
+            named = [
+                _named(*each, config.classes)
+                for each in zip(found[:room], batch.boxes, strict=False)
+            ]
             pictures += [(rgb_3HW, *lists) for rgb_3HW, lists in zip(rgb_B3HW, named, strict=True)]
     _, ordered = _in_order(ranks, rows)
-    scores, per_class = detection_scores([row[1] for row in ordered], config.architecture.num_outputs)
+    scores, per_class = detection_scores(
+        [row[1] for row in ordered], config.architecture.num_outputs
+    )
     save = partial(box_grid, rows=pictures, palette=config.palette) if pictures else None
     return Evaluation(scores, dict(zip(config.classes, per_class, strict=True)), save_pictures=save)
 
 
-def _named(found: Detections, truth: Boxes, classes: Sequence[str]) -> tuple[NamedBoxes, NamedBoxes]:
+def _named(
+    found: Detections, truth: Boxes, classes: Sequence[str]
+) -> tuple[NamedBoxes, NamedBoxes]:
     """The true boxes, and the few best detections that are fairly sure; the best one in any case."""
     columns = (found.boxes_N4, found.classes_N, found.scores_N)
     best = zip(*(column.tolist() for column in columns), strict=True)
-    shown = [each for place, each in enumerate(best) if place == 0 or each[2] >= MIN_SHOWN_SCORE][:MAX_SHOWN]
+    shown = [each for place, each in enumerate(best) if place == 0 or each[2] >= MIN_SHOWN_SCORE][
+        :MAX_SHOWN
+    ]
     unscored = (truth.difficult_N | truth.crowd_N).tolist()
     objects = zip(truth.boxes_N4.tolist(), truth.classes_N.tolist(), unscored, strict=True)
     return (
-        [(box, index, f"({classes[index]})" if skipped else classes[index]) for box, index, skipped in objects],
+        [
+            (box, index, f"({classes[index]})" if skipped else classes[index])
+            for box, index, skipped in objects
+        ],
         [(box, index, f"{classes[index]} {100 * score:.0f}") for box, index, score in shown],
     )
 
@@ -258,8 +316,16 @@ def scores_text(config: ModelConfig, scores: Mapping[str, float]) -> str:
             f"AP50 {100 * scores['AP50']:.2f} % (VOC 2010+), {100 * scores['AP50_11_point']:.2f} % (11-point), "
             f"AP {100 * scores['AP']:.2f} % (COCO, overlap 0.5 to 0.95), AP75 {100 * scores['AP75']:.2f} % {counted}"
         )
-    own = f"{100 * scores['mIoU_own_size']:.2f} % (at own size), " if "mIoU_own_size" in scores else ""
-    dice = f"Dice {100 * scores['dice']:.2f} % ({config.classes[0]}), " if len(config.classes) == 1 else ""
+    own = (
+        f"{100 * scores['mIoU_own_size']:.2f} % (at own size), "
+        if "mIoU_own_size" in scores
+        else ""
+    )
+    dice = (
+        f"Dice {100 * scores['dice']:.2f} % ({config.classes[0]}), "
+        if len(config.classes) == 1
+        else ""
+    )
     return (
         f"{dice}mIoU {100 * scores['mIoU']:.2f} % (void left out), {own}"
         f"{100 * scores['mIoU_void_as_background']:.2f} % (void as background, the paper's), "

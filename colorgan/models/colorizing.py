@@ -9,11 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from colorgan.color import denormalise_lab_B3HW, lab_to_rgb_B3HW, normalise_lab_B3HW, rgb_to_lab_B3HW
+from colorgan.color import (
+    denormalise_lab_B3HW,
+    lab_to_rgb_B3HW,
+    normalise_lab_B3HW,
+    rgb_to_lab_B3HW,
+)
 from colorgan.models.modes import dropout_keys, evaluating, set_dropout_keys
 
 
-def color_normalised(generator: nn.Module, luminance_B1HW: Tensor, autocast: torch.autocast | None = None) -> Tensor:
+def color_normalised(
+    generator: nn.Module, luminance_B1HW: Tensor, autocast: torch.autocast | None = None
+) -> Tensor:
     """Return the generator's normalised chroma (B, 2, S, S) in float32, without gradients."""
     with torch.inference_mode():
         if autocast is None:

@@ -21,8 +21,12 @@ from colorgan.models.layers import NormName
 from colorgan.models.unet import Encoder, FeaturePyramid, decoder_blocks, run_decoder
 
 STRIDE = 4
-PRIOR_LOGIT = -math.log((1 - 0.01) / 0.01)  # every class starts at 1 % (Lin et al. 2017, section 4.1)
-START_DISTANCE = 0.2  # of a point to each side before anything is learnt: boxes of 0.4 of the picture's sides
+PRIOR_LOGIT = -math.log(
+    (1 - 0.01) / 0.01
+)  # every class starts at 1 % (Lin et al. 2017, section 4.1)
+START_DISTANCE = (
+    0.2  # of a point to each side before anything is learnt: boxes of 0.4 of the picture's sides
+)
 MAX_LOG_DISTANCE = 2.0  # e^2 * 0.2 = 1.5: from one end of the picture past the other
 # FCOS scores with 0.05, overlap 0.6 and 100 detections a picture, out of 1,000 candidates a level. Ours has one level
 # of 256 points at 64 pixels; comparing 1,000 candidates with each other costs 75 ms a picture on a core, 400 cost 17.
@@ -48,7 +52,9 @@ class Detector(nn.Module):
             image_size=image_size, width=width, norm=norm, bias_before_norm=bias_before_norm
         )
         channels, level = self.encoder.channels, self.encoder.strides.index(STRIDE)
-        blocks = decoder_blocks(channels, norm=norm, bias_before_norm=bias_before_norm, dropout=dropout)
+        blocks = decoder_blocks(
+            channels, norm=norm, bias_before_norm=bias_before_norm, dropout=dropout
+        )
         num_blocks = len(channels) - 1 - level
         self.decoder = nn.Module()  # names as in the generator: decoder.blocks.0 ...
         self.decoder.blocks = blocks[:num_blocks]
@@ -80,7 +86,11 @@ def _branch(inputs: int, channels: int) -> nn.Sequential:
     """Group norm as in FCOS; four channels a group, as the width may be small."""
     layers: list[nn.Module] = []
     for each in (inputs, channels):
-        layers += [nn.Conv2d(each, channels, 3, padding=1), nn.GroupNorm(channels // 4, channels), nn.ReLU()]
+        layers += [
+            nn.Conv2d(each, channels, 3, padding=1),
+            nn.GroupNorm(channels // 4, channels),
+            nn.ReLU(),
+        ]
     return nn.Sequential(*layers)
 
 
@@ -97,7 +107,9 @@ def grid_points(height: int, width: int, device: torch.device) -> Tensor:
     """Return the points' x and y, P x 2, row by row: the middle of each of height x width cells."""
     x_W = (torch.arange(width, device=device) + 0.5) / width
     y_H = (torch.arange(height, device=device) + 0.5) / height
-    return torch.stack([x_W.expand(height, width), y_H[:, None].expand(height, width)], dim=-1).view(-1, 2)
+    return torch.stack(
+        [x_W.expand(height, width), y_H[:, None].expand(height, width)], dim=-1
+    ).view(-1, 2)
 
 
 def predictions(raw_BOHW: Tensor) -> Predictions:
@@ -105,7 +117,9 @@ def predictions(raw_BOHW: Tensor) -> Predictions:
     raw_BPO = raw_BOHW.float().flatten(2).transpose(1, 2)
     points_P2 = grid_points(raw_BOHW.shape[2], raw_BOHW.shape[3], raw_BOHW.device)
     distances_BP4 = START_DISTANCE * raw_BPO[..., -4:].clamp(max=MAX_LOG_DISTANCE).exp()
-    boxes_BP4 = torch.cat([points_P2 - distances_BP4[..., :2], points_P2 + distances_BP4[..., 2:]], dim=-1)
+    boxes_BP4 = torch.cat(
+        [points_P2 - distances_BP4[..., :2], points_P2 + distances_BP4[..., 2:]], dim=-1
+    )
     return Predictions(raw_BPO[..., :-5], raw_BPO[..., -5], boxes_BP4)
 
 
@@ -122,7 +136,9 @@ def detect(raw_BOHW: Tensor) -> list[Detections]:
     """Return each picture's detections; a score is the root of class probability times centre-ness (FCOS, eq. 4)."""
     found = predictions(raw_BOHW)
     scores_BPC = (found.classes_BPC.sigmoid() * found.centre_BP.sigmoid()[..., None]).sqrt()
-    return [_chosen(*each) for each in zip(found.boxes_BP4.clamp(0.0, 1.0), scores_BPC, strict=True)]
+    return [
+        _chosen(*each) for each in zip(found.boxes_BP4.clamp(0.0, 1.0), scores_BPC, strict=True)
+    ]
 
 
 def _chosen(boxes_P4: Tensor, scores_PC: Tensor) -> Detections:
@@ -134,9 +150,16 @@ def _chosen(boxes_P4: Tensor, scores_PC: Tensor) -> Detections:
     places_N = places_N[scores_N >= MIN_SCORE]
     points_N, classes_N = places_N // scores_PC.shape[1], places_N % scores_PC.shape[1]
     # Boxes of other classes are moved out of reach, so that one suppression does for all classes.
-    keep_N = suppressed(boxes_P4[points_N] + 2.0 * classes_N[:, None], MAX_OVERLAP).logical_not().nonzero().flatten()
+    keep_N = (
+        suppressed(boxes_P4[points_N] + 2.0 * classes_N[:, None], MAX_OVERLAP)
+        .logical_not()
+        .nonzero()
+        .flatten()
+    )
     keep_N = keep_N[:MAX_DETECTIONS]
-    return Detections(boxes_P4[points_N][keep_N], scores_N[: len(places_N)][keep_N], classes_N[keep_N])
+    return Detections(
+        boxes_P4[points_N][keep_N], scores_N[: len(places_N)][keep_N], classes_N[keep_N]
+    )
 
 
 def suppressed(boxes_N4: Tensor, max_overlap: float) -> Tensor:

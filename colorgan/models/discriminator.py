@@ -53,7 +53,9 @@ class Discriminator(nn.Module):
 
     def forward(self, luminance_B1HW: Tensor, chroma_B2HW: Tensor) -> Tensor:
         """Return one logit a patch, B x 1 x h x w; positive means real."""
-        out: Tensor = self.output(self.pad(self.blocks(torch.cat([luminance_B1HW, chroma_B2HW], dim=1))))
+        out: Tensor = self.output(
+            self.pad(self.blocks(torch.cat([luminance_B1HW, chroma_B2HW], dim=1)))
+        )
         return out
 
 

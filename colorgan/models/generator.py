@@ -50,12 +50,18 @@ class Generator(
         """Return a photo (uint8 sRGB, 3HW, any size; its own colours are not used) in colour, as float sRGB, 3HW."""
         config = self.model_config
         _, colored = color_photo(
-            self.network, photo_3HW, image_size=config.architecture.image_size, ab_scale=config.ab_scale, seed=seed
+            self.network,
+            photo_3HW,
+            image_size=config.architecture.image_size,
+            ab_scale=config.ab_scale,
+            seed=seed,
         )
         return colored
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **keywords: Any) -> Generator:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, **keywords: Any
+    ) -> Generator:
         """Load a generator folder, or download one from the hub; in eval mode, on the CPU.
 
         Args:
@@ -66,13 +72,22 @@ class Generator(
             ModelFolderError: it is no generator of ours; nothing of it was executed.
         """
         # The mixin would read config.json by itself, of any size and content, before we have checked it.
-        unknown = keywords.keys() - {"revision", "token", "cache_dir", "force_download", "local_files_only"}
+        unknown = keywords.keys() - {
+            "revision",
+            "token",
+            "cache_dir",
+            "force_download",
+            "local_files_only",
+        }
         if unknown:
-            raise ModelFolderError(f"from_pretrained takes no {', '.join(sorted(unknown))}: the folder says it all")
+            raise ModelFolderError(
+                f"from_pretrained takes no {', '.join(sorted(unknown))}: the folder says it all"
+            )
         path = Path(pretrained_model_name_or_path)
         if not path.is_dir():
             files = [
-                hf_hub_download(str(pretrained_model_name_or_path), name, **keywords) for name in (CONFIG, WEIGHTS)
+                hf_hub_download(str(pretrained_model_name_or_path), name, **keywords)
+                for name in (CONFIG, WEIGHTS)
             ]
             path = Path(files[0]).parent
         return cls(*load_model(path, "generator")).eval()
@@ -91,9 +106,13 @@ def export_onnx(folder: Path, out: Path) -> None:
     try:
         importlib.import_module("onnxscript")  # what torch.onnx needs
     except ImportError:
-        raise ModelFolderError("ONNX export needs the extra `onnx`: pip install 'colorgan[onnx]'") from None
+        raise ModelFolderError(
+            "ONNX export needs the extra `onnx`: pip install 'colorgan[onnx]'"
+        ) from None
     generator = Generator.from_pretrained(folder)
-    set_inference(generator.network, "running")  # the batch's own statistics would make one picture change another
+    set_inference(
+        generator.network, "running"
+    )  # the batch's own statistics would make one picture change another
     size = generator.model_config.architecture.image_size
     torch.onnx.export(
         generator.network,
@@ -117,7 +136,9 @@ def check_onnx(path: Path, folder: Path, tolerance: float = 1e-3) -> float:
     try:
         onnxruntime = importlib.import_module("onnxruntime")  # has no types
     except ImportError:
-        raise ModelFolderError("checking ONNX needs the extra `onnx`: pip install 'colorgan[onnx]'") from None
+        raise ModelFolderError(
+            "checking ONNX needs the extra `onnx`: pip install 'colorgan[onnx]'"
+        ) from None
     network, config = load_model(folder, "generator")
     size = config.architecture.image_size
     luminance = torch.rand(3, 1, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -126,5 +147,7 @@ def check_onnx(path: Path, folder: Path, tolerance: float = 1e-3) -> float:
     with torch.no_grad():
         difference = float((torch.from_numpy(output) - network(luminance)).abs().max())
     if not difference <= tolerance:
-        raise ModelFolderError(f"{path}: onnxruntime's output differs by {difference:.2g} from the network's")
+        raise ModelFolderError(
+            f"{path}: onnxruntime's output differs by {difference:.2g} from the network's"
+        )
     return difference

@@ -32,7 +32,9 @@ class KeyedDropout(nn.Module):
         if self.probability == 0.0 or not (self.training or self.at_inference):
             return x
         if self.keys_B is None or self.keys_B.shape[0] != x.shape[0]:
-            raise ArchitectureError("dropout needs one key a sample: call set_dropout_keys(module, keys_B) first")
+            raise ArchitectureError(
+                "dropout needs one key a sample: call set_dropout_keys(module, keys_B) first"
+            )
         index = torch.arange(x[0].numel(), dtype=torch.int32, device=x.device)
         hashed = _mix(_mix(self.keys_B.to(x.device) + self.salt)[:, None] ^ index[None, :])
         keep = hashed >= int(self.probability * 2**32) - 2**31
@@ -87,7 +89,9 @@ class _Down(nn.Module):
 class _Up(nn.Module):
     """Transposed convolution 4x4, stride 2, norm, dropout, skip concatenated, ReLU: doubles the side."""
 
-    def __init__(self, inputs: int, outputs: int, *, norm: NormName, bias: bool, dropout: float, salt: int) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, *, norm: NormName, bias: bool, dropout: float, salt: int
+    ) -> None:
         super().__init__()
         self.conv = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=bias)
         self.norm = _norm(norm, outputs)

@@ -42,7 +42,9 @@ class Architecture(BaseModel):
     dropout: float = Field(ge=0, lt=1)
     num_outputs: int = Field(2, gt=0, le=100_000)
     head_width: int = Field(4096, gt=0, le=65_536)
-    encoder: str = Field(UNET, max_length=100)  # or a network of timm (colorgan/models/timm_encoder.py)
+    encoder: str = Field(
+        UNET, max_length=100
+    )  # or a network of timm (colorgan/models/timm_encoder.py)
 
 
 class ModelConfig(BaseModel):
@@ -102,7 +104,9 @@ def build_model(config: ModelConfig) -> nn.Module:
         return Classifier(**common, num_classes=a.num_outputs, hidden_width=a.head_width)
     if config.kind == "detector":
         return Detector(**common, dropout=a.dropout, num_classes=a.num_outputs)
-    return UNet(**common, dropout=a.dropout, num_outputs=a.num_outputs, tanh=config.kind == "generator")
+    return UNet(
+        **common, dropout=a.dropout, num_outputs=a.num_outputs, tanh=config.kind == "generator"
+    )
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -124,7 +128,9 @@ def read_config(folder: Path) -> ModelConfig:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ModelFolderError(f"{path}: {where}: {first['msg']}: it is of another version, or damaged") from None
+        raise ModelFolderError(
+            f"{path}: {where}: {first['msg']}: it is of another version, or damaged"
+        ) from None
 
 
 def weights_digest(folder: Path) -> str:
@@ -161,7 +167,9 @@ def load_model(folder: Path, *kinds: str) -> tuple[nn.Module, ModelConfig]:
     """
     config = read_config(folder)
     if kinds and config.kind not in kinds:
-        raise ModelFolderError(f"{folder} holds a {config.kind}, a {' or '.join(kinds)} is needed here")
+        raise ModelFolderError(
+            f"{folder} holds a {config.kind}, a {' or '.join(kinds)} is needed here"
+        )
     try:
         module = empty_model(config)
     except ArchitectureError as error:
@@ -169,7 +177,11 @@ def load_model(folder: Path, *kinds: str) -> tuple[nn.Module, ModelConfig]:
     with WeightsFile(folder / WEIGHTS) as file, torch.no_grad():
         file.check_fits(module)
         # Networks of timm may have buffers that are in no file: they are built again, with memory.
-        module = module.to_empty(device="cpu") if config.architecture.encoder == UNET else build_model(config)
+        module = (
+            module.to_empty(device="cpu")
+            if config.architecture.encoder == UNET
+            else build_model(config)
+        )
         for name, tensor in module.state_dict().items():
             tensor.copy_(file.read(name))
     return module.eval(), config
@@ -188,7 +200,9 @@ def save_model(out: Path, module: nn.Module, config: ModelConfig) -> None:
 
 def write_model(folder: Path, module: nn.Module, config: ModelConfig) -> None:
     """Write the two files of a model folder into a folder that is there."""
-    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}
+    weights = {
+        name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()
+    }
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(config.model_dump_json(indent=1) + "\n")
 
@@ -201,7 +215,9 @@ def partial_folder(out: Path) -> Path:
     """
     out = out.resolve()
     if not out.name or out.is_file():
-        raise ModelFolderError(f"{out} cannot be the folder of a model: name one that is new, or an older model's")
+        raise ModelFolderError(
+            f"{out} cannot be the folder of a model: name one that is new, or an older model's"
+        )
     partial = out.with_name(f".{out.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     return partial

@@ -48,8 +48,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def using_inference(module: nn.Module, inference: Inference) -> Iterator[None]:
     """While open, `module.eval()` means `inference` (see `set_inference`); then what it meant before."""
-    before = [(part, part.batch_statistics_at_inference) for part in module.modules() if isinstance(part, BatchNorm)]
-    dropouts = [(part, part.at_inference) for part in module.modules() if isinstance(part, KeyedDropout)]
+    before = [
+        (part, part.batch_statistics_at_inference)
+        for part in module.modules()
+        if isinstance(part, BatchNorm)
+    ]
+    dropouts = [
+        (part, part.at_inference) for part in module.modules() if isinstance(part, KeyedDropout)
+    ]
     set_inference(module, inference)
     try:
         yield
@@ -62,7 +68,8 @@ def using_inference(module: nn.Module, inference: Inference) -> Iterator[None]:
 
 def set_inference(module: nn.Module, inference: Inference) -> None:
     """Choose what `module.eval()` means: "running" statistics without dropout, or "paper": the batch's own
-    statistics and dropout left on (pix2pix's way; the result then depends on the other pictures of the batch)."""
+    statistics and dropout left on (pix2pix's way; the result then depends on the other pictures of the batch).
+    """
     for part in module.modules():
         if isinstance(part, BatchNorm):
             part.batch_statistics_at_inference = inference == "paper"

@@ -42,7 +42,9 @@ class TimmEncoder(FeaturePyramid):
         self._first = sum(stride == 1 for stride in strides)
         self.channels, self.strides = tuple(channels[self._first :]), tuple(strides[self._first :])
         first = self.strides[0]
-        if first not in (2, 4) or self.strides != tuple(first << level for level in range(len(self.strides))):
+        if first not in (2, 4) or self.strides != tuple(
+            first << level for level in range(len(self.strides))
+        ):
             raise ArchitectureError(
                 f"timm's {name} has features of strides {', '.join(map(str, strides))}: a decoder needs each level at "
                 "half the side of the one before, as convolutional networks such as resnet50 or convnext_tiny have"
@@ -57,7 +59,9 @@ class TimmEncoder(FeaturePyramid):
 
     def _photo(self, luminance_B1HW: Tensor) -> Tensor:
         """The grey photo with this luminance, normalised as timm's weights expect it; B x 3 x H x W."""
-        grey_B3HW = lab_to_rgb_B3HW(denormalise_lab_B3HW(nn.functional.pad(luminance_B1HW, (0, 0, 0, 0, 0, 2))))
+        grey_B3HW = lab_to_rgb_B3HW(
+            denormalise_lab_B3HW(nn.functional.pad(luminance_B1HW, (0, 0, 0, 0, 0, 2)))
+        )
         mean, std = (grey_B3HW.new_tensor(part).view(3, 1, 1) for part in (self._mean, self._std))
         return (grey_B3HW - mean) / std
 
@@ -86,18 +90,28 @@ def pretrained_encoder(name: str, weights: Path | None, image_size: int) -> Timm
     """
     if weights is not None and not weights.is_file():
         raise ModelFolderError(f"--weights {weights} is no file")
-    _check_features(TimmEncoder(name, pretrained=False), name, image_size)  # before anything is downloaded
-    logging.getLogger("timm").setLevel(logging.ERROR)  # it warns of the classifier's weights, which are not used
-    overlay = {"pretrained_cfg_overlay": {"file": str(weights), "custom_load": False}} if weights else {}
+    _check_features(
+        TimmEncoder(name, pretrained=False), name, image_size
+    )  # before anything is downloaded
+    logging.getLogger("timm").setLevel(
+        logging.ERROR
+    )  # it warns of the classifier's weights, which are not used
+    overlay = (
+        {"pretrained_cfg_overlay": {"file": str(weights), "custom_load": False}} if weights else {}
+    )
     where = weights or "the download"
     try:
         with _missing_keys() as missing:
             encoder = TimmEncoder(name, pretrained=True, **overlay)
     except Exception as error:  # whatever reading a file from elsewhere, or the network, may raise
         told = _told(error).removeprefix(f"timm's {name}: ")
-        raise ModelFolderError(f"{where} cannot be read as weights of timm's {name}: {told}") from None
+        raise ModelFolderError(
+            f"{where} cannot be read as weights of timm's {name}: {told}"
+        ) from None
     classifier = _timm().get_pretrained_cfg_value(name, "classifier") or ()
-    unused = tuple(f"{each}." for each in ([classifier] if isinstance(classifier, str) else classifier))
+    unused = tuple(
+        f"{each}." for each in ([classifier] if isinstance(classifier, str) else classifier)
+    )
     if lacking := [key for key in missing if not key.startswith(unused)]:
         raise ModelFolderError(
             f"{where} holds no weights for {len(lacking)} parts of timm's {name}, for one {lacking[0]}: it is of "
@@ -132,7 +146,10 @@ def _check_features(encoder: TimmEncoder, name: str, image_size: int) -> None:
         raise ModelFolderError(
             f"timm's {name} takes no pictures of {image_size}x{image_size}: {_told(error)}"
         ) from None
-    wanted = [(c, image_size // s, image_size // s) for c, s in zip(encoder.channels, encoder.strides, strict=True)]
+    wanted = [
+        (c, image_size // s, image_size // s)
+        for c, s in zip(encoder.channels, encoder.strides, strict=True)
+    ]
     given = [tuple(level.shape[1:]) for level in features]
     if given != wanted:
         raise ModelFolderError(

@@ -52,7 +52,9 @@ class Encoder(FeaturePyramid):
     `channels[i]` is the width of level i; level i has side `image_size / 2**(i + 1)`; the last is the 1x1 bottleneck.
     """
 
-    def __init__(self, *, image_size: int, width: int, norm: NormName, bias_before_norm: bool) -> None:
+    def __init__(
+        self, *, image_size: int, width: int, norm: NormName, bias_before_norm: bool
+    ) -> None:
         super().__init__()
         levels = num_downsamplings(image_size)
         self.channels = tuple(width * min(2**level, 8) for level in range(levels))
@@ -85,12 +87,22 @@ def decoder_blocks(
     encoder_channels: tuple[int, ...], *, norm: NormName, bias_before_norm: bool, dropout: float
 ) -> nn.ModuleList:
     """Return the decoder's blocks: block i doubles the side, to that of the encoder's i-th level from the last but one,
-    and gives twice the channels of it."""
+    and gives twice the channels of it.
+    """
     blocks = nn.ModuleList()
     inputs = encoder_channels[-1]
     for index, outputs in enumerate(reversed(encoder_channels[:-1])):
         probability = dropout if index < NUM_DROPOUT_BLOCKS else 0.0
-        blocks.append(_Up(inputs, outputs, norm=norm, bias=bias_before_norm, dropout=probability, salt=index + 1))
+        blocks.append(
+            _Up(
+                inputs,
+                outputs,
+                norm=norm,
+                bias=bias_before_norm,
+                dropout=probability,
+                salt=index + 1,
+            )
+        )
         inputs = 2 * outputs
     return blocks
 
@@ -116,7 +128,9 @@ class Decoder(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.blocks = decoder_blocks(encoder_channels, norm=norm, bias_before_norm=bias_before_norm, dropout=dropout)
+        self.blocks = decoder_blocks(
+            encoder_channels, norm=norm, bias_before_norm=bias_before_norm, dropout=dropout
+        )
         inputs = encoder_channels[0] * (2 if len(self.blocks) else 1)
         self.output = nn.ConvTranspose2d(inputs, num_outputs, 4, 2, 1)
 
@@ -168,7 +182,8 @@ class UNet(nn.Module):
 
 class Classifier(nn.Module):
     """Encoder, its last level averaged (1x1 in the U-Net), two hidden layers with ReLU and dropout 0.5, one logit a
-    class (VGG's head)."""
+    class (VGG's head).
+    """
 
     def __init__(
         self,

@@ -33,7 +33,11 @@ def write_safetensors(
     for name in sorted(shapes):
         dtype, shape = shapes[name]
         size = dtype.itemsize * torch.Size(shape).numel()
-        header[name] = {"dtype": names[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
+        header[name] = {
+            "dtype": names[dtype],
+            "shape": list(shape),
+            "data_offsets": [offset, offset + size],
+        }
         offset += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -78,12 +82,16 @@ class WeightsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with safe_open(path, "pt"):  # checks that the parts follow each other and fill the file exactly
+            with safe_open(
+                path, "pt"
+            ):  # checks that the parts follow each other and fill the file exactly
                 pass
             self._file: BinaryIO = path.open("rb")
             self._entries, self._start = _read_header(self._file)
         except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-            raise ModelFolderError(f"{path} is no file of weights: {str(error).splitlines()[0][:200]}") from None
+            raise ModelFolderError(
+                f"{path} is no file of weights: {str(error).splitlines()[0][:200]}"
+            ) from None
 
     def check_fits(self, module: nn.Module) -> None:
         """Compare names, shapes and kinds of number with those of a network, before anything is read.
@@ -95,7 +103,9 @@ class WeightsFile:
         for name in sorted(wanted.keys() | self._entries.keys()):
             if name not in wanted or name not in self._entries:
                 where = CONFIG if name not in wanted else "the file"
-                raise ModelFolderError(f"{self.path} does not fit {CONFIG}: {where} knows no {name[:200]}")
+                raise ModelFolderError(
+                    f"{self.path} does not fit {CONFIG}: {where} knows no {name[:200]}"
+                )
             entry, tensor = self._entries[name], wanted[name]
             same_kind = entry.dtype.is_floating_point == tensor.dtype.is_floating_point
             if entry.shape != tuple(tensor.shape) or not same_kind:

@@ -79,16 +79,22 @@ def extract_features(
             assert batch.classes_BC is not None and batch.difficult_BC is not None
             for rows, level_BCHW in zip(levels, encoder(batch.lab_B3HW[:, :1]), strict=True):
                 rows.append(pooled(level_BCHW))
-            labels.append((batch.sample_ids_B, batch.classes_BC.cpu().bool(), batch.difficult_BC.cpu()))
+            labels.append(
+                (batch.sample_ids_B, batch.classes_BC.cpu().bool(), batch.difficult_BC.cpu())
+            )
             shown(done := done + len(batch.sample_ids_B))
     gathered = [part for each in ranks.gather(labels) for part in each]
     if not gathered:
-        raise TrainingError("none of the pictures could be read: check them with launcher/pack.py --verify DIR")
+        raise TrainingError(
+            "none of the pictures could be read: check them with launcher/pack.py --verify DIR"
+        )
     ids, positives, difficult = (torch.cat([part[i] for part in gathered]) for i in range(3))
     order = ids.argsort()
     whole = tuple(_gathered_level(rows, ranks)[order] for rows in levels)
     if not all(level.isfinite().all() for level in whole):
-        raise TrainingError("the encoder's features are not finite numbers: its weights are damaged, or diverged")
+        raise TrainingError(
+            "the encoder's features are not finite numbers: its weights are damaged, or diverged"
+        )
     return Features(
         whole,
         positives[order],
@@ -111,7 +117,11 @@ def _gathered_level(rows: list[Tensor], ranks: Ranks) -> Tensor:
 
 
 def random_encoder(
-    encoder: FeaturePyramid, seed: int, loader: Loader, ranks: Ranks, shown: Shown = lambda done: None
+    encoder: FeaturePyramid,
+    seed: int,
+    loader: Loader,
+    ranks: Ranks,
+    shown: Shown = lambda done: None,
 ) -> None:
     """Draw the encoder's weights from a seed and give its norms the statistics of a set: the random opponent.
 
@@ -133,9 +143,13 @@ def random_encoder(
     rows = _micro_batch_statistics(encoder, norms, loader, shown)
     gathered = sorted((row for each in ranks.gather(rows) for row in each), key=lambda row: row[0])
     if not gathered:
-        raise TrainingError("none of the pictures could be read: check them with launcher/pack.py --verify DIR")
+        raise TrainingError(
+            "none of the pictures could be read: check them with launcher/pack.py --verify DIR"
+        )
     num_images = sum(number for _, number, _ in gathered)
-    mean = torch.stack([statistics * number for _, number, statistics in gathered]).sum(0) / num_images
+    mean = (
+        torch.stack([statistics * number for _, number, statistics in gathered]).sum(0) / num_images
+    )
     _set_statistics(norms, mean)
 
 
@@ -166,7 +180,9 @@ def _statistics(norms: list[BatchNorm]) -> Tensor:
 
 def _set_statistics(norms: list[BatchNorm], statistics: Tensor) -> None:
     buffers = [buffer for norm in norms for buffer in _buffers(norm)]
-    for buffer, values in zip(buffers, torch.split(statistics, [len(buffer) for buffer in buffers]), strict=True):
+    for buffer, values in zip(
+        buffers, torch.split(statistics, [len(buffer) for buffer in buffers]), strict=True
+    ):
         buffer.copy_(values)
 
 

@@ -45,7 +45,9 @@ def probe_neighbours(
     known_C = (train.positives_NC & ~train.difficult_NC).any(dim=0).tolist()
 
     def score(scores_MC: Tensor, part: Features) -> Score:
-        return score_columns([column if known_C[i] else None for i, column in enumerate(scores_MC.T)], part)
+        return score_columns(
+            [column if known_C[i] else None for i, column in enumerate(scores_MC.T)], part
+        )
 
     return [
         Neighbours(k, score(tested_MC, test), score(left_out_NC, train).mAP)

@@ -29,7 +29,9 @@ from colorgan.probes.svm import NUM_FOLDS, Floats, choose_cost, fit_svm, is_unfi
 
 SHOTS = (1, 2, 4, 8, 16, 32, 64, 96)
 NUM_DRAWS = 5
-SHOT_COST = 0.5  # few labels leave none to choose a cost on; PCL's (Li et al., ICLR 2021) for the same task
+SHOT_COST = (
+    0.5  # few labels leave none to choose a cost on; PCL's (Li et al., ICLR 2021) for the same task
+)
 
 T = TypeVar("T")
 Shown = Callable[[int, int], None]  # classes done, of how many on this rank
@@ -80,7 +82,11 @@ class Shot:
 
 
 def probe_linear(
-    level: int, train: Features, test: Features, ranks: Ranks, shown: Shown = lambda done, total: None
+    level: int,
+    train: Features,
+    test: Features,
+    ranks: Ranks,
+    shown: Shown = lambda done, total: None,
 ) -> LinearLevel:
     """Train each class on all labels, its cost chosen by cross-validation, and score on the test part.
 
@@ -98,7 +104,12 @@ def probe_linear(
             return None
         cost, precision, unfinished = choose_cost(rows[usable], positive[usable])
         model = fit_svm(rows[usable], positive[usable], cost)
-        return cost, precision, unfinished + is_unfinished(model), model.decision_function(test_rows)
+        return (
+            cost,
+            precision,
+            unfinished + is_unfinished(model),
+            model.decision_function(test_rows),
+        )
 
     fits = _over_classes(ranks, test.positives_NC.shape[1], of_class, shown)
     trained = [fit for fit in fits if fit is not None]
@@ -133,7 +144,9 @@ def probe_shots(
     num_classes = test.positives_NC.shape[1]
 
     def of_class(index: int) -> list[list[Floats | None]]:
-        orders = [shot_order(*_labels(train, index), [seed, draw, index]) for draw in range(NUM_DRAWS)]
+        orders = [
+            shot_order(*_labels(train, index), [seed, draw, index]) for draw in range(NUM_DRAWS)
+        ]
         return [[column(k, *order) for order in orders] for k in shots]
 
     def column(k: int, positives: NDArray[np.int64], negatives: NDArray[np.int64]) -> Floats | None:
@@ -146,7 +159,13 @@ def probe_shots(
 
     columns = _over_classes(ranks, num_classes, of_class, shown)
     return [
-        _shot(k, [score_columns([each[place][draw] for each in columns], test) for draw in range(NUM_DRAWS)])
+        _shot(
+            k,
+            [
+                score_columns([each[place][draw] for each in columns], test)
+                for draw in range(NUM_DRAWS)
+            ],
+        )
         for place, k in enumerate(shots)
     ]
 
@@ -189,7 +208,9 @@ def score_columns(columns: Sequence[Floats | Tensor | None], test: Features) -> 
     )
 
 
-def _over_classes(ranks: Ranks, num_classes: int, work: Callable[[int], T], shown: Shown) -> list[T]:
+def _over_classes(
+    ranks: Ranks, num_classes: int, work: Callable[[int], T], shown: Shown
+) -> list[T]:
     """Do `work` for each class, every rank a part of them. Called on all ranks; the same on all."""
     share = range(ranks.rank, num_classes, ranks.world_size)
 
@@ -200,5 +221,9 @@ def _over_classes(ranks: Ranks, num_classes: int, work: Callable[[int], T], show
             shown(len(done), len(share))
         return done
 
-    results = {index: result for part in ranks.gather(ranks.on_all_ranks(mine)) for index, result in part.items()}
+    results = {
+        index: result
+        for part in ranks.gather(ranks.on_all_ranks(mine))
+        for index, result in part.items()
+    }
     return [results[index] for index in range(num_classes)]

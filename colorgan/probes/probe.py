@@ -35,10 +35,16 @@ class DataSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    train: tuple[Folder, ...] = Field(min_length=1, description="packed folders whose labels are learnt from")
+    train: tuple[Folder, ...] = Field(
+        min_length=1, description="packed folders whose labels are learnt from"
+    )
     test: tuple[Folder, ...] = Field(min_length=1, description="packed folders to score on")
-    cache_dir: Path | None = Field(None, description="where shards from URLs are kept; unset: in ~/.cache/colorgan")
-    cache_gb: float = Field(100.0, gt=0, description="how much of them a node keeps, in gigabytes (1e9 bytes)")
+    cache_dir: Path | None = Field(
+        None, description="where shards from URLs are kept; unset: in ~/.cache/colorgan"
+    )
+    cache_gb: float = Field(
+        100.0, gt=0, description="how much of them a node keeps, in gigabytes (1e9 bytes)"
+    )
 
 
 class ProbeSettings(BaseModel):
@@ -46,14 +52,22 @@ class ProbeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field(description="generator folder, or `random`: the same network with weights from the seed")
+    model: str = Field(
+        description="generator folder, or `random`: the same network with weights from the seed"
+    )
     like: Path | None = Field(None, description="generator folder whose architecture `random` has")
-    protocol: Literal["linear", "lowshot", "knn", "all"] = Field("all", description="what is done with the features")
+    protocol: Literal["linear", "lowshot", "knn", "all"] = Field(
+        "all", description="what is done with the features"
+    )
     data: DataSettings
     out: Path = Field(description=f"folder for {RESULT}")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="of the low-shot draws, and of random weights")
+    seed: Annotated[int, Field(ge=0)] = Field(
+        0, description="of the low-shot draws, and of random weights"
+    )
     batch_size: Annotated[int, Field(gt=0)] = Field(32, description="images a forward pass")
-    timeout_s: Annotated[int, Field(gt=0)] = Field(600, description="seconds after which a silent rank ends the run")
+    timeout_s: Annotated[int, Field(gt=0)] = Field(
+        600, description="seconds after which a silent rank ends the run"
+    )
 
 
 def run(settings: ProbeSettings, ranks: Ranks) -> None:
@@ -75,7 +89,13 @@ def run(settings: ProbeSettings, ranks: Ranks) -> None:
             lambda loader, shown: random_encoder(encoder, settings.seed, loader, ranks, shown),
         )
     train, test = (
-        walk(settings, config, shards, ranks, lambda loader, shown: extract_features(encoder, loader, ranks, shown))
+        walk(
+            settings,
+            config,
+            shards,
+            ranks,
+            lambda loader, shown: extract_features(encoder, loader, ranks, shown),
+        )
         for shards in (train_set, test_set)
     )
     grids = level_grids(encoder, config.architecture.image_size)
@@ -83,7 +103,8 @@ def run(settings: ProbeSettings, ranks: Ranks) -> None:
     if ranks.main:
         print(tables(probed, grids, train, test))
         write(
-            settings.out / RESULT, {**about(settings, config, train_set, test_set, train, test), **plain(probed, grids)}
+            settings.out / RESULT,
+            {**about(settings, config, train_set, test_set, train, test), **plain(probed, grids)},
         )
         print(f"Written: {settings.out / RESULT}")
 
@@ -91,7 +112,9 @@ def run(settings: ProbeSettings, ranks: Ranks) -> None:
 def check(settings: ProbeSettings, ranks: Ranks) -> None:
     """Find mistakes before long work: settings that contradict each other, no scikit-learn, an unwritable folder."""
     if (settings.model == RANDOM) != (settings.like is not None):
-        raise UsageError("--model random needs --like DIR, the generator whose architecture it has; no other takes it")
+        raise UsageError(
+            "--model random needs --like DIR, the generator whose architecture it has; no other takes it"
+        )
     if settings.protocol != "knn":
         check_sklearn()
     if ranks.main:
@@ -107,7 +130,9 @@ def open_encoder(settings: ProbeSettings) -> tuple[FeaturePyramid, ModelConfig]:
     else:
         config = read_config(settings.like)
         if config.kind != "generator":
-            raise ModelFolderError(f"{settings.like} holds a {config.kind}, a generator is needed here")
+            raise ModelFolderError(
+                f"{settings.like} holds a {config.kind}, a generator is needed here"
+            )
         model = build_model(config)
     encoder = model.encoder
     assert isinstance(encoder, FeaturePyramid)
@@ -116,15 +141,22 @@ def open_encoder(settings: ProbeSettings) -> tuple[FeaturePyramid, ModelConfig]:
 
 def open_sets(data: DataSettings, ranks: Ranks) -> tuple[ShardSet, ShardSet]:
     """Return training and test set; refuse sets of other classes, and a set that is tested on itself."""
-    train, test = (open_set(folders, data.cache_dir, data.cache_gb, ranks) for folders in (data.train, data.test))
+    train, test = (
+        open_set(folders, data.cache_dir, data.cache_gb, ranks)
+        for folders in (data.train, data.test)
+    )
     if train.classes != test.classes:
         raise UsageError(
             f"{data.train[0]} has {len(train.classes)} classes, {data.test[0]} has {len(test.classes)} others: take "
             "both parts from one corpus"
         )
-    shared = {manifest.digest for manifest in train.manifests} & {manifest.digest for manifest in test.manifests}
+    shared = {manifest.digest for manifest in train.manifests} & {
+        manifest.digest for manifest in test.manifests
+    }
     if shared:
-        raise UsageError(f"{data.test[0]}: the same pictures are in data.train and in data.test: take another split")
+        raise UsageError(
+            f"{data.test[0]}: the same pictures are in data.train and in data.test: take another split"
+        )
     return train, test
 
 
@@ -146,7 +178,10 @@ def walk(
     )
     with opened as loader, images_shown(shards.num_samples) as shown:
         return work(
-            loader, lambda done: shown(min(done * ranks.world_size, shards.num_samples), 0) if ranks.main else None
+            loader,
+            lambda done: (
+                shown(min(done * ranks.world_size, shards.num_samples), 0) if ranks.main else None
+            ),
         )
 
 
@@ -172,7 +207,10 @@ def about(
     test: Features,
 ) -> dict[str, Any]:
     """Return what the numbers were computed with."""
-    sets = (("train", settings.data.train, train_set, train), ("test", settings.data.test, test_set, test))
+    sets = (
+        ("train", settings.data.train, train_set, train),
+        ("test", settings.data.test, test_set, test),
+    )
     return {
         "model": settings.model,
         "like": None if settings.like is None else str(settings.like),

@@ -66,12 +66,16 @@ def read_probe(folder: Path) -> Probe:
             for level in lowshot_levels
         ),
         neighbours=_ks(knn_levels),
-        knn=tuple(tuple(number(mapping(k.get("score")).get("mAP")) for k in level) for level in knn_levels),
+        knn=tuple(
+            tuple(number(mapping(k.get("score")).get("mAP")) for k in level) for level in knn_levels
+        ),
         best_linear=whole(linear.get("best_level")),
         best_knn=_best(knn),
     )
     if not (probe.linear or probe.lowshot or probe.knn):
-        raise UsageError(f"{folder / PROBE} holds no scores: write it again with launcher/probe.py --out DIR")
+        raise UsageError(
+            f"{folder / PROBE} holds no scores: write it again with launcher/probe.py --out DIR"
+        )
     return probe
 
 

@@ -44,7 +44,9 @@ def unit_rows(train_ND: Tensor, test_MD: Tensor) -> tuple[Floats, Floats]:
         keep = values > 1e-12 * values[-1].clamp(min=1e-12)
         keep[-1] = True  # a level of zeros keeps one column of them
         scale = values[keep].clamp(min=1e-24).sqrt()
-        test_MD = (test_MD @ train_ND.T @ vectors[:, keep] / scale).round(decimals=12)  # equal pictures stay equal
+        test_MD = (test_MD @ train_ND.T @ vectors[:, keep] / scale).round(
+            decimals=12
+        )  # equal pictures stay equal
         train_ND = (vectors[:, keep] * scale).round(decimals=12)
     return train_ND.numpy(), test_MD.numpy()
 
@@ -101,7 +103,9 @@ def _sklearn() -> tuple[Any, Any]:
     try:
         return importlib.import_module("sklearn.svm"), importlib.import_module("sklearn.exceptions")
     except ImportError:
-        raise UsageError("linear probes need the extra `transfer`: pip install 'colorgan[transfer]'") from None
+        raise UsageError(
+            "linear probes need the extra `transfer`: pip install 'colorgan[transfer]'"
+        ) from None
 
 
 def check_sklearn() -> None:

@@ -12,7 +12,14 @@ from typing import Any, Literal
 from colorgan.distributed.ranks import Ranks
 from colorgan.probes.features import Features
 from colorgan.probes.knn import TEMPERATURE, Neighbours, probe_neighbours
-from colorgan.probes.linear import NUM_DRAWS, SHOT_COST, LinearLevel, Shot, probe_linear, probe_shots
+from colorgan.probes.linear import (
+    NUM_DRAWS,
+    SHOT_COST,
+    LinearLevel,
+    Shot,
+    probe_linear,
+    probe_shots,
+)
 from colorgan.probes.svm import COSTS, NUM_FOLDS
 
 Protocol = Literal["linear", "lowshot", "knn"]
@@ -46,10 +53,16 @@ def probe(
     levels = range(len(train.levels))
 
     def told(protocol: Protocol, level: int) -> Callable[[int, int], None]:
-        return lambda done, total: shown(f"{protocol}, level {level + 1} of {len(levels)}", done, total)
+        return lambda done, total: shown(
+            f"{protocol}, level {level + 1} of {len(levels)}", done, total
+        )
 
     return Probed(
-        tuple(probe_linear(i, train, test, ranks, told("linear", i)) for i in levels if "linear" in protocols),
+        tuple(
+            probe_linear(i, train, test, ranks, told("linear", i))
+            for i in levels
+            if "linear" in protocols
+        ),
         tuple(
             tuple(probe_shots(i, train, test, ranks, seed=seed, shown=told("lowshot", i)))
             for i in levels
@@ -66,20 +79,29 @@ def best_linear_level(probed: Probed) -> int | None:
 
 def best_neighbours(probed: Probed) -> tuple[int, int] | None:
     """Return the level's index and k that the training part prefers, each picture without itself; None without one."""
-    places = [(i, found.k, found.cross_validated) for i, level in enumerate(probed.knn) for found in level]
+    places = [
+        (i, found.k, found.cross_validated) for i, level in enumerate(probed.knn) for found in level
+    ]
     best = _best([value for *_, value in places])
     return None if best is None else places[best][:2]
 
 
 def _best(values: Sequence[float]) -> int | None:
     """The index of the largest value that is a number; the first of equals."""
-    return max((i for i, value in enumerate(values) if value == value), key=values.__getitem__, default=None)
+    return max(
+        (i for i, value in enumerate(values) if value == value),
+        key=values.__getitem__,
+        default=None,
+    )
 
 
 def plain(probed: Probed, grids: Grids) -> dict[str, Any]:
     """Return all numbers as JSON takes them: what could not be scored is null."""
     found: dict[str, Any] = {
-        "levels": [{"channels": c, "side": side, "grid": grid, "numbers": c * grid * grid} for c, side, grid in grids]
+        "levels": [
+            {"channels": c, "side": side, "grid": grid, "numbers": c * grid * grid}
+            for c, side, grid in grids
+        ]
     }
     if probed.linear:
         found["linear"] = {
@@ -117,7 +139,9 @@ def _without_nan(value: Any) -> Any:
 def tables(probed: Probed, grids: Grids, train: Features, test: Features) -> str:
     """Return the tables: mean average precision in percent, area under the curve, by level."""
     names = [f"{level + 1}: {c} x {grid} x {grid}" for level, (c, _, grid) in enumerate(grids)]
-    parts = [f"{len(train.sample_ids_N)} training pictures, {len(test.sample_ids_N)} test pictures; mAP in percent"]
+    parts = [
+        f"{len(train.sample_ids_N)} training pictures, {len(test.sample_ids_N)} test pictures; mAP in percent"
+    ]
     if probed.linear:
         parts.append(_linear_table(probed, names))
     if probed.lowshot:
@@ -135,23 +159,34 @@ def _linear_table(probed: Probed, names: Sequence[str]) -> str:
         numbers = [_percent(value) for value in (score.mAP, score.mAP_11_point, score.chance)]
         unfinished = f"{level.unfinished_fits} fits unfinished" if level.unfinished_fits else ""
         mark = "<- best by cross-validation " if i == best else ""
-        rows.append([name, *numbers, str(score.classes), _percent(level.cross_validated), mark + unfinished])
+        rows.append(
+            [name, *numbers, str(score.classes), _percent(level.cross_validated), mark + unfinished]
+        )
     return f"linear: one SVM a class, cost by {NUM_FOLDS}-fold cross-validation\n" + _aligned(rows)
 
 
 def _lowshot_table(probed: Probed, names: Sequence[str]) -> str:
     first = probed.lowshot[0]
-    rows = [["positives", *(str(shot.k) for shot in first)], ["classes", *(str(s.draws[0].classes) for s in first)]]
+    rows = [
+        ["positives", *(str(shot.k) for shot in first)],
+        ["classes", *(str(s.draws[0].classes) for s in first)],
+    ]
     for name, level in zip(names, probed.lowshot, strict=True):
-        rows.append([name, *(f"{_percent(shot.mAP_mean)} ± {_percent(shot.mAP_std)}" for shot in level)])
-    return f"lowshot: k positives a class, mean and deviation of {NUM_DRAWS} draws\n" + _aligned(rows)
+        rows.append(
+            [name, *(f"{_percent(shot.mAP_mean)} ± {_percent(shot.mAP_std)}" for shot in level)]
+        )
+    return f"lowshot: k positives a class, mean and deviation of {NUM_DRAWS} draws\n" + _aligned(
+        rows
+    )
 
 
 def _knn_table(probed: Probed, names: Sequence[str]) -> str:
     best = best_neighbours(probed)
     rows = [["neighbours", *(str(found.k) for found in probed.knn[0])]]
     for i, (name, level) in enumerate(zip(names, probed.knn, strict=True)):
-        rows.append([name, *(_percent(found.score.mAP) + "*" * ((i, found.k) == best) for found in level)])
+        rows.append(
+            [name, *(_percent(found.score.mAP) + "*" * ((i, found.k) == best) for found in level)]
+        )
     return "knn: votes of the nearest pictures; * best by the training part\n" + _aligned(rows)
 
 
@@ -164,6 +199,9 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:
-        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
+        cells = [
+            first.ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)),
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)

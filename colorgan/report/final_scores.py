@@ -20,7 +20,12 @@ from colorgan.runs.run import FREE_KEYS
 SCRATCH, PRETRAINED = "scratch", "generator"
 
 
-MODEL_KINDS = {"generator": "pretrain", "classifier": "classify", "segmenter": "segment", "detector": "detect"}
+MODEL_KINDS = {
+    "generator": "pretrain",
+    "classifier": "classify",
+    "segmenter": "segment",
+    "detector": "detect",
+}
 
 
 @dataclass(frozen=True)
@@ -90,16 +95,28 @@ def final_results(report_data: ReportData) -> tuple[list[Result], list[str]]:
             found[protocol] = Result(run, protocol, run.last_scores, "last validation")
         else:
             notes.append(f"{run.title} was not validated (no data.val).")
-        for each in run.evaluations + [e for e in report_data.evaluations if run_of(e.model, report_data.runs) is run]:
-            if run.finished and MODEL_KINDS.get(each.kind) == run.kind and each.images_seen == run.images_seen:
+        for each in run.evaluations + [
+            e for e in report_data.evaluations if run_of(e.model, report_data.runs) is run
+        ]:
+            if (
+                run.finished
+                and MODEL_KINDS.get(each.kind) == run.kind
+                and each.images_seen == run.images_seen
+            ):
                 protocol = _protocol(run, each.data, each.inference, each.scores)
                 found[protocol] = Result(run, protocol, each.scores, "evaluation", each)
-                own = {key.removesuffix(OWN_SIZE): v for key, v in each.scores.items() if key.endswith(OWN_SIZE)}
+                own = {
+                    key.removesuffix(OWN_SIZE): v
+                    for key, v in each.scores.items()
+                    if key.endswith(OWN_SIZE)
+                }
                 if run.kind == "pretrain" and own:
                     protocol = replace(_protocol(run, each.data, each.inference, own), size=-1)
                     found[protocol] = Result(run, protocol, own, "evaluation")
             elif run.finished:
-                notes.append(f"{each.path} scores another model than {run.title} ends with: it is in no table.")
+                notes.append(
+                    f"{each.path} scores another model than {run.title} ends with: it is in no table."
+                )
         results += found.values()
     return results, notes + _twins(results)
 
@@ -108,7 +125,9 @@ def _twins(results: Sequence[Result]) -> list[str]:
     first: dict[tuple[str, str, Protocol], Result] = {}
     notes = []
     for result in results:
-        before = first.setdefault((result.run.same_but_seed, str(result.run.seed), result.protocol), result)
+        before = first.setdefault(
+            (result.run.same_but_seed, str(result.run.seed), result.protocol), result
+        )
         if before is not result:
             told = f"{before.run.title} and {result.run.title} have the same recipe and seed: the later one is counted."
             notes.append(told)
@@ -144,7 +163,8 @@ def _arms(results: Sequence[Result]) -> list[Arm]:
         for place, arm in enumerate(twins):
             if len(twins) > 1:
                 words = (
-                    ", ".join(f"{key} {values[place]}" for key, values in differing.items()) or "other training data"
+                    ", ".join(f"{key} {values[place]}" for key, values in differing.items())
+                    or "other training data"
                 )
                 arms[arms.index(arm)] = replace(arm, label=f"{start} ({words})")
     return sorted(arms, key=lambda arm: not arm.label.startswith(SCRATCH))
@@ -193,7 +213,9 @@ def _inference(run: RunFolder) -> str:
     return str(run.model.get("inference") or run.setting("inference", "not known"))
 
 
-def _protocol(run: RunFolder, data: Sequence[str], inference: str, scores: dict[str, float]) -> Protocol:
+def _protocol(
+    run: RunFolder, data: Sequence[str], inference: str, scores: dict[str, float]
+) -> Protocol:
     folders = [data] if isinstance(data, str) else data
     size = run.model.get("architecture", {}).get("image_size", run.setting("network.image_size", 0))
     return Protocol(

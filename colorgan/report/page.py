@@ -56,15 +56,26 @@ def report_page(report_data: ReportData, files: Files) -> str:
     A section of which nothing was given is left out, and named at the end.
     """
     results, notes = final_results(report_data)
-    pretrained, tuned = report_data.of("pretrain"), [run for run in report_data.runs if run.kind != "pretrain"]
+    pretrained, tuned = (
+        report_data.of("pretrain"),
+        [run for run in report_data.runs if run.kind != "pretrain"],
+    )
     made: list[tuple[str, str, Html]] = [
         ("progress", "Learning progress", progress_section(report_data, files)),
         ("coloured", "Coloured pictures", colored_section(report_data, files)),
         ("transfer", "Transfer", transfer_section(report_data, files)),
         ("scores", "Scores beside the paper's", _scores(report_data, results)),
         ("classes", "By class", classes_section(report_data, results, files)),
-        ("pretraining", "Pretraining", pretraining_section(report_data, files) if pretrained else Html()),
-        ("finetuning", "Scratch against pretrained", finetuning_section(report_data, files) if tuned else Html()),
+        (
+            "pretraining",
+            "Pretraining",
+            pretraining_section(report_data, files) if pretrained else Html(),
+        ),
+        (
+            "finetuning",
+            "Scratch against pretrained",
+            finetuning_section(report_data, files) if tuned else Html(),
+        ),
         ("speed", "Throughput", speed_section(report_data, files) if report_data.runs else Html()),
         ("recipes", "Recipes", recipes_section(report_data)),
         ("provenance", "Data, versions, checkpoints", provenance_section(report_data)),
@@ -77,7 +88,9 @@ def report_page(report_data: ReportData, files: Files) -> str:
 
 
 def _scores(report_data: ReportData, results: Sequence[Result]) -> Html:
-    return scores_section(results, elsewhere=bool(report_data.studies)) if report_data.runs else Html()
+    return (
+        scores_section(results, elsewhere=bool(report_data.studies)) if report_data.runs else Html()
+    )
 
 
 def _document(report_data: ReportData, sections: Sequence[tuple[str, str, Html]]) -> str:
@@ -88,7 +101,10 @@ def _document(report_data: ReportData, sections: Sequence[tuple[str, str, Html]]
         element("p", f"Made {when} from {_counted(report_data)}.", class_="soft"),
         element("nav", *links, aria_label="Sections"),
         _overview(report_data),
-        *(element("section", element("h2", title), content, id=key) for key, title, content in sections),
+        *(
+            element("section", element("h2", title), content, id=key)
+            for key, title, content in sections
+        ),
     ]
     head = [
         element("meta", charset="utf-8"),
@@ -97,7 +113,9 @@ def _document(report_data: ReportData, sections: Sequence[tuple[str, str, Html]]
         element("title", "colorgan report"),
         element("style", Html(STYLE)),
     ]
-    document = element("html", element("head", *head), element("body", element("main", *body)), lang="en")
+    document = element(
+        "html", element("head", *head), element("body", element("main", *body)), lang="en"
+    )
     return f"<!DOCTYPE html>\n{document}\n"
 
 
@@ -115,9 +133,9 @@ def _counted(report_data: ReportData) -> str:
 
 def _overview(report_data: ReportData) -> Html:
     """Cards with the last colour scores and the studies' differences, and the table of runs."""
-    cards = [card for run in report_data.of("pretrain") if (card := _card(run)) is not None] + transfer_cards(
-        report_data
-    )
+    cards = [
+        card for run in report_data.of("pretrain") if (card := _card(run)) is not None
+    ] + transfer_cards(report_data)
     rows = [
         [
             run.title,
@@ -130,7 +148,12 @@ def _overview(report_data: ReportData) -> Html:
         for run in report_data.runs
     ]
     header = ("Run", "What", "Starts from", "Seed", "Images seen", "Trained on")
-    return join([element("div", *cards, class_="cards") if cards else None, table(header, rows) if rows else None])
+    return join(
+        [
+            element("div", *cards, class_="cards") if cards else None,
+            table(header, rows) if rows else None,
+        ]
+    )
 
 
 def _card(run: RunFolder) -> Html | None:
@@ -141,7 +164,9 @@ def _card(run: RunFolder) -> Html | None:
     beside = ""
     if grey is not None:
         gap = scores["psnr"] - grey
-        beside = f"{abs(gap):.2f} dB {'above' if gap > 0 else 'below'} the same pictures left grey. "
+        beside = (
+            f"{abs(gap):.2f} dB {'above' if gap > 0 else 'below'} the same pictures left grey. "
+        )
     what = f"{beside}{scores.get('images', 0):,.0f} held-out pictures, after {run.last_scores_images:,} images."
     return element(
         "div",
@@ -158,8 +183,14 @@ def _length(run: RunFolder) -> str:
 
 
 def _missing(report_data: ReportData, notes: Sequence[str]) -> Html:
-    told = [*report_data.notes, *notes, *(f"{run.title}: {note}" for run in report_data.runs for note in run.notes)]
-    return element("ul", *(element("li", note) for note in told)) if told else element("p", "Nothing.")
+    told = [
+        *report_data.notes,
+        *notes,
+        *(f"{run.title}: {note}" for run in report_data.runs for note in run.notes),
+    ]
+    return (
+        element("ul", *(element("li", note) for note in told)) if told else element("p", "Nothing.")
+    )
 
 
 def _write(path: Path, data: bytes) -> None:

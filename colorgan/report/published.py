@@ -27,16 +27,26 @@ TITLES = {"classify": "Classification", "segment": "Segmentation", "detect": "De
 METRICS = {
     "classify": (
         Metric(
-            "first_positive_accuracy", "First-positive accuracy", "arg-max = first class present; the paper's accuracy"
+            "first_positive_accuracy",
+            "First-positive accuracy",
+            "arg-max = first class present; the paper's accuracy",
         ),
         Metric("mAP", "mAP", "mean average precision, VOC 2010+, difficult objects left out"),
         Metric("mAP_11_point", "mAP, 11 points", "VOC 2007's, difficult objects left out"),
         Metric("mAP_all_objects", "mAP, all objects", "VOC 2010+'s area, difficult objects count"),
     ),
     "segment": (
-        Metric("mIoU_void_as_background", "mIoU, void as background", "void pixels count as background; the paper's"),
+        Metric(
+            "mIoU_void_as_background",
+            "mIoU, void as background",
+            "void pixels count as background; the paper's",
+        ),
         Metric("mIoU", "mIoU, void ignored", "void left out, at the network's size"),
-        Metric("mIoU_own_size", "mIoU, own size", "void left out, at each picture's own size; VOC's way"),
+        Metric(
+            "mIoU_own_size",
+            "mIoU, own size",
+            "void left out, at each picture's own size; VOC's way",
+        ),
         Metric("pixel_accuracy", "Pixel accuracy", "share of pixels, void ignored"),
         Metric("dice", "Dice", "mean over classes, void ignored"),
     ),

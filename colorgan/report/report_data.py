@@ -52,7 +52,11 @@ def read_folders(folders: Sequence[Path]) -> ReportData:
         elif (folder / SCORES).is_file():
             report_data.evaluations.append(read_evaluation(folder))
         else:
-            what = "has no recipe.yaml, study.json, scores.json or probe.json" if folder.is_dir() else "is no folder"
+            what = (
+                "has no recipe.yaml, study.json, scores.json or probe.json"
+                if folder.is_dir()
+                else "is no folder"
+            )
             raise UsageError(
                 f"{folder} {what}: give run folders of launcher/pretrain.py or finetune.py, --out folders of "
                 "launcher/evaluate.py or probe.py, or the folder of a study"
@@ -64,7 +68,9 @@ def read_folders(folders: Sequence[Path]) -> ReportData:
     tables, notes = compared_runs(report_data.runs)
     if tables:
         report_data.studies.append(Study(Path("runs"), tuple(tables), of_single_runs=True))
-    report_data.notes.extend([*(note for study in report_data.studies for note in study.notes), *notes])
+    report_data.notes.extend(
+        [*(note for study in report_data.studies for note in study.notes), *notes]
+    )
     return report_data
 
 
@@ -74,5 +80,7 @@ def _with_pretraining(folders: Sequence[Path]) -> list[Path]:
     for folder in (path.resolve() for path in folders):
         found.append(folder)
         if (folder / STUDY).is_file():
-            found += sorted(path.parent.resolve() for path in folder.glob(f"pretrain/*/{RECIPE}"))[:MAX_PRETRAINED]
+            found += sorted(path.parent.resolve() for path in folder.glob(f"pretrain/*/{RECIPE}"))[
+                :MAX_PRETRAINED
+            ]
     return list(dict.fromkeys(found))

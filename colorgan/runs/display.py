@@ -69,7 +69,10 @@ class Display:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._live is not None:
             live, self._live = self._live, None
@@ -78,7 +81,9 @@ class Display:
             finally:
                 live.stop()
 
-    def update(self, images_seen: int, values: Mapping[str, float], images_per_s: float, wait_share: float) -> None:
+    def update(
+        self, images_seen: int, values: Mapping[str, float], images_per_s: float, wait_share: float
+    ) -> None:
         """Takes the state at a log point.
 
         Args:
@@ -130,7 +135,9 @@ class Display:
         return f"{self._images_seen:,}/{self._total_images:,} {min(share, 1.0):.0%}"
 
     def _line(self) -> str:
-        losses = {name: value for name, value in self._values.items() if name.startswith("loss")} or self._values
+        losses = {
+            name: value for name, value in self._values.items() if name.startswith("loss")
+        } or self._values
         parts = [f"images {self._progress()}", f"{_rate(self._images_per_s)} img/s", f"left {self._left()}",
                  _named(losses), f"wait {self._wait_share:.1%}"]  # fmt: skip
         return " | ".join(part for part in parts if part)
@@ -149,7 +156,10 @@ class Display:
         for group, values in _groups(self._values).items():
             view.add_row(group.replace("_", " "), Text(_named(values, "   ")))
         if self._scores:
-            view.add_row("validation", Text(f"{_named(self._scores, '   ')}   at {self._scores_images:,} images"))
+            view.add_row(
+                "validation",
+                Text(f"{_named(self._scores, '   ')}   at {self._scores_images:,} images"),
+            )
         return view
 
 

@@ -29,7 +29,10 @@ class Band:
 
 
 def _accuracy(values: Mapping[str, float]) -> float | None:
-    real, fake = values.get("discriminator_accuracy/real"), values.get("discriminator_accuracy/fake")
+    real, fake = (
+        values.get("discriminator_accuracy/real"),
+        values.get("discriminator_accuracy/fake"),
+    )
     return None if real is None or fake is None else (real + fake) / 2
 
 
@@ -74,11 +77,15 @@ class HealthWatch:
             figure = band.figure(values)
             if figure is None:
                 continue
-            advice = band.too_low if figure < band.low else band.too_high if figure > band.high else None
+            advice = (
+                band.too_low if figure < band.low else band.too_high if figure > band.high else None
+            )
             streak = 0 if advice is None else self._streaks.get(band.name, 0) + 1
             self._streaks[band.name] = streak
             if streak == REPORTS_TO_WARN:
-                usual = f"{band.low:g} to {band.high:g}" if band.low > 0 else f"at most {band.high:.3g}"
+                usual = (
+                    f"{band.low:g} to {band.high:g}" if band.low > 0 else f"at most {band.high:.3g}"
+                )
                 sentences.append(f"{band.name} is {figure:.3g} (usual: {usual}): {advice}")
         return sentences
 

@@ -29,7 +29,9 @@ TENSORBOARD_NAME = "tensorboard"
 class RunLog:
     """Writes a run's log; rank 0 has the real one, other ranks one that is not `enabled` and silent."""
 
-    def __init__(self, folder: Path, resume_from_images: int | None, *, enabled: bool = True) -> None:
+    def __init__(
+        self, folder: Path, resume_from_images: int | None, *, enabled: bool = True
+    ) -> None:
         """Opens or goes on with the log in `folder`, which is made if absent.
 
         Args:
@@ -52,7 +54,9 @@ class RunLog:
         # TensorBoard hides the older files' steps from purge_step on.
         self._scalars = SummaryWriter(str(folder / TENSORBOARD_NAME), purge_step=last_images + 1)
 
-    def write(self, kind: Kind, images: int, values: Mapping[str, float] | None = None, **fields: Any) -> None:
+    def write(
+        self, kind: Kind, images: int, values: Mapping[str, float] | None = None, **fields: Any
+    ) -> None:
         """Appends one line, and each value to TensorBoard as `kind/name` at step `images`.
 
         Args:
@@ -84,7 +88,10 @@ class RunLog:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -95,7 +102,11 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     Raises:
         OSError: There is no log.
     """
-    return [line for line in map(_parse, (folder / LOG_NAME).read_bytes().split(b"\n")) if line is not None]
+    return [
+        line
+        for line in map(_parse, (folder / LOG_NAME).read_bytes().split(b"\n"))
+        if line is not None
+    ]
 
 
 def _keep_until(path: Path, last_images: int) -> None:
@@ -105,7 +116,11 @@ def _keep_until(path: Path, last_images: int) -> None:
     except FileNotFoundError:
         return
     lines = before.split(b"\n")
-    kept = [line for line in lines if (entry := _parse(line)) is not None and entry["images"] <= last_images]
+    kept = [
+        line
+        for line in lines
+        if (entry := _parse(line)) is not None and entry["images"] <= last_images
+    ]
     after = b"".join(line + b"\n" for line in kept)
     if after == before:
         return

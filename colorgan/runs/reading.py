@@ -66,7 +66,11 @@ class RunFolder:
     @cached_property
     def starts(self) -> list[dict[str, Any]]:
         """The log's line of each start: ranks, device, versions."""
-        return [entry for entry in self.log if entry["kind"] == "event" and entry.get("text") == "started"]
+        return [
+            entry
+            for entry in self.log
+            if entry["kind"] == "event" and entry.get("text") == "started"
+        ]
 
     @cached_property
     def images_seen(self) -> int:
@@ -87,14 +91,21 @@ class RunFolder:
         """(images, value) of one logged value; lines that lack it, or hold no finite number, are left out."""
         points = []
         for entry in self.log:
-            value = number(mapping(entry.get("values")).get(name)) if entry["kind"] == kind else None
+            value = (
+                number(mapping(entry.get("values")).get(name)) if entry["kind"] == kind else None
+            )
             if value is not None:
                 points.append((entry["images"], value))
         return points
 
     def names(self, kind: str) -> list[str]:
         """Every value's name that lines of a kind hold, as first met."""
-        found = (name for entry in self.log if entry["kind"] == kind for name in mapping(entry.get("values")))
+        found = (
+            name
+            for entry in self.log
+            if entry["kind"] == kind
+            for name in mapping(entry.get("values"))
+        )
         return list(dict.fromkeys(str(name) for name in found))
 
     @cached_property
@@ -106,7 +117,9 @@ class RunFolder:
     @property
     def last_scores_images(self) -> int:
         """The images seen at the last validation."""
-        return max((entry["images"] for entry in self.log if entry["kind"] == "validate"), default=0)
+        return max(
+            (entry["images"] for entry in self.log if entry["kind"] == "validate"), default=0
+        )
 
     def setting(self, dotted: str, default: Any = None) -> Any:
         """A value of the recipe by its dotted key."""
@@ -128,7 +141,11 @@ class RunFolder:
     @property
     def same_but_seed(self) -> str:
         """Equal for runs that differ only in seed (and in what does not enter the weights)."""
-        kept = {key: value for key, value in flat(self.recipe).items() if not _ignored(key, (*FREE_KEYS, "seed"))}
+        kept = {
+            key: value
+            for key, value in flat(self.recipe).items()
+            if not _ignored(key, (*FREE_KEYS, "seed"))
+        }
         kept["data_digest"] = self.state.get("data_digest", self.setting("data.train"))
         return json.dumps(kept, sort_keys=True, default=str)
 
@@ -154,7 +171,9 @@ def flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def differences(runs: Iterable[RunFolder], ignore: Sequence[str] = ("run", "dry_run")) -> dict[str, list[str]]:
+def differences(
+    runs: Iterable[RunFolder], ignore: Sequence[str] = ("run", "dry_run")
+) -> dict[str, list[str]]:
     """Dotted key -> each run's value as text, for the keys on which runs differ; "(absent)" where it has none."""
     settings = [{key: show(value) for key, value in flat(run.recipe).items()} for run in runs]
     keys = dict.fromkeys(key for each in settings for key in each if not _ignored(key, ignore))
@@ -174,21 +193,29 @@ def read_run(folder: Path) -> RunFolder:
     """
     notes: list[str] = []
     recipe = _read_recipe(folder / RECIPE)
-    checkpoints = [_saved(path) for path in sorted((folder / "checkpoints").glob("images-*")) if path.is_dir()]
+    checkpoints = [
+        _saved(path) for path in sorted((folder / "checkpoints").glob("images-*")) if path.is_dir()
+    ]
     state: dict[str, Any] = {}
     for checkpoint in reversed([each for each in checkpoints if each.complete]):
         state = read_json(folder / "checkpoints" / checkpoint.name / "state.json")
         if state:
             break
     if not state:
-        notes.append("No complete checkpoint: data digest, source version and number of ranks are not known.")
+        notes.append(
+            "No complete checkpoint: data digest, source version and number of ranks are not known."
+        )
     evaluations, damaged = read_evaluations(folder)
     pictures = sorted(
-        (count, path) for path in folder.glob("pictures/images-*.png") if (count := _count(path)) is not None
+        (count, path)
+        for path in folder.glob("pictures/images-*.png")
+        if (count := _count(path)) is not None
     )
     log = _read_log(folder, notes)
     kind = _kind(recipe)
-    return RunFolder(folder, kind, recipe, log, pictures, checkpoints, state, evaluations, notes + damaged)
+    return RunFolder(
+        folder, kind, recipe, log, pictures, checkpoints, state, evaluations, notes + damaged
+    )
 
 
 def _kind(recipe: Mapping[str, Any]) -> Kind:

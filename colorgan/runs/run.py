@@ -31,7 +31,14 @@ from colorgan.config.settings import dump_recipe, recipe_difference
 from colorgan.data import Loader
 from colorgan.distributed.phase import Strategy
 from colorgan.distributed.ranks import Ranks
-from colorgan.errors import CheckpointError, ColorganError, LostRankError, NotFiniteError, SaveError, UsageError
+from colorgan.errors import (
+    CheckpointError,
+    ColorganError,
+    LostRankError,
+    NotFiniteError,
+    SaveError,
+    UsageError,
+)
 from colorgan.models.model_folder import ModelConfig, probe
 from colorgan.runs.display import Display
 from colorgan.runs.health import HealthWatch
@@ -43,14 +50,25 @@ from colorgan.training.loop import StepReport
 # What may change between two starts of one run: it does not enter the weights. `data.train` is compared by its digest.
 FREE_KEYS = (
     *("run", "dry_run", "output", "launch"),
-    *("data.train", "data.val", "data.decode_threads", "data.prefetch_batches", "data.max_bad_share"),
+    *(
+        "data.train",
+        "data.val",
+        "data.decode_threads",
+        "data.prefetch_batches",
+        "data.max_bad_share",
+    ),
     *("data.cache_dir", "data.cache_gb", "data.hardware_decoder_share"),
 )
 RECIPE = "recipe.yaml"
-OTHER_RECIPE, OTHER_WEIGHTS = "of another recipe", "began with other weights"  # a study looks for these
+OTHER_RECIPE, OTHER_WEIGHTS = (
+    "of another recipe",
+    "began with other weights",
+)  # a study looks for these
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped by a signal after saving; the same command goes on (all: colorgan/errors.py)
 # What torch's collectives say, as RuntimeError, when a peer is gone (gloo) or did not come in time.
-LOST = re.compile(r"Connection (closed|reset|refused)|Broken pipe|[Tt]imed out|NCCL|gloo|Socket", re.ASCII)
+LOST = re.compile(
+    r"Connection (closed|reset|refused)|Broken pipe|[Tt]imed out|NCCL|gloo|Socket", re.ASCII
+)
 
 
 @dataclass(frozen=True)
@@ -121,7 +139,9 @@ class Run:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UsageError(f"{self.folder} is in use by another process: choose another --run") from None
+            raise UsageError(
+                f"{self.folder} is in use by another process: choose another --run"
+            ) from None
         path = self.folder / RECIPE
         if path.exists():
             _refuse_difference(_read_recipe(path), self._plain, self.folder)
@@ -150,7 +170,9 @@ class Run:
         self._images_seen = images_seen = found.images_seen if found else 0
         if self.ranks.main:
             self._log = self._open.enter_context(RunLog(self.folder, images_seen))
-            self.display = self._open.enter_context(Display(self.total_images, images_seen, self._title))
+            self.display = self._open.enter_context(
+                Display(self.total_images, images_seen, self._title)
+            )
             self.record(
                 "event",
                 images_seen,
@@ -217,7 +239,9 @@ class Run:
 
     def _probes(self, strategy: Strategy) -> dict[str, torch.Tensor]:
         size = self._model.architecture.image_size
-        outputs = {"raw": probe(strategy.evaluated(self._role, average=False), size, self.ranks.device)}
+        outputs = {
+            "raw": probe(strategy.evaluated(self._role, average=False), size, self.ranks.device)
+        }
         if strategy.averaged_name == self._role:
             outputs["average"] = probe(strategy.evaluated(self._role), size, self.ranks.device)
         return outputs
@@ -237,12 +261,16 @@ class Run:
     def _tell_bad_samples(self, loader: Loader) -> None:
         """Log and show what the loaders of all ranks skipped since the last call. Called on all ranks."""
         new, self._num_told = loader.replaced[self._num_told :], len(loader.replaced)
-        for told in self.ranks.gather([f"sample {bad.sample_id} skipped: {bad.reason}" for bad in new]):
+        for told in self.ranks.gather(
+            [f"sample {bad.sample_id} skipped: {bad.reason}" for bad in new]
+        ):
             for text in told:
                 self.record("event", self._images_seen, text=text)
                 self.message(text)
 
-    def record(self, kind: Kind, images_seen: int, values: Mapping[str, float] | None = None, **fields: Any) -> None:
+    def record(
+        self, kind: Kind, images_seen: int, values: Mapping[str, float] | None = None, **fields: Any
+    ) -> None:
         """Append a line to the log. Rank 0 writes, others do nothing.
 
         A log that cannot be written (full disk) is told and does not end the run: a checkpoint that cannot does.
@@ -269,7 +297,10 @@ class Run:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if isinstance(value, NotFiniteError):  # told on all ranks: what was saved before it stays
             with suppress(SaveError):
@@ -288,12 +319,16 @@ class Run:
 
 def _lost_rank(value: BaseException | None, run: Run) -> LostRankError | None:
     """Return what to raise for an error of a collective call, with the ranks of this machine that have ended."""
-    if not isinstance(value, RuntimeError) or not (isinstance(value, DistError) or LOST.search(str(value))):
+    if not isinstance(value, RuntimeError) or not (
+        isinstance(value, DistError) or LOST.search(str(value))
+    ):
         return None
     until = time.monotonic() + 2.0
     while not (gone := run.watchdog.lost_ranks()) and time.monotonic() < until:
         time.sleep(0.1)
-    who = ", ".join(f"rank {s.rank} (process {s.process} on {s.host}) ended, last at '{s.point}'" for s in gone)
+    who = ", ".join(
+        f"rank {s.rank} (process {s.process} on {s.host}) ended, last at '{s.point}'" for s in gone
+    )
     return LostRankError(
         f"{who or 'another rank cannot be reached'}: {str(value).splitlines()[0][:200]}; "
         "the same command goes on from the last checkpoint"
@@ -313,4 +348,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
 def _refuse_difference(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
     lines = recipe_difference(old, new, ignore=FREE_KEYS)
     if lines:
-        raise UsageError(f"{folder} holds a run {OTHER_RECIPE}: choose another --run, or undo\n  " + "\n  ".join(lines))
+        raise UsageError(
+            f"{folder} holds a run {OTHER_RECIPE}: choose another --run, or undo\n  "
+            + "\n  ".join(lines)
+        )

@@ -27,7 +27,9 @@ from typing import Any, NamedTuple, TextIO, TypeVar
 from colorgan.distributed.ranks import Ranks
 from colorgan.runs.hang_reports import SUMMARY, RankStatus, read_standing, summary_text
 
-EXIT_HUNG = 76  # EX_PROTOCOL: a rank did not answer; the same command goes on from the last checkpoint
+EXIT_HUNG = (
+    76  # EX_PROTOCOL: a rank did not answer; the same command goes on from the last checkpoint
+)
 TRIPPED = ".tripped"
 BEAT_BYTES = 4096
 T = TypeVar("T")
@@ -75,7 +77,12 @@ class Watchdog:
         self._beat = -1
 
     def note(
-        self, name: str, images_seen: int, batches: Iterable[Any] | None = None, *, collective: bool = False
+        self,
+        name: str,
+        images_seen: int,
+        batches: Iterable[Any] | None = None,
+        *,
+        collective: bool = False,
     ) -> None:
         """Note that the main thread has reached a point: under a microsecond, no system call.
 
@@ -86,7 +93,9 @@ class Watchdog:
         """
         before = self._point
         number = before.number + (name != before.name or images_seen != before.images_seen)
-        self._point = Point(name, images_seen, number, before.batches if batches is None else tuple(batches))
+        self._point = Point(
+            name, images_seen, number, before.batches if batches is None else tuple(batches)
+        )
         if collective:
             self._collective = f"{name} at {images_seen} images"
 
@@ -111,7 +120,10 @@ class Watchdog:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._thread is None or self._stacks is None:
             return
@@ -168,7 +180,9 @@ class Watchdog:
 
     def _write_beat(self) -> None:
         standing = {key: value for key, value in self.standing().items() if key != "samples"}
-        os.pwrite(self._beat, json.dumps({**standing, "time": time.time()}).encode().ljust(BEAT_BYTES), 0)
+        os.pwrite(
+            self._beat, json.dumps({**standing, "time": time.time()}).encode().ljust(BEAT_BYTES), 0
+        )
 
     def _report_and_end(self) -> None:
         """In the watchdog's thread: report, wait for the others' reports, sum up, end all processes."""
@@ -187,7 +201,10 @@ class Watchdog:
         reported = [rank for rank in everyone if rank not in silent]
         if not reported or self._ranks.rank == reported[0]:
             self._sum_up()
-        while not (self.folder / SUMMARY).exists() and time.monotonic() < deadline - 0.2 * self._margin_s:
+        while (
+            not (self.folder / SUMMARY).exists()
+            and time.monotonic() < deadline - 0.2 * self._margin_s
+        ):
             time.sleep(0.02)
         for rank in silent:
             if (peer := read_standing(self._beat_path(rank))) is not None:
@@ -205,12 +222,18 @@ class Watchdog:
     def standings(self) -> list[RankStatus | None]:
         """Return where every rank is, from its report or else its last beat; None: neither can be read."""
         ranks = range(self._ranks.world_size)
-        return [read_standing(self._path("json", r)) or read_standing(self._beat_path(r)) for r in ranks]
+        return [
+            read_standing(self._path("json", r)) or read_standing(self._beat_path(r)) for r in ranks
+        ]
 
     def lost_ranks(self) -> list[RankStatus]:
         """Return the ranks whose process on this machine has ended, as they stood at their last beat."""
         peers = [read_standing(self._beat_path(rank)) for rank in range(self._ranks.world_size)]
-        return [peer for peer in peers if peer and peer.host == socket.gethostname() and not is_alive(peer)]
+        return [
+            peer
+            for peer in peers
+            if peer and peer.host == socket.gethostname() and not is_alive(peer)
+        ]
 
     def _path(self, ending: str, rank: int | None = None) -> Path:
         return self.folder / f"rank-{self._ranks.rank if rank is None else rank:05d}.{ending}"
@@ -224,7 +247,9 @@ def python_stacks() -> dict[str, list[str]]:
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     stacks = {}
     for ident, frame in sys._current_frames().items():
-        lines = [f"{e.filename}:{e.lineno} {e.name}: {e.line}" for e in traceback.extract_stack(frame)]
+        lines = [
+            f"{e.filename}:{e.lineno} {e.name}: {e.line}" for e in traceback.extract_stack(frame)
+        ]
         stacks[names.get(ident, f"thread {ident}")] = lines
     return stacks
 

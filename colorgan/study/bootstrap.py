@@ -27,13 +27,17 @@ _NORMAL = 1.960
 RESAMPLES_AT_ONCE = 250  # 1.5 MB of multiplicities for 5,823 images: they stay in a core's cache
 
 
-def multiplicities_NR(num_images: int, num_resamples: int, generator: np.random.Generator) -> NDArray[np.uint8]:
+def multiplicities_NR(
+    num_images: int, num_resamples: int, generator: np.random.Generator
+) -> NDArray[np.uint8]:
     """How often each of N images is in each of R resamples of N images, drawn with replacement.
 
     A multiplicity over 255 has a chance below 1e-500 and is not provided for.
     """
     drawn = (generator.integers(num_images, size=num_images) for _ in range(num_resamples))
-    return np.stack([np.bincount(images, minlength=num_images).astype(np.uint8) for images in drawn], axis=1)
+    return np.stack(
+        [np.bincount(images, minlength=num_images).astype(np.uint8) for images in drawn], axis=1
+    )
 
 
 def resampled_average_precision_R(
@@ -66,26 +70,35 @@ def resampled_average_precision_R(
     starts = np.append(0, ends[:-1])
     images, found_images = order[: ends[-1]], order[positives]
     starts_of_found = np.searchsorted(np.flatnonzero(positives), starts)
-    seen_GR = np.add.reduceat(multiplicity_NR[images], starts, axis=0, dtype=np.int32).cumsum(axis=0)
+    seen_GR = np.add.reduceat(multiplicity_NR[images], starts, axis=0, dtype=np.int32).cumsum(
+        axis=0
+    )
     new_GR = np.add.reduceat(multiplicity_NR[found_images], starts_of_found, axis=0, dtype=np.int32)
     found_GR = new_GR.cumsum(axis=0)
     envelope_GR = np.maximum.accumulate((found_GR / np.maximum(seen_GR, 1))[::-1], axis=0)[::-1]
     total_R = found_GR[-1]
     if eleven_points:
-        reached = [np.where(10 * found_GR >= tenth * total_R, envelope_GR, 0).max(axis=0) for tenth in range(11)]
+        reached = [
+            np.where(10 * found_GR >= tenth * total_R, envelope_GR, 0).max(axis=0)
+            for tenth in range(11)
+        ]
         precision_R = np.sum(reached, axis=0) / 11
     else:
         precision_R = (new_GR * envelope_GR).sum(axis=0) / np.maximum(total_R, 1)
     return np.where(total_R > 0, precision_R, np.nan)
 
 
-def _mean_average_precision(eleven_points: bool, difficult_count: bool) -> Callable[[Evidence, Any], Floats]:
+def _mean_average_precision(
+    eleven_points: bool, difficult_count: bool
+) -> Callable[[Evidence, Any], Floats]:
     def mean_R(evidence: Evidence, multiplicity_NR: NDArray[np.uint8]) -> Floats:
         scores_NC, positives_NC = evidence["scores_NC"], evidence["positives_NC"] > 0
         ignore_NC = (evidence["difficult_NC"] > 0) & (not difficult_count)
         columns = zip(scores_NC.T, positives_NC.T, ignore_NC.T, strict=True)
         per_class_CR = [
-            resampled_average_precision_R(scores_N, positives_N, multiplicity_NR, ignore_N, eleven_points=eleven_points)
+            resampled_average_precision_R(
+                scores_N, positives_N, multiplicity_NR, ignore_N, eleven_points=eleven_points
+            )
             for scores_N, positives_N, ignore_N in columns
         ]
         return _mean_of_numbers(np.stack(per_class_CR))
@@ -95,7 +108,9 @@ def _mean_average_precision(eleven_points: bool, difficult_count: bool) -> Calla
 
 def _first_positive_accuracy(evidence: Evidence, multiplicity_NR: NDArray[np.uint8]) -> Floats:
     right_N = evidence["scores_NC"].argmax(axis=1) == (evidence["positives_NC"] > 0).argmax(axis=1)
-    accuracy_R: Floats = right_N.astype(np.float64) @ multiplicity_NR / multiplicity_NR.sum(axis=0, dtype=np.int64)
+    accuracy_R: Floats = (
+        right_N.astype(np.float64) @ multiplicity_NR / multiplicity_NR.sum(axis=0, dtype=np.int64)
+    )
     return accuracy_R
 
 
@@ -128,7 +143,9 @@ def _share(part: Floats, whole: Floats) -> Floats:
 def _mean_of_numbers(values_CR: Floats) -> Floats:
     """The mean over the classes that have a value in a resample; NaN where none has."""
     known_CR = ~np.isnan(values_CR)
-    return _share(np.where(known_CR, values_CR, 0.0).sum(axis=0), known_CR.sum(axis=0).astype(np.float64))
+    return _share(
+        np.where(known_CR, values_CR, 0.0).sum(axis=0), known_CR.sum(axis=0).astype(np.float64)
+    )
 
 
 # By the name of the score in scores.json: how a resample is scored from the evidence.
@@ -145,7 +162,9 @@ SCORED_BY = {
 }
 
 
-def resampled_score_R(metric: str, evidence: Evidence, multiplicity_NR: NDArray[np.uint8]) -> Floats:
+def resampled_score_R(
+    metric: str, evidence: Evidence, multiplicity_NR: NDArray[np.uint8]
+) -> Floats:
     """The score of this name (a key of `SCORED_BY`) in each resample.
 
     Args:
@@ -154,11 +173,16 @@ def resampled_score_R(metric: str, evidence: Evidence, multiplicity_NR: NDArray[
         multiplicity_NR: how often each image counts.
     """
     blocks = range(0, multiplicity_NR.shape[1], RESAMPLES_AT_ONCE)
-    parts = (np.ascontiguousarray(multiplicity_NR[:, first : first + RESAMPLES_AT_ONCE]) for first in blocks)
+    parts = (
+        np.ascontiguousarray(multiplicity_NR[:, first : first + RESAMPLES_AT_ONCE])
+        for first in blocks
+    )
     return np.concatenate([SCORED_BY[metric](evidence, part) for part in parts])
 
 
-def over_seeds_R(differences_S: Floats, resampled_R: Floats, generator: np.random.Generator) -> Floats:
+def over_seeds_R(
+    differences_S: Floats, resampled_R: Floats, generator: np.random.Generator
+) -> Floats:
     """Each resample's difference over S seeds drawn with replacement, widened for small S.
 
     Args:
@@ -173,9 +197,13 @@ def over_seeds_R(differences_S: Floats, resampled_R: Floats, generator: np.rando
     over_both_R = resampled_R + deviation_R * math.sqrt(num_seeds / (num_seeds - 1))
     of_seeds = float(differences_S.var(ddof=1)) / num_seeds
     of_images = float(resampled_R.var())
-    inverse_freedom = (of_seeds / (of_seeds + of_images)) ** 2 / (num_seeds - 1) if of_seeds else 0.0
+    inverse_freedom = (
+        (of_seeds / (of_seeds + of_images)) ** 2 / (num_seeds - 1) if of_seeds else 0.0
+    )
     centre = over_both_R.mean()
-    widened_R: Floats = centre + (over_both_R - centre) * student_quantile(inverse_freedom) / _NORMAL
+    widened_R: Floats = (
+        centre + (over_both_R - centre) * student_quantile(inverse_freedom) / _NORMAL
+    )
     return widened_R
 
 

@@ -24,7 +24,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from colorgan.errors import UsageError
-from colorgan.study.bootstrap import SCORED_BY, Evidence, Floats, multiplicities_NR, over_seeds_R, resampled_score_R
+from colorgan.study.bootstrap import (
+    SCORED_BY,
+    Evidence,
+    Floats,
+    multiplicities_NR,
+    over_seeds_R,
+    resampled_score_R,
+)
 
 LEVEL = 0.95
 NUM_RESAMPLES = 2000
@@ -127,7 +134,9 @@ def _evidence(folder: Path, metric: str) -> Evidence:
 
 def _points(metric: str, evidence: Evidence) -> float:
     """The score of the images themselves, each once."""
-    return float(resampled_score_R(metric, evidence, np.ones((_num_images(evidence), 1), np.uint8))[0])
+    return float(
+        resampled_score_R(metric, evidence, np.ones((_num_images(evidence), 1), np.uint8))[0]
+    )
 
 
 def _num_images(evidence: Evidence) -> int:
@@ -135,7 +144,12 @@ def _num_images(evidence: Evidence) -> int:
 
 
 def compare(
-    arm: ArmScores, against: ArmScores, metric: str = "", *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+    arm: ArmScores,
+    against: ArmScores,
+    metric: str = "",
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
 ) -> Comparison:
     """Compare two arms over the seeds that both were trained with.
 
@@ -216,7 +230,9 @@ def _check_images(arm: ArmScores, against: ArmScores) -> None:
     (first_seed, first), *_ = arm.evidence.items()
     for one in (arm, against):
         for seed, evidence in one.evidence.items():
-            if not all(np.array_equal(a, b) for a, b in zip(_labels(first), _labels(evidence), strict=True)):
+            if not all(
+                np.array_equal(a, b) for a, b in zip(_labels(first), _labels(evidence), strict=True)
+            ):
                 raise UsageError(
                     f"{one.name} with seed {seed} was scored on other images than {arm.name} with seed {first_seed} "
                     f"({_num_images(evidence):,} and {_num_images(first):,}, or other labels): score both on one set"
@@ -229,30 +245,46 @@ def _labels(evidence: Evidence) -> Sequence[NDArray[Any]]:
 
 
 def _resampled_difference_R(
-    arm: ArmScores, against: ArmScores, metric: str, num_resamples: int, generator: np.random.Generator
+    arm: ArmScores,
+    against: ArmScores,
+    metric: str,
+    num_resamples: int,
+    generator: np.random.Generator,
 ) -> Floats:
     """The mean over all seeds of the difference on each resample of the images."""
     num_images = _num_images(next(iter(arm.evidence.values())))
     multiplicity_NR = multiplicities_NR(num_images, num_resamples, generator)
     mean_of = [
-        np.mean([resampled_score_R(metric, tensors, multiplicity_NR) for tensors in one.evidence.values()], axis=0)
+        np.mean(
+            [
+                resampled_score_R(metric, tensors, multiplicity_NR)
+                for tensors in one.evidence.values()
+            ],
+            axis=0,
+        )
         for one in (arm, against)
     ]
     difference_R: Floats = mean_of[0] - mean_of[1]
     return difference_R
 
 
-def _resampled(num_seeds: int, with_images: bool) -> Literal["seeds and images", "seeds", "images", "nothing"]:
+def _resampled(
+    num_seeds: int, with_images: bool
+) -> Literal["seeds and images", "seeds", "images", "nothing"]:
     if num_seeds > 1:
         return "seeds and images" if with_images else "seeds"
     return "images" if with_images else "nothing"
 
 
-def verdict(name: str, difference: float, low: float | None, high: float | None, resampled: str) -> str:
+def verdict(
+    name: str, difference: float, low: float | None, high: float | None, resampled: str
+) -> str:
     """The difference in words, in points of a hundred: `pretrained is better by 1.2 points (95 % interval ...)`."""
     if low is None or high is None:
         return f"no difference shown ({_points_text(difference)} points with one seed, no interval)"
-    limits = {"seeds": ", over seeds alone", "images": ", over images alone, one seed"}.get(resampled, "")
+    limits = {"seeds": ", over seeds alone", "images": ", over images alone, one seed"}.get(
+        resampled, ""
+    )
     interval = f"95 % interval {_points_text(low)} to {_points_text(high)}{limits}"
     if low > 0 or high < 0:
         word = "better" if low > 0 else "worse"

@@ -124,23 +124,31 @@ def _same_stages(epochs: float) -> dict[Arm, tuple[StageRecipe, ...]]:
 
 def _stratified(split: str, title: str) -> tuple[Data, ...]:
     """The paper's 70/20/10: one call of the packer gives the three parts."""
-    train, selection, test = (Part(split, stratify="70,20,10", fold=fold) for fold in ("train", "val", "test"))
+    train, selection, test = (
+        Part(split, stratify="70,20,10", fold=fold) for fold in ("train", "val", "test")
+    )
     return (Data(title, train, test, selection),)
 
 
 _SQUASHED = "luminance alone, squashed to 256x256"
-_CLASSIFIER = (
-    "last level averaged (the U-Net's is 1x1), two dense layers of 4096 (ReLU, dropout 0.5), one sigmoid a class"
-)
+_CLASSIFIER = "last level averaged (the U-Net's is 1x1), two dense layers of 4096 (ReLU, dropout 0.5), one sigmoid a class"
 _SEGMENTER = "the whole generator, its last layer replaced by one output a class and background"
 _AUGMENTED = {"data.flip": True, "data.random_crop_min_area": 0.5}
 _PAPER = "Treneska et al., Sensors 2022, 22(4):1599"
 _VOC2007 = (
     Data("VOC 2007: trained on trainval, scored on test", Part("2007-trainval"), Part("2007-test")),
-    Data("VOC 2007: trained on train, scored on val (test is not on disk)", Part("2007-train"), Part("2007-val")),
+    Data(
+        "VOC 2007: trained on train, scored on val (test is not on disk)",
+        Part("2007-train"),
+        Part("2007-val"),
+    ),
 )
 _VOC2007_BOXES = (
-    Data("VOC 2007: trained on trainval, scored on test", Part("2007-trainval"), Part("2007-test", image="original")),
+    Data(
+        "VOC 2007: trained on trainval, scored on test",
+        Part("2007-trainval"),
+        Part("2007-test", image="original"),
+    ),
     Data(
         "VOC 2007: trained on train, scored on val (test is not on disk)",
         Part("2007-train"),
@@ -154,7 +162,9 @@ PROTOCOLS = (
         title="Multilabel classification, the paper's protocol",
         task="classify",
         corpus="voc",
-        data=_stratified("2012-all", "VOC 2012: all annotated pictures, 70/20/10 stratified by class"),
+        data=_stratified(
+            "2012-all", "VOC 2012: all annotated pictures, 70/20/10 stratified by class"
+        ),
         input=_SQUASHED,
         head=_CLASSIFIER,
         stages={
@@ -174,7 +184,9 @@ PROTOCOLS = (
         title="Semantic segmentation, the paper's protocol",
         task="segment",
         corpus="voc",
-        data=_stratified("2012-seg-trainval", "VOC 2012: all masks, 70/20/10 stratified by the classes present"),
+        data=_stratified(
+            "2012-seg-trainval", "VOC 2012: all masks, 70/20/10 stratified by the classes present"
+        ),
         input=f"{_SQUASHED} (the code's; text: random crops)",
         head=_SEGMENTER,
         stages={
@@ -194,7 +206,9 @@ PROTOCOLS = (
         title="Multilabel classification, VOC 2012",
         task="classify",
         corpus="voc",
-        data=(Data("VOC 2012: trained on train, scored on val", Part("2012-train"), Part("2012-val")),),
+        data=(
+            Data("VOC 2012: trained on train, scored on val", Part("2012-train"), Part("2012-val")),
+        ),
         input=_SQUASHED,
         head=_CLASSIFIER,
         stages=_same_stages(30),
@@ -297,7 +311,11 @@ PROTOCOLS = (
         task="detect",
         corpus="coco",
         data=(
-            Data("COCO 2017: trained on train, scored on val", Part("train2017"), Part("val2017", image="original")),
+            Data(
+                "COCO 2017: trained on train, scored on val",
+                Part("train2017"),
+                Part("val2017", image="original"),
+            ),
         ),
         input=_SQUASHED,
         head="FCOS's head on the U-Net's decoder",
@@ -320,5 +338,7 @@ def find_protocol(name: str) -> Protocol:
     by_name = {protocol.name: protocol for protocol in PROTOCOLS}
     if name not in by_name:
         nearest = difflib.get_close_matches(name, by_name, n=1, cutoff=0.0)[0]
-        raise UsageError(f"{name!r} is no protocol, do you mean {nearest}? There are: {', '.join(by_name)}")
+        raise UsageError(
+            f"{name!r} is no protocol, do you mean {nearest}? There are: {', '.join(by_name)}"
+        )
     return by_name[name]

@@ -129,14 +129,19 @@ def read_study(folder: Path) -> Study:
         told = []
     protocols = tuple(_protocol(folder, mapping(each), notes) for each in told if mapping(each))
     if not protocols:
-        raise UsageError(f"{path} holds no protocols: write it again with launcher/study.py, or leave {folder} out")
+        raise UsageError(
+            f"{path} holds no protocols: write it again with launcher/study.py, or leave {folder} out"
+        )
     return Study(folder, protocols, notes)
 
 
 def _protocol(folder: Path, told: dict[str, Any], notes: list[str]) -> StudyProtocol:
     data = mapping(told.get("data"))
     seeds = tuple(short(seed, 20) for seed in entries(told.get("seeds"), MAX_SEEDS))
-    arms = tuple(_arm(folder, mapping(each), len(seeds), notes) for each in entries(told.get("arms"), MAX_ARMS))
+    arms = tuple(
+        _arm(folder, mapping(each), len(seeds), notes)
+        for each in entries(told.get("arms"), MAX_ARMS)
+    )
     metric = short(told.get("metric"))
     return StudyProtocol(
         name=short(told.get("name")),
@@ -152,7 +157,10 @@ def _protocol(folder: Path, told: dict[str, Any], notes: list[str]) -> StudyProt
         seeds=seeds,
         arms=arms,
         comparisons=_comparisons(told),
-        further=tuple(_further(mapping(each), len(seeds)) for each in entries(told.get("further"), MAX_FURTHER)),
+        further=tuple(
+            _further(mapping(each), len(seeds))
+            for each in entries(told.get("further"), MAX_FURTHER)
+        ),
     )
 
 
@@ -170,7 +178,9 @@ def _values(arm: dict[str, Any], num_seeds: int) -> tuple[float | None, ...]:
 
 
 def _comparisons(told: dict[str, Any]) -> tuple[Comparison, ...]:
-    found = (_comparison(mapping(each)) for each in entries(told.get("comparisons"), MAX_COMPARISONS))
+    found = (
+        _comparison(mapping(each)) for each in entries(told.get("comparisons"), MAX_COMPARISONS)
+    )
     return tuple(each for each in found if each is not None)
 
 
@@ -180,13 +190,19 @@ def _arm(folder: Path, told: dict[str, Any], num_seeds: int, notes: list[str]) -
     inside = [found for path in paths if (found := _inside(folder, path)) is not None]
     if len(inside) < len(paths):
         gone = len(paths) - len(inside)
-        notes.append(f"{gone} of {len(paths)} runs of {name} are not in {folder}: no curves and classes of theirs.")
+        notes.append(
+            f"{gone} of {len(paths)} runs of {name} are not in {folder}: no curves and classes of theirs."
+        )
     return StudyArm(
         name=name,
         settings=short(_settings(mapping(told.get("settings"))), 800),
         values=_values(told, num_seeds),
-        runs=tuple(_readable([path for path in inside if (path / RECIPE).is_file()], read_run, notes)),
-        probes=tuple(_readable([path for path in inside if (path / PROBE).is_file()], read_probe, notes)),
+        runs=tuple(
+            _readable([path for path in inside if (path / RECIPE).is_file()], read_run, notes)
+        ),
+        probes=tuple(
+            _readable([path for path in inside if (path / PROBE).is_file()], read_probe, notes)
+        ),
     )
 
 
@@ -198,7 +214,11 @@ def _settings(told: dict[str, Any]) -> str:
         + (" with frozen features" if stage.get("features") == "frozen" else "")
         for stage in stages
     ]
-    rest = [f"{key} {show(value)}" for key, value in flat(told).items() if key != "stages" and value not in ({}, None)]
+    rest = [
+        f"{key} {show(value)}"
+        for key, value in flat(told).items()
+        if key != "stages" and value not in ({}, None)
+    ]
     return "; ".join([", then ".join(words), *rest] if words else rest)
 
 

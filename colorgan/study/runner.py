@@ -90,7 +90,10 @@ class Runner:
         if not missing:
             return
         with ThreadPoolExecutor(self._jobs) as pool:
-            jobs = [pool.submit(self._run, step, f"{n}/{len(missing)}") for n, step in enumerate(missing, 1)]
+            jobs = [
+                pool.submit(self._run, step, f"{n}/{len(missing)}")
+                for n, step in enumerate(missing, 1)
+            ]
         failed = [error for job in jobs if (error := job.exception()) is not None]
         if failed:
             raise failed[0]
@@ -111,7 +114,12 @@ class Runner:
         path, start, place = self._recipe_path(step), time.monotonic(), self._places.get()
         path.write_text(recipe_text(step))
         launch = self._launch if step.verb in TRAINING else ()
-        command = [*(launch or [sys.executable]), str(self.launcher / f"{step.verb}.py"), "--config", str(path)]
+        command = [
+            *(launch or [sys.executable]),
+            str(self.launcher / f"{step.verb}.py"),
+            "--config",
+            str(path),
+        ]
         log = path.with_suffix(".log")
         try:
             with log.open("wb") as output:
@@ -121,8 +129,12 @@ class Runner:
         lines = last_lines(log)
         if status == EXIT_STOPPED or self._stopped:
             self._failed = True
-            raise StepError(f"{step.name}: stopped; the same command goes on from there", EXIT_STOPPED)
-        if step.may_diverge and (status == NotFiniteError.exit_status or DIVERGED in " ".join(lines)):
+            raise StepError(
+                f"{step.name}: stopped; the same command goes on from there", EXIT_STOPPED
+            )
+        if step.may_diverge and (
+            status == NotFiniteError.exit_status or DIVERGED in " ".join(lines)
+        ):
             print(f"[{count}] {step.name}: diverged, no score", flush=True)
             return
         if status != 0 or not step.done.exists():
@@ -133,15 +145,25 @@ class Runner:
                 tail += f"\n  (the study was told otherwise before: give another --out, or remove {run})"
             if OTHER_WEIGHTS in tail:
                 tail += f"\n  (a generator was replaced: give another --out, or remove {run} and its other seeds')"
-            raise StepError(f"{step.name} ended with status {status} (its whole output: {log}):\n  {tail}", status or 1)
+            raise StepError(
+                f"{step.name} ended with status {status} (its whole output: {log}):\n  {tail}",
+                status or 1,
+            )
         path.rename(path.with_suffix(".done"))
         told = [line for line in lines if not line.startswith(("Next:", "next:"))]
-        print(f"[{count}] {step.name} ({time.monotonic() - start:.0f} s): {told[-1] if told else 'done'}", flush=True)
+        print(
+            f"[{count}] {step.name} ({time.monotonic() - start:.0f} s): {told[-1] if told else 'done'}",
+            flush=True,
+        )
 
     def _wait(self, command: Sequence[str], output: BinaryIO, place: int) -> int:
         """Start a step in a session of its own: what a launcher starts is stopped with it. Return its status."""
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, env=self._environment(place), start_new_session=True
+            command,
+            stdout=output,
+            stderr=output,
+            env=self._environment(place),
+            start_new_session=True,
         )
         self._running.add(process)
         if self._stopped:  # the signal came while it was started
@@ -164,7 +186,9 @@ class Runner:
         """With several places each sees its share of the GPUs only."""
         if self._jobs == 1 or not torch.cuda.is_available():
             return dict(os.environ)
-        names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+        names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(
+            map(str, range(torch.cuda.device_count()))
+        )
         gpus = names.split(",")
         mine = gpus[place :: self._jobs] if len(gpus) >= self._jobs else [gpus[place % len(gpus)]]
         return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(mine)}
@@ -193,4 +217,8 @@ def last_lines(log: Path) -> list[str]:
     """Return the last lines of a step's output that say something."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - MAX_LOG_BYTES))
-        return [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+        return [
+            line.strip()
+            for line in file.read().decode(errors="replace").splitlines()
+            if line.strip()
+        ]

@@ -41,11 +41,17 @@ def compared_runs(runs: Sequence[RunFolder]) -> tuple[list[StudyProtocol], list[
     groups: dict[str, dict[str, dict[int, RunFolder]]] = {}
     tables, notes = [], []
     for run in runs:
-        if run.setting("task") not in HEADLINES or not isinstance(run.seed, int) or _evaluation(run) is None:
+        if (
+            run.setting("task") not in HEADLINES
+            or not isinstance(run.seed, int)
+            or _evaluation(run) is None
+        ):
             continue
         arm = groups.setdefault(_shared(run), {}).setdefault(str(run.setting("init", SCRATCH)), {})
         if run.seed in arm:
-            notes.append(f"{run.path} is not compared: {arm[run.seed].path} is the same arm and seed.")
+            notes.append(
+                f"{run.path} is not compared: {arm[run.seed].path} is the same arm and seed."
+            )
         arm.setdefault(run.seed, run)
     for arms in groups.values():
         if SCRATCH not in arms or len(arms) == 1:
@@ -72,7 +78,9 @@ def _shared(run: RunFolder) -> str:
         for key, value in flat(run.recipe).items()
         if not any(f"{key}.".startswith(f"{own}.") for own in free)
     }
-    return json.dumps([kept, run.folders("data.train"), run.folders("data.val")], sort_keys=True, default=str)
+    return json.dumps(
+        [kept, run.folders("data.train"), run.folders("data.val")], sort_keys=True, default=str
+    )
 
 
 def _named(arms: Arms) -> Arms:
@@ -105,7 +113,13 @@ def _table(task: str, data: Sequence[str], arms: Arms) -> StudyProtocol:
         classes=int(counts["classes"]) if "classes" in counts else None,
         seeds=tuple(map(str, seeds)),
         arms=tuple(
-            StudyArm(name, tuple(scores[name].values[seed] for seed in seeds), "", tuple(arms[name].values()), ())
+            StudyArm(
+                name,
+                tuple(scores[name].values[seed] for seed in seeds),
+                "",
+                tuple(arms[name].values()),
+                (),
+            )
             for name in (SCRATCH, *(name for name in arms if name != SCRATCH))
         ),
         comparisons=tuple(map(_comparison, found)),

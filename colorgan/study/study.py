@@ -32,7 +32,12 @@ from colorgan.study.trials import (
     write_study,
 )
 
-PROTOCOLS = ("paper-classification", "paper-segmentation", "voc2012-classification", "voc2012-segmentation")
+PROTOCOLS = (
+    "paper-classification",
+    "paper-segmentation",
+    "voc2012-classification",
+    "voc2012-segmentation",
+)
 
 
 EXIT_USAGE = 2
@@ -41,7 +46,13 @@ EXIT_USAGE = 2
 NO_SPLIT = "no split"  # what the adapters of corpora say
 
 
-SHARED = ("image_size", "ab_scale", "norm", "bias_before_norm", "dropout")  # also by an encoder from elsewhere
+SHARED = (
+    "image_size",
+    "ab_scale",
+    "norm",
+    "bias_before_norm",
+    "dropout",
+)  # also by an encoder from elsewhere
 
 
 TAKEN = {"task", "init", "seed", "run", "stages", "network", "dry_run"}
@@ -52,7 +63,9 @@ class Roots(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    voc: Path | None = Field(None, description="VOCdevkit; unset: the drawn one of the built-in sample")
+    voc: Path | None = Field(
+        None, description="VOCdevkit; unset: the drawn one of the built-in sample"
+    )
     coco: Path | None = Field(None, description="the folder of COCO, for the protocols on it")
 
 
@@ -61,13 +74,21 @@ class StudySettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    out: Path = Field(Path("runs/study"), description="folder of the study: packed parts, runs, study.json, report")
-    roots: Roots = Roots()
-    generators: dict[str, Path] = Field({}, description="arms from generators that are there: {NAME: FOLDER}")
-    pretrain: dict[str, dict[str, Any]] = Field(
-        {}, description="arms to pretrain first: {NAME: RECIPE}, a recipe of launcher/pretrain.py without `run`"
+    out: Path = Field(
+        Path("runs/study"),
+        description="folder of the study: packed parts, runs, study.json, report",
     )
-    protocols: tuple[str, ...] = Field(PROTOCOLS, min_length=1, description="names, see README; each stands alone")
+    roots: Roots = Roots()
+    generators: dict[str, Path] = Field(
+        {}, description="arms from generators that are there: {NAME: FOLDER}"
+    )
+    pretrain: dict[str, dict[str, Any]] = Field(
+        {},
+        description="arms to pretrain first: {NAME: RECIPE}, a recipe of launcher/pretrain.py without `run`",
+    )
+    protocols: tuple[str, ...] = Field(
+        PROTOCOLS, min_length=1, description="names, see README; each stands alone"
+    )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0, 1, 2, 3, 4), min_length=1, description="one fine-tuning run for each, of every arm"
     )
@@ -77,22 +98,32 @@ class StudySettings(BaseModel):
         "protocol does not set the schedule; one: all take it untried; none: the protocol's own",
     )
     epochs_times: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        {}, description="{PROTOCOL: FACTOR}: so many times its epochs, for both arms alike (small corpora need more)"
+        {},
+        description="{PROTOCOL: FACTOR}: so many times its epochs, for both arms alike (small corpora need more)",
     )
     finetune: dict[str, Any] = Field(
-        {}, description="{KEY: VALUE} of launcher/finetune.py for all runs, e.g. {batch.precision: bf16}"
+        {},
+        description="{KEY: VALUE} of launcher/finetune.py for all runs, e.g. {batch.precision: bf16}",
     )
     jobs: Annotated[int, Field(gt=0)] = Field(
         1, description="runs side by side; each gets its share of the cores and of the GPUs"
     )
-    launch: str = Field("", description='how training starts, e.g. "accelerate launch"; unset: one process')
+    launch: str = Field(
+        "", description='how training starts, e.g. "accelerate launch"; unset: one process'
+    )
 
     @model_validator(mode="after")
     def _arms_have_one_meaning(self) -> StudySettings:
         names = [*self.generators, *self.pretrain]
         for name in names:
-            if name in (SCRATCH, RANDOM) or names.count(name) > 1 or not name.replace("-", "").isalnum():
-                raise ValueError(f"{name!r} cannot name an arm: letters, digits and -, once, not scratch or random")
+            if (
+                name in (SCRATCH, RANDOM)
+                or names.count(name) > 1
+                or not name.replace("-", "").isalnum()
+            ):
+                raise ValueError(
+                    f"{name!r} cannot name an arm: letters, digits and -, once, not scratch or random"
+                )
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {self.seeds}: each once")
         return self
@@ -120,7 +151,9 @@ def check(settings: StudySettings) -> None:
                 f"--generators {name}: {folder} holds a {kind}; give what consolidate.py or import_encoder.py wrote"
             )
     if taken := sorted({str(key).split(".")[0] for key in settings.finetune} & TAKEN):
-        raise UsageError(f"--finetune {taken[0]}: the study itself sets it for each arm, seed and protocol")
+        raise UsageError(
+            f"--finetune {taken[0]}: the study itself sets it for each arm, seed and protocol"
+        )
     if settings.launch and shutil.which(shlex.split(settings.launch)[0]) is None:
         raise UsageError(f"--launch {settings.launch!r}: there is no such program")
 
@@ -157,15 +190,24 @@ def roots_of(settings: StudySettings, runner: Runner) -> dict[str, Path | None]:
 def sample_step(out: Path, split: str, image_size: int) -> Step:
     """Return the step that draws the built-in sample and packs a split of it."""
     folder = out / "shards" / f"sample-{split}-{image_size}"
-    recipe = {"corpus": "sample", "root": str(out / "raw"), "split": split, "image": f"squash:{image_size}"}
-    return Step(f"pack {folder.name}", "pack", {**recipe, "out": str(folder)}, folder / "manifest.json")
+    recipe = {
+        "corpus": "sample",
+        "root": str(out / "raw"),
+        "split": split,
+        "image": f"squash:{image_size}",
+    }
+    return Step(
+        f"pack {folder.name}", "pack", {**recipe, "out": str(folder)}, folder / "manifest.json"
+    )
 
 
 def pretrained_arms(settings: StudySettings, runner: Runner) -> list[Arm]:
     """Pretrain and consolidate what is to be; return the arms with a generator."""
     recipes: dict[str, dict[str, Any]] = settings.pretrain
     if not recipes and not settings.generators:
-        recipes = {"pretrained": yaml.safe_load((runner.launcher / "configs" / "sample.yaml").read_text())}
+        recipes = {
+            "pretrained": yaml.safe_load((runner.launcher / "configs" / "sample.yaml").read_text())
+        }
     arms = [Arm(name, folder) for name, folder in settings.generators.items()]
     for name, recipe in recipes.items():
         run = settings.out / "pretrain" / name
@@ -188,11 +230,16 @@ def with_data(out: Path, recipe: Mapping[str, Any], runner: Runner) -> dict[str,
     data = recipe.get("data") or {}
     if "data.train" in recipe or "train" in data:
         return dict(recipe)
-    size = int((recipe.get("network") or {}).get("image_size", recipe.get("network.image_size", 256)))
+    size = int(
+        (recipe.get("network") or {}).get("image_size", recipe.get("network.image_size", 256))
+    )
     steps = {split: sample_step(out, split, size) for split in ("train", "val")}
     for step in steps.values():  # one after the other: the first draws the pictures
         runner.run([step])
-    return {**recipe, "data": {**data, **{split: [step.recipe["out"]] for split, step in steps.items()}}}
+    return {
+        **recipe,
+        "data": {**data, **{split: [step.recipe["out"]] for split, step in steps.items()}},
+    }
 
 
 def shared_network(arms: Sequence[Arm]) -> dict[str, Any]:
@@ -209,7 +256,9 @@ def shared_network(arms: Sequence[Arm]) -> dict[str, Any]:
             networks[arm.name] = {key: plain[key] for key in keys}
     (first, network), *others = networks.items()
     if "width" not in network:
-        raise UsageError(f"no arm is a generator: {first} is an encoder from elsewhere, and scratch is the U-Net")
+        raise UsageError(
+            f"no arm is a generator: {first} is an encoder from elsewhere, and scratch is the U-Net"
+        )
     for name, other in others:
         for key in other:
             if other[key] != network[key]:
@@ -231,9 +280,19 @@ def run_protocol(
     """Pack, search, train and score by one protocol; return its row of the table (none for frozen features)."""
     root = roots[protocol.corpus]
     if root is None:
-        raise UsageError(f"{protocol.name} needs --roots.{protocol.corpus}, the folder of that corpus")
+        raise UsageError(
+            f"{protocol.name} needs --roots.{protocol.corpus}, the folder of that corpus"
+        )
     times = settings.epochs_times.get(protocol.name, 1.0)
-    words = (root, settings.out, arms, settings.seeds, network, dict(leaves(settings.finetune)), times)
+    words = (
+        root,
+        settings.out,
+        arms,
+        settings.seeds,
+        network,
+        dict(leaves(settings.finetune)),
+        times,
+    )
     trial = packed_trial(runner, [Trial(protocol, data, *words) for data in protocol.data])
     if protocol.task in FROZEN:
         runner.run(trial.probes())
@@ -245,7 +304,9 @@ def run_protocol(
     return [table_row(trial, found)]
 
 
-def search(trial: Trial, rates: Sequence[float], runner: Runner) -> dict[str, dict[float, float | None]]:
+def search(
+    trial: Trial, rates: Sequence[float], runner: Runner
+) -> dict[str, dict[float, float | None]]:
     """Try the learning rates with every arm and return what they scored; a single one is taken untried."""
     if len(rates) == 1:
         return {arm.name: {rates[0]: None} for arm in trial.arms}
@@ -280,6 +341,9 @@ def report_folders(settings: StudySettings, studies: Sequence[Path]) -> list[str
     """Return what its report shows: the study with all its runs, and the probes of frozen features."""
     arms = [*settings.generators, *(settings.pretrain or ["pretrained"]), RANDOM]
     runs = [
-        settings.out / name / f"{arm}-{seed}" for name in settings.protocols for arm in arms for seed in settings.seeds
+        settings.out / name / f"{arm}-{seed}"
+        for name in settings.protocols
+        for arm in arms
+        for seed in settings.seeds
     ]
     return [str(folder) for folder in (*studies, *(run for run in runs if (run / PROBE).is_file()))]

@@ -63,7 +63,11 @@ class Arm:
     @cached_property
     def inputs(self) -> dict[str, str]:
         """Digest of the weights, for the steps that start from them."""
-        return {"weights of init": weights_digest(self.generator)} if self.generator is not None else {}
+        return (
+            {"weights of init": weights_digest(self.generator)}
+            if self.generator is not None
+            else {}
+        )
 
 
 @dataclass(frozen=True)
@@ -92,9 +96,13 @@ class Trial:
         """Return the image policy: squashed no smaller than lets the smallest crop keep the network's size."""
         if not part.image.startswith("squash:"):
             return part.image
-        smallest = float({**self.protocol.settings, **self.settings}.get("data.random_crop_min_area", 1.0))
+        smallest = float(
+            {**self.protocol.settings, **self.settings}.get("data.random_crop_min_area", 1.0)
+        )
         side = int(self.network["image_size"])
-        return f"squash:{side if smallest == 1.0 else math.ceil(side / math.sqrt(smallest) / 8) * 8}"
+        return (
+            f"squash:{side if smallest == 1.0 else math.ceil(side / math.sqrt(smallest) / 8) * 8}"
+        )
 
     def folder_of(self, part: Part) -> Path:
         """Return where a part lies packed; those of a stratified split lie in one folder."""
@@ -115,14 +123,18 @@ class Trial:
         """Return what a search trains on and what it is judged by; the test part is in neither."""
         if self.data.selection is not None:
             return self.data.train, self.data.selection
-        train, judge = (replace(self.data.train, stratify=HELD_OUT, fold=fold) for fold in ("train", "val"))
+        train, judge = (
+            replace(self.data.train, stratify=HELD_OUT, fold=fold) for fold in ("train", "val")
+        )
         return train, judge
 
     def search(self, rates: Sequence[float]) -> dict[tuple[str, float], Step]:
         """Return the runs of every arm with every learning rate, on the parts of a search and the first seed."""
         name = f"{self.protocol.name}/search"
         steps = {
-            (arm.name, rate): self._run(arm, self.seeds[0], self.search_parts(), rate, f"{name}/{arm.name}-{rate:g}")
+            (arm.name, rate): self._run(
+                arm, self.seeds[0], self.search_parts(), rate, f"{name}/{arm.name}-{rate:g}"
+            )
             for arm in self.arms
             for rate in rates
         }
@@ -162,7 +174,9 @@ class Trial:
             for arm, seed in [*pretrained, *((Arm(RANDOM, None), seed) for seed in self.seeds)]
         ]
 
-    def _run(self, arm: Arm, seed: int, parts: tuple[Part, Part], rate: float | None, name: str) -> Step:
+    def _run(
+        self, arm: Arm, seed: int, parts: tuple[Part, Part], rate: float | None, name: str
+    ) -> Step:
         run = self.out / name
         recipe = {
             "task": self.protocol.task,
@@ -192,10 +206,14 @@ class Trial:
             "out": str(out),
             **({"like": like} if arm.generator is None else {}),
         }
-        return Step(f"{self.protocol.name}/{arm.name}-{seed}", "probe", recipe, out / PROBE, arm.inputs)
+        return Step(
+            f"{self.protocol.name}/{arm.name}-{seed}", "probe", recipe, out / PROBE, arm.inputs
+        )
 
 
-def search_scores(trial: Trial, steps: Mapping[tuple[str, float], Step]) -> dict[str, dict[float, float | None]]:
+def search_scores(
+    trial: Trial, steps: Mapping[tuple[str, float], Step]
+) -> dict[str, dict[float, float | None]]:
     """Return what each arm's search has scored by the protocol's headline, by learning rate; None where it diverged.
 
     The held-out part is packed like the training part: what counts at own size is searched at the network's.
@@ -221,7 +239,9 @@ def best_rates(found: Mapping[str, Mapping[float, float | None]]) -> dict[str, f
             continue
         known = {rate: score for rate, score in sorted(scores.items()) if score is not None}
         if not known:
-            raise UsageError(f"search: {arm} diverged at every rate ({', '.join(map(str, scores))}): add lower ones")
+            raise UsageError(
+                f"search: {arm} diverged at every rate ({', '.join(map(str, scores))}): add lower ones"
+            )
         best[arm] = max(known, key=lambda rate: known[rate])
     return best
 
@@ -233,9 +253,15 @@ def read_scores(done: Path) -> dict[str, float]:
         UsageError: they are not there, or damaged.
     """
     try:
-        return {name: value for name, value in json.loads(done.read_text())["scores"].items() if value is not None}
+        return {
+            name: value
+            for name, value in json.loads(done.read_text())["scores"].items()
+            if value is not None
+        }
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        raise UsageError(f"{done}: no scores to read; remove {done.parents[1]} and start the study again") from None
+        raise UsageError(
+            f"{done}: no scores to read; remove {done.parents[1]} and start the study again"
+        ) from None
 
 
 def table_row(trial: Trial, found: Mapping[str, Mapping[float, float | None]]) -> dict[str, Any]:
@@ -246,7 +272,10 @@ def table_row(trial: Trial, found: Mapping[str, Mapping[float, float | None]]) -
     """
     protocol, best = trial.protocol, best_rates(found)
     folders = {
-        arm.name: {seed: trial.out / protocol.name / f"{arm.name}-{seed}" / EVALUATION for seed in trial.seeds}
+        arm.name: {
+            seed: trial.out / protocol.name / f"{arm.name}-{seed}" / EVALUATION
+            for seed in trial.seeds
+        }
         for arm in trial.arms
     }
     test = read_scores(folders[SCRATCH][trial.seeds[0]] / SCORES)
@@ -273,7 +302,9 @@ def table_row(trial: Trial, found: Mapping[str, Mapping[float, float | None]]) -
                 "name": arm.name,
                 "settings": {
                     "stages": trial.stages_of(arm, best.get(arm.name)),
-                    "search": {f"{rate:g}": score for rate, score in found.get(arm.name, {}).items()},
+                    "search": {
+                        f"{rate:g}": score for rate, score in found.get(arm.name, {}).items()
+                    },
                 },
                 "values": values[arm.name],
                 "runs": [str(folders[arm.name][seed].parent) for seed in trial.seeds],
@@ -290,16 +321,25 @@ def _scored(
 ) -> tuple[dict[str, list[float]], list[dict[str, Any]]]:
     """Each arm's score of every seed, and each pretrained arm against scratch."""
     scores = {name: read_arm(name, by_seed, metric) for name, by_seed in folders.items()}
-    against = [compare(scores[arm.name], scores[SCRATCH], metric) for arm in trial.arms if arm.generator]
+    against = [
+        compare(scores[arm.name], scores[SCRATCH], metric) for arm in trial.arms if arm.generator
+    ]
     values = {name: [arm.values[seed] for seed in trial.seeds] for name, arm in scores.items()}
     keys = ("arm", "against", "difference", "low", "high", "level", "verdict")
     return values, [{key: getattr(one, key) for key in keys} for one in against]
 
 
-def _further(trial: Trial, folders: Mapping[str, Mapping[int, Path]], metric: str) -> dict[str, Any]:
+def _further(
+    trial: Trial, folders: Mapping[str, Mapping[int, Path]], metric: str
+) -> dict[str, Any]:
     values, comparisons = _scored(trial, folders, metric)
     arms = [{"name": name, "values": by_seed} for name, by_seed in values.items()]
-    return {"metric": metric, "metric_title": METRIC_TITLES[metric], "arms": arms, "comparisons": comparisons}
+    return {
+        "metric": metric,
+        "metric_title": METRIC_TITLES[metric],
+        "arms": arms,
+        "comparisons": comparisons,
+    }
 
 
 def write_study(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:

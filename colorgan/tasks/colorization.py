@@ -33,7 +33,13 @@ class PretrainTask:
     """
 
     def __init__(
-        self, phases: Sequence[Phase], *, gan: GanLoss | None, gan_weight: float, l1_weight: float, seed: int
+        self,
+        phases: Sequence[Phase],
+        *,
+        gan: GanLoss | None,
+        gan_weight: float,
+        l1_weight: float,
+        seed: int,
     ) -> None:
         self.phases = phases
         self._gan = gan
@@ -42,14 +48,18 @@ class PretrainTask:
         self._seed = seed
         self._generator = next(phase.module for phase in phases if phase.name == GENERATOR)
 
-    def loss(self, phase: Phase, batch: Batch, networks: Mapping[str, Network]) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, phase: Phase, batch: Batch, networks: Mapping[str, Network]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of the phase's network on one micro-batch, and its parts."""
         luminance_B1HW, chroma_B2HW = batch.lab_B3HW[:, :1], batch.lab_B3HW[:, 1:]
         set_dropout_keys(self._generator, dropout_keys(self._seed, batch.positions_B))
         if phase.name == DISCRIMINATOR:
             with torch.no_grad():
                 fake_B2HW = networks[GENERATOR](luminance_B1HW)
-            return self._discriminator_loss(networks[DISCRIMINATOR], luminance_B1HW, chroma_B2HW, fake_B2HW)
+            return self._discriminator_loss(
+                networks[DISCRIMINATOR], luminance_B1HW, chroma_B2HW, fake_B2HW
+            )
         return self._generator_loss(networks, luminance_B1HW, chroma_B2HW)
 
     def _discriminator_loss(
@@ -72,7 +82,9 @@ class PretrainTask:
         values = {"l1": l1, **_colors(fake_B2HW.detach(), chroma_B2HW)}
         loss = self._l1_weight * l1
         if self._gan is not None:
-            adversarial = self._gan.generator(networks[DISCRIMINATOR](luminance_B1HW, fake_B2HW).float())
+            adversarial = self._gan.generator(
+                networks[DISCRIMINATOR](luminance_B1HW, fake_B2HW).float()
+            )
             loss = loss + self._gan_weight * adversarial
             values["adversarial"] = adversarial
         return loss, values
@@ -99,7 +111,9 @@ def build_generator(recipe: NetworkRecipe) -> UNet:
     )
 
 
-def build_pretraining(recipe: PretrainRecipe, ranks: Ranks, total_images: int) -> tuple[PretrainTask, Strategy]:
+def build_pretraining(
+    recipe: PretrainRecipe, ranks: Ranks, total_images: int
+) -> tuple[PretrainTask, Strategy]:
     """Return the task and its networks on this rank's device, drawn from the seed. Called on all ranks."""
     generator = build_generator(recipe.network)
     initialise(generator, recipe.seed)
@@ -115,7 +129,9 @@ def build_pretraining(recipe: PretrainRecipe, ranks: Ranks, total_images: int) -
         )
         initialise(discriminator, recipe.seed + 1)
         networks = {DISCRIMINATOR: discriminator.to(ranks.device), **networks}
-    phases = [_phase(name, module, recipe.optimizer, total_images) for name, module in networks.items()]
+    phases = [
+        _phase(name, module, recipe.optimizer, total_images) for name, module in networks.items()
+    ]
     strategy = open_strategy(
         ranks,
         phases,
@@ -147,5 +163,7 @@ def _phase(name: str, module: nn.Module, recipe: OptimizerRecipe, total_images: 
         warmup_images=recipe.warmup_images,
         decay_start=recipe.decay_start,
     )
-    optimizer = torch.optim.Adam(module.parameters(), lr=peak, betas=(recipe.beta1, recipe.beta2), fused=True)
+    optimizer = torch.optim.Adam(
+        module.parameters(), lr=peak, betas=(recipe.beta1, recipe.beta2), fused=True
+    )
     return Phase(name, module, optimizer, rate)

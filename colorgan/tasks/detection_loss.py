@@ -19,7 +19,9 @@ from torch.nn import functional as F
 from colorgan.data import Boxes
 from colorgan.models.detector import box_areas, grid_points, predictions
 
-CENTRE_RADIUS = 1.5  # in strides: the part of a box around its middle whose points learn it (FCOS, section 3.2)
+CENTRE_RADIUS = (
+    1.5  # in strides: the part of a box around its middle whose points learn it (FCOS, section 3.2)
+)
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0  # Lin et al. 2017, section 5.1
 
 
@@ -61,12 +63,16 @@ def assign(points_P2: Tensor, radius: float, boxes: Boxes) -> Targets:
     if not len(boxes_N4):
         none_P = torch.zeros(number, dtype=torch.bool, device=device)
         return Targets(none_P, none_P.long(), points_P2.repeat(1, 2), none_P.float(), ~none_P)
-    sides_PN4 = torch.cat([points_P2[:, None] - boxes_N4[:, :2], boxes_N4[:, 2:] - points_P2[:, None]], dim=2)
+    sides_PN4 = torch.cat(
+        [points_P2[:, None] - boxes_N4[:, :2], boxes_N4[:, 2:] - points_P2[:, None]], dim=2
+    )
     inside_PN = sides_PN4.amin(dim=2) > 0
     middles_N2 = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
     near_PN = (points_P2[:, None] - middles_N2).abs().amax(dim=2) < radius
     learnt_PN = inside_PN & near_PN & ~unknown_N
-    area_P, chosen_P = box_areas(boxes_N4).expand(number, -1).masked_fill(~learnt_PN, torch.inf).min(dim=1)
+    area_P, chosen_P = (
+        box_areas(boxes_N4).expand(number, -1).masked_fill(~learnt_PN, torch.inf).min(dim=1)
+    )
     object_P = area_P.isfinite()
     sides_P4 = sides_PN4[torch.arange(number, device=device), chosen_P]
     return Targets(
@@ -85,7 +91,9 @@ def centre_ness(sides_P4: Tensor) -> Tensor:
     return share_P2.prod(dim=1).sqrt()
 
 
-def picture_loss(classes_PC: Tensor, centre_P: Tensor, boxes_P4: Tensor, targets: Targets) -> Tensor:
+def picture_loss(
+    classes_PC: Tensor, centre_P: Tensor, boxes_P4: Tensor, targets: Targets
+) -> Tensor:
     """Return one picture's focal loss of classes, GIoU loss of boxes (weighted by centre-ness) and centre-ness loss."""
     object_P = targets.object_P
     number = object_P.sum().clamp(min=1)
@@ -107,9 +115,15 @@ def focal_loss(logits: Tensor, wanted: Tensor) -> Tensor:
 
 def giou(first_P4: Tensor, second_P4: Tensor) -> Tensor:
     """Return the generalised intersection over union of boxes pair by pair, in (-1, 1] (Rezatofighi et al. 2019)."""
-    low_P2, high_P2 = torch.maximum(first_P4[:, :2], second_P4[:, :2]), torch.minimum(first_P4[:, 2:], second_P4[:, 2:])
+    low_P2, high_P2 = (
+        torch.maximum(first_P4[:, :2], second_P4[:, :2]),
+        torch.minimum(first_P4[:, 2:], second_P4[:, 2:]),
+    )
     common_P = (high_P2 - low_P2).clamp(min=0.0).prod(dim=1)
     union_P = box_areas(first_P4) + box_areas(second_P4) - common_P
-    low_P2, high_P2 = torch.minimum(first_P4[:, :2], second_P4[:, :2]), torch.maximum(first_P4[:, 2:], second_P4[:, 2:])
+    low_P2, high_P2 = (
+        torch.minimum(first_P4[:, :2], second_P4[:, :2]),
+        torch.maximum(first_P4[:, 2:], second_P4[:, 2:]),
+    )
     around_P = (high_P2 - low_P2).prod(dim=1).clamp(min=1e-9)
     return common_P / union_P.clamp(min=1e-9) - (around_P - union_P) / around_P

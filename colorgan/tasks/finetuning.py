@@ -69,7 +69,9 @@ def finetune(
                 batches = run.watchdog.moving(val.eval_batches(), "validate", images_seen)
                 num_pictures = recipe.output.num_pictures if images_seen >= total_images else 0
                 model = strategy.evaluated(MODEL)
-                evaluation = score_model(model, config, batches, ranks, seed=recipe.seed, num_pictures=num_pictures)
+                evaluation = score_model(
+                    model, config, batches, ranks, seed=recipe.seed, num_pictures=num_pictures
+                )
                 evaluations.clear()
                 evaluations[images_seen] = evaluation
                 run.record("validate", images_seen, evaluation.scores)
@@ -77,13 +79,19 @@ def finetune(
 
         images_seen = _train_stages(recipe, run, stop, model, stages, train, score)
         if images_seen >= total_images:
-            ranks.on_all_ranks(lambda: _write_results(run, config, images_seen, evaluations.get(images_seen)))
+            ranks.on_all_ranks(
+                lambda: _write_results(run, config, images_seen, evaluations.get(images_seen))
+            )
         return RunResult(
-            images_seen, stop.agreed, evaluations[images_seen].scores if images_seen in evaluations else {}
+            images_seen,
+            stop.agreed,
+            evaluations[images_seen].scores if images_seen in evaluations else {},
         )
 
 
-def _write_results(run: Run, config: ModelConfig, images_seen: int, evaluation: Evaluation | None) -> None:
+def _write_results(
+    run: Run, config: ModelConfig, images_seen: int, evaluation: Evaluation | None
+) -> None:
     """Write the model folder, and the evaluation folder where the end was scored. Rank 0 only."""
     if not run.ranks.main:
         return
@@ -196,11 +204,17 @@ def run(recipe: FinetuneRecipe, ranks: Ranks) -> int:
             val=loaders.val,
         )
     if ranks.main and outcome.stopped:
-        print(f"{outcome.stopped}: saved at {outcome.images_seen:,} images; the same command goes on from there")
+        print(
+            f"{outcome.stopped}: saved at {outcome.images_seen:,} images; the same command goes on from there"
+        )
     elif ranks.main:
-        print(scores_text(config, outcome.scores) if outcome.scores else "No --data.val: not scored")
+        print(
+            scores_text(config, outcome.scores) if outcome.scores else "No --data.val: not scored"
+        )
         data = recipe.data.val[0] if recipe.data.val else "DIR"
-        print(f"Next: accelerate launch launcher/evaluate.py --model {recipe.run / MODEL} --data {data}")
+        print(
+            f"Next: accelerate launch launcher/evaluate.py --model {recipe.run / MODEL} --data {data}"
+        )
     return EXIT_STOPPED if outcome.stopped else 0
 
 

@@ -37,9 +37,14 @@ def _bce(logits: Tensor, target: float) -> Tensor:
 GAN_LOSSES: dict[GanName, GanLoss] = {
     "bce": GanLoss(lambda x: _bce(x, 1.0), lambda x: _bce(x, 0.0), lambda x: _bce(x, 1.0)),
     "least_squares": GanLoss(
-        lambda x: ((x - 1) ** 2).mean(), lambda x: (x**2).mean(), lambda x: ((x - 1) ** 2).mean(), threshold=0.5
+        lambda x: ((x - 1) ** 2).mean(),
+        lambda x: (x**2).mean(),
+        lambda x: ((x - 1) ** 2).mean(),
+        threshold=0.5,
     ),
-    "hinge": GanLoss(lambda x: F.relu(1 - x).mean(), lambda x: F.relu(1 + x).mean(), lambda x: -x.mean()),
+    "hinge": GanLoss(
+        lambda x: F.relu(1 - x).mean(), lambda x: F.relu(1 + x).mean(), lambda x: -x.mean()
+    ),
 }
 
 

@@ -43,7 +43,9 @@ def initial_model(
     """
     kind = KINDS[recipe.task]
     if not classes:
-        raise UsageError(f"the training set has no classes to {recipe.task}: pack a labelled corpus (voc, coco)")
+        raise UsageError(
+            f"the training set has no classes to {recipe.task}: pack a labelled corpus (voc, coco)"
+        )
     num_outputs = len(classes) + (kind == "segmenter")
     pretrained, source = None, None
     if recipe.init != "scratch":
@@ -51,12 +53,16 @@ def initial_model(
         check_inference(recipe.inference, source.architecture, recipe.init)
     network = recipe.network
     num_downsamplings(network.image_size)  # a size that does not fit is told here
-    shared = source.architecture.model_dump() if source else network.model_dump(exclude={"ab_scale"})
+    shared = (
+        source.architecture.model_dump() if source else network.model_dump(exclude={"ab_scale"})
+    )
     if source:
         _check_network(recipe, source)
     config = ModelConfig(
         kind=kind,
-        architecture=Architecture(**{**shared, "num_outputs": num_outputs, "head_width": recipe.head_width}),
+        architecture=Architecture(
+            **{**shared, "num_outputs": num_outputs, "head_width": recipe.head_width}
+        ),
         ab_scale=source.ab_scale if source else network.ab_scale,
         inference=recipe.inference,
         classes=classes,
@@ -90,4 +96,6 @@ def _take_features(model: nn.Module, pretrained: nn.Module, new_layers: tuple[st
     """Copy every weight and statistic but those of the new layers."""
     theirs = pretrained.state_dict()
     ours = model.state_dict()
-    model.load_state_dict({name: ours[name] if name.startswith(new_layers) else theirs[name] for name in ours})
+    model.load_state_dict(
+        {name: ours[name] if name.startswith(new_layers) else theirs[name] for name in ours}
+    )

@@ -72,7 +72,15 @@ def pretrain(
         if images_seen >= total_images:
             run.message(f"this run has seen its {total_images:,} images: nothing to train")
             validate(images_seen)
-        images_seen = fit(task, strategy, train, intervals(recipe, total_images), hooks, stop, images_seen=images_seen)
+        images_seen = fit(
+            task,
+            strategy,
+            train,
+            intervals(recipe, total_images),
+            hooks,
+            stop,
+            images_seen=images_seen,
+        )
         run.finish_saving()
         return RunResult(images_seen, stop.agreed, scores)
 
@@ -101,7 +109,9 @@ def run(recipe: PretrainRecipe, ranks: Ranks) -> int:
     set_determinism()
     shards = open_set(recipe.data.train, *recipe.data.cache, ranks)
     micro = check_batch(recipe, ranks, shards.num_samples)
-    total = images_to_see(recipe.images, recipe.epochs, shards.num_samples, recipe.batch.global_batch_size)
+    total = images_to_see(
+        recipe.images, recipe.epochs, shards.num_samples, recipe.batch.global_batch_size
+    )
     val_shards = open_set(recipe.data.val, *recipe.data.cache, ranks) if recipe.data.val else None
     if recipe.dry_run:
         print_plan(recipe, ranks, shards, micro, total)
@@ -120,7 +130,9 @@ def run(recipe: PretrainRecipe, ranks: Ranks) -> int:
     return EXIT_STOPPED if outcome.stopped else 0
 
 
-def print_plan(recipe: PretrainRecipe, ranks: Ranks, shards: ShardSet, micro: int, total: int) -> None:
+def print_plan(
+    recipe: PretrainRecipe, ranks: Ranks, shards: ShardSet, micro: int, total: int
+) -> None:
     """Print the resolved recipe and what a run of it would do. Rank 0 prints."""
     _, strategy = build_pretraining(recipe, ranks, total)
     text = plan_text(
@@ -131,7 +143,9 @@ def print_plan(recipe: PretrainRecipe, ranks: Ranks, shards: ShardSet, micro: in
         ranks=ranks,
         micro_batch_size=micro,
         memory=memory_bytes(
-            {name: phase.module for name, phase in strategy.phases.items()}, recipe.network.image_size, micro
+            {name: phase.module for name, phase in strategy.phases.items()},
+            recipe.network.image_size,
+            micro,
         ),
     )
     if ranks.main:
@@ -141,7 +155,9 @@ def print_plan(recipe: PretrainRecipe, ranks: Ranks, shards: ShardSet, micro: in
 def tell(recipe: PretrainRecipe, outcome: RunResult) -> None:
     """Print how it ended and what to run next. Rank 0 only."""
     if outcome.stopped:
-        print(f"{outcome.stopped}: saved at {outcome.images_seen:,} images; the same command goes on from there")
+        print(
+            f"{outcome.stopped}: saved at {outcome.images_seen:,} images; the same command goes on from there"
+        )
         return
     print(f"Pictures: {recipe.run / 'pictures'}   log: {recipe.run / 'log.jsonl'}")
     if outcome.scores:

@@ -32,13 +32,17 @@ class TransferTask:
     that the loss does not depend on how a batch is cut). detect: FCOS's loss, see colorgan/tasks/detection_loss.py.
     """
 
-    def __init__(self, phase: Phase, *, task: Literal["classify", "segment", "detect"], void: str, seed: int) -> None:
+    def __init__(
+        self, phase: Phase, *, task: Literal["classify", "segment", "detect"], void: str, seed: int
+    ) -> None:
         self.phases: Sequence[Phase] = (phase,)
         self._task = task
         self._void = void
         self._seed = seed
 
-    def loss(self, phase: Phase, batch: Batch, networks: Mapping[str, Network]) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, phase: Phase, batch: Batch, networks: Mapping[str, Network]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of one micro-batch; nothing further to log."""
         set_dropout_keys(phase.module, dropout_keys(self._seed, batch.positions_B))
         logits = networks[MODEL](batch.lab_B3HW[:, :1]).float()
@@ -96,7 +100,9 @@ def build_stage(model: nn.Module, recipe: FinetuneRecipe, stage: Stage) -> Trans
             if not f"{name}.".startswith(learnt_anew):
                 part.training = False
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(learnt, lr=stage.recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), fused=True)
+    optimizer = torch.optim.Adam(
+        learnt, lr=stage.recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), fused=True
+    )
     rate = learning_rate_schedule(
         stage.recipe.learning_rate,
         schedule=stage.recipe.schedule,

@@ -30,7 +30,9 @@ class Task(Protocol):
 
     phases: Sequence[Phase]
 
-    def loss(self, phase: Phase, batch: Batch, networks: Mapping[str, Network]) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, phase: Phase, batch: Batch, networks: Mapping[str, Network]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a micro-batch (scalar, a mean over it) and named scalars to log."""
         ...
 
@@ -101,7 +103,10 @@ class StopSignals:
         self.received = signal.Signals(number).name
 
     def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
@@ -111,7 +116,12 @@ class Note(Protocol):
     """Takes a point that the loop has reached; see `colorgan.runs.watchdog.Watchdog.note`."""
 
     def __call__(
-        self, name: str, images_seen: int, batches: Iterable[Batch] | None = None, *, collective: bool = False
+        self,
+        name: str,
+        images_seen: int,
+        batches: Iterable[Batch] | None = None,
+        *,
+        collective: bool = False,
     ) -> None: ...
 
 
@@ -171,7 +181,9 @@ def fit(
         if stopped:
             stop.agreed = next(name for name in ranks.gather(stop.received) if name)
 
-        def due(every: int, before: int = before, now: int = images_seen, ended: bool = ended) -> bool:
+        def due(
+            every: int, before: int = before, now: int = images_seen, ended: bool = ended
+        ) -> bool:
             return ended or bool(every and before // every < now // every)
 
         if due(intervals.log_every_images) or stopped or due(intervals.save_every_images):
@@ -193,7 +205,12 @@ def fit(
 
 
 def _turn(
-    task: Task, strategy: Strategy, phase: Phase, micro_batches: Sequence[Batch], images_seen: int, note: Note
+    task: Task,
+    strategy: Strategy,
+    phase: Phase,
+    micro_batches: Sequence[Batch],
+    images_seen: int,
+    note: Note,
 ) -> dict[str, Tensor]:
     """One phase of one step: accumulate over the micro-batches, update; return the means of what was logged."""
     meter = Meter()
@@ -201,7 +218,11 @@ def _turn(
     with strategy.turn(phase):
         for index, batch in enumerate(micro_batches):
             last = index == len(micro_batches) - 1  # its backward shares the gradients
-            note(f"{phase.name}: micro-batch {index + 1} of {len(micro_batches)}", images_seen, collective=last)
+            note(
+                f"{phase.name}: micro-batch {index + 1} of {len(micro_batches)}",
+                images_seen,
+                collective=last,
+            )
             with strategy.micro_step(phase, last=last):
                 with strategy.autocast():
                     loss, values = task.loss(phase, batch, networks)

@@ -14,14 +14,19 @@ from colorgan.models.modes import set_dropout_keys
 ADAM_STATES = 2
 
 
-def memory_bytes(networks: Mapping[str, nn.Module], image_size: int, micro_batch_size: int) -> dict[str, int]:
+def memory_bytes(
+    networks: Mapping[str, nn.Module], image_size: int, micro_batch_size: int
+) -> dict[str, int]:
     """Estimate a rank's memory in bytes without allocating it: float32 weights, gradients, Adam, activations.
 
     Activations are what autograd keeps of a micro-batch until its backward (run on the meta device). Of a GAN it is the
     larger of its two turns: the discriminator twice (real, fake), or the generator with the discriminator behind it.
     """
     weights = sum(p.numel() * 4 for module in networks.values() for p in module.parameters())
-    kept = {name: activation_bytes(module, image_size, micro_batch_size) for name, module in networks.items()}
+    kept = {
+        name: activation_bytes(module, image_size, micro_batch_size)
+        for name, module in networks.items()
+    }
     discriminator = kept.get("discriminator", 0)
     return {
         "weights": weights,
@@ -35,7 +40,11 @@ def activation_bytes(module: nn.Module, image_size: int, micro_batch_size: int) 
     """Return the bytes that autograd keeps of one forward pass in training, weights left out."""
     inputs = [torch.empty((micro_batch_size, 1, image_size, image_size), device="meta")]
     if type(module).__name__ == "Discriminator":
-        inputs.append(torch.empty((micro_batch_size, 2, image_size, image_size), device="meta", requires_grad=True))
+        inputs.append(
+            torch.empty(
+                (micro_batch_size, 2, image_size, image_size), device="meta", requires_grad=True
+            )
+        )
     state = {name: torch.empty_like(t, device="meta") for name, t in module.state_dict().items()}
     for name, parameter in module.named_parameters():
         state[name].requires_grad_(parameter.requires_grad)
@@ -54,7 +63,9 @@ class Saved:
     """Counts what autograd keeps for the backward pass, each storage once."""
 
     num_bytes: int = 0
-    _seen: dict[int, Tensor] = field(default_factory=dict)  # holds the tensors, so that no address is used again
+    _seen: dict[int, Tensor] = field(
+        default_factory=dict
+    )  # holds the tensors, so that no address is used again
 
     def pack(self, tensor: Tensor) -> Tensor:
         """Count a tensor that autograd saves."""
@@ -97,5 +108,7 @@ def sent_bytes(strategy: str, weights: int, world_size: int, num_micro_batches: 
     DDP and ZeRO-1: gradients reduced and weights (or sums) gathered once a step. ZeRO-2 reduces after every
     micro-batch; ZeRO-3 also gathers the weights for every forward and backward pass.
     """
-    passes = {"ddp": 2, "zero1": 2, "zero2": num_micro_batches + 1, "zero3": 3 * num_micro_batches}[strategy]
+    passes = {"ddp": 2, "zero1": 2, "zero2": num_micro_batches + 1, "zero3": 3 * num_micro_batches}[
+        strategy
+    ]
     return passes * weights * (world_size - 1) // world_size

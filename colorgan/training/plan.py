@@ -38,7 +38,11 @@ def plan_text(
 ) -> str:  # fmt: skip
     """Return the plan that `--dry_run` prints."""
     batch = recipe.batch.global_batch_size
-    saves = -(-total_images // recipe.output.save_every_images) if recipe.output.save_every_images else 1
+    saves = (
+        -(-total_images // recipe.output.save_every_images)
+        if recipe.output.save_every_images
+        else 1
+    )
     accumulation = batch // (micro_batch_size * ranks.world_size)
     stored = memory["weights"] + memory["optimizer"]
     lines = [
@@ -47,7 +51,9 @@ def plan_text(
         f"steps       {total_images // batch:,} of {batch} images: {ranks.world_size} ranks x "
         f"{accumulation} micro-batches x {micro_batch_size}",
         f"read        every rank reads its share of every batch, {num_shards} shards in a moving window",
-        "memory      " + ", ".join(f"{k} {_mib(v)}" for k, v in memory.items()) + " (estimated, float32)",
+        "memory      "
+        + ", ".join(f"{k} {_mib(v)}" for k, v in memory.items())
+        + " (estimated, float32)",
         *_strategy_lines(memory, ranks.world_size, accumulation),
         f"checkpoints {saves} of {_mib(stored)} (and the weight average, where there is one), "
         f"the last {recipe.output.keep_last} kept: {_mib(min(saves, recipe.output.keep_last) * stored)} on the disk",
@@ -56,7 +62,9 @@ def plan_text(
     return "\n".join(lines)
 
 
-def _strategy_lines(memory: Mapping[str, int], world_size: int, num_micro_batches: int) -> list[str]:
+def _strategy_lines(
+    memory: Mapping[str, int], world_size: int, num_micro_batches: int
+) -> list[str]:
     lines = []
     for strategy in STRATEGIES:
         sent = sent_bytes(strategy, memory["weights"], world_size, num_micro_batches)
@@ -66,4 +74,6 @@ def _strategy_lines(memory: Mapping[str, int], world_size: int, num_micro_batche
 
 
 def _mib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**20:,.0f} MiB" if num_bytes >= 2**20 else f"{num_bytes / 2**10:,.0f} KiB"
+    return (
+        f"{num_bytes / 2**20:,.0f} MiB" if num_bytes >= 2**20 else f"{num_bytes / 2**10:,.0f} KiB"
+    )

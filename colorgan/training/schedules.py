@@ -31,7 +31,9 @@ def learning_rate_schedule(
         done = images_seen - first_image
         if done < warmup_images:
             return peak * done / warmup_images
-        progress = min(1.0, max(0.0, (done / total_images - decay_start) / max(1e-12, 1.0 - decay_start)))
+        progress = min(
+            1.0, max(0.0, (done / total_images - decay_start) / max(1e-12, 1.0 - decay_start))
+        )
         if schedule == "linear":
             return peak * (1.0 - progress)
         if schedule == "cosine":
@@ -44,7 +46,9 @@ def learning_rate_schedule(
 DEFAULT_EPOCHS = 20.0  # the paper's
 
 
-def images_to_see(images: int | None, epochs: float | None, num_samples: int, global_batch_size: int) -> int:
+def images_to_see(
+    images: int | None, epochs: float | None, num_samples: int, global_batch_size: int
+) -> int:
     """Return the images a run sees, rounded up to whole steps."""
     wanted = images if images is not None else round((epochs or DEFAULT_EPOCHS) * num_samples)
     return max(1, -(-wanted // global_batch_size)) * global_batch_size

@@ -17,7 +17,14 @@ from typing import Any
 import numpy as np
 from pycocotools.coco import COCO
 
-from datasets.corpora.files import inside, list_folder, list_pictures, record_key, require_files, require_folder
+from datasets.corpora.files import (
+    inside,
+    list_folder,
+    list_pictures,
+    record_key,
+    require_files,
+    require_folder,
+)
 from datasets.corpora.masks import CocoMask
 from datasets.corpora.palette import voc_palette
 from datasets.errors import CorpusError
@@ -50,16 +57,26 @@ def open_coco(root: Path, split: str) -> Corpus:
 def _split_folder(root: Path, split: str) -> Path:
     """Returns the folder that a split's name means."""
     require_folder(root, "give the COCO folder that holds train2017/ and annotations/ as --root")
-    found = [e.name for e in list_folder(root) if e.is_dir() and re.fullmatch(rf"({'|'.join(SPLITS)})\d{{4}}", e.name)]
+    found = [
+        e.name
+        for e in list_folder(root)
+        if e.is_dir() and re.fullmatch(rf"({'|'.join(SPLITS)})\d{{4}}", e.name)
+    ]
     if split in found:
         return root / split
     if split not in SPLITS and not re.fullmatch(rf"({'|'.join(SPLITS)})\d{{4}}", split):
-        raise CorpusError(f"{split!r} is no split of COCO: it has {', '.join(SPLITS)}, or in full e.g. train2017.")
+        raise CorpusError(
+            f"{split!r} is no split of COCO: it has {', '.join(SPLITS)}, or in full e.g. train2017."
+        )
     years = [name for name in found if name[:-4] == split]
     if len(years) > 1:
-        raise CorpusError(f"{root}: the split {split!r} is ambiguous here, say which: {' or '.join(years)}.")
+        raise CorpusError(
+            f"{root}: the split {split!r} is ambiguous here, say which: {' or '.join(years)}."
+        )
     if not years:
-        raise CorpusError(f"{root}: no folder for the split {split!r}; there are: {', '.join(found) or 'none'}.")
+        raise CorpusError(
+            f"{root}: no folder for the split {split!r}; there are: {', '.join(found) or 'none'}."
+        )
     return root / years[0]
 
 
@@ -75,13 +92,17 @@ def _labelled(split: str, folder: Path, annotations: Path) -> Corpus:
     names, class_of = _categories(index, annotations)
     images = _images(index, annotations)
     if not images:
-        raise CorpusError(f"{annotations}: the split {split!r} is empty, the file lists no picture.")
+        raise CorpusError(
+            f"{annotations}: the split {split!r} is empty, the file lists no picture."
+        )
     for image in images:
         inside(folder, image["file_name"], annotations)
     require_files(folder, (image["file_name"] for image in images), annotations)
     with_masks = len(names) <= MAX_CLASSES
     palette = voc_palette(len(names)) if with_masks else ()
-    records = functools.partial(_labelled_records, index, images, class_of, folder, annotations, with_masks)
+    records = functools.partial(
+        _labelled_records, index, images, class_of, folder, annotations, with_masks
+    )
     return Corpus("coco", split, names, palette, len(images), records)
 
 
@@ -94,14 +115,18 @@ def _load(annotations: Path) -> COCO:
         raise CorpusError(f"{annotations}: not a readable JSON file ({error}).") from error
     parts = ("images", "annotations", "categories")
     if not isinstance(data, dict) or not all(isinstance(data.get(part), list) for part in parts):
-        raise CorpusError(f"{annotations}: lacks one of the lists {', '.join(parts)}, so it is no instances file.")
+        raise CorpusError(
+            f"{annotations}: lacks one of the lists {', '.join(parts)}, so it is no instances file."
+        )
     index = COCO()
     index.dataset = data
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             index.createIndex()
     except (KeyError, TypeError) as error:
-        raise CorpusError(f"{annotations}: an entry lacks a part or is malformed ({error}).") from error
+        raise CorpusError(
+            f"{annotations}: an entry lacks a part or is malformed ({error})."
+        ) from error
     return index
 
 
@@ -141,17 +166,26 @@ def _labelled_records(
         source = f"{annotations}: {image['file_name']}"
         found = index.imgToAnns.get(image["id"], [])
         places = [_place(annotation, class_of, source) for annotation in found]
-        objects = [_object(annotation, place, source) for annotation, place in zip(found, places, strict=True)]
-        mask = CocoMask(tuple(zip(places, found, strict=True)), image["height"], image["width"], source)
+        objects = [
+            _object(annotation, place, source)
+            for annotation, place in zip(found, places, strict=True)
+        ]
+        mask = CocoMask(
+            tuple(zip(places, found, strict=True)), image["height"], image["width"], source
+        )
         path = inside(folder, image["file_name"], annotations)
-        yield Record(record_key(image["file_name"]), path, label_of(objects), mask if with_masks else None)
+        yield Record(
+            record_key(image["file_name"]), path, label_of(objects), mask if with_masks else None
+        )
 
 
 def _place(annotation: dict[str, Any], class_of: dict[int, int], source: str) -> int:
     """Returns the class index of an annotation."""
     category = annotation["category_id"]
     if category not in class_of:
-        raise CorpusError(f"{source}: annotation {annotation['id']} is of category {category}, which is not listed.")
+        raise CorpusError(
+            f"{source}: annotation {annotation['id']} is of category {category}, which is not listed."
+        )
     return class_of[category]
 
 
@@ -162,8 +196,21 @@ def _object(annotation: dict[str, Any], place: int, source: str) -> dict[str, An
         if not np.isfinite([x, y, width, height]).all():
             raise ValueError("not finite")
     except (KeyError, TypeError, ValueError) as error:
-        raise CorpusError(f"{source}: annotation {annotation['id']} has no proper bbox ({error}).") from error
+        raise CorpusError(
+            f"{source}: annotation {annotation['id']} has no proper bbox ({error})."
+        ) from error
     crowd = bool(annotation.get("iscrowd"))
-    found = {"class": place, "box": [x, y, x + width, y + height], "difficult": False, "crowd": crowd}
-    area = annotation.get("area")  # of the outline, by which COCO tells small objects from large ones
-    return found | {"area": float(area)} if isinstance(area, int | float) and 0 <= area < np.inf else found
+    found = {
+        "class": place,
+        "box": [x, y, x + width, y + height],
+        "difficult": False,
+        "crowd": crowd,
+    }
+    area = annotation.get(
+        "area"
+    )  # of the outline, by which COCO tells small objects from large ones
+    return (
+        found | {"area": float(area)}
+        if isinstance(area, int | float) and 0 <= area < np.inf
+        else found
+    )

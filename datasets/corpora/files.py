@@ -28,7 +28,9 @@ PICTURE_SUFFIXES = frozenset(
         ".jp2",
     )
 )
-MAX_KEY_LENGTH = 80  # a USTAR name has 100 bytes, an extension and the packer's own need some of them
+MAX_KEY_LENGTH = (
+    80  # a USTAR name has 100 bytes, an extension and the packer's own need some of them
+)
 
 
 def require_folder(folder: Path, what: str) -> Path:
@@ -47,14 +49,18 @@ def list_folder(folder: Path) -> list[os.DirEntry[str]]:
     """Returns a folder's entries without the hidden ones, sorted by name. Raises CorpusError."""
     try:
         with os.scandir(folder) as entries:
-            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
+            return sorted(
+                (e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name
+            )
     except OSError as error:
         raise CorpusError(f"{folder}: the folder cannot be listed ({error.strerror}).") from error
 
 
 def list_pictures(folder: Path) -> list[str]:
     """Returns the names of the pictures directly in a folder, sorted; links to files are followed."""
-    return [entry.name for entry in list_folder(folder) if is_picture(entry.name) and entry.is_file()]
+    return [
+        entry.name for entry in list_folder(folder) if is_picture(entry.name) and entry.is_file()
+    ]
 
 
 def walk_pictures(root: Path) -> Iterator[str]:
@@ -87,7 +93,11 @@ def inside(folder: Path, name: str, source: Path) -> Path:
 def require_files(folder: Path, names: Iterable[str], source: Path) -> None:
     """Checks by one listing that files are there. Raises CorpusError that counts the missing."""
     present = {entry.name for entry in list_folder(folder)}
-    missing = [name for name in names if name not in present and not ("/" in name and (folder / name).is_file())]
+    missing = [
+        name
+        for name in names
+        if name not in present and not ("/" in name and (folder / name).is_file())
+    ]
     if missing:
         raise CorpusError(
             f"{source}: {len(missing):,} of the files it names are missing in {folder}, "

@@ -70,25 +70,35 @@ def open_folder(root: Path, split: str) -> Corpus:
         return Corpus("folder", split, layout.folders, (), num_records, records)
     held = _look_at_masks(layout, names)
     classes = names or tuple(f"class{index}" for index in range(1, held.num_classes + 1))
-    records = functools.partial(_records, dataclasses.replace(layout, binary=held.binary), len(classes))
-    return Corpus("folder", split, classes, voc_palette(len(classes)), num_records, records, held.note)
+    records = functools.partial(
+        _records, dataclasses.replace(layout, binary=held.binary), len(classes)
+    )
+    return Corpus(
+        "folder", split, classes, voc_palette(len(classes)), num_records, records, held.note
+    )
 
 
 def _layout(root: Path, split: str) -> _Layout:
     """Finds a split's folders."""
     require_folder(root, "give the folder of pictures as --root")
     if split in ("", ".") or "/" in split or ".." in split:
-        raise CorpusError(f"{split!r} is no split of a folder: give a folder's name in {root}, or `all`.")
+        raise CorpusError(
+            f"{split!r} is no split of a folder: give a folder's name in {root}, or `all`."
+        )
     if split != "all" and (root / "images" / split).is_dir():
         masks = root / "masks" / split
         return _Layout(root / "images" / split, masks if masks.is_dir() else None)
     base = root if split == "all" else root / split
     if not base.is_dir():
-        raise CorpusError(f"{root}: no folder {split!r} in it; use --split all for the whole folder.")
+        raise CorpusError(
+            f"{root}: no folder {split!r} in it; use --split all for the whole folder."
+        )
     if not (base / "masks").is_dir():
         return _Layout(base, None)
     if not (base / "images").is_dir():
-        raise CorpusError(f"{base}: holds masks/ but no images/; put the pictures of the masks into images/.")
+        raise CorpusError(
+            f"{base}: holds masks/ but no images/; put the pictures of the masks into images/."
+        )
     return _Layout(base / "images", base / "masks")
 
 
@@ -103,9 +113,13 @@ def _count(layout: _Layout) -> int:
     for relative in walk_pictures(layout.images):
         num_records += 1
         if layout.masks and PurePosixPath(relative).with_suffix(".png").as_posix() not in present:
-            raise CorpusError(f"{layout.images / relative}: no mask {_mask_path(layout.masks, relative)} for it.")
+            raise CorpusError(
+                f"{layout.images / relative}: no mask {_mask_path(layout.masks, relative)} for it."
+            )
         if layout.folders and PurePosixPath(relative).parts[0] not in layout.folders:
-            raise CorpusError(f"{layout.images / relative}: lies in no folder of a class that classes.txt names.")
+            raise CorpusError(
+                f"{layout.images / relative}: lies in no folder of a class that classes.txt names."
+            )
     return num_records
 
 
@@ -126,7 +140,9 @@ def _look_at_masks(layout: _Layout, names: tuple[str, ...]) -> _Held:
     for relative in walk_pictures(layout.images):
         path = _mask_path(layout.masks, relative)
         try:
-            values = frozenset(np.bincount(png_mask(path).read().ravel()).nonzero()[0].tolist()) - {0}
+            values = frozenset(np.bincount(png_mask(path).read().ravel()).nonzero()[0].tolist()) - {
+                0
+            }
         except CorpusError:
             continue
         first.setdefault(values, path)
@@ -138,7 +154,11 @@ def _look_at_masks(layout: _Layout, names: tuple[str, ...]) -> _Held:
 
 
 def _kind_of_masks(
-    masks: Path, names: tuple[str, ...], largest: int, indices: bool, first: dict[frozenset[int], Path]
+    masks: Path,
+    names: tuple[str, ...],
+    largest: int,
+    indices: bool,
+    first: dict[frozenset[int], Path],
 ) -> _Held:
     """Decides by what the masks hold, or refuses."""
     ones, full = (first.get(frozenset({value})) for value in (1, VOID))
@@ -149,10 +169,14 @@ def _kind_of_masks(
         )
     if full and not ones and not indices:
         if len(names) > 1:
-            raise CorpusError(f"{masks}: the masks hold 0 and 255 only, one class, but classes.txt names {len(names)}.")
+            raise CorpusError(
+                f"{masks}: the masks hold 0 and 255 only, one class, but classes.txt names {len(names)}."
+            )
         return _Held(1, True, "the masks hold 0 and 255: 255 is the class")
     if largest == 0 and not names:
-        raise CorpusError(f"{masks}: the masks hold only background and void, no class; add classes.txt.")
+        raise CorpusError(
+            f"{masks}: the masks hold only background and void, no class; add classes.txt."
+        )
     if largest <= 1 and not indices and len(names) <= 1:
         return _Held(1, False, "the masks hold 0 and 1: 1 is the class")
     return _Held(largest, False, "the masks hold indices of classes; 255 is void")
@@ -164,13 +188,19 @@ def _named_classes(root: Path, split: str) -> tuple[str, ...]:
     if path is None:
         return ()
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        names = [
+            line.strip()
+            for line in path.read_text(encoding="utf-8-sig").splitlines()
+            if line.strip()
+        ]
     except (OSError, ValueError) as error:
         raise CorpusError(f"{path}: the list of classes cannot be read ({error}).") from error
     if names and names[0].lower() in BACKGROUND_NAMES:
         names = names[1:]
     if not 0 < len(names) <= MAX_CLASSES or len(set(names)) < len(names):
-        raise CorpusError(f"{path}: needs 1 to {MAX_CLASSES} different names, one a line; it has {len(names)}.")
+        raise CorpusError(
+            f"{path}: needs 1 to {MAX_CLASSES} different names, one a line; it has {len(names)}."
+        )
     return tuple(names)
 
 

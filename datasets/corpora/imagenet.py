@@ -35,20 +35,38 @@ def open_imagenet(root: Path, split: str) -> Corpus:
     wnids = tuple(sorted({*present, *_wnids_of_other_splits(root, folder)}))
     num_records = sum(len(list_pictures(folder / wnid)) for wnid in present)
     if num_records == 0:
-        raise CorpusError(f"{folder}: the split {split!r} is empty, no picture in its {len(present)} folders.")
-    return Corpus("imagenet", split, wnids, (), num_records, functools.partial(_records, folder, present, wnids))
+        raise CorpusError(
+            f"{folder}: the split {split!r} is empty, no picture in its {len(present)} folders."
+        )
+    return Corpus(
+        "imagenet",
+        split,
+        wnids,
+        (),
+        num_records,
+        functools.partial(_records, folder, present, wnids),
+    )
 
 
 def _wnids(folder: Path) -> list[str]:
     """Returns the folders of wnids in a folder, sorted."""
-    return [entry.name for entry in list_folder(folder) if re.fullmatch(r"n\d{8}", entry.name) and entry.is_dir()]
+    return [
+        entry.name
+        for entry in list_folder(folder)
+        if re.fullmatch(r"n\d{8}", entry.name) and entry.is_dir()
+    ]
 
 
 def _wnids_of_other_splits(root: Path, folder: Path) -> list[str]:
     """The wnids of `train/` and `val/` beside the split, so that a class has the same index in both."""
     if folder == root:
         return []
-    return [wnid for split in ("train", "val") if (root / split).is_dir() for wnid in _wnids(root / split)]
+    return [
+        wnid
+        for split in ("train", "val")
+        if (root / split).is_dir()
+        for wnid in _wnids(root / split)
+    ]
 
 
 def _records(folder: Path, present: list[str], wnids: tuple[str, ...]) -> Iterator[Record]:

@@ -71,7 +71,9 @@ class BinaryMask:
         """Returns 0 and 1, H x W. Raises CorpusError where it is no such PNG."""
         plane = png_mask(self.path).read()
         if strange := np.setdiff1d(plane, [0, VOID]).tolist():
-            raise CorpusError(f"{self.path}: {strange[0]} stands in the mask; the others hold 0 and 255 only.")
+            raise CorpusError(
+                f"{self.path}: {strange[0]} stands in the mask; the others hold 0 and 255 only."
+            )
         return np.equal(plane, VOID).astype(np.uint8)
 
 
@@ -104,10 +106,14 @@ class CocoMask:
     def read(self) -> NDArray[np.uint8]:
         """Returns the plane, height x width. Raises CorpusError on outlines that do not fit the picture."""
         if not 0 < self.height * self.width <= MAX_MASK_PIXELS or self.height < 0:
-            raise CorpusError(f"{self.source}: {self.width} x {self.height} is no size of a picture.")
+            raise CorpusError(
+                f"{self.source}: {self.width} x {self.height} is no size of a picture."
+            )
         regions = [self._region(index, annotation) for index, annotation in self.annotations]
         plane_WH = np.zeros((self.width, self.height), np.uint8)  # run lengths go down the columns
-        for value, counts in sorted(regions, key=lambda region: (region[0] != VOID, -region[1][1::2].sum())):
+        for value, counts in sorted(
+            regions, key=lambda region: (region[0] != VOID, -region[1][1::2].sum())
+        ):
             inside = np.arange(len(counts)) % 2 == 1
             plane_WH.reshape(-1)[np.repeat(inside, counts)] = value
         return np.ascontiguousarray(plane_WH.T)
@@ -123,7 +129,10 @@ class CocoMask:
             if polygons:
                 rle = coco_mask.merge(coco_mask.frPyObjects(polygons, self.height, self.width))
             else:
-                value, rle = VOID, coco_mask.frPyObjects(self._box(annotation), self.height, self.width)[0]
+                value, rle = (
+                    VOID,
+                    coco_mask.frPyObjects(self._box(annotation), self.height, self.width)[0],
+                )
             return value, self._run_lengths({**rle, "counts": rle["counts"].decode("ascii")})
         except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
             raise CorpusError(
@@ -151,7 +160,9 @@ class CocoMask:
         Not by pycocotools' `decode`: where run lengths fall short it returns memory that it never wrote.
         """
         if list(outline["size"]) != [self.height, self.width]:
-            raise ValueError(f"run lengths for {outline['size']}, picture is {[self.height, self.width]}")
+            raise ValueError(
+                f"run lengths for {outline['size']}, picture is {[self.height, self.width]}"
+            )
         packed = outline["counts"]
         counts = np.asarray(unpack_counts(packed) if isinstance(packed, str) else packed, np.int64)
         if counts.ndim != 1 or (counts < 0).any() or counts.sum() != self.height * self.width:
@@ -217,5 +228,7 @@ def _checked(plane: NDArray[Any], num_classes: int, path: Path) -> NDArray[np.ui
     """Refuses indices that are no class; returns the plane as bytes."""
     largest = int(plane[plane != VOID].max(initial=0))
     if largest > num_classes:
-        raise CorpusError(f"{path}: index {largest} stands in the mask, but there are {num_classes} classes.")
+        raise CorpusError(
+            f"{path}: index {largest} stands in the mask, but there are {num_classes} classes."
+        )
     return plane.astype(np.uint8)

@@ -41,7 +41,9 @@ def parse_shares(text: str) -> tuple[int, ...]:
     except ValueError:
         shares = ()
     if len(shares) not in (2, 3) or min(shares) < 1 or sum(shares) != 100:
-        raise ValueError(f"{text!r}: give two or three whole percentages that add up to 100, as 70,20,10 or 80,20")
+        raise ValueError(
+            f"{text!r}: give two or three whole percentages that add up to 100, as 70,20,10 or 80,20"
+        )
     return shares
 
 
@@ -55,7 +57,9 @@ def stratify(corpus: Corpus, shares: Sequence[int], seed: int) -> dict[str, Part
         CorpusError: no classes, or fewer records than parts.
     """
     if not corpus.classes:
-        raise CorpusError(f"{corpus.name} {corpus.split} has no classes to stratify by; take a split with labels.")
+        raise CorpusError(
+            f"{corpus.name} {corpus.split} has no classes to stratify by; take a split with labels."
+        )
     present = {record.key: _classes_of(record) for record in corpus.records()}
     keys = sorted(present)
     labels_NC = np.zeros((len(keys), len(corpus.classes)), np.bool_)
@@ -69,7 +73,11 @@ def stratify(corpus: Corpus, shares: Sequence[int], seed: int) -> dict[str, Part
         )
     told = f"of-{'-'.join(map(str, shares))}-seed-{seed}"
     return {
-        name: _part(corpus, f"{corpus.split}-{name}-{told}", [keys[row] for row in np.flatnonzero(parts_N == part)])
+        name: _part(
+            corpus,
+            f"{corpus.split}-{name}-{told}",
+            [keys[row] for row in np.flatnonzero(parts_N == part)],
+        )
         for part, name in enumerate(PARTS[: len(shares)])
     }
 
@@ -77,7 +85,9 @@ def stratify(corpus: Corpus, shares: Sequence[int], seed: int) -> dict[str, Part
 def _classes_of(record: Record) -> list[int]:
     if record.mask is not None:
         try:
-            return [int(value) - 1 for value in np.unique(record.mask.read()) if value not in (0, VOID)]
+            return [
+                int(value) - 1 for value in np.unique(record.mask.read()) if value not in (0, VOID)
+            ]
         except CorpusError:
             pass  # the packer will reject it and say why; until then its objects stand for it
     classes: list[int] = record.label["classes"]
@@ -86,7 +96,10 @@ def _classes_of(record: Record) -> list[int]:
 
 def _part(corpus: Corpus, split: str, keys: Sequence[str]) -> Part:
     records = functools.partial(_chosen, corpus, frozenset(keys))
-    return Part(dataclasses.replace(corpus, split=split, num_records=len(keys), records=records), tuple(keys))
+    return Part(
+        dataclasses.replace(corpus, split=split, num_records=len(keys), records=records),
+        tuple(keys),
+    )
 
 
 def _chosen(corpus: Corpus, keys: frozenset[str]) -> Iterator[Record]:
@@ -100,13 +113,17 @@ def part_sizes(num_records: int, shares: Sequence[int]) -> tuple[int, ...]:
     """
     sizes = [num_records * share // 100 for share in shares]
     remainders = [num_records * share % 100 for share in shares]
-    by_remainder = sorted(range(len(shares)), key=lambda part: (remainders[part], part), reverse=True)
+    by_remainder = sorted(
+        range(len(shares)), key=lambda part: (remainders[part], part), reverse=True
+    )
     for part in by_remainder[: num_records - sum(sizes)]:
         sizes[part] += 1
     return tuple(sizes)
 
 
-def iterative_stratification(labels_NC: NDArray[np.bool_], sizes: Sequence[int], seed: int) -> NDArray[np.int64]:
+def iterative_stratification(
+    labels_NC: NDArray[np.bool_], sizes: Sequence[int], seed: int
+) -> NDArray[np.int64]:
     """Returns the part of each record, N.
 
     The rarest class that is left is dealt out first: each of its records goes to the part that lacks most of that
@@ -127,7 +144,11 @@ def iterative_stratification(labels_NC: NDArray[np.bool_], sizes: Sequence[int],
     order = generator.permutation(len(labels_NC))
     while (left := order[parts_N[order] < 0]).size:
         counts_C = labels_NC[left].sum(axis=0)
-        class_index = int(np.where(counts_C > 0, counts_C, len(labels_NC) + 1).argmin()) if counts_C.any() else None
+        class_index = (
+            int(np.where(counts_C > 0, counts_C, len(labels_NC) + 1).argmin())
+            if counts_C.any()
+            else None
+        )
         for record in left if class_index is None else left[labels_NC[left, class_index]]:
             wanted_P = missing_P if class_index is None else missing_PC[:, class_index]
             part = _neediest(wanted_P, missing_P, generator)
@@ -137,7 +158,9 @@ def iterative_stratification(labels_NC: NDArray[np.bool_], sizes: Sequence[int],
     return parts_N
 
 
-def _neediest(wanted_P: NDArray[np.generic], missing_P: NDArray[np.int64], generator: np.random.Generator) -> int:
+def _neediest(
+    wanted_P: NDArray[np.generic], missing_P: NDArray[np.int64], generator: np.random.Generator
+) -> int:
     """The part that lacks most of the class, of equal ones most records; of these one drawn."""
     needs = list(zip(wanted_P.tolist(), missing_P.tolist(), strict=True))
     equal = [part for part, need in enumerate(needs) if need == max(needs)]
@@ -156,7 +179,9 @@ def write_lists(out: Path, parts: Mapping[str, Part]) -> None:
         try:
             if path.exists():
                 if path.read_text(encoding="utf-8") != text:
-                    raise CorpusError(f"{path}: lists another split; give another --out, or the same shares and seed.")
+                    raise CorpusError(
+                        f"{path}: lists another split; give another --out, or the same shares and seed."
+                    )
                 continue
             out.mkdir(parents=True, exist_ok=True)
             partial = out / f".{name}.txt.{os.getpid()}"

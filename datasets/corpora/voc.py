@@ -79,11 +79,20 @@ def open_voc(root: Path, split: str) -> Corpus:
         raise CorpusError(f"{chosen.source}: the split {split!r} is empty.")
     require_files(chosen.folder / "JPEGImages", (f"{name}.jpg" for name in names), chosen.source)
     if chosen.segmentation:
-        require_files(chosen.folder / "SegmentationClass", (f"{name}.png" for name in names), chosen.source)
+        require_files(
+            chosen.folder / "SegmentationClass", (f"{name}.png" for name in names), chosen.source
+        )
     labelled = _has_labels(chosen, names)
     classes = CLASSES if labelled else ()
     palette = voc_palette(len(CLASSES)) if chosen.segmentation else ()
-    return Corpus("voc", split, classes, palette, len(names), functools.partial(_records, chosen, names, labelled))
+    return Corpus(
+        "voc",
+        split,
+        classes,
+        palette,
+        len(names),
+        functools.partial(_records, chosen, names, labelled),
+    )
 
 
 def _year_folders(root: Path) -> list[Path]:
@@ -95,7 +104,9 @@ def _year_folders(root: Path) -> list[Path]:
         years = [p for p in parent.glob("VOC*") if re.fullmatch(r"VOC\d{4}", p.name) and p.is_dir()]
         if years:
             return sorted(years)
-    raise CorpusError(f"{root}: no VOC here; the root holds VOC2007/ or VOC2012/, or JPEGImages/ of one year.")
+    raise CorpusError(
+        f"{root}: no VOC here; the root holds VOC2007/ or VOC2012/, or JPEGImages/ of one year."
+    )
 
 
 def _resolve(root: Path, split: str) -> _Split:
@@ -107,10 +118,18 @@ def _resolve(root: Path, split: str) -> _Split:
             "seg-trainval and all, each also with its year in front, e.g. 2012-seg-val."
         )
     folders = _year_folders(root)
-    wanted = [f for f in folders if match["year"] is None or f.resolve().name == f"VOC{match['year']}"]
-    found = [choice for choice in (_Split(folder, match["name"]) for folder in wanted) if choice.source.exists()]
+    wanted = [
+        f for f in folders if match["year"] is None or f.resolve().name == f"VOC{match['year']}"
+    ]
+    found = [
+        choice
+        for choice in (_Split(folder, match["name"]) for folder in wanted)
+        if choice.source.exists()
+    ]
     if len(found) > 1:
-        choices = " or ".join(f"{choice.folder.resolve().name.removeprefix('VOC')}-{choice.name}" for choice in found)
+        choices = " or ".join(
+            f"{choice.folder.resolve().name.removeprefix('VOC')}-{choice.name}" for choice in found
+        )
         raise CorpusError(f"{root}: the split {split!r} is ambiguous here, say which: {choices}.")
     if not found:
         there = ", ".join(_available(folder) for folder in folders)
@@ -128,7 +147,11 @@ def _available(folder: Path) -> str:
 def _names(chosen: _Split) -> list[str]:
     """Returns the names of a split's pictures, without extension, sorted."""
     if chosen.name == "all":
-        return [e.name.removesuffix(".xml") for e in list_folder(chosen.source) if e.name.endswith(".xml")]
+        return [
+            e.name.removesuffix(".xml")
+            for e in list_folder(chosen.source)
+            if e.name.endswith(".xml")
+        ]
     try:
         lines = chosen.source.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
@@ -170,9 +193,16 @@ def read_objects(path: Path) -> list[dict[str, Any]]:
     """
     try:
         if path.stat().st_size > MAX_XML_BYTES:
-            raise CorpusError(f"{path}: larger than {MAX_XML_BYTES:,} bytes, so it is no annotation of VOC.")
+            raise CorpusError(
+                f"{path}: larger than {MAX_XML_BYTES:,} bytes, so it is no annotation of VOC."
+            )
         tree: Element = defusedxml.ElementTree.fromstring(path.read_bytes(), forbid_dtd=True)
-    except (OSError, ParseError, ValueError, LookupError) as error:  # defusedxml's own errors are ValueErrors
+    except (
+        OSError,
+        ParseError,
+        ValueError,
+        LookupError,
+    ) as error:  # defusedxml's own errors are ValueErrors
         raise CorpusError(f"{path}: not an XML file that can be read safely ({error}).") from error
     return [_object(item, path) for item in tree.findall("object")]
 
@@ -181,7 +211,9 @@ def _object(item: Element, path: Path) -> dict[str, Any]:
     """One object; VOC's boxes count pixels from 1 and include the last, ours are half-open from 0."""
     name = (item.findtext("name") or "").strip()
     if name not in CLASSES:
-        raise CorpusError(f"{path}: unknown class {name!r}; the 20 classes of VOC are {', '.join(CLASSES)}.")
+        raise CorpusError(
+            f"{path}: unknown class {name!r}; the 20 classes of VOC are {', '.join(CLASSES)}."
+        )
     try:
         x0, y0, x1, y1 = (_coordinate(item, corner) for corner in ("xmin", "ymin", "xmax", "ymax"))
         difficult = bool(int(item.findtext("difficult") or 0))

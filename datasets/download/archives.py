@@ -47,7 +47,9 @@ def _coco_annotations(year: str, size: int, digest: str) -> Archive:
 
 
 def _voc(year: str, name: str, size: int, digest: str, proof: str) -> Archive:
-    return Archive(f"{VOC_HOST}/voc{year}/{name}", size, digest, "VOCdevkit", f"VOCdevkit/VOC{year}/{proof}")
+    return Archive(
+        f"{VOC_HOST}/voc{year}/{name}", size, digest, "VOCdevkit", f"VOCdevkit/VOC{year}/{proof}"
+    )
 
 
 COCO = {
@@ -57,10 +59,14 @@ COCO = {
         "sha256:ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775",
     ),
     "val2014": _coco_pictures(
-        "val2014", 6_645_013_297, "sha256:fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0"
+        "val2014",
+        6_645_013_297,
+        "sha256:fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
     ),
     "test2014": _coco_pictures(
-        "test2014", 6_660_437_059, "sha256:ead40c62230cb2cf70ff4c8b4c70abdc260a7556e77b3282621d06d8e2e35bdf"
+        "test2014",
+        6_660_437_059,
+        "sha256:ead40c62230cb2cf70ff4c8b4c70abdc260a7556e77b3282621d06d8e2e35bdf",
     ),
     "train2017": _coco_pictures(
         "train2017",
@@ -68,19 +74,29 @@ COCO = {
         "sha256:69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
     ),
     "val2017": _coco_pictures(
-        "val2017", 815_585_330, "sha256:4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05"
+        "val2017",
+        815_585_330,
+        "sha256:4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
     ),
     "test2017": _coco_pictures(
-        "test2017", 6_646_970_404, "sha256:c7908c3c9f94ba2f3340ebbeec58c25db6be8774f18d68c2f15d0e369d95baba"
+        "test2017",
+        6_646_970_404,
+        "sha256:c7908c3c9f94ba2f3340ebbeec58c25db6be8774f18d68c2f15d0e369d95baba",
     ),
-    "unlabeled2017": _coco_pictures("unlabeled2017", 20_126_613_414, "md5:7ebc562819fdb32847aab79530457326"),
+    "unlabeled2017": _coco_pictures(
+        "unlabeled2017", 20_126_613_414, "md5:7ebc562819fdb32847aab79530457326"
+    ),
 }
 COCO_ANNOTATIONS = {
     "2014": _coco_annotations(
-        "2014", 252_872_794, "sha256:031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009"
+        "2014",
+        252_872_794,
+        "sha256:031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
     ),
     "2017": _coco_annotations(
-        "2017", 252_907_541, "sha256:113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268"
+        "2017",
+        252_907_541,
+        "sha256:113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
     ),
 }
 VOC = {
@@ -118,14 +134,18 @@ def archives_for(corpus: str, split: str) -> tuple[Archive, ...]:
         return _coco_archives(split)
     if corpus == "voc":
         return _voc_archives(split)
-    raise DownloadError(f"{corpus}: only coco and voc can be downloaded; give --root a copy of your own.")
+    raise DownloadError(
+        f"{corpus}: only coco and voc can be downloaded; give --root a copy of your own."
+    )
 
 
 def _coco_archives(split: str) -> tuple[Archive, ...]:
     split = "unlabeled2017" if split == "unlabeled" else split
     pictures = COCO.get(split)
     if pictures is None:
-        raise DownloadError(f"coco {split}: name the split with its year, one of {', '.join(COCO)}.")
+        raise DownloadError(
+            f"coco {split}: name the split with its year, one of {', '.join(COCO)}."
+        )
     labelled = split.startswith(("train", "val"))
     return (pictures, COCO_ANNOTATIONS[split[-4:]]) if labelled else (pictures,)
 
@@ -133,7 +153,9 @@ def _coco_archives(split: str) -> tuple[Archive, ...]:
 def _voc_archives(split: str) -> tuple[Archive, ...]:
     match = re.fullmatch(r"(2007|2012)-(all|(?:seg-)?(?:train|val|trainval|test))", split)
     if match is None:
-        raise DownloadError(f"voc {split}: name the split with its year, as in 2012-train or 2007-test.")
+        raise DownloadError(
+            f"voc {split}: name the split with its year, as in 2012-train or 2007-test."
+        )
     year, name = match.groups()
     if name.endswith("test"):
         if year == "2012":

@@ -74,7 +74,9 @@ def download(
     with _telling_disk_errors(root), _alone(root):
         _check_space(wanted, root)
         for archive in wanted:
-            path = fetch(archive, root / FOLDER, mirror=mirror, patience=patience, progress=progress)
+            path = fetch(
+                archive, root / FOLDER, mirror=mirror, patience=patience, progress=progress
+            )
             unpack(path, root, top=archive.top, max_bytes=8 * archive.bytes + HEADROOM_BYTES)
             path.unlink()
     return [archive.name for archive in wanted]
@@ -82,7 +84,9 @@ def download(
 
 def is_there(archive: Archive, root: Path) -> bool:
     """Whether an archive is unpacked below the root: by us, or by the user's own hands."""
-    begun = any((root / FOLDER / f"{archive.name}{ending}").exists() for ending in ("", ".part", ".d"))
+    begun = any(
+        (root / FOLDER / f"{archive.name}{ending}").exists() for ending in ("", ".part", ".d")
+    )
     return (root / archive.proof).exists() and not begun
 
 
@@ -113,7 +117,9 @@ def fetch(
     )
 
 
-def _fetch_whole(url: str, archive: Archive, part: Path, patience: RetryPolicy, progress: Progress | None) -> None:
+def _fetch_whole(
+    url: str, archive: Archive, part: Path, patience: RetryPolicy, progress: Progress | None
+) -> None:
     """Fill the part file up to the archive's size."""
     failures, trouble = 0, ""
     while True:
@@ -147,7 +153,9 @@ def _telling_network_errors() -> Iterator[None]:
         raise _BrokenError(str(error) or type(error).__name__) from error
 
 
-def _fetch_some(url: str, archive: Archive, part: Path, have: int, timeout_s: float, progress: Progress | None) -> str:
+def _fetch_some(
+    url: str, archive: Archive, part: Path, have: int, timeout_s: float, progress: Progress | None
+) -> str:
     """Append what the server sends behind the bytes that are there; return why it was not all."""
     headers = {"User-Agent": "colorgan", "Accept-Encoding": "identity"}
     if have:
@@ -160,7 +168,9 @@ def _fetch_some(url: str, archive: Archive, part: Path, have: int, timeout_s: fl
             with error:
                 status = f"{error.code} {error.reason}"
                 if error.code in FINAL_STATUSES:
-                    raise DownloadError(f"{url}: the server answers {status}; try a --mirror.") from error
+                    raise DownloadError(
+                        f"{url}: the server answers {status}; try a --mirror."
+                    ) from error
             response = None
             if error.code == 416:  # what we have is longer than what the server has
                 part.unlink(missing_ok=True)
@@ -180,9 +190,13 @@ def _start_of(response: http.client.HTTPResponse, have: int, total: int) -> int:
     content_range = response.headers.get("Content-Range", "")
     length = response.headers.get("Content-Length")
     if response.status == 206 and not content_range.startswith(f"bytes {have}-"):
-        raise _BrokenError(f"the server sends the range {content_range!r} instead of the one behind byte {have:,}")
+        raise _BrokenError(
+            f"the server sends the range {content_range!r} instead of the one behind byte {have:,}"
+        )
     if length is not None and start + int(length) != total:
-        raise _BrokenError(f"the server offers {start + int(length):,} bytes, the official archive has {total:,}")
+        raise _BrokenError(
+            f"the server offers {start + int(length):,} bytes, the official archive has {total:,}"
+        )
     return start
 
 
@@ -197,7 +211,9 @@ def _copy(
     """Errors of the network and errors of the disk must not be mistaken for each other."""
     while True:
         with _telling_network_errors():
-            block = response.read1(BLOCK_BYTES)  # what is there: read() would lose it when the line stalls
+            block = response.read1(
+                BLOCK_BYTES
+            )  # what is there: read() would lose it when the line stalls
         if not block:
             return
         have += len(block)
@@ -217,7 +233,11 @@ def _digest(path: Path, kind: str) -> str:
 
 def _check_space(archives: Sequence[Archive], root: Path) -> None:
     """The archives, and the pictures in them, which are as large again (JPEGs do not compress)."""
-    parts = (root / FOLDER / f"{archive.name}{ending}" for archive in archives for ending in ("", ".part"))
+    parts = (
+        root / FOLDER / f"{archive.name}{ending}"
+        for archive in archives
+        for ending in ("", ".part")
+    )
     there = sum(part.stat().st_size for part in parts if part.exists())
     needed = 2 * sum(archive.bytes for archive in archives) - there + HEADROOM_BYTES
     free = shutil.disk_usage(root).free
@@ -238,7 +258,9 @@ def _alone(root: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DownloadError(f"{root}: another download is at work here; wait for it.") from error
+            raise DownloadError(
+                f"{root}: another download is at work here; wait for it."
+            ) from error
         yield
     finally:
         os.close(descriptor)

@@ -99,15 +99,28 @@ def _telling_faults(path: Path, staging: Path) -> Iterator[None]:
         yield
     except DownloadError as error:
         shutil.rmtree(staging, ignore_errors=True)
-        raise DownloadError(f"{path}: cannot be unpacked safely: {error}; it is not the official archive.") from error
-    except (zipfile.BadZipFile, zlib.error, tarfile.TarError, EOFError, NotImplementedError, RuntimeError) as error:
-        raise DownloadError(f"{path}: is damaged ({error}); remove it and run the same line again.") from error
+        raise DownloadError(
+            f"{path}: cannot be unpacked safely: {error}; it is not the official archive."
+        ) from error
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        tarfile.TarError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
+        raise DownloadError(
+            f"{path}: is damaged ({error}); remove it and run the same line again."
+        ) from error
 
 
 def _checked(name: str, top: str) -> PurePosixPath:
     """A member's path, which stays below `top`."""
     path = PurePosixPath(name)
-    odd = any(mark in name for mark in "\\\0:") or any(len(part.encode()) > 255 for part in path.parts)
+    odd = any(mark in name for mark in "\\\0:") or any(
+        len(part.encode()) > 255 for part in path.parts
+    )
     if odd or path.is_absolute() or ".." in path.parts:
         raise DownloadError(f"{name!r} leads outside, or is no plain name")
     if path.parts[:1] != (top,) or len(path.parts) < 2:
@@ -118,7 +131,9 @@ def _checked(name: str, top: str) -> PurePosixPath:
 def _copy(stream: IO[bytes], member: _Member, target: Path, left: int) -> int:
     """Write one file, where it is not there already, and return the bytes that may still come."""
     if member.size > left:
-        raise DownloadError(f"{member.name!r} makes it larger than the {left:,} bytes that are left to it")
+        raise DownloadError(
+            f"{member.name!r} makes it larger than the {left:,} bytes that are left to it"
+        )
     if target.is_file() and target.stat().st_size == member.size:
         return left - member.size
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -93,7 +93,9 @@ def paint_background(
     return start
 
 
-def _surface(material: Material, shape: tuple[int, int], unit: float, rng: np.random.Generator) -> Plane:
+def _surface(
+    material: Material, shape: tuple[int, int], unit: float, rng: np.random.Generator
+) -> Plane:
     """Returns a material as CIELAB planes, 3 x H x W."""
     height, width = shape
     down = np.linspace(0, 1, height, dtype=np.float32)[:, None]
@@ -116,7 +118,9 @@ def from_hue(lightness: Plane, chroma: Plane, hue_deg: float) -> Plane:
     return np.stack([lightness, chroma * math.cos(hue), chroma * math.sin(hue)])
 
 
-def _noise(shape: tuple[int, int], grain_width: float, grain_height: float, rng: np.random.Generator) -> Plane:
+def _noise(
+    shape: tuple[int, int], grain_width: float, grain_height: float, rng: np.random.Generator
+) -> Plane:
     """Smooth noise in about [-1, 1] with grains of this many pixels."""
     rows = max(2, round(shape[0] / max(grain_height, 1)))
     columns = max(2, round(shape[1] / max(grain_width, 1)))

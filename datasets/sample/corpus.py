@@ -51,7 +51,9 @@ class SampleSpec:
         """Refuses what cannot be drawn."""
         for name in ("num_train", "num_val", "num_voc_train", "num_voc_val"):
             if not 1 <= getattr(self, name) < 1_000_000:
-                raise CorpusError(f"sample: {name} is {getattr(self, name)}, it must be 1 to 999,999.")
+                raise CorpusError(
+                    f"sample: {name} is {getattr(self, name)}, it must be 1 to 999,999."
+                )
         if not 32 <= self.size <= 1024 or self.seed < 0:
             raise CorpusError(
                 f"sample: size {self.size} or seed {self.seed} is out of range; "
@@ -141,7 +143,9 @@ def _replace(root: Path, spec: SampleSpec, before: tuple[int, SampleSpec] | None
             root.rename(old)
         fresh.rename(root)
     except OSError as error:
-        raise CorpusError(f"{root}: the sample cannot be written here ({error.strerror or error}).") from error
+        raise CorpusError(
+            f"{root}: the sample cannot be written here ({error.strerror or error})."
+        ) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
@@ -151,12 +155,16 @@ def _write(root: Path, spec: SampleSpec) -> None:
     """Draws both parts; the stamp comes last."""
     numbers = dataclasses.asdict(spec)
     num_scenes = sum(numbers[name] for name in numbers if name.startswith("num_"))
-    logger.info("drawing the built-in sample: %d scenes of %d pixels, no benchmark", num_scenes, spec.size)
+    logger.info(
+        "drawing the built-in sample: %d scenes of %d pixels, no benchmark", num_scenes, spec.size
+    )
     shutil.rmtree(root, ignore_errors=True)
     for part, (split, count) in enumerate((("train", spec.num_train), ("val", spec.num_val))):
         _write_coco(root / "coco", f"{split}2017", count, (spec.seed, part), spec.size)
     year = root / "VOCdevkit" / "VOC2012"
-    for part, (split, count) in enumerate((("train", spec.num_voc_train), ("val", spec.num_voc_val)), start=2):
+    for part, (split, count) in enumerate(
+        (("train", spec.num_voc_train), ("val", spec.num_voc_val)), start=2
+    ):
         _write_voc(year, split, count, (spec.seed, part), spec.size)
     _write_voc_trainval(year)
     (root / STAMP).write_text(json.dumps({"version": VERSION, **numbers}) + "\n", encoding="utf-8")
@@ -178,7 +186,11 @@ def _boxes(scene: Scene) -> Iterator[tuple[Instance, NDArray[np.bool_], tuple[in
     for number, instance in enumerate(scene.instances, start=1):
         solid = scene.instance_map == number
         rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
-        yield instance, solid, (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+        yield (
+            instance,
+            solid,
+            (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1),
+        )
 
 
 def _write_coco(root: Path, split: str, count: int, seed: tuple[int, int], size: int) -> None:
@@ -193,10 +205,15 @@ def _write_coco(root: Path, split: str, count: int, seed: tuple[int, int], size:
         _save_photo(scene, root / split / name)
         images.append({"id": number, "file_name": name, "height": height, "width": width})
         annotations.extend(_coco_annotations(scene, number, len(annotations) + 1))
-    categories = [{"id": place + 1, "name": name, "supercategory": "drawn"} for place, name in enumerate(NAMES)]
+    categories = [
+        {"id": place + 1, "name": name, "supercategory": "drawn"}
+        for place, name in enumerate(NAMES)
+    ]
     info = {"description": "colorgan's built-in sample: drawn scenes, no benchmark"}
     data = {"info": info, "images": images, "annotations": annotations, "categories": categories}
-    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(data), encoding="utf-8")
+    (root / "annotations" / f"instances_{split}.json").write_text(
+        json.dumps(data), encoding="utf-8"
+    )
 
 
 def _coco_annotations(scene: Scene, image_id: int, first_id: int) -> Iterator[dict[str, Any]]:
@@ -232,13 +249,17 @@ def _write_voc(year: Path, split: str, count: int, seed: tuple[int, int], size: 
         (year / "Annotations" / f"{name}.xml").write_text(_voc_xml(scene, name), encoding="utf-8")
         _voc_mask(scene).save(year / "SegmentationClass" / f"{name}.png")
     for kind in ("Main", "Segmentation"):
-        (year / "ImageSets" / kind / f"{split}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+        (year / "ImageSets" / kind / f"{split}.txt").write_text(
+            "\n".join(names) + "\n", encoding="utf-8"
+        )
 
 
 def _write_voc_trainval(year: Path) -> None:
     for kind in ("Main", "Segmentation"):
         folder = year / "ImageSets" / kind
-        both = "".join((folder / f"{split}.txt").read_text(encoding="utf-8") for split in ("train", "val"))
+        both = "".join(
+            (folder / f"{split}.txt").read_text(encoding="utf-8") for split in ("train", "val")
+        )
         (folder / "trainval.txt").write_text(both, encoding="utf-8")
 
 

@@ -66,7 +66,9 @@ def draw_scene(seed: Sequence[int], size: int) -> Scene:
     rng = np.random.default_rng(seed)
     width, height = [(size, size), (size, size * 3 // 4), (size * 3 // 4, size)][rng.integers(3)]
     zeros = np.zeros((height, width), np.uint8)
-    canvas = _Canvas(np.zeros((3, height, width), np.float32), zeros, zeros.astype(bool), size / 128)
+    canvas = _Canvas(
+        np.zeros((3, height, width), np.float32), zeros, zeros.astype(bool), size / 128
+    )
     place, layers = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
     horizon = paint_background(canvas.lab, layers, canvas.unit, rng)
     painted = _paint_objects(canvas, place, horizon, rng)
@@ -86,7 +88,9 @@ def _paint_objects(
     painted: list[tuple[int, int, bool]] = []
     taken: list[float] = []  # objects keep apart where they can
     for nearness in feet:
-        index = int(rng.choice(fitting) if rng.uniform() < 0.6 and fitting else rng.integers(len(NAMES)))
+        index = int(
+            rng.choice(fitting) if rng.uniform() < 0.6 and fitting else rng.integers(len(NAMES))
+        )
         look = LOOKS[NAMES[index]]
         radius = canvas.unit * (15 + 22 * nearness) * rng.uniform(0.85, 1.25)
         tries = rng.uniform(0.05, 0.95, 4).tolist()
@@ -101,7 +105,11 @@ def _paint_objects(
 
 
 def _paint(
-    canvas: _Canvas, look: Look, number: int, where: tuple[float, float, float], rng: np.random.Generator
+    canvas: _Canvas,
+    look: Look,
+    number: int,
+    where: tuple[float, float, float],
+    rng: np.random.Generator,
 ) -> tuple[int, bool]:
     """Paints one object in front; returns its pixels within the picture, and if the picture cuts it off."""
     cx, cy, radius = where
@@ -115,7 +123,10 @@ def _paint(
         return 0, True
     u = (np.arange(columns.start, columns.stop, dtype=np.float32) + (0.5 - cx)) / radius
     v = ((np.arange(rows.start, rows.stop, dtype=np.float32) + (0.5 - cy)) / radius)[:, None]
-    x, y = mirror * (math.cos(turn) * u + math.sin(turn) * v), math.cos(turn) * v - math.sin(turn) * u
+    x, y = (
+        mirror * (math.cos(turn) * u + math.sin(turn) * v),
+        math.cos(turn) * v - math.sin(turn) * u,
+    )
     distance_px = look.shape(x, y) * radius
     lab = _object_color(look, x, y, distance_px, tint, canvas.unit)
     region = canvas.lab[:, rows, columns]
@@ -146,7 +157,9 @@ def _visible(
     shown = np.bincount(front_HW.ravel(), minlength=len(painted) + 1)[1:]
     renumber = np.zeros(len(painted) + 1, np.uint8)
     instances: list[Instance] = []
-    for number, ((index, pixels, cut), visible) in enumerate(zip(painted, shown.tolist(), strict=True), start=1):
+    for number, ((index, pixels, cut), visible) in enumerate(
+        zip(painted, shown.tolist(), strict=True), start=1
+    ):
         if visible >= MIN_VISIBLE_PIXELS:
             instances.append(Instance(index, visible < DIFFICULT_SHARE * pixels, cut))
             renumber[number] = len(instances)

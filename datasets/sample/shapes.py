@@ -40,7 +40,9 @@ def bar(x0: float, y0: float, x1: float, y1: float, radius: float) -> Field:
     return field
 
 
-def box(cx: float, cy: float, half_width: float, half_height: float, round_by: float = 0.08) -> Field:
+def box(
+    cx: float, cy: float, half_width: float, half_height: float, round_by: float = 0.08
+) -> Field:
     """A rectangle with rounded corners."""
 
     def field(x: Plane, y: Plane) -> Plane:
@@ -154,7 +156,11 @@ _WHEELS = (disc(-0.5, 0.5, 0.25), disc(0.5, 0.5, 0.25))
 
 LOOKS: dict[str, Look] = {
     "aeroplane": Look(
-        union(bar(-0.85, 0, 0.85, 0, 0.15), bar(0.1, 0, -0.35, 0.75, 0.12), bar(0.1, 0, -0.35, -0.75, 0.12)),
+        union(
+            bar(-0.85, 0, 0.85, 0, 0.15),
+            bar(0.1, 0, -0.35, 0.75, 0.12),
+            bar(0.1, 0, -0.35, -0.75, 0.12),
+        ),
         stripes(0, 1.6),
         25,
         52,
@@ -232,7 +238,11 @@ LOOKS: dict[str, Look] = {
         "room",
     ),
     "chair": Look(
-        union(bar(-0.4, -0.8, -0.4, 0.8, 0.14), bar(-0.4, 0.1, 0.45, 0.1, 0.16), bar(0.45, 0.1, 0.45, 0.8, 0.14)),
+        union(
+            bar(-0.4, -0.8, -0.4, 0.8, 0.14),
+            bar(-0.4, 0.1, 0.45, 0.1, 0.16),
+            bar(0.45, 0.1, 0.45, 0.8, 0.14),
+        ),
         stripes(45, 1.8),
         110,
         48,
@@ -248,7 +258,11 @@ LOOKS: dict[str, Look] = {
         "meadow",
     ),
     "diningtable": Look(
-        union(box(0, -0.25, 0.95, 0.2, 0.1), bar(-0.65, 0, -0.65, 0.7, 0.12), bar(0.65, 0, 0.65, 0.7, 0.12)),
+        union(
+            box(0, -0.25, 0.95, 0.2, 0.1),
+            bar(-0.65, 0, -0.65, 0.7, 0.12),
+            bar(0.65, 0, 0.65, 0.7, 0.12),
+        ),
         stripes(90, 2.4),
         55,
         38,

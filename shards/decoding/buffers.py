@@ -34,6 +34,8 @@ class Buffers:
                 return array
         fresh = np.empty(shape, np.float32)
         # Another shape is a short last batch, or the full one after it.
-        self._arrays = [array for array in self._arrays if array.shape == shape][: self._max_kept - 1]
+        self._arrays = [array for array in self._arrays if array.shape == shape][
+            : self._max_kept - 1
+        ]
         self._arrays.append(fresh)
         return fresh

@@ -110,12 +110,16 @@ class Decoder:
     Not thread-safe; one thread drives it.
     """
 
-    def __init__(self, spec: DecodeSpec, max_batch_size: int, num_threads: int, device: str) -> None:
+    def __init__(
+        self, spec: DecodeSpec, max_batch_size: int, num_threads: int, device: str
+    ) -> None:
         self._spec, self._max_batch_size, self._num_threads = spec, max_batch_size, num_threads
         self._submitted = np.empty(0, np.int32)  # the flips of the batch in the queue
         self._device = torch.device(device)
         if self._device.type != "cpu" and spec.lab == "fused":
-            raise ValueError("the fused kernel runs on the CPU; a GPU computes Lab with lab='operators'")
+            raise ValueError(
+                "the fused kernel runs on the CPU; a GPU computes Lab with lab='operators'"
+            )
         self._linear = linear_from_srgb()
         self._buffers = Buffers()
         self._workers = ThreadPoolExecutor(num_threads, "shards-lab") if num_threads > 1 else None
@@ -187,7 +191,9 @@ class Decoder:
             lab_from_srgb(rgb_BHW3[part], mirror_B[part], lab_B3HW[part], self._linear, ab_scale)
 
         def resize(index: int) -> None:
-            lab_resized(np.asarray(images[index]), mirror_B[index], lab_B3HW[index], self._linear, ab_scale)
+            lab_resized(
+                np.asarray(images[index]), mirror_B[index], lab_B3HW[index], self._linear, ab_scale
+            )
 
         if self._spec.resizes:
             self._in_threads(resize, range(len(images)))
@@ -218,25 +224,36 @@ def _graph(spec: DecodeSpec, on_gpu: bool) -> list[Any]:
     """The whole graph: its outputs are the picture and, where asked for, the mask."""
     windows = None
     if spec.crop:
-        windows = tuple(fn.external_source(name=name, dtype=types.INT32, ndim=1) for name in ("starts", "shapes"))
-    flips = fn.external_source(name="flips", dtype=types.INT32, ndim=0) if spec.flips_in_graph else None
+        windows = tuple(
+            fn.external_source(name=name, dtype=types.INT32, ndim=1)
+            for name in ("starts", "shapes")
+        )
+    flips = (
+        fn.external_source(name="flips", dtype=types.INT32, ndim=0) if spec.flips_in_graph else None
+    )
     picture = _decoded("images", windows, spec, on_gpu, types.RGB)
     if spec.lab == "operators":
         if spec.resizes:
-            picture = fn.resize(picture, size=[spec.image_size] * 2, interp_type=types.INTERP_LINEAR, antialias=True)
+            picture = fn.resize(
+                picture, size=[spec.image_size] * 2, interp_type=types.INTERP_LINEAR, antialias=True
+            )
         picture = fn.flip(picture, horizontal=flips) if flips is not None else picture
         picture = _lab_operators(picture, spec.ab_scale)
     outputs = [picture]
     if spec.mask:
         mask = _decoded("masks", windows, spec, False, types.GRAY)
         if spec.resizes:
-            mask = fn.resize(mask, size=[spec.image_size] * 2, interp_type=types.INTERP_NN, antialias=False)
+            mask = fn.resize(
+                mask, size=[spec.image_size] * 2, interp_type=types.INTERP_NN, antialias=False
+            )
         mask = fn.flip(mask, horizontal=flips) if flips is not None else mask
         outputs.append(mask.gpu() if on_gpu else mask)
     return outputs
 
 
-def _decoded(name: str, windows: tuple[Any, ...] | None, spec: DecodeSpec, on_gpu: bool, colors: Any) -> Any:
+def _decoded(
+    name: str, windows: tuple[Any, ...] | None, spec: DecodeSpec, on_gpu: bool, colors: Any
+) -> Any:
     """Bytes to pixels, cut to the window. EXIF is ignored, as it would turn a picture against its mask."""
     encoded = fn.external_source(name=name, dtype=types.UINT8, ndim=1)
     options: dict[str, Any] = {"output_type": colors, "adjust_orientation": False}
@@ -249,12 +266,16 @@ def _decoded(name: str, windows: tuple[Any, ...] | None, spec: DecodeSpec, on_gp
         }
     if windows is None:
         return fn.decoders.image(encoded, **options)
-    return fn.decoders.image_slice(encoded, start=windows[0], shape=windows[1], axes=[0, 1], **options)
+    return fn.decoders.image_slice(
+        encoded, start=windows[0], shape=windows[1], axes=[0, 1], **options
+    )
 
 
 def _lab_operators(rgb: Any, ab_scale: float) -> Any:
     """Normalised Lab, CHW, from sRGB bytes, HWC, by DALI's operators."""
-    linear = fn.lookup_table(rgb, keys=list(range(256)), values=linear_from_srgb().tolist(), dtype=types.FLOAT)
+    linear = fn.lookup_table(
+        rgb, keys=list(range(256)), values=linear_from_srgb().tolist(), dtype=types.FLOAT
+    )
     xyz = fn.coord_transform(linear, M=(XYZ_FROM_RGB / WHITE[:, None]).ravel().tolist())
     low = math.min(xyz, _D**3)
     f_xyz = math.cbrt(math.max(xyz, _D**3)) + (low - _D**3) * (1.0 / (3.0 * _D**2))
@@ -282,5 +303,7 @@ def _reason(error: RuntimeError) -> str:
     text = str(error)
     if "Failed to decode sample" in text:
         return "damaged pixels"
-    lines = [line.strip() for line in text.partition("encountered:")[2].splitlines() if line.strip()]
+    lines = [
+        line.strip() for line in text.partition("encountered:")[2].splitlines() if line.strip()
+    ]
     return lines[0] if lines else text.splitlines()[0]

@@ -61,7 +61,9 @@ def _f(t: Any) -> Any:
 
 
 @numba.njit(inline="always", fastmath=True)  # type: ignore[untyped-decorator]
-def row_to_linear(rgb_W3: Any, red: Any, green: Any, blue: Any, linear_256: Any, mirror: bool) -> None:
+def row_to_linear(
+    rgb_W3: Any, red: Any, green: Any, blue: Any, linear_256: Any, mirror: bool
+) -> None:
     """Look a row's bytes up; apart from the arithmetic, since it does not vectorise and what follows does."""
     width = len(red)
     if mirror:

@@ -143,7 +143,9 @@ def _decoding() -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise PictureError(f"not a picture of a known format ({', '.join(FORMATS)})") from error
     except Exception as error:  # PIL's decoders raise nearly every type there is on damaged files
-        reason = re.sub(r" at 0x[0-9a-f]+", "", str(error)) or type(error).__name__  # the same in each run
+        reason = (
+            re.sub(r" at 0x[0-9a-f]+", "", str(error)) or type(error).__name__
+        )  # the same in each run
         raise PictureError(f"cannot be decoded: {' '.join(reason.split())}") from error
 
 
@@ -172,7 +174,9 @@ def _as_stored(geometry: Geometry, factor: int = 1) -> tuple[int, int]:
 
 def _finish(image: Image.Image, geometry: Geometry, profile: bytes | None) -> Image.Image:
     """Decoded pixels of any mode -> upright RGB or grey of the geometry's size."""
-    orientation = 1 if image.format == "TIFF" else geometry.orientation  # PIL's TIFF reader turns by itself
+    orientation = (
+        1 if image.format == "TIFF" else geometry.orientation
+    )  # PIL's TIFF reader turns by itself
     image = _to_rgb_or_grey(image, profile)
     turned = orientation == geometry.orientation
     size = _as_stored(geometry) if turned else (geometry.width, geometry.height)
@@ -183,7 +187,9 @@ def _finish(image: Image.Image, geometry: Geometry, profile: bytes | None) -> Im
 def _to_rgb_or_grey(image: Image.Image, profile: bytes | None) -> Image.Image:
     if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
         # PIL takes every CMYK JPEG for Adobe's inverted kind; without Adobe's marker it is the plain one.
-        image = Image.merge("CMYK", [channel.point(lambda value: 255 - value) for channel in image.split()])
+        image = Image.merge(
+            "CMYK", [channel.point(lambda value: 255 - value) for channel in image.split()]
+        )
     if profile is not None:
         return _to_srgb(image, profile)
     if image.mode.startswith("I;16"):

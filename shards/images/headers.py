@@ -14,8 +14,12 @@ import struct
 from dataclasses import dataclass
 
 _START_OF_SCAN = 0xDA
-_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})  # baseline, extended, progressive; Huffman or arithmetic
-_OTHER_FRAMES = frozenset(range(0xC0, 0xD0)) - _FRAMES - {0xC4, 0xC8, 0xCC}  # lossless, hierarchical
+_FRAMES = frozenset(
+    {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
+)  # baseline, extended, progressive; Huffman or arithmetic
+_OTHER_FRAMES = (
+    frozenset(range(0xC0, 0xD0)) - _FRAMES - {0xC4, 0xC8, 0xCC}
+)  # lossless, hierarchical
 _BARE = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})  # no marker, or one without a length
 _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 
@@ -66,7 +70,10 @@ def mask_header(data: bytes) -> Header | None:
         return None
     position = 33
     while position + 12 <= len(data):
-        size, name = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
+        size, name = (
+            int.from_bytes(data[position : position + 4], "big"),
+            data[position + 4 : position + 8],
+        )
         if name == b"IEND":
             return Header(width, height, bits, 1)
         if name == b"eXIf":  # nothing that we write, and a parser less to trust

@@ -68,7 +68,9 @@ class Encoding:
             known = ", ".join(SUBSAMPLINGS)
             raise PackError(f"chroma_subsampling {self.chroma_subsampling!r}: use one of {known}.")
         if not 1 <= self.max_pixels <= MAX_PIXELS_LIMIT:
-            raise PackError(f"max_pixels {self.max_pixels}: use 1 to {MAX_PIXELS_LIMIT}; {MAX_PIXELS} is the default.")
+            raise PackError(
+                f"max_pixels {self.max_pixels}: use 1 to {MAX_PIXELS_LIMIT}; {MAX_PIXELS} is the default."
+            )
 
 
 @dataclass(frozen=True)

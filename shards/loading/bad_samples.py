@@ -57,7 +57,13 @@ class BadSamples:
             self.replaced.append(fault)
             number, allowed = len(self.replaced), self._allowed()
         instead = "it is left out" if fault.used is None else f"sample {fault.used} takes its place"
-        logger.warning("sample %d at position %d: %s; %s", fault.sample_id, fault.position, fault.reason, instead)
+        logger.warning(
+            "sample %d at position %d: %s; %s",
+            fault.sample_id,
+            fault.position,
+            fault.reason,
+            instead,
+        )
         if number > allowed:
             raise LoadError(self._report())
 
@@ -65,7 +71,9 @@ class BadSamples:
         return max(MIN_BAD, self._max_bad_share * self.num_drawn) if self._max_bad_share > 0 else 0
 
     def _report(self) -> str:
-        named = "; ".join(f"sample {bad.sample_id} ({bad.reason})" for bad in self.replaced[:_MAX_NAMED])
+        named = "; ".join(
+            f"sample {bad.sample_id} ({bad.reason})" for bad in self.replaced[:_MAX_NAMED]
+        )
         more = len(self.replaced) - _MAX_NAMED
         rest = f"; and {more} more, all named in the log" if more > 0 else ""
         return (

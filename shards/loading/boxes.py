@@ -61,9 +61,13 @@ def boxes_in_window(objects: Objects, window: NDArray[np.float64] | None, flip: 
     boxes_N4 = objects.boxes_N4
     if window is not None:
         top, left, height, width = window.tolist()
-        boxes_N4 = (boxes_N4 - np.array([left, top, left, top])) / np.array([width, height, width, height])
+        boxes_N4 = (boxes_N4 - np.array([left, top, left, top])) / np.array(
+            [width, height, width, height]
+        )
     if flip:
-        boxes_N4 = np.stack([1.0 - boxes_N4[:, 2], boxes_N4[:, 1], 1.0 - boxes_N4[:, 0], boxes_N4[:, 3]], axis=1)
+        boxes_N4 = np.stack(
+            [1.0 - boxes_N4[:, 2], boxes_N4[:, 1], 1.0 - boxes_N4[:, 0], boxes_N4[:, 3]], axis=1
+        )
     clipped_N4 = boxes_N4.clip(0.0, 1.0)
     areas_N, left_N = _areas(boxes_N4), _areas(clipped_N4)
     keep_N = (left_N > 0.0) & (objects.crowd_N | (left_N >= MIN_KEPT_AREA * areas_N))

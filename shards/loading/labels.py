@@ -82,22 +82,39 @@ def labelled_objects(label: bytes, num_classes: int, stored_size: tuple[int, int
     if not all(isinstance(side, int) and side > 0 for side in size):
         raise ValueError(f"the source's size is {size!r}, no two numbers of pixels")
     for item in items:
-        if not isinstance(item, dict) or not _is_class(item.get("class"), num_classes) or not _is_box(item.get("box")):
-            raise ValueError(f"object {item!r} lacks a class from 0 to {num_classes - 1} or a box of 4 numbers")
-    boxes_N4 = np.array([item["box"] for item in items], np.float64).reshape(-1, 4) / np.array(stored_size * 2)
+        if (
+            not isinstance(item, dict)
+            or not _is_class(item.get("class"), num_classes)
+            or not _is_box(item.get("box"))
+        ):
+            raise ValueError(
+                f"object {item!r} lacks a class from 0 to {num_classes - 1} or a box of 4 numbers"
+            )
+    boxes_N4 = np.array([item["box"] for item in items], np.float64).reshape(-1, 4) / np.array(
+        stored_size * 2
+    )
     sides_N2 = (boxes_N4[:, 2:] - boxes_N4[:, :2]) * np.array(size, np.float64)
     return Objects(
         boxes_N4,
         np.array([item["class"] for item in items], np.int64),
         np.array([bool(item.get("difficult")) for item in items], np.bool_),
         np.array([bool(item.get("crowd")) for item in items], np.bool_),
-        np.array([float(item.get("area", box)) for item, box in zip(items, sides_N2.prod(1), strict=True)]),
+        np.array(
+            [
+                float(item.get("area", box))
+                for item, box in zip(items, sides_N2.prod(1), strict=True)
+            ]
+        ),
         (int(size[0]), int(size[1])),
     )
 
 
 def _is_box(box: Any) -> bool:
-    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box)
+    numbers = (
+        isinstance(box, list)
+        and len(box) == 4
+        and all(isinstance(value, int | float) for value in box)
+    )
     return numbers and all(map(math.isfinite, box)) and box[0] <= box[2] and box[1] <= box[3]
 
 

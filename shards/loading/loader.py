@@ -205,7 +205,9 @@ class Loader:
             batch = self._batch(decoded)
             batch.stored_jpegs = [item.members.image for item in decoded.items]
             if own_size:
-                batch.stored_masks = [_stored_mask(item.members.mask or b"") for item in decoded.items]
+                batch.stored_masks = [
+                    _stored_mask(item.members.mask or b"") for item in decoded.items
+                ]
             yield batch
 
     def close(self) -> None:
@@ -229,7 +231,11 @@ class Loader:
             first = images_seen + step * self._global_batch_size + self._share.offset
             for begin in range(first, first + self._share.num_micro_batches * size, size):
                 positions = np.arange(begin, begin + size)
-                yield Plan(positions, positions // self.shards.num_samples, self._order.sample_ids(begin, size))
+                yield Plan(
+                    positions,
+                    positions // self.shards.num_samples,
+                    self._order.sample_ids(begin, size),
+                )
 
     def _eval_plans(self) -> Iterator[Plan]:
         size, number = self._micro_batch_size, self.shards.num_samples
@@ -254,8 +260,12 @@ class Loader:
         classes_BC = difficult_BC = None
         if self._spec.wanted.num_classes is not None and not self._spec.wanted.boxes:
             labels = [item.members.label for item in items if item.members.label is not None]
-            classes_BC = torch.from_numpy(np.stack([label.present for label in labels])).to(self._spec.device)
-            difficult_BC = torch.from_numpy(np.stack([label.difficult for label in labels])).to(self._spec.device)
+            classes_BC = torch.from_numpy(np.stack([label.present for label in labels])).to(
+                self._spec.device
+            )
+            difficult_BC = torch.from_numpy(np.stack([label.difficult for label in labels])).to(
+                self._spec.device
+            )
         return Batch(
             lab_B3HW=decoded.lab_B3HW,
             classes_BC=classes_BC,
@@ -279,7 +289,9 @@ def _stored_mask(png: bytes) -> Tensor:
     return torch.from_numpy(np.array(Image.open(io.BytesIO(png)), np.uint8))
 
 
-def _decode_spec(shards: ShardSet, image_size: int, crop_scale: float, targets: Targets) -> DecodeSpec:
+def _decode_spec(
+    shards: ShardSet, image_size: int, crop_scale: float, targets: Targets
+) -> DecodeSpec:
     return DecodeSpec(
         image_size=image_size,
         crop=crop_scale < 1.0,
@@ -292,11 +304,15 @@ def _decode_spec(shards: ShardSet, image_size: int, crop_scale: float, targets: 
 def _wanted(shards: ShardSet, targets: Targets) -> MemberSpec:
     labelled = targets in ("classes", "boxes")
     return MemberSpec(
-        num_classes=len(shards.classes) if labelled else None, boxes=targets == "boxes", mask=targets == "mask"
+        num_classes=len(shards.classes) if labelled else None,
+        boxes=targets == "boxes",
+        mask=targets == "mask",
     )
 
 
-def _check_settings(image_size: int, crop_scale: float, num_threads: int, prefetch_batches: int) -> None:
+def _check_settings(
+    image_size: int, crop_scale: float, num_threads: int, prefetch_batches: int
+) -> None:
     if image_size < 1 or not 0.0 < crop_scale <= 1.0 or num_threads < 1 or prefetch_batches < 1:
         raise OrderError(
             f"image_size {image_size}, random_crop_scale {crop_scale}, num_threads {num_threads}, "
@@ -312,4 +328,6 @@ def _check_targets(shards: ShardSet, targets: Targets) -> None:
             "labelled corpus, or give folders of one corpus only."
         )
     if targets == "mask" and not shards.has_masks:
-        raise ManifestError(f"{names}: packed without masks, but masks are asked for; pack a split with masks.")
+        raise ManifestError(
+            f"{names}: packed without masks, but masks are asked for; pack a split with masks."
+        )

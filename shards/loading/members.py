@@ -67,7 +67,9 @@ def read_members(shards: ShardSet, row: np.void, wanted: MemberSpec, read_at: Re
         text = _read_member(path, row, "label", wanted, read_at)
         try:
             if wanted.boxes:
-                objects = labelled_objects(text, wanted.num_classes, (int(row["width"]), int(row["height"])))
+                objects = labelled_objects(
+                    text, wanted.num_classes, (int(row["width"]), int(row["height"]))
+                )
             else:
                 label = class_vectors(text, wanted.num_classes)
         except ValueError as error:
@@ -79,38 +81,57 @@ def read_members(shards: ShardSet, row: np.void, wanted: MemberSpec, read_at: Re
 
 
 def _check_header(
-    path: Path, kind: str, header: Header | None, row: np.void, channels: tuple[int, ...], max_pixels: int
+    path: Path,
+    kind: str,
+    header: Header | None,
+    row: np.void,
+    channels: tuple[int, ...],
+    max_pixels: int,
 ) -> None:
     width, height = int(row["width"]), int(row["height"])
     if header is None or header.bits != 8 or header.channels not in channels:
-        raise BadSampleError(f"{path.name}: {kind} is no 8-bit {'JPEG' if kind == 'picture' else 'grey PNG'}")
+        raise BadSampleError(
+            f"{path.name}: {kind} is no 8-bit {'JPEG' if kind == 'picture' else 'grey PNG'}"
+        )
     if (header.width, header.height) != (width, height):
         raise BadSampleError(
             f"{path.name}: {kind} is {header.width}x{header.height}, the manifest says {width}x{height}"
         )
     if width * height > max_pixels:
-        raise BadSampleError(f"{path.name}: {kind} of {width}x{height} has over {max_pixels} pixels")
+        raise BadSampleError(
+            f"{path.name}: {kind} of {width}x{height} has over {max_pixels} pixels"
+        )
 
 
-def _read_member(path: Path, row: np.void, member: str, wanted: MemberSpec, read_at: ReadAt) -> bytes:
+def _read_member(
+    path: Path, row: np.void, member: str, wanted: MemberSpec, read_at: ReadAt
+) -> bytes:
     offset, size, crc = (int(row[f"{member}_{part}"]) for part in ("offset", "size", "crc"))
     if size == 0:
         raise BadSampleError(f"{path.name}: no {member}")
     data = _read_patiently(path, offset, size, wanted, read_at)
     if len(data) != size:
-        raise BadSampleError(f"{path.name}: {member} at byte {offset} ends after {len(data)} of {size} bytes")
+        raise BadSampleError(
+            f"{path.name}: {member} at byte {offset} ends after {len(data)} of {size} bytes"
+        )
     if zlib.crc32(data) != crc:
-        raise BadSampleError(f"{path.name}: {member} at byte {offset} has another checksum than the manifest says")
+        raise BadSampleError(
+            f"{path.name}: {member} at byte {offset} has another checksum than the manifest says"
+        )
     return data
 
 
-def _read_patiently(path: Path, offset: int, size: int, wanted: MemberSpec, read_at: ReadAt) -> bytes:
+def _read_patiently(
+    path: Path, offset: int, size: int, wanted: MemberSpec, read_at: ReadAt
+) -> bytes:
     """Try again after an OSError: network file systems fail for a moment and come back."""
     for attempt in range(wanted.num_tries):
         try:
             return read_at(path, offset, size)
         except OSError as error:
             if attempt + 1 == wanted.num_tries or isinstance(error, FileNotFoundError):
-                raise BadSampleError(f"{path.name}: cannot be read ({error.strerror or error})") from error
+                raise BadSampleError(
+                    f"{path.name}: cannot be read ({error.strerror or error})"
+                ) from error
             time.sleep(wanted.retry_wait_s * 2**attempt)
     raise AssertionError("num_tries is 1 at least")

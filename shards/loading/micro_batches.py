@@ -78,7 +78,9 @@ class StreamSpec:
 class BatchMaker:
     """Turns plans into decoded micro-batches; driven by one thread."""
 
-    def __init__(self, shards: ShardSet, spec: StreamSpec, faults: BadSamples, read_at: ReadAt) -> None:
+    def __init__(
+        self, shards: ShardSet, spec: StreamSpec, faults: BadSamples, read_at: ReadAt
+    ) -> None:
         self._shards, self._spec, self._faults = shards, spec, faults
         self._reads = ReadAhead(shards, spec.wanted, spec.num_read_threads, read_at)
         self._decoder = Decoder(spec.decode, spec.max_batch_size, spec.num_threads, spec.device)
@@ -125,7 +127,11 @@ class BatchMaker:
         self._faults.count_drawn(len(plan.ids))
         items = []
         for position, epoch, sample_id, result in zip(
-            plan.positions.tolist(), plan.epochs.tolist(), plan.ids.tolist(), reads.collect(), strict=True
+            plan.positions.tolist(),
+            plan.epochs.tolist(),
+            plan.ids.tolist(),
+            reads.collect(),
+            strict=True,
         ):
             item = Item(position, epoch, sample_id, sample_id, Members(b"", None, None))
             if self._fill(item, result):
@@ -189,7 +195,9 @@ class BatchMaker:
                 self._decoder.decode(self._encoded([item]))
                 return True
             except DecodeError as error:
-                path = self._shards.shard_paths[self._shards.rows(np.array([item.sample_id]))["shard"][0]]
+                path = self._shards.shard_paths[
+                    self._shards.rows(np.array([item.sample_id]))["shard"][0]
+                ]
                 reason = f"{path.name}: does not decode ({error})"
             self._undecodable[item.sample_id] = reason
             if not self._replace(item, reason):
@@ -197,7 +205,9 @@ class BatchMaker:
 
     def _encoded(self, items: list[Item]) -> EncodedBatch:
         spec = self._spec
-        windows = self._windows(items)[0] if spec.decode.crop else np.empty((len(items), 4), np.int32)
+        windows = (
+            self._windows(items)[0] if spec.decode.crop else np.empty((len(items), 4), np.int32)
+        )
         return EncodedBatch(
             images=[item.members.image for item in items],
             windows=windows,
@@ -210,7 +220,9 @@ class BatchMaker:
         rows = self._shards.rows(np.array([item.sample_id for item in items]))
         heights, widths = rows["height"].astype(np.int64), rows["width"].astype(np.int64)
         epochs, ids = _epochs_and_ids(items)
-        windows = crop_windows(self._spec.seed, epochs, ids, heights, widths, self._spec.random_crop_min_area)
+        windows = crop_windows(
+            self._spec.seed, epochs, ids, heights, widths, self._spec.random_crop_min_area
+        )
         return windows, windows / np.stack([heights, widths, heights, widths], axis=1)
 
     def _flips(self, items: list[Item]) -> NDArray[np.int32]:

@@ -64,7 +64,9 @@ class ReadAhead:
         read_at: How a file is read.
     """
 
-    def __init__(self, shards: ShardSet, wanted: MemberSpec, num_threads: int, read_at: ReadAt) -> None:
+    def __init__(
+        self, shards: ShardSet, wanted: MemberSpec, num_threads: int, read_at: ReadAt
+    ) -> None:
         self._shards, self._wanted, self._read_at = shards, wanted, read_at
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._num_started = 0
@@ -147,5 +149,7 @@ class ReadAhead:
             return read_members(self._shards, row, self._wanted, self._read_at)
         except BadSampleError as bad:
             return bad
-        except Exception as error:  # a reader that was passed in: whatever it raises is this sample's
+        except (
+            Exception
+        ) as error:  # a reader that was passed in: whatever it raises is this sample's
             return BadSampleError(f"{self._shards.shard_paths[row['shard']].name}: {error!r}")

@@ -64,6 +64,9 @@ class RunReads:
         """The offsets of each run's first picture (a sample's first member), and the end of the last sample."""
         first, end = int(self._starts[shard]), int(self._starts[shard + 1])
         rows = self._shards.rows(np.append(np.arange(first, end, self._run_samples), end - 1))
-        ends = [int(rows[-1][f"{member}_offset"]) + int(rows[-1][f"{member}_size"]) for member in _MEMBERS]
+        ends = [
+            int(rows[-1][f"{member}_offset"]) + int(rows[-1][f"{member}_size"])
+            for member in _MEMBERS
+        ]
         self._edges[shard] = [*rows["image_offset"][:-1].tolist(), max(ends)]
         return self._edges[shard]

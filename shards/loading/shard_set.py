@@ -43,7 +43,9 @@ class ShardSet:
         self.palette = labelled.palette
         self.has_masks = all(manifest.has_masks for manifest in manifests)
         self.image_policies = tuple(manifest.image_policy for manifest in manifests)
-        self.digest = hashlib.sha256("".join(manifest.digest for manifest in manifests).encode()).hexdigest()
+        self.digest = hashlib.sha256(
+            "".join(manifest.digest for manifest in manifests).encode()
+        ).hexdigest()
         self.shard_sizes = [shard.samples for manifest in manifests for shard in manifest.shards]
         self.shard_paths = [m.folder / shard.file for m in manifests for shard in m.shards]
         self.num_samples = sum(self.shard_sizes)
@@ -80,8 +82,12 @@ def open_shards(
         ManifestError: No folder is given, one is given twice, or one is no intact packed folder.
     """
     if not folders:
-        raise ManifestError("no packed folder given; name one that python launcher/pack.py has written.")
-    resolved = [str(folder).rstrip("/") if is_url(folder) else Path(folder).resolve() for folder in folders]
+        raise ManifestError(
+            "no packed folder given; name one that python launcher/pack.py has written."
+        )
+    resolved = [
+        str(folder).rstrip("/") if is_url(folder) else Path(folder).resolve() for folder in folders
+    ]
     for folder in resolved:
         if resolved.count(folder) > 1:
             raise ManifestError(f"{folder}: given twice; name each packed folder once.")
@@ -90,5 +96,7 @@ def open_shards(
 
 def _open_folder(folder: Path | str, cache_dir: Path | None, cache_gb: float) -> Manifest:
     if is_url(folder):
-        return open_remote(str(folder), Cache(cache_dir or default_cache_dir(), round(cache_gb * 1e9)))
+        return open_remote(
+            str(folder), Cache(cache_dir or default_cache_dir(), round(cache_gb * 1e9))
+        )
     return staged(read_manifest(Path(folder)))

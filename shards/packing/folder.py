@@ -60,13 +60,19 @@ class Request(BaseModel):
     def difference(self, asked: "Request", *, finished: bool) -> list[str]:
         """Lines `key: there -> asked`, empty where nothing that matters differs."""
         there, here = self.model_dump(), asked.model_dump()
-        keys = [key for key in there if there[key] != here[key] and not (finished and key == "encoder")]
+        keys = [
+            key for key in there if there[key] != here[key] and not (finished and key == "encoder")
+        ]
         return [f"{key}: {_short(there[key])} there, {_short(here[key])} asked for" for key in keys]
 
 
 def _short(value: object) -> str:
     text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:50]}... (sha256 {hashlib.sha256(text.encode()).hexdigest()[:8]})"
+    return (
+        text
+        if len(text) <= 60
+        else f"{text[:50]}... (sha256 {hashlib.sha256(text.encode()).hexdigest()[:8]})"
+    )
 
 
 def read_request(out: Path) -> Request | None:
@@ -76,7 +82,9 @@ def read_request(out: Path) -> Request | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValidationError) as error:
-        raise PackError(f"{out / REQUEST_FILE}: cannot be read; pack into another folder.") from error
+        raise PackError(
+            f"{out / REQUEST_FILE}: cannot be read; pack into another folder."
+        ) from error
 
 
 def check_request(out: Path, asked: Request) -> None:
@@ -85,7 +93,9 @@ def check_request(out: Path, asked: Request) -> None:
     finished = (out / MANIFEST_FILE).exists()
     if there is None:
         if finished:
-            raise PackError(f"{out}: holds a {MANIFEST_FILE} that this packer has not written; pack elsewhere.")
+            raise PackError(
+                f"{out}: holds a {MANIFEST_FILE} that this packer has not written; pack elsewhere."
+            )
         return
     differences = there.difference(asked, finished=finished)
     if differences:

@@ -58,7 +58,9 @@ def merge(out: Path) -> Manifest:
     request = read_request(out)
     total_path = out / WORK_FOLDER / TOTAL_FILE
     if request is None or not total_path.is_file():
-        raise PackError(f"{out}: nothing to merge: no packer has come to the end of the corpus here yet.")
+        raise PackError(
+            f"{out}: nothing to merge: no packer has come to the end of the corpus here yet."
+        )
     num_shards: int = json.loads(total_path.read_text())["shards"]
     _check_states(out, num_shards)
     manifest = write_tables(out, request, lambda: _states(out, num_shards))
@@ -66,13 +68,17 @@ def merge(out: Path) -> Manifest:
     return manifest
 
 
-def write_tables(out: Path, request: Request, states: Callable[[], Iterator[ShardState]]) -> Manifest:
+def write_tables(
+    out: Path, request: Request, states: Callable[[], Iterator[ShardState]]
+) -> Manifest:
     """Write samples.npy, rejected.jsonl and manifest.json; `states` starts a pass over all shards in order."""
     shards, num_rejected = _summary(states())
     with replacing(out / REJECTED_FILE) as temporary:
         _write_rejected(states(), temporary)
     if not shards:
-        raise PackError(f"{out}: all {num_rejected} records were rejected; {REJECTED_FILE} in that folder says why.")
+        raise PackError(
+            f"{out}: all {num_rejected} records were rejected; {REJECTED_FILE} in that folder says why."
+        )
     num_samples = sum(shard.samples for shard in shards)
     with replacing(out / SAMPLES_FILE) as temporary:
         samples_file, num_masks = _write_samples(states(), num_samples, temporary)
@@ -109,7 +115,9 @@ def _states(out: Path, num_shards: int) -> Iterator[ShardState]:
     for number in range(num_shards):
         state = load_state(out, number)
         if state is None:
-            raise PackError(f"{out}: shard {number} has changed while its manifest was written; run it again.")
+            raise PackError(
+                f"{out}: shard {number} has changed while its manifest was written; run it again."
+            )
         yield state
 
 
@@ -119,11 +127,17 @@ def _summary(states: Iterator[ShardState]) -> tuple[list[ShardInfo], int]:
     for state in states:
         num_rejected += len(state.rejected)
         if state.samples:
-            shards.append(ShardInfo(file=state.file, samples=state.samples, bytes=state.bytes, sha256=state.sha256))
+            shards.append(
+                ShardInfo(
+                    file=state.file, samples=state.samples, bytes=state.bytes, sha256=state.sha256
+                )
+            )
     return shards, num_rejected
 
 
-def _write_samples(states: Iterator[ShardState], num_samples: int, path: Path) -> tuple[FileInfo, int]:
+def _write_samples(
+    states: Iterator[ShardState], num_samples: int, path: Path
+) -> tuple[FileInfo, int]:
     """Write samples.npy shard by shard; also returns the number of samples with a mask."""
     header = {"descr": SAMPLE_DTYPE.descr, "fortran_order": False, "shape": (num_samples,)}
     index, num_masks = 0, 0
@@ -137,7 +151,9 @@ def _write_samples(states: Iterator[ShardState], num_samples: int, path: Path) -
             index += state.samples > 0
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256")
-    return FileInfo(file=SAMPLES_FILE, bytes=path.stat().st_size, sha256=digest.hexdigest()), num_masks
+    return FileInfo(
+        file=SAMPLES_FILE, bytes=path.stat().st_size, sha256=digest.hexdigest()
+    ), num_masks
 
 
 def _write_rejected(states: Iterator[ShardState], path: Path) -> None:

@@ -123,7 +123,9 @@ def pack(
             a disk that fails. Single pictures never raise: they end in rejected.jsonl.
     """
     start = time.monotonic()
-    encoding = Encoding(parse_image_policy(image_policy), jpeg_quality, chroma_subsampling, max_pixels)
+    encoding = Encoding(
+        parse_image_policy(image_policy), jpeg_quality, chroma_subsampling, max_pixels
+    )
     _check_settings(samples_per_shard, workers, part)
     request = _request(corpus, encoding, samples_per_shard)
     check_request(out, request)
@@ -148,7 +150,9 @@ def _check_settings(samples_per_shard: int, workers: int, part: Part | None) -> 
     if not 1 <= samples_per_shard <= MAX_SAMPLES_PER_SHARD:
         raise PackError(f"samples_per_shard {samples_per_shard}: use 1 to {MAX_SAMPLES_PER_SHARD}.")
     if workers < 0:
-        raise PackError(f"workers {workers}: use 1 or more, or 0 to work in the packer's own process.")
+        raise PackError(
+            f"workers {workers}: use 1 or more, or 0 to work in the packer's own process."
+        )
     if part is not None and not 1 <= part[0] <= part[1]:
         raise PackError(f"part {part[0]}/{part[1]}: use i/n with i from 1 to n.")
 

@@ -40,7 +40,9 @@ def rebuild_shard(
     start = time.monotonic()
     request = read_request(out)
     if request is None:
-        raise PackError(f"{out}: nothing has been packed here yet, so there is no shard to pack again.")
+        raise PackError(
+            f"{out}: nothing has been packed here yet, so there is no shard to pack again."
+        )
     if (corpus.name, corpus.split) != (request.corpus, request.split):
         raise PackError(
             f"{out}: holds {request.corpus} {request.split}, not {corpus.name} {corpus.split}; "
@@ -63,7 +65,9 @@ def _take_in(manifest: Manifest, out: Path, number: int) -> Manifest:
     state = load_state(out, number)
     request = read_request(out)
     if state is None or request is None:
-        raise PackError(f"{state_path(out, number)}: has gone while it was needed; run the same line again.")
+        raise PackError(
+            f"{state_path(out, number)}: has gone while it was needed; run the same line again."
+        )
     old = next((info for info in manifest.shards if _number(info.file) == number), None)
     if (old.sha256 if old is not None else "") != state.sha256:
         manifest = write_tables(out, request, lambda: _states(manifest, state))
@@ -82,16 +86,22 @@ def _states(manifest: Manifest, new: ShardState) -> Iterator[ShardState]:
         if number == new.number:
             yield new
         else:
-            file, size, sha256 = (info.file, info.bytes, info.sha256) if info is not None else ("", 0, "")
+            file, size, sha256 = (
+                (info.file, info.bytes, info.sha256) if info is not None else ("", 0, "")
+            )
             own = rows[first : first + samples]
-            yield ShardState(number, file, samples, size, sha256, 0, "", rejected.get(number, []), own)
+            yield ShardState(
+                number, file, samples, size, sha256, 0, "", rejected.get(number, []), own
+            )
         first += samples
 
 
 def _number(file: str) -> int:
     match = re.search(r"-([0-9]{6,})\.tar$", file)
     if match is None:
-        raise PackError(f"{file}: not a shard that this packer has named, so its number is not known.")
+        raise PackError(
+            f"{file}: not a shard that this packer has named, so its number is not known."
+        )
     return int(match[1])
 
 
@@ -105,5 +115,7 @@ def _rejected(manifest: Manifest) -> dict[int, list[dict[str, str]]]:
                 line = json.loads(text)
                 found.setdefault(int(line.pop("shard")), []).append(line)
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise PackError(f"{path}: cannot be read ({error}); pack the set again into another folder.") from error
+        raise PackError(
+            f"{path}: cannot be read ({error}); pack the set again into another folder."
+        ) from error
     return found

@@ -62,7 +62,10 @@ class PackedChunk:
 
     def index_lines(self, offset: int) -> list[str]:
         """Lines of DALI's index for a blob that starts at `offset` in its tar."""
-        return [index_line(key, member_spans(row, offset)) for key, row in zip(self.keys, self.rows, strict=True)]
+        return [
+            index_line(key, member_spans(row, offset))
+            for key, row in zip(self.keys, self.rows, strict=True)
+        ]
 
 
 def pack_chunk(job: Job, records: Sequence[Record]) -> PackedChunk:
@@ -91,7 +94,9 @@ def pack_chunk(job: Job, records: Sequence[Record]) -> PackedChunk:
     return PackedChunk(b"".join(parts), np.array(rows, SAMPLE_DTYPE), keys, rejected)
 
 
-def join_chunks(chunks: Sequence[PackedChunk], rejected: Sequence[dict[str, str]] = ()) -> PackedChunk:
+def join_chunks(
+    chunks: Sequence[PackedChunk], rejected: Sequence[dict[str, str]] = ()
+) -> PackedChunk:
     """Chunks in a row as one, and further rejections."""
     joined = PackedChunk(b"", np.zeros(0, SAMPLE_DTYPE), [], list(rejected))
     for chunk in chunks:
@@ -112,7 +117,11 @@ def shift_offsets(rows: NDArray[np.void], offset: int) -> None:
 
 def rejection(root: Path, record: Record, reason: str) -> dict[str, str]:
     """A line of rejected.jsonl; paths in it are relative to the corpus root."""
-    return {"key": record.key, "source": source_of(root, record), "reason": reason.replace(f"{root}/", "")}
+    return {
+        "key": record.key,
+        "source": source_of(root, record),
+        "reason": reason.replace(f"{root}/", ""),
+    }
 
 
 def source_of(root: Path, record: Record) -> str:
@@ -150,7 +159,12 @@ def _label(job: Job, record: Record, geometry: Geometry) -> bytes:
         if "objects" in label:
             label["objects"] = [_moved(item, geometry) for item in label["objects"]]
         width, height = geometry.upright
-        label |= {"key": record.key, "source": source_of(job.root, record), "width": width, "height": height}
+        label |= {
+            "key": record.key,
+            "source": source_of(job.root, record),
+            "width": width,
+            "height": height,
+        }
         return TO_JSON.encode(label).encode()
     except (TypeError, ValueError) as error:
         raise PictureError(f"its label cannot be stored: {error}") from error
@@ -179,7 +193,9 @@ def _read(path: Path) -> bytes:
             if not stat.S_ISREG(status.st_mode):
                 raise PictureError("not a regular file")
             if status.st_size > MAX_FILE_BYTES:
-                raise PictureError(f"{status.st_size} bytes, more than a picture file can sensibly have")
+                raise PictureError(
+                    f"{status.st_size} bytes, more than a picture file can sensibly have"
+                )
             return path.read_bytes()
         except OSError as error:
             if error.errno in FILE_FAULTS:

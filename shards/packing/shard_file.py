@@ -57,10 +57,16 @@ def load_state(out: Path, number: int, *, with_rows: bool = True) -> ShardState 
     try:
         with state_path(out, number).open("rb") as stream:
             head: dict[str, Any] = json.loads(stream.readline())
-            rows = np.frombuffer(stream.read(), SAMPLE_DTYPE) if with_rows else np.zeros(0, SAMPLE_DTYPE)
+            rows = (
+                np.frombuffer(stream.read(), SAMPLE_DTYPE)
+                if with_rows
+                else np.zeros(0, SAMPLE_DTYPE)
+            )
         state = ShardState(**head, rows=rows)
         tar = out / state.file
-        whole = not state.file or (tar.stat().st_size == state.bytes and tar.with_suffix(".idx").is_file())
+        whole = not state.file or (
+            tar.stat().st_size == state.bytes and tar.with_suffix(".idx").is_file()
+        )
     except (OSError, ValueError, TypeError):
         return None
     return state if whole else None
@@ -95,7 +101,10 @@ class ShardWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         with telling_disk_errors(self._temporary):
             try:
@@ -107,7 +116,9 @@ class ShardWriter:
         """Append packed samples."""
         for key in packed.keys:
             if key in self._keys:
-                raise PackError(f"key {key!r} comes twice in {self._file}: a corpus must give each record its own.")
+                raise PackError(
+                    f"key {key!r} comes twice in {self._file}: a corpus must give each record its own."
+                )
             self._keys.add(key)
         rows = packed.rows.copy()
         shift_offsets(rows, self._bytes)
@@ -128,8 +139,12 @@ class ShardWriter:
                 temporary.write_text(dali_index(self._index, len(self._index)))
             with telling_disk_errors(self._out / self._file):
                 self._temporary.replace(self._out / self._file)
-        file, size, sha256 = (self._file, self._bytes, self._digest.hexdigest()) if len(rows) else ("", 0, "")
-        state = ShardState(self._number, file, len(rows), size, sha256, records, inputs, self._rejected, rows)
+        file, size, sha256 = (
+            (self._file, self._bytes, self._digest.hexdigest()) if len(rows) else ("", 0, "")
+        )
+        state = ShardState(
+            self._number, file, len(rows), size, sha256, records, inputs, self._rejected, rows
+        )
         state.save(self._out)
         return state
 

@@ -27,8 +27,14 @@ def member(name: str, data: bytes) -> bytes:
         ValueError: A name that is too long or not ASCII, or more data than a header can state.
     """
     if len(name) > MAX_NAME or len(data) > MAX_SIZE:
-        raise ValueError(f"{name}: names have up to {MAX_NAME} letters, members up to {MAX_SIZE} bytes")
-    start = name.encode("ascii").ljust(MAX_NAME, b"\0") + _MODE_AND_OWNER + b"%011o\0%011o\0" % (len(data), TIME_S)
+        raise ValueError(
+            f"{name}: names have up to {MAX_NAME} letters, members up to {MAX_SIZE} bytes"
+        )
+    start = (
+        name.encode("ascii").ljust(MAX_NAME, b"\0")
+        + _MODE_AND_OWNER
+        + b"%011o\0%011o\0" % (len(data), TIME_S)
+    )
     checksum = b"%06o\0 " % (sum(start) + _FIXED_SUM)
     return b"".join((start, checksum, _TYPE_AND_REST, data, bytes(-len(data) % BLOCK)))
 
@@ -40,4 +46,6 @@ def dali_index(samples: Iterable[str], num_samples: int) -> str:
 
 def index_line(key: str, members: Iterable[tuple[str, int, int]]) -> str:
     """One sample's line: extension, offset of the data, size and name of each member, in tar order."""
-    return " ".join(f"{extension} {offset} {size} {key}.{extension}" for extension, offset, size in members)
+    return " ".join(
+        f"{extension} {offset} {size} {key}.{extension}" for extension, offset, size in members
+    )

@@ -79,7 +79,9 @@ def verify(folder: Path, *, workers: int = 1) -> Iterator[ShardCheck]:
                 yield check.result()
             except BrokenProcessPool:
                 # The pool is gone: this shard, and those behind it, were not checked.
-                yield ShardCheck(shard.file, 0, ["a worker died, so it was not checked; try --workers 1"])
+                yield ShardCheck(
+                    shard.file, 0, ["a worker died, so it was not checked; try --workers 1"]
+                )
 
 
 def _check_tables(manifest: Manifest) -> Iterator[ShardCheck]:
@@ -89,8 +91,13 @@ def _check_tables(manifest: Manifest) -> Iterator[ShardCheck]:
             yield ShardCheck(table.name, 0, ["sha256 is not the manifest's"])
     counts = np.bincount(manifest.samples()["shard"], minlength=len(manifest.shards))
     expected = [shard.samples for shard in manifest.shards]
-    if list(counts) != expected or not (np.diff(manifest.samples()["shard"].astype(np.int64)) >= 0).all():
-        yield ShardCheck(table.name, 0, ["its samples do not lie in the shards as the manifest counts them"])
+    if (
+        list(counts) != expected
+        or not (np.diff(manifest.samples()["shard"].astype(np.int64)) >= 0).all()
+    ):
+        yield ShardCheck(
+            table.name, 0, ["its samples do not lie in the shards as the manifest counts them"]
+        )
     try:
         with (manifest.folder / REJECTED_FILE).open("rb") as stream:
             lines = sum(1 for _ in stream)
@@ -191,7 +198,10 @@ def _check_header(header: bytes, extension: str, size: int) -> tuple[str, str]:
         return "", f"tar header is damaged ({error})"
     key, _, ending = info.name.partition(".")
     if ending != extension or info.size != size or not info.isreg():
-        return key, f"tar header says {info.name} of {info.size} bytes, the manifest .{extension} of {size}"
+        return (
+            key,
+            f"tar header says {info.name} of {info.size} bytes, the manifest .{extension} of {size}",
+        )
     return key, ""
 
 

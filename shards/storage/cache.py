@@ -103,7 +103,9 @@ def locked(path: Path, timeout_s: float) -> Iterator[None]:
 def open_in_use(path: Path) -> int:
     """A descriptor to read a cached file; the file is not evicted while it is open. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    with suppress(BlockingIOError):  # being evicted at this moment: the descriptor reads on all the same
+    with suppress(
+        BlockingIOError
+    ):  # being evicted at this moment: the descriptor reads on all the same
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     with suppress(OSError):
         os.utime(descriptor)

@@ -37,7 +37,9 @@ class RemoteFolder:
     def __init__(self, url: str, manifest: Manifest, cache: Cache, patience: RetryPolicy) -> None:
         self._url, self._folder, self._cache, self._patience = url, manifest.folder, cache, patience
         table = manifest.samples_file
-        self._promises = {shard.file: Promise(shard.bytes, shard.sha256) for shard in manifest.shards}
+        self._promises = {
+            shard.file: Promise(shard.bytes, shard.sha256) for shard in manifest.shards
+        }
         self._promises[table.file] = Promise(table.bytes, table.sha256)
         self._lock = threading.Lock()
         self._fetching: Counter[str] = Counter()
@@ -56,7 +58,9 @@ class RemoteFolder:
                 return open_in_use(self._folder / name)
             except FileNotFoundError:  # evicted in between
                 continue
-        raise TransferError(f"{self._folder / name}: evicted as soon as fetched; raise data.cache_gb")
+        raise TransferError(
+            f"{self._folder / name}: evicted as soon as fetched; raise data.cache_gb"
+        )
 
     def fetch(self, name: str, *, needed: bool = True) -> None:
         """Bring a file into the cache, unless it is there or another process of the node is at it: then wait.
@@ -75,7 +79,10 @@ class RemoteFolder:
         if failure and time.monotonic() - since < _KEPT_FAILURE_S:
             raise TransferError(failure)
         try:
-            with self._counted(name), locked(path.with_name(name + LOCK), self._patience.limit_s(promise.size)):
+            with (
+                self._counted(name),
+                locked(path.with_name(name + LOCK), self._patience.limit_s(promise.size)),
+            ):
                 if not _has(path, promise.size):
                     self._fetch(path, promise, needed)
         except (TransferError, TimeoutError) as error:
@@ -136,7 +143,10 @@ def open_remote(url: str, cache: Cache, patience: RetryPolicy = PATIENCE) -> Man
     try:
         content = _fetch_manifest(url, patience)
         digest = hashlib.sha256(content).hexdigest()
-        folder = cache.folder.absolute() / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{digest[:16]}"
+        folder = (
+            cache.folder.absolute()
+            / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{digest[:16]}"
+        )
         manifest = parse_manifest(content, f"{url}/{MANIFEST_FILE}", folder)
         _check_names(url, manifest)
         _check_room(url, manifest, cache)
@@ -189,7 +199,9 @@ def _check_names(url: str, manifest: Manifest) -> None:
     seen = {table}
     for name in shards:
         if not _SAFE_NAME.fullmatch(name) or not name.endswith(".tar") or name in seen:
-            raise ManifestError(f"{url}/{MANIFEST_FILE}: {name!r} is no name of a shard, or comes twice.")
+            raise ManifestError(
+                f"{url}/{MANIFEST_FILE}: {name!r} is no name of a shard, or comes twice."
+            )
         seen.add(name)
     if not _SAFE_NAME.fullmatch(table) or not table.endswith(".npy"):
         raise ManifestError(f"{url}/{MANIFEST_FILE}: {table!r} is no name of a table of samples.")

@@ -13,7 +13,9 @@ from pathlib import Path
 from shards.order import WINDOW_SHARDS
 from shards.storage.remote import remote_of
 
-ReadAt = Callable[[Path, int, int], bytes]  # path, offset, size -> at most size bytes; raises OSError
+ReadAt = Callable[
+    [Path, int, int], bytes
+]  # path, offset, size -> at most size bytes; raises OSError
 
 
 def _open_file(path: Path) -> int:
@@ -33,7 +35,9 @@ class ShardFiles:
         allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._max_open = max_open or max(8, min(WINDOW_SHARDS + 8, allowed // 4))
         self._lock = threading.Lock()
-        self._open: OrderedDict[Path, tuple[int, list[int]]] = OrderedDict()  # path -> descriptor, [users]
+        self._open: OrderedDict[Path, tuple[int, list[int]]] = (
+            OrderedDict()
+        )  # path -> descriptor, [users]
 
     def read_at(self, path: Path, offset: int, size: int) -> bytes:
         """Up to `size` bytes at `offset`: fewer at the file's end. Raises OSError."""
@@ -58,7 +62,9 @@ class ShardFiles:
 
     @contextmanager
     def _descriptor(self, path: Path) -> Iterator[int]:
-        opened = None if path in self._open else _open_file(path)  # unlocked: a remote shard is fetched here
+        opened = (
+            None if path in self._open else _open_file(path)
+        )  # unlocked: a remote shard is fetched here
         with self._lock:
             if opened is None and path not in self._open:  # closed in between
                 opened = _open_file(path)

@@ -84,7 +84,9 @@ def fetch_into(url: str, open_target: Target, promise: Promise, patience: RetryP
             wait_s = patience.wait_s * 2 ** (attempt - 1)
             last = attempt == patience.num_tries or time.monotonic() + wait_s > deadline
             if last or _final(error):
-                raise TransferError(f"{url}: cannot be fetched ({reason}; try {attempt})") from error
+                raise TransferError(
+                    f"{url}: cannot be fetched ({reason}; try {attempt})"
+                ) from error
             logger.info("%s: %s; trying again in %g s", url, reason, wait_s)
             time.sleep(wait_s)
     raise AssertionError("num_tries is 1 at least")
@@ -98,12 +100,16 @@ def check_scheme(url: str) -> str:
     """
     scheme = url.partition("://")[0].lower()
     if scheme not in SCHEMES:
-        raise ManifestError(f"{url}: {scheme}:// is not supported; name a folder, or a URL of {', '.join(SCHEMES)}.")
+        raise ManifestError(
+            f"{url}: {scheme}:// is not supported; name a folder, or a URL of {', '.join(SCHEMES)}."
+        )
     try:
         import_module("fsspec")
         import_module(_LIBRARIES.get(scheme, "fsspec"))
     except ImportError as error:
-        raise ManifestError(f"{url}: {error.name or error} is not installed: pip install colorgan[remote].") from error
+        raise ManifestError(
+            f"{url}: {error.name or error} is not installed: pip install colorgan[remote]."
+        ) from error
     return scheme
 
 
@@ -124,7 +130,9 @@ def _copy(source: Any, target: IO[bytes], promise: Promise, deadline: float) -> 
     if promise.sha256 is not None and size < promise.size:
         raise _Broken(f"broke off after {size} of {promise.size} bytes")
     if promise.sha256 not in (None, digest.hexdigest()):
-        raise _Broken(f"its sha256 is {digest.hexdigest()[:12]}, the manifest says {str(promise.sha256)[:12]}")
+        raise _Broken(
+            f"its sha256 is {digest.hexdigest()[:12]}, the manifest says {str(promise.sha256)[:12]}"
+        )
 
 
 def _open(url: str, patience: RetryPolicy) -> Any:
@@ -138,7 +146,11 @@ def _open(url: str, patience: RetryPolicy) -> Any:
         system = fsspec.filesystem(scheme, client_kwargs={"timeout": timeout, "trust_env": True})
         return system.open(url, "rb", block_size=0, size=1)
     if scheme == "s3":
-        limits = {"connect_timeout": patience.stall_s, "read_timeout": patience.stall_s, "retries": {"max_attempts": 1}}
+        limits = {
+            "connect_timeout": patience.stall_s,
+            "read_timeout": patience.stall_s,
+            "retries": {"max_attempts": 1},
+        }
         system = fsspec.filesystem(scheme, use_listings_cache=False, config_kwargs=limits)
         return system.open(url, "rb", block_size=_BLOCK, cache_type="none")
     return fsspec.filesystem(scheme).open(url, "rb")
@@ -149,11 +161,13 @@ def _final(error: Exception) -> bool:
     status = getattr(error, "status", None)
     if isinstance(status, int):
         return 400 <= status < 500 and status not in _RETRIED_STATUS
-    return isinstance(error, FileNotFoundError | PermissionError | ImportError | ValueError) or _lacks_keys(error)
+    return isinstance(
+        error, FileNotFoundError | PermissionError | ImportError | ValueError
+    ) or _lacks_keys(error)
 
 
 def _lacks_keys(error: Exception) -> bool:
-    """botocore's NoCredentialsError and its kin; a key that is refused is a PermissionError."""
+    """Botocore's NoCredentialsError and its kin; a key that is refused is a PermissionError."""
     return type(error).__module__ == "botocore.exceptions" and "Credentials" in type(error).__name__
 
 

@@ -10,14 +10,22 @@ import torch
 from skimage.color import lab2rgb, rgb2lab
 from torch import Tensor
 
-from colorgan.color import denormalise_lab_B3HW, lab_to_rgb_B3HW, normalise_lab_B3HW, rgb_to_lab_B3HW
+from colorgan.color import (
+    denormalise_lab_B3HW,
+    lab_to_rgb_B3HW,
+    normalise_lab_B3HW,
+    rgb_to_lab_B3HW,
+)
 
 
 def all_corners_and_noise() -> Tensor:
     """1x3x64x65 float64: the cube on a grid, and noise near black, where the curves bend."""
     steps = torch.linspace(0, 1, 16, dtype=torch.float64)
     grid = torch.cartesian_prod(steps, steps, steps).T.reshape(1, 3, 64, 64)
-    dark = torch.rand((1, 3, 64, 1), generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 0.06
+    dark = (
+        torch.rand((1, 3, 64, 1), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        * 0.06
+    )
     return torch.cat([grid, dark], dim=3)
 
 
@@ -36,12 +44,18 @@ def test_rgb_to_lab_is_skimage(dtype: torch.dtype, tolerance: float) -> None:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-6)])
 def test_lab_to_rgb_is_skimage_also_outside_srgb(dtype: torch.dtype, tolerance: float) -> None:
     inside = rgb_to_lab_B3HW(all_corners_and_noise())
-    random = torch.rand(inside.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    outside = random * torch.tensor([100.0, 256, 256]).view(3, 1, 1) - torch.tensor([0.0, 128, 128]).view(3, 1, 1)
+    random = torch.rand(
+        inside.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
+    outside = random * torch.tensor([100.0, 256, 256]).view(3, 1, 1) - torch.tensor(
+        [0.0, 128, 128]
+    ).view(3, 1, 1)
     # skimage gets the rounded inputs, in float64.
     for lab in (inside.to(dtype), outside.to(dtype)):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # "negative Z values that have been clipped to zero"
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # "negative Z values that have been clipped to zero"
             expected = lab2rgb(hwc(lab))
         ours = hwc(lab_to_rgb_B3HW(lab))
         assert np.abs(ours - expected).max() < tolerance
@@ -50,9 +64,13 @@ def test_lab_to_rgb_is_skimage_also_outside_srgb(dtype: torch.dtype, tolerance: 
 
 def test_there_and_back() -> None:
     rgb = all_corners_and_noise()
-    assert torch.allclose(lab_to_rgb_B3HW(rgb_to_lab_B3HW(rgb)), rgb, atol=2e-4)  # skimage's two curves meet to 1e-4
+    assert torch.allclose(
+        lab_to_rgb_B3HW(rgb_to_lab_B3HW(rgb)), rgb, atol=2e-4
+    )  # skimage's two curves meet to 1e-4
     lab = rgb_to_lab_B3HW(rgb)
-    assert torch.allclose(denormalise_lab_B3HW(normalise_lab_B3HW(lab, 110.0), 110.0), lab, atol=1e-9)
+    assert torch.allclose(
+        denormalise_lab_B3HW(normalise_lab_B3HW(lab, 110.0), 110.0), lab, atol=1e-9
+    )
 
 
 def test_normalisation_by_hand() -> None:
@@ -71,7 +89,9 @@ def test_leading_dimensions_and_half_precision() -> None:
 
 
 def test_gradients_are_numbers_at_black_and_white() -> None:
-    rgb = torch.tensor([0.0, 0.02, 1.0]).view(1, 1, 1, 3).expand(1, 3, 1, 3).clone().requires_grad_()
+    rgb = (
+        torch.tensor([0.0, 0.02, 1.0]).view(1, 1, 1, 3).expand(1, 3, 1, 3).clone().requires_grad_()
+    )
     lab_to_rgb_B3HW(rgb_to_lab_B3HW(rgb) * 0.99).sum().backward()
     assert rgb.grad is not None and rgb.grad.isfinite().all() and rgb.grad.abs().max() > 0
     lab = torch.tensor([0.5, -100.0, 120.0], dtype=torch.float64).view(1, 3, 1, 1).requires_grad_()

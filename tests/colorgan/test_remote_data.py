@@ -11,11 +11,15 @@ URLS = ("https://host/sets/coco-train", "s3://bucket/coco-train")
 
 
 @pytest.mark.parametrize("schema", [PretrainRecipe, FinetuneRecipe])
-def test_url_of_a_packed_folder_stays_as_given(schema: type[PretrainRecipe], tmp_path: Path) -> None:
+def test_url_of_a_packed_folder_stays_as_given(
+    schema: type[PretrainRecipe], tmp_path: Path
+) -> None:
     def read(*words: str) -> PretrainRecipe:
         return parse(schema, list(words), verb="verb", description="", next_line="")
 
-    recipe = read("--data.train", *URLS, "packed//coco", "--data.val", URLS[0], "--data.cache_gb", "2.5")
+    recipe = read(
+        "--data.train", *URLS, "packed//coco", "--data.val", URLS[0], "--data.cache_gb", "2.5"
+    )
     assert recipe.data.train == (*URLS, Path("packed/coco")) and recipe.data.val == URLS[:1]
     assert recipe.data.cache == (None, 2.5)
     assert read("--data.train", f"[{URLS[0]}, b]").data.train == (URLS[0], Path("b"))

@@ -16,10 +16,29 @@ from colorgan.evaluation.picture_grids import color_grid, mask_grid
 HOSTILE = "<script>alert(1)</script>\" onload='x' $x_1$ ‮gpj"
 GREY = {"psnr": 20.0, "ssim": 0.8, "grey_psnr": 18.0, "grey_ssim": 0.7, "images": 4.0}
 VOC = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
+    *(
+        "aeroplane",
+        "bicycle",
+        "bird",
+        "boat",
+        "bottle",
+        "bus",
+        "car",
+        "cat",
+        "chair",
+        "cow",
+        "diningtable",
+        "dog",
+    ),
     *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-VERSIONS = {"Python": "3.11.7", "torch": "2.13.0", "DALI": "2.4.0", "numpy": "2.4.6", "source": "c0ffee"}
+VERSIONS = {
+    "Python": "3.11.7",
+    "torch": "2.13.0",
+    "DALI": "2.4.0",
+    "numpy": "2.4.6",
+    "source": "c0ffee",
+}
 
 
 def line(kind: str, at: int, **values: float | None) -> dict[str, Any]:
@@ -28,7 +47,12 @@ def line(kind: str, at: int, **values: float | None) -> dict[str, Any]:
 
 
 def make_run(
-    folder: Path, recipe: dict[str, Any], scores: dict[str, float], *, total: int = 100, seen: int = 100
+    folder: Path,
+    recipe: dict[str, Any],
+    scores: dict[str, float],
+    *,
+    total: int = 100,
+    seen: int = 100,
 ) -> Path:
     """A run folder as training leaves it, without weights."""
     folder.mkdir(parents=True)
@@ -40,7 +64,13 @@ def make_run(
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump({**base, **recipe}))
     role = "loss/model" if "task" in recipe else "loss/generator"
-    started = {"text": "started", "total_images": total, "ranks": 1, "device": "CPU, 2 cores", "versions": VERSIONS}
+    started = {
+        "text": "started",
+        "total_images": total,
+        "ranks": 1,
+        "device": "CPU, 2 cores",
+        "versions": VERSIONS,
+    }
     log = [{**line("event", 0), **started}]
     noise = random.Random(str(folder))
     for place in range(1, 11):
@@ -53,13 +83,20 @@ def make_run(
     checkpoint.mkdir(parents=True)
     (checkpoint / "COMPLETE").write_text("{}")
     model = {"inference": "running", "source_version": "c0ffee", "architecture": {"image_size": 32}}
-    (checkpoint / "state.json").write_text(json.dumps({"data_digest": "d1", "world_size": 1, "model": model}))
+    (checkpoint / "state.json").write_text(
+        json.dumps({"data_digest": "d1", "world_size": 1, "model": model})
+    )
     return folder
 
 
 def tuned(folder: Path, seed: int, accuracy: float, init: str = "scratch", **recipe: Any) -> Path:
     """A finished fine-tuning run of a classifier."""
-    scores = {"first_positive_accuracy": accuracy, "mAP": accuracy / 2, "images": 8.0, "classes": 3.0}
+    scores = {
+        "first_positive_accuracy": accuracy,
+        "mAP": accuracy / 2,
+        "images": 8.0,
+        "classes": 3.0,
+    }
     return make_run(folder, {"seed": seed, "task": "classify", "init": init, **recipe}, scores)
 
 
@@ -69,11 +106,22 @@ def grid(path: Path, size: int, num_rows: int, shade: float) -> Path:
     def flat(value: float) -> torch.Tensor:
         return torch.full((3, size, size), value)
 
-    color_grid(path, [(flat(0.0), flat(shade), flat(1.0))] * num_rows, [f"sample {i}" for i in range(num_rows)])
+    color_grid(
+        path,
+        [(flat(0.0), flat(shade), flat(1.0))] * num_rows,
+        [f"sample {i}" for i in range(num_rows)],
+    )
     return path
 
 
-def scored(folder: Path, kind: str, classes: Sequence[str], seed: int, scores: dict[str, float], **about: Any) -> Path:
+def scored(
+    folder: Path,
+    kind: str,
+    classes: Sequence[str],
+    seed: int,
+    scores: dict[str, float],
+    **about: Any,
+) -> Path:
     """An evaluation folder; classes score from the seed, a class is taken for the next one now and then."""
     folder.mkdir(parents=True)
     draw = random.Random(seed)
@@ -83,8 +131,17 @@ def scored(folder: Path, kind: str, classes: Sequence[str], seed: int, scores: d
     size = range(len(names))
     matrix = [[draw.randrange(20) + 200 * (i == j) + 60 * (j == i + 1) for j in size] for i in size]
     text = {
-        **{"model": "runs/a/model", "data": ["shards/v"], "kind": kind, "inference": "running", "images_seen": 100},
-        **{"scores": {"images": 8.0, "classes": float(len(names)), **scores}, "per_class": per_class},
+        **{
+            "model": "runs/a/model",
+            "data": ["shards/v"],
+            "kind": kind,
+            "inference": "running",
+            "images_seen": 100,
+        },
+        **{
+            "scores": {"images": 8.0, "classes": float(len(names)), **scores},
+            "per_class": per_class,
+        },
         **{"classes": list(classes), "confusion": matrix if kind != "detector" else None, **about},
     }
     if kind == "segmenter":
@@ -96,7 +153,10 @@ def scored(folder: Path, kind: str, classes: Sequence[str], seed: int, scores: d
 def _overlays(path: Path, classes: Sequence[str], draw: random.Random) -> None:
     rows = []
     for _ in range(3):
-        photo, truth = torch.rand(3, 8, 8).repeat_interleave(8, 1).repeat_interleave(8, 2), torch.zeros(64, 64)
+        photo, truth = (
+            torch.rand(3, 8, 8).repeat_interleave(8, 1).repeat_interleave(8, 2),
+            torch.zeros(64, 64),
+        )
         truth[16:48, 8:40] = draw.randrange(1, len(classes) + 1)
         rows.append((photo, truth.to(torch.uint8), truth.roll(6, 1).to(torch.uint8)))
     mask_grid(path, rows, classes=classes)
@@ -107,7 +167,13 @@ def probed(folder: Path, model: str, seed: int, lift: float) -> Path:
     folder.mkdir(parents=True)
 
     def score(value: float) -> dict[str, Any]:
-        return {"mAP": value, "mAP_11_point": value + 0.01, "chance": 0.07, "classes": 20, "per_class": []}
+        return {
+            "mAP": value,
+            "mAP_11_point": value + 0.01,
+            "chance": 0.07,
+            "classes": 20,
+            "per_class": [],
+        }
 
     levels = [0.2 + lift, 0.3 + lift]
     text = {
@@ -117,15 +183,26 @@ def probed(folder: Path, model: str, seed: int, lift: float) -> Path:
             "classes": list(VOC),
             "data": {"train": {"images": 40}, "test": {"images": 8}},
         },
-        "levels": [{"channels": 64, "side": 16, "grid": 12}, {"channels": 128, "side": 8, "grid": 8}],
+        "levels": [
+            {"channels": 64, "side": 16, "grid": 12},
+            {"channels": 128, "side": 8, "grid": 8},
+        ],
         "linear": {
             "best_level": 1,
-            "levels": [{"score": score(v), "cross_validated": v, "unfinished_fits": 0} for v in levels],
+            "levels": [
+                {"score": score(v), "cross_validated": v, "unfinished_fits": 0} for v in levels
+            ],
         },
-        "lowshot": {"levels": [[{"k": k, "mAP_mean": v * k / 96, "mAP_std": 0.01} for k in (1, 96)] for v in levels]},
+        "lowshot": {
+            "levels": [
+                [{"k": k, "mAP_mean": v * k / 96, "mAP_std": 0.01} for k in (1, 96)] for v in levels
+            ]
+        },
         "knn": {
             **{"best_level": 1, "best_k": 5},
-            "levels": [[{"k": k, "score": score(v), "cross_validated": v} for k in (1, 5)] for v in levels],
+            "levels": [
+                [{"k": k, "score": score(v), "cross_validated": v} for k in (1, 5)] for v in levels
+            ],
         },
     }
     (folder / "probe.json").write_text(json.dumps(text))
@@ -135,8 +212,19 @@ def probed(folder: Path, model: str, seed: int, lift: float) -> Path:
 def study(folder: Path, seeds: Sequence[int] = (0, 1), classes: Sequence[str] = VOC) -> Path:
     """A study of one of the paper's protocols, two of the field's and one on frozen features, runs included."""
     protocols = [
-        _protocol(folder, "paper-classification", "classify", "first_positive_accuracy", 0.31, 0.35, seeds, classes),
-        _protocol(folder, "voc2012-segmentation", "segment", "mIoU_own_size", 0.12, 0.125, seeds, classes),
+        _protocol(
+            folder,
+            "paper-classification",
+            "classify",
+            "first_positive_accuracy",
+            0.31,
+            0.35,
+            seeds,
+            classes,
+        ),
+        _protocol(
+            folder, "voc2012-segmentation", "segment", "mIoU_own_size", 0.12, 0.125, seeds, classes
+        ),
         _protocol(folder, "voc2007-detection", "detect", "AP50", 0.2, 0.18, seeds, classes),
         _protocol(folder, "voc2007-linear", "linear", "mAP", 0.25, 0.33, seeds, classes),
     ]
@@ -158,20 +246,47 @@ def _protocol(
     first = "random" if task == "linear" else "scratch"
     arms = []
     for arm, mean in ((first, low), ("pretrained", high)):
-        values = [mean + 0.01 * random.Random(f"{name}{arm}{seed}").uniform(-1, 1) for seed in seeds]
+        values = [
+            mean + 0.01 * random.Random(f"{name}{arm}{seed}").uniform(-1, 1) for seed in seeds
+        ]
         runs = [folder / name / f"{arm}-{seed}" for seed in seeds]
         for run, seed, value in zip(runs, seeds, values, strict=True):
             if task == "linear":
                 probed(run, arm, seed, mean - 0.2)
                 continue
             init = "scratch" if arm == first else str(folder / "pretrain" / "gan" / "generator")
-            make_run(run, {"seed": seed, "task": task, "init": init}, {metric: value, "images": 8.0, "classes": 20.0})
-            scored(run / "evaluation", kinds[task], classes, seed, {metric: value}, model=str(run / "model"))
+            make_run(
+                run,
+                {"seed": seed, "task": task, "init": init},
+                {metric: value, "images": 8.0, "classes": 20.0},
+            )
+            scored(
+                run / "evaluation",
+                kinds[task],
+                classes,
+                seed,
+                {metric: value},
+                model=str(run / "model"),
+            )
         stages = {"stages": [{"epochs": 4.0, "learning_rate": 0.0003, "features": "train"}]}
-        arms.append({"name": arm, "settings": stages, "values": values, "runs": list(map(str, runs))})
+        arms.append(
+            {"name": arm, "settings": stages, "values": values, "runs": list(map(str, runs))}
+        )
     gap = high - low
-    compared = {"arm": "pretrained", "against": first, "difference": gap, "low": gap - 0.01, "high": gap + 0.01}
-    verdict = "pretraining helps" if gap > 0.01 else "no difference shown" if gap > -0.01 else "pretraining hurts"
+    compared = {
+        "arm": "pretrained",
+        "against": first,
+        "difference": gap,
+        "low": gap - 0.01,
+        "high": gap + 0.01,
+    }
+    verdict = (
+        "pretraining helps"
+        if gap > 0.01
+        else "no difference shown"
+        if gap > -0.01
+        else "pretraining hurts"
+    )
     return {
         **{
             "name": name,
@@ -180,7 +295,20 @@ def _protocol(
             "metric": metric,
             "metric_title": f"{metric}, by rule",
         },
-        **{"source": "Everingham et al.", "data": {"title": "drawn", "train": 1713, "test": 342, "classes": 20}},
-        **{"seeds": list(seeds), "arms": arms, "comparisons": [{**compared, "level": 0.95, "verdict": verdict}]},
-        "further": [{"metric_title": "the same runs by another score", "arms": arms, "comparisons": [compared]}],
+        **{
+            "source": "Everingham et al.",
+            "data": {"title": "drawn", "train": 1713, "test": 342, "classes": 20},
+        },
+        **{
+            "seeds": list(seeds),
+            "arms": arms,
+            "comparisons": [{**compared, "level": 0.95, "verdict": verdict}],
+        },
+        "further": [
+            {
+                "metric_title": "the same runs by another score",
+                "arms": arms,
+                "comparisons": [compared],
+            }
+        ],
     }

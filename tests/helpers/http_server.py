@@ -11,7 +11,8 @@ from pathlib import Path
 
 class FolderServer(ThreadingHTTPServer):
     """`faults[name]` is what befalls the next requests for a file: a status, "break", "wrong", "more", a redirect
-    ("http://..."), or "slow"; once they are used up, the file is served whole."""
+    ("http://..."), or "slow"; once they are used up, the file is served whole.
+    """
 
     daemon_threads = True
 
@@ -71,7 +72,9 @@ class _Handler(BaseHTTPRequestHandler):
 def serve(folder: Path) -> Iterator[FolderServer]:
     """Serve a folder's files at `url` while the context is open."""
     with FolderServer(folder) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread = threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
         thread.start()
         try:
             yield server

@@ -65,7 +65,9 @@ def why_not() -> str:
         return f"not installed: {', '.join(missing)}"
     if os.geteuid() != 0:
         return "SLURM's daemons need root"
-    if subprocess.run(["unshare", "--pid", "--fork", "--uts", "--mount", "true"], capture_output=True).returncode:
+    if subprocess.run(
+        ["unshare", "--pid", "--fork", "--uts", "--mount", "true"], capture_output=True
+    ).returncode:
         return "unshare is not permitted here"
     return ""
 
@@ -75,7 +77,9 @@ class LocalSlurm:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "SRUN_"))}
+        self.environment = {
+            k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "SRUN_"))
+        }
         self.environment |= {"SLURM_CONF": str(root / "etc/slurm.conf"), "PATH": _path()}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -94,7 +98,10 @@ class LocalSlurm:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -110,12 +117,21 @@ class LocalSlurm:
     def start_node(self, node: str) -> None:
         """Start a node's daemon in namespaces of its own and wait until the node is idle."""
         hosts, conf = self.root / "etc/hosts", self.environment["SLURM_CONF"]
-        inside = (
-            f"hostname {node} && mount --bind '{hosts}' /etc/hosts && slurmd -D -N {node} -f '{conf}' & wait; exit 0"
-        )
-        spaces = ["--pid", "--fork", "--kill-child", "--mount-proc", "--uts", "--mount", "--propagation", "private"]
+        inside = f"hostname {node} && mount --bind '{hosts}' /etc/hosts && slurmd -D -N {node} -f '{conf}' & wait; exit 0"
+        spaces = [
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "--uts",
+            "--mount",
+            "--propagation",
+            "private",
+        ]
         self._start(node, "unshare", *spaces, "sh", "-c", inside)
-        self._until(lambda: self.run("sinfo", "-hN", "-n", node, "-o", "%T").strip() == "idle", 60, node)
+        self._until(
+            lambda: self.run("sinfo", "-hN", "-n", node, "-o", "%T").strip() == "idle", 60, node
+        )
 
     def kill_node(self, node: str) -> None:
         """The node dies with all that runs on it, without a word."""
@@ -123,7 +139,9 @@ class LocalSlurm:
         process.kill()
         process.wait(timeout=10)
 
-    def run(self, *words: str, check: bool = True, cwd: Path | None = None, **variables: str) -> str:
+    def run(
+        self, *words: str, check: bool = True, cwd: Path | None = None, **variables: str
+    ) -> str:
         """Run a command of SLURM's (or a script) and return what it prints on both streams."""
         done = subprocess.run(
             words, env=self.environment | variables, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -148,7 +166,9 @@ class LocalSlurm:
     def wait(self, job: str, *states: str, timeout_s: float = 300) -> str:
         """Wait until a job is in one of the states (default: ended); return the state."""
         wanted = states or ENDED
-        self._until(lambda: self.field(job, "JobState") in wanted, timeout_s, f"job {job} to be {wanted}")
+        self._until(
+            lambda: self.field(job, "JobState") in wanted, timeout_s, f"job {job} to be {wanted}"
+        )
         return self.field(job, "JobState")
 
     def wait_for(self, happened: Callable[[], bool], what: str, timeout_s: float = 300) -> None:
@@ -164,7 +184,9 @@ class LocalSlurm:
         while not happened():
             for name, process in self._processes.items():
                 if process.poll() is not None:
-                    raise AssertionError(f"{name} ended with {process.returncode}; see {self.root / 'log'}")
+                    raise AssertionError(
+                        f"{name} ended with {process.returncode}; see {self.root / 'log'}"
+                    )
             if time.monotonic() > end:
                 raise AssertionError(f"waited {timeout_s} s for {what}; queue: {self.jobs()}")
             time.sleep(0.1)
@@ -189,13 +211,19 @@ class LocalSlurm:
         for folder in ("etc", "run", "state", "spool/node1", "spool/node2", "log", "dev"):
             (self.root / folder).mkdir(parents=True)
         host = socket.gethostname().split(".")[0]
-        text = CONFIGURATION.format(host=host, root=self.root, controller_port=_free_port(), node_port=_free_port())
+        text = CONFIGURATION.format(
+            host=host, root=self.root, controller_port=_free_port(), node_port=_free_port()
+        )
         etc = self.root / "etc"
         (etc / "slurm.conf").write_text(text)
-        (etc / "gres.conf").write_text(f"NodeName=node[1-2] Name=gpu File={self.root}/dev/nvidia[0-7]\n")
+        (etc / "gres.conf").write_text(
+            f"NodeName=node[1-2] Name=gpu File={self.root}/dev/nvidia[0-7]\n"
+        )
         for number in range(8):
             (self.root / "dev" / f"nvidia{number}").symlink_to("/dev/null")
-        (etc / "hosts").write_text(f"127.0.0.1 localhost {host}\n127.0.0.1 node1\n127.0.0.2 node2\n")
+        (etc / "hosts").write_text(
+            f"127.0.0.1 localhost {host}\n127.0.0.1 node1\n127.0.0.2 node2\n"
+        )
         (etc / "munge.key").write_bytes(os.urandom(128))
         (etc / "munge.key").chmod(0o600)
 

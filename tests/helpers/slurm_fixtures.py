@@ -49,7 +49,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Everything here that uses the cluster is marked and, where SLURM cannot run, skipped with the reason."""
     reason = why_not()
     for item in items:
-        if Path(str(item.fspath)).parent == ROOT / "tests" / "slurm" and "slurm" in getattr(item, "fixturenames", ()):
+        if Path(str(item.fspath)).parent == ROOT / "tests" / "slurm" and "slurm" in getattr(
+            item, "fixturenames", ()
+        ):
             item.add_marker("slurm")
             if reason:
                 item.add_marker(pytest.mark.skip(reason=f"no local SLURM: {reason}"))
@@ -75,7 +77,14 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSlurm]:
 @pytest.fixture(scope="session")
 def words() -> list[str]:
     """The words of a small pretraining run, but for its folder."""
-    return ["--config", "my recipe.yaml", "--data.train", "packed train", "--data.val", "packed val"]
+    return [
+        "--config",
+        "my recipe.yaml",
+        "--data.train",
+        "packed train",
+        "--data.val",
+        "packed val",
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -94,10 +103,27 @@ def weights() -> Callable[[Path], dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def plain(place: Path, words: list[str], weights: Callable[[Path], dict[str, str]]) -> dict[str, str]:
+def plain(
+    place: Path, words: list[str], weights: Callable[[Path], dict[str, str]]
+) -> dict[str, str]:
     """What the same run ends with as two processes without SLURM."""
-    launch = [str(Path(sys.executable).parent / "accelerate"), "launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    launch = [
+        str(Path(sys.executable).parent / "accelerate"),
+        "launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+    ]
+    launch += [
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        "0",
+    ]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     command = [*launch, str(ROOT / "launcher/pretrain.py"), *words, "--run", "plain"]
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)

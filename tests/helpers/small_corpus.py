@@ -69,4 +69,7 @@ def records_of(root: Path) -> Callable[[], Iterator[Record]]:
 def digests(folder: Path) -> dict[str, str]:
     """sha256 of each file of a folder, hidden ones too."""
     files = [path for path in folder.rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }

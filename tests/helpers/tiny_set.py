@@ -48,14 +48,24 @@ def png(mask_HW: NDArray[np.uint8]) -> bytes:
 def picture(index: int, height: int, width: int) -> NDArray[np.uint8]:
     """Smooth colours that differ from one index to the next."""
     y, x = np.mgrid[0:height, 0:width]
-    waves = [np.sin((x * (1 + channel) + y * (index % 7)) / 9 + index + channel) for channel in range(3)]
+    waves = [
+        np.sin((x * (1 + channel) + y * (index % 7)) / 9 + index + channel) for channel in range(3)
+    ]
     return (127.5 + 127 * np.stack(waves, -1)).astype(np.uint8)
 
 
 def tiny_sample(index: int, height: int = 32, width: int = 32, num_classes: int = 3) -> TinySample:
     one = index % num_classes
-    objects = [{"class": one, "box": [0.0, 0.0, 1.0, 1.0], "difficult": index % 5 == 0, "crowd": False}]
-    label = {"classes": [one], "objects": objects, "key": f"k{index:05d}", "width": width, "height": height}
+    objects = [
+        {"class": one, "box": [0.0, 0.0, 1.0, 1.0], "difficult": index % 5 == 0, "crowd": False}
+    ]
+    label = {
+        "classes": [one],
+        "objects": objects,
+        "key": f"k{index:05d}",
+        "width": width,
+        "height": height,
+    }
     mask = np.full((height, width), one + 1, np.uint8)
     mask[: height // 2] = 255
     image = jpeg(picture(index, height, width))
@@ -83,7 +93,12 @@ def write_set(
                 _add(tar, rows[index : index + 1], index, shard, samples[index], with_masks)
         data = path.read_bytes()
         shards.append(
-            ShardInfo(file=path.name, samples=len(chosen), bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+            ShardInfo(
+                file=path.name,
+                samples=len(chosen),
+                bytes=len(data),
+                sha256=hashlib.sha256(data).hexdigest(),
+            )
         )
     np.save(folder / "samples.npy", rows)
     table = (folder / "samples.npy").read_bytes()
@@ -99,14 +114,23 @@ def write_set(
         chroma_subsampling="4:4:4",
         num_samples=len(samples),
         num_rejected=0,
-        samples_file=FileInfo(file="samples.npy", bytes=len(table), sha256=hashlib.sha256(table).hexdigest()),
+        samples_file=FileInfo(
+            file="samples.npy", bytes=len(table), sha256=hashlib.sha256(table).hexdigest()
+        ),
         shards=tuple(shards),
     )
     write_manifest(manifest, folder)
     return folder
 
 
-def _add(tar: tarfile.TarFile, row: NDArray[np.void], index: int, shard: int, sample: TinySample, masks: bool) -> None:
+def _add(
+    tar: tarfile.TarFile,
+    row: NDArray[np.void],
+    index: int,
+    shard: int,
+    sample: TinySample,
+    masks: bool,
+) -> None:
     row["shard"], row["width"], row["height"] = shard, sample.width, sample.height
     members = [("image", "jpg", sample.image), ("label", "json", sample.label)]
     if masks and sample.mask:

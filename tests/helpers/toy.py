@@ -60,7 +60,9 @@ class ToyLoader:
 
     def batch(self, slots: range) -> ToyBatch:
         positions_B = torch.tensor(list(slots))
-        return ToyBatch(torch.stack([toy_picture(slot) for slot in slots]), positions_B, positions_B)
+        return ToyBatch(
+            torch.stack([toy_picture(slot) for slot in slots]), positions_B, positions_B
+        )
 
     def eval_batches(self) -> Iterator[Any]:
         yield self.batch(range(10_000 + self.rank, 10_002 + self.rank))
@@ -80,7 +82,12 @@ def toy_recipe(run: Path, **changes: Any) -> PretrainRecipe:
 
 
 def train_toy(
-    recipe: PretrainRecipe, ranks: Ranks, *, num_steps: int, micro_batch_size: int, sgd: bool = False
+    recipe: PretrainRecipe,
+    ranks: Ranks,
+    *,
+    num_steps: int,
+    micro_batch_size: int,
+    sgd: bool = False,
 ) -> tuple[PretrainTask, Strategy, list[dict[str, float]]]:
     """Train a few steps and return task, strategy and what was reported."""
     size = recipe.batch.global_batch_size
@@ -88,7 +95,9 @@ def train_toy(
     for phase in strategy.phases.values() if sgd else ():
         phase.optimizer = torch.optim.SGD(phase.module.parameters(), lr=0.01)
     reports: list[dict[str, float]] = []
-    hooks = Hooks(lambda report: reports.append(report.values), lambda images: None, lambda images: None)
+    hooks = Hooks(
+        lambda report: reports.append(report.values), lambda images: None, lambda images: None
+    )
     loader = ToyLoader(size, micro_batch_size, ranks.rank, ranks.world_size)
     fit(task, strategy, loader, Intervals(num_steps * size, size, size), hooks, StopSignals())
     return task, strategy, reports
@@ -100,7 +109,9 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _rank_main(rank: int, world_size: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _rank_main(
+    rank: int, world_size: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -119,7 +130,12 @@ def _rank_main(rank: int, world_size: int, port: int, work: Callable[..., None],
 
 def on_ranks(world_size: int, work: Callable[..., None], *arguments: Any) -> None:
     """Run `work(ranks, *arguments)` in real processes joined by gloo; raises what one of them raises."""
-    multiprocessing.set_forkserver_preload(["colorgan.tasks.pretraining", "torch.utils.tensorboard"])  # imported once
+    multiprocessing.set_forkserver_preload(
+        ["colorgan.tasks.pretraining", "torch.utils.tensorboard"]
+    )  # imported once
     torch.multiprocessing.start_processes(
-        _rank_main, (world_size, free_port(), work, arguments), nprocs=world_size, start_method="forkserver"
+        _rank_main,
+        (world_size, free_port(), work, arguments),
+        nprocs=world_size,
+        start_method="forkserver",
     )

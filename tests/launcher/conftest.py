@@ -21,7 +21,13 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folders = {}
     for split in ("train", "val", "voc-train", "voc-val"):
         folders[split] = root / "packed" / split
-        pack(open_sample(root / "raw", split), folders[split], root=root / "raw", image_policy="squash:32", workers=0)
+        pack(
+            open_sample(root / "raw", split),
+            folders[split],
+            root=root / "raw",
+            image_policy="squash:32",
+            workers=0,
+        )
     return folders
 
 

@@ -37,18 +37,40 @@ def test_pretrain_tells_a_mistake(
 ) -> None:
     run = tmp_path / "run"
     with pytest.raises(MISTAKES, match=sentence):
-        verb("pretrain", "--data.train", packed["train"], "--run", run, "--images", "16", *TINY, *words)
+        verb(
+            "pretrain",
+            "--data.train",
+            packed["train"],
+            "--run",
+            run,
+            "--images",
+            "16",
+            *TINY,
+            *words,
+        )
     assert not (run / "checkpoints").exists()
 
 
 def test_all_mistakes_at_once(verb: Verb) -> None:
     with pytest.raises(ColorganError) as told:
-        verb("pretrain", "--data.train", "x", "--sede", "1", "--loss.gan", "wgan", "--network.width", "-2")
+        verb(
+            "pretrain",
+            "--data.train",
+            "x",
+            "--sede",
+            "1",
+            "--loss.gan",
+            "wgan",
+            "--network.width",
+            "-2",
+        )
     for word in ("3 problems", "sede", "seed", "wgan", "bce", "network.width"):
         assert word in str(told.value)
 
 
-def test_manifest_of_a_newer_version_and_a_short_shard(tmp_path: Path, packed: dict[str, Path], verb: Verb) -> None:
+def test_manifest_of_a_newer_version_and_a_short_shard(
+    tmp_path: Path, packed: dict[str, Path], verb: Verb
+) -> None:
     newer, short = tmp_path / "newer", tmp_path / "short"
     for folder in (newer, short):
         shutil.copytree(packed["train"], folder)
@@ -58,7 +80,16 @@ def test_manifest_of_a_newer_version_and_a_short_shard(tmp_path: Path, packed: d
     shard.write_bytes(shard.read_bytes()[:-2048])
     for folder, word in ((newer, "99"), (short, shard.name)):
         with pytest.raises(ShardError, match=word):
-            verb("pretrain", "--data.train", folder, "--run", tmp_path / "run", "--images", "16", *TINY)
+            verb(
+                "pretrain",
+                "--data.train",
+                folder,
+                "--run",
+                tmp_path / "run",
+                "--images",
+                "16",
+                *TINY,
+            )
 
 
 def test_a_folder_that_is_no_generator(tmp_path: Path, packed: dict[str, Path], verb: Verb) -> None:
@@ -71,13 +102,31 @@ def test_a_folder_that_is_no_generator(tmp_path: Path, packed: dict[str, Path], 
 
 
 def test_other_classes_than_the_head(tmp_path: Path, packed: dict[str, Path], verb: Verb) -> None:
-    words = ["--task", "classify", "--data.train", packed["voc-train"], "--run", tmp_path / "run", "--head_width", "8"]
-    words += ["--network.image_size", "32", "--network.width", "4", "--batch.global_batch_size", "8"]
+    words = [
+        "--task",
+        "classify",
+        "--data.train",
+        packed["voc-train"],
+        "--run",
+        tmp_path / "run",
+        "--head_width",
+        "8",
+    ]
+    words += [
+        "--network.image_size",
+        "32",
+        "--network.width",
+        "4",
+        "--batch.global_batch_size",
+        "8",
+    ]
     stages = ["--stages", "[{epochs: 1, learning_rate: 0.001}]"]
     other = tmp_path / "other"
     shutil.copytree(packed["voc-val"], other)
     manifest = json.loads((other / "manifest.json").read_text())
-    (other / "manifest.json").write_text(json.dumps({**manifest, "classes": manifest["classes"][::-1]}))
+    (other / "manifest.json").write_text(
+        json.dumps({**manifest, "classes": manifest["classes"][::-1]})
+    )
     with pytest.raises(ColorganError, match="other classes"):
         verb("finetune", *words, *stages, "--data.val", other)
     verb("finetune", *words, *stages)
@@ -97,10 +146,36 @@ def test_a_run_of_another_recipe_and_a_run_without_checkpoints(
 
 
 @pytest.mark.parametrize("task", ["segment", "classify"])
-def test_labels_are_needed_to_fine_tune(tmp_path: Path, packed: dict[str, Path], verb: Verb, task: str) -> None:
-    pictures, out = packed["train"].parents[1] / "raw" / "coco" / "train2017", tmp_path / "unlabelled"
-    verb("pack", "--corpus", "folder", "--root", pictures, "--split", "all", "--out", out, "--image", "squash:32")
-    words = ["--task", task, "--data.train", out, "--run", tmp_path / "run", "--network.image_size", "32"]
+def test_labels_are_needed_to_fine_tune(
+    tmp_path: Path, packed: dict[str, Path], verb: Verb, task: str
+) -> None:
+    pictures, out = (
+        packed["train"].parents[1] / "raw" / "coco" / "train2017",
+        tmp_path / "unlabelled",
+    )
+    verb(
+        "pack",
+        "--corpus",
+        "folder",
+        "--root",
+        pictures,
+        "--split",
+        "all",
+        "--out",
+        out,
+        "--image",
+        "squash:32",
+    )
+    words = [
+        "--task",
+        task,
+        "--data.train",
+        out,
+        "--run",
+        tmp_path / "run",
+        "--network.image_size",
+        "32",
+    ]
     with pytest.raises(MISTAKES, match=f"no classes to {task}"):
         verb("finetune", *words, "--batch.global_batch_size", "8", "--network.width", "4")
 
@@ -109,11 +184,25 @@ def test_empty_split_and_missing_folder(tmp_path: Path, verb: Verb) -> None:
     (tmp_path / "empty").mkdir()
     for root in (tmp_path / "empty", tmp_path / "missing"):
         with pytest.raises(MISTAKES, match=root.name):
-            verb("pack", "--corpus", "folder", "--root", root, "--split", "all", "--out", tmp_path / "out")
+            verb(
+                "pack",
+                "--corpus",
+                "folder",
+                "--root",
+                root,
+                "--split",
+                "all",
+                "--out",
+                tmp_path / "out",
+            )
 
 
-def test_the_shell_sees_status_2_one_sentence_and_no_traceback(tmp_path: Path, packed: dict[str, Path]) -> None:
-    done = command_line("python", LAUNCHER / "pretrain.py", "--data.train", "/nowhere", *TINY, cwd=tmp_path)
+def test_the_shell_sees_status_2_one_sentence_and_no_traceback(
+    tmp_path: Path, packed: dict[str, Path]
+) -> None:
+    done = command_line(
+        "python", LAUNCHER / "pretrain.py", "--data.train", "/nowhere", *TINY, cwd=tmp_path
+    )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("ManifestError: /nowhere")
@@ -126,7 +215,9 @@ def test_the_shell_sees_status_2_one_sentence_and_no_traceback(tmp_path: Path, p
 
 def test_one_process_where_several_were_asked_for(tmp_path: Path, packed: dict[str, Path]) -> None:
     words = ["--data.train", packed["train"], "--run", tmp_path / "run", "--images", "16", *TINY]
-    done = command_line("accelerate", "launch", "--cpu", "--num_processes", 2, LAUNCHER / "pretrain.py", *words)
+    done = command_line(
+        "accelerate", "launch", "--cpu", "--num_processes", 2, LAUNCHER / "pretrain.py", *words
+    )
     assert done.returncode != 0
     assert "accelerate was asked for several processes but started one" in done.stderr
     assert "ddp_cpu.yaml" in done.stderr
@@ -146,11 +237,31 @@ def test_a_damaged_recipe_of_a_run(tmp_path: Path, packed: dict[str, Path], verb
     for text in ("", "a: [", "- 1"):
         (tmp_path / "recipe.yaml").write_text(text)
         with pytest.raises(ColorganError, match=r"recipe\.yaml is damaged"):
-            verb("pretrain", "--data.train", packed["train"], "--run", tmp_path, "--images", "16", *TINY)
+            verb(
+                "pretrain",
+                "--data.train",
+                packed["train"],
+                "--run",
+                tmp_path,
+                "--images",
+                "16",
+                *TINY,
+            )
 
 
-def test_a_photo_is_not_overwritten_by_its_colored_copy(tmp_path: Path, packed: dict[str, Path], verb: Verb) -> None:
-    verb("pretrain", "--data.train", packed["train"], "--run", tmp_path / "run", "--images", "16", *TINY)
+def test_a_photo_is_not_overwritten_by_its_colored_copy(
+    tmp_path: Path, packed: dict[str, Path], verb: Verb
+) -> None:
+    verb(
+        "pretrain",
+        "--data.train",
+        packed["train"],
+        "--run",
+        tmp_path / "run",
+        "--images",
+        "16",
+        *TINY,
+    )
     verb("consolidate", "--run", tmp_path / "run")
     photo = tmp_path / "a.png"
     photo.write_bytes(b"")

@@ -11,9 +11,22 @@ import pytest
 from PIL import Image
 
 Verb = Callable[..., str]
-CATEGORIES = {1: "person", 18: "dog", 90: "toothbrush"}  # COCO's own ids run to 90, for 80 categories
+CATEGORIES = {
+    1: "person",
+    18: "dog",
+    90: "toothbrush",
+}  # COCO's own ids run to 90, for 80 categories
 TINY = [
-    *("--network.image_size", 32, "--network.width", 4, "--batch.global_batch_size", 4, "--launch.torch_threads", 1),
+    *(
+        "--network.image_size",
+        32,
+        "--network.width",
+        4,
+        "--batch.global_batch_size",
+        4,
+        "--launch.torch_threads",
+        1,
+    ),
     *("--data.decode_threads", 1, "--init", "scratch", "--head_width", 8),
 ]
 
@@ -30,10 +43,16 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(pixels).save(root / f"train2017/{index:012d}.jpg")
         annotation = {"id": index, "image_id": index, "category_id": list(CATEGORIES)[index % 3]}
         annotation |= {"iscrowd": int(index == 5), "area": 100, "bbox": [10, 10, 10, 10]}
-        outline = {"size": [40, 40], "counts": [400, 400, 800]} if index == 5 else [[10, 10, 20, 10, 20, 20, 10, 20]]
+        outline = (
+            {"size": [40, 40], "counts": [400, 400, 800]}
+            if index == 5
+            else [[10, 10, 20, 10, 20, 20, 10, 20]]
+        )
         annotations.append(annotation | {"segmentation": outline})
     document = {
-        "images": [{"id": i, "file_name": f"{i:012d}.jpg", "width": 40, "height": 40} for i in range(8)],
+        "images": [
+            {"id": i, "file_name": f"{i:012d}.jpg", "width": 40, "height": 40} for i in range(8)
+        ],
         "annotations": annotations[:7],
         "categories": [{"id": identity, "name": name} for identity, name in CATEGORIES.items()],
     }
@@ -45,12 +64,29 @@ def test_coco_is_classified_and_segmented(coco: Path, tmp_path: Path, verb: Verb
     words = ["--corpus", "coco", "--root", coco, "--split", "train", "--out", tmp_path / "packed"]
     assert "8 samples" in verb("pack", *words, "--image", "squash:32", "--workers", 1)
     for task, classes in (("classify", ["person", "dog", "toothbrush"]), ("segment", None)):
-        words = ["--task", task, "--data.train", tmp_path / "packed", "--data.val", tmp_path / "packed"]
-        words += ["--run", tmp_path / task, "--stages", "[{epochs: 1, learning_rate: 0.001}]", *TINY]
+        words = [
+            "--task",
+            task,
+            "--data.train",
+            tmp_path / "packed",
+            "--data.val",
+            tmp_path / "packed",
+        ]
+        words += [
+            "--run",
+            tmp_path / task,
+            "--stages",
+            "[{epochs: 1, learning_rate: 0.001}]",
+            *TINY,
+        ]
         assert "on 8 images" in verb("finetune", *words)
         written = json.loads((tmp_path / task / "evaluation/scores.json").read_text())
         assert list(written["per_class"]) == (classes or ["background", *CATEGORIES.values()])
-        if task == "classify":  # three persons, two dogs, two toothbrushes, the crowd among them: rows are true classes
+        if (
+            task == "classify"
+        ):  # three persons, two dogs, two toothbrushes, the crowd among them: rows are true classes
             assert [sum(row) for row in written["confusion"]] == [3, 2, 2]
         else:  # the crowd's columns are void
-            assert sum(map(sum, written["confusion"])) == pytest.approx(8 * 32 * 32 - 32 * 8, rel=0.01)
+            assert sum(map(sum, written["confusion"])) == pytest.approx(
+                8 * 32 * 32 - 32 * 8, rel=0.01
+            )

@@ -28,7 +28,9 @@ SIZES = ((40, 61), (33, 33), (90, 50), (8, 70))  # the last one is too small for
 @pytest.fixture(scope="module")
 def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("generator")
-    architecture = Architecture(image_size=32, width=4, norm="batch", bias_before_norm=False, dropout=0.0)
+    architecture = Architecture(
+        image_size=32, width=4, norm="batch", bias_before_norm=False, dropout=0.0
+    )
     config = ModelConfig(kind="generator", architecture=architecture, ab_scale=110.0)
     module = build_model(config)
     initialise(module, 3)
@@ -45,7 +47,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("photos")
     for index, (height, width) in enumerate(SIZES):
         rows, columns = np.mgrid[0:height, 0:width]
-        picture = np.stack([rows * 2 + 20 * index, 250 - columns * 2, (rows + columns) % 200], axis=-1)
+        picture = np.stack(
+            [rows * 2 + 20 * index, 250 - columns * 2, (rows + columns) % 200], axis=-1
+        )
         Image.fromarray(picture.astype(np.uint8)).save(root / f"{index}.jpg", quality=95)
     for policy in ("original", "squash:32"):
         pack(open_folder(root, "all"), root / policy[:6], root=root, image_policy=policy, workers=0)
@@ -64,7 +68,10 @@ def test_scores_at_own_size_are_those_of_what_colorize_gives(
         "evaluate", "--model", generator, "--data", photos / "origin", "--out", tmp_path, "--own_size", "true",
         "--num_pictures", 2,
     )  # fmt: skip
-    assert "4 held-out pictures, running inference, at 32x32" in told and "3 of them at their own sizes" in told
+    assert (
+        "4 held-out pictures, running inference, at 32x32" in told
+        and "3 of them at their own sizes" in told
+    )
     assert "CIEDE2000" in told and "ratio of the means" in told
     scores = json.loads((tmp_path / "scores.json").read_text())["scores"]
     network, config = load_model(generator)

@@ -24,12 +24,24 @@ Verb = Callable[..., str]
 def pretrain_words(packed: dict[str, Path], run: Path, images: int = 64) -> list[object]:
     data = ["--data.train", packed["train"], "--data.val", packed["val"]]
     intervals = ["--output.save_every_images", 16, "--output.validate_every_images", 32]
-    return [*data, "--run", run, "--images", images, "--loss.gan", "least_squares", *TINY, *intervals]
+    return [
+        *data,
+        "--run",
+        run,
+        "--images",
+        images,
+        "--loss.gan",
+        "least_squares",
+        *TINY,
+        *intervals,
+    ]
 
 
 def test_every_verb_in_turn(tmp_path: Path, packed: dict[str, Path], verb: Verb) -> None:
     run = tmp_path / "a run"
-    assert "Dry run: nothing was trained." in verb("pretrain", *pretrain_words(packed, run), "--dry_run")
+    assert "Dry run: nothing was trained." in verb(
+        "pretrain", *pretrain_words(packed, run), "--dry_run"
+    )
     assert not run.exists()
     told = verb("pretrain", *pretrain_words(packed, run))
     assert "on 12 held-out pictures" in told
@@ -53,19 +65,40 @@ def test_every_verb_in_turn(tmp_path: Path, packed: dict[str, Path], verb: Verb)
                 "--data.val",
                 packed["voc-val"],
             ]
-            words += ["--run", tuned, "--head_width", 16, "--batch.global_batch_size", 8, "--launch.torch_threads", 1]
+            words += [
+                "--run",
+                tuned,
+                "--head_width",
+                16,
+                "--batch.global_batch_size",
+                8,
+                "--launch.torch_threads",
+                1,
+            ]
             features = "train" if init == "scratch" else "frozen"
             first = f"{{epochs: 1, learning_rate: 0.001, features: {features}}}"
             words += ["--stages", f"[{first}, {{epochs: 1, learning_rate: 0.001}}]"]
             if init == "scratch":
                 words += ["--network.image_size", 32, "--network.width", 4]
             assert score in verb("finetune", *words)
-            told = verb("evaluate", "--model", tuned / "model", "--data", packed["voc-val"], "--out", tuned / "scores")
+            told = verb(
+                "evaluate",
+                "--model",
+                tuned / "model",
+                "--data",
+                packed["voc-val"],
+                "--out",
+                tuned / "scores",
+            )
             assert "on 12 images" in told
             scores = json.loads((tuned / "scores" / "scores.json").read_text())["scores"]
             logged = [json.loads(line) for line in (tuned / "log.jsonl").read_text().splitlines()]
-            assert scores[score] == pytest.approx([e for e in logged if e["kind"] == "validate"][-1]["values"][score])
-    told = verb("evaluate", "--model", generator, "--data", packed["val"], "--out", tmp_path / "scores")
+            assert scores[score] == pytest.approx(
+                [e for e in logged if e["kind"] == "validate"][-1]["values"][score]
+            )
+    told = verb(
+        "evaluate", "--model", generator, "--data", packed["val"], "--out", tmp_path / "scores"
+    )
     assert "PSNR" in told
     assert (tmp_path / "scores" / "coloured.png").exists()
 
@@ -74,27 +107,65 @@ def test_every_verb_in_turn(tmp_path: Path, packed: dict[str, Path], verb: Verb)
 def test_the_papers_inference_trains_saves_and_consolidates(
     tmp_path: Path, packed: dict[str, Path], verb: Verb, task: str
 ) -> None:
-    words = ["--task", task, "--data.train", packed["voc-train"], "--data.val", packed["voc-val"], "--head_width", 16]
+    words = [
+        "--task",
+        task,
+        "--data.train",
+        packed["voc-train"],
+        "--data.val",
+        packed["voc-val"],
+        "--head_width",
+        16,
+    ]
     words += ["--network.image_size", 32, "--network.width", 4, "--batch.global_batch_size", 8]
-    words += ["--stages", "[{epochs: 1, learning_rate: 0.001}]", "--inference", "paper", "--run", tmp_path]
+    words += [
+        "--stages",
+        "[{epochs: 1, learning_rate: 0.001}]",
+        "--inference",
+        "paper",
+        "--run",
+        tmp_path,
+    ]
     assert "paper inference" in verb("finetune", *words)
-    assert "paper inference" in verb("evaluate", "--model", tmp_path / "model", "--data", packed["voc-val"])
+    assert "paper inference" in verb(
+        "evaluate", "--model", tmp_path / "model", "--data", packed["voc-val"]
+    )
 
 
-def test_frozen_features_stay_and_then_learn(tmp_path: Path, packed: dict[str, Path], verb: Verb) -> None:
+def test_frozen_features_stay_and_then_learn(
+    tmp_path: Path, packed: dict[str, Path], verb: Verb
+) -> None:
     verb("pretrain", *pretrain_words(packed, tmp_path / "run", images=16))
     verb("consolidate", "--run", tmp_path / "run")
     before = load_file(tmp_path / "run" / "generator" / "model.safetensors")
     for features in ("frozen", "train"):
-        words = ["--task", "segment", "--init", tmp_path / "run" / "generator", "--data.train", packed["voc-train"]]
+        words = [
+            "--task",
+            "segment",
+            "--init",
+            tmp_path / "run" / "generator",
+            "--data.train",
+            packed["voc-train"],
+        ]
         words += ["--run", tmp_path / features, "--batch.global_batch_size", 8]
-        verb("finetune", *words, "--stages", f"[{{epochs: 1, learning_rate: 0.01, features: {features}}}]")
+        verb(
+            "finetune",
+            *words,
+            "--stages",
+            f"[{{epochs: 1, learning_rate: 0.01, features: {features}}}]",
+        )
         after = load_file(tmp_path / features / "model" / "model.safetensors")
-        same = [torch.equal(before[name], after[name]) for name in before if not name.startswith("decoder.output.")]
+        same = [
+            torch.equal(before[name], after[name])
+            for name in before
+            if not name.startswith("decoder.output.")
+        ]
         assert all(same) if features == "frozen" else not any(same[:2])
 
 
-def test_a_resumed_fine_tuning_is_the_same_bit_for_bit(tmp_path: Path, packed: dict[str, Path], verb: Verb) -> None:
+def test_a_resumed_fine_tuning_is_the_same_bit_for_bit(
+    tmp_path: Path, packed: dict[str, Path], verb: Verb
+) -> None:
     verb("pretrain", *pretrain_words(packed, tmp_path / "run", images=16))
     verb("consolidate", "--run", tmp_path / "run")
     words = ["--task", "classify", "--data.train", packed["voc-train"], "--head_width", 16]
@@ -106,7 +177,10 @@ def test_a_resumed_fine_tuning_is_the_same_bit_for_bit(tmp_path: Path, packed: d
         "--output.save_every_images",
         16,
     ]
-    words += ["--stages", "[{epochs: 1, learning_rate: 0.01, features: frozen}, {epochs: 1, learning_rate: 0.01}]"]
+    words += [
+        "--stages",
+        "[{epochs: 1, learning_rate: 0.01, features: frozen}, {epochs: 1, learning_rate: 0.01}]",
+    ]
     verb("finetune", *words, "--run", tmp_path / "whole", "--output.keep_last", 9)
     whole = load_file(tmp_path / "whole" / "model" / "model.safetensors")
     for kept in (16, 32, 48):  # within the first stage, between the two, within the second
@@ -114,13 +188,17 @@ def test_a_resumed_fine_tuning_is_the_same_bit_for_bit(tmp_path: Path, packed: d
         (run / "checkpoints").mkdir(parents=True)
         (run / "recipe.yaml").write_text((tmp_path / "whole" / "recipe.yaml").read_text())
         name = f"images-{kept:012d}"
-        subprocess.run(["cp", "-r", tmp_path / "whole" / "checkpoints" / name, run / "checkpoints"], check=True)
+        subprocess.run(
+            ["cp", "-r", tmp_path / "whole" / "checkpoints" / name, run / "checkpoints"], check=True
+        )
         verb("finetune", *words, "--run", run)
         resumed = load_file(run / "model" / "model.safetensors")
         assert all(torch.equal(whole[tensor], resumed[tensor]) for tensor in whole)
 
 
-def test_photos_of_any_size_keep_their_luminance(tmp_path: Path, packed: dict[str, Path], verb: Verb) -> None:
+def test_photos_of_any_size_keep_their_luminance(
+    tmp_path: Path, packed: dict[str, Path], verb: Verb
+) -> None:
     from skimage.color import rgb2lab
 
     verb("pretrain", *pretrain_words(packed, tmp_path / "run", images=16))
@@ -147,29 +225,43 @@ def test_photos_of_any_size_keep_their_luminance(tmp_path: Path, packed: dict[st
     assert np.median(difference) < 0.5
 
 
-def test_two_processes_under_accelerate_then_killed_and_started_again(tmp_path: Path, packed: dict[str, Path]) -> None:
+def test_two_processes_under_accelerate_then_killed_and_started_again(
+    tmp_path: Path, packed: dict[str, Path]
+) -> None:
     profile = [
         "launch",
         "--config_file",
         LAUNCHER / "configs" / "accelerate" / "ddp_cpu.yaml",
         LAUNCHER / "pretrain.py",
     ]
-    whole = command_line("accelerate", *profile, *pretrain_words(packed, tmp_path / "whole"), cwd=tmp_path)
+    whole = command_line(
+        "accelerate", *profile, *pretrain_words(packed, tmp_path / "whole"), cwd=tmp_path
+    )
     assert whole.returncode == 0, whole.stderr
     words = [str(word) for word in [*profile, *pretrain_words(packed, tmp_path / "killed")]]
     program = str(Path(sys.executable).with_name("accelerate"))
     started = subprocess.Popen(
-        [program, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd=tmp_path
+        [program, *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd=tmp_path,
     )
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "killed").glob("checkpoints/images-*")) and time.monotonic() < deadline:
+    while (
+        not list((tmp_path / "killed").glob("checkpoints/images-*")) and time.monotonic() < deadline
+    ):
         time.sleep(0.02)
     time.sleep(random.uniform(0, 0.5))
     subprocess.run(["pkill", "-KILL", "-s", str(started.pid)], check=False)
     assert started.wait() == -signal.SIGKILL
-    again = command_line("accelerate", *profile, *pretrain_words(packed, tmp_path / "killed"), cwd=tmp_path)
+    again = command_line(
+        "accelerate", *profile, *pretrain_words(packed, tmp_path / "killed"), cwd=tmp_path
+    )
     assert again.returncode == 0, again.stderr
-    files = sorted((tmp_path / "whole" / "checkpoints" / "images-000000000064").glob("*.safetensors"))
+    files = sorted(
+        (tmp_path / "whole" / "checkpoints" / "images-000000000064").glob("*.safetensors")
+    )
     assert files
     for file in files:
         other = load_file(tmp_path / "killed" / "checkpoints" / "images-000000000064" / file.name)
@@ -177,10 +269,35 @@ def test_two_processes_under_accelerate_then_killed_and_started_again(tmp_path: 
             assert torch.equal(tensor, other[name]), (file.name, name)
 
 
-@pytest.mark.skipif(not (PROJECT.parent / "shared" / "data").is_dir(), reason="needs the real photos in ../shared/data")
+@pytest.mark.skipif(
+    not (PROJECT.parent / "shared" / "data").is_dir(),
+    reason="needs the real photos in ../shared/data",
+)
 def test_real_photos_pack_and_train(tmp_path: Path, verb: Verb) -> None:
     data = PROJECT.parent / "shared" / "data"
     out = tmp_path / "coco"
-    verb("pack", "--corpus", "coco", "--root", data / "coco", "--split", "val", "--out", out, "--image", "squash:32")
-    words = ["--data.train", out, "--data.val", out, "--run", tmp_path / "run", "--images", 64, *TINY]
+    verb(
+        "pack",
+        "--corpus",
+        "coco",
+        "--root",
+        data / "coco",
+        "--split",
+        "val",
+        "--out",
+        out,
+        "--image",
+        "squash:32",
+    )
+    words = [
+        "--data.train",
+        out,
+        "--data.val",
+        out,
+        "--run",
+        tmp_path / "run",
+        "--images",
+        64,
+        *TINY,
+    ]
     assert "on 78 held-out pictures" in verb("pretrain", *words)

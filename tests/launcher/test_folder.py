@@ -12,7 +12,16 @@ from PIL import Image
 
 Verb = Callable[..., str]
 TINY = [
-    *("--network.image_size", 32, "--network.width", 8, "--batch.global_batch_size", 4, "--launch.torch_threads", 1),
+    *(
+        "--network.image_size",
+        32,
+        "--network.width",
+        8,
+        "--batch.global_batch_size",
+        4,
+        "--launch.torch_threads",
+        1,
+    ),
     *("--data.decode_threads", 1, "--init", "scratch"),
 ]
 
@@ -32,7 +41,9 @@ def draw(root: Path, split: str, number: int, seed: int) -> None:
         Image.fromarray(np.stack([picture, picture // 2, picture // 2], axis=-1)).save(
             root / "images" / split / f"case{index}.{suffix}"
         )
-        Image.fromarray((spot * 255).astype(np.uint8)).save(root / "masks" / split / f"case{index}.png")
+        Image.fromarray((spot * 255).astype(np.uint8)).save(
+            root / "masks" / split / f"case{index}.png"
+        )
 
 
 @pytest.fixture
@@ -44,23 +55,54 @@ def lesions(tmp_path: Path) -> Path:
 
 
 def pack(verb: Verb, root: Path, split: str, out: Path, *more: object) -> str:
-    return verb("pack", "--corpus", "folder", "--root", root, "--split", split, "--out", out, "--workers", 1, *more)
+    return verb(
+        "pack",
+        "--corpus",
+        "folder",
+        "--root",
+        root,
+        "--split",
+        split,
+        "--out",
+        out,
+        "--workers",
+        1,
+        *more,
+    )
 
 
 def test_a_folder_with_masks_is_learnt_from(lesions: Path, verb: Verb) -> None:
     Image.fromarray(np.zeros((40, 47), np.uint8)).save(lesions / "raw/masks/train/case3.png")
     told = pack(verb, lesions / "raw", "train", lesions / "train", "--image", "squash:32")
-    assert "0 and 255: 255 is the class" in told and "15 samples" in told and "1 classes, masks" in told
+    assert (
+        "0 and 255: 255 is the class" in told
+        and "15 samples" in told
+        and "1 classes, masks" in told
+    )
     (rejected,) = (lesions / "train/rejected.jsonl").read_text().splitlines()
-    assert "case3.tif" in rejected and "mask is 40 x 47" in rejected and "its picture 40 x 48" in rejected
+    assert (
+        "case3.tif" in rejected
+        and "mask is 40 x 47" in rejected
+        and "its picture 40 x 48" in rejected
+    )
     pack(verb, lesions / "raw", "val", lesions / "val", "--image", "original")
     words = ["--task", "segment", "--data.train", lesions / "train", "--data.val", lesions / "val"]
     words += ["--run", lesions / "run", "--stages", "[{epochs: 20, learning_rate: 0.005}]", *TINY]
     assert "(lesion), mIoU" in verb("finetune", *words)
-    verb("evaluate", "--model", lesions / "run/model", "--data", lesions / "val", "--out", lesions / "scores")
+    verb(
+        "evaluate",
+        "--model",
+        lesions / "run/model",
+        "--data",
+        lesions / "val",
+        "--out",
+        lesions / "scores",
+    )
     written = json.loads((lesions / "scores/scores.json").read_text())
     # Predicting background everywhere has a Dice of 0, predicting a lesion everywhere of 2 s / (1 + s), s its share.
-    share = np.mean([np.asarray(_open(path)) == 255 for path in (lesions / "raw/masks/val").iterdir()])
+    share = np.mean(
+        [np.asarray(_open(path)) == 255 for path in (lesions / "raw/masks/val").iterdir()]
+    )
     assert written["scores"]["dice"] > 2 * share / (1 + share) + 0.2
     assert written["scores"]["dice_own_size"] == pytest.approx(written["per_class_dice"]["lesion"])
     iou = written["per_class"]["lesion"]
@@ -80,7 +122,24 @@ def test_folders_of_classes_are_learnt_from(tmp_path: Path, verb: Verb) -> None:
         path.rename(folder / path.name)
     (tmp_path / "raw/classes.txt").write_text("well\nill\n")
     for split in ("train", "val"):
-        assert "2 classes, no masks" in pack(verb, tmp_path / "raw", split, tmp_path / split, "--image", "squash:32")
-    words = ["--task", "classify", "--data.train", tmp_path / "train", "--data.val", tmp_path / "val"]
-    words += ["--run", tmp_path / "run", "--stages", "[{epochs: 1, learning_rate: 0.001}]", "--head_width", 8, *TINY]
+        assert "2 classes, no masks" in pack(
+            verb, tmp_path / "raw", split, tmp_path / split, "--image", "squash:32"
+        )
+    words = [
+        "--task",
+        "classify",
+        "--data.train",
+        tmp_path / "train",
+        "--data.val",
+        tmp_path / "val",
+    ]
+    words += [
+        "--run",
+        tmp_path / "run",
+        "--stages",
+        "[{epochs: 1, learning_rate: 0.001}]",
+        "--head_width",
+        8,
+        *TINY,
+    ]
     assert "on 4 images, 2 classes" in verb("finetune", *words)

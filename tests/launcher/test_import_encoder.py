@@ -21,7 +21,13 @@ from torch import nn
 from colorgan.color import rgb_to_lab_B3HW
 from colorgan.config.recipe import FinetuneRecipe
 from colorgan.errors import ColorganError, ModelFolderError, UsageError
-from colorgan.models.model_folder import Architecture, ModelConfig, build_model, load_model, save_model
+from colorgan.models.model_folder import (
+    Architecture,
+    ModelConfig,
+    build_model,
+    load_model,
+    save_model,
+)
 from colorgan.models.weights_file import CONFIG, WEIGHTS
 from colorgan.study.trials import Arm
 from colorgan.tasks.initial_model import initial_model
@@ -34,7 +40,7 @@ TASKS = {"classify": "classifier", "segment": "segmenter", "detect": "detector"}
 
 @pytest.fixture(scope="module")
 def timm() -> Iterator[Any]:
-    """timm itself. Where torchvision's wheel was built for another torch, what it declares shapes for is declared."""
+    """Timm itself. Where torchvision's wheel was built for another torch, what it declares shapes for is declared."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(sys.prefix) / "encoders"))
         library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -70,7 +76,9 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def generator_folder(out: Path, image_size: int, **others: Any) -> Path:
     sizes = {"norm": "instance", "bias_before_norm": True, "dropout": 0.25, "width": 4, **others}
-    config = ModelConfig(kind="generator", architecture=Architecture(image_size=image_size, **sizes), ab_scale=110.0)
+    config = ModelConfig(
+        kind="generator", architecture=Architecture(image_size=image_size, **sizes), ab_scale=110.0
+    )
     save_model(out, build_model(config), config)
     return out
 
@@ -78,17 +86,35 @@ def generator_folder(out: Path, image_size: int, **others: Any) -> Path:
 @pytest.fixture(scope="module")
 def folder(weights: Path, generator: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("encoder") / "imported"
-    main = runpy.run_path(str(LAUNCHER / "import_encoder.py"), run_name="launcher_import_encoder")["main"]
-    words = ("--encoder", NAME, "--weights", str(weights), "--like", str(generator), "--out", str(out))
+    main = runpy.run_path(str(LAUNCHER / "import_encoder.py"), run_name="launcher_import_encoder")[
+        "main"
+    ]
+    words = (
+        "--encoder",
+        NAME,
+        "--weights",
+        str(weights),
+        "--like",
+        str(generator),
+        "--out",
+        str(out),
+    )
     assert main(list(words)) == 0
     return out
 
 
 def test_features_are_timms_of_the_grey_photo(timm: Any, weights: Path, folder: Path) -> None:
     """Oracle: timm's own network, given the grey sRGB photo with ImageNet's mean and deviation."""
-    oracle = timm.create_model(NAME, features_only=True, pretrained=True, pretrained_cfg_overlay={"file": str(weights)})
-    grey_B3HW = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0)).expand(2, 3, 32, 32)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    oracle = timm.create_model(
+        NAME, features_only=True, pretrained=True, pretrained_cfg_overlay={"file": str(weights)}
+    )
+    grey_B3HW = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0)).expand(
+        2, 3, 32, 32
+    )
+    mean, std = (
+        torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1),
+        torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1),
+    )
     model, config = load_model(folder, "encoder")
     luminance_B1HW = rgb_to_lab_B3HW(grey_B3HW)[:, :1] / 50.0 - 1.0
     with torch.no_grad():
@@ -122,10 +148,33 @@ def test_fine_tuning_starts_from_it(
     task: str, folder: Path, packed: dict[str, Path], tmp_path: Path, verb: Verb
 ) -> None:
     """Frozen, the encoder is the imported one to the bit; the written model is evaluated as any other."""
-    data = ("--data.train", packed["voc-train"], "--data.val", packed["voc-val"], "--launch.torch_threads", 1)
+    data = (
+        "--data.train",
+        packed["voc-train"],
+        "--data.val",
+        packed["voc-val"],
+        "--launch.torch_threads",
+        1,
+    )
     verb(
-        *("finetune", "--task", task, "--init", folder, "--run", tmp_path, *data, "--head_width", 8),
-        *("--stages", "[{epochs: 1, learning_rate: 0.001, features: frozen}]", "--data.decode_threads", 1),
+        *(
+            "finetune",
+            "--task",
+            task,
+            "--init",
+            folder,
+            "--run",
+            tmp_path,
+            *data,
+            "--head_width",
+            8,
+        ),
+        *(
+            "--stages",
+            "[{epochs: 1, learning_rate: 0.001, features: frozen}]",
+            "--data.decode_threads",
+            1,
+        ),
     )
     before, after = load_file(folder / WEIGHTS), load_file(tmp_path / "model" / WEIGHTS)
     for name, tensor in before.items():
@@ -152,7 +201,14 @@ def test_probes_and_studies_take_it(
     folder: Path, generator: Path, packed: dict[str, Path], tmp_path: Path, verb: Verb
 ) -> None:
     """Beside a generator it is an arm of a study; alone it is not, and its input must be the generator's."""
-    words = ("--data.train", packed["voc-train"], "--data.test", packed["voc-val"], "--out", tmp_path)
+    words = (
+        "--data.train",
+        packed["voc-train"],
+        "--data.test",
+        packed["voc-val"],
+        "--out",
+        tmp_path,
+    )
     verb("probe", "--model", folder, "--protocol", "knn", *words)
     levels = json.loads((tmp_path / "probe.json").read_text())["levels"]
     assert [(level["channels"], level["side"]) for level in levels] == [
@@ -161,7 +217,9 @@ def test_probes_and_studies_take_it(
     study = runpy.run_path(str(LAUNCHER / "study.py"), run_name="launcher_study")
     with pytest.raises(ColorganError, match="no arm is a generator"):
         study["shared_network"]((Arm("scratch", None), Arm("imported", folder)))
-    network = study["shared_network"]((Arm("scratch", None), Arm("ours", generator), Arm("imported", folder)))
+    network = study["shared_network"](
+        (Arm("scratch", None), Arm("ours", generator), Arm("imported", folder))
+    )
     assert network == {
         **{"image_size": 32, "ab_scale": 110.0, "width": 4},
         **{"norm": "instance", "bias_before_norm": True, "dropout": 0.25},
@@ -181,26 +239,49 @@ def test_probes_and_studies_take_it(
             ("--encoder", "vit_tiny_patch16_224"),
             "^timm's vit_tiny_patch16_224 has features of strides .* half the side",
         ),
-        (("--encoder", "mambaout_femto"), r"^timm's mambaout_femto gives features of \[\(8, 8, 48\)"),
-        (("--encoder", "hrnet_w18_small"), "^timm's hrnet_w18_small: .* have no say in its last level$"),
-        (("--encoder", "resnet50"), "network.safetensors cannot be read as weights of timm's resnet50: size mismatch"),
+        (
+            ("--encoder", "mambaout_femto"),
+            r"^timm's mambaout_femto gives features of \[\(8, 8, 48\)",
+        ),
+        (
+            ("--encoder", "hrnet_w18_small"),
+            "^timm's hrnet_w18_small: .* have no say in its last level$",
+        ),
+        (
+            ("--encoder", "resnet50"),
+            "network.safetensors cannot be read as weights of timm's resnet50: size mismatch",
+        ),
         (("--weights", "/nowhere.pth"), "^--weights /nowhere.pth is no file"),
         (("--like", "/nowhere"), "^/nowhere is not a model folder"),
     ],
 )
 def test_what_does_not_fit_is_told_and_nothing_written(
-    words: tuple[str, str], sentence: str, weights: Path, generator: Path, tmp_path: Path, verb: Verb
+    words: tuple[str, str],
+    sentence: str,
+    weights: Path,
+    generator: Path,
+    tmp_path: Path,
+    verb: Verb,
 ) -> None:
     all_words = {"--encoder": NAME, "--weights": weights, "--like": generator, **dict([words])}
     with pytest.raises(ColorganError, match=sentence):
-        verb("import_encoder", *(word for pair in all_words.items() for word in pair), "--out", tmp_path / "e")
+        verb(
+            "import_encoder",
+            *(word for pair in all_words.items() for word in pair),
+            "--out",
+            tmp_path / "e",
+        )
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("file", "encoder", "missing"),
     [
-        ("convnextv2_atto", "convnext_atto", "gamma"),  # scales of layers that start as one small number
+        (
+            "convnextv2_atto",
+            "convnext_atto",
+            "gamma",
+        ),  # scales of layers that start as one small number
         ("convnext_atto", "convnextv2_atto", "grn"),
         ("resnet10t", "resnet10t", "running_mean"),
     ],
@@ -209,7 +290,11 @@ def test_a_file_that_lacks_a_part_is_refused(
     file: str, encoder: str, missing: str, tmp_path: Path, generator: Path, verb: Verb, timm: Any
 ) -> None:
     """Also where what is missing would start as a constant, which two random networks share."""
-    state = {key: value for key, value in timm.create_model(file).state_dict().items() if "running" not in key}
+    state = {
+        key: value
+        for key, value in timm.create_model(file).state_dict().items()
+        if "running" not in key
+    }
     save_file(state, tmp_path / "file.safetensors")
     words = ("--encoder", encoder, "--weights", tmp_path / "file.safetensors", "--like", generator)
     with pytest.raises(ModelFolderError, match=f"holds no weights for .* for one [^ ]*{missing}"):
@@ -222,7 +307,9 @@ def test_inference_of_the_paper_is_refused(folder: Path, tmp_path: Path) -> None
         initial_model(FinetuneRecipe(run=tmp_path, init=str(folder), inference="paper"), ("a",), ())
 
 
-def test_a_hostile_file_is_not_executed(tmp_path: Path, generator: Path, verb: Verb, timm: Any) -> None:
+def test_a_hostile_file_is_not_executed(
+    tmp_path: Path, generator: Path, verb: Verb, timm: Any
+) -> None:
     """A pickle that would touch a file when read."""
 
     class Touch:
@@ -232,7 +319,15 @@ def test_a_hostile_file_is_not_executed(tmp_path: Path, generator: Path, verb: V
     torch.save({"conv1.weight": Touch()}, tmp_path / "bad.pth")
     with pytest.raises(ModelFolderError, match="blocked loading"):
         verb(
-            *("import_encoder", "--encoder", NAME, "--weights", tmp_path / "bad.pth", "--like", generator),
+            *(
+                "import_encoder",
+                "--encoder",
+                NAME,
+                "--weights",
+                tmp_path / "bad.pth",
+                "--like",
+                generator,
+            ),
             *("--out", tmp_path / "e"),
         )
     assert not (tmp_path / "touched").exists()
@@ -240,7 +335,10 @@ def test_a_hostile_file_is_not_executed(tmp_path: Path, generator: Path, verb: V
 
 def test_a_folder_that_names_no_network_of_timm_is_refused(folder: Path, tmp_path: Path) -> None:
     config = json.loads((folder / CONFIG).read_text())
-    for encoder, sentence in (("hf-hub:a/b", "knows no network"), ("unet", "kind encoder needs a network of timm")):
+    for encoder, sentence in (
+        ("hf-hub:a/b", "knows no network"),
+        ("unet", "kind encoder needs a network of timm"),
+    ):
         config["architecture"]["encoder"] = encoder
         (tmp_path / CONFIG).write_text(json.dumps(config))
         (tmp_path / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes())

@@ -17,7 +17,9 @@ def installed_library(tmp_path: Path) -> dict[str, str]:
     """An environment in which a distribution named `datasets` is installed, on the path before the project."""
     site = tmp_path / "site"
     (site / "datasets").mkdir(parents=True)
-    (site / "datasets" / "__init__.py").write_text("class IterableDataset: ...\nclass Dataset: ...\n")
+    (site / "datasets" / "__init__.py").write_text(
+        "class IterableDataset: ...\nclass Dataset: ...\n"
+    )
     metadata = site / "datasets-9.9.9.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: datasets\nVersion: 9.9.9\n")
@@ -29,15 +31,36 @@ def test_scripts_modules_and_two_processes_run_beside_it(
 ) -> None:
     out = tmp_path / "packed"
     root = packed["train"].parents[1] / "raw" / "coco"
-    words = ["--corpus", "coco", "--root", root, "--split", "val", "--out", out, "--image", "squash:32", "--workers", 1]
+    words = [
+        "--corpus",
+        "coco",
+        "--root",
+        root,
+        "--split",
+        "val",
+        "--out",
+        out,
+        "--image",
+        "squash:32",
+        "--workers",
+        1,
+    ]
     done = command_line("python", LAUNCHER / "pack.py", *words, env=installed_library, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    done = command_line("python", "-m", "launcher.pack", "--verify", out, env=installed_library, cwd=PROJECT)
+    done = command_line(
+        "python", "-m", "launcher.pack", "--verify", out, env=installed_library, cwd=PROJECT
+    )
     assert done.returncode == 0, done.stderr
     words = ["--data.train", packed["train"], "--run", tmp_path / "run", "--images", 16, *TINY]
     profile = ["--config_file", LAUNCHER / "configs" / "accelerate" / "ddp_cpu.yaml"]
     done = command_line(
-        "accelerate", "launch", *profile, LAUNCHER / "pretrain.py", *words, env=installed_library, cwd=PROJECT
+        "accelerate",
+        "launch",
+        *profile,
+        LAUNCHER / "pretrain.py",
+        *words,
+        env=installed_library,
+        cwd=PROJECT,
     )
     assert done.returncode == 0, done.stderr
 

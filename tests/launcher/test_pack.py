@@ -38,8 +38,21 @@ def pictures(tmp_path: Path) -> Path:
     return root
 
 
-def test_a_folder_is_packed_verified_and_mended_from_anywhere(pictures: Path, tmp_path: Path) -> None:
-    words = ("--corpus", "folder", "--root", "pictures", "--split", "train", "--out", "packed", "--image", "squash:8")
+def test_a_folder_is_packed_verified_and_mended_from_anywhere(
+    pictures: Path, tmp_path: Path
+) -> None:
+    words = (
+        "--corpus",
+        "folder",
+        "--root",
+        "pictures",
+        "--split",
+        "train",
+        "--out",
+        "packed",
+        "--image",
+        "squash:8",
+    )
     first = run(*words, "--workers", 2, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     lines = first.stdout.splitlines()
@@ -58,14 +71,18 @@ def test_a_folder_is_packed_verified_and_mended_from_anywhere(pictures: Path, tm
     content[700] ^= 1
     shard.write_bytes(content)
     damaged = run("--verify", "packed", cwd=tmp_path)
-    assert damaged.returncode == 2 and damaged.stderr.startswith("ManifestError: packed: 1 of its files")
+    assert damaged.returncode == 2 and damaged.stderr.startswith(
+        "ManifestError: packed: 1 of its files"
+    )
     assert re.search(r"p0-\w+ \(sample 0\): image: checksum differs", damaged.stdout)
     assert run(*words, "--only", 0, cwd=tmp_path).returncode == 0
     verified = run("--verify", "packed", cwd=tmp_path)
     assert verified.returncode == 0 and ": 6 samples checked" in verified.stdout
 
 
-def test_parts_are_packed_and_merged(verb: Callable[..., str], pictures: Path, tmp_path: Path) -> None:
+def test_parts_are_packed_and_merged(
+    verb: Callable[..., str], pictures: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "packed"
     words = ("--corpus", "folder", "--root", pictures, "--split", "train", "--out", out)
     for part in ("2/2", "1/2"):
@@ -84,9 +101,25 @@ def test_parts_are_packed_and_merged(verb: Callable[..., str], pictures: Path, t
         (("--merge", "--only", "3"), "--only and --merge do not go together"),
         (("--corpus", "cocoa"), "coco"),
         (("--download", "--corpus", "coco", "--root", "x", "--split", "train"), "with its year"),
-        (("--out", "x", "--merge", "--stratify", "70,20"), "'70,20': give two or three whole percentages"),
         (
-            ("--corpus", "voc", "--root", "x", "--split", "all", "--out", "x", "--stratify", "80,20", "--only", "3"),
+            ("--out", "x", "--merge", "--stratify", "70,20"),
+            "'70,20': give two or three whole percentages",
+        ),
+        (
+            (
+                "--corpus",
+                "voc",
+                "--root",
+                "x",
+                "--split",
+                "all",
+                "--out",
+                "x",
+                "--stratify",
+                "80,20",
+                "--only",
+                "3",
+            ),
             "--only",
         ),
         (("--download", "--out", "x"), "--corpus, --root, --split: required, not given"),
@@ -109,14 +142,28 @@ def test_mistakes_are_told_in_words(
 
 
 def test_a_mistake_ends_in_one_sentence_and_status_2(pictures: Path, tmp_path: Path) -> None:
-    words = ("--corpus", "folder", "--root", pictures, "--split", "train", "--out", tmp_path / "packed")
+    words = (
+        "--corpus",
+        "folder",
+        "--root",
+        pictures,
+        "--split",
+        "train",
+        "--out",
+        tmp_path / "packed",
+    )
     result = run(*words, "--image", "squash:banana")
     assert result.returncode == 2
-    assert result.stderr.startswith("PackError: image policy 'squash:banana'") and result.stderr.count("\n") == 1
+    assert (
+        result.stderr.startswith("PackError: image policy 'squash:banana'")
+        and result.stderr.count("\n") == 1
+    )
     assert not (tmp_path / "packed").exists()
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the real pictures (../shared/data) are not on this machine")
+@pytest.mark.skipif(
+    not DATA.is_dir(), reason="the real pictures (../shared/data) are not on this machine"
+)
 def test_real_pictures_are_packed(verb: Callable[..., str], tmp_path: Path) -> None:
     for corpus, root, split, masks in (
         ("coco", DATA / "coco", "val", True),
@@ -124,17 +171,39 @@ def test_real_pictures_are_packed(verb: Callable[..., str], tmp_path: Path) -> N
         ("imagenet", DATA / "imagenet", "train", False),
     ):
         out = tmp_path / corpus
-        words = ("--corpus", corpus, "--root", root, "--split", split, "--out", out, "--image", "squash:32")
+        words = (
+            "--corpus",
+            corpus,
+            "--root",
+            root,
+            "--split",
+            split,
+            "--out",
+            out,
+            "--image",
+            "squash:32",
+        )
         verb("pack", *words, "--workers", 1)
         manifest = read_manifest(out)
         assert manifest.has_masks == masks and manifest.num_rejected == 0
         assert len(manifest.classes) in (20, 80, 60) and manifest.num_samples > 50
 
 
-def test_a_stratified_split_is_packed_as_parts_and_resumed(verb: Callable[..., str], tmp_path: Path) -> None:
+def test_a_stratified_split_is_packed_as_parts_and_resumed(
+    verb: Callable[..., str], tmp_path: Path
+) -> None:
     write_sample(tmp_path / "raw", num_train=1, num_val=1, num_voc_train=40, num_voc_val=1, size=32)
     out = tmp_path / "packed"
-    words = ["--corpus", "voc", "--root", tmp_path / "raw", "--split", "2012-seg-train", "--out", out]
+    words = [
+        "--corpus",
+        "voc",
+        "--root",
+        tmp_path / "raw",
+        "--split",
+        "2012-seg-train",
+        "--out",
+        out,
+    ]
     words += ["--image", "squash:32", "--workers", 1]
     verb("pack", *words, "--stratify", "70,20,10")
     listed = {name: (out / f"{name}.txt").read_text().split() for name in ("train", "val", "test")}
@@ -147,7 +216,8 @@ def test_a_stratified_split_is_packed_as_parts_and_resumed(verb: Callable[..., s
     shutil.rmtree(out / "val")
     told = verb("pack", *words, "--stratify", "70,20,10")
     assert (
-        told.count("packed already with this request") == 2 and f"{out / 'val'}: {len(listed['val'])} samples" in told
+        told.count("packed already with this request") == 2
+        and f"{out / 'val'}: {len(listed['val'])} samples" in told
     )
     assert sum(map(len, listed.values())) == len(set().union(*listed.values())) == 40
     with pytest.raises(CorpusError, match=r"train.txt: lists another split; give another --out"):

@@ -28,7 +28,9 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def model_folder(folder: Path, kind: Any) -> Path:
     """A network of 32x32 and width 4 with weights from seed 1."""
-    sizes = Architecture(image_size=32, width=4, norm="batch", bias_before_norm=False, dropout=0.5, head_width=8)
+    sizes = Architecture(
+        image_size=32, width=4, norm="batch", bias_before_norm=False, dropout=0.5, head_width=8
+    )
     config = ModelConfig(kind=kind, architecture=sizes, ab_scale=128.0, images_seen=640)
     model = build_model(config)
     initialise(model, 1)
@@ -38,17 +40,27 @@ def model_folder(folder: Path, kind: Any) -> Path:
 
 
 def words(packed: dict[str, Path], out: Path, *more: object) -> list[object]:
-    return ["--data.train", packed["voc-train"], "--data.test", packed["voc-val"], "--out", out, *more]
+    return [
+        "--data.train",
+        packed["voc-train"],
+        "--data.test",
+        packed["voc-val"],
+        "--out",
+        out,
+        *more,
+    ]
 
 
-def test_every_protocol_on_every_level(tmp_path: Path, packed: dict[str, Path], verb: Verb, generator: Path) -> None:
+def test_every_protocol_on_every_level(
+    tmp_path: Path, packed: dict[str, Path], verb: Verb, generator: Path
+) -> None:
     told = verb("probe", "--model", generator, *words(packed, tmp_path))
     found = json.loads((tmp_path / "probe.json").read_text())
     assert "32 training pictures, 12 test pictures" in told
     assert [level["numbers"] for level in found["levels"]] == [1024, 512, 256, 128, 32]
-    assert {name: len(found[name]["levels"]) for name in ("linear", "lowshot", "knn")} == dict.fromkeys(
-        ("linear", "lowshot", "knn"), 5
-    )
+    assert {
+        name: len(found[name]["levels"]) for name in ("linear", "lowshot", "knn")
+    } == dict.fromkeys(("linear", "lowshot", "knn"), 5)
     best = found["linear"]["best_level"]
     values = [level["cross_validated"] for level in found["linear"]["levels"]]
     assert values[best] == max(values)
@@ -56,7 +68,12 @@ def test_every_protocol_on_every_level(tmp_path: Path, packed: dict[str, Path], 
         assert 0 < level["score"]["chance"] < 1
         assert f"{100 * level['score']['mAP']:.1f}" in told
     assert [shot["k"] for shot in found["lowshot"]["levels"][0]] == [1, 2, 4, 8, 16, 32, 64, 96]
-    assert [neighbours["k"] for neighbours in found["knn"]["levels"][0]] == [1, 5, 10, 20]  # of 32 pictures
+    assert [neighbours["k"] for neighbours in found["knn"]["levels"][0]] == [
+        1,
+        5,
+        10,
+        20,
+    ]  # of 32 pictures
     assert found["data"]["train"]["images"] == 32
     assert len(found["data"]["test"]["positives"]) == len(found["classes"]) == 20
     assert found["versions"]["scikit-learn"]
@@ -69,7 +86,17 @@ def test_random_is_drawn_from_its_seed_alone(
     found = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         verb(
-            *("probe", "--model", "random", "--like", generator, "--seed", seed, "--protocol", "knn"),
+            *(
+                "probe",
+                "--model",
+                "random",
+                "--like",
+                generator,
+                "--seed",
+                seed,
+                "--protocol",
+                "knn",
+            ),
             *words(packed, tmp_path / name),
         )
         found.append(json.loads((tmp_path / name / "probe.json").read_text()))
@@ -84,13 +111,17 @@ def test_two_processes_write_what_one_writes(
 ) -> None:
     common = ["--model", "random", "--like", generator, "--protocol", "knn", "--batch_size", 4]
     profile = ["launch", "--config_file", LAUNCHER / "configs" / "accelerate" / "ddp_cpu.yaml"]
-    done = command_line("accelerate", *profile, LAUNCHER / "probe.py", *common, *words(packed, tmp_path / "two"))
+    done = command_line(
+        "accelerate", *profile, LAUNCHER / "probe.py", *common, *words(packed, tmp_path / "two")
+    )
     assert done.returncode == 0, done.stderr
     verb("probe", *common, *words(packed, tmp_path / "one"))
     one, two = (json.loads((tmp_path / name / "probe.json").read_text()) for name in ("one", "two"))
     assert two["data"] == one["data"]
     for level, expected in zip(two["knn"]["levels"], one["knn"]["levels"], strict=True):
-        for found, alone in zip(level, expected, strict=True):  # other threads, other sums: ranks may swap
+        for found, alone in zip(
+            level, expected, strict=True
+        ):  # other threads, other sums: ranks may swap
             assert found["score"]["mAP"] == pytest.approx(alone["score"]["mAP"], abs=0.02)
 
 
@@ -101,8 +132,14 @@ def test_two_processes_write_what_one_writes(
         (["--model", "GENERATOR", "--like", "GENERATOR"], "random needs --like"),
         (["--model", "/nowhere"], "/nowhere is not a model folder"),
         (["--model", "CLASSIFIER"], "holds a classifier, a generator or encoder is needed"),
-        (["--model", "random", "--like", "CLASSIFIER"], "holds a classifier, a generator is needed"),
-        (["--model", "GENERATOR", "--data.test", "TRAIN"], "same pictures are in data.train and in data.test"),
+        (
+            ["--model", "random", "--like", "CLASSIFIER"],
+            "holds a classifier, a generator is needed",
+        ),
+        (
+            ["--model", "GENERATOR", "--data.test", "TRAIN"],
+            "same pictures are in data.train and in data.test",
+        ),
         (["--model", "GENERATOR", "--data.test", "COCO"], "take both parts from one corpus"),
         (["--model", "GENERATOR", "--data.test", "/nowhere"], "/nowhere"),
         (["--model", "GENERATOR", "--protocol", "svm"], "protocol"),
@@ -110,7 +147,12 @@ def test_two_processes_write_what_one_writes(
     ],
 )
 def test_mistakes_are_told_before_long_work(
-    tmp_path: Path, packed: dict[str, Path], verb: Verb, generator: Path, more: list[str], sentence: str
+    tmp_path: Path,
+    packed: dict[str, Path],
+    verb: Verb,
+    generator: Path,
+    more: list[str],
+    sentence: str,
 ) -> None:
     (tmp_path / "classifier").mkdir()
     other = tmp_path / "coco"
@@ -118,7 +160,9 @@ def test_mistakes_are_told_before_long_work(
     for file in packed["voc-val"].iterdir():
         (other / file.name).write_bytes(file.read_bytes())
     manifest = json.loads((other / "manifest.json").read_text())
-    (other / "manifest.json").write_text(json.dumps({**manifest, "classes": manifest["classes"][::-1]}))
+    (other / "manifest.json").write_text(
+        json.dumps({**manifest, "classes": manifest["classes"][::-1]})
+    )
     places = {
         "GENERATOR": generator,
         "CLASSIFIER": model_folder(tmp_path / "classifier", "classifier"),
@@ -131,9 +175,15 @@ def test_mistakes_are_told_before_long_work(
 
 
 def test_without_scikit_learn_there_are_neighbours_only(
-    tmp_path: Path, packed: dict[str, Path], verb: Verb, generator: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    packed: dict[str, Path],
+    verb: Verb,
+    generator: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.svm", None)
     with pytest.raises(ColorganError, match="extra `transfer`"):
         verb("probe", "--model", generator, *words(packed, tmp_path))
-    assert "knn: votes" in verb("probe", "--model", generator, "--protocol", "knn", *words(packed, tmp_path))
+    assert "knn: votes" in verb(
+        "probe", "--model", generator, "--protocol", "knn", *words(packed, tmp_path)
+    )

@@ -18,12 +18,45 @@ def test_real_runs_become_a_page(tmp_path: Path, packed: dict[str, Path], verb: 
     run, tuned = tmp_path / "a run", tmp_path / "tuned"
     data = ["--data.train", packed["train"], "--data.val", packed["val"], "--run", run]
     verb("pretrain", *data, "--images", 16, "--loss.gan", "bce", *TINY)
-    data = ["--data.train", packed["voc-train"], "--data.val", packed["voc-val"], "--run", tuned, "--head_width", 8]
+    data = [
+        "--data.train",
+        packed["voc-train"],
+        "--data.val",
+        packed["voc-val"],
+        "--run",
+        tuned,
+        "--head_width",
+        8,
+    ]
     small = ["--network.image_size", 32, "--network.width", 4, "--batch.global_batch_size", 8]
-    verb("finetune", *data, *small, "--stages", "[{epochs: 0.5, learning_rate: 0.001}]", "--launch.torch_threads", 1)
-    verb("evaluate", "--model", tuned / "model", "--data", packed["voc-train"], "--out", tuned / "evaluation")
+    verb(
+        "finetune",
+        *data,
+        *small,
+        "--stages",
+        "[{epochs: 0.5, learning_rate: 0.001}]",
+        "--launch.torch_threads",
+        1,
+    )
+    verb(
+        "evaluate",
+        "--model",
+        tuned / "model",
+        "--data",
+        packed["voc-train"],
+        "--out",
+        tuned / "evaluation",
+    )
     verb("consolidate", "--run", run)
-    verb("evaluate", "--model", run / "generator", "--data", packed["val"], "--out", tmp_path / "colours")
+    verb(
+        "evaluate",
+        "--model",
+        run / "generator",
+        "--data",
+        packed["val"],
+        "--out",
+        tmp_path / "colours",
+    )
     out = tmp_path / "report"
     told = verb("report", "--out", out, run, tuned, tmp_path / "colours")
     assert told.rstrip().endswith(f"Next: open {out / 'report.html'} in a browser")
@@ -40,14 +73,19 @@ def test_real_runs_become_a_page(tmp_path: Path, packed: dict[str, Path], verb: 
 
 def test_a_folder_that_is_no_run_is_told_and_nothing_is_written(tmp_path: Path, verb: Verb) -> None:
     (tmp_path / "no run").mkdir()
-    with pytest.raises(UsageError, match=r"no run has no recipe\.yaml, study\.json, scores\.json or probe\.json: give"):
+    with pytest.raises(
+        UsageError,
+        match=r"no run has no recipe\.yaml, study\.json, scores\.json or probe\.json: give",
+    ):
         verb("report", "--out", tmp_path / "out", tmp_path / "no run")
     assert not (tmp_path / "out").exists()
     with pytest.raises(UsageError, match="runs"):
         verb("report", "--out", tmp_path / "out")
 
 
-def test_help_names_the_keys_and_the_next_line(capsys: pytest.CaptureFixture[str], verb: Verb) -> None:
+def test_help_names_the_keys_and_the_next_line(
+    capsys: pytest.CaptureFixture[str], verb: Verb
+) -> None:
     with pytest.raises(SystemExit) as ended:
         verb("report", "--help")
     assert ended.value.code == 0

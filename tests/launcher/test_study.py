@@ -38,7 +38,9 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe of a study of one protocol with a drawn VOC and a generator of random weights."""
     folder = tmp_path_factory.mktemp("study")
     write_sample(folder / "raw", num_train=1, num_val=1, num_voc_train=40, num_voc_val=8, size=48)
-    architecture = Architecture(image_size=32, width=4, norm="batch", bias_before_norm=False, dropout=0.0)
+    architecture = Architecture(
+        image_size=32, width=4, norm="batch", bias_before_norm=False, dropout=0.0
+    )
     config = ModelConfig(kind="generator", architecture=architecture, ab_scale=128.0)
     model = build_model(config)
     initialise(model, 7)
@@ -75,13 +77,19 @@ def test_a_study_ends_with_its_table_and_runs_nothing_twice(recipe: Path) -> Non
         assert arm["settings"]["stages"][0]["learning_rate"] == best_rates({"arm": tried})["arm"]
     # The table is that of the evaluation folders, and the search saw nothing of the test part.
     arms = [
-        read_arm(name, {seed: out / PROTOCOL / f"{name}-{seed}" / "evaluation" for seed in SEEDS}, row["metric"])
+        read_arm(
+            name,
+            {seed: out / PROTOCOL / f"{name}-{seed}" / "evaluation" for seed in SEEDS},
+            row["metric"],
+        )
         for name in ("pretrained", "scratch")
     ]
     assert row["comparisons"][0]["verdict"] == compare(*arms, row["metric"]).verdict in first.stdout
     assert tuple(each["metric"] for each in row["further"]) == find_protocol(PROTOCOL).further
     assert [arm["name"] for arm in row["further"][0]["arms"]] == ["scratch", "pretrained"]
-    searched = load_file(out / PROTOCOL / "search" / "scratch-0.001" / "evaluation" / "per_image.safetensors")
+    searched = load_file(
+        out / PROTOCOL / "search" / "scratch-0.001" / "evaluation" / "per_image.safetensors"
+    )
     (held_out,) = (out / "shards").glob("*80-20")
     judged, trained = ((held_out / f"{part}.txt").read_text().split() for part in ("val", "train"))
     assert len(searched["sample_ids_N"]) == len(judged) and len({*judged, *trained}) == 40
@@ -101,19 +109,33 @@ def test_a_generator_replaced_in_its_place_is_noticed(
     folder, run = tmp_path / "generator", tmp_path / "run"
     shutil.copytree(recipe.parent / "generator", folder)
     protocol = find_protocol(PROTOCOL)
-    words = ("finetune", "--init", folder, "--run", run, "--data.train", packed["voc-train"], "--head_width", 8)
+    words = (
+        "finetune",
+        "--init",
+        folder,
+        "--run",
+        run,
+        "--data.train",
+        packed["voc-train"],
+        "--head_width",
+        8,
+    )
     told = []
     for factor in (1.0, 1.5):
         weights = load_file(folder / WEIGHTS)
         weights["encoder.blocks.0.conv.weight"] *= factor
         save_file(weights, folder / WEIGHTS)
         arms = (Arm("scratch", None), Arm("ours", folder))
-        trial = Trial(protocol, protocol.data[0], tmp_path, tmp_path, arms, (0,), {"image_size": 32}, {})
+        trial = Trial(
+            protocol, protocol.data[0], tmp_path, tmp_path, arms, (0,), {"image_size": 32}, {}
+        )
         told.append([recipe_text(step) for step in trial.runs({}).values()])
         if factor == 1.0:
             verb(*words, "--stages", "[{epochs: 0.1, learning_rate: 0.001}]")
     assert [first == second for first, second in zip(*told, strict=True)] == [True, False]
-    with pytest.raises(CheckpointError, match=r"began with other weights than those at init now .* or remove .*run"):
+    with pytest.raises(
+        CheckpointError, match=r"began with other weights than those at init now .* or remove .*run"
+    ):
         verb(*words, "--stages", "[{epochs: 0.1, learning_rate: 0.001}]")
 
 
@@ -121,7 +143,9 @@ def test_a_stopped_study_says_so_and_goes_on(recipe: Path, tmp_path: Path) -> No
     """SIGTERM reaches the run under way, which saves; status 75, and nothing is counted as done."""
     words = ["--config", recipe, "--out", tmp_path / "out", "--jobs", 1, "--search", "[]"]
     command = [sys.executable, str(LAUNCHER / "study.py"), *map(str, words)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as study:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as study:
         started = tmp_path / "out" / PROTOCOL / f"scratch-{SEEDS[0]}" / "recipe.yaml"
         deadline = time.monotonic() + 120
         while not started.exists() and time.monotonic() < deadline:
@@ -160,11 +184,22 @@ def test_bad_settings_are_told_in_one_sentence(
 def test_nested_settings_go_before_the_protocols_own(recipe: Path) -> None:
     """`{data: {flip: false}}` says the same as `{data.flip: false}`; a search that diverged everywhere says so."""
     script = runpy.run_path(str(LAUNCHER / "study.py"), run_name="launcher_study")
-    settings = script["StudySettings"](out=recipe.parent, finetune={"data": {"flip": False}, "head_width": 8})
+    settings = script["StudySettings"](
+        out=recipe.parent, finetune={"data": {"flip": False}, "head_width": 8}
+    )
     flat = dict(leaves(settings.finetune))
     protocol = find_protocol(PROTOCOL)
     arms = (Arm("scratch", None), Arm("g", recipe.parent / "generator"))
-    trial = Trial(protocol, protocol.data[0], recipe.parent, recipe.parent, arms, (0,), {"image_size": 32}, flat)
+    trial = Trial(
+        protocol,
+        protocol.data[0],
+        recipe.parent,
+        recipe.parent,
+        arms,
+        (0,),
+        {"image_size": 32},
+        flat,
+    )
     told = [step.recipe for step in trial.runs({"scratch": 0.5, "g": 0.25}).values()]
     assert [(each["data.flip"], each["head_width"]) for each in told] == [(False, 8)] * 2
     assert [each["stages"][0]["learning_rate"] for each in told] == [0.5, 0.25]
@@ -178,5 +213,8 @@ def test_nested_settings_go_before_the_protocols_own(recipe: Path) -> None:
     assert best_rates({"a": {0.1: 0.3, 0.01: 0.3, 1.0: None}}) == {"a": 0.01}
     with pytest.raises(ColorganError, match="diverged at every rate"):
         best_rates({"a": {1.0: None, 2.0: None}})
-    assert script["search"](trial, (0.5,), None) == {"scratch": {0.5: None}, "g": {0.5: None}}  # nothing to try
+    assert script["search"](trial, (0.5,), None) == {
+        "scratch": {0.5: None},
+        "g": {0.5: None},
+    }  # nothing to try
     assert best_rates({"a": {0.5: None}}) == {"a": 0.5}

@@ -39,9 +39,13 @@ def folder(tmp_path: Path) -> Path:
         chroma_subsampling="4:4:4",
         num_samples=5,
         num_rejected=1,
-        samples_file=FileInfo(file="samples.npy", bytes=len(table), sha256=hashlib.sha256(table).hexdigest()),
+        samples_file=FileInfo(
+            file="samples.npy", bytes=len(table), sha256=hashlib.sha256(table).hexdigest()
+        ),
         shards=tuple(
-            ShardInfo(file=f"x-train-{number:06d}.tar", samples=3 - number, bytes=1024, sha256="0" * 64)
+            ShardInfo(
+                file=f"x-train-{number:06d}.tar", samples=3 - number, bytes=1024, sha256="0" * 64
+            )
             for number in range(2)
         ),
     )
@@ -66,7 +70,11 @@ def test_what_is_written_is_read(folder: Path) -> None:
 
 def test_row_is_packed_as_the_contract_says() -> None:
     assert SAMPLE_DTYPE.itemsize == 60
-    assert [SAMPLE_DTYPE.fields[name][1] for name in ("shard", "image_offset", "mask_crc")] == [0, 12, 56]
+    assert [SAMPLE_DTYPE.fields[name][1] for name in ("shard", "image_offset", "mask_crc")] == [
+        0,
+        12,
+        56,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -78,13 +86,24 @@ def test_row_is_packed_as_the_contract_says() -> None:
         ({"num_samples": "5"}, "num_samples: Input should be a valid integer"),
         ({"classes": "cat"}, "classes"),
         ({"surprise": 1}, "surprise"),
-        ({"shards": [{"file": "../x.tar", "samples": 5, "bytes": 1, "sha256": "0" * 64}]}, "plain file name"),
-        ({"shards": [{"file": "/x.tar", "samples": 5, "bytes": 1, "sha256": "0" * 64}]}, "plain file name"),
+        (
+            {"shards": [{"file": "../x.tar", "samples": 5, "bytes": 1, "sha256": "0" * 64}]},
+            "plain file name",
+        ),
+        (
+            {"shards": [{"file": "/x.tar", "samples": 5, "bytes": 1, "sha256": "0" * 64}]},
+            "plain file name",
+        ),
         ({"shards": [{"file": "no.tar", "samples": 5, "bytes": 1, "sha256": "0" * 64}]}, "missing"),
-        ({"shards": [{"file": "x-train-000000.tar", "samples": 5, "bytes": 1, "sha256": "0"}]}, "sha256"),
+        (
+            {"shards": [{"file": "x-train-000000.tar", "samples": 5, "bytes": 1, "sha256": "0"}]},
+            "sha256",
+        ),
     ],
 )
-def test_wrong_manifests_are_refused_in_one_sentence(folder: Path, values: dict[str, object], words: str) -> None:
+def test_wrong_manifests_are_refused_in_one_sentence(
+    folder: Path, values: dict[str, object], words: str
+) -> None:
     change(folder, **values)
     with pytest.raises(ManifestError, match=words) as error:
         read_manifest(folder)

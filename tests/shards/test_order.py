@@ -26,7 +26,9 @@ def shard_sizes(num_samples: int, per_shard: int) -> list[int]:
     return [min(per_shard, num_samples - begin) for begin in range(0, num_samples, per_shard)]
 
 
-def ids_of_run(order: Order, global_batch: int, micro: int, world: int, images_seen: int, steps: int):
+def ids_of_run(
+    order: Order, global_batch: int, micro: int, world: int, images_seen: int, steps: int
+):
     """What a run on `world` ranks sees, micro-batches put together in the order of the ranks."""
     seen = []
     for step in range(steps):
@@ -70,7 +72,9 @@ RUNS = [(1, 1), (2, 1), (3, 4), (8, 2), (8, 1024)]  # samples of a run, runs und
 
 @pytest.mark.parametrize("runs", RUNS)
 @pytest.mark.parametrize("window_shards", [1, 2, 64])
-@pytest.mark.parametrize(("num_samples", "per_shard"), [(1, 1), (5, 2), (64, 8), (97, 10), (1000, 33)])
+@pytest.mark.parametrize(
+    ("num_samples", "per_shard"), [(1, 1), (5, 2), (64, 8), (97, 10), (1000, 33)]
+)
 def test_every_sample_once_an_epoch(
     num_samples: int, per_shard: int, window_shards: int, runs: tuple[int, int]
 ) -> None:
@@ -89,7 +93,9 @@ def test_shards_of_any_sizes_by_runs() -> None:
     sizes = [13, 0, 1, 40, 8, 7, 9, 0, 25, 16, 2, 31]
     order = Order(sizes, 4, 5, 8, 3)
     for epoch in range(3):
-        assert sorted(order.sample_ids(epoch * sum(sizes), sum(sizes)).tolist()) == list(range(sum(sizes)))
+        assert sorted(order.sample_ids(epoch * sum(sizes), sum(sizes)).tolist()) == list(
+            range(sum(sizes))
+        )
 
 
 @pytest.mark.parametrize("runs", RUNS)
@@ -121,9 +127,13 @@ def test_resume_anywhere_on_any_number_of_ranks(num_samples: int, runs: tuple[in
         legs = zip((0, first, second), (first, second, total), worlds, strict=True)
         parts = []
         for begin, end, world in legs:
-            fresh = Order(shard_sizes(num_samples, 10), 11, 3, *runs)  # a new process remembers nothing
+            fresh = Order(
+                shard_sizes(num_samples, 10), 11, 3, *runs
+            )  # a new process remembers nothing
             if end > begin:
-                parts.append(ids_of_run(fresh, global_batch, micro, world, begin * global_batch, end - begin))
+                parts.append(
+                    ids_of_run(fresh, global_batch, micro, world, begin * global_batch, end - begin)
+                )
         assert np.array_equal(np.concatenate(parts), expected)
 
 
@@ -161,8 +171,12 @@ def test_reads_stay_in_a_window_of_shards(run_samples: int) -> None:
 def test_shuffle_of_one_window_is_as_good_as_perfect(run_samples: int) -> None:
     """Up to WINDOW_SHARDS shards: mean displacement n / 3, neighbours uncorrelated, classes mixed."""
     num_samples = 100_000
-    ids = Order(shard_sizes(num_samples, 1000), 0, run_samples=run_samples).sample_ids(0, num_samples)
-    assert np.abs(ids - np.arange(num_samples)).mean() / num_samples == pytest.approx(1 / 3, abs=0.004)
+    ids = Order(shard_sizes(num_samples, 1000), 0, run_samples=run_samples).sample_ids(
+        0, num_samples
+    )
+    assert np.abs(ids - np.arange(num_samples)).mean() / num_samples == pytest.approx(
+        1 / 3, abs=0.004
+    )
     assert abs(stats.spearmanr(ids[:-1], ids[1:]).statistic) < 0.01
     mixed = distinct_classes(ids, num_samples // 1000) / PERFECT_CLASSES
     assert mixed == pytest.approx(1.0, rel=0.02) if run_samples == 1 else 0.9 < mixed <= 1.0
@@ -198,7 +212,9 @@ PERFECT_CLASSES = 1000 * (1 - (1 - 1 / 1000) ** 256)
 def distinct_classes(ids: np.ndarray, class_size: int) -> float:
     """Classes in a batch of 256, on average, where samples lie class by class in 1000 classes."""
     classes = ids // class_size
-    return float(np.mean([len(set(classes[at : at + 256])) for at in range(0, len(ids) - 255, 256)]))
+    return float(
+        np.mean([len(set(classes[at : at + 256])) for at in range(0, len(ids) - 255, 256)])
+    )
 
 
 def test_empty_set_and_negative_position_are_refused() -> None:
@@ -208,13 +224,19 @@ def test_empty_set_and_negative_position_are_refused() -> None:
         Order([5], 0).sample_ids(-1, 1)
 
 
-@pytest.mark.parametrize(("global_batch", "micro", "rank", "world"), [(10, 3, 0, 1), (8, 4, 0, 3), (12, 2, 0, 4)])
-def test_sizes_that_do_not_divide_are_refused(global_batch: int, micro: int, rank: int, world: int) -> None:
+@pytest.mark.parametrize(
+    ("global_batch", "micro", "rank", "world"), [(10, 3, 0, 1), (8, 4, 0, 3), (12, 2, 0, 4)]
+)
+def test_sizes_that_do_not_divide_are_refused(
+    global_batch: int, micro: int, rank: int, world: int
+) -> None:
     with pytest.raises(OrderError, match=f"make it a multiple of {micro * world}"):
         rank_slice(global_batch, micro, rank, world)
 
 
-@pytest.mark.parametrize("sizes", [(0, 1, 0, 1), (4, 0, 0, 1), (4, 4, 1, 1), (4, 4, -1, 1), (4, 4, 0, 0)])
+@pytest.mark.parametrize(
+    "sizes", [(0, 1, 0, 1), (4, 0, 0, 1), (4, 4, 1, 1), (4, 4, -1, 1), (4, 4, 0, 0)]
+)
 def test_sizes_out_of_range_are_refused(sizes: tuple[int, int, int, int]) -> None:
     with pytest.raises(OrderError, match="sizes are 1 at least"):
         rank_slice(*sizes)
@@ -235,7 +257,9 @@ def test_crop_windows_lie_in_the_picture(min_area: float) -> None:
     rng = np.random.default_rng(0)
     number = 20_000
     heights, widths = rng.integers(1, 600, number), rng.integers(1, 600, number)
-    windows = crop_windows(1, np.zeros(number, np.int64), np.arange(number), heights, widths, min_area)
+    windows = crop_windows(
+        1, np.zeros(number, np.int64), np.arange(number), heights, widths, min_area
+    )
     top, left, height, width = windows.T
     assert (top >= 0).all() and (left >= 0).all() and (height >= 1).all() and (width >= 1).all()
     assert (top + height <= heights).all() and (left + width <= widths).all()

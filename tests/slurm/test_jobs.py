@@ -40,8 +40,12 @@ def images(run: Path) -> int:
     return max((entry["images"] for entry in entries(run) if entry["kind"] == "train"), default=0)
 
 
-def submit(slurm: LocalSlurm, place: Path, *words: str, script: Path = PRETRAIN, **variables: str) -> str:
-    return slurm.submit(script, *words, cwd=place, COLORGAN_SITE=str(place / "site.env"), **variables)
+def submit(
+    slurm: LocalSlurm, place: Path, *words: str, script: Path = PRETRAIN, **variables: str
+) -> str:
+    return slurm.submit(
+        script, *words, cwd=place, COLORGAN_SITE=str(place / "site.env"), **variables
+    )
 
 
 def test_two_nodes_train_as_two_processes_do(
@@ -70,7 +74,13 @@ def test_gpus_are_handed_to_the_ranks_and_shards_staged_once(
     assert "ranks 0 to 1, CUDA_VISIBLE_DEVICES=0,1" in log
     assert weights(place / "two gpus") == plain
     assert (
-        len(re.findall(r"staged packed train to .* 4 of 4 shards, .* MB in .* s \(.* MB/s\), sha256 checked", log)) == 1
+        len(
+            re.findall(
+                r"staged packed train to .* 4 of 4 shards, .* MB in .* s \(.* MB/s\), sha256 checked",
+                log,
+            )
+        )
+        == 1
     )
     assert len(re.findall(r"staged packed val", log)) == 1
     assert list(scratch.iterdir()) == []
@@ -86,7 +96,10 @@ def test_signals_lose_nothing(
         before, more = (saved or [0])[-1], chance.randrange(8, 96, 8)
         slurm.wait_for(lambda enough=before + more: images(run) >= enough, f"{more} images more")  # type: ignore[misc]
         slurm.run("scancel", "--signal=USR2", "--batch", job)
-        slurm.wait_for(lambda number=attempt: f"attempt {number + 1}," in log_of(place, job), "the next attempt")  # type: ignore[misc]
+        slurm.wait_for(
+            lambda number=attempt: f"attempt {number + 1}," in log_of(place, job),
+            "the next attempt",
+        )  # type: ignore[misc]
         saved.append(max(entry["images"] for entry in entries(run) if entry["kind"] == "save"))
     assert slurm.wait(job) == "COMPLETED", log_of(place, job)
     log = log_of(place, job)
@@ -95,15 +108,21 @@ def test_signals_lose_nothing(
     assert saved[-1] < 480, "a signal came after the end: nothing was shown"
     # Every attempt goes on at the very image at which the one before has saved, and none is seen twice.
     assert [
-        int(text.replace(",", "")) for text in re.findall(r"goes on from .* \(([\d,]+) images seen\)", log)
+        int(text.replace(",", ""))
+        for text in re.findall(r"goes on from .* \(([\d,]+) images seen\)", log)
     ] == saved
     seen = [entry["images"] for entry in entries(run) if entry["kind"] == "train"]
     assert seen == list(range(8, 481, 8))
-    seconds = [float(text) for text in re.findall(r"requeued: images-\d+ saved ([\d.]+) s after SIGUSR2", log)]
+    seconds = [
+        float(text)
+        for text in re.findall(r"requeued: images-\d+ saved ([\d.]+) s after SIGUSR2", log)
+    ]
     assert len(seconds) == NUM_SIGNALS
     assert max(seconds) < 30
     print(f"\nsignal to checkpoint: {seconds} s, saved at {saved} images, replayed 0")
-    status = slurm.run(str(ROOT / "slurm/status.sh"), str(run), COLORGAN_SITE=str(place / "site.env"))
+    status = slurm.run(
+        str(ROOT / "slurm/status.sh"), str(run), COLORGAN_SITE=str(place / "site.env")
+    )
     # One more attempt than signals, unless the machine was so loaded that one was lost and made again.
     assert re.search(rf"job {job} \(pretrain\), attempt \d+: done", status)
     assert "images 480 of 480 (100%)" in status
@@ -126,7 +145,9 @@ def test_dead_nodes_do_not_end_a_run(
     slurm.kill_node("node2")
     try:
         slurm.wait_for(lambda: slurm.field(job, "JobState") != "RUNNING", "the death to be seen")
-        assert slurm.field(job, "JobState") in ("PENDING", "COMPLETING", "REQUEUED"), log_of(place, job)
+        assert slurm.field(job, "JobState") in ("PENDING", "COMPLETING", "REQUEUED"), log_of(
+            place, job
+        )
     finally:
         slurm.start_node("node2")
     assert slurm.wait(job) == "COMPLETED", log_of(place, job)
@@ -162,15 +183,22 @@ def stand_in(place: Path, name: str, text: str) -> str:
 
 def test_a_job_that_dies_again_and_again_is_given_up(slurm: LocalSlurm, place: Path) -> None:
     site = stand_in(place, "dies", "exit 1")
-    job = slurm.submit(PRETRAIN, "--run", "dies", cwd=place, COLORGAN_SITE=site, SITE_MAX_IDLE_ATTEMPTS="2")
+    job = slurm.submit(
+        PRETRAIN, "--run", "dies", cwd=place, COLORGAN_SITE=site, SITE_MAX_IDLE_ATTEMPTS="2"
+    )
     assert slurm.wait(job) == "FAILED"
     log = log_of(place, job)
     assert slurm.field(job, "Restarts") == "1"
     assert "requeued: failed (the ranks ended without a word)" in log
-    assert "FAILED: the ranks ended without a word; 2 attempts in a row without a new checkpoint" in log
+    assert (
+        "FAILED: the ranks ended without a word; 2 attempts in a row without a new checkpoint"
+        in log
+    )
 
 
-def test_a_checkpoint_that_cannot_be_written_in_time_is_told(slurm: LocalSlurm, place: Path) -> None:
+def test_a_checkpoint_that_cannot_be_written_in_time_is_told(
+    slurm: LocalSlurm, place: Path
+) -> None:
     site = stand_in(place, "deaf", "trap '' USR2 TERM; while :; do sleep 1; done")
     job = slurm.submit(
         PRETRAIN, "--run", "deaf", cwd=place, COLORGAN_SITE=site, TIME="1", SITE_SAVE_SECONDS="50",
@@ -179,13 +207,19 @@ def test_a_checkpoint_that_cannot_be_written_in_time_is_told(slurm: LocalSlurm, 
     slurm.wait_for(lambda: "requeued" in log_of(place, job), "the last moment")
     slurm.run("scancel", job)
     log = log_of(place, job)
-    assert re.search(r"NOT SAVED: \d+ s before the time limit no checkpoint has been written since the signal", log)
+    assert re.search(
+        r"NOT SAVED: \d+ s before the time limit no checkpoint has been written since the signal",
+        log,
+    )
     assert "requeued: the time limit came before the checkpoint" in log
 
 
 def test_jobs_on_one_node_meet_at_different_ports(slurm: LocalSlurm, place: Path) -> None:
     site = stand_in(place, "waits", 'sleep 3; echo 0 > "$COLORGAN_STATE/rank-0"')
-    jobs = [slurm.submit(PRETRAIN, "--run", f"waits {n}", cwd=place, COLORGAN_SITE=site) for n in range(3)]
+    jobs = [
+        slurm.submit(PRETRAIN, "--run", f"waits {n}", cwd=place, COLORGAN_SITE=site)
+        for n in range(3)
+    ]
     assert [slurm.wait(job) for job in jobs] == ["COMPLETED"] * 3
     found = [re.search(r"they meet at (\w+):(\d+)", log_of(place, job)) for job in jobs]
     assert len({match[0] for match in found if match}) == 3
@@ -201,7 +235,15 @@ def test_an_interface_that_is_not_there_is_told(slurm: LocalSlurm, place: Path) 
 
 def test_sbatch_itself_takes_the_scripts(slurm: LocalSlurm, place: Path) -> None:
     variables = {"COLORGAN_SITE": str(place / "site.env")}
-    words = ["--parsable", "--nodes=2", str(PRETRAIN), "--config", "my recipe.yaml", "--no such key", "a b"]
+    words = [
+        "--parsable",
+        "--nodes=2",
+        str(PRETRAIN),
+        "--config",
+        "my recipe.yaml",
+        "--no such key",
+        "a b",
+    ]
     job = slurm.run("sbatch", *words, cwd=place, **variables).strip()
     assert slurm.wait(job) == "FAILED"
     log = (place / f"colorgan-pretrain-{job}.log").read_text()
@@ -213,18 +255,28 @@ def test_sbatch_itself_takes_the_scripts(slurm: LocalSlurm, place: Path) -> None
 def test_scripts_pass_shellcheck() -> None:
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck is not installed")
-    files = [*(ROOT / "slurm").glob("*.sh"), ROOT / "slurm/site.env", *(ROOT / "slurm/studies").glob("*.env")]
-    done = subprocess.run(["shellcheck", "-x", *map(str, files)], cwd=ROOT, capture_output=True, text=True)
+    files = [
+        *(ROOT / "slurm").glob("*.sh"),
+        ROOT / "slurm/site.env",
+        *(ROOT / "slurm/studies").glob("*.env"),
+    ]
+    done = subprocess.run(
+        ["shellcheck", "-x", *map(str, files)], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout
 
 
 def test_a_stopped_pack_goes_on(slurm: LocalSlurm, place: Path) -> None:
     fake = place / "bin"
     fake.mkdir()
-    (fake / "python").write_text("#!/bin/bash\nif [ -e packed.once ]; then exit 0; fi\ntouch packed.once\nsleep 100\n")
+    (fake / "python").write_text(
+        "#!/bin/bash\nif [ -e packed.once ]; then exit 0; fi\ntouch packed.once\nsleep 100\n"
+    )
     (fake / "python").chmod(0o755)
     site = stand_in(place, "pack", f"PATH='{fake}':$PATH exec \"$@\"")
-    job = slurm.submit(ROOT / "slurm/pack.sh", "--out", "some shards", cwd=place, COLORGAN_SITE=site)
+    job = slurm.submit(
+        ROOT / "slurm/pack.sh", "--out", "some shards", cwd=place, COLORGAN_SITE=site
+    )
     slurm.wait_for(lambda: (place / "packed.once").exists(), "the packer to run")
     slurm.run("scancel", "--signal=USR2", "--batch", job)
     assert slurm.wait(job) == "COMPLETED", log_of(place, job, "pack")

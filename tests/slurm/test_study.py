@@ -69,17 +69,23 @@ def test_a_study_goes_from_nothing_to_the_report_once(slurm: LocalSlurm, place: 
 
 
 def test_a_failing_pack_stops_the_chain(slurm: LocalSlurm, place: Path) -> None:
-    (place / "bad.env").write_text(TINY.replace('sample --root "$PWD/raw set"', "folder --root /nowhere"))
+    (place / "bad.env").write_text(
+        TINY.replace('sample --root "$PWD/raw set"', "folder --root /nowhere")
+    )
     text = submit(slurm, place, "bad.env")
     slurm.wait_for(lambda: not slurm.jobs(), "the queue to be empty")
     jobs = dict(re.findall(r"(\w+): job (\d+)", text))
     assert slurm.field(jobs["pack_pretrain_train"], "JobState") == "FAILED"
     assert slurm.field(jobs["pretrain"], "JobState") == "CANCELLED"
     assert slurm.field(jobs["report"], "JobState") == "CANCELLED"
-    log = (place / f"studies/bad.env/logs/colorgan-pack-{jobs['pack_pretrain_train']}.log").read_text()
+    log = (
+        place / f"studies/bad.env/logs/colorgan-pack-{jobs['pack_pretrain_train']}.log"
+    ).read_text()
     assert "FAILED: a mistake, told above" in log
     told = status(slurm, place, "bad.env")
     assert re.search(r"pack_pretrain_train +job +\d+ +FAILED or cancelled: see its log", told)
     assert "jobs submitted" in text
-    assert "0 jobs submitted" not in submit(slurm, place, "bad.env"), "what has failed is submitted again"
+    assert "0 jobs submitted" not in submit(slurm, place, "bad.env"), (
+        "what has failed is submitted again"
+    )
     slurm.wait_for(lambda: not slurm.jobs(), "the queue to be empty")

@@ -90,7 +90,9 @@ def draw(
         axes = figure.add_subplot()
         for line in lines:
             xs, ys = zip(*thinned(line.points), strict=True)
-            axes.plot(xs, ys, color=color_of(line.color), linestyle=line.dash, **_stroke(line, len(xs)))
+            axes.plot(
+                xs, ys, color=color_of(line.color), linestyle=line.dash, **_stroke(line, len(xs))
+            )
         if log and all(y > 0 for line in lines for _, y in line.points):
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -118,27 +120,38 @@ def _stroke(line: Line, num_points: int) -> dict[str, Any]:
     return {"marker": "o" if num_points < 3 else None, "markersize": 4}
 
 
-def thinned(points: Sequence[tuple[float, float]], most: int = MAX_POINTS) -> list[tuple[float, float]]:
+def thinned(
+    points: Sequence[tuple[float, float]], most: int = MAX_POINTS
+) -> list[tuple[float, float]]:
     """Return at most that many points: means of equal stretches, the last point kept as it is."""
     if len(points) <= most:
         return list(points)
     size = -(-(len(points) - 1) // (most - 1))
-    stretches = [points[i : min(i + size, len(points) - 1)] for i in range(0, len(points) - 1, size)]
-    means = [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in stretches]
+    stretches = [
+        points[i : min(i + size, len(points) - 1)] for i in range(0, len(points) - 1, size)
+    ]
+    means = [
+        (sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part))
+        for part in stretches
+    ]
     return [*means, points[-1]]
 
 
 def svg_of(figure: Figure, key: str) -> Html:
     """Return a figure as SVG whose colours follow the page."""
     out = io.BytesIO()
-    FigureCanvasSVG(figure).print_svg(out, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))  # type: ignore[no-untyped-call]
+    FigureCanvasSVG(figure).print_svg(
+        out, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    )  # type: ignore[no-untyped-call]
     text = out.getvalue().decode()
     text = text[text.index("<svg") :]
     key = re.sub(r"\W+", "-", key)
     text = re.sub(r'\bid="', f'id="{key}-', text)
     text = re.sub(r'(href="|url\()#', rf"\1#{key}-", text)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would hold for the whole page
+    text = re.sub(
+        r"<style.*?</style>", "", text, flags=re.DOTALL
+    )  # it would hold for the whole page
     for index, color in enumerate(COLOURS):
         text = text.replace(color, f"var(--line-{index})")
     text = text.replace(INK, "var(--ink)").replace(GRID, "var(--grid)")
@@ -159,7 +172,12 @@ def _png(figure: Figure, title: str, lines: Sequence[Line]) -> bytes:
     handles: list[Any] = [line for line in axes.lines if line.get_alpha() is None]
     names = [plain(line.name) for line in lines]
     figure.legend(
-        handles, names, loc="outside lower center", fontsize=7, ncols=1 if len(lines) < 4 else 2, frameon=False
+        handles,
+        names,
+        loc="outside lower center",
+        fontsize=7,
+        ncols=1 if len(lines) < 4 else 2,
+        frameon=False,
     )
     figure.set_size_inches(SIZE_INCHES[0], SIZE_INCHES[1] + 0.2 * len(lines))
     return png_of(figure)
@@ -175,7 +193,11 @@ def png_of(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-WIDTH_INCHES, ROW_INCHES, MARGIN_INCHES = 4.3, 0.3, 0.62  # a margin holds an axis with its numbers and name
+WIDTH_INCHES, ROW_INCHES, MARGIN_INCHES = (
+    4.3,
+    0.3,
+    0.62,
+)  # a margin holds an axis with its numbers and name
 MAX_LABEL = 20
 MAX_DIFFERENCES = 6
 
@@ -204,7 +226,9 @@ def draw_study(protocol: StudyProtocol, key: str) -> Chart | None:
 def _draw_arms(axes: Axes, arms: list[StudyArm]) -> None:
     for row, arm in enumerate(arms):
         values = [100 * value for value in arm.known]
-        axes.plot(values, [row] * len(values), "o", color=color_of(row), markersize=5.5, alpha=0.65, mew=0)
+        axes.plot(
+            values, [row] * len(values), "o", color=color_of(row), markersize=5.5, alpha=0.65, mew=0
+        )
         mean = sum(values) / len(values)
         axes.plot([mean, mean], [row - 0.3, row + 0.3], color=INK, linewidth=1.6)
     _rows(axes, [arm.name for arm in arms])
@@ -223,7 +247,10 @@ def _draw_differences(axes: Axes, compared: tuple[Comparison, ...]) -> None:
 
 def _rows(axes: Axes, names: list[str]) -> None:
     """One row a name, the first on top."""
-    labels = [plain(name) if len(name) <= MAX_LABEL else plain(name[: MAX_LABEL - 2]) + ".." for name in names]
+    labels = [
+        plain(name) if len(name) <= MAX_LABEL else plain(name[: MAX_LABEL - 2]) + ".."
+        for name in names
+    ]
     axes.set_yticks(range(len(names)), labels)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=True, axis="x", color=GRID)

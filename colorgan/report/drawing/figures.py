@@ -32,8 +32,12 @@ def charts(files: Files, specs: Sequence[Spec], prefix: str = "") -> Html:
 
 def chart_figure(chart: Chart, note: str = "", told: str = "") -> Html:
     """Return a chart with its caption; `told` is read aloud in place of the lines' ends."""
-    caption = element("figcaption", chart.title, element("span", note, class_="note") if note else None)
-    return element("figure", caption, element("div", chart.svg, role="img", aria_label=told or _ends(chart)))
+    caption = element(
+        "figcaption", chart.title, element("span", note, class_="note") if note else None
+    )
+    return element(
+        "figure", caption, element("div", chart.svg, role="img", aria_label=told or _ends(chart))
+    )
 
 
 def free_name(files: Files, title: str) -> str:
@@ -51,9 +55,13 @@ def legend(entries: Sequence[tuple[str, int]]) -> Html:
     """Return names beside the colours of their places."""
 
     def swatch(place: int) -> Html:
-        return element("span", class_="swatch", style=f"border-color: var(--line-{place % len(COLOURS)})")
+        return element(
+            "span", class_="swatch", style=f"border-color: var(--line-{place % len(COLOURS)})"
+        )
 
-    return element("ul", *(element("li", swatch(place), name) for name, place in entries), class_="legend")
+    return element(
+        "ul", *(element("li", swatch(place), name) for name, place in entries), class_="legend"
+    )
 
 
 def percent(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -62,5 +70,8 @@ def percent(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _ends(chart: Chart) -> str:
-    ends = [f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}" for line in chart.lines[:8]]
+    ends = [
+        f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}"
+        for line in chart.lines[:8]
+    ]
     return f"{chart.title}: {'; '.join(ends)}"

@@ -22,7 +22,11 @@ VOID_ELEMENTS = {"img", "meta", "br", "link"}
 
 def element(tag: str, *children: str | None, **attributes: str | int | None) -> Html:
     """Return an element; `class_` is the attribute class, `aria_label` aria-label; None is left out."""
-    names = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
+    names = {
+        key.rstrip("_").replace("_", "-"): value
+        for key, value in attributes.items()
+        if value is not None
+    }
     opening = "".join(f' {name}="{html.escape(str(value))}"' for name, value in names.items())
     if tag in VOID_ELEMENTS:
         return Html(f"<{tag}{opening}>")
@@ -32,22 +36,35 @@ def element(tag: str, *children: str | None, **attributes: str | int | None) -> 
 def join(children: Iterable[str | None]) -> Html:
     """Return several pieces as one, each escaped unless it is Html."""
     return Html(
-        "".join(child if isinstance(child, Html) else html.escape(_visible(child)) for child in children if child)
+        "".join(
+            child if isinstance(child, Html) else html.escape(_visible(child))
+            for child in children
+            if child
+        )
     )
 
 
 def _visible(text: str) -> str:
     """Control, direction and surrogate characters as escapes: they are no HTML, or hide what a name is."""
-    return "".join(c if c in "\n\t" or category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in text)
+    return "".join(
+        c if c in "\n\t" or category(c)[0] != "C" else c.encode("unicode_escape").decode()
+        for c in text
+    )
 
 
 def table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], caption: str | None = None, class_: str | None = None
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    caption: str | None = None,
+    class_: str | None = None,
 ) -> Html:
     """Return a table that scrolls sideways by itself where it is too wide; the first cell of a row is its header."""
     head = element("tr", *(element("th", cell, scope="col") for cell in header))
     body = [
-        element("tr", element("th", row[0], scope="row"), *(element("td", cell) for cell in row[1:])) for row in rows
+        element(
+            "tr", element("th", row[0], scope="row"), *(element("td", cell) for cell in row[1:])
+        )
+        for row in rows
     ]
     whole = element("table", element("thead", head), element("tbody", *body), class_=class_)
     told = element("p", caption, class_="soft") if caption else None

@@ -46,7 +46,9 @@ class Progress:
 
     def rows(self) -> list[list[tuple[str, Image.Image]]]:
         """A row a photo of (caption, picture), from grey to original."""
-        count = min(len(self.grey), len(self.original), *(len(stage.cells) for stage in self.stages))
+        count = min(
+            len(self.grey), len(self.original), *(len(stage.cells) for stage in self.stages)
+        )
         return [
             [
                 ("grey", self.grey[i]),
@@ -69,7 +71,9 @@ def cut_grid(picture: Image.Image) -> list[list[Image.Image]]:
         return []
     lefts = [GAP_PX + column * (cell_px + GAP_PX) for column in range(3)]
     tops = [line_px + row * (line_px + cell_px) + line_px for row in range(count)]
-    return [[picture.crop((left, top, left + cell_px, top + cell_px)) for left in lefts] for top in tops]
+    return [
+        [picture.crop((left, top, left + cell_px, top + cell_px)) for left in lefts] for top in tops
+    ]
 
 
 def open_picture(path: Path) -> Image.Image | None:
@@ -78,21 +82,31 @@ def open_picture(path: Path) -> Image.Image | None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             with Image.open(path, formats=("PNG",)) as picture:
-                return picture.convert("RGB") if picture.width * picture.height <= MAX_PIXELS else None
+                return (
+                    picture.convert("RGB") if picture.width * picture.height <= MAX_PIXELS else None
+                )
     except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError):
         return None
 
 
 def progress(pictures: Sequence[tuple[int, Path]], total_images: int | None) -> Progress | None:
     """Return photos over the course of a run, at up to five validations spread over it; None without grids."""
-    cut = [(images, cut_grid(grid)) for images, path in _spread(pictures) if (grid := open_picture(path)) is not None]
+    cut = [
+        (images, cut_grid(grid))
+        for images, path in _spread(pictures)
+        if (grid := open_picture(path)) is not None
+    ]
     cut = [(images, rows[:MAX_PHOTOS]) for images, rows in cut if rows]
     if not cut:
         return None
     last = cut[-1][1]
     same_size = [(images, rows) for images, rows in cut if rows[0][0].size == last[0][0].size]
     stages = [
-        Stage(images, min(1.0, images / total_images) if total_images else None, [row[1] for row in rows])
+        Stage(
+            images,
+            min(1.0, images / total_images) if total_images else None,
+            [row[1] for row in rows],
+        )
         for images, rows in same_size
     ]
     return Progress([row[0] for row in last], stages, [row[2] for row in last])
@@ -112,7 +126,9 @@ def sheet(rows: Sequence[Sequence[tuple[str, Image.Image]]]) -> Image.Image:
     width, height = rows[0][0][1].size
     line_px = 22
     whole = Image.new(
-        "RGB", (GAP_PX + len(rows[0]) * (width + GAP_PX), line_px + len(rows) * (height + GAP_PX)), "white"
+        "RGB",
+        (GAP_PX + len(rows[0]) * (width + GAP_PX), line_px + len(rows) * (height + GAP_PX)),
+        "white",
     )
     write = ImageDraw.Draw(whole)
     font = ImageFont.load_default(size=14)
@@ -120,7 +136,9 @@ def sheet(rows: Sequence[Sequence[tuple[str, Image.Image]]]) -> Image.Image:
         write.text((GAP_PX + column * (width + GAP_PX), 2), caption, fill=(20, 20, 20), font=font)
     for index, row in enumerate(rows):
         for column, (_, picture) in enumerate(row):
-            whole.paste(picture, (GAP_PX + column * (width + GAP_PX), line_px + index * (height + GAP_PX)))
+            whole.paste(
+                picture, (GAP_PX + column * (width + GAP_PX), line_px + index * (height + GAP_PX))
+            )
     return whole
 
 

@@ -24,7 +24,11 @@ from colorgan.report.sections.gallery import whole_picture
 
 Arms = Mapping[str, Sequence[SavedEvaluation]]
 Matrix = list[list[float]]
-MEASURES = {"classifier": "Average precision", "segmenter": "IoU", "detector": "Average precision of boxes"}
+MEASURES = {
+    "classifier": "Average precision",
+    "segmenter": "IoU",
+    "detector": "Average precision of boxes",
+}
 MEANING = {
     "classifier": "Row: a class that is in the photo. Column: the class that scored best there.",
     "segmenter": "Row: the true class of a pixel. Column: the predicted one. Void left out.",
@@ -43,10 +47,15 @@ def classes_blocks(key: str, arms: Arms, files: Files) -> Html:
         key: begins the names of the files that are put beside the page.
         arms: name -> evaluations, one a seed.
     """
-    named = [(name, evaluations, f"{key}-{place}") for place, (name, evaluations) in enumerate(arms.items(), 1)]
+    named = [
+        (name, evaluations, f"{key}-{place}")
+        for place, (name, evaluations) in enumerate(arms.items(), 1)
+    ]
     maps = [each for arm in named if (each := _confusion(*arm, files)) is not None]
     overlays = [each for arm in named if (each := _overlays(*arm, files)) is not None]
-    abreast = [element("div", *figures, class_="abreast") for figures in (maps, overlays) if figures]
+    abreast = [
+        element("div", *figures, class_="abreast") for figures in (maps, overlays) if figures
+    ]
     return join([_class_table(arms), *abreast])
 
 
@@ -58,15 +67,25 @@ def _class_table(arms: Arms) -> Html | None:
         return None
     head = element("tr", *(element("th", cell, scope="col") for cell in ("Class", *means)))
     rows = [
-        element("tr", element("th", name, scope="row"), *(_bar(values.get(name)) for values in means.values()))
+        element(
+            "tr",
+            element("th", name, scope="row"),
+            *(_bar(values.get(name)) for values in means.values()),
+        )
         for name in best_first(list(means.values()))
     ]
     whole = element("table", element("thead", head), element("tbody", *rows), class_="bars")
     kind = next((each.kind for evaluations in arms.values() for each in evaluations), "")
     measure = MEASURES.get(kind, "Score")
     seeds = max(len(evaluations) for evaluations in arms.values())
-    told = f"{measure} of each class in %" + (", mean over seeds" if seeds > 1 else "") + ", best first."
-    return join([element("p", told, class_="soft"), element("div", whole, class_="wide", tabindex=0)])
+    told = (
+        f"{measure} of each class in %"
+        + (", mean over seeds" if seeds > 1 else "")
+        + ", best first."
+    )
+    return join(
+        [element("p", told, class_="soft"), element("div", whole, class_="wide", tabindex=0)]
+    )
 
 
 def best_first(means: Sequence[Mapping[str, float | None]]) -> list[str]:
@@ -79,7 +98,10 @@ def best_first(means: Sequence[Mapping[str, float | None]]) -> list[str]:
 def class_means(evaluations: Sequence[SavedEvaluation]) -> dict[str, float | None]:
     """Return each class's mean over the evaluations that could score it; None where none could."""
     names = dict.fromkeys(name for each in evaluations for name in each.per_class)
-    values = {name: [v for each in evaluations if (v := each.per_class.get(name)) is not None] for name in names}
+    values = {
+        name: [v for each in evaluations if (v := each.per_class.get(name)) is not None]
+        for name in names
+    }
     return {name: statistics.fmean(found) if found else None for name, found in values.items()}
 
 
@@ -96,7 +118,9 @@ def summed(evaluations: Sequence[SavedEvaluation]) -> tuple[tuple[str, ...], Mat
         return (), []
     names = found[0].confusion_names
     alike = [each.confusion for each in found if each.confusion_names == names]
-    return names, [[sum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*alike, strict=True)]
+    return names, [
+        [sum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*alike, strict=True)
+    ]
 
 
 def row_shares(matrix: Matrix) -> Matrix:
@@ -104,19 +128,32 @@ def row_shares(matrix: Matrix) -> Matrix:
     return [[count / total for count in row] if (total := sum(row)) else row for row in matrix]
 
 
-def _confusion(name: str, evaluations: Sequence[SavedEvaluation], stem: str, files: Files) -> Html | None:
+def _confusion(
+    name: str, evaluations: Sequence[SavedEvaluation], stem: str, files: Files
+) -> Html | None:
     names, counts = summed(evaluations)
     if not counts:
         return None
     shares = row_shares(counts)
     files[f"{stem}-confusion.png"] = _heat_png(name, names, shares)
-    pairs = sorted(((shares[i][j], i, j) for i in range(len(names)) for j in range(len(names)) if i != j), reverse=True)
-    most = [f"{names[i]} as {names[j]} {100 * share:.0f} %" for share, i, j in pairs[:NUM_PAIRS] if share > MIN_SHARE]
+    pairs = sorted(
+        ((shares[i][j], i, j) for i in range(len(names)) for j in range(len(names)) if i != j),
+        reverse=True,
+    )
+    most = [
+        f"{names[i]} as {names[j]} {100 * share:.0f} %"
+        for share, i, j in pairs[:NUM_PAIRS]
+        if share > MIN_SHARE
+    ]
     width = MARGIN + CELL * len(names)
     caption = element(
         "figcaption",
         f"Confusion, {name}",
-        element("span", f"{MEANING.get(evaluations[0].kind, '')} Shades are shares of a row.", class_="note"),
+        element(
+            "span",
+            f"{MEANING.get(evaluations[0].kind, '')} Shades are shares of a row.",
+            class_="note",
+        ),
         element("span", f"Most often: {'; '.join(most)}.", class_="note") if most else None,
         _scale(),
     )
@@ -134,7 +171,9 @@ def _opacity(share: float) -> float:
 def _scale() -> Html:
     rgb = ", ".join(map(str, HEAT_RGB))
     cells = [
-        element("span", f"{100 * share:g} %", style=f"background: rgba({rgb}, {_opacity(share):.2f})")
+        element(
+            "span", f"{100 * share:g} %", style=f"background: rgba({rgb}, {_opacity(share):.2f})"
+        )
         for share in (0.01, 0.1, 0.4, 1.0)
     ]
     return element("span", *cells, class_="scale")
@@ -149,12 +188,31 @@ def _heat_svg(names: Sequence[str], shares: Matrix) -> Html:
         middle = MARGIN + CELL * place + CELL / 2 + FONT / 3
         text = name if len(name) <= 13 else f"{name[:12]}…"
         rows.append(element("text", text, x=MARGIN - 3, y=f"{middle:.1f}", text_anchor="end"))
-        columns.append(element("text", text, transform=f"translate({middle:.1f} {MARGIN - 3}) rotate(-90)"))
+        columns.append(
+            element("text", text, transform=f"translate({middle:.1f} {MARGIN - 3}) rotate(-90)")
+        )
     uri = data_uri(png_bytes(_heat_cells(shares)), "image/png")
     image = element("image", href=uri, x=MARGIN, y=MARGIN, width=CELL * count, height=CELL * count)
-    frame = element("rect", x=MARGIN, y=MARGIN, width=CELL * count, height=CELL * count, fill="none", class_="frame")
+    frame = element(
+        "rect",
+        x=MARGIN,
+        y=MARGIN,
+        width=CELL * count,
+        height=CELL * count,
+        fill="none",
+        class_="frame",
+    )
     told = f"confusion matrix of {count} classes"
-    return element("svg", image, frame, *rows, *columns, viewBox=f"0 0 {side} {side}", role="img", aria_label=told)
+    return element(
+        "svg",
+        image,
+        frame,
+        *rows,
+        *columns,
+        viewBox=f"0 0 {side} {side}",
+        role="img",
+        aria_label=told,
+    )
 
 
 def _heat_cells(shares: Matrix) -> Image.Image:
@@ -174,7 +232,9 @@ def _heat_png(title: str, names: Sequence[str], shares: Matrix) -> bytes:
     draw = ImageDraw.Draw(sheet)
     map_px = PNG_CELL_PX * len(names)
     white = Image.new("RGBA", (len(names), len(names)), "white")
-    heat = Image.alpha_composite(white, _heat_cells(shares)).resize((map_px, map_px), Image.Resampling.NEAREST)
+    heat = Image.alpha_composite(white, _heat_cells(shares)).resize(
+        (map_px, map_px), Image.Resampling.NEAREST
+    )
     top = margin + 2 * PNG_FONT_PX
     sheet.paste(heat.convert("RGB"), (margin, top))
     draw.rectangle((margin - 1, top - 1, margin + map_px, top + map_px), outline="grey")
@@ -183,19 +243,32 @@ def _heat_png(title: str, names: Sequence[str], shares: Matrix) -> bytes:
         middle = PNG_CELL_PX * place + PNG_CELL_PX // 2
         draw.text((margin - 6, top + middle), label, fill="black", font=font, anchor="rm")
         upright = Image.new("RGB", (margin, PNG_CELL_PX), "white")
-        ImageDraw.Draw(upright).text((4, PNG_CELL_PX // 2), label, fill="black", font=font, anchor="lm")
-        sheet.paste(upright.rotate(90, expand=True), (margin + PNG_CELL_PX * place, top - margin - 2))
+        ImageDraw.Draw(upright).text(
+            (4, PNG_CELL_PX // 2), label, fill="black", font=font, anchor="lm"
+        )
+        sheet.paste(
+            upright.rotate(90, expand=True), (margin + PNG_CELL_PX * place, top - margin - 2)
+        )
     return png_bytes(sheet)
 
 
-def _overlays(name: str, evaluations: Sequence[SavedEvaluation], stem: str, files: Files) -> Html | None:
+def _overlays(
+    name: str, evaluations: Sequence[SavedEvaluation], stem: str, files: Files
+) -> Html | None:
     """The first evaluation's picture that can be read: photo, truth, prediction."""
     for each in evaluations:
         picture = open_picture(each.pictures["pictures"]) if "pictures" in each.pictures else None
         if picture is not None:
             files[f"{stem}-overlays.png"] = png_bytes(picture)
-            what = f"Photo, truth, prediction: {name}" + (", its first seed" if len(evaluations) > 1 else "")
-            return element("figure", element("figcaption", what), whole_picture(picture, what), class_="overlay")
+            what = f"Photo, truth, prediction: {name}" + (
+                ", its first seed" if len(evaluations) > 1 else ""
+            )
+            return element(
+                "figure",
+                element("figcaption", what),
+                whole_picture(picture, what),
+                class_="overlay",
+            )
     return None
 
 
@@ -204,9 +277,16 @@ def classes_section(report_data: ReportData, results: Sequence[Result], files: F
     parts: list[Html] = []
     for task in METRICS:
         for protocol, arms in by_protocol(results, task).items():
-            found = {arm.label: [each.evaluation for each in arm.results if each.evaluation] for arm in arms}
+            found = {
+                arm.label: [each.evaluation for each in arm.results if each.evaluation]
+                for arm in arms
+            }
             where = f"{data_name(protocol.data)}, {protocol.inference} inference"
-            parts += _block(f"{TITLES[task]}, {where}", {name: each for name, each in found.items() if each}, files)
+            parts += _block(
+                f"{TITLES[task]}, {where}",
+                {name: each for name, each in found.items() if each},
+                files,
+            )
     counted = {id(each.evaluation) for each in results if each.evaluation}
     groups: dict[tuple[str, str], dict[str, list[SavedEvaluation]]] = {}
     for each in report_data.evaluations:
@@ -216,21 +296,36 @@ def classes_section(report_data: ReportData, results: Sequence[Result], files: F
             groups.setdefault((task, where), {}).setdefault(_model_name(each), []).append(each)
     for (task, where), models in groups.items():
         content = _block(f"{TITLES[task]}, {where}", models, files)
-        parts += [*content[:1], *(_told(task, name, each) for name, each in models.items()), *content[1:]]
+        parts += [
+            *content[:1],
+            *(_told(task, name, each) for name, each in models.items()),
+            *content[1:],
+        ]
     return join(parts)
 
 
 def _told(task: str, name: str, evaluations: Sequence[SavedEvaluation]) -> Html:
     """A line of the scores of a model that no given run has."""
-    found = {metric: [e.scores[metric.key] for e in evaluations if metric.key in e.scores] for metric in METRICS[task]}
-    values = [f"{metric.name} {spread(known, metric.scale)}\u00a0%" for metric, known in found.items() if known]
+    found = {
+        metric: [e.scores[metric.key] for e in evaluations if metric.key in e.scores]
+        for metric in METRICS[task]
+    }
+    values = [
+        f"{metric.name} {spread(known, metric.scale)}\u00a0%"
+        for metric, known in found.items()
+        if known
+    ]
     images = evaluations[0].scores.get("images", 0)
     return element("p", f"{name}: {', '.join(values) or 'no scores'}; {images:,.0f} pictures.")
 
 
 def _block(title: str, arms: dict[str, list[SavedEvaluation]], files: Files) -> list[Html]:
     """A title and what there is to show; nothing without arms."""
-    return [element("h3", title), classes_blocks(free_name(files, f"classes {title}"), arms, files)] if arms else []
+    return (
+        [element("h3", title), classes_blocks(free_name(files, f"classes {title}"), arms, files)]
+        if arms
+        else []
+    )
 
 
 def _model_name(each: SavedEvaluation) -> str:

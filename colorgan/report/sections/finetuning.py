@@ -27,7 +27,10 @@ def finetuning_section(report_data: ReportData, files: Files) -> Html:
         groups.setdefault((run.kind, where), {}).setdefault(start_of(run), []).append(run)
     parts = []
     for (kind, where), arms in groups.items():
-        parts += [element("h3", f"{TITLES[kind]}, {where}"), arm_curves(arms, kind, files, TITLES[kind])]
+        parts += [
+            element("h3", f"{TITLES[kind]}, {where}"),
+            arm_curves(arms, kind, files, TITLES[kind]),
+        ]
     return join(parts)
 
 
@@ -55,7 +58,10 @@ def arm_curves(arms: Arms, kind: str, files: Files, prefix: str) -> Html:
         for metric in METRICS.get(kind, ())
     )
     for metric in () if at_end else METRICS.get(kind, ()):
-        lines = [replace(line, points=percent(line.points)) for line in _arm_lines(arms, "validate", metric.key)]
+        lines = [
+            replace(line, points=percent(line.points))
+            for line in _arm_lines(arms, "validate", metric.key)
+        ]
         if lines:
             drawn.append((metric.name, lines, metric.meaning, {"unit": metric.unit}))
     named = legend([(name, place) for place, name in enumerate(arms)])

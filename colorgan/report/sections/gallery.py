@@ -12,7 +12,14 @@ from colorgan.evaluation.record import SavedEvaluation
 from colorgan.files import short
 from colorgan.report.drawing.figures import Files
 from colorgan.report.drawing.html import Html, data_uri, element, join, missing
-from colorgan.report.drawing.photos import jpeg_bytes, narrowed, open_picture, png_bytes, progress, sheet
+from colorgan.report.drawing.photos import (
+    jpeg_bytes,
+    narrowed,
+    open_picture,
+    png_bytes,
+    progress,
+    sheet,
+)
 from colorgan.report.published import OWN_SIZE
 from colorgan.report.report_data import ReportData
 
@@ -38,13 +45,21 @@ def progress_section(report_data: ReportData, files: Files) -> Html:
         found = progress(run.pictures, run.total_images)
         if found is None:
             parts.append(
-                missing("No pictures were saved: output.num_pictures is 0, there is no data.val, or no validation yet.")
+                missing(
+                    "No pictures were saved: output.num_pictures is 0, there is no data.val, or no validation yet."
+                )
             )
             continue
         rows = found.rows()
         files[f"progress-{run.number}.png"] = png_bytes(sheet(rows))
         seen = ", ".join(f"{stage.images:,}" for stage in found.stages)
-        parts.append(element("p", f"Grey; coloured after {seen} images; original. Held-out photos.", class_="soft"))
+        parts.append(
+            element(
+                "p",
+                f"Grey; coloured after {seen} images; original. Held-out photos.",
+                class_="soft",
+            )
+        )
         parts += [_photo(row) for row in rows[:NUM_PHOTOS]]
     return join(parts)
 
@@ -55,18 +70,37 @@ def colored_section(report_data: ReportData, files: Files) -> Html:
     for run in report_data.of("pretrain"):
         rows = _triples(run.pictures[-1][1]) if run.pictures else []
         if rows:
-            parts.append(element("h3", f"{run.title}: validation at {run.pictures[-1][0]:,} images"))
-            parts.append(element("p", f"The first {len(rows)} held-out photos, best PSNR first.", class_="soft"))
+            parts.append(
+                element("h3", f"{run.title}: validation at {run.pictures[-1][0]:,} images")
+            )
+            parts.append(
+                element(
+                    "p", f"The first {len(rows)} held-out photos, best PSNR first.", class_="soft"
+                )
+            )
             parts.append(_photos(sorted(rows, key=_psnr, reverse=True)))
-    evaluations = [*report_data.evaluations, *(each for run in report_data.runs for each in run.evaluations)]
-    for number, each in enumerate((each for each in evaluations if each.kind in ("generator", "")), 1):
-        shown = [piece for what, title in ENDS if (piece := _end(each, what, title, number, files)) is not None]
+    evaluations = [
+        *report_data.evaluations,
+        *(each for run in report_data.runs for each in run.evaluations),
+    ]
+    for number, each in enumerate(
+        (each for each in evaluations if each.kind in ("generator", "")), 1
+    ):
+        shown = [
+            piece
+            for what, title in ENDS
+            if (piece := _end(each, what, title, number, files)) is not None
+        ]
         if not shown and "pictures" in each.pictures:
             whole = _end(each, "pictures", "Its first photos", number, files)
             shown = [whole] if whole is not None else []
         if shown:
             counted = f"{each.scores.get('images', 0):,.0f} photos, {each.inference} inference"
-            parts += [element("h3", f"SavedEvaluation of {short(each.model)} ({counted})"), *_told(each.scores), *shown]
+            parts += [
+                element("h3", f"SavedEvaluation of {short(each.model)} ({counted})"),
+                *_told(each.scores),
+                *shown,
+            ]
     return join(parts)
 
 
@@ -92,7 +126,12 @@ def _end(each: SavedEvaluation, what: str, title: str, number: int, files: Files
         return None
     files[f"evaluation-{number}-{what}.png"] = png_bytes(picture)
     rows = _triples(path)[:NUM_PHOTOS]
-    return join([element("h4", title), _photos(rows) if rows else whole_picture(picture, "grey, coloured, original")])
+    return join(
+        [
+            element("h4", title),
+            _photos(rows) if rows else whole_picture(picture, "grey, coloured, original"),
+        ]
+    )
 
 
 def whole_picture(picture: Image.Image, told: str) -> Html:
@@ -109,7 +148,13 @@ def _triples(path: Path) -> list[list[tuple[str, Image.Image]]]:
     rows = []
     for (_, grey), (_, colored), (_, original) in found.rows():
         told = f"{psnr_db(colored, original):.1f} dB"
-        rows.append([(f"grey, {psnr_db(grey, original):.1f} dB", grey), (told, colored), ("original", original)])
+        rows.append(
+            [
+                (f"grey, {psnr_db(grey, original):.1f} dB", grey),
+                (told, colored),
+                ("original", original),
+            ]
+        )
     return rows
 
 
@@ -135,5 +180,7 @@ def _photo(row: Row) -> Html:
 
 def _cell(caption: str, picture: Image.Image) -> Html:
     source = data_uri(jpeg_bytes(picture), "image/jpeg")
-    image = element("img", src=source, alt=caption, width=picture.width, height=picture.height, loading="lazy")
+    image = element(
+        "img", src=source, alt=caption, width=picture.width, height=picture.height, loading="lazy"
+    )
     return element("figure", image, element("figcaption", caption))

@@ -36,12 +36,16 @@ def pretraining_section(report_data: ReportData, files: Files) -> Html:
             element("h3", "Health of the GAN"),
             element("ul", *verdicts),
             charts(files, _signs(runs)),
-            element("details", element("summary", "Further values in the logs"), named, further) if further else None,
+            element("details", element("summary", "Further values in the logs"), named, further)
+            if further
+            else None,
         ]
     )
 
 
-def _lines(runs: Sequence[RunFolder], name: str, kind: str = "train", suffix: str = "", dash: str = "-") -> list[Line]:
+def _lines(
+    runs: Sequence[RunFolder], name: str, kind: str = "train", suffix: str = "", dash: str = "-"
+) -> list[Line]:
     found = ((place, run, run.curve(kind, name)) for place, run in enumerate(runs))
     return [Line(run.title + suffix, points, place, dash) for place, run, points in found if points]
 
@@ -70,12 +74,19 @@ def _scores(runs: Sequence[RunFolder]) -> list[Spec]:
 
 def _signs(runs: Sequence[RunFolder]) -> list[Spec]:
     real, fake = (f"discriminator_accuracy/{what}" for what in ("real", "fake"))
-    known = _lines(runs, real, suffix=", real") + _lines(runs, fake, suffix=", generated", dash="--")
+    known = _lines(runs, real, suffix=", real") + _lines(
+        runs, fake, suffix=", generated", dash="--"
+    )
     original = _lines(runs, "original_colourfulness", "validate", ", original", ":")
     vivid = _lines(runs, "colourfulness", "validate") + original
     told = "share of patches; solid: real ones called real, dashed: generated ones found out"
     norms: list[Spec] = [
-        (f"Gradient norm, {who}", _lines(runs, f"gradient_norm/{who}"), "before clipping", {"log": True})
+        (
+            f"Gradient norm, {who}",
+            _lines(runs, f"gradient_norm/{who}"),
+            "before clipping",
+            {"log": True},
+        )
         for who in ("generator", "discriminator")
     ]
     return [
@@ -93,15 +104,28 @@ def _others(runs: Sequence[RunFolder]) -> list[Spec]:
 
 def speed_section(report_data: ReportData, files: Files) -> Html:
     """Return how fast each run was and how long it waited for pictures."""
-    header = ("Run", "Ranks", "Images/s, mean", "Loader wait, mean", "Starts", "Precision", "Device")
+    header = (
+        "Run",
+        "Ranks",
+        "Images/s, mean",
+        "Loader wait, mean",
+        "Starts",
+        "Precision",
+        "Device",
+    )
     lines = _lines(report_data.runs, "images_per_s")
-    waits = [replace(line, points=percent(line.points)) for line in _lines(report_data.runs, "wait_share")]
+    waits = [
+        replace(line, points=percent(line.points))
+        for line in _lines(report_data.runs, "wait_share")
+    ]
     drawn: list[Spec] = [
         ("Images a second", lines, "all ranks together", {}),
         ("Waiting for the loader", waits, "share of the time", {"unit": "%"}),
     ]
     named = legend([(run.title, place) for place, run in enumerate(report_data.runs)])
-    return join([table(header, [_speed_row(run) for run in report_data.runs]), named, charts(files, drawn)])
+    return join(
+        [table(header, [_speed_row(run) for run in report_data.runs]), named, charts(files, drawn)]
+    )
 
 
 def _speed_row(run: RunFolder) -> list[str]:
@@ -122,7 +146,8 @@ def _speed_row(run: RunFolder) -> list[str]:
 def mean_speed(points: Sequence[tuple[int, float]]) -> float | None:
     """Return images over time, from images a second of stretches."""
     pairs = [
-        (images - before, speed) for (images, speed), (before, _) in zip(points, [(0, 0.0), *points], strict=False)
+        (images - before, speed)
+        for (images, speed), (before, _) in zip(points, [(0, 0.0), *points], strict=False)
     ]
     pairs = [(count, speed) for count, speed in pairs if count > 0 and speed > 0]
     seconds = sum(count / speed for count, speed in pairs)
@@ -135,7 +160,11 @@ def _health(run: RunFolder) -> str:
     late = losses[-max(1, len(losses) // 3) :]
     chance = CHANCE_LOSS.get(str(run.setting("loss.gan")))
     if not late or chance is None:
-        return "trained without a discriminator." if run.setting("loss.gan") == "none" else "not in the log."
+        return (
+            "trained without a discriminator."
+            if run.setting("loss.gan") == "none"
+            else "not in the log."
+        )
     share = sum(late) / len(late) / chance
     seen = f"in the last third the discriminator's loss was {100 * share:.0f} % of that of guessing"
     if share < 0.2:

@@ -32,24 +32,39 @@ def _linear(arms: Arms) -> Html | None:
         best = "\u00a0*" if any(probe.best_linear == level for probe in probes) else ""
         return spread(values) + best if values else NO_VALUE
 
-    rows = [[name, *(cell(probes, level) for probes in found.values())] for level, name in enumerate(levels)]
+    rows = [
+        [name, *(cell(probes, level) for probes in found.values())]
+        for level, name in enumerate(levels)
+    ]
     told = f"Linear, one classifier a class, by level; * chosen by the training part alone. {_counts(found)}"
     return table(("Level", *found), rows, told)
 
 
 def _lowshot(arms: Arms) -> Html | None:
-    found = {name: probes for name, probes in arms.items() if any(probe.lowshot for probe in probes)}
+    found = {
+        name: probes for name, probes in arms.items() if any(probe.lowshot for probe in probes)
+    }
     if not found:
         return None
     columns = max((probe.shots for probes in found.values() for probe in probes), key=len)
 
     def cell(probes: Sequence[Probe], level: int, place: int) -> str:
-        shots = [p.lowshot[level][place] for p in probes if level < len(p.lowshot) and place < len(p.lowshot[level])]
+        shots = [
+            p.lowshot[level][place]
+            for p in probes
+            if level < len(p.lowshot) and place < len(p.lowshot[level])
+        ]
         mean, deviation = (_mean([shot[i] for shot in shots]) for i in (0, 1))
-        return _percent(mean) if deviation is None else f"{_percent(mean)}\u00a0±\u00a0{_percent(deviation)}"
+        return (
+            _percent(mean)
+            if deviation is None
+            else f"{_percent(mean)}\u00a0±\u00a0{_percent(deviation)}"
+        )
 
     told = f"Linear from k positive pictures a class: mean ± deviation over the draws. {_counts(found)}"
-    return table(("Arm, level", *(f"k = {k}" for k in columns)), _rows(found, len(columns), cell), told)
+    return table(
+        ("Arm, level", *(f"k = {k}" for k in columns)), _rows(found, len(columns), cell), told
+    )
 
 
 def _knn(arms: Arms) -> Html | None:
@@ -59,15 +74,23 @@ def _knn(arms: Arms) -> Html | None:
     columns = max((probe.neighbours for probes in found.values() for probe in probes), key=len)
 
     def cell(probes: Sequence[Probe], level: int, place: int) -> str:
-        values = [p.knn[level][place] for p in probes if level < len(p.knn) and place < len(p.knn[level])]
-        best = "\u00a0*" if any(probe.best_knn == (level, columns[place]) for probe in probes) else ""
+        values = [
+            p.knn[level][place] for p in probes if level < len(p.knn) and place < len(p.knn[level])
+        ]
+        best = (
+            "\u00a0*" if any(probe.best_knn == (level, columns[place]) for probe in probes) else ""
+        )
         return _percent(_mean(values)) + best
 
     told = f"k nearest neighbours, nothing trained; * chosen by the training part alone. {_counts(found)}"
-    return table(("Arm, level", *(f"k = {k}" for k in columns)), _rows(found, len(columns), cell), told)
+    return table(
+        ("Arm, level", *(f"k = {k}" for k in columns)), _rows(found, len(columns), cell), told
+    )
 
 
-def _rows(arms: Arms, num_columns: int, cell: Callable[[Sequence[Probe], int, int], str]) -> list[list[str]]:
+def _rows(
+    arms: Arms, num_columns: int, cell: Callable[[Sequence[Probe], int, int], str]
+) -> list[list[str]]:
     """A row a level of each arm."""
     return [
         [f"{name}, {title}", *(cell(probes, level, place) for place in range(num_columns))]
@@ -78,7 +101,11 @@ def _rows(arms: Arms, num_columns: int, cell: Callable[[Sequence[Probe], int, in
 
 def _counts(arms: Arms) -> str:
     first = next(iter(arms.values()))[0]
-    counts = ((first.train, "pictures to train"), (first.test, "to score"), (first.classes, "classes"))
+    counts = (
+        (first.train, "pictures to train"),
+        (first.test, "to score"),
+        (first.classes, "classes"),
+    )
     seeds = ", ".join(f"{name} {len(probes)}" for name, probes in arms.items())
     return f"mAP in %. {', '.join(f'{count:,} {what}' for count, what in counts if count)}. Probes: {seeds}."
 

@@ -28,10 +28,18 @@ def recipes_section(report_data: ReportData) -> Html:
             continue
         rows = [[key, *values] for key, values in differences(runs).items()]
         parts.append(element("h3", f"What differs between the {name} runs"))
-        parts.append(table(("Setting", *(run.title for run in runs)), rows) if rows else element("p", "Nothing."))
+        parts.append(
+            table(("Setting", *(run.title for run in runs)), rows)
+            if rows
+            else element("p", "Nothing.")
+        )
     whole = [_recipe(run.title, run) for run in report_data.runs]
     for protocol in (each for study in report_data.studies for each in study.protocols):
-        whole += [_recipe(f"{protocol.title}: {arm.name}", arm.runs[0]) for arm in protocol.arms if arm.runs]
+        whole += [
+            _recipe(f"{protocol.title}: {arm.name}", arm.runs[0])
+            for arm in protocol.arms
+            if arm.runs
+        ]
     return join([*parts, element("h3", "Whole recipes") if whole else None, *whole])
 
 
@@ -49,13 +57,23 @@ def provenance_section(report_data: ReportData) -> Html:
     if report_data.runs:
         header = ("Run", "Training data (sha256)", "Source commit", "Ranks", "Folder")
         parts.insert(0, table(header, [_origin(run) for run in report_data.runs]))
-        parts.append(_folded("Checkpoints", ("Run", "Checkpoint", "Bytes", "State"), _checkpoints(report_data.runs)))
-        parts.append(_folded("Events", ("Run", "Images", "What", "Exit status"), _events(report_data.runs)))
+        parts.append(
+            _folded(
+                "Checkpoints",
+                ("Run", "Checkpoint", "Bytes", "State"),
+                _checkpoints(report_data.runs),
+            )
+        )
+        parts.append(
+            _folded("Events", ("Run", "Images", "What", "Exit status"), _events(report_data.runs))
+        )
     return join(parts)
 
 
 def _origin(run: RunFolder) -> list[str]:
-    digest, source = (short(value, 16).rstrip("…") for value in (run.state.get("data_digest"), _commit(run)))
+    digest, source = (
+        short(value, 16).rstrip("…") for value in (run.state.get("data_digest"), _commit(run))
+    )
     ranks = short(run.state.get("world_size", "–"), 20)
     return [run.title, digest or NOT_KNOWN, source or NOT_KNOWN, ranks, str(run.path)]
 
@@ -71,25 +89,37 @@ def _told_versions(run: RunFolder) -> dict[str, Any]:
 
 def _versions(report_data: ReportData) -> Html | None:
     """A row for each set of versions, and the runs that were last started with it; None without runs."""
-    arms = [arm for study in report_data.studies for protocol in study.protocols for arm in protocol.arms]
+    arms = [
+        arm
+        for study in report_data.studies
+        for protocol in study.protocols
+        for arm in protocol.arms
+    ]
     known: dict[tuple[tuple[str, str], ...], list[str]] = {}
     named = [(run.title, run) for run in report_data.runs]
     named += [("a study", run) for arm in arms for run in arm.runs]
     for title, run in named:
         told = list(_told_versions(run).items())[:MAX_VERSIONS]
-        known.setdefault(tuple((short(name, 40), short(value, 40)) for name, value in told), []).append(title)
+        known.setdefault(
+            tuple((short(name, 40), short(value, 40)) for name, value in told), []
+        ).append(title)
     if not known:
         return None
     if not any(known):
         return missing("The logs do not hold them: these runs are of an older version of colorgan.")
     names = list(dict.fromkeys(name for each in known for name, _ in each))
-    rows = [[_who(titles), *(dict(each).get(name, NOT_KNOWN) for name in names)] for each, titles in known.items()]
+    rows = [
+        [_who(titles), *(dict(each).get(name, NOT_KNOWN) for name in names)]
+        for each, titles in known.items()
+    ]
     return table(("Runs", *names), rows)
 
 
 def _who(titles: Sequence[str]) -> str:
     counts = {title: titles.count(title) for title in dict.fromkeys(titles)}
-    return ", ".join(title if count == 1 else f"{count} runs of {title}" for title, count in counts.items())
+    return ", ".join(
+        title if count == 1 else f"{count} runs of {title}" for title, count in counts.items()
+    )
 
 
 def _folded(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
@@ -100,7 +130,12 @@ def _folded(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 def _checkpoints(runs: Sequence[RunFolder]) -> list[list[str]]:
     return [
-        [run.title, each.name, f"{each.num_bytes / 2**20:,.1f} MiB", "complete" if each.complete else "INCOMPLETE"]
+        [
+            run.title,
+            each.name,
+            f"{each.num_bytes / 2**20:,.1f} MiB",
+            "complete" if each.complete else "INCOMPLETE",
+        ]
         for run in runs
         for each in run.checkpoints[-MAX_ROWS:]
     ]
@@ -108,7 +143,12 @@ def _checkpoints(runs: Sequence[RunFolder]) -> list[list[str]]:
 
 def _events(runs: Sequence[RunFolder]) -> list[list[str]]:
     return [
-        [run.title, f"{entry['images']:,}", short(entry.get("text"), 400), short(entry.get("status", "–"), 40)]
+        [
+            run.title,
+            f"{entry['images']:,}",
+            short(entry.get("text"), 400),
+            short(entry.get("status", "–"), 40),
+        ]
         for run in runs
         for entry in [entry for entry in run.log if entry["kind"] == "event"][-MAX_ROWS:]
     ]

@@ -74,7 +74,10 @@ def scores_section(results: Sequence[Result], *, elsewhere: bool = False) -> Htm
 
 def _earlier_table() -> Html:
     """What the paper quotes of others, apart from everything else."""
-    rows = [[name, *("–" if value is None else f"{value:.1f}\u00a0%" for value in values)] for name, *values in EARLIER]
+    rows = [
+        [name, *("–" if value is None else f"{value:.1f}\u00a0%" for value in values)]
+        for name, *values in EARLIER
+    ]
     said = "Whole VOC, other networks and protocols: not to be compared with the tables above."
     header = ("", "Classification, mAP", "Segmentation, mIoU", "Detection, mAP")
     title = element("summary", "Earlier results that the paper quotes (its Table 2)")
@@ -82,11 +85,23 @@ def _earlier_table() -> Html:
 
 
 def _color_table(results: Sequence[Result]) -> Html:
-    columns = [(protocol, arm) for protocol, arms in by_protocol(results, "pretrain").items() for arm in arms]
-    header = ["", "Paper (Table 3)", *("Ours: " + ", ".join(_number(r.run) for r in arm.results) for _, arm in columns)]
+    columns = [
+        (protocol, arm)
+        for protocol, arms in by_protocol(results, "pretrain").items()
+        for arm in arms
+    ]
+    header = [
+        "",
+        "Paper (Table 3)",
+        *("Ours: " + ", ".join(_number(r.run) for r in arm.results) for _, arm in columns),
+    ]
     rows = [
         ["Data", PAPER_COLOUR_DATA, *(data_name(protocol.data) for protocol, _ in columns)],
-        ["Images", f"{PAPER_COLOUR_IMAGES:,}", *(f"{protocol.images:,}" for protocol, _ in columns)],
+        [
+            "Images",
+            f"{PAPER_COLOUR_IMAGES:,}",
+            *(f"{protocol.images:,}" for protocol, _ in columns),
+        ],
         ["Size", _size(PAPER_COLOUR_SIZE), *(_size(protocol.size) for protocol, _ in columns)],
         ["Inference", "paper", *(protocol.inference for protocol, _ in columns)],
         ["Seeds", "not told", *(arm.seeds for _, arm in columns)],
@@ -120,10 +135,19 @@ def _transfer_table(task: str, protocols: dict[Protocol, list[Arm]]) -> Html:
         ["Inference", *(p.inference for _, p, _ in columns)],
     ]
     if paper is not None:
-        rows = [[row[0], told, *row[1:]] for row, told in zip(rows, _paper_cells(paper, task), strict=True)]
-        rows.append(["Differs from the paper in", "–", *(_differs(m, p, paper) for m, p, _ in columns)])
+        rows = [
+            [row[0], told, *row[1:]]
+            for row, told in zip(rows, _paper_cells(paper, task), strict=True)
+        ]
+        rows.append(
+            ["Differs from the paper in", "–", *(_differs(m, p, paper) for m, p, _ in columns)]
+        )
     rows += _arm_rows(paper, columns)
-    header = ["", *(["Paper"] if paper else []), *(f"Ours: {metric.name}" for metric, _, _ in columns)]
+    header = [
+        "",
+        *(["Paper"] if paper else []),
+        *(f"Ours: {metric.name}" for metric, _, _ in columns),
+    ]
     gone = None if columns else missing(f"No finished {TITLES[task].lower()} run was given.")
     caption = f"{f'Paper: {SOURCE}. ' if paper else ''}Pretrained runs start from a generator."
     return join([gone, table(header, rows, caption, class_="long")])
@@ -140,13 +164,21 @@ def _arm_rows(paper: Published | None, columns: Sequence[Column]) -> list[list[s
     labels = list(dict.fromkeys(arm.label for _, _, arms in columns for arm in arms))
     rows = []
     for start, name in ((SCRATCH, "From scratch"), (PRETRAINED, "Pretrained")):
-        for place, label in enumerate([each for each in labels if each.startswith(start)] or [start]):
+        for place, label in enumerate(
+            [each for each in labels if each.startswith(start)] or [start]
+        ):
             title = label.replace(start, name, 1)
             value, gap = _paper_values(paper if place == 0 else None, start)
             theirs = [[value], [gap]] if paper else [[], []]
             rows.append([title, *theirs[0], *(_arm_cell(label, column) for column in columns)])
             if start == PRETRAINED:
-                rows.append([f"{title} − scratch", *theirs[1], *(_gap_cell(label, column) for column in columns)])
+                rows.append(
+                    [
+                        f"{title} − scratch",
+                        *theirs[1],
+                        *(_gap_cell(label, column) for column in columns),
+                    ]
+                )
     return rows
 
 
@@ -164,7 +196,10 @@ def _arm_cell(label: str, column: Column) -> str:
     values = arm.values(metric.key) if arm else {}
     if not values or arm is None:
         return "no run"
-    runs, plural = ", ".join(_number(each.run) for each in arm.results), "s" if len(arm.results) > 1 else ""
+    runs, plural = (
+        ", ".join(_number(each.run) for each in arm.results),
+        "s" if len(arm.results) > 1 else "",
+    )
     score = f"{spread(list(values.values()), metric.scale)}\u00a0{metric.unit}"
     return f"{score} (seed{plural} {arm.seeds}; run{plural} {runs})"
 
@@ -186,18 +221,37 @@ def _differs(metric: Metric, protocol: Protocol, paper: Published) -> str:
 
 def markdown(results: Sequence[Result]) -> str:
     """Return the scores as Markdown tables, one for each protocol: for a terminal, a mail, a diff."""
-    parts = ["# Scores", "", "Mean and, with several seeds, the sample standard deviation after ±. Page: report.html."]
+    parts = [
+        "# Scores",
+        "",
+        "Mean and, with several seeds, the sample standard deviation after ±. Page: report.html.",
+    ]
     for task in ("pretrain", *METRICS):
         for protocol, arms in by_protocol(results, task).items():
-            known = METRICS.get(task, (Metric("psnr", "PSNR", "", 1.0, "dB"), Metric("ssim", "SSIM", "", 1.0, "")))
+            known = METRICS.get(
+                task, (Metric("psnr", "PSNR", "", 1.0, "dB"), Metric("ssim", "SSIM", "", 1.0, ""))
+            )
             metrics = [metric for metric in known if any(arm.values(metric.key) for arm in arms)]
-            counted = f"{protocol.images:,} images" + (f", {protocol.classes} classes" if protocol.classes else "")
+            counted = f"{protocol.images:,} images" + (
+                f", {protocol.classes} classes" if protocol.classes else ""
+            )
             where = f"{data_name(protocol.data)}, {counted}, {_size(protocol.size)}, {protocol.inference} inference"
-            names = [f"{metric.name} {f'({metric.unit})' if metric.unit else ''}".strip() for metric in metrics]
-            parts += ["", f"## {_cell(f'{task}: {where}')}", "", f"| start | seeds | {' | '.join(names)} | runs |"]
+            names = [
+                f"{metric.name} {f'({metric.unit})' if metric.unit else ''}".strip()
+                for metric in metrics
+            ]
+            parts += [
+                "",
+                f"## {_cell(f'{task}: {where}')}",
+                "",
+                f"| start | seeds | {' | '.join(names)} | runs |",
+            ]
             parts.append("|---" * (len(names) + 3) + "|")
             for arm in arms:
-                values = [spread(list(arm.values(m.key).values()), m.scale, 4 if m.unit == "" else 2) for m in metrics]
+                values = [
+                    spread(list(arm.values(m.key).values()), m.scale, 4 if m.unit == "" else 2)
+                    for m in metrics
+                ]
                 runs = ", ".join(each.run.name for each in arm.results)
                 start = "–" if task == "pretrain" else arm.label
                 parts.append(f"| {' | '.join(map(_cell, (start, arm.seeds, *values, runs)))} |")

@@ -28,7 +28,11 @@ def transfer_section(report_data: ReportData, files: Files) -> Html:
     """Return every study's protocols: the paper's, then the field's; then probes that were given by themselves."""
     parts: list[Html] = []
     for study in report_data.studies:
-        several = f": {study.path.name}" if len(report_data.studies) > 1 and not study.of_single_runs else ""
+        several = (
+            f": {study.path.name}"
+            if len(report_data.studies) > 1 and not study.of_single_runs
+            else ""
+        )
         others = "Runs by their own recipes" if study.of_single_runs else "The field's protocols"
         for title, of_the_paper in (("The paper's protocols", True), (others, False)):
             protocols = [each for each in study.protocols if each.of_the_paper is of_the_paper]
@@ -94,9 +98,14 @@ def _interval(each: Comparison) -> str:
 
 def _card(protocol: StudyProtocol, each: Comparison) -> Html:
     arms = {arm.name: arm for arm in protocol.arms}
-    means = [f"{name} {_percent(arms[name].mean)}\u00a0%" for name in (each.against, each.arm) if name in arms]
+    means = [
+        f"{name} {_percent(arms[name].mean)}\u00a0%"
+        for name in (each.against, each.arm)
+        if name in arms
+    ]
     metric = next(
-        (m.name for metrics in METRICS.values() for m in metrics if m.key == protocol.metric), protocol.metric
+        (m.name for metrics in METRICS.values() for m in metrics if m.key == protocol.metric),
+        protocol.metric,
     )
     told = f"{metric}: {', '.join(means)}; {len(protocol.seeds)} seeds{_interval(each)}. {each.verdict}"
     return element(
@@ -114,13 +123,17 @@ def _protocol(protocol: StudyProtocol, files: Files) -> Html:
     chart = draw_study(protocol, stem)
     if chart is not None:
         files[f"{stem}.png"] = chart.png
-    compared = [element("p", comparison_text(each), class_="verdict") for each in protocol.comparisons]
+    compared = [
+        element("p", comparison_text(each), class_="verdict") for each in protocol.comparisons
+    ]
     block = [
         element("h4", protocol.title),
         element("p", f"{protocol.metric_title}. {_counts(protocol)}.", class_="soft"),
         _arm_table(protocol, paper),
         *compared,
-        element("div", chart_figure(chart, told=_told(protocol)), class_="charts") if chart else None,
+        element("div", chart_figure(chart, told=_told(protocol)), class_="charts")
+        if chart
+        else None,
         _further_table(protocol) if protocol.further else None,
         element("p", f"Protocol: {protocol.source}", class_="soft") if protocol.source else None,
         _behind(protocol, stem, files),
@@ -129,7 +142,11 @@ def _protocol(protocol: StudyProtocol, files: Files) -> Html:
 
 
 def _counts(protocol: StudyProtocol) -> str:
-    counts = ((protocol.train, "pictures to train"), (protocol.test, "to score"), (protocol.classes, "classes"))
+    counts = (
+        (protocol.train, "pictures to train"),
+        (protocol.test, "to score"),
+        (protocol.classes, "classes"),
+    )
     told = ", ".join(f"{count:,} {what}" for count, what in counts if count is not None)
     title = f"{protocol.data_title}. " if protocol.data_title else ""
     return f"{title}Ours: {told or 'not told'}; seeds {', '.join(protocol.seeds) or 'not told'}"
@@ -140,19 +157,31 @@ def _arm_table(protocol: StudyProtocol, paper: Published | None) -> Html:
     parts = [table(("Arm", "Mean, %", "SD", "By seed"), rows, class_="arms")]
     if paper is not None:
         theirs = [
-            ["scratch", f"{paper.scratch:.2f}", f"{paper.images:,}", str(paper.classes), str(paper.size)],
-            ["pretrained", f"{paper.pretrained:.2f}", f"{paper.images:,}", str(paper.classes), str(paper.size)],
+            [
+                "scratch",
+                f"{paper.scratch:.2f}",
+                f"{paper.images:,}",
+                str(paper.classes),
+                str(paper.size),
+            ],
+            [
+                "pretrained",
+                f"{paper.pretrained:.2f}",
+                f"{paper.images:,}",
+                str(paper.classes),
+                str(paper.size),
+            ],
         ]
         said = "The paper's own, on its split and with its pretraining (one run each; spread not told):"
-        parts.append(table(("Arm", "%", "Pictures scored", "Classes", "Size"), theirs, said, class_="arms"))
+        parts.append(
+            table(("Arm", "%", "Pictures scored", "Classes", "Size"), theirs, said, class_="arms")
+        )
     return join(parts)
 
 
 def _further_table(protocol: StudyProtocol) -> Html:
     """The protocol's other scores, a row each; behind a mean its distance from the arm it is held against."""
-    said = (
-        "Other scores of the same runs, %: mean and SD over seeds; in brackets the difference in points, its interval"
-    )
+    said = "Other scores of the same runs, %: mean and SD over seeds; in brackets the difference in points, its interval"
     return table(("Score", *(arm.name for arm in protocol.arms)), _further_rows(protocol), said)
 
 
@@ -161,7 +190,10 @@ def _further_rows(protocol: StudyProtocol) -> list[list[str]]:
     for score in protocol.further:
         arms = {arm.name: arm for arm in score.arms}
         compared = {each.arm: each for each in score.comparisons}
-        cells = [_mean_and_difference(arms.get(arm.name), compared.get(arm.name)) for arm in protocol.arms]
+        cells = [
+            _mean_and_difference(arms.get(arm.name), compared.get(arm.name))
+            for arm in protocol.arms
+        ]
         rows.append([score.title, *cells])
     return rows
 
@@ -189,7 +221,9 @@ def _percent(share: float | None) -> str:
 
 def _behind(protocol: StudyProtocol, stem: str, files: Files) -> Html | None:
     """Folded: the settings, curves, classes, confusions and overlays of a protocol's runs."""
-    settings = [element("li", f"{arm.name}: {arm.settings}") for arm in protocol.arms if arm.settings]
+    settings = [
+        element("li", f"{arm.name}: {arm.settings}") for arm in protocol.arms if arm.settings
+    ]
     runs: dict[str, Sequence[RunFolder]] = {arm.name: arm.runs for arm in protocol.arms if arm.runs}
     kinds = {run.kind for each in runs.values() for run in each}
     scored: dict[str, list[SavedEvaluation]] = {

@@ -27,7 +27,12 @@ ROLES = {
 def save(folder: Path, images: int, keep_last: int = 3, keep_every: int = 0) -> Path:
     state = {"images_seen": images, "note": "x"}
     return save_checkpoint(
-        folder, ranks=ONE, roles=ROLES, state=state, keep_last=keep_last, keep_every_images=keep_every
+        folder,
+        ranks=ONE,
+        roles=ROLES,
+        state=state,
+        keep_last=keep_last,
+        keep_every_images=keep_every,
     )
 
 
@@ -109,7 +114,9 @@ class _Bomb:
         return (Path("bomb-went-off").touch, ())
 
 
-def test_a_pickle_in_place_of_any_file_is_refused_unopened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_in_place_of_any_file_is_refused_unopened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for number, name in enumerate(sorted(p.name for p in save(tmp_path / "c", 1).iterdir())):
         path = save(tmp_path / "c", number + 2)
@@ -128,14 +135,18 @@ def test_complete_cannot_name_files_elsewhere(tmp_path: Path) -> None:
         open_checkpoint(path)
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import colorgan.checkpoints.checkpoint as module
 
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "save_file", full)
-    with pytest.raises(CheckpointError, match=r"rank 0 could not write a checkpoint: .*No space left"):
+    with pytest.raises(
+        CheckpointError, match=r"rank 0 could not write a checkpoint: .*No space left"
+    ):
         save(tmp_path, 100)
     assert list(tmp_path.iterdir()) == []
 
@@ -146,7 +157,10 @@ def test_what_was_just_saved_stays_and_damaged_later_ones_go(tmp_path: Path) -> 
     (damaged / "state.json").write_text("{}")
     (tmp_path / "images-000000000100-backup").mkdir()
     assert save(tmp_path, 120, keep_last=1).is_dir()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["images-000000000100-backup", "images-000000000120"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "images-000000000100-backup",
+        "images-000000000120",
+    ]
     found = latest_checkpoint(tmp_path, ONE, pytest.fail)
     assert found is not None
     assert found.images_seen == 120
@@ -168,8 +182,13 @@ def test_a_background_checkpoint_is_what_was_there_when_it_began(tmp_path: Path)
         go_on.set()
         assert writer.finish() == [tmp_path / "images-000000000008"]
     assert writer.start({"generator": {"weight": weight}}, {"images_seen": 16}) == []
-    assert writer.start({"generator": {"weight": weight}}, {"images_seen": 24}) == [tmp_path / "images-000000000016"]
+    assert writer.start({"generator": {"weight": weight}}, {"images_seen": 24}) == [
+        tmp_path / "images-000000000016"
+    ]
     writer.finish()
     assert writer.finish() == writer.publish_if_written() == []
     writer.close()
-    assert torch.equal(open_checkpoint(tmp_path / "images-000000000024").tensors("generator")["weight"], torch.ones(3))
+    assert torch.equal(
+        open_checkpoint(tmp_path / "images-000000000024").tensors("generator")["weight"],
+        torch.ones(3),
+    )

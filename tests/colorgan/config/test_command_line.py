@@ -54,7 +54,9 @@ class Recipe(Section):
     run: Path = Field(Path("runs/x"), description="run folder")
     data: Data = Data()
     optimizer: Optimizer = Optimizer(learning_rate=1e-3)
-    stages: tuple[Stage, ...] = Field((Stage(epochs=5),), min_length=1, description="one after the other")
+    stages: tuple[Stage, ...] = Field(
+        (Stage(epochs=5),), min_length=1, description="one after the other"
+    )
     dry_run: bool = Field(False, description="check and exit")
     photos: tuple[Path, ...] = Field((), description="photos to colour")
 
@@ -102,16 +104,36 @@ def test_defaults_recipe_and_command_line_in_that_order(recipe_file: Callable[[s
     recipe = read("--data.size_px", "128", "--config", file)
     assert (recipe.data.split, recipe.data.size_px) == ("val", 128)
     assert recipe.optimizer.betas == (0.1, 0.2)
-    assert recipe.optimizer.learning_rate == 1e-3  # the schema's own setting outlives a recipe that sets another key
+    assert (
+        recipe.optimizer.learning_rate == 1e-3
+    )  # the schema's own setting outlives a recipe that sets another key
 
 
 def test_words_become_values() -> None:
     recipe = read(
-        *("--data.train", "a", "b", "--data.split", "2012", "--optimizer.offset", "-1", "--dry_run"),
-        *("--optimizer.learning_rate=3e-4", "--optimizer.betas", "0", ".9", "--optimizer.schedule", "off"),
+        *(
+            "--data.train",
+            "a",
+            "b",
+            "--data.split",
+            "2012",
+            "--optimizer.offset",
+            "-1",
+            "--dry_run",
+        ),
+        *(
+            "--optimizer.learning_rate=3e-4",
+            "--optimizer.betas",
+            "0",
+            ".9",
+            "--optimizer.schedule",
+            "off",
+        ),
     )
     assert recipe.data == Data(train=(Path("a"), Path("b")), split="2012")
-    assert recipe.optimizer == Optimizer(learning_rate=3e-4, betas=(0.0, 0.9), schedule="off", offset=-1)
+    assert recipe.optimizer == Optimizer(
+        learning_rate=3e-4, betas=(0.0, 0.9), schedule="off", offset=-1
+    )
     assert recipe.dry_run
     assert not read("--dry_run", "--dry_run", "false").dry_run  # a later key wins
     assert read("--data.train", "one").data.train == (Path("one"),)
@@ -123,7 +145,9 @@ def test_words_become_values() -> None:
 
 
 def test_bare_words_fill_the_positional_key() -> None:
-    recipe = read("a.jpg", "--dry_run", "b.jpg", "--run", "out", "c.jpg", "--", "--d.jpg", positional="photos")
+    recipe = read(
+        "a.jpg", "--dry_run", "b.jpg", "--run", "out", "c.jpg", "--", "--d.jpg", positional="photos"
+    )
     assert recipe.photos == tuple(map(Path, ("a.jpg", "b.jpg", "c.jpg", "--d.jpg")))
     assert recipe.dry_run and recipe.run == Path("out")
     assert read("b", "--photos", "a", positional="photos").photos == (Path("a"), Path("b"))
@@ -136,8 +160,25 @@ def test_a_file_name_that_is_no_text_is_still_a_path() -> None:
 
 def test_all_mistakes_at_once_each_with_key_value_and_what_is_allowed() -> None:
     lines = problems(
-        *("--dta.train", "x", "--data.szie_px", "64", "--optimizer.learning_rate", "-1", "--dryrun"),
-        *("--data.size_px", "1000", "--optimizer.schedule", "true", "--optimizer.offset", "many", "--zzz", "1"),
+        *(
+            "--dta.train",
+            "x",
+            "--data.szie_px",
+            "64",
+            "--optimizer.learning_rate",
+            "-1",
+            "--dryrun",
+        ),
+        *(
+            "--data.size_px",
+            "1000",
+            "--optimizer.schedule",
+            "true",
+            "--optimizer.offset",
+            "many",
+            "--zzz",
+            "1",
+        ),
         *("--optimizer.betas", "1", "2", "3", "--optimizer.clip", "off"),
     )
     expected = [
@@ -167,7 +208,9 @@ def test_a_key_without_its_value() -> None:
         "--data.size_px: needs a value, integer >= 32 and <= 512",
         "--optimizer.betas: needs a value, 2 x number",
     ]
-    assert problems("--data.size_px", "true")[0].startswith("--data.size_px 'true': must be a valid integer")
+    assert problems("--data.size_px", "true")[0].startswith(
+        "--data.size_px 'true': must be a valid integer"
+    )
 
 
 def test_mistakes_in_a_recipe_name_its_file(recipe_file: Callable[[str], str]) -> None:
@@ -181,8 +224,12 @@ def test_mistakes_in_a_recipe_name_its_file(recipe_file: Callable[[str], str]) -
             "optimizer.schedule, optimizer.clip, optimizer.offset",
         ]
     )
-    assert problems("--config", file, "--optimizer.offset", "1")  # a key of a group that the recipe spoilt
-    assert read("--config", recipe_file("data:\noptimizer.offset: 2\n")) == read("--optimizer.offset", "2")
+    assert problems(
+        "--config", file, "--optimizer.offset", "1"
+    )  # a key of a group that the recipe spoilt
+    assert read("--config", recipe_file("data:\noptimizer.offset: 2\n")) == read(
+        "--optimizer.offset", "2"
+    )
 
 
 def test_a_rule_between_keys_is_told_in_its_own_words() -> None:
@@ -192,7 +239,10 @@ def test_a_rule_between_keys_is_told_in_its_own_words() -> None:
 def test_items_of_a_list_by_their_place(recipe_file: Callable[[str], str]) -> None:
     assert read("--stages.0.frozen").stages == (Stage(epochs=5, frozen=True),)
     file = recipe_file("stages: [{epochs: 1}, {epochs: 2}]")
-    assert read("--config", file, "--stages.1.epochs", "9").stages == (Stage(epochs=1), Stage(epochs=9))
+    assert read("--config", file, "--stages.1.epochs", "9").stages == (
+        Stage(epochs=1),
+        Stage(epochs=9),
+    )
     assert read("--stages", "[{epochs: 3}]").stages == (Stage(epochs=3),)
     assert problems("--stages.1.epochs", "2") == [
         "--stages.1.epochs 2: '1' is no place in a list of 1; places count from 0"
@@ -217,7 +267,9 @@ def test_items_of_a_list_by_their_place(recipe_file: Callable[[str], str]) -> No
         ("\0", "not valid YAML"),
     ],
 )
-def test_a_file_that_is_no_recipe(recipe_file: Callable[[str], str], text: str, reason: str) -> None:
+def test_a_file_that_is_no_recipe(
+    recipe_file: Callable[[str], str], text: str, reason: str
+) -> None:
     file = recipe_file("")
     Path(file).write_text(text)
     with pytest.raises(UsageError, match=reason) as caught:
@@ -227,7 +279,8 @@ def test_a_file_that_is_no_recipe(recipe_file: Callable[[str], str], text: str, 
 
 def test_a_huge_value_is_shown_short(recipe_file: Callable[[str], str]) -> None:
     bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
-        f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+        f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n"
+        for old, new in zip("abcdefgh", "bcdefghi", strict=True)
     )
     assert all(len(line) < 1000 for line in problems("--config", recipe_file(bomb)))
     assert len(problems("--config", recipe_file("a: &a {b: *a, c: *a}"))) == 20
@@ -247,12 +300,16 @@ def test_recipes_by_bare_name(tmp_path: Path) -> None:
         read("--config", str(tmp_path))
 
 
-def test_help_lists_every_key_and_ends_with_the_next_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_key_and_ends_with_the_next_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit) as caught:
         read("--dta.train", "--help", positional="photos")
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert text.startswith("usage: python launcher/x.py [--config FILE.yaml] [--key.sub VALUE ...] PHOTOS ... Does x.")
+    assert text.startswith(
+        "usage: python launcher/x.py [--config FILE.yaml] [--key.sub VALUE ...] PHOTOS ... Does x."
+    )
     assert "--data.size_px <integer >= 32 and <= 512> side in pixels (default: 256)" in text
     assert "--optimizer.learning_rate <number > 0> step size (default: 0.001)" in text
     assert "--optimizer.clip <number > 0 or null> norm (default: null)" in text
@@ -272,7 +329,10 @@ def test_required_keys_stand_in_usage_and_are_asked_for(capsys: pytest.CaptureFi
 
     with pytest.raises(SystemExit):
         ask("-h")
-    assert "usage: v [--config FILE.yaml] --model VALUE --inner.epochs VALUE" in capsys.readouterr().out
+    assert (
+        "usage: v [--config FILE.yaml] --model VALUE --inner.epochs VALUE"
+        in capsys.readouterr().out
+    )
     with pytest.raises(UsageError) as caught:
         ask()
     assert "--model: required, not given (a generator folder)" in str(caught.value)
@@ -288,7 +348,10 @@ def test_required_keys_stand_in_usage_and_are_asked_for(capsys: pytest.CaptureFi
 )
 def test_a_dumped_recipe_loads_back_equal(split: str, rate: float, photos: list[str]) -> None:
     recipe = Recipe(
-        data=Data(split=split), optimizer=Optimizer(learning_rate=rate), photos=tuple(map(Path, photos)), dry_run=True
+        data=Data(split=split),
+        optimizer=Optimizer(learning_rate=rate),
+        photos=tuple(map(Path, photos)),
+        dry_run=True,
     )
     assert Recipe.model_validate(yaml.safe_load(dump_recipe(recipe))) == recipe
 
@@ -326,7 +389,10 @@ def ending(main: Callable[[list[str]], int | None], *errors: type[Exception]) ->
     [
         (CheckpointError("it is damaged."), "CheckpointError: it is damaged."),
         (OtherError("no such class."), "OtherError: no such class."),
-        (PermissionError(errno.EACCES, "Permission denied", "/out"), "PermissionError: /out: Permission denied."),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/out"),
+            "PermissionError: /out: Permission denied.",
+        ),
         (OSError(errno.ENOSPC, "No space left on device"), "OSError: No space left on device."),
         (KeyboardInterrupt(), "Interrupted."),
     ],
@@ -342,7 +408,11 @@ def test_run_command_tells_mistakes_in_one_line(
 
 
 def test_run_command_leaves_our_own_faults_a_traceback() -> None:
-    for fault in (ZeroDivisionError(), ConnectionResetError(errno.ECONNRESET, "reset"), OtherError()):
+    for fault in (
+        ZeroDivisionError(),
+        ConnectionResetError(errno.ECONNRESET, "reset"),
+        OtherError(),
+    ):
 
         def main(words: list[str], fault: Exception = fault) -> None:
             raise fault
@@ -395,7 +465,11 @@ def test_ctrl_c_and_a_closed_pipe_in_a_real_process(tmp_path: Path) -> None:
     command = ["env", "--default-signal=INT", sys.executable, str(tmp_path / "verb.py")]
     for words, expected in ((["wait"], (130, "Interrupted.\n")), ([], (141, ""))):
         process = subprocess.Popen(
-            command + words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            command + words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         assert process.stdout and process.stderr
         process.stdout.readline()

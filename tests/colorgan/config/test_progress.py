@@ -17,8 +17,12 @@ def text(shown: Console) -> str:
     return shown.file.getvalue()
 
 
-@pytest.mark.parametrize(("total", "words"), [(2000, "1,000 of 2,000 images"), (None, "1,000 images")])
-def test_plain_lines_come_where_one_is_due(monkeypatch: pytest.MonkeyPatch, total: int | None, words: str) -> None:
+@pytest.mark.parametrize(
+    ("total", "words"), [(2000, "1,000 of 2,000 images"), (None, "1,000 images")]
+)
+def test_plain_lines_come_where_one_is_due(
+    monkeypatch: pytest.MonkeyPatch, total: int | None, words: str
+) -> None:
     monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
     plain = console(terminal=False)
     with progress.images_shown(total, plain) as show:
@@ -43,4 +47,8 @@ def test_a_terminal_gets_a_bar() -> None:
         show(4, 1)
     with progress.bytes_shown(terminal) as show_bytes:
         show_bytes("train.zip", 1, 2)
-    assert "4/10" in text(terminal) and "1 rejected" in text(terminal) and "train.zip" in text(terminal)
+    assert (
+        "4/10" in text(terminal)
+        and "1 rejected" in text(terminal)
+        and "train.zip" in text(terminal)
+    )

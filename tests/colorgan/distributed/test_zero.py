@@ -38,7 +38,9 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Equivalence],
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_every_strategy_trains_as_one_process(name: str, tables: tuple[list[Equivalence], list[Resume]]) -> None:
+def test_every_strategy_trains_as_one_process(
+    name: str, tables: tuple[list[Equivalence], list[Resume]]
+) -> None:
     rows = [row for row in tables[0] if row.strategy == name]
     assert sorted((row.ranks, row.accumulation) for row in rows) == [(1, 1), (1, 2), (2, 1), (2, 2)]
     for row in rows:
@@ -49,9 +51,13 @@ def test_every_strategy_trains_as_one_process(name: str, tables: tuple[list[Equi
 def test_a_rank_holds_less_with_every_stage(tables: tuple[list[Equivalence], list[Resume]]) -> None:
     held = {row.strategy: row.held for row in tables[0] if row.ranks == 2 and row.accumulation == 1}
     ddp = held["ddp"]
-    assert held["zero1"]["optimizer"] < 0.76 * ddp["optimizer"]  # half of two moments and of a copy of the weights
+    assert (
+        held["zero1"]["optimizer"] < 0.76 * ddp["optimizer"]
+    )  # half of two moments and of a copy of the weights
     assert held["zero1"]["gradients"] > 0.9 * ddp["gradients"]
-    assert held["zero2"]["gradients"] < 0.7 * ddp["gradients"]  # a weight on the border counts whole
+    assert (
+        held["zero2"]["gradients"] < 0.7 * ddp["gradients"]
+    )  # a weight on the border counts whole
     assert held["zero2"]["weights"] > 0.9 * ddp["weights"]
     assert held["zero3"]["weights"] < 0.51 * ddp["weights"]
     assert sum(held["zero3"].values()) < 0.65 * sum(ddp.values())
@@ -71,14 +77,19 @@ def test_a_run_goes_on_under_another_strategy(
 def _many_checks(ranks: Ranks, folder: str) -> None:
     """One launch for what needs two ranks; what is found is asserted here, on both."""
     reports = {}
-    for name, profile in (*STRATEGIES.items(), ("offload", LaunchProfile(2, offload_optimizer=True))):
+    for name, profile in (
+        *STRATEGIES.items(),
+        ("offload", LaunchProfile(2, offload_optimizer=True)),
+    ):
         mine = replace(ranks, profile=profile)
         _check_precision_and_clipping(mine, reports, name)
         _check_whole_networks(mine, Path(folder) / name)
     _check_fine_tuning(ranks, Path(folder))
 
 
-def _check_precision_and_clipping(ranks: Ranks, reports: dict[str, list[dict[str, float]]], name: str) -> None:
+def _check_precision_and_clipping(
+    ranks: Ranks, reports: dict[str, list[dict[str, float]]], name: str
+) -> None:
     recipe = toy_recipe(
         Path("unused"),
         batch={"global_batch_size": 8, "precision": "bf16"},
@@ -94,15 +105,22 @@ def _check_whole_networks(ranks: Ranks, folder: Path) -> None:
     """Batch-norm statistics agree, and `evaluated` is what the checkpoint says, averaged and raw."""
     recipe = toy_recipe(folder, ema_half_life_images=20)
     _, strategy, _ = train_toy(recipe, ranks, num_steps=2, micro_batch_size=2)
-    path = save_checkpoint(folder, ranks=ranks, roles=strategy.state(), state={"images_seen": 16}, keep_last=1)
+    path = save_checkpoint(
+        folder, ranks=ranks, roles=strategy.state(), state={"images_seen": 16}, keep_last=1
+    )
     found = open_checkpoint(path)
     for average, role in ((False, "generator"), (True, "generator_average")):
-        whole, saved = strategy.evaluated("generator", average=average).state_dict(), found.tensors(role)
+        whole, saved = (
+            strategy.evaluated("generator", average=average).state_dict(),
+            found.tensors(role),
+        )
         assert whole.keys() == saved.keys()
         for name, tensor in whole.items():
             assert torch.equal(tensor, saved[name]), name
     released = strategy.release("generator").state_dict()
-    assert all(torch.equal(released[name], tensor) for name, tensor in found.tensors("generator").items())
+    assert all(
+        torch.equal(released[name], tensor) for name, tensor in found.tensors("generator").items()
+    )
 
 
 class _Labelled(ToyLoader):
@@ -133,10 +151,21 @@ def _check_fine_tuning(ranks: Ranks, folder: Path) -> None:
         model, config = initial_model(recipe, ("a", "b", "c"), ())
         stages, loader = stages_in_images(recipe, 16), _Labelled(8, 4, ranks.rank, ranks.world_size)
         mine = replace(ranks, profile=STRATEGIES[name])
-        finetune(recipe, mine, model=model, config=config, stages=stages, data_digest="toy", train=loader, val=None)
+        finetune(
+            recipe,
+            mine,
+            model=model,
+            config=config,
+            stages=stages,
+            data_digest="toy",
+            train=loader,
+            val=None,
+        )
         trained.append(load_model(recipe.run / "model")[0].state_dict())
     for other in trained[1:]:
-        assert all(torch.allclose(other[name], tensor, atol=1e-6) for name, tensor in trained[0].items())
+        assert all(
+            torch.allclose(other[name], tensor, atol=1e-6) for name, tensor in trained[0].items()
+        )
 
 
 def test_bf16_clipping_whole_networks_offload_and_fine_tuning(tmp_path: Path) -> None:
@@ -162,9 +191,18 @@ def test_the_profile_is_read_from_what_accelerate_sets() -> None:
             {"ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "nvme"},
             "offload_optimizer_device is nvme: use none or cpu",
         ),
-        ({"ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu"}, "only the optimizer can be offloaded"),
-        ({"ACCELERATE_DEEPSPEED_CONFIG_FILE": "ds.json"}, r"deepspeed_config_file ds\.json, which is not read"),
-        ({"ACCELERATE_MIXED_PRECISION": "fp16"}, "mixed_precision fp16, but precision is the recipe's"),
+        (
+            {"ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu"},
+            "only the optimizer can be offloaded",
+        ),
+        (
+            {"ACCELERATE_DEEPSPEED_CONFIG_FILE": "ds.json"},
+            r"deepspeed_config_file ds\.json, which is not read",
+        ),
+        (
+            {"ACCELERATE_MIXED_PRECISION": "fp16"},
+            "mixed_precision fp16, but precision is the recipe's",
+        ),
     ],
 )
 def test_a_profile_that_cannot_be_followed_is_refused(change: dict[str, str], message: str) -> None:
@@ -174,14 +212,18 @@ def test_a_profile_that_cannot_be_followed_is_refused(change: dict[str, str], me
 
 def test_without_deepspeed_a_zero_profile_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(LaunchError, match=r"zero3\.yaml needs DeepSpeed, which is not installed: `pip install"):
+    with pytest.raises(
+        LaunchError, match=r"zero3\.yaml needs DeepSpeed, which is not installed: `pip install"
+    ):
         launch_profile(DEEPSPEED)
 
 
 def test_a_gpu_profile_without_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     launched = {**DEEPSPEED, "ACCELERATE_MIXED_PRECISION": "no", "LOCAL_WORLD_SIZE": "2"}
-    with pytest.raises(LaunchError, match=r"for GPUs, but this machine shows none.*zero3_cpu\.yaml"):
+    with pytest.raises(
+        LaunchError, match=r"for GPUs, but this machine shows none.*zero3_cpu\.yaml"
+    ):
         check_launch(launched)
     check_launch({**launched, "CUDA_VISIBLE_DEVICES": "-1,-1"})
 
@@ -190,7 +232,9 @@ def test_a_profile_and_its_cpu_twin_differ_in_the_device_only() -> None:
     names = sorted(path.stem for path in PROFILES.glob("*.yaml"))
     assert names == sorted(f"{name}{twin}" for name in STRATEGIES for twin in ("", "_cpu"))
     for name in STRATEGIES:
-        ours, twin = (yaml.safe_load((PROFILES / f"{name}{end}.yaml").read_text()) for end in ("", "_cpu"))
+        ours, twin = (
+            yaml.safe_load((PROFILES / f"{name}{end}.yaml").read_text()) for end in ("", "_cpu")
+        )
         assert twin == {**ours, "use_cpu": True, "gpu_ids": "-1,-1"}
 
 
@@ -207,10 +251,20 @@ close_ranks()
 @pytest.mark.parametrize("name", ["ddp", "zero2"])
 def test_accelerate_launch_starts_the_profile(tmp_path: Path, name: str) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(PROFILES / f"{name}_cpu.yaml")]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(PROFILES / f"{name}_cpu.yaml"),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
-        [*command, str(tmp_path / "script.py")], capture_output=True, text=True, env=environment, timeout=240
+        [*command, str(tmp_path / "script.py")],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=240,
     )
     started = sorted(line for line in result.stdout.splitlines() if line.startswith("started"))
     assert started == [f"started {rank} 2 cpu {name}" for rank in (0, 1)], result.stderr[-2000:]

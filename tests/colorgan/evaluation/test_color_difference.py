@@ -40,8 +40,13 @@ SHARMA = (
 def drawn() -> tuple[Tensor, Tensor]:
     """Two pictures of Lab noise, far outside sRGB too, with grey areas in one, the other, and both: 4x3x32x33."""
     generator = torch.Generator().manual_seed(0)
-    scale, shift = (torch.tensor(values).view(3, 1, 1) for values in ([100.0, 256.0, 256.0], [0.0, -128.0, -128.0]))
-    first, second = (torch.rand((4, 3, 32, 33), generator=generator).double() * scale + shift for _ in range(2))
+    scale, shift = (
+        torch.tensor(values).view(3, 1, 1)
+        for values in ([100.0, 256.0, 256.0], [0.0, -128.0, -128.0])
+    )
+    first, second = (
+        torch.rand((4, 3, 32, 33), generator=generator).double() * scale + shift for _ in range(2)
+    )
     first[0, 1:, :20] = 0.0
     second[0, 1:, 10:] = 0.0
     second[1] = first[1]
@@ -53,7 +58,9 @@ def drawn() -> tuple[Tensor, Tensor]:
 def test_ciede2000_gives_its_authors_numbers(
     first: tuple[float, ...], second: tuple[float, ...], expected: float
 ) -> None:
-    one, other = (torch.tensor(color, dtype=torch.float64).view(1, 3, 1, 1) for color in (first, second))
+    one, other = (
+        torch.tensor(color, dtype=torch.float64).view(1, 3, 1, 1) for color in (first, second)
+    )
     assert ciede2000_B(one, other).item() == pytest.approx(expected, abs=5e-5)
     assert ciede2000_B(other, one).item() == pytest.approx(expected, abs=5e-5)
 
@@ -62,7 +69,9 @@ def test_ciede2000_and_chroma_error_are_skimage_and_numpy_on_drawn_colors() -> N
     first, second = drawn()
     expected = deltaE_ciede2000(first.numpy(), second.numpy(), channel_axis=1).mean(axis=(1, 2))
     assert ciede2000_B(first, second).tolist() == pytest.approx(expected.tolist(), rel=1e-6)
-    assert ciede2000_B(first.float(), second.float()).tolist() == pytest.approx(expected.tolist(), rel=1e-6)
+    assert ciede2000_B(first.float(), second.float()).tolist() == pytest.approx(
+        expected.tolist(), rel=1e-6
+    )
     distance = np.linalg.norm((first - second)[:, 1:].numpy(), axis=1).mean(axis=(1, 2))
     assert chroma_error_B(first, second).tolist() == pytest.approx(distance.tolist(), rel=1e-9)
 
@@ -82,15 +91,31 @@ def test_every_score_of_real_photos_is_the_libraries() -> None:
         with Image.open(path) as picture:
             photo = np.asarray(picture.convert("RGB"), np.float64)[::3, ::3] / 255.0
         other = np.clip(photo[::-1, :, ::-1] * 0.5 + photo * 0.5, 0.0, 1.0)
-        one, two = (torch.from_numpy(array.copy()).permute(2, 0, 1)[None] for array in (photo, other))
+        one, two = (
+            torch.from_numpy(array.copy()).permute(2, 0, 1)[None] for array in (photo, other)
+        )
         difference = deltaE_ciede2000(rgb2lab(photo), rgb2lab(other)).mean()
-        assert ciede2000_B(rgb_to_lab_B3HW(one), rgb_to_lab_B3HW(two)).item() == pytest.approx(difference, rel=1e-6)
+        assert ciede2000_B(rgb_to_lab_B3HW(one), rgb_to_lab_B3HW(two)).item() == pytest.approx(
+            difference, rel=1e-6
+        )
         error = np.linalg.norm(rgb2lab(photo)[..., 1:] - rgb2lab(other)[..., 1:], axis=-1).mean()
-        assert chroma_error_B(rgb_to_lab_B3HW(one), rgb_to_lab_B3HW(two)).item() == pytest.approx(error, rel=1e-6)
+        assert chroma_error_B(rgb_to_lab_B3HW(one), rgb_to_lab_B3HW(two)).item() == pytest.approx(
+            error, rel=1e-6
+        )
         psnr = psnr_B(one, two).item()
-        assert psnr == pytest.approx(peak_signal_noise_ratio(photo, other, data_range=1.0), rel=1e-6)
+        assert psnr == pytest.approx(
+            peak_signal_noise_ratio(photo, other, data_range=1.0), rel=1e-6
+        )
         assert psnr == pytest.approx(torchmetrics_psnr(one, two, data_range=1.0).item(), rel=1e-6)
         similarity = structural_similarity(
-            photo, other, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.0
+            photo,
+            other,
+            channel_axis=2,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=1.0,
         )
-        assert ssim_B(one, two).item() == pytest.approx(similarity, rel=1e-6) and math.isfinite(psnr)
+        assert ssim_B(one, two).item() == pytest.approx(similarity, rel=1e-6) and math.isfinite(
+            psnr
+        )

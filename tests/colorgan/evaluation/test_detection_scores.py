@@ -70,7 +70,14 @@ def random_pictures(seed: int, num_pictures: int = 12, num_classes: int = 3) -> 
         flags = random.uniform(size=(2, number)) < 0.2
         areas = (true_M4[:, 2:] - true_M4[:, :2]).prod(1) * 0.7
         picture = ScoredPicture(
-            boxes[order], scores.copy(), classes[order], true_M4, true_classes, flags[0], flags[1], areas
+            boxes[order],
+            scores.copy(),
+            classes[order],
+            true_M4,
+            true_classes,
+            flags[0],
+            flags[1],
+            areas,
         )
         pictures.append(picture)
     return pictures
@@ -80,8 +87,13 @@ def test_perfect_detections_score_one() -> None:
     true = [(LEFT, 0), (RIGHT, 0), (NOWHERE, 2)]
     perfect = picture([(box, 0.9, index) for box, index in true], true)
     scores, per_class = detection_scores([perfect, picture([], [])], 3)
-    assert {scores[name] for name in ("AP50", "AP50_11_point", "AP", "AP50_coco", "AP75", "AP_medium", "AR_100")} == {1}
-    assert scores["AR_1"] == pytest.approx(0.75)  # one detection a class and picture: of two lefts and rights one
+    assert {
+        scores[name]
+        for name in ("AP50", "AP50_11_point", "AP", "AP50_coco", "AP75", "AP_medium", "AR_100")
+    } == {1}
+    assert scores["AR_1"] == pytest.approx(
+        0.75
+    )  # one detection a class and picture: of two lefts and rights one
     assert np.isnan([scores["AP_small"], scores["AP_large"], per_class[1]]).all()
     assert (scores["images"], scores["classes"]) == (2, 2)
 
@@ -97,9 +109,15 @@ def test_average_precision_by_hand() -> None:
     """Two objects; right, wrong, right: precision 1, 1/2, 2/3 at recall 1/2, 1/2, 1."""
     one = picture([(LEFT, 0.9, 0), (NOWHERE, 0.8, 0), (RIGHT, 0.7, 0)], [(LEFT, 0), (RIGHT, 0)])
     recall, precision, number = voc_curve([one], 0)
-    assert (recall.tolist(), precision.tolist(), number) == ([0.5, 0.5, 1.0], [1.0, 0.5, pytest.approx(2 / 3)], 2)
+    assert (recall.tolist(), precision.tolist(), number) == (
+        [0.5, 0.5, 1.0],
+        [1.0, 0.5, pytest.approx(2 / 3)],
+        2,
+    )
     assert area_precision(recall, precision, number) == pytest.approx(0.5 + 0.5 * 2 / 3)
-    assert eleven_point_precision(recall, precision, number) == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
+    assert eleven_point_precision(recall, precision, number) == pytest.approx(
+        (6 * 1 + 5 * 2 / 3) / 11
+    )
     # COCO takes the precision at 101 recalls: 51 of them are at most 1/2.
     assert coco_scores([one], 1)["AP50_coco"] == pytest.approx((51 + 50 * 2 / 3) / 101)
 
@@ -111,7 +129,10 @@ def test_an_object_found_twice_is_once_wrong() -> None:
 
 def test_an_overlap_of_one_half_is_enough() -> None:
     """VOC's kit and COCO both take 0.5 itself."""
-    exact, less = picture([((0, 0, 40, 20), 0.9, 0)], [(LEFT, 0)]), picture([((0, 0, 40, 19), 0.9, 0)], [(LEFT, 0)])
+    exact, less = (
+        picture([((0, 0, 40, 20), 0.9, 0)], [(LEFT, 0)]),
+        picture([((0, 0, 40, 19), 0.9, 0)], [(LEFT, 0)]),
+    )
     for one, value in ((exact, 1.0), (less, 0.0)):
         scores, _ = detection_scores([one], 1)
         assert (scores["AP50"], scores["AP50_coco"]) == pytest.approx((value, value))
@@ -133,7 +154,9 @@ def test_a_small_detection_within_a_crowd_is_left_out_by_coco_alone() -> None:
     inside = [((10, 10, 20, 20), 0.9, 0), (RIGHT, 0.8, 0)]
     crowd = picture(inside, [(LEFT, 0), (RIGHT, 0)], crowd=(0,))
     difficult = picture(inside, [(LEFT, 0), (RIGHT, 0)], difficult=(0,))
-    assert coco_scores([crowd], 1)["AP"] == pytest.approx(1)  # a crowd is hit by the detection's share within it
+    assert coco_scores([crowd], 1)["AP"] == pytest.approx(
+        1
+    )  # a crowd is hit by the detection's share within it
     assert coco_scores([difficult], 1)["AP"] == pytest.approx(0.5)
     assert detection_scores([crowd], 1)[0]["AP50"] == 0.5
 
@@ -164,7 +187,11 @@ def ported_voc_eval(pictures: list[ScoredPicture], index: int, use_07_metric: bo
             ixmin, iymin = np.maximum(true[:, 0], bb[0]), np.maximum(true[:, 1], bb[1])
             ixmax, iymax = np.minimum(true[:, 2], bb[2]), np.minimum(true[:, 3], bb[3])
             inters = np.maximum(ixmax - ixmin, 0.0) * np.maximum(iymax - iymin, 0.0)
-            uni = (bb[2] - bb[0]) * (bb[3] - bb[1]) + (true[:, 2] - true[:, 0]) * (true[:, 3] - true[:, 1]) - inters
+            uni = (
+                (bb[2] - bb[0]) * (bb[3] - bb[1])
+                + (true[:, 2] - true[:, 0]) * (true[:, 3] - true[:, 1])
+                - inters
+            )
             ovmax, jmax = np.max(inters / uni), int(np.argmax(inters / uni))
         if ovmax > 0.5:
             if not ignored[jmax]:
@@ -175,10 +202,14 @@ def ported_voc_eval(pictures: list[ScoredPicture], index: int, use_07_metric: bo
         else:
             fp[d] = 1.0
     fp, tp = np.cumsum(fp), np.cumsum(tp)
-    return ported_voc_ap(tp / npos, tp / np.maximum(tp + fp, np.finfo(np.float64).eps), use_07_metric)
+    return ported_voc_ap(
+        tp / npos, tp / np.maximum(tp + fp, np.finfo(np.float64).eps), use_07_metric
+    )
 
 
-def ported_voc_ap(rec: NDArray[np.float64], prec: NDArray[np.float64], use_07_metric: bool) -> float:
+def ported_voc_ap(
+    rec: NDArray[np.float64], prec: NDArray[np.float64], use_07_metric: bool
+) -> float:
     if use_07_metric:
         ap = 0.0
         for t in np.arange(0.0, 1.1, 0.1) - 1e-9:
@@ -197,8 +228,12 @@ def test_voc_scores_are_those_of_the_usual_port(seed: int) -> None:
     for index in range(3):
         curve = voc_curve(pictures, index)
         assert 0 < area_precision(*curve) <= 1
-        assert area_precision(*curve) == pytest.approx(ported_voc_eval(pictures, index, False), abs=1e-12)
-        assert eleven_point_precision(*curve) == pytest.approx(ported_voc_eval(pictures, index, True), abs=1e-12)
+        assert area_precision(*curve) == pytest.approx(
+            ported_voc_eval(pictures, index, False), abs=1e-12
+        )
+        assert eleven_point_precision(*curve) == pytest.approx(
+            ported_voc_eval(pictures, index, True), abs=1e-12
+        )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -207,12 +242,21 @@ def test_coco_scores_are_those_of_coco_files(tmp_path: Path, seed: int) -> None:
     pictures = [replace(p, difficult_M=np.zeros_like(p.difficult_M)) for p in random_pictures(seed)]
     truth, found = [], []
     for image, p in enumerate(pictures):
-        for box, index, crowd, area in zip(p.true_M4, p.true_classes_M, p.crowd_M, p.areas_M, strict=True):
-            item = {"id": len(truth) + 1, "image_id": image, "category_id": int(index) + 1, "iscrowd": int(crowd)}
+        for box, index, crowd, area in zip(
+            p.true_M4, p.true_classes_M, p.crowd_M, p.areas_M, strict=True
+        ):
+            item = {
+                "id": len(truth) + 1,
+                "image_id": image,
+                "category_id": int(index) + 1,
+                "iscrowd": int(crowd),
+            }
             truth.append({**item, "bbox": [*box[:2], *(box[2:] - box[:2])], "area": area})
         for box, index, score in zip(p.boxes_N4, p.classes_N, p.scores_N, strict=True):
             bbox = [*box[:2], *(box[2:] - box[:2])]
-            found.append({"image_id": image, "category_id": int(index) + 1, "bbox": bbox, "score": score})
+            found.append(
+                {"image_id": image, "category_id": int(index) + 1, "bbox": bbox, "score": score}
+            )
     images = [{"id": image, "width": 500, "height": 500} for image in range(len(pictures))]
     categories = [{"id": index + 1, "name": str(index)} for index in range(3)]
     (tmp_path / "truth.json").write_text(

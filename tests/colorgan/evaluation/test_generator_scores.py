@@ -41,36 +41,56 @@ def batches(chromas: list[float]) -> list[Pictures]:
     lab = torch.zeros(len(chromas), 3, 16, 16)
     lab[:, 1:] = torch.tensor(chromas).view(-1, 1, 1, 1)
     ids = torch.arange(100, 100 + len(chromas))
-    return [Pictures(lab[i : i + 2], ids[i : i + 2], ids[i : i + 2]) for i in range(0, len(chromas), 2)]
+    return [
+        Pictures(lab[i : i + 2], ids[i : i + 2], ids[i : i + 2]) for i in range(0, len(chromas), 2)
+    ]
 
 
-@pytest.mark.parametrize("chromas", [[0.3, 0.1, 0.2, 0.06, 0.25], [0.06, 0.1, 0.2, 0.25, 0.3], [0.2, 0.06], [0.1]])
+@pytest.mark.parametrize(
+    "chromas", [[0.3, 0.1, 0.2, 0.06, 0.25], [0.06, 0.1, 0.2, 0.25, 0.3], [0.2, 0.06], [0.1]]
+)
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_the_worst_and_the_best_are_kept_whatever_the_order(chromas: list[float], number: int, tmp_path: Path) -> None:
-    colored = score_coloring(Fading(), batches(chromas), ab_scale=128.0, num_pictures=1, num_ranked=number)
+def test_the_worst_and_the_best_are_kept_whatever_the_order(
+    chromas: list[float], number: int, tmp_path: Path
+) -> None:
+    colored = score_coloring(
+        Fading(), batches(chromas), ab_scale=128.0, num_pictures=1, num_ranked=number
+    )
     order = sorted(range(len(chromas)), key=lambda index: -chromas[index])
-    expected = order if len(order) <= 2 * number else [*order[:number], *order[len(order) - number :]]
+    expected = (
+        order if len(order) <= 2 * number else [*order[:number], *order[len(order) - number :]]
+    )
     assert [shown.sample_id - 100 for shown in colored.ranked] == expected
     assert [shown.sample_id for shown in colored.first] == [100]
     save_best_and_worst(tmp_path, colored, Ranks.single())
-    assert sorted(path.name for path in tmp_path.iterdir()) == (["best.png", "worst.png"] if number else [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == (
+        ["best.png", "worst.png"] if number else []
+    )
     for name, column in (("worst.png", chromas[order[0]]), ("best.png", chromas[order[-1]])):
         if number:
-            with Image.open(tmp_path / name) as sheet:  # the first row's original, which lies on the right
+            with Image.open(
+                tmp_path / name
+            ) as sheet:  # the first row's original, which lies on the right
                 pixel = sheet.getpixel((sheet.width - 70, 120))
             shown = colored.ranked[0 if name == "worst.png" else -1].pictures[2]
             assert pixel == tuple(shown[:, 0, 0].tolist()), column
 
 
 def test_colorfulness_is_a_ratio_of_means_and_of_grey_originals_none() -> None:
-    few_colors = mean_scores(score_coloring(Fading(), batches([0.1, 0.0, 0.0]), ab_scale=128.0), Ranks.single())
+    few_colors = mean_scores(
+        score_coloring(Fading(), batches([0.1, 0.0, 0.0]), ab_scale=128.0), Ranks.single()
+    )
     assert few_colors["colourfulness_ratio"] == pytest.approx(
         few_colors["colourfulness"] / few_colors["original_colourfulness"]
     )
     assert few_colors["colourfulness_ratio"] < 3.0  # a mean of ratios would be over 1000
     assert few_colors["grey_psnr"] < MAX_PSNR_DB and few_colors["images"] == 3
-    grey = mean_scores(score_coloring(Fading(), batches([0.0, 0.0]), ab_scale=128.0), Ranks.single())
-    assert math.isnan(grey["colourfulness_ratio"]) and grey["grey_ciede2000"] == pytest.approx(0.0, abs=1e-6)
+    grey = mean_scores(
+        score_coloring(Fading(), batches([0.0, 0.0]), ab_scale=128.0), Ranks.single()
+    )
+    assert math.isnan(grey["colourfulness_ratio"]) and grey["grey_ciede2000"] == pytest.approx(
+        0.0, abs=1e-6
+    )
     assert grey["grey_psnr"] == MAX_PSNR_DB and "ratio of the means nan" in scores_table(grey)
 
 

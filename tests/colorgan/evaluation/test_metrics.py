@@ -52,7 +52,9 @@ def test_psnr_is_skimage() -> None:
     ]
     assert psnr_B(ours, theirs).tolist() == pytest.approx(expected, rel=1e-6)
     assert psnr_B(ours, ours).tolist() == [math.inf] * 3
-    assert psnr_B(torch.zeros(1, 3, 2, 2), torch.full((1, 3, 2, 2), 0.1)).item() == pytest.approx(20.0, abs=1e-5)
+    assert psnr_B(torch.zeros(1, 3, 2, 2), torch.full((1, 3, 2, 2), 0.1)).item() == pytest.approx(
+        20.0, abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("side", [(40, 33), (11, 11), (11, 33)])
@@ -80,7 +82,9 @@ def test_ssim_is_torchmetrics_map_without_its_mirrored_borders() -> None:
     _, whole = structural_similarity_index_measure(
         ours.double(), theirs.double(), data_range=1.0, reduction="none", return_full_image=True
     )
-    assert torch.allclose(ssim_B(ours, theirs), whole[:, :, 5:-5, 5:-5].mean(dim=(1, 2, 3)), atol=1e-6)
+    assert torch.allclose(
+        ssim_B(ours, theirs), whole[:, :, 5:-5, 5:-5].mean(dim=(1, 2, 3)), atol=1e-6
+    )
 
 
 def test_ssim_of_one_picture_and_of_equal_pictures() -> None:
@@ -102,9 +106,13 @@ def test_picture_scores_refuse_unequal_shapes() -> None:
 
 
 def test_colorfulness_by_hand_and_by_numpy() -> None:
-    assert colorfulness_B(noise(1, 1, 8, 8).expand(1, 3, 8, 8)).item() == pytest.approx(0.0, abs=1e-5)
+    assert colorfulness_B(noise(1, 1, 8, 8).expand(1, 3, 8, 8)).item() == pytest.approx(
+        0.0, abs=1e-5
+    )
     red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
-    assert colorfulness_B(red).item() == pytest.approx(0.3 * 255 * math.hypot(1, 0.5))  # no spread, only means
+    assert colorfulness_B(red).item() == pytest.approx(
+        0.3 * 255 * math.hypot(1, 0.5)
+    )  # no spread, only means
     r, g, b = (noise(3, 9, 9) * 255).double().numpy()
     rg, yb = r - g, (r + g) / 2 - b
     expected = math.hypot(np.std(rg), np.std(yb)) + 0.3 * math.hypot(np.mean(rg), np.mean(yb))
@@ -135,7 +143,9 @@ def test_average_precision_is_the_envelope_of_sklearns_curve(seed: int, levels: 
     expected = envelope_area_of_sklearn(scores, positives)
     assert average_precision(scores, positives) == pytest.approx(expected, rel=1e-9)
     shuffled = torch.randperm(50, generator=torch.Generator().manual_seed(seed))
-    assert average_precision(scores[shuffled], positives[shuffled]) == pytest.approx(expected, rel=1e-9)
+    assert average_precision(scores[shuffled], positives[shuffled]) == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 def test_average_precision_by_hand() -> None:
@@ -146,7 +156,9 @@ def test_average_precision_by_hand() -> None:
     eleven = (4 * 1 + 3 * 2 / 3 + 4 * 3 / 5) / 11  # recalls 0-0.3, 0.4-0.6, 0.7-1
     assert average_precision(scores, positives, interpolation="11-point") == pytest.approx(eleven)
     # Without the second and the fourth every positive stands on top.
-    assert average_precision(scores, positives, ignore_N=torch.tensor([0, 1, 0, 1, 0])) == pytest.approx(1.0)
+    assert average_precision(
+        scores, positives, ignore_N=torch.tensor([0, 1, 0, 1, 0])
+    ) == pytest.approx(1.0)
 
 
 def test_eleven_points_hit_each_tenth_exactly() -> None:
@@ -190,7 +202,9 @@ def test_first_positive_accuracy_is_keras_categorical_accuracy() -> None:
 
 def masks() -> tuple[Tensor, Tensor]:
     target = (noise(2, 16, 16) * 5).long()  # classes 0-4 of 6
-    predicted = torch.where(noise(2, 16, 16, seed=1) < 0.6, target, (noise(2, 16, 16, seed=2) * 5).long())
+    predicted = torch.where(
+        noise(2, 16, 16, seed=1) < 0.6, target, (noise(2, 16, 16, seed=2) * 5).long()
+    )
     target[noise(2, 16, 16, seed=3) < 0.1] = 255
     return predicted, target
 
@@ -201,7 +215,9 @@ def test_segmentation_scores_are_sklearns_and_torchmetrics() -> None:
     keep = target != 255
     a, b = target[keep].numpy(), predicted[keep].numpy()
     assert np.array_equal(matrix.numpy(), sklearn_confusion_matrix(a, b, labels=range(6)))
-    assert iou_per_class(matrix)[:5].tolist() == pytest.approx(jaccard_score(a, b, average=None).tolist())
+    assert iou_per_class(matrix)[:5].tolist() == pytest.approx(
+        jaccard_score(a, b, average=None).tolist()
+    )
     assert math.isnan(iou_per_class(matrix)[5])
     assert mean_iou(matrix) == pytest.approx(jaccard_score(a, b, average="macro"))
     assert pixel_accuracy(matrix) == pytest.approx(accuracy_score(a, b))
@@ -214,7 +230,9 @@ def test_dice_is_sklearns_f1_and_torchmetrics_dice() -> None:
     matrix = confusion_matrix(predicted, target, 6)
     keep = target != 255
     a, b = target[keep].numpy(), predicted[keep].numpy()
-    assert dice_per_class(matrix)[:5].tolist() == pytest.approx(f1_score(a, b, average=None).tolist())
+    assert dice_per_class(matrix)[:5].tolist() == pytest.approx(
+        f1_score(a, b, average=None).tolist()
+    )
     assert math.isnan(dice_per_class(matrix)[5])
     assert mean_dice(matrix) == pytest.approx(f1_score(a, b, average="macro", labels=[1, 2, 3, 4]))
     iou = iou_per_class(matrix)[:5]
@@ -230,7 +248,9 @@ def test_dice_is_sklearns_f1_and_torchmetrics_dice() -> None:
 def test_dice_of_background_alone_is_nothing_found() -> None:
     target = torch.tensor([[0, 1], [1, 0]])
     assert mean_dice(confusion_matrix(torch.zeros_like(target), target, 2)) == 0.0
-    assert math.isnan(mean_dice(confusion_matrix(torch.zeros_like(target), torch.zeros_like(target), 2)))
+    assert math.isnan(
+        mean_dice(confusion_matrix(torch.zeros_like(target), torch.zeros_like(target), 2))
+    )
 
 
 def test_void_as_background_is_the_papers_way() -> None:
@@ -242,13 +262,17 @@ def test_void_as_background_is_the_papers_way() -> None:
 
 def test_confusion_matrices_add_up() -> None:
     predicted, target = masks()
-    halves = confusion_matrix(predicted[0], target[0], 6) + confusion_matrix(predicted[1], target[1], 6)
+    halves = confusion_matrix(predicted[0], target[0], 6) + confusion_matrix(
+        predicted[1], target[1], 6
+    )
     assert torch.equal(halves, confusion_matrix(predicted, target, 6))
 
 
 def test_confusion_matrix_refuses_what_it_cannot_count() -> None:
     predicted, target = masks()
-    with pytest.raises(ValueError, match="target class indices run from 0 to 4, there are 4 classes"):
+    with pytest.raises(
+        ValueError, match="target class indices run from 0 to 4, there are 4 classes"
+    ):
         confusion_matrix(predicted.clamp(max=3), target, 4)
     with pytest.raises(ValueError, match="does not match"):
         confusion_matrix(predicted, target[0], 6)

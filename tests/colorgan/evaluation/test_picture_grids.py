@@ -45,7 +45,10 @@ def test_to_uint8_rounds_clips_and_takes_every_shape() -> None:
 
 
 def test_color_grid_places_each_picture(tmp_path: Path) -> None:
-    rows = [(flat(0.1, channels=1), flat(0.2), flat(0.3)), (flat(0.4, channels=1), flat(0.5), flat(0.6))]
+    rows = [
+        (flat(0.1, channels=1), flat(0.2), flat(0.3)),
+        (flat(0.4, channels=1), flat(0.5), flat(0.6)),
+    ]
     path = tmp_path / "new" / "grid.png"
     color_grid(path, rows, ["first", "second"])
     sheet = read(path)
@@ -67,7 +70,9 @@ def test_a_grid_of_large_pictures_keeps_their_pixels(tmp_path: Path) -> None:
     color_grid(tmp_path / "g.png", [(original.mean(0), original, original)])
     sheet = read(tmp_path / "g.png")
     bottom = sheet.shape[0] - GAP_PX
-    assert np.array_equal(sheet[bottom - 150 : bottom, -130 - GAP_PX : -GAP_PX], to_uint8_HWC(original))
+    assert np.array_equal(
+        sheet[bottom - 150 : bottom, -130 - GAP_PX : -GAP_PX], to_uint8_HWC(original)
+    )
 
 
 def test_grids_refuse_what_they_cannot_draw(tmp_path: Path) -> None:
@@ -79,7 +84,9 @@ def test_grids_refuse_what_they_cannot_draw(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_grid_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grid_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "g.png"
     color_grid(path, [(flat(0.1), flat(0.2), flat(0.3))])
     before = path.read_bytes()
@@ -95,7 +102,13 @@ def test_a_grid_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkey
 
 
 def test_mask_colors_are_vocs_and_the_palettes() -> None:
-    assert mask_colors()[:5].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128]]
+    assert mask_colors()[:5].tolist() == [
+        [0, 0, 0],
+        [128, 0, 0],
+        [0, 128, 0],
+        [128, 128, 0],
+        [0, 0, 128],
+    ]
     assert mask_colors()[20].tolist() == [0, 64, 128]  # tvmonitor
     colors = mask_colors([(1, 2, 3), (4, 5, 6)])
     assert colors[:3].tolist() == [[1, 2, 3], [4, 5, 6], [0, 128, 0]]
@@ -118,7 +131,10 @@ def test_mask_grid_paints_both_masks_and_names_what_is_there(tmp_path: Path) -> 
     mask_grid(tmp_path / "bare.png", rows, captions=["one"])
     named, bare = read(tmp_path / "named.png"), read(tmp_path / "bare.png")
     legend = named[bare.shape[0] - GAP_PX :]
-    for color in (mask_colors()[3], VOID_COLOUR):  # class 3 is beyond the two names, and still drawn
+    for color in (
+        mask_colors()[3],
+        VOID_COLOUR,
+    ):  # class 3 is beyond the two names, and still drawn
         assert (legend == np.array(color)).all(axis=2).any()
     middle = bare[-GAP_PX - 64, [GAP_PX + 64, 2 * GAP_PX + 192, 3 * GAP_PX + 320]]
     assert middle[0].tolist() == [128, 128, 128] == middle[1].tolist()
@@ -129,11 +145,18 @@ def test_box_grid_frames_what_the_boxes_bound(tmp_path: Path) -> None:
     colors = [(0, 0, 0), (200, 0, 0), (0, 0, 200)]
     first, second = [((0.25, 0.25, 0.75, 1.0), 0, "cat")], [((0.0, 0.5, 0.5, 1.0), 1, "owl 52")]
     path = tmp_path / "boxes.png"
-    box_grid(path, [(flat(0.5, side=64), first, second), (flat(0.5, side=64), [], [])], colors, ["a", "b"])
+    box_grid(
+        path,
+        [(flat(0.5, side=64), first, second), (flat(0.5, side=64), [], [])],
+        colors,
+        ["a", "b"],
+    )
     cells, whole = BOX_CELL_PX, read(path)
     assert whole.shape[1] == 3 * cells + 4 * GAP_PX
     top = next(y for y in range(whole.shape[0]) if (whole[y, GAP_PX + 2] == 128).all())
-    photo, truth, predicted = (whole[top : top + cells, GAP_PX + i * (cells + GAP_PX) :][:, :cells] for i in range(3))
+    photo, truth, predicted = (
+        whole[top : top + cells, GAP_PX + i * (cells + GAP_PX) :][:, :cells] for i in range(3)
+    )
     assert (photo == 128).all()
     for cell, color, (x0, y0, x1, y1) in (
         (truth, colors[1], (64, 64, 192, 256)),

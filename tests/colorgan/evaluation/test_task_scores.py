@@ -32,10 +32,22 @@ NUM_IMAGES = 9
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A drawn VOC, packed with its pictures as they are."""
     root = tmp_path_factory.mktemp("scoring")
-    write_sample(root / "raw", num_train=1, num_val=1, num_voc_train=NUM_IMAGES, num_voc_val=1, size=56)
-    pack(open_sample(root / "raw", "voc-train"), root / "own", root=root / "raw", image_policy="original", workers=0)
+    write_sample(
+        root / "raw", num_train=1, num_val=1, num_voc_train=NUM_IMAGES, num_voc_val=1, size=56
+    )
     pack(
-        open_sample(root / "raw", "voc-train"), root / "squash", root=root / "raw", image_policy="squash:32", workers=0
+        open_sample(root / "raw", "voc-train"),
+        root / "own",
+        root=root / "raw",
+        image_policy="original",
+        workers=0,
+    )
+    pack(
+        open_sample(root / "raw", "voc-train"),
+        root / "squash",
+        root=root / "raw",
+        image_policy="squash:32",
+        workers=0,
     )
     return root
 
@@ -53,7 +65,13 @@ def loader(folder: Path, target: str) -> Loader:
 def model_of(kind: str, num_outputs: int) -> tuple[torch.nn.Module, ModelConfig]:
     """A network of random weights, large enough ones that it predicts several classes."""
     architecture = Architecture(
-        image_size=32, width=4, norm="batch", bias_before_norm=False, dropout=0.0, num_outputs=num_outputs, head_width=8
+        image_size=32,
+        width=4,
+        norm="batch",
+        bias_before_norm=False,
+        dropout=0.0,
+        num_outputs=num_outputs,
+        head_width=8,
     )
     config = ModelConfig(kind=kind, architecture=architecture, ab_scale=128.0, classes=CLASSES)  # type: ignore[arg-type]
     model = build_model(config)
@@ -82,13 +100,17 @@ def test_segmentation_is_scored_at_each_pictures_own_size(folder: Path, tmp_path
     """IoU of every class as scikit-learn has it on the corpus' own masks, void left out; counts add up to it."""
     model, config = model_of("segmenter", len(CLASSES) + 1)
     masks_loader = loader(folder / "own", "mask")
-    evaluation = score_model(model, config, masks_loader.eval_batches(), ONE, seed=0, num_pictures=2)
+    evaluation = score_model(
+        model, config, masks_loader.eval_batches(), ONE, seed=0, num_pictures=2
+    )
     logits, ids = logits_of(model, masks_loader)
     masks_loader.close()
     assert ids == list(range(NUM_IMAGES))
     truth, predicted = [], []
     for mask, logits_CHW in zip(true_masks(folder), logits, strict=True):
-        resized = torch.nn.functional.interpolate(logits_CHW[None], mask.shape, mode="bilinear", align_corners=False)
+        resized = torch.nn.functional.interpolate(
+            logits_CHW[None], mask.shape, mode="bilinear", align_corners=False
+        )
         truth.append(mask[mask != 255])
         predicted.append(resized[0].argmax(0).numpy()[mask != 255])
     y, p = np.concatenate(truth), np.concatenate(predicted)
@@ -97,7 +119,9 @@ def test_segmentation_is_scored_at_each_pictures_own_size(folder: Path, tmp_path
     expected = jaccard_score(y, p, labels=there, average=None)
     names = ("background", *CLASSES)
     found = {name: value for name, value in evaluation.per_class.items() if value == value}
-    assert found == pytest.approx({names[i]: value for i, value in zip(there, expected, strict=True)})
+    assert found == pytest.approx(
+        {names[i]: value for i, value in zip(there, expected, strict=True)}
+    )
     assert evaluation.scores["mIoU_own_size"] == pytest.approx(expected.mean())
     counts_3C = evaluation.per_image["counts_N3C"].sum(0)
     assert int(counts_3C[2].sum()) == len(y) == int(counts_3C[1].sum())
@@ -105,7 +129,10 @@ def test_segmentation_is_scored_at_each_pictures_own_size(folder: Path, tmp_path
     write_evaluation(tmp_path, evaluation, {"kind": config.kind})
     written = json.loads((tmp_path / "scores.json").read_text())
     assert written["scores"]["mIoU_own_size"] == evaluation.scores["mIoU_own_size"]
-    assert torch.equal(load_file(tmp_path / "per_image.safetensors")["counts_N3C"], evaluation.per_image["counts_N3C"])
+    assert torch.equal(
+        load_file(tmp_path / "per_image.safetensors")["counts_N3C"],
+        evaluation.per_image["counts_N3C"],
+    )
     with Image.open(tmp_path / "pictures.png") as picture:
         assert picture.height > 2 * 128  # two rows
 
@@ -116,12 +143,16 @@ def test_masks_of_another_size_are_scored_at_the_networks(folder: Path) -> None:
     masks_loader = loader(folder / "squash", "mask")
     evaluation = score_model(model, config, masks_loader.eval_batches(), ONE, seed=0)
     logits, _ = logits_of(model, masks_loader)
-    truth = torch.cat([batch.mask_BHW for batch in masks_loader.eval_batches() if batch.mask_BHW is not None])
+    truth = torch.cat(
+        [batch.mask_BHW for batch in masks_loader.eval_batches() if batch.mask_BHW is not None]
+    )
     masks_loader.close()
     assert "mIoU_own_size" not in evaluation.scores
     kept = truth != 255
     expected = confusion_matrix(truth[kept], logits.argmax(1)[kept], labels=range(len(CLASSES) + 1))
-    assert evaluation.confusion_CC is not None and np.array_equal(evaluation.confusion_CC.numpy(), expected)
+    assert evaluation.confusion_CC is not None and np.array_equal(
+        evaluation.confusion_CC.numpy(), expected
+    )
     assert evaluation.save_pictures is None
 
 
@@ -137,7 +168,10 @@ def test_classification_keeps_what_its_scores_come_from(folder: Path, tmp_path: 
     for index, name in enumerate(CLASSES):
         if positives[:, index].sum() > 0:
             # The area under the monotone envelope is never under that of the steps.
-            assert evaluation.per_class[name] >= average_precision_score(positives[:, index], scores[:, index]) - 1e-6
+            assert (
+                evaluation.per_class[name]
+                >= average_precision_score(positives[:, index], scores[:, index]) - 1e-6
+            )
         else:
             assert np.isnan(evaluation.per_class[name])
     by_hand = torch.zeros(len(CLASSES), len(CLASSES), dtype=torch.int64)
@@ -148,7 +182,9 @@ def test_classification_keeps_what_its_scores_come_from(folder: Path, tmp_path: 
     write_evaluation(tmp_path, evaluation, {})
     written = json.loads((tmp_path / "scores.json").read_text())["per_class"]
     absent = {name for index, name in enumerate(CLASSES) if not positives[:, index].any()}
-    assert absent and {name for name, value in written.items() if value is None} == absent  # JSON knows no NaN
+    assert (
+        absent and {name for name, value in written.items() if value is None} == absent
+    )  # JSON knows no NaN
 
 
 def test_a_rank_without_pictures_has_none_of_its_own_size(folder: Path) -> None:

@@ -55,12 +55,18 @@ def some_boxes(seed: int, number: int, num_classes: int = 3) -> ToyBoxes:
     random = torch.Generator().manual_seed(seed)
     corners = torch.rand(number, 2, generator=random) * 0.6
     sides = 0.05 + torch.rand(number, 2, generator=random) * 0.35
-    return ToyBoxes(torch.cat([corners, corners + sides], 1), torch.randint(num_classes, (number,), generator=random))
+    return ToyBoxes(
+        torch.cat([corners, corners + sides], 1),
+        torch.randint(num_classes, (number,), generator=random),
+    )
 
 
 @pytest.mark.parametrize("image_size", [32, 64, 128])
 def test_the_features_are_the_generators_up_to_stride_4(image_size: int) -> None:
-    detector, generator = Detector(image_size=image_size, width=4, num_classes=3), UNet(image_size=image_size, width=4)
+    detector, generator = (
+        Detector(image_size=image_size, width=4, num_classes=3),
+        UNet(image_size=image_size, width=4),
+    )
     initialise(generator, 0)
     theirs, ours = generator.state_dict(), detector.state_dict()
     shared = {name: theirs[name] for name in ours if not name.startswith(NEW_LAYERS["detect"])}
@@ -110,11 +116,15 @@ def test_suppression_is_the_greedy_one(limit: float) -> None:
         boxes_N4 = some_boxes(seed, 40).boxes_N4.double()
         assert suppressed(boxes_N4, limit).tolist() == greedy(boxes_N4.tolist(), limit)
     assert suppressed(torch.zeros(0, 4), limit).tolist() == []
-    chain = torch.tensor([[0.1 * i, 0.0, 0.1 * i + 0.25, 1.0] for i in range(30)])  # each saves the next but one
+    chain = torch.tensor(
+        [[0.1 * i, 0.0, 0.1 * i + 0.25, 1.0] for i in range(30)]
+    )  # each saves the next but one
     assert suppressed(chain, 0.3).tolist() == greedy(chain.tolist(), 0.3)
 
 
-def raw_output(size: int, num_classes: int, objects: list[tuple[int, int, int, float, float]]) -> Tensor:
+def raw_output(
+    size: int, num_classes: int, objects: list[tuple[int, int, int, float, float]]
+) -> Tensor:
     """A raw output that holds boxes of half-sides 0.2 x 0.2 at (row, column, class, class logit, centre logit)."""
     raw = torch.full((1, num_classes + 5, size, size), -20.0)
     raw[:, -4:] = 0.0  # exp(0) * 0.2
@@ -125,19 +135,33 @@ def raw_output(size: int, num_classes: int, objects: list[tuple[int, int, int, f
 
 def test_decoding_by_hand() -> None:
     far = [(1, 1, 0, 4.0, 4.0), (12, 12, 2, 2.0, 2.0)]
-    double = [(1, 2, 0, 3.0, 3.0), (1, 2, 1, 1.0, 1.0)]  # beside the first: one of its class, one of another
+    double = [
+        (1, 2, 0, 3.0, 3.0),
+        (1, 2, 1, 1.0, 1.0),
+    ]  # beside the first: one of its class, one of another
     found = detect(raw_output(16, 3, [*far, *double]))[0]
     assert found.classes_N.tolist() == [0, 2, 1]
-    assert found.scores_N.tolist() == pytest.approx([1 / (1 + math.exp(-x)) for x in (4.0, 2.0, 1.0)])
-    assert found.boxes_N4[0].tolist() == pytest.approx([0.0, 0.0, 0.29375, 0.29375])  # 0.09375 - 0.2 is clipped
+    assert found.scores_N.tolist() == pytest.approx(
+        [1 / (1 + math.exp(-x)) for x in (4.0, 2.0, 1.0)]
+    )
+    assert found.boxes_N4[0].tolist() == pytest.approx(
+        [0.0, 0.0, 0.29375, 0.29375]
+    )  # 0.09375 - 0.2 is clipped
     assert found.boxes_N4[1].tolist() == pytest.approx([0.58125, 0.58125, 0.98125, 0.98125])
     assert len(detect(raw_output(8, 3, []))[0].scores_N) == 0
-    everywhere = [(row, column, index, 3.0, 3.0) for row in range(16) for column in range(16) for index in range(40)]
+    everywhere = [
+        (row, column, index, 3.0, 3.0)
+        for row in range(16)
+        for column in range(16)
+        for index in range(40)
+    ]
     assert len(detect(raw_output(16, 40, everywhere))[0].scores_N) == MAX_DETECTIONS
 
 
 def test_overlaps_by_hand() -> None:
-    boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [1.0, 1.0, 3.0, 3.0], [5.0, 5.0, 6.0, 6.0], [1.0, 1.0, 1.0, 1.0]])
+    boxes = torch.tensor(
+        [[0.0, 0.0, 2.0, 2.0], [1.0, 1.0, 3.0, 3.0], [5.0, 5.0, 6.0, 6.0], [1.0, 1.0, 1.0, 1.0]]
+    )
     assert torch.allclose(overlaps(boxes[:1], boxes), torch.tensor([[1.0, 1 / 7, 0.0, 0.0]]))
     assert float(overlaps(boxes[3:], boxes[3:])) == 0.0
     # GIoU: 1/7 less the share of the 3 x 3 around both that neither covers, 2/9; far apart it falls towards -1.
@@ -153,7 +177,9 @@ def test_focal_loss_is_the_papers_formula() -> None:
         assert got.tolist() == pytest.approx([float(value) for value in wanted], rel=1e-5)
 
 
-def slow_assign(points: list[list[float]], radius: float, boxes: ToyBoxes) -> list[tuple[int | None, bool]]:
+def slow_assign(
+    points: list[list[float]], radius: float, boxes: ToyBoxes
+) -> list[tuple[int | None, bool]]:
     """Point by point: the number of the object that is learnt, and whether the point counts."""
     told = []
     for x, y in points:
@@ -165,13 +191,19 @@ def slow_assign(points: list[list[float]], radius: float, boxes: ToyBoxes) -> li
                 unknown = unknown or inside
             elif inside and near:
                 area = float(box_areas(boxes.boxes_N4[number]))
-                best = number if best is None or area < float(box_areas(boxes.boxes_N4[best])) else best
+                best = (
+                    number
+                    if best is None or area < float(box_areas(boxes.boxes_N4[best]))
+                    else best
+                )
         told.append((best, best is not None or not unknown))
     return told
 
 
 @pytest.mark.parametrize("size", [8, 16])
-def test_points_learn_the_smallest_object_and_nothing_of_crowds_and_difficult_ones(size: int) -> None:
+def test_points_learn_the_smallest_object_and_nothing_of_crowds_and_difficult_ones(
+    size: int,
+) -> None:
     points_P2 = grid_points(size, size, torch.device("cpu"))
     num_learnt = num_unknown = 0
     for seed in range(12):
@@ -196,13 +228,17 @@ def test_centre_ness_by_hand() -> None:
 
 
 def test_a_crowd_costs_nothing_and_an_empty_picture_only_false_alarms() -> None:
-    crowd = ToyBoxes(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([0]), crowd_N=torch.tensor([True]))
+    crowd = ToyBoxes(
+        torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([0]), crowd_N=torch.tensor([True])
+    )
     empty = ToyBoxes(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
     silent, alarmed = raw_output(8, 3, []), raw_output(8, 3, [(4, 4, 1, 3.0, 0.0)])
     assert float(detection_loss(alarmed, [crowd])) == 0.0
     assert float(detection_loss(silent, [empty])) < 1e-6
     p = torch.tensor(3.0).sigmoid()
-    assert float(detection_loss(alarmed, [empty])) == pytest.approx(float(-0.75 * p**2 * (1 - p).log()), rel=1e-4)
+    assert float(detection_loss(alarmed, [empty])) == pytest.approx(
+        float(-0.75 * p**2 * (1 - p).log()), rel=1e-4
+    )
 
 
 def test_the_loss_of_a_batch_is_the_mean_over_its_pictures() -> None:
@@ -235,9 +271,15 @@ class BoxLoader(ToyLoader):
 
 def tuned(ranks: Ranks, micro_batch_size: int) -> dict[str, Tensor]:
     """The weights after three steps of plain gradient descent; norms that do not look at the batch."""
-    recipe = FinetuneRecipe.model_validate({"run": "run", "task": "detect", "batch": {"global_batch_size": 8}})
-    a = Architecture(image_size=32, width=4, norm="instance", bias_before_norm=False, dropout=0.5, num_outputs=3)
-    model = build_model(ModelConfig(kind="detector", architecture=a, ab_scale=128.0, classes=("a", "b", "c")))
+    recipe = FinetuneRecipe.model_validate(
+        {"run": "run", "task": "detect", "batch": {"global_batch_size": 8}}
+    )
+    a = Architecture(
+        image_size=32, width=4, norm="instance", bias_before_norm=False, dropout=0.5, num_outputs=3
+    )
+    model = build_model(
+        ModelConfig(kind="detector", architecture=a, ab_scale=128.0, classes=("a", "b", "c"))
+    )
     initialise(model, 0)
     task = build_stage(model, recipe, Stage(StageRecipe(epochs=1, learning_rate=1e-3), 0, 24))
     strategy = open_strategy(ranks, task.phases)
@@ -261,7 +303,9 @@ def test_two_ranks_and_accumulation_train_as_one(tmp_path: Path) -> None:
     whole = tuned(Ranks.single(), 8)
     start = Detector(image_size=32, width=4, num_classes=3, norm="instance")
     initialise(start, 0)
-    moved = max(float((whole[name] - tensor).abs().max()) for name, tensor in start.state_dict().items())
+    moved = max(
+        float((whole[name] - tensor).abs().max()) for name, tensor in start.state_dict().items()
+    )
     for other in (two, tuned(Ranks.single(), 2)):
         assert max(float((whole[name] - other[name]).abs().max()) for name in whole) < 1e-4 * moved
 

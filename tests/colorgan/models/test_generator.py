@@ -17,7 +17,9 @@ from colorgan.models.weights_file import CONFIG, WEIGHTS
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("generator")
-    architecture = Architecture(image_size=32, width=4, norm="batch", bias_before_norm=False, dropout=0.5)
+    architecture = Architecture(
+        image_size=32, width=4, norm="batch", bias_before_norm=False, dropout=0.5
+    )
     config = ModelConfig(kind="generator", architecture=architecture, ab_scale=110.0, images_seen=7)
     module = build_model(config)
     initialise(module, 3)

@@ -40,8 +40,12 @@ def generator(saved: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return out
 
 
-@pytest.mark.parametrize(("weights", "role"), [("raw", "generator"), ("average", "generator_average")])
-def test_the_folder_holds_the_checkpoints_tensors(saved: Checkpoint, tmp_path: Path, weights: Any, role: str) -> None:
+@pytest.mark.parametrize(
+    ("weights", "role"), [("raw", "generator"), ("average", "generator_average")]
+)
+def test_the_folder_holds_the_checkpoints_tensors(
+    saved: Checkpoint, tmp_path: Path, weights: Any, role: str
+) -> None:
     config = consolidate(saved, tmp_path / "g", weights)
     assert config.weights == weights
     assert config.images_seen == 24
@@ -63,8 +67,13 @@ def test_the_layerwise_probe_equals_the_whole_network(generator: Path) -> None:
 
 def resaved(saved: Checkpoint, folder: Path, change: Any) -> Checkpoint:
     """The same checkpoint with its tensors changed."""
-    roles = {role: {name: change(role, name, t) for name, t in saved.tensors(role).items()} for role in saved.roles()}
-    return open_checkpoint(save_checkpoint(folder, ranks=ONE, roles=roles, state=saved.state, keep_last=1))
+    roles = {
+        role: {name: change(role, name, t) for name, t in saved.tensors(role).items()}
+        for role in saved.roles()
+    }
+    return open_checkpoint(
+        save_checkpoint(folder, ranks=ONE, roles=roles, state=saved.state, keep_last=1)
+    )
 
 
 def test_bfloat16_weights_stay_bfloat16(saved: Checkpoint, tmp_path: Path) -> None:
@@ -114,7 +123,9 @@ def test_a_pickle_is_refused_unopened(
     assert not (tmp_path / "bomb-went-off").exists()
 
 
-def weights_bytes(header: dict[str, Any] | bytes, data: bytes = b"", length: int | None = None) -> bytes:
+def weights_bytes(
+    header: dict[str, Any] | bytes, data: bytes = b"", length: int | None = None
+) -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
@@ -175,9 +186,13 @@ def test_sizes_that_the_file_does_not_hold_cost_no_memory(generator: Path, tmp_p
         {"auto_map": "evil.py"},
     ],
 )
-def test_a_config_of_another_kind_is_refused(generator: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_config_of_another_kind_is_refused(
+    generator: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
     folder = copy_of(generator, tmp_path / "g")
-    (folder / CONFIG).write_text(json.dumps({**json.loads((folder / CONFIG).read_text()), **change}))
+    (folder / CONFIG).write_text(
+        json.dumps({**json.loads((folder / CONFIG).read_text()), **change})
+    )
     with pytest.raises(ModelFolderError):
         read_config(folder)
 
@@ -188,7 +203,10 @@ def test_a_tensor_too_many_or_too_few_is_named(generator: Path, tmp_path: Path) 
     save_file({**tensors, "decoder.more": torch.ones(1)}, folder / WEIGHTS)
     with pytest.raises(ModelFolderError, match=r"config.json knows no decoder\.more"):
         load_model(folder)
-    save_file({name: tensor for name, tensor in tensors.items() if name != "decoder.output.bias"}, folder / WEIGHTS)
+    save_file(
+        {name: tensor for name, tensor in tensors.items() if name != "decoder.output.bias"},
+        folder / WEIGHTS,
+    )
     with pytest.raises(ModelFolderError, match=r"the file knows no decoder\.output\.bias"):
         load_model(folder)
 

@@ -15,7 +15,11 @@ from colorgan.models.unet import Classifier, UNet
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:
     """Return (all, non-trainable) numbers in Keras' way: batch norm's two moving statistics count, as non-trainable."""
-    moving = _numel(buffer for name, buffer in module.named_buffers() if name.endswith(("running_mean", "running_var")))
+    moving = _numel(
+        buffer
+        for name, buffer in module.named_buffers()
+        if name.endswith(("running_mean", "running_var"))
+    )
     return _numel(module.parameters()) + moving, moving
 
 
@@ -47,7 +51,9 @@ def test_every_power_of_two_goes_through(image_size: int, width: int) -> None:
 
 @pytest.mark.parametrize("image_size", [0, 16, 48, 100, 1024])
 def test_other_sizes_are_refused_in_a_sentence(image_size: int) -> None:
-    with pytest.raises(ArchitectureError, match=f"image size {image_size} .*use 32, 64, 128, 256 or 512"):
+    with pytest.raises(
+        ArchitectureError, match=f"image size {image_size} .*use 32, 64, 128, 256 or 512"
+    ):
         UNet(image_size=image_size, width=4)
 
 
@@ -74,14 +80,19 @@ def test_weights_are_a_function_of_the_seed_with_the_papers_spread() -> None:
     initialise(second, 3)
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
-    weights = torch.cat([p.detach().flatten() for n, p in first.named_parameters() if n.endswith("conv.weight")])
+    weights = torch.cat(
+        [p.detach().flatten() for n, p in first.named_parameters() if n.endswith("conv.weight")]
+    )
     assert abs(float(weights.mean())) < 1e-4
     assert abs(float(weights.std()) - 0.02) < 1e-4
 
 
 def test_dropout_depends_on_the_sample_alone() -> None:
     layer = KeyedDropout(0.5, salt=1)
-    x, keys = torch.ones(6, 8, 16, 16), torch.tensor([5, -7, 5, 123456, 0, 2**31 - 1], dtype=torch.int32)
+    x, keys = (
+        torch.ones(6, 8, 16, 16),
+        torch.tensor([5, -7, 5, 123456, 0, 2**31 - 1], dtype=torch.int32),
+    )
     layer.keys_B = keys
     whole = layer(x)
     layer.keys_B = keys[3:]

@@ -25,7 +25,13 @@ from colorgan.evaluation.metrics import average_precision
 from colorgan.models.layers import BatchNorm
 from colorgan.models.modes import initialise
 from colorgan.models.unet import Encoder
-from colorgan.probes.features import Features, extract_features, grid_side, level_grids, random_encoder
+from colorgan.probes.features import (
+    Features,
+    extract_features,
+    grid_side,
+    level_grids,
+    random_encoder,
+)
 from colorgan.probes.knn import TEMPERATURE, probe_neighbours
 from colorgan.probes.linear import SHOTS, probe_linear, probe_shots, score_columns, shot_order
 from colorgan.probes.svm import COSTS, check_sklearn, choose_cost, fit_svm, unit_rows
@@ -62,7 +68,12 @@ def toy_encoder(seed: int = 0, norm: Any = "batch") -> Encoder:
 
 def made(*levels: Tensor, positives: Tensor, difficult: Tensor | None = None) -> Features:
     none = torch.zeros_like(positives, dtype=torch.bool)
-    return Features(levels, positives.bool(), none if difficult is None else difficult, torch.arange(len(positives)))
+    return Features(
+        levels,
+        positives.bool(),
+        none if difficult is None else difficult,
+        torch.arange(len(positives)),
+    )
 
 
 def clusters(number: int, seed: int, spread: float = 0.05) -> Features:
@@ -79,12 +90,25 @@ def clusters(number: int, seed: int, spread: float = 0.05) -> Features:
 def test_no_other_grid_is_nearer_to_9000_numbers(channels: int, side: int) -> None:
     grid = grid_side(channels, side)
     assert 1 <= grid <= side
-    assert all(abs(channels * grid**2 - 9000) <= abs(channels * other**2 - 9000) for other in range(1, side + 1))
+    assert all(
+        abs(channels * grid**2 - 9000) <= abs(channels * other**2 - 9000)
+        for other in range(1, side + 1)
+    )
 
 
 def test_the_grids_of_the_papers_network() -> None:
-    grids = level_grids(Encoder(image_size=256, width=64, norm="batch", bias_before_norm=False), 256)
-    sides = [(64, 128, 12), (128, 64, 8), (256, 32, 6), (512, 16, 4), (512, 8, 4), (512, 4, 4), (512, 2, 2)]
+    grids = level_grids(
+        Encoder(image_size=256, width=64, norm="batch", bias_before_norm=False), 256
+    )
+    sides = [
+        (64, 128, 12),
+        (128, 64, 8),
+        (256, 32, 6),
+        (512, 16, 4),
+        (512, 8, 4),
+        (512, 4, 4),
+        (512, 2, 2),
+    ]
     assert grids == [*sides, (512, 1, 1)]
 
 
@@ -102,8 +126,12 @@ def test_features_equal_a_loop_over_single_pictures() -> None:
     for slot in range(NUM_PICTURES):
         with torch.no_grad():
             levels = encoder(toy_picture(slot)[None, :1])
-        for level, (_, _, grid), rows in zip(levels, level_grids(encoder, 32), features.levels, strict=True):
-            torch.testing.assert_close(rows[slot], F.adaptive_avg_pool2d(level, grid).flatten(), rtol=1e-4, atol=1e-6)
+        for level, (_, _, grid), rows in zip(
+            levels, level_grids(encoder, 32), features.levels, strict=True
+        ):
+            torch.testing.assert_close(
+                rows[slot], F.adaptive_avg_pool2d(level, grid).flatten(), rtol=1e-4, atol=1e-6
+            )
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
 
 
@@ -138,17 +166,29 @@ def test_one_micro_batch_of_the_whole_set_gives_each_norm_its_inputs_statistics(
     with torch.no_grad():
         encoder(next(LabelledLoader(micro_batch_size=NUM_PICTURES).eval_batches()).lab_B3HW[:, :1])
     assert len(met) == 3
-    for norm, input_BCHW in met:  # but for what comes after a norm: in training it divides by the biased variance
-        torch.testing.assert_close(norm.running_mean, input_BCHW.mean(dim=(0, 2, 3)), rtol=0.01, atol=1e-4)
-        torch.testing.assert_close(norm.running_var, input_BCHW.var(dim=(0, 2, 3)), rtol=0.02, atol=1e-9)
+    for (
+        norm,
+        input_BCHW,
+    ) in met:  # but for what comes after a norm: in training it divides by the biased variance
+        torch.testing.assert_close(
+            norm.running_mean, input_BCHW.mean(dim=(0, 2, 3)), rtol=0.01, atol=1e-4
+        )
+        torch.testing.assert_close(
+            norm.running_var, input_BCHW.var(dim=(0, 2, 3)), rtol=0.02, atol=1e-9
+        )
     first, input_BCHW = met[0]
-    torch.testing.assert_close(first.running_var, input_BCHW.var(dim=(0, 2, 3)), rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(
+        first.running_var, input_BCHW.var(dim=(0, 2, 3)), rtol=1e-5, atol=1e-9
+    )
 
 
 def test_a_random_encoder_with_instance_norm_needs_no_statistics() -> None:
     encoder, expected = toy_encoder(norm="instance"), toy_encoder(seed=3, norm="instance")
     random_encoder(encoder, 3, LabelledLoader(), ONE)
-    assert all(torch.equal(encoder.state_dict()[name], tensor) for name, tensor in expected.state_dict().items())
+    assert all(
+        torch.equal(encoder.state_dict()[name], tensor)
+        for name, tensor in expected.state_dict().items()
+    )
 
 
 def _everything(ranks: Ranks) -> tuple[Features, Probed]:
@@ -174,7 +214,9 @@ def test_two_ranks_give_what_one_gives(tmp_path: Path) -> None:
     one = torch.load(tmp_path / "one" / "0.pt", weights_only=True)
     for rank in (0, 1):
         parts, probed = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert all(torch.equal(part, expected) for part, expected in zip(parts, one[0], strict=True))
+        assert all(
+            torch.equal(part, expected) for part, expected in zip(parts, one[0], strict=True)
+        )
         assert probed == one[1]
 
 
@@ -188,7 +230,10 @@ def test_all_protocols_are_perfect_on_separable_classes_and_say_so() -> None:
     assert [shot.k for shot in shots] == list(SHOTS)
     assert shots[4].mAP_mean == pytest.approx(1.0, abs=1e-3)
     assert neighbours[0].score.mAP > 0.95
-    assert (best_linear_level(probed), best_neighbours(probed)) == (0, (0, max(neighbours, key=_left_out).k))
+    assert (best_linear_level(probed), best_neighbours(probed)) == (
+        0,
+        (0, max(neighbours, key=_left_out).k),
+    )
     text = tables(probed, [(8, 1, 1)], train, test)
     assert "1: 8 x 1 x 1  100.0     100.0" in text
     assert "60 training pictures, 30 test pictures" in text
@@ -202,10 +247,16 @@ def _left_out(found: Any) -> float:
 def test_chance_is_what_scikit_learn_says_of_equal_scores() -> None:
     test = clusters(30, 1)
     score = score_columns([test.levels[0][:, index] for index in range(NUM_CLASSES)], test)
-    of_classes = [average_precision_score(positive, np.zeros(30)) for positive in test.positives_NC.T.numpy()]
+    of_classes = [
+        average_precision_score(positive, np.zeros(30)) for positive in test.positives_NC.T.numpy()
+    ]
     assert score.chance == pytest.approx(np.mean(of_classes))
     perfect = [test.positives_NC[:, 0].double(), None, None]
-    assert score_columns(perfect, test).mAP == average_precision_score(test.positives_NC[:, 0], perfect[0]) == 1.0
+    assert (
+        score_columns(perfect, test).mAP
+        == average_precision_score(test.positives_NC[:, 0], perfect[0])
+        == 1.0
+    )
     assert score_columns(perfect, test).classes == 1
 
 
@@ -218,7 +269,9 @@ def test_rows_in_the_span_of_the_training_rows_give_the_same_classifier() -> Non
     np.testing.assert_allclose(rows @ rows.T, plain_rows @ plain_rows.T, atol=1e-12)
     np.testing.assert_allclose(test_rows @ rows.T, plain_test @ plain_rows.T, atol=1e-12)
     positive = np.arange(12) % 3 == 0
-    expected = LinearSVC(C=0.5, class_weight={True: 2, False: 1}, random_state=0, max_iter=2000, dual=True)
+    expected = LinearSVC(
+        C=0.5, class_weight={True: 2, False: 1}, random_state=0, max_iter=2000, dual=True
+    )
     expected.fit(plain_rows, positive)
     scores = fit_svm(rows, positive, 0.5).decision_function(test_rows)
     np.testing.assert_allclose(scores, expected.decision_function(plain_test), atol=1e-8)
@@ -226,21 +279,30 @@ def test_rows_in_the_span_of_the_training_rows_give_the_same_classifier() -> Non
 
 def test_the_cost_is_the_one_that_scikit_learns_search_finds() -> None:
     train = clusters(45, 3, spread=0.6)
-    rows, positive = unit_rows(train.levels[0], train.levels[0])[0], train.positives_NC[:, 1].numpy()
+    rows, positive = (
+        unit_rows(train.levels[0], train.levels[0])[0],
+        train.positives_NC[:, 1].numpy(),
+    )
     folds = np.where(positive, positive.cumsum() - 1, (~positive).cumsum() - 1) % 3
 
     def precision(model: Any, held: Any, target: Any) -> float:
-        return average_precision(torch.from_numpy(model.decision_function(held)), torch.from_numpy(target))
+        return average_precision(
+            torch.from_numpy(model.decision_function(held)), torch.from_numpy(target)
+        )
 
     svm = LinearSVC(class_weight={True: 2, False: 1}, random_state=0, max_iter=2000, dual=True)
-    search = GridSearchCV(svm, {"C": COSTS}, scoring=precision, cv=PredefinedSplit(folds)).fit(rows, positive)
+    search = GridSearchCV(svm, {"C": COSTS}, scoring=precision, cv=PredefinedSplit(folds)).fit(
+        rows, positive
+    )
     cost, value, unfinished = choose_cost(rows, positive)
     assert cost == search.best_params_["C"]
     assert value == pytest.approx(search.best_score_)
     assert unfinished == 0
 
 
-def test_fits_that_do_not_converge_are_counted_not_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fits_that_do_not_converge_are_counted_not_warned_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("colorgan.probes.svm.MAX_ITERATIONS", 1)
     train = clusters(30, 3, spread=0.6)
     assert probe_linear(0, train, train, ONE).unfinished_fits > 0
@@ -252,7 +314,10 @@ def test_difficult_pictures_have_no_say_in_their_class() -> None:
     difficult[:6, 0] = True
     outliers = train.levels[0].clone()
     outliers[:6] = 9.0
-    flagged, moved = (replace(train, levels=(rows,), difficult_NC=difficult) for rows in (train.levels[0], outliers))
+    flagged, moved = (
+        replace(train, levels=(rows,), difficult_NC=difficult)
+        for rows in (train.levels[0], outliers)
+    )
     for protocol in (_linear_classes, _shot_classes):
         assert protocol(flagged, test)[0] == protocol(moved, test)[0]
         assert protocol(flagged, test)[1] != protocol(moved, test)[1]
@@ -271,7 +336,10 @@ def test_a_constant_level_scores_at_chance(numbers: int) -> None:
     train, test = clusters(40, 0), clusters(30, 1)
     for value in (0.0, 2.5):
         levels = [torch.full((len(part.levels[0]), numbers), value) for part in (train, test)]
-        constant = [replace(part, levels=(level,)) for part, level in zip((train, test), levels, strict=True)]
+        constant = [
+            replace(part, levels=(level,))
+            for part, level in zip((train, test), levels, strict=True)
+        ]
         probed = probe(("linear", "lowshot"), *constant, ONE, seed=0)
         assert probed.linear[0].score.mAP == pytest.approx(probed.linear[0].score.chance)
         assert probed.lowshot[0][0].mAP_mean == pytest.approx(probed.lowshot[0][0].draws[0].chance)
@@ -302,27 +370,39 @@ def test_draws_are_nested_seeded_and_without_difficult_pictures() -> None:
     assert sorted(positives) == [i for i in range(50) if positive[i] and usable[i]]
     assert sorted(negatives) == [i for i in range(50) if not positive[i] and usable[i]]
     assert all(
-        (a == b).all() for a, b in zip(shot_order(positive, usable, [0, 1, 2]), (positives, negatives), strict=True)
+        (a == b).all()
+        for a, b in zip(
+            shot_order(positive, usable, [0, 1, 2]), (positives, negatives), strict=True
+        )
     )
     assert (shot_order(positive, usable, [0, 2, 2])[0] != positives).any()
     train, test = clusters(40, 0, spread=0.5), clusters(30, 1, spread=0.5)
-    first, second, other = (probe_shots(0, train, test, ONE, seed=seed, shots=(4,))[0] for seed in (0, 0, 1))
+    first, second, other = (
+        probe_shots(0, train, test, ONE, seed=seed, shots=(4,))[0] for seed in (0, 0, 1)
+    )
     assert first == second
     assert first.draws != other.draws
     values = [draw.mAP for draw in first.draws]
     assert len(set(values)) > 1
-    assert (first.mAP_mean, first.mAP_std) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+    assert (first.mAP_mean, first.mAP_std) == pytest.approx(
+        (np.mean(values), np.std(values, ddof=1))
+    )
 
 
 def test_neighbours_equal_a_loop_by_hand() -> None:
     train, test = clusters(20, 0, spread=0.5), clusters(6, 1, spread=0.5)
     train.difficult_NC[:5] = train.positives_NC[:5]
     for found in probe_neighbours(0, train, test, (1, 5, 19, 20)):
-        for queries, left_out, value in ((test, False, found.score.mAP), (train, True, found.cross_validated)):
+        for queries, left_out, value in (
+            (test, False, found.score.mAP),
+            (train, True, found.cross_validated),
+        ):
             shares = torch.tensor([_shares(train, query, found.k, i if left_out else -1)
                                    for i, query in enumerate(queries.levels[0])])  # fmt: skip
             of_classes = [
-                average_precision(shares[:, c], queries.positives_NC[:, c], queries.difficult_NC[:, c])
+                average_precision(
+                    shares[:, c], queries.positives_NC[:, c], queries.difficult_NC[:, c]
+                )
                 for c in range(NUM_CLASSES)
             ]
             assert value == pytest.approx(np.mean(of_classes))

@@ -16,7 +16,9 @@ from colorgan.report.page import write_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs a browser: apt-get install chromium"
+)
 
 # A4 less the page's margins of 14 mm is 182 mm: 688 CSS pixels.
 WIDTHS = {"phone": 360, "dark": 360, "desk": 1200, "print": 688}
@@ -66,12 +68,26 @@ onload = () => {
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What the browser finds in each frame, of a page with everything in it."""
     root = tmp_path_factory.mktemp("browser")
-    run = make_run(root / HOSTILE.replace("/", "∕"), {"note": HOSTILE, "loss": {"gan": "bce"}}, GREY)
+    run = make_run(
+        root / HOSTILE.replace("/", "∕"), {"note": HOSTILE, "loss": {"gan": "bce"}}, GREY
+    )
     for images in range(10, 110, 10):
         grid(run / "pictures" / f"images-{images:012d}.png", 32, 2, images / 200)
-    pairs = [tuned(root / f"{name}-{seed}", seed, 0.2, init=name) for name in ("scratch", "g/x") for seed in (0, 1)]
-    coco = scored(root / "coco", "classifier", [f"class number {i}" for i in range(80)], 0, {"mAP": 0.2})
-    folders = [run, *pairs, study(root / "study", seeds=range(5)), coco, probed(root / "p", "g", 0, 0.1)]
+    pairs = [
+        tuned(root / f"{name}-{seed}", seed, 0.2, init=name)
+        for name in ("scratch", "g/x")
+        for seed in (0, 1)
+    ]
+    coco = scored(
+        root / "coco", "classifier", [f"class number {i}" for i in range(80)], 0, {"mAP": 0.2}
+    )
+    folders = [
+        run,
+        *pairs,
+        study(root / "study", seeds=range(5)),
+        coco,
+        probed(root / "p", "g", 0, 0.1),
+    ]
     page = write_report(folders, root / "out")
     # Pictures that wait to be scrolled to would not be there when the page has loaded, which is when it is measured.
     text = page.read_text().replace('loading="lazy"', "")
@@ -84,11 +100,25 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     assert len(set(copies.values())) == 3
     for name, copy in copies.items():
         (root / f"{name}.html").write_text(copy)
-    frames = [f'<iframe id="{name}" src="{name}.html" width={px} height=40000></iframe>' for name, px in WIDTHS.items()]
+    frames = [
+        f'<iframe id="{name}" src="{name}.html" width={px} height=40000></iframe>'
+        for name, px in WIDTHS.items()
+    ]
     measure = root / "measure.html"
     measure.write_text(f"<p id=told></p>{''.join(frames)}<script>{MEASURE}</script>")
-    words = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
-    words += [f"--user-data-dir={root / 'profile'}", "--virtual-time-budget=20000", "--dump-dom", measure.as_uri()]
+    words = [
+        str(CHROMIUM),
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--allow-file-access-from-files",
+    ]
+    words += [
+        f"--user-data-dir={root / 'profile'}",
+        "--virtual-time-budget=20000",
+        "--dump-dom",
+        measure.as_uri(),
+    ]
     told = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False).stdout
     found = re.search(r'<p id="told">(\{.*?\})</p>', told)
     assert found, told[-500:]
@@ -97,7 +127,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
 
 
 @pytest.mark.parametrize("frame", WIDTHS)
-def test_the_page_is_no_wider_than_its_frame_and_whole(measured: dict[str, dict[str, Any]], frame: str) -> None:
+def test_the_page_is_no_wider_than_its_frame_and_whole(
+    measured: dict[str, dict[str, Any]], frame: str
+) -> None:
     found = measured[frame]
     assert found["width"] <= WIDTHS[frame]
     assert found["images"] > 20

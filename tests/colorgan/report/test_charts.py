@@ -16,7 +16,11 @@ from colorgan.runs.reading import read_run
 
 
 def test_charts_follow_the_pages_colors() -> None:
-    chart = draw("A chart", [Line("_a$b$", [(0, 1.0), (10, 100.0)]), Line("b", [(5, 3.0)], 1, "--")], log=True)
+    chart = draw(
+        "A chart",
+        [Line("_a$b$", [(0, 1.0), (10, 100.0)]), Line("b", [(5, 3.0)], 1, "--")],
+        log=True,
+    )
     assert "var(--line-0)" in chart.svg
     assert "var(--ink)" in chart.svg
     assert "#ffffff" not in chart.svg

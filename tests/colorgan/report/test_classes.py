@@ -19,14 +19,31 @@ from colorgan.evaluation.record import SavedEvaluation, read_evaluation
 from colorgan.report.drawing.html import Html
 from colorgan.report.page import report_page
 from colorgan.report.report_data import read_folders
-from colorgan.report.sections.classes import best_first, class_means, classes_blocks, row_shares, summed
+from colorgan.report.sections.classes import (
+    best_first,
+    class_means,
+    classes_blocks,
+    row_shares,
+    summed,
+)
 from colorgan.report.sections.gallery import colored_section, psnr_db
 
 
-def plain(per_class: dict[str, float | None], confusion: list[list[float]] | None = None) -> SavedEvaluation:
+def plain(
+    per_class: dict[str, float | None], confusion: list[list[float]] | None = None
+) -> SavedEvaluation:
     names = tuple(per_class)
     return SavedEvaluation(
-        Path(), "m", ("d",), "classifier", "running", 1, {"mAP": 0.1}, per_class, confusion or [], names
+        Path(),
+        "m",
+        ("d",),
+        "classifier",
+        "running",
+        1,
+        {"mAP": 0.1},
+        per_class,
+        confusion or [],
+        names,
     )
 
 
@@ -49,7 +66,19 @@ def test_confusions_add_up_and_rows_are_shares_as_sklearn_normalises() -> None:
 
 
 @pytest.mark.parametrize(
-    "confusion", [None, 5, [], [[1, 2]], [[1], [2, 3]], [[1, -1], [0, 1]], [["x"]], [[10**400]], [[True]], [[]] * 500]
+    "confusion",
+    [
+        None,
+        5,
+        [],
+        [[1, 2]],
+        [[1], [2, 3]],
+        [[1, -1], [0, 1]],
+        [["x"]],
+        [[10**400]],
+        [[True]],
+        [[]] * 500,
+    ],
 )
 def test_a_confusion_that_is_none_is_left_out(tmp_path: Path, confusion: Any) -> None:
     folder = scored(tmp_path / "e", "classifier", VOC, 0, {"mAP": 0.5}, confusion=confusion)
@@ -87,7 +116,10 @@ def test_hostile_classes_are_shown_as_text(tmp_path: Path) -> None:
 
 
 def test_overlays_of_the_first_picture_that_can_be_read(tmp_path: Path) -> None:
-    seeds = [read_evaluation(scored(tmp_path / f"e{i}", "segmenter", VOC, i, {"mIoU": 0.5})) for i in (0, 1)]
+    seeds = [
+        read_evaluation(scored(tmp_path / f"e{i}", "segmenter", VOC, i, {"mIoU": 0.5}))
+        for i in (0, 1)
+    ]
     (tmp_path / "e0" / "pictures.png").write_bytes(b"no picture")
     files: dict[str, bytes] = {}
     page = classes_blocks("k", {"scratch": seeds}, files)
@@ -100,7 +132,9 @@ def test_psnr_is_that_of_skimage() -> None:
     draw = np.random.default_rng(0)
     first, second = (draw.integers(0, 256, (16, 24, 3), dtype=np.uint8) for _ in range(2))
     expected = peak_signal_noise_ratio(first, second, data_range=255)
-    assert psnr_db(Image.fromarray(first), Image.fromarray(second)) == pytest.approx(expected, abs=1e-9)
+    assert psnr_db(Image.fromarray(first), Image.fromarray(second)) == pytest.approx(
+        expected, abs=1e-9
+    )
     assert psnr_db(Image.fromarray(first), Image.fromarray(first)) == 99.0
 
 
@@ -124,7 +158,9 @@ def test_photos_are_ranked_and_an_evaluation_shows_its_best_and_worst(tmp_path: 
 
 def test_evaluations_by_themselves_are_compared_by_model(tmp_path: Path) -> None:
     for name in ("scratch-0", "pretrained-0"):
-        scored(tmp_path / name, "segmenter", VOC, len(name), {"mIoU": 0.5}, model=f"runs/{name}/model")
+        scored(
+            tmp_path / name, "segmenter", VOC, len(name), {"mIoU": 0.5}, model=f"runs/{name}/model"
+        )
     page = report_page(read_folders([tmp_path / "scratch-0", tmp_path / "pretrained-0"]), {})
     assert "<h2>By class</h2>" in page
     header = re.search(r"<th scope=\"col\">Class</th>(.*?)</tr>", page)

@@ -14,7 +14,13 @@ from PIL import Image
 from colorgan.errors import UsageError
 from colorgan.report.drawing.html import Html, element, join
 from colorgan.report.drawing.photos import cut_grid, open_picture, progress
-from colorgan.report.final_scores import by_protocol, final_results, paired_difference, run_of, spread
+from colorgan.report.final_scores import (
+    by_protocol,
+    final_results,
+    paired_difference,
+    run_of,
+    spread,
+)
 from colorgan.report.page import write_report
 from colorgan.report.published import METRICS
 from colorgan.report.report_data import read_folders
@@ -23,14 +29,19 @@ from colorgan.runs.reading import differences, read_run, short_names
 
 
 def test_text_is_escaped_unless_it_is_html_already() -> None:
-    assert element("p", 'a < b & "c"', title='"') == '<p title="&quot;">a &lt; b &amp; &quot;c&quot;</p>'
+    assert (
+        element("p", 'a < b & "c"', title='"')
+        == '<p title="&quot;">a &lt; b &amp; &quot;c&quot;</p>'
+    )
     assert join([Html("<br>"), "<br>", None]) == "<br>&lt;br&gt;"
     assert element("p", "a\x00\u202eb\u00a0c\ud800") == "<p>a\\x00\\u202eb\u00a0c\\ud800</p>"
 
 
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
 @pytest.mark.parametrize("num_rows", [1, 5])
-def test_a_grid_is_cut_into_the_cells_it_was_made_of(tmp_path: Path, size: int, num_rows: int) -> None:
+def test_a_grid_is_cut_into_the_cells_it_was_made_of(
+    tmp_path: Path, size: int, num_rows: int
+) -> None:
     picture = open_picture(grid(tmp_path / "g.png", size, num_rows, 0.5))
     assert picture is not None
     rows = cut_grid(picture)
@@ -64,7 +75,9 @@ def test_mean_and_sample_deviation() -> None:
 
 def test_runs_that_differ_only_in_seed_are_one_arm_and_pairs_are_by_seed(tmp_path: Path) -> None:
     runs = [tuned(tmp_path / f"s{seed}", seed, 0.2 + seed / 10) for seed in (0, 1)]
-    runs += [tuned(tmp_path / f"g{seed}", seed, 0.3 + seed / 5, init="g/generator") for seed in (1, 0)]
+    runs += [
+        tuned(tmp_path / f"g{seed}", seed, 0.3 + seed / 5, init="g/generator") for seed in (1, 0)
+    ]
     results, notes = final_results(read_folders(runs))
     ((protocol, arms),) = by_protocol(results, "classify").items()
     assert notes == []
@@ -78,7 +91,9 @@ def test_runs_that_differ_only_in_seed_are_one_arm_and_pairs_are_by_seed(tmp_pat
 
 def test_other_protocols_and_other_recipes_share_no_mean(tmp_path: Path) -> None:
     runs = [tuned(tmp_path / "a", 0, 0.2), tuned(tmp_path / "b", 1, 0.3, head_width=7)]
-    runs.append(tuned(tmp_path / "c", 2, 0.4, data={"train": ["shards/t"], "val": ["shards/other"]}))
+    runs.append(
+        tuned(tmp_path / "c", 2, 0.4, data={"train": ["shards/t"], "val": ["shards/other"]})
+    )
     grouped = by_protocol(final_results(read_folders(runs))[0], "classify")
     assert [[len(arm.results) for arm in arms] for arms in grouped.values()] == [[1, 1], [1]]
     labels = {arm.label for arms in grouped.values() for arm in arms}
@@ -94,11 +109,18 @@ def test_unfinished_runs_are_in_no_table_and_are_told(tmp_path: Path) -> None:
 
 def test_an_evaluation_belongs_to_its_run_and_only_if_of_its_last_weights(tmp_path: Path) -> None:
     run = tuned(tmp_path / "runs" / "a", 0, 0.2)
-    text = {"model": "runs/a/model", "data": ["shards/test"], "kind": "classifier", "inference": "paper"}
+    text = {
+        "model": "runs/a/model",
+        "data": ["shards/test"],
+        "kind": "classifier",
+        "inference": "paper",
+    }
     for name, images_seen in (("now", 100), ("before", 50)):
         (tmp_path / name).mkdir()
         scores = {"mAP": 0.5, "images": 9.0, "classes": 3.0}
-        (tmp_path / name / "scores.json").write_text(json.dumps({**text, "images_seen": images_seen, "scores": scores}))
+        (tmp_path / name / "scores.json").write_text(
+            json.dumps({**text, "images_seen": images_seen, "scores": scores})
+        )
     report_data = read_folders([run, tmp_path / "now", tmp_path / "before"])
     assert run_of("runs/a/model", report_data.runs) is report_data.runs[0]
     assert run_of("elsewhere/a/model", report_data.runs) is None
@@ -119,7 +141,8 @@ def test_names_and_differences(tmp_path: Path) -> None:
 
 def test_what_is_no_run_is_told_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(
-        UsageError, match=r"has no recipe\.yaml, study\.json, scores\.json or probe\.json: give run folders"
+        UsageError,
+        match=r"has no recipe\.yaml, study\.json, scores\.json or probe\.json: give run folders",
     ):
         read_folders([tmp_path])
     with pytest.raises(UsageError, match="is no folder"):
@@ -181,7 +204,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = [run, tuned(root / "s", 0, 0.2), tuned(root / f"p {name}", 0, 0.3, init=generator)]
     with (run / "log.jsonl").open("a") as log:
         log.write(json.dumps({**line("event", 100), "text": HOSTILE, "status": "<b>"}) + "\n")
-        log.write(json.dumps(line("train", 100, **{f"{HOSTILE}": 1.0, "loss/discriminator": 0.01})) + "\n")
+        log.write(
+            json.dumps(line("train", 100, **{f"{HOSTILE}": 1.0, "loss/discriminator": 0.01})) + "\n"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return write_report(runs, root / "out")
@@ -239,7 +264,9 @@ def test_a_recipe_that_unfolds_or_is_none_is_refused(tmp_path: Path, text: str) 
 def test_events_and_recipes_are_bounded(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", {"note": "x" * 100_000}, GREY)
     with (run / "log.jsonl").open("a") as log:
-        log.writelines(json.dumps({**line("event", 100), "text": f"event {n}"}) + "\n" for n in range(1000))
+        log.writelines(
+            json.dumps({**line("event", 100), "text": f"event {n}"}) + "\n" for n in range(1000)
+        )
     page = write_report([run], tmp_path / "out").read_text()
     assert "event 999" in page
     assert "event 900" not in page

@@ -18,7 +18,12 @@ from colorgan.probes.record import read_probe
 from colorgan.report.drawing.charts import draw_study
 from colorgan.report.report_data import ReportData, read_folders
 from colorgan.report.sections.probes import probe_tables, spread
-from colorgan.report.sections.transfer import points, transfer_cards, transfer_markdown, transfer_section
+from colorgan.report.sections.transfer import (
+    points,
+    transfer_cards,
+    transfer_markdown,
+    transfer_section,
+)
 from colorgan.study.record import read_study
 
 
@@ -46,21 +51,31 @@ def test_a_study_is_read_with_the_runs_behind_it(folder: Path) -> None:
     assert found.notes == []
 
 
-def test_a_study_that_was_moved_finds_its_runs_and_opens_none_outside(folder: Path, tmp_path: Path) -> None:
+def test_a_study_that_was_moved_finds_its_runs_and_opens_none_outside(
+    folder: Path, tmp_path: Path
+) -> None:
     moved = tmp_path / "elsewhere"
     shutil.copytree(folder, moved)
-    assert all(moved in run.path.parents for arm in read_study(moved).protocols[0].arms for run in arm.runs)
+    assert all(
+        moved in run.path.parents for arm in read_study(moved).protocols[0].arms for run in arm.runs
+    )
     outside = make_run(tmp_path / "outside", {"task": "classify"}, {"mAP": 0.5})
     (moved / "paper-classification" / "link").symlink_to(outside)
     told = json.loads((moved / "study.json").read_text())
-    told["protocols"][0]["arms"][0]["runs"] = [str(outside), "../outside", "paper-classification/link"]
+    told["protocols"][0]["arms"][0]["runs"] = [
+        str(outside),
+        "../outside",
+        "paper-classification/link",
+    ]
     (moved / "study.json").write_text(json.dumps(told))
     found = read_study(moved)
     assert found.protocols[0].arms[0].runs == ()
     assert "3 of 3 runs of scratch are not in" in found.notes[0]
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"protocols": []}', '{"protocols": [1, {}]}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"protocols": []}', '{"protocols": [1, {}]}', "[" * 100_000]
+)
 def test_a_damaged_study_is_told_in_one_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "study.json").write_text(text)
     with pytest.raises(UsageError, match="holds no protocols: write it again"):
@@ -71,17 +86,33 @@ def test_a_damaged_study_is_told_in_one_sentence(tmp_path: Path, text: str) -> N
     "wrong",
     [
         {"seeds": 5, "arms": "x", "comparisons": 3, "data": [1]},
-        {"arms": [{"name": HOSTILE, "values": [None, "x", 1e400, 0.5], "runs": [5, None, "/"]}], "seeds": [0] * 4},
-        {"arms": [{}], "comparisons": [{}, {"difference": 0.1, "low": "x", "verdict": HOSTILE}], "title": HOSTILE},
+        {
+            "arms": [{"name": HOSTILE, "values": [None, "x", 1e400, 0.5], "runs": [5, None, "/"]}],
+            "seeds": [0] * 4,
+        },
+        {
+            "arms": [{}],
+            "comparisons": [{}, {"difference": 0.1, "low": "x", "verdict": HOSTILE}],
+            "title": HOSTILE,
+        },
         {
             "arms": [{"name": "a"}],
-            "further": [5, {"metric_title": HOSTILE, "arms": [{"name": "a", "values": "x"}, 3]}] * 99,
+            "further": [5, {"metric_title": HOSTILE, "arms": [{"name": "a", "values": "x"}, 3]}]
+            * 99,
         },
-        {"seeds": list(range(10**4)), "arms": [{"name": "a", "values": [0.1] * 10**4}] * 100, "source": "s" * 10**5},
+        {
+            "seeds": list(range(10**4)),
+            "arms": [{"name": "a", "values": [0.1] * 10**4}] * 100,
+            "source": "s" * 10**5,
+        },
     ],
 )
-def test_what_is_not_as_agreed_is_left_out_bounded_and_escaped(tmp_path: Path, wrong: dict[str, Any]) -> None:
-    (tmp_path / "study.json").write_text(json.dumps({"protocols": [{"name": "n", "title": "t", **wrong}]}))
+def test_what_is_not_as_agreed_is_left_out_bounded_and_escaped(
+    tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    (tmp_path / "study.json").write_text(
+        json.dumps({"protocols": [{"name": "n", "title": "t", **wrong}]})
+    )
     page = transfer_section(read_folders([tmp_path]), {})
     assert "<script" not in page
     assert " onload='x'" not in re.sub(r">[^<]*<", "><", page)
@@ -97,12 +128,17 @@ def test_each_protocol_has_its_own_table_chart_and_verdict(folder: Path) -> None
     assert "47.18" not in fields
     assert "44.66" not in fields
     assert papers.index("The paper's protocols") < papers.index("paper classification")
-    assert "pretrained − scratch: +4.00 points, 95 % interval +3.00 to +5.00: pretraining helps" in papers
+    assert (
+        "pretrained − scratch: +4.00 points, 95 % interval +3.00 to +5.00: pretraining helps"
+        in papers
+    )
     assert "−2.00 points, 95 % interval −3.00 to −1.00: pretraining hurts" in fields
     assert "no difference shown" in fields
     for name in ("voc2012-segmentation", "voc2007-detection", "voc2007-linear"):
         assert files[f"{name}.png"].startswith(b"\x89PNG")
-    assert {"paper-classification-training-loss.png", "voc2012-segmentation-1-overlays.png"} <= set(files)
+    assert {"paper-classification-training-loss.png", "voc2012-segmentation-1-overlays.png"} <= set(
+        files
+    )
     ids = re.findall(r'\bid="([^"]*)"', page)
     assert len(ids) == len(set(ids))
 
@@ -110,8 +146,17 @@ def test_each_protocol_has_its_own_table_chart_and_verdict(folder: Path) -> None
 def test_further_scores_are_told_for_each_arm(folder: Path, tmp_path: Path) -> None:
     """In the page and in the text; an arm without values has a dash."""
     told = json.loads((folder / "study.json").read_text())
-    compared = {"arm": "pretrained", "against": "scratch", "difference": 0.1, "low": 0.05, "high": 0.15}
-    arms = [{"name": "scratch", "values": [0.1, 0.2, 0.3]}, {"name": "pretrained", "values": [0.3, 0.3, 0.3]}]
+    compared = {
+        "arm": "pretrained",
+        "against": "scratch",
+        "difference": 0.1,
+        "low": 0.05,
+        "high": 0.15,
+    }
+    arms = [
+        {"name": "scratch", "values": [0.1, 0.2, 0.3]},
+        {"name": "pretrained", "values": [0.3, 0.3, 0.3]},
+    ]
     told["protocols"][0]["further"] = [
         {"metric_title": "another score", "arms": arms, "comparisons": [compared]},
         {"metric_title": "a third one", "arms": arms[:1], "comparisons": []},
@@ -132,7 +177,10 @@ def test_cards_and_text_say_the_same(folder: Path) -> None:
     assert "First-positive accuracy" in cards[0]
     text = transfer_markdown(report_data)
     assert text.count("\n## ") == 4
-    assert "- pretrained − scratch: +4.00 points, 95 % interval +3.00 to +5.00: pretraining helps" in text
+    assert (
+        "- pretrained − scratch: +4.00 points, 95 % interval +3.00 to +5.00: pretraining helps"
+        in text
+    )
     assert transfer_markdown(ReportData([], [])) == ""
 
 
@@ -147,7 +195,11 @@ def test_a_chart_shows_every_seed_and_the_interval(folder: Path) -> None:
 
 
 def test_points_bear_their_sign() -> None:
-    assert [points(share) for share in (0.0123, -0.5, 0.0)] == ["+1.23 points", "−50.00 points", "+0.00 points"]
+    assert [points(share) for share in (0.0123, -0.5, 0.0)] == [
+        "+1.23 points",
+        "−50.00 points",
+        "+0.00 points",
+    ]
 
 
 def test_a_study_brings_the_pretraining_that_it_made(tmp_path: Path) -> None:
@@ -158,11 +210,15 @@ def test_a_study_brings_the_pretraining_that_it_made(tmp_path: Path) -> None:
 
 def test_probes_are_means_over_their_seeds(tmp_path: Path) -> None:
     arms = {
-        "random": [read_probe(probed(tmp_path / f"r{seed}", "random", seed, seed / 10)) for seed in (0, 1)],
+        "random": [
+            read_probe(probed(tmp_path / f"r{seed}", "random", seed, seed / 10)) for seed in (0, 1)
+        ],
         "pretrained": [read_probe(probed(tmp_path / "p", "g/generator", 0, 0.4))],
     }
     text = " ".join(text_of(probe_tables(arms)).split())
-    assert "Level random pretrained 1: 64×12×12 25.0 ± 7.1 60.0 2: 128×8×8 35.0 ± 7.1 * 70.0 *" in text
+    assert (
+        "Level random pretrained 1: 64×12×12 25.0 ± 7.1 60.0 2: 128×8×8 35.0 ± 7.1 * 70.0 *" in text
+    )
     assert "Arm, level k = 1 k = 96 random, 1: 64×12×12 0.3 ± 1.0 25.0 ± 1.0" in text
     assert "k = 1 k = 5 random, 1: 64×12×12 25.0 25.0 random, 2: 128×8×8 35.0 35.0 *" in text
     assert "40 pictures to train, 8 to score, 20 classes" in text

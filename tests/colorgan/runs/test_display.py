@@ -31,7 +31,12 @@ def plain() -> tuple[Console, io.StringIO]:
 def terminal(width: int = 100) -> tuple[Console, io.StringIO]:
     out = io.StringIO()
     console = Console(
-        file=out, width=width, height=30, force_terminal=True, color_system=None, _environ={"TERM": "xterm"}
+        file=out,
+        width=width,
+        height=30,
+        force_terminal=True,
+        color_system=None,
+        _environ={"TERM": "xterm"},
     )
     return console, out
 
@@ -52,18 +57,25 @@ def test_plain_lines_come_at_a_pace_and_the_last_one_always(now: list[float]) ->
             now[0] = 1000.0 + second
             display.update(second, {}, 1.0, 0.0)
         first_minute = [
-            line for line in out.getvalue().splitlines() if int(line.split()[1].split("/")[0].replace(",", "")) < 60
+            line
+            for line in out.getvalue().splitlines()
+            if int(line.split()[1].split("/")[0].replace(",", "")) < 60
         ]
         assert len(first_minute) == 12
         assert 1_500 < len(out.getvalue().splitlines()) < 1_800  # about one a minute in a day
         display.update(1_000_000, {}, 1.0, 0.0)
-    assert out.getvalue().splitlines()[-1] == "images 1,000,000/1,000,000 100% | 1 img/s | left 0:00 | wait 0.0%"
+    assert (
+        out.getvalue().splitlines()[-1]
+        == "images 1,000,000/1,000,000 100% | 1 img/s | left 0:00 | wait 0.0%"
+    )
 
 
 def test_scores_and_messages_are_lines_too(now: list[float]) -> None:
     console, out = plain()
     with Display(100, 0, "t", console) as display:
-        display.message("[bold]saved[/bold] :smile: checkpoints/0000000064, a line longer than the console is wide")
+        display.message(
+            "[bold]saved[/bold] :smile: checkpoints/0000000064, a line longer than the console is wide"
+        )
         display.scores(64, {"psnr": 20.94, "ssim": 0.853, "images": 1234.0})
     assert out.getvalue().splitlines() == [
         "[bold]saved[/bold] :smile: checkpoints/0000000064, a line longer than the console is wide",
@@ -125,4 +137,10 @@ def test_other_ranks_show_nothing() -> None:
 
 def test_durations() -> None:
     seconds = (0, 47.6, 3_600 - 0.6, 7_389, 3 * 86_400 + 14_400)
-    assert [clock_text(second) for second in seconds] == ["0:00", "0:48", "59:59", "2:03:09", "3 d 04:00:00"]
+    assert [clock_text(second) for second in seconds] == [
+        "0:00",
+        "0:48",
+        "59:59",
+        "2:03:09",
+        "3 d 04:00:00",
+    ]

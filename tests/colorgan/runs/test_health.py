@@ -30,12 +30,21 @@ def test_a_healthy_run_hears_nothing() -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"discriminator_accuracy/real": 1.0, "discriminator_accuracy/fake": 0.99}, "discriminator accuracy is 0.995"),
-        ({"discriminator_accuracy/real": 0.1, "discriminator_accuracy/fake": 0.1}, "calls real what is fake"),
+        (
+            {"discriminator_accuracy/real": 1.0, "discriminator_accuracy/fake": 0.99},
+            "discriminator accuracy is 0.995",
+        ),
+        (
+            {"discriminator_accuracy/real": 0.1, "discriminator_accuracy/fake": 0.1},
+            "calls real what is fake",
+        ),
         ({"colourfulness/output": 0.01}, "nearly grey"),
         ({"colourfulness/output": 0.3}, "too strong"),
         ({"saturated/output": 0.4}, "share of saturated output is 0.4"),
-        ({"gradient_norm/generator": 100.0}, "gradient norm of the generator is 100 (usual: 0.1 to 40)"),
+        (
+            {"gradient_norm/generator": 100.0},
+            "gradient norm of the generator is 100 (usual: 0.1 to 40)",
+        ),
         ({"gradient_norm/generator": 1e-6}, "nearly stopped learning"),
     ],
 )
@@ -74,7 +83,11 @@ def test_pretraining_logs_what_is_judged(tmp_path: Path) -> None:
 def test_a_warning_is_an_event_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("colorgan.tasks.colorization.SATURATED", 0.0)
     recipe = toy_recipe(tmp_path)
-    pretrain(recipe, Ranks.single(), total_images=48, data_digest="abc", train=ToyLoader(8, 8), val=None)
+    pretrain(
+        recipe, Ranks.single(), total_images=48, data_digest="abc", train=ToyLoader(8, 8), val=None
+    )
     events = [line for line in read_log(tmp_path) if line["kind"] == "event"]
-    assert any("share of saturated output is 1 (usual: at most 0.05)" in event["text"] for event in events)
+    assert any(
+        "share of saturated output is 1 (usual: at most 0.05)" in event["text"] for event in events
+    )
     assert len({event["text"].split(" is ")[0] for event in events}) == len(events)  # once each

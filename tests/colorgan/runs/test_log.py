@@ -59,7 +59,9 @@ def test_a_resumed_log_reads_as_one_story(tmp_path: Path, resume: int | None) ->
     assert story(tmp_path / "stopped") == story(tmp_path / "never_stopped")
 
 
-@pytest.mark.parametrize("half", [b'{"kind": "train", "ima', b"{}", b'"x"', b"\xff\xfe", b"\n\n", b'{"images": 1}'])
+@pytest.mark.parametrize(
+    "half", [b'{"kind": "train", "ima', b"{}", b'"x"', b"\xff\xfe", b"\n\n", b'{"images": 1}']
+)
 def test_a_half_written_last_line_is_repaired(tmp_path: Path, half: bytes) -> None:
     write_run(tmp_path)
     whole = (tmp_path / LOG_NAME).read_bytes()
@@ -101,8 +103,14 @@ def test_tensorboard_has_the_scalars_of_one_story(tmp_path: Path) -> None:
     write_run(tmp_path, resume=20, until=30)
     events = EventAccumulator(str(tmp_path / TENSORBOARD_NAME))
     events.Reload()
-    steps = {name: [event.step for event in events.Tensors(name)] for name in events.Tags()["tensors"]}
-    assert steps == {"train/loss/generator": [10, 20, 30], "validate/psnr": [20], "validate/images": [20]}
+    steps = {
+        name: [event.step for event in events.Tensors(name)] for name in events.Tags()["tensors"]
+    }
+    assert steps == {
+        "train/loss/generator": [10, 20, 30],
+        "validate/psnr": [20],
+        "validate/images": [20],
+    }
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:

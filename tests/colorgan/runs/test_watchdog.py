@@ -73,7 +73,9 @@ def test_it_ends_a_process_that_stops_moving_and_no_other(tmp_path: Path) -> Non
     assert report["images_seen"] == 640
     assert report["sample_positions"] == [640, 647]
     assert report["last_collective"] == "asleep at 640 images"
-    assert any("test_it_ends_a_process_that_stops" in line for line in report["stacks"]["MainThread"])
+    assert any(
+        "test_it_ends_a_process_that_stops" in line for line in report["stacks"]["MainThread"]
+    )
     assert (watchdog.folder / SUMMARY).read_text().startswith("The run hung")
 
 
@@ -95,7 +97,9 @@ def test_a_process_id_that_is_used_again_is_another_process() -> None:
     assert not is_alive(replace(me, process=2**22 + 1))
 
 
-def _train(ranks: Ranks, folder: str, fault: Callable[[Ranks, int, Any], None], raises: type[Exception]) -> None:
+def _train(
+    ranks: Ranks, folder: str, fault: Callable[[Ranks, int, Any], None], raises: type[Exception]
+) -> None:
     original = ToyLoader.batch
 
     def batch(self: ToyLoader, slots: range) -> Any:
@@ -146,13 +150,18 @@ def newest(folder: Path) -> int:
 
 @pytest.mark.parametrize(
     ("fault", "named"),
-    [(_hang_on_main, "Rank 0 is behind: at 'wait for the loader'"), (_stop_the_other, "Rank 1 does not answer")],
+    [
+        (_hang_on_main, "Rank 0 is behind: at 'wait for the loader'"),
+        (_stop_the_other, "Rank 1 does not answer"),
+    ],
 )
 def test_a_hung_rank_is_named_and_all_end(tmp_path: Path, fault: Any, named: str) -> None:
     before = time.monotonic()
     with pytest.raises(ProcessExitedException) as caught:
         on_ranks(2, _train, str(tmp_path), fault, KeyError)
-    assert time.monotonic() - before < 60  # seconds: 6 of them the timeout, the others to start on a busy machine
+    assert (
+        time.monotonic() - before < 60
+    )  # seconds: 6 of them the timeout, the others to start on a busy machine
     assert caught.value.exit_code == EXIT_HUNG or caught.value.signal_name == "SIGKILL"
     summary = next(tmp_path.glob(f"hangs/*/{SUMMARY}")).read_text()
     assert named in summary
@@ -171,9 +180,14 @@ def test_a_killed_rank_is_named_by_the_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("fault", "error", "sentence"),
-    [(_fill_the_disk, SaveError, "rank 1 could not write"), (_not_a_number, NotFiniteError, "is nan at 32 images")],
+    [
+        (_fill_the_disk, SaveError, "rank 1 could not write"),
+        (_not_a_number, NotFiniteError, "is nan at 32 images"),
+    ],
 )
-def test_all_ranks_stop_for_the_same_reason(tmp_path: Path, fault: Any, error: Any, sentence: str) -> None:
+def test_all_ranks_stop_for_the_same_reason(
+    tmp_path: Path, fault: Any, error: Any, sentence: str
+) -> None:
     on_ranks(2, _train, str(tmp_path), fault, error)
     said = [(tmp_path / f"said-{rank}").read_text() for rank in (0, 1)]
     assert said[0] == said[1]

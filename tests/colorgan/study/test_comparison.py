@@ -18,7 +18,12 @@ from colorgan.errors import UsageError
 from colorgan.evaluation.metrics import first_positive_accuracy, mean_average_precision
 from colorgan.evaluation.record import Evaluation, write_evaluation
 from colorgan.evaluation.task_scores import score_classifier
-from colorgan.study.bootstrap import SCORED_BY, multiplicities_NR, resampled_score_R, student_quantile
+from colorgan.study.bootstrap import (
+    SCORED_BY,
+    multiplicities_NR,
+    resampled_score_R,
+    student_quantile,
+)
 from colorgan.study.comparison import ArmScores, compare, read_arm, verdict
 
 Evidence = dict[str, np.ndarray[Any, Any]]
@@ -66,10 +71,14 @@ def slow_score(metric: str, images: np.ndarray[Any, Any]) -> float:
             return float((true_P == predicted_P).mean())
         classes = np.union1d(true_P, predicted_P)
         if metric.startswith("dice"):
-            return float(f1_score(true_P, predicted_P, labels=classes[classes > 0], average="macro"))
+            return float(
+                f1_score(true_P, predicted_P, labels=classes[classes > 0], average="macro")
+            )
         return float(jaccard_score(true_P, predicted_P, labels=classes, average="macro"))
     evidence = {name: torch.from_numpy(tensor[images]) for name, tensor in classified().items()}
-    scores, positives, difficult = (evidence[name] for name in ("scores_NC", "positives_NC", "difficult_NC"))
+    scores, positives, difficult = (
+        evidence[name] for name in ("scores_NC", "positives_NC", "difficult_NC")
+    )
     if metric == "first_positive_accuracy":
         return first_positive_accuracy(scores, positives)
     ignored = None if metric == "mAP_all_objects" else difficult
@@ -95,7 +104,9 @@ def test_multiplicities_are_draws_with_replacement() -> None:
 
 
 def test_one_seeds_interval_is_the_percentiles_of_the_slow_loop() -> None:
-    arm, against = (ArmScores(name, {0: 0.0}, {0: classified(seed=s)}) for name, s in (("a", 1), ("b", 2)))
+    arm, against = (
+        ArmScores(name, {0: 0.0}, {0: classified(seed=s)}) for name, s in (("a", 1), ("b", 2))
+    )
     ours = compare(arm, against, "mAP", num_resamples=200, seed=5)
     multiplicity_NR = multiplicities_NR(40, 200, np.random.default_rng(5))
     differences = []
@@ -103,14 +114,24 @@ def test_one_seeds_interval_is_the_percentiles_of_the_slow_loop() -> None:
         images = np.repeat(np.arange(40), column_N)
         each = []
         for one in (arm, against):
-            evidence = {name: torch.from_numpy(tensor[images]) for name, tensor in one.evidence[0].items()}
-            each.append(mean_average_precision(*(evidence[n] for n in ("scores_NC", "positives_NC", "difficult_NC"))))
+            evidence = {
+                name: torch.from_numpy(tensor[images]) for name, tensor in one.evidence[0].items()
+            }
+            each.append(
+                mean_average_precision(
+                    *(evidence[n] for n in ("scores_NC", "positives_NC", "difficult_NC"))
+                )
+            )
         differences.append(each[0].value - each[1].value)
-    assert [ours.low, ours.high] == pytest.approx(np.quantile(differences, [0.025, 0.975]), abs=1e-12)
+    assert [ours.low, ours.high] == pytest.approx(
+        np.quantile(differences, [0.025, 0.975]), abs=1e-12
+    )
     assert ours.resampled == "images" and "over images alone, one seed" in ours.verdict
 
 
-def study(generator: np.random.Generator, num_seeds: int, seed_spread: float, gap: float) -> list[ArmScores]:
+def study(
+    generator: np.random.Generator, num_seeds: int, seed_spread: float, gap: float
+) -> list[ArmScores]:
     """Two arms right on an image with a chance that depends on the image, the arm and the seed's luck."""
     num_images = 60
     easy_N = generator.normal(0, 0.1, num_images)
@@ -118,7 +139,9 @@ def study(generator: np.random.Generator, num_seeds: int, seed_spread: float, ga
     for name, skill in (("pretrained", 0.5 + gap), ("scratch", 0.5)):
         arm = ArmScores(name, values := {}, evidence := {})
         for seed in range(num_seeds):
-            right_N = generator.random(num_images) < skill + easy_N + generator.normal(0, seed_spread)
+            right_N = generator.random(num_images) < skill + easy_N + generator.normal(
+                0, seed_spread
+            )
             scores_NC = np.stack([right_N, np.full(num_images, 0.5)], axis=1)
             positives_NC = np.tile(np.array([1, 0], np.uint8), (num_images, 1))
             evidence[seed] = {
@@ -130,14 +153,18 @@ def study(generator: np.random.Generator, num_seeds: int, seed_spread: float, ga
     return arms
 
 
-@pytest.mark.parametrize(("num_seeds", "seed_spread"), [(1, 0.0), (2, 0.15), (3, 0.0), (3, 0.15), (6, 0.05)])
+@pytest.mark.parametrize(
+    ("num_seeds", "seed_spread"), [(1, 0.0), (2, 0.15), (3, 0.0), (3, 0.15), (6, 0.05)]
+)
 def test_intervals_cover_the_truth(num_seeds: int, seed_spread: float) -> None:
     """In about 95 % of 200 studies, whether seeds or images vary more; a plain bootstrap of 3 seeds has 77 %."""
     generator = np.random.default_rng(num_seeds)
     covered = 0
     for number in range(200):
         pretrained, scratch = study(generator, num_seeds, seed_spread, gap=0.1)
-        found = compare(pretrained, scratch, "first_positive_accuracy", num_resamples=200, seed=number)
+        found = compare(
+            pretrained, scratch, "first_positive_accuracy", num_resamples=200, seed=number
+        )
         assert found.low is not None and found.high is not None
         covered += found.low <= 0.1 <= found.high
     assert 0.90 <= covered / 200 <= 0.995
@@ -153,10 +180,14 @@ def test_students_quantile_is_never_too_small(freedom: float) -> None:
 def test_a_clear_difference_is_shown_and_the_same_again() -> None:
     pretrained, scratch = study(np.random.default_rng(0), 3, 0.01, gap=0.3)
     found, again, other = (
-        compare(pretrained, scratch, "first_positive_accuracy", num_resamples=300, seed=seed) for seed in (0, 0, 1)
+        compare(pretrained, scratch, "first_positive_accuracy", num_resamples=300, seed=seed)
+        for seed in (0, 0, 1)
     )
     assert found == again != other
-    assert found.verdict.startswith("pretrained is better by ") and found.resampled == "seeds and images"
+    assert (
+        found.verdict.startswith("pretrained is better by ")
+        and found.resampled == "seeds and images"
+    )
     assert found.difference == pytest.approx(found.means[0] - found.means[1])
     assert found.deviations[0] == pytest.approx(np.std(list(pretrained.values.values()), ddof=1))
     reverse = compare(scratch, pretrained, "first_positive_accuracy", num_resamples=300)
@@ -173,11 +204,23 @@ def test_identical_arms_show_no_difference(num_seeds: int) -> None:
 
 def test_plain_values_vary_over_seeds_alone() -> None:
     values = {0: 0.52, 1: 0.54, 2: 0.53}
-    better = compare(ArmScores("pretrained", values), ArmScores("scratch", {s: v - 0.03 for s, v in values.items()}))
-    assert better.verdict == "pretrained is better by 3.0 points (95 % interval 3.0 to 3.0, over seeds alone)"
-    noisy = compare(ArmScores("pretrained", values), ArmScores("scratch", {0: 0.53, 1: 0.50, 2: 0.54}))
+    better = compare(
+        ArmScores("pretrained", values),
+        ArmScores("scratch", {s: v - 0.03 for s, v in values.items()}),
+    )
+    assert (
+        better.verdict
+        == "pretrained is better by 3.0 points (95 % interval 3.0 to 3.0, over seeds alone)"
+    )
+    noisy = compare(
+        ArmScores("pretrained", values), ArmScores("scratch", {0: 0.53, 1: 0.50, 2: 0.54})
+    )
     half_width = 4.303 * np.std([-0.01, 0.04, -0.01], ddof=1) / math.sqrt(3)  # Student's
-    assert noisy.low is not None and noisy.high is not None and noisy.verdict.startswith("no difference shown (0.7 ")
+    assert (
+        noisy.low is not None
+        and noisy.high is not None
+        and noisy.verdict.startswith("no difference shown (0.7 ")
+    )
     assert 0.7 < (noisy.high - noisy.low) / (2 * half_width) < 1.3
     single = compare(ArmScores("pretrained", {4: 0.6}), ArmScores("scratch", {4: 0.5}))
     assert (single.low, single.deviations, single.resampled) == (None, (None, None), "nothing")
@@ -188,7 +231,10 @@ def test_plain_values_vary_over_seeds_alone() -> None:
     ("interval", "words"),
     [
         ((0.012, 0.004, 0.021), "pretrained is better by 1.2 points (95 % interval 0.4 to 2.1)"),
-        ((-0.012, -0.021, -0.004), "pretrained is worse by 1.2 points (95 % interval -2.1 to -0.4)"),
+        (
+            (-0.012, -0.021, -0.004),
+            "pretrained is worse by 1.2 points (95 % interval -2.1 to -0.4)",
+        ),
         ((-0.0001, -0.009, 0.004), "no difference shown (0.0 points, 95 % interval -0.9 to 0.4)"),
     ],
 )
@@ -198,15 +244,22 @@ def test_verdicts_in_words(interval: tuple[float, float, float], words: str) -> 
 
 def test_unequal_arms_are_refused() -> None:
     one, two = ArmScores("pretrained", {0: 0.5, 1: 0.6}), ArmScores("scratch", {0: 0.5, 2: 0.6})
-    with pytest.raises(UsageError, match=r"pretrained was trained with seeds 0, 1, scratch with 0, 2: a fair"):
+    with pytest.raises(
+        UsageError, match=r"pretrained was trained with seeds 0, 1, scratch with 0, 2: a fair"
+    ):
         compare(one, two)
     with pytest.raises(UsageError, match=r"seeds none"):
         compare(ArmScores("pretrained", {}), ArmScores("scratch", {}))
     other = classified(seed=2)
     other["positives_NC"] = 1 - other["positives_NC"]
     for evidence in (classified(39, seed=2), other):
-        arms = [ArmScores(name, {0: 0.5}, {0: each}) for name, each in (("a", classified(seed=1)), ("b", evidence))]
-        with pytest.raises(UsageError, match=r"b with seed 0 was scored on other images than a with seed 0 \("):
+        arms = [
+            ArmScores(name, {0: 0.5}, {0: each})
+            for name, each in (("a", classified(seed=1)), ("b", evidence))
+        ]
+        with pytest.raises(
+            UsageError, match=r"b with seed 0 was scored on other images than a with seed 0 \("
+        ):
             compare(*arms, "mAP")
 
 
@@ -214,7 +267,10 @@ def test_evaluation_folders_are_read_as_they_are_written(tmp_path: Path) -> None
     arms: dict[str, dict[int, Path]] = {"pretrained": {}, "scratch": {}}
     for name, folders in arms.items():
         for seed in (0, 1):
-            data = {k: torch.from_numpy(v) for k, v in classified(seed=10 * seed, skill=0.1 * len(name)).items()}
+            data = {
+                k: torch.from_numpy(v)
+                for k, v in classified(seed=10 * seed, skill=0.1 * len(name)).items()
+            }
             batch: Any = SimpleNamespace(
                 sample_ids_B=data["sample_ids_N"],
                 classes_BC=data["positives_NC"].float(),
@@ -224,16 +280,26 @@ def test_evaluation_folders_are_read_as_they_are_written(tmp_path: Path) -> None
             evaluation = score_classifier([(batch, data["scores_NC"])], Ranks.single())
             write_evaluation(folders[seed], evaluation, {"kind": "classifier"})
     for metric in ("mAP", "mAP_11_point", "mAP_all_objects", "first_positive_accuracy"):
-        found = compare(*(read_arm(name, folders, metric) for name, folders in arms.items()), metric, num_resamples=50)
+        found = compare(
+            *(read_arm(name, folders, metric) for name, folders in arms.items()),
+            metric,
+            num_resamples=50,
+        )
         assert found.resampled == "seeds and images" and found.seeds == (0, 1)
-        assert found.low is not None and found.high is not None and found.low <= found.difference <= found.high
+        assert (
+            found.low is not None
+            and found.high is not None
+            and found.low <= found.difference <= found.high
+        )
     with pytest.raises(UsageError, match=r"scratch-0: has no score 'mIoU'; it has "):
         read_arm("scratch", arms["scratch"], "mIoU")
     with pytest.raises(UsageError, match=r"nowhere: no evaluation that can be read here"):
         read_arm("scratch", {0: tmp_path / "nowhere"}, "mAP")
     foreign = arms["scratch"][0] / "per_image.safetensors"
     foreign.write_bytes((arms["pretrained"][0] / "per_image.safetensors").read_bytes())
-    with pytest.raises(UsageError, match=r"scratch-0: scores.json says mAP .* per_image.safetensors gives"):
+    with pytest.raises(
+        UsageError, match=r"scratch-0: scores.json says mAP .* per_image.safetensors gives"
+    ):
         read_arm("scratch", arms["scratch"], "mAP")
     foreign.write_bytes(b"damaged")
     with pytest.raises(UsageError, match=r"per_image.safetensors: cannot be read"):
@@ -275,7 +341,9 @@ def test_resamples_without_a_positive_leave_the_interval_whole(num_positives: in
             }
             for seed in range(3)
         }
-        arms.append(ArmScores(name, {seed: 0.5 + skill / 10 + seed / 100 for seed in evidence}, evidence))
+        arms.append(
+            ArmScores(name, {seed: 0.5 + skill / 10 + seed / 100 for seed in evidence}, evidence)
+        )
     found = compare(*arms, "mAP", num_resamples=200)
     assert found.low is not None and found.high is not None and found.low <= found.high
     assert found.resampled == ("seeds and images" if num_positives else "seeds")

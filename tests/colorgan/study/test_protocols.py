@@ -29,7 +29,10 @@ each_protocol = pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protoc
 
 def recipe_of(protocol: Protocol, arm: Arm) -> FinetuneRecipe:
     """The arm's recipe, read as fine-tuning reads its keys."""
-    keys: dict[str, Any] = {"init": "scratch" if arm == "scratch" else "generator", "stages": protocol.stages[arm]}
+    keys: dict[str, Any] = {
+        "init": "scratch" if arm == "scratch" else "generator",
+        "stages": protocol.stages[arm],
+    }
     for name, value in protocol.settings.items():
         section, _, leaf = name.rpartition(".")
         (keys.setdefault(section, {}) if section else keys)[leaf] = value
@@ -38,7 +41,12 @@ def recipe_of(protocol: Protocol, arm: Arm) -> FinetuneRecipe:
 
 def test_each_protocol_that_was_asked_for_is_there() -> None:
     assert [protocol.name for protocol in PROTOCOLS] == [
-        *("paper-classification", "paper-segmentation", "voc2012-classification", "voc2012-segmentation"),
+        *(
+            "paper-classification",
+            "paper-segmentation",
+            "voc2012-classification",
+            "voc2012-segmentation",
+        ),
         *("voc2007-classification", "voc2007-linear", "voc2007-lowshot", "knn"),
         *("voc2007-detection", "coco-detection"),
     ]
@@ -55,20 +63,34 @@ def test_a_protocol_names_scores_that_exist_and_its_source(protocol: Protocol) -
 def scored_names() -> dict[str, set[str]]:
     """The scores that one picture gets, by task."""
     classified: Any = SimpleNamespace(
-        sample_ids_B=torch.tensor([0]), classes_BC=torch.ones(1, 2), difficult_BC=torch.zeros(1, 2, dtype=torch.bool)
+        sample_ids_B=torch.tensor([0]),
+        classes_BC=torch.ones(1, 2),
+        difficult_BC=torch.zeros(1, 2, dtype=torch.bool),
     )
     mask_BHW = torch.tensor([[[0, 1]]])
     segmented: Any = SimpleNamespace(
-        sample_ids_B=torch.tensor([0]), mask_BHW=mask_BHW, stored_masks=[mask_BHW[0].to(torch.uint8)]
+        sample_ids_B=torch.tensor([0]),
+        mask_BHW=mask_BHW,
+        stored_masks=[mask_BHW[0].to(torch.uint8)],
     )
-    architecture: dict[str, Any] = {"num_outputs": 2, "image_size": 32, "width": 4, "norm": "batch", "dropout": 0.5}
+    architecture: dict[str, Any] = {
+        "num_outputs": 2,
+        "image_size": 32,
+        "width": 4,
+        "norm": "batch",
+        "dropout": 0.5,
+    }
     architecture["bias_before_norm"] = False
-    config = ModelConfig.model_validate({"kind": "segmenter", "architecture": architecture, "ab_scale": 128})
+    config = ModelConfig.model_validate(
+        {"kind": "segmenter", "architecture": architecture, "ab_scale": 128}
+    )
     ranks = Ranks.single()
     detected = {"AP50", "AP50_11_point", *COCO_NAMES}
     return {
         "classify": set(score_classifier([(classified, torch.zeros(1, 2))], ranks).scores),
-        "segment": set(score_segmenter([(segmented, torch.zeros(1, 2, 1, 2))], ranks, config).scores),
+        "segment": set(
+            score_segmenter([(segmented, torch.zeros(1, 2, 1, 2))], ranks, config).scores
+        ),
         "detect": detected,
         "probe": {field.name for field in dataclasses.fields(Score)},
     }
@@ -88,18 +110,29 @@ def test_stages_and_settings_are_a_recipe(protocol: Protocol) -> None:
     epochs = {sum(stage.epochs for stage in recipe.stages) for recipe in recipes}
     assert len(epochs) <= 1, "the arms see unequal numbers of pictures"
     if not protocol.name.startswith("paper-"):
-        assert len({recipe.stages for recipe in recipes}) <= 1, "the arms differ in more than their first weights"
+        assert len({recipe.stages for recipe in recipes}) <= 1, (
+            "the arms differ in more than their first weights"
+        )
 
 
 @each_protocol
 def test_parts_are_words_of_the_packer(protocol: Protocol) -> None:
-    settings = runpy.run_path(str(PROJECT / "launcher" / "pack.py"), run_name="launcher_pack")["PackSettings"]
+    settings = runpy.run_path(str(PROJECT / "launcher" / "pack.py"), run_name="launcher_pack")[
+        "PackSettings"
+    ]
     for data in protocol.data:
         for part in (data.train, data.test, *([data.selection] if data.selection else [])):
-            words = {"corpus": protocol.corpus, "root": "VOCdevkit", "out": "shards", **part.pack_arguments}
+            words = {
+                "corpus": protocol.corpus,
+                "root": "VOCdevkit",
+                "out": "shards",
+                **part.pack_arguments,
+            }
             settings.model_validate_strings(words)
             assert bool(part.stratify) == (part.fold in ("train", "val", "test"))
-            assert part.pack_arguments["image"] == ("original" if part.image == "original" else "squash:256")
+            assert part.pack_arguments["image"] == (
+                "original" if part.image == "original" else "squash:256"
+            )
         if protocol.metric == "mIoU_own_size":
             assert data.test.image == "original", "own size is lost where pictures are squashed"
 
@@ -130,5 +163,7 @@ def test_the_papers_scratch_arms() -> None:
 
 
 def test_a_misspelt_name_is_told_the_nearest() -> None:
-    with pytest.raises(UsageError, match="'voc2007-detect' is no protocol, do you mean voc2007-detection"):
+    with pytest.raises(
+        UsageError, match="'voc2007-detect' is no protocol, do you mean voc2007-detection"
+    ):
         find_protocol("voc2007-detect")

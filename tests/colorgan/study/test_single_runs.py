@@ -37,7 +37,11 @@ def test_the_table_is_that_of_a_study(tmp_path: Path) -> None:
     ]
     expected = compare(ArmScores("generator", GENERATOR), ArmScores("scratch", SCRATCH), "mAP")
     (found,) = table.comparisons
-    assert (found.difference, found.low, found.high) == (expected.difference, expected.low, expected.high)
+    assert (found.difference, found.low, found.high) == (
+        expected.difference,
+        expected.low,
+        expected.high,
+    )
     assert found.verdict == expected.verdict
     page = write_report(runs, tmp_path / "report").read_text()
     assert "Runs by their own recipes" in page and expected.verdict in page
@@ -57,7 +61,10 @@ def test_arms_of_other_seeds_are_not_compared_and_the_page_says_why(tmp_path: Pa
 
 def test_runs_of_other_recipes_are_not_put_in_one_table(tmp_path: Path) -> None:
     """Another batch is another experiment; a second run of an arm and seed is named, not taken for the first."""
-    scratch, generator = runs_of(tmp_path, "scratch", SCRATCH), runs_of(tmp_path, "generator", GENERATOR)
+    scratch, generator = (
+        runs_of(tmp_path, "scratch", SCRATCH),
+        runs_of(tmp_path, "generator", GENERATOR),
+    )
     again = tuned(tmp_path / "again", 0, 0.9, stages=[{"epochs": 9}])
     scored(again / "evaluation", "classifier", VOC, 0, {"mAP": 0.45})
     story = read_folders([*scratch, *generator, again])

@@ -21,7 +21,11 @@ def test_gan_losses_by_hand() -> None:
     squares = GAN_LOSSES["least_squares"]
     assert float(squares.real(x)) == pytest.approx((0.7**2 + 2.2**2) / 2)
     assert float(squares.fake(x)) == pytest.approx((0.3**2 + 1.2**2) / 2)
-    assert [GAN_LOSSES[name].threshold for name in ("bce", "least_squares", "hinge")] == [0.0, 0.5, 0.0]
+    assert [GAN_LOSSES[name].threshold for name in ("bce", "least_squares", "hinge")] == [
+        0.0,
+        0.5,
+        0.0,
+    ]
     hinge = GAN_LOSSES["hinge"]
     assert float(hinge.real(x)) == pytest.approx((0.7 + 2.2) / 2)
     assert float(hinge.fake(x)) == pytest.approx(1.3 / 2)

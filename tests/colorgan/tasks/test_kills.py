@@ -28,7 +28,9 @@ def _train(folder: str) -> None:
 
 
 def start(folder: Path) -> multiprocessing.process.BaseProcess:
-    multiprocessing.set_forkserver_preload(["colorgan.tasks.pretraining", "torch.utils.tensorboard"])
+    multiprocessing.set_forkserver_preload(
+        ["colorgan.tasks.pretraining", "torch.utils.tensorboard"]
+    )
     process = multiprocessing.get_context("forkserver").Process(target=_train, args=(str(folder),))
     process.start()
     return process
@@ -70,10 +72,14 @@ def test_four_kills(tmp_path: Path) -> None:
     assert ours.images_seen == theirs.images_seen == 160
     for role in theirs.roles():
         expected = theirs.tensors(role)
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in ours.tensors(role).items()), role
+        assert all(
+            torch.equal(tensor, expected[name]) for name, tensor in ours.tensors(role).items()
+        ), role
     print(f"4 kills, {inside} inside a save")
 
 
 def newest_name(checkpoints: Path) -> int:
     """The images seen of the newest whole checkpoint, by its name."""
-    return max((int(path.name.removeprefix("images-")) for path in checkpoints.glob("images-*")), default=0)
+    return max(
+        (int(path.name.removeprefix("images-")) for path in checkpoints.glob("images-*")), default=0
+    )

@@ -31,19 +31,30 @@ EXACT = {
 
 
 def weights(strategy: Any) -> dict[str, Tensor]:
-    return {f"{role}/{name}": t.clone() for role, ts in strategy.state().items() for name, t in ts.items()}
+    return {
+        f"{role}/{name}": t.clone()
+        for role, ts in strategy.state().items()
+        for name, t in ts.items()
+    }
 
 
-def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor], prefix: tuple[str, ...]) -> float:
+def largest_difference(
+    a: dict[str, Tensor], b: dict[str, Tensor], prefix: tuple[str, ...]
+) -> float:
     assert a.keys() == b.keys()
-    return max(float((a[k].double() - b[k].double()).abs().max()) for k in a if k.startswith(prefix))
+    return max(
+        float((a[k].double() - b[k].double()).abs().max()) for k in a if k.startswith(prefix)
+    )
 
 
 def test_two_steps_equal_a_hand_written_gan(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, optimizer={"learning_rate": 1e-3})
     _, strategy, _ = train_toy(recipe, ONE, num_steps=2, micro_batch_size=8)
 
-    generator, discriminator = UNet(image_size=32, width=4), Discriminator(width=4, num_strided_blocks=2)
+    generator, discriminator = (
+        UNet(image_size=32, width=4),
+        Discriminator(width=4, num_strided_blocks=2),
+    )
     initialise(generator, 0)
     initialise(discriminator, 1)
     adam_g = torch.optim.Adam(generator.parameters(), lr=1e-3, betas=(0.5, 0.999), fused=True)
@@ -89,7 +100,9 @@ def _train_and_save(ranks: Ranks, folder: str, micro: int, changes: dict[str, An
 def test_two_ranks_train_as_one(tmp_path: Path) -> None:
     on_ranks(2, _train_and_save, str(tmp_path), 2, EXACT)
     two = torch.load(tmp_path / "weights.pt", weights_only=True)
-    one = weights(train_toy(toy_recipe(tmp_path, **EXACT), ONE, num_steps=3, micro_batch_size=2, sgd=True)[1])
+    one = weights(
+        train_toy(toy_recipe(tmp_path, **EXACT), ONE, num_steps=3, micro_batch_size=2, sgd=True)[1]
+    )
     assert largest_difference(one, two, ("generator/", "discriminator/")) < 1e-6
 
 
@@ -128,16 +141,24 @@ def test_gradient_norm_is_clipped(tmp_path: Path) -> None:
         parameter.grad = torch.ones_like(parameter)
     seen: list[float] = []
     phase.optimizer.step = lambda: seen.append(  # type: ignore[method-assign]
-        float(torch.nn.utils.get_total_norm([p.grad for p in phase.module.parameters() if p.grad is not None]))
+        float(
+            torch.nn.utils.get_total_norm(
+                [p.grad for p in phase.module.parameters() if p.grad is not None]
+            )
+        )
     )
     norm = strategy.step(phase, 0)
-    assert float(norm) == pytest.approx(sum(p.numel() for p in phase.module.parameters()) ** 0.5, rel=1e-5)
+    assert float(norm) == pytest.approx(
+        sum(p.numel() for p in phase.module.parameters()) ** 0.5, rel=1e-5
+    )
     assert seen == pytest.approx([1e-3], rel=1e-3)
 
 
 @pytest.mark.parametrize("gan", ["bce", "least_squares", "hinge", "none"])
 def test_every_objective_trains(tmp_path: Path, gan: str) -> None:
-    recipe = toy_recipe(tmp_path, loss={"gan": gan, "l1_weight": 100}, optimizer={"learning_rate": 2e-3})
+    recipe = toy_recipe(
+        tmp_path, loss={"gan": gan, "l1_weight": 100}, optimizer={"learning_rate": 2e-3}
+    )
     _, strategy, reports = train_toy(recipe, ONE, num_steps=6, micro_batch_size=8)
     assert reports[-1]["l1"] < reports[0]["l1"]
     assert ("discriminator" in strategy.phases) == (gan != "none")
@@ -161,7 +182,9 @@ def _pretrain(folder: Path, ranks: Ranks = ONE, total: int = 48, **changes: Any)
 def final_state(folder: Path) -> dict[str, Tensor]:
     found = latest_checkpoint(folder / "checkpoints", ONE, pytest.fail)
     assert found is not None
-    return {f"{role}/{name}": t for role in found.roles() for name, t in found.tensors(role).items()}
+    return {
+        f"{role}/{name}": t for role in found.roles() for name, t in found.tensors(role).items()
+    }
 
 
 class _KilledError(Exception):
@@ -169,7 +192,9 @@ class _KilledError(Exception):
 
 
 @pytest.mark.parametrize("killed_at", [8, 24, 40])
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int) -> None:
+def test_a_killed_run_goes_on_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
     _pretrain(tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(_KilledError):
         patch.setattr(ToyLoader, "batch", _batch_until(killed_at))
@@ -243,7 +268,11 @@ def test_a_run_folder_in_use_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_stops_before_saving(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"is (nan|inf) at \d+ images: lower optimizer.learning_rate"):
+    with pytest.raises(
+        TrainingError, match=r"is (nan|inf) at \d+ images: lower optimizer.learning_rate"
+    ):
         _pretrain(tmp_path, optimizer={"learning_rate": 1e30}, loss={"gan": "least_squares"})
     found = latest_checkpoint(tmp_path / "checkpoints", ONE, pytest.fail)
-    assert found is None or all(bool(t.isfinite().all()) for t in found.tensors("generator").values())
+    assert found is None or all(
+        bool(t.isfinite().all()) for t in found.tensors("generator").values()
+    )

@@ -13,7 +13,14 @@ from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
 from colorgan.models.unet import Classifier
 from colorgan.tasks.colorization import build_pretraining
-from colorgan.training.memory import STRATEGIES, activation_bytes, count_saved, held_bytes, memory_bytes, sent_bytes
+from colorgan.training.memory import (
+    STRATEGIES,
+    activation_bytes,
+    count_saved,
+    held_bytes,
+    memory_bytes,
+    sent_bytes,
+)
 from colorgan.training.plan import check_batch, plan_text
 from colorgan.training.schedules import images_to_see
 
@@ -22,7 +29,8 @@ FOUR = Ranks(0, 0, 4, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
-    ("images", "epochs", "expected"), [(100, None, 104), (None, 2.0, 200), (None, None, 2000), (1, None, 8)]
+    ("images", "epochs", "expected"),
+    [(100, None, 104), (None, 2.0, 200), (None, None, 2000), (1, None, 8)],
 )
 def test_lengths_are_whole_steps(images: int | None, epochs: float | None, expected: int) -> None:
     assert images_to_see(images, epochs, 100, 8) == expected
@@ -30,7 +38,12 @@ def test_lengths_are_whole_steps(images: int | None, epochs: float | None, expec
 
 def test_batches_that_do_not_divide_are_refused(tmp_path: Path) -> None:
     assert check_batch(toy_recipe(tmp_path), FOUR, 100) == 2
-    assert check_batch(toy_recipe(tmp_path, batch={"global_batch_size": 8, "micro_batch_size": 1}), FOUR, 100) == 1
+    assert (
+        check_batch(
+            toy_recipe(tmp_path, batch={"global_batch_size": 8, "micro_batch_size": 1}), FOUR, 100
+        )
+        == 1
+    )
     with pytest.raises(UsageError, match="6 does not divide into 4 ranks: make it a multiple of 4"):
         check_batch(toy_recipe(tmp_path, batch={"global_batch_size": 6}), FOUR, 100)
     with pytest.raises(UsageError, match="has 7 images, fewer than one"):
@@ -43,9 +56,15 @@ def test_estimated_memory_is_what_a_step_takes(tmp_path: Path) -> None:
     kept = []
     for phase in task.phases:
         with strategy.turn(phase):
-            parameters = [p for module in strategy.bare.values() for p in module.state_dict(keep_vars=True).values()]
+            parameters = [
+                p
+                for module in strategy.bare.values()
+                for p in module.state_dict(keep_vars=True).values()
+            ]
             with count_saved(parameters) as saved:
-                loss, _ = task.loss(phase, ToyLoader(8, 8).batch(range(8)), strategy.networks(phase))
+                loss, _ = task.loss(
+                    phase, ToyLoader(8, 8).batch(range(8)), strategy.networks(phase)
+                )
             loss.backward()
             kept.append(saved.num_bytes)
             gradients = sum(p.grad.nbytes for p in phase.module.parameters() if p.grad is not None)
@@ -53,8 +72,16 @@ def test_estimated_memory_is_what_a_step_takes(tmp_path: Path) -> None:
             phase.optimizer.step()
     # The estimate has neither the losses nor the pictures themselves, and counts the weights' share in neither.
     assert estimated["activations"] == pytest.approx(max(kept), rel=0.15)
-    assert estimated["weights"] == sum(p.nbytes for m in strategy.bare.values() for p in m.parameters())
-    moments = [t for phase in task.phases for s in phase.optimizer.state.values() for t in s.values() if t.dim()]
+    assert estimated["weights"] == sum(
+        p.nbytes for m in strategy.bare.values() for p in m.parameters()
+    )
+    moments = [
+        t
+        for phase in task.phases
+        for s in phase.optimizer.state.values()
+        for t in s.values()
+        if t.dim()
+    ]
     assert estimated["optimizer"] == sum(t.nbytes for t in moments)
 
 
@@ -68,7 +95,9 @@ def test_counting_activations_changes_no_network() -> None:
     assert modes == [part.training for part in network.modules()]
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU())
-    assert activation_bytes(linear, 8, 3) == 3 * 64 * 4 + 3 * 5 * 4  # the input and what ReLU lets through
+    assert (
+        activation_bytes(linear, 8, 3) == 3 * 64 * 4 + 3 * 5 * 4
+    )  # the input and what ReLU lets through
 
 
 MEMORY = {"weights": 1000, "gradients": 1000, "optimizer": 2000, "activations": 70}
@@ -76,7 +105,12 @@ MEMORY = {"weights": 1000, "gradients": 1000, "optimizer": 2000, "activations": 
 
 @pytest.mark.parametrize(
     ("strategy", "held", "sent"),
-    [("ddp", 4000, 1500), ("zero1", 2000 + 750, 1500), ("zero2", 1000 + 1000, 2250), ("zero3", 1250, 4500)],
+    [
+        ("ddp", 4000, 1500),
+        ("zero1", 2000 + 750, 1500),
+        ("zero2", 1000 + 1000, 2250),
+        ("zero3", 1250, 4500),
+    ],
 )
 def test_each_strategy_shares_out_what_it_says(strategy: str, held: int, sent: int) -> None:
     assert held_bytes(strategy, MEMORY, 4) == held + 70
@@ -85,7 +119,12 @@ def test_each_strategy_shares_out_what_it_says(strategy: str, held: int, sent: i
 
 
 def test_the_plan_names_all_of_it(tmp_path: Path) -> None:
-    arguments: dict[str, Any] = {"total_images": 48, "num_samples": 24, "num_shards": 3, "micro_batch_size": 1}
+    arguments: dict[str, Any] = {
+        "total_images": 48,
+        "num_samples": 24,
+        "num_shards": 3,
+        "micro_batch_size": 1,
+    }
     big = {name: value * 2**20 for name, value in MEMORY.items()}
     text = plan_text(**arguments, recipe=toy_recipe(tmp_path), ranks=FOUR, memory=big)
     assert "48 = 2.00 passes over 24 in 3 shards" in text
@@ -96,7 +135,9 @@ def test_the_plan_names_all_of_it(tmp_path: Path) -> None:
     assert "zero3     1,320 MiB a rank, sends 4,500 MiB a rank and step" in text
 
 
-def test_the_decoders_share_comes_from_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_decoders_share_comes_from_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = toy_recipe(tmp_path, data={"hardware_decoder_share": 0.25})
     opened: list[dict[str, Any]] = []
 

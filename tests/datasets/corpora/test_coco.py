@@ -108,7 +108,9 @@ def test_masks_agree_with_polygons_drawn_by_pillow(oracle: COCO) -> None:
         picture = Image.new("L", size_of(record.image))
         for annotation in sorted(annotations, key=lambda item: -item["area"]):
             for points in annotation["segmentation"]:
-                ImageDraw.Draw(picture).polygon(points, fill=ids.index(annotation["category_id"]) + 1)
+                ImageDraw.Draw(picture).polygon(
+                    points, fill=ids.index(annotation["category_id"]) + 1
+                )
         plane = record.mask.read()
         same += int((plane == np.asarray(picture)).sum())
         total += plane.size
@@ -124,7 +126,9 @@ def test_a_small_folder_in_full(tmp_path: Path) -> None:
     assert first.label["objects"][0] == {
         "class": 1, "box": [1, 2, 4, 3.5], "difficult": False, "crowd": False,
     }  # fmt: skip
-    np.testing.assert_array_equal(first.mask.read(), [[255, 0, 0, 0, 0], [0] * 5, [0, 2, 2, 2, 0], [0, 2, 2, 2, 0]])
+    np.testing.assert_array_equal(
+        first.mask.read(), [[255, 0, 0, 0, 0], [0] * 5, [0, 2, 2, 2, 0], [0, 2, 2, 2, 0]]
+    )
     assert second.label == {"classes": [], "objects": []}
     assert second.mask.read().max() == 0
     assert list(corpus.records()) == [first, second]
@@ -168,7 +172,10 @@ ANNOTATION = {"id": 8, "image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 1]}
         ({"annotations": 3}, "lacks one of the lists"),
         ({"categories": []}, "categories are missing"),
         ({"categories": [{"id": 3}]}, "categories are missing or have no names"),
-        ({"categories": [{"id": 3, "name": "a"}, {"id": 4, "name": "a"}]}, "a category stands in it twice"),
+        (
+            {"categories": [{"id": 3, "name": "a"}, {"id": 4, "name": "a"}]},
+            "a category stands in it twice",
+        ),
         ({"images": []}, "is empty"),
         ({"images": [IMAGE, IMAGE]}, "a picture stands in it twice"),
         ({"images": [{**IMAGE, "id": 7}, IMAGE]}, "a picture stands in it twice"),
@@ -181,7 +188,10 @@ ANNOTATION = {"id": 8, "image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 1]}
         ({"annotations": [{"id": 1}]}, "lacks a part"),
         ({"annotations": [{**ANNOTATION, "category_id": 4}]}, "category 4, which is not listed"),
         ({"annotations": [{**ANNOTATION, "bbox": [1, 2, 3]}]}, "annotation 8 has no proper bbox"),
-        ({"annotations": [{**ANNOTATION, "bbox": [1, 2, 3, float("inf")]}]}, "annotation 8 has no proper bbox"),
+        (
+            {"annotations": [{**ANNOTATION, "bbox": [1, 2, 3, float("inf")]}]},
+            "annotation 8 has no proper bbox",
+        ),
         ({"annotations": [{**ANNOTATION, "bbox": None}]}, "annotation 8 has no proper bbox"),
     ],
 )
@@ -197,7 +207,9 @@ def test_json_that_is_none(tmp_path: Path, text: str) -> None:
     make(tmp_path)
     path = tmp_path / "annotations/instances_train2017.json"
     path.write_text(text, errors="surrogateescape")
-    with pytest.raises(CorpusError, match=r"instances_train2017\.json: (not a readable JSON|lacks one)"):
+    with pytest.raises(
+        CorpusError, match=r"instances_train2017\.json: (not a readable JSON|lacks one)"
+    ):
         open_coco(tmp_path, "train")
 
 

@@ -50,7 +50,11 @@ def test_the_real_imagenet() -> None:
 def test_imagenet_keys_are_unique_and_indices_agree_between_splits(tmp_path: Path) -> None:
     a, b = "n00000001", "n00000002"
     touch(tmp_path / f"train/{a}/{a}_1.JPEG", tmp_path / f"train/{b}/{b}_1.JPEG")
-    touch(tmp_path / f"val/{b}/ILSVRC2012_val_1.JPEG", tmp_path / f"val/{b}/x.png", tmp_path / f"val/{b}/x.JPEG")
+    touch(
+        tmp_path / f"val/{b}/ILSVRC2012_val_1.JPEG",
+        tmp_path / f"val/{b}/x.png",
+        tmp_path / f"val/{b}/x.JPEG",
+    )
     touch(tmp_path / f"val/{b}/.hidden.JPEG", tmp_path / f"val/{b}/list.txt")
     train, val = open_imagenet(tmp_path, "train"), open_imagenet(tmp_path, "val")
     assert train.classes == val.classes == (a, b)
@@ -71,7 +75,9 @@ def test_imagenet_folders_that_are_wrong(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no such folder"):
         open_imagenet(tmp_path / "none", "train")
     touch(tmp_path / "val/ILSVRC2012_val_00000001.JPEG")
-    with pytest.raises(CorpusError, match="no folder of a wnid such as n02123597 for the split 'val'"):
+    with pytest.raises(
+        CorpusError, match="no folder of a wnid such as n02123597 for the split 'val'"
+    ):
         open_imagenet(tmp_path, "val")
     (tmp_path / "train/n00000001").mkdir(parents=True)
     with pytest.raises(CorpusError, match="'train' is empty"):
@@ -79,7 +85,12 @@ def test_imagenet_folders_that_are_wrong(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_pictures(tmp_path: Path) -> None:
-    touch(*(tmp_path / name for name in ("b.jpg", "a/x y.PNG", "a/x_y.png", "a/.h.jpg", "notes.txt", "b.png")))
+    touch(
+        *(
+            tmp_path / name
+            for name in ("b.jpg", "a/x y.PNG", "a/x_y.png", "a/.h.jpg", "notes.txt", "b.png")
+        )
+    )
     corpus = open_folder(tmp_path, "all")
     records = list(corpus.records())
     assert [record.image.relative_to(tmp_path).as_posix() for record in records] == [
@@ -125,15 +136,27 @@ KINDS = (
 @pytest.mark.parametrize(("first", "second", "expected", "said"), KINDS)
 @pytest.mark.parametrize("mode", ["L", "P"])
 def test_masks_of_0_and_255_are_told_from_indices(
-    tmp_path: Path, first: list[int], second: list[int], expected: list[list[int]], said: str, mode: str
+    tmp_path: Path,
+    first: list[int],
+    second: list[int],
+    expected: list[list[int]],
+    said: str,
+    mode: str,
 ) -> None:
     touch(tmp_path / "images/a.jpg", tmp_path / "images/b.tif")
     for name, row in (("a", first), ("b", second)):
         save_plane(tmp_path / f"masks/{name}.png", [row], mode)
     corpus = open_folder(tmp_path, "all")
-    assert said in corpus.note and len(corpus.classes) == max(v for row in expected for v in row if v < 255)
-    assert [record.mask.read()[0].tolist() for record in pickle.loads(pickle.dumps(list(corpus.records())))] == expected
-    (tmp_path / "classes.txt").write_text("background\nlesion\n" if len(corpus.classes) == 1 else "lesion\nvessel\n")
+    assert said in corpus.note and len(corpus.classes) == max(
+        v for row in expected for v in row if v < 255
+    )
+    assert [
+        record.mask.read()[0].tolist()
+        for record in pickle.loads(pickle.dumps(list(corpus.records())))
+    ] == expected
+    (tmp_path / "classes.txt").write_text(
+        "background\nlesion\n" if len(corpus.classes) == 1 else "lesion\nvessel\n"
+    )
     named = open_folder(tmp_path, "all")
     assert "lesion" in named.classes and len(named.palette) == len(named.classes) + 1
     assert [record.mask.read()[0].tolist() for record in named.records()] == expected
@@ -153,7 +176,11 @@ def test_masks_that_mix_two_ways_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"c\.png holds 0 and 1 only, b\.png 0 and 255 only"):
         open_folder(tmp_path, "all")
     (tmp_path / "classes.txt").write_text("lesion\nvessel\n")
-    assert [record.mask.read()[0, 1] for record in open_folder(tmp_path, "all").records()] == [0, 255, 1]
+    assert [record.mask.read()[0, 1] for record in open_folder(tmp_path, "all").records()] == [
+        0,
+        255,
+        1,
+    ]
     save_plane(tmp_path / "masks/c.png", [[0, 255]])
     with pytest.raises(CorpusError, match=r"0 and 255 only, one class, but classes\.txt names 2"):
         open_folder(tmp_path, "all")
@@ -174,7 +201,9 @@ def test_masks_that_cannot_be_read_are_left_to_the_packer(tmp_path: Path) -> Non
 
 
 def test_folders_that_classes_txt_names_are_classes(tmp_path: Path) -> None:
-    touch(tmp_path / "train/well/a.jpg", tmp_path / "train/ill/deep/b.png", tmp_path / "val/ill/c.jpg")
+    touch(
+        tmp_path / "train/well/a.jpg", tmp_path / "train/ill/deep/b.png", tmp_path / "val/ill/c.jpg"
+    )
     assert open_folder(tmp_path, "train").classes == ()
     (tmp_path / "classes.txt").write_text("well\nill\n")
     train, val = open_folder(tmp_path, "train"), open_folder(tmp_path, "val")

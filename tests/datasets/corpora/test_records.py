@@ -32,7 +32,9 @@ def save_low_bits(path: Path, rows: list[list[int]], bits: int) -> Path:
     """Writes a grey PNG of 1, 2 or 4 bits, which Pillow cannot."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     raw = b""
     for row in rows:
@@ -46,18 +48,27 @@ def save_low_bits(path: Path, rows: list[list[int]], bits: int) -> Path:
 
 
 names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1)
-paths = st.lists(names.filter(lambda name: name not in (".", "..")), min_size=1)  # no file bears these names
+paths = st.lists(
+    names.filter(lambda name: name not in (".", "..")), min_size=1
+)  # no file bears these names
 
 
-@given(st.sets(paths.map("/".join).map(lambda path: path + ".jpg") | paths.map("/".join), max_size=30))
+@given(
+    st.sets(paths.map("/".join).map(lambda path: path + ".jpg") | paths.map("/".join), max_size=30)
+)
 def test_keys_are_plain_short_and_unique(relatives: set[str]) -> None:
     keys = [record_key(relative) for relative in relatives]
     assert all(key and len(key) <= MAX_KEY_LENGTH for key in keys)
-    assert all(set(key) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") for key in keys)
+    assert all(
+        set(key) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+        for key in keys
+    )
     assert len(set(keys)) == len(relatives)
 
 
-@pytest.mark.parametrize("first, second", [("a b.jpg", "a_b.jpg"), ("a.png", "a.jpg"), ("a/b.jpg", "a_b.jpg")])
+@pytest.mark.parametrize(
+    "first, second", [("a b.jpg", "a_b.jpg"), ("a.png", "a.jpg"), ("a/b.jpg", "a_b.jpg")]
+)
 def test_keys_of_paths_that_look_alike_differ(first: str, second: str) -> None:
     assert record_key(first) != record_key(second)
     assert record_key(second) == second.removesuffix(".jpg")
@@ -68,7 +79,9 @@ def test_a_file_cannot_take_the_key_made_for_another() -> None:
     assert record_key(f"{made}.jpg") != made
 
 
-@pytest.mark.parametrize("name", ["../x.jpg", "/etc/passwd", "a/../../x.jpg", "..\\x.jpg", "", "a\0.jpg"])
+@pytest.mark.parametrize(
+    "name", ["../x.jpg", "/etc/passwd", "a/../../x.jpg", "..\\x.jpg", "", "a\0.jpg"]
+)
 def test_names_that_lead_out_are_refused(name: str) -> None:
     with pytest.raises(CorpusError, match=r"list\.txt: names .* no file inside"):
         inside(Path("pictures"), name, Path("list.txt"))
@@ -203,14 +216,18 @@ def test_no_object_is_all_background() -> None:
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.randoms(use_true_random=False))
-def test_run_lengths_packed_or_not_give_the_same_pixels(height: int, width: int, random: object) -> None:
+def test_run_lengths_packed_or_not_give_the_same_pixels(
+    height: int, width: int, random: object
+) -> None:
     plane = np.random.default_rng(random.getrandbits(32)).integers(0, 2, (height, width), np.uint8)
     packed = coco_mask.encode(np.asfortranarray(plane))["counts"].decode()
     counts = unpack_counts(packed)
     assert sum(counts) == height * width
     for form in (packed, counts):
         annotation = {"id": 1, "segmentation": {"size": [height, width], "counts": form}}
-        np.testing.assert_array_equal(coco((0, annotation), height=height, width=width).read(), plane)
+        np.testing.assert_array_equal(
+            coco((0, annotation), height=height, width=width).read(), plane
+        )
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from datasets.corpora.masks import PaletteMask
-from datasets.corpora.splits import iterative_stratification, parse_shares, part_sizes, stratify, write_lists
+from datasets.corpora.splits import (
+    iterative_stratification,
+    parse_shares,
+    part_sizes,
+    stratify,
+    write_lists,
+)
 from datasets.corpora.voc import open_voc
 from datasets.errors import CorpusError
 from datasets.sample.corpus import write_sample
@@ -20,7 +26,28 @@ from shards.records import VOID, Corpus
 DATA = Path(__file__).parents[3] / "../shared/data"
 SHARES = (70, 20, 10)
 # Pictures of each class in trainval of VOC 2012, of 11,540.
-VOC2012 = (716, 603, 811, 549, 812, 467, 1284, 1128, 1366, 340, 613, 1341, 526, 575, 4372, 613, 357, 742, 589, 645)
+VOC2012 = (
+    716,
+    603,
+    811,
+    549,
+    812,
+    467,
+    1284,
+    1128,
+    1366,
+    340,
+    613,
+    1341,
+    526,
+    575,
+    4372,
+    613,
+    357,
+    742,
+    589,
+    645,
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +61,18 @@ def drawn_labels(num_records: int, seed: int = 0) -> NDArray[np.bool_]:
     return np.random.default_rng(seed).random((num_records, 20)) < np.array(VOC2012) / 11540
 
 
-def surplus(labels_NC: NDArray[np.bool_], parts_N: NDArray[np.int64], shares: Sequence[int] = SHARES) -> float:
+def surplus(
+    labels_NC: NDArray[np.bool_], parts_N: NDArray[np.int64], shares: Sequence[int] = SHARES
+) -> float:
     """By how many records a class is off its share in a part, on average."""
     wanted_PC = np.outer(np.array(shares) / 100, labels_NC.sum(axis=0))
     found_PC = np.stack([labels_NC[parts_N == part].sum(axis=0) for part in range(len(shares))])
     return float(np.abs(found_PC - wanted_PC).mean())
 
 
-def split_labels(corpus: Corpus, shares: Sequence[int]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+def split_labels(
+    corpus: Corpus, shares: Sequence[int]
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Each record's classes, by its mask or its objects as the test reads them, and its part; checks the partition."""
     parts = stratify(corpus, shares, seed=0)
     records = {record.key: record for record in corpus.records()}
@@ -70,9 +101,12 @@ def check_shares(corpus: Corpus, shares: Sequence[int]) -> None:
     assert min(surplus(labels_NC, generator.permutation(parts_N), shares) for _ in range(20)) > 1
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the real pictures (../shared/data) are not on this machine")
+@pytest.mark.skipif(
+    not DATA.is_dir(), reason="the real pictures (../shared/data) are not on this machine"
+)
 @pytest.mark.parametrize(
-    ("split", "shares"), [("2012-all", SHARES), ("2012-all", (80, 20)), ("2012-seg-trainval", SHARES)]
+    ("split", "shares"),
+    [("2012-all", SHARES), ("2012-all", (80, 20)), ("2012-seg-trainval", SHARES)],
 )
 def test_real_classes_keep_their_shares(split: str, shares: tuple[int, ...]) -> None:
     check_shares(open_voc(DATA / "VOCdevkit", split), shares)
@@ -99,7 +133,9 @@ def test_the_papers_sizes() -> None:
     seed=st.integers(0, 99),
     shares=st.sampled_from([SHARES, (80, 20), (34, 33, 33), (1, 99)]),
 )
-def test_every_record_has_a_part_and_draws_repeat(num_records: int, seed: int, shares: tuple[int, ...]) -> None:
+def test_every_record_has_a_part_and_draws_repeat(
+    num_records: int, seed: int, shares: tuple[int, ...]
+) -> None:
     labels_NC = drawn_labels(num_records, seed)
     sizes = part_sizes(num_records, shares)
     assert sum(sizes) == num_records and all(
@@ -113,7 +149,9 @@ def test_every_record_has_a_part_and_draws_repeat(num_records: int, seed: int, s
 def test_only_keys_labels_and_seed_decide(sample: Path) -> None:
     corpus = open_voc(sample / "VOCdevkit", "2012-train")
     backwards = dataclasses.replace(corpus, records=lambda: iter(list(corpus.records())[::-1]))
-    first, turned = ({n: p.keys for n, p in stratify(c, SHARES, 3).items()} for c in (corpus, backwards))
+    first, turned = (
+        {n: p.keys for n, p in stratify(c, SHARES, 3).items()} for c in (corpus, backwards)
+    )
     assert first == turned
     assert first != {name: part.keys for name, part in stratify(corpus, SHARES, 4).items()}
 
@@ -139,9 +177,14 @@ def test_lists_are_written_once(sample: Path, tmp_path: Path) -> None:
         write_lists(tmp_path / "file", parts)
 
 
-@pytest.mark.parametrize("text", ["70,20", "70,20,5,5", "100", "101,-1", "70,30,0", "70;20;10", "a,b", "", "33.3,66.7"])
+@pytest.mark.parametrize(
+    "text", ["70,20", "70,20,5,5", "100", "101,-1", "70,30,0", "70;20;10", "a,b", "", "33.3,66.7"]
+)
 def test_bad_shares_are_told_in_one_sentence(text: str) -> None:
-    with pytest.raises(ValueError, match=f"'{text}': give two or three whole percentages that add up to 100, as 70,20"):
+    with pytest.raises(
+        ValueError,
+        match=f"'{text}': give two or three whole percentages that add up to 100, as 70,20",
+    ):
         parse_shares(text)
     assert parse_shares("70, 20, 10") == SHARES and parse_shares("80,20") == (80, 20)
 
@@ -149,7 +192,9 @@ def test_bad_shares_are_told_in_one_sentence(text: str) -> None:
 def test_what_cannot_be_stratified_is_told(sample: Path) -> None:
     corpus = open_voc(sample / "VOCdevkit", "2012-train")
     few = dataclasses.replace(corpus, records=lambda: iter(list(corpus.records())[:3]))
-    with pytest.raises(CorpusError, match=r"voc 2012-train has 3 pictures, too few for parts of 70, 20, 10 %"):
+    with pytest.raises(
+        CorpusError, match=r"voc 2012-train has 3 pictures, too few for parts of 70, 20, 10 %"
+    ):
         stratify(few, SHARES, 0)
     with pytest.raises(CorpusError, match=r"has no classes to stratify by"):
         stratify(dataclasses.replace(corpus, classes=()), SHARES, 0)

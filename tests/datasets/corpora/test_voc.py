@@ -22,7 +22,9 @@ def size_of(picture: Path) -> tuple[int, int]:
         return opened.size
 
 
-def make(year: Path, names: tuple[str, ...] = ("b", "a"), kinds: tuple[str, ...] = ("Main",)) -> Path:
+def make(
+    year: Path, names: tuple[str, ...] = ("b", "a"), kinds: tuple[str, ...] = ("Main",)
+) -> Path:
     """Writes a tiny year with a `train` list of each kind."""
     for folder in ("JPEGImages", "Annotations", "SegmentationClass"):
         (year / folder).mkdir(parents=True)
@@ -63,9 +65,13 @@ def test_objects_agree_with_the_xml(year: str) -> None:
         tree = ElementTree.parse(DATA / f"VOC{year}/Annotations/{record.key}.xml")
         size = [float(tree.findtext(f"size/{side}")) for side in ("width", "height")]
         items = tree.findall("object")
-        assert [CLASSES[item["class"]] for item in record.label["objects"]] == [i.findtext("name") for i in items]
+        assert [CLASSES[item["class"]] for item in record.label["objects"]] == [
+            i.findtext("name") for i in items
+        ]
         for ours, item in zip(record.label["objects"], items, strict=True):
-            x0, y0, x1, y1 = (float(item.find("bndbox").findtext(c)) for c in ("xmin", "ymin", "xmax", "ymax"))
+            x0, y0, x1, y1 = (
+                float(item.find("bndbox").findtext(c)) for c in ("xmin", "ymin", "xmax", "ymax")
+            )
             assert ours["box"] == [x0 - 1, y0 - 1, x1, y1]
             assert 0 <= ours["box"][0] < ours["box"][2] <= size[0]
             assert 0 <= ours["box"][1] < ours["box"][3] <= size[1]
@@ -77,7 +83,9 @@ def test_masks_are_the_index_plane_and_the_palette_is_the_files() -> None:
     for record in corpus.records():
         with Image.open(DATA / f"VOC2012/SegmentationClass/{record.key}.png") as picture:
             expected = np.array(picture)
-            assert picture.getpalette()[:63] == [channel for color in corpus.palette for channel in color]
+            assert picture.getpalette()[:63] == [
+                channel for color in corpus.palette for channel in color
+            ]
         plane = record.mask.read()
         np.testing.assert_array_equal(plane, expected)
         assert plane.shape == size_of(record.image)[::-1]
@@ -144,13 +152,25 @@ def test_lists_with_a_second_column_and_blank_lines(tmp_path: Path) -> None:
     [
         ("", "not an XML file"),
         ("<annotation><object>", "not an XML file"),
-        ("<annotation><object><name>unicorn</name></object></annotation>", "unknown class 'unicorn'"),
+        (
+            "<annotation><object><name>unicorn</name></object></annotation>",
+            "unknown class 'unicorn'",
+        ),
         ("<annotation><object/></annotation>", "unknown class ''"),
         ("<annotation><object><name>dog</name></object></annotation>", "no bndbox/xmin"),
-        (f"<annotation><object><name>dog</name>{BOX.replace('3.5', 'x')}</object></annotation>", "malformed part"),
-        (f"<annotation><object><name>dog</name>{BOX.replace('3.5', 'nan')}</object></annotation>", "xmax is nan"),
+        (
+            f"<annotation><object><name>dog</name>{BOX.replace('3.5', 'x')}</object></annotation>",
+            "malformed part",
+        ),
+        (
+            f"<annotation><object><name>dog</name>{BOX.replace('3.5', 'nan')}</object></annotation>",
+            "xmax is nan",
+        ),
         ('<!DOCTYPE a [<!ENTITY e "ha">]><annotation>&e;</annotation>', "read safely"),
-        ('<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><annotation>&e;</annotation>', "read safely"),
+        (
+            '<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><annotation>&e;</annotation>',
+            "read safely",
+        ),
         ('<!DOCTYPE a SYSTEM "http://localhost/x.dtd"><annotation/>', "read safely"),
         ('<?xml version="1.0" encoding="martian"?><annotation/>', "not an XML file"),
     ],
@@ -218,7 +238,9 @@ def test_folders_and_splits_that_are_wrong(tmp_path: Path) -> None:
     make(tmp_path / "VOC2012")
     with pytest.raises(CorpusError, match="'seg_train' is no split of VOC"):
         open_voc(tmp_path, "seg_train")
-    with pytest.raises(CorpusError, match=r"no split '2007-train' here; there are: VOC2012 with train all"):
+    with pytest.raises(
+        CorpusError, match=r"no split '2007-train' here; there are: VOC2012 with train all"
+    ):
         open_voc(tmp_path, "2007-train")
     with pytest.raises(CorpusError, match="no split 'val' here"):
         open_voc(tmp_path / "VOC2012", "val")

@@ -65,12 +65,15 @@ class Server:
 
     def archive(self, kind: str = "tar") -> Archive:
         digest = f"sha256:{hashlib.sha256(self.content).hexdigest()}"
-        return Archive(f"{self.url}/pictures.{kind}", len(self.content), digest, "pictures", "pictures/a/1.jpg")
+        return Archive(
+            f"{self.url}/pictures.{kind}", len(self.content), digest, "pictures", "pictures/a/1.jpg"
+        )
 
 
 class Handler(BaseHTTPRequestHandler):
     """Answers: an int is a status, "cut" breaks off halfway, "stall" sends half and waits, "plain" knows no ranges,
-    "shifted" sends another range than asked, "longer" never stops, "page" is a login page."""
+    "shifted" sends another range than asked, "longer" never stops, "page" is a login page.
+    """
 
     server: Any
 
@@ -139,7 +142,9 @@ def test_an_archive_is_fetched_unpacked_and_not_fetched_again(
 ) -> None:
     server.content = make(FILES)
     seen: list[tuple[str, int, int]] = []
-    assert get(server, tmp_path, kind, progress=lambda *where: seen.append(where)) == [f"pictures.{kind}"]
+    assert get(server, tmp_path, kind, progress=lambda *where: seen.append(where)) == [
+        f"pictures.{kind}"
+    ]
     assert contents(tmp_path) == FILES
     assert seen[-1] == (f"pictures.{kind}", len(server.content), len(server.content))
     assert get(server, tmp_path, kind) == [] and len(server.ranges) == 1
@@ -172,15 +177,21 @@ def test_what_breaks_off_is_taken_up_again(
 @pytest.mark.parametrize("status", [404, 403, 410])
 def test_what_is_not_there_is_told_at_once(server: Server, tmp_path: Path, status: int) -> None:
     server.answers = [status]
-    with pytest.raises(DownloadError, match=f"pictures.tar: the server answers {status} .*; try a --mirror"):
+    with pytest.raises(
+        DownloadError, match=f"pictures.tar: the server answers {status} .*; try a --mirror"
+    ):
         get(server, tmp_path)
     assert len(server.ranges) == 1 and contents(tmp_path) == {}
 
 
-def test_a_server_that_fails_on_and_on_is_given_up_and_later_resumed(server: Server, tmp_path: Path) -> None:
+def test_a_server_that_fails_on_and_on_is_given_up_and_later_resumed(
+    server: Server, tmp_path: Path
+) -> None:
     server.answers = ["cut", 500, 500, 500]
     half = len(server.content) // 2
-    with pytest.raises(DownloadError, match=f"stopped at {half:,} of .* after 3 tries .the server answers 500"):
+    with pytest.raises(
+        DownloadError, match=f"stopped at {half:,} of .* after 3 tries .the server answers 500"
+    ):
         get(server, tmp_path)
     assert not is_there(server.archive(), tmp_path)
     get(server, tmp_path)
@@ -223,7 +234,11 @@ def test_no_server_at_all_is_one_sentence(tmp_path: Path) -> None:
 def test_a_mirror_stands_for_the_host(server: Server, tmp_path: Path) -> None:
     archive = server.archive()
     moved = Archive(
-        "http://official.invalid/zips/pictures.tar", archive.bytes, archive.digest, archive.top, archive.proof
+        "http://official.invalid/zips/pictures.tar",
+        archive.bytes,
+        archive.digest,
+        archive.top,
+        archive.proof,
     )
     assert download([moved], tmp_path, mirror=f"{server.url}/", patience=QUICK) == ["pictures.tar"]
 
@@ -256,7 +271,9 @@ def test_a_users_own_copy_is_left_alone(server: Server, tmp_path: Path) -> None:
     assert get(server, tmp_path) == [] and server.ranges == []
 
 
-def test_killed_while_fetching_and_finished_by_another_process(server: Server, tmp_path: Path) -> None:
+def test_killed_while_fetching_and_finished_by_another_process(
+    server: Server, tmp_path: Path
+) -> None:
     archive = server.archive()
     server.answers = ["stall"]
     code = (
@@ -333,7 +350,11 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "link in a zip": ("zip", zip_link, "link or a device"),
     "device": ("tar", lambda: special(tarfile.CHRTYPE), "link or a device"),
     "pipe": ("tar", lambda: special(tarfile.FIFOTYPE), "link or a device"),
-    "bomb": ("zip", lambda: zip_of({f"pictures/{n}": bytes(10**6) for n in range(3)}), "larger than the"),
+    "bomb": (
+        "zip",
+        lambda: zip_of({f"pictures/{n}": bytes(10**6) for n in range(3)}),
+        "larger than the",
+    ),
     "bomb with a lying header": ("zip", lying_zip, "is damaged|larger than its header"),
     "damaged zip": ("zip", lambda: zip_of(FILES)[:-100], "is damaged"),
     "not a tar": ("tar", lambda: b"<html>" + bytes(5000), "is damaged"),

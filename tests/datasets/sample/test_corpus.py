@@ -19,7 +19,9 @@ SPEC = SampleSpec(num_train=12, num_val=3, num_voc_train=5, num_voc_val=4, seed=
 
 def digest(root: Path) -> dict[str, str]:
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    }
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,9 @@ def test_all_splits_open_by_the_real_adapters(root: Path) -> None:
         corpus = open_sample(root, split)
         records = list(corpus.records())
         assert (corpus.name, corpus.split, corpus.classes) == ("sample", split, CLASSES)
-        assert corpus.num_records == len(records) == len({record.key for record in records}) == count
+        assert (
+            corpus.num_records == len(records) == len({record.key for record in records}) == count
+        )
         assert len(corpus.palette) == 21
         for record in records:
             with Image.open(record.image) as picture:
@@ -50,12 +54,16 @@ def test_masks_boxes_and_classes_agree(root: Path) -> None:
     for split in SPLITS:
         for record in open_sample(root, split).records():
             plane = record.mask.read()
-            assert set(np.unique(plane).tolist()) - {0, 255} == {i + 1 for i in record.label["classes"]}
+            assert set(np.unique(plane).tolist()) - {0, 255} == {
+                i + 1 for i in record.label["classes"]
+            }
             covered = np.zeros(plane.shape, bool)
             for item in record.label["objects"]:
                 x0, y0, x1, y1 = map(int, item["box"])
                 inner = plane[y0:y1, x0:x1] == item["class"] + 1
-                assert inner.any(0)[[0, -1]].all() and inner.any(1)[[0, -1]].all()  # tight on all four sides
+                assert (
+                    inner.any(0)[[0, -1]].all() and inner.any(1)[[0, -1]].all()
+                )  # tight on all four sides
                 covered[y0:y1, x0:x1] = True
             assert covered[(plane > 0) & (plane < 255)].all()
 
@@ -64,10 +72,15 @@ def test_voc_masks_have_outlines_and_difficult_objects_are_marked(tmp_path: Path
     open_sample(tmp_path / "s", "voc-train", SampleSpec(1, 1, 40, 1, seed=0, size=64))
     records = list(open_sample(tmp_path / "s", "voc-train").records())
     assert all((record.mask.read() == 255).any() for record in records if record.label["objects"])
-    assert {item["difficult"] for record in records for item in record.label["objects"]} == {True, False}
+    assert {item["difficult"] for record in records for item in record.label["objects"]} == {
+        True,
+        False,
+    }
 
 
-def test_the_same_request_gives_the_same_bytes_and_another_seed_others(root: Path, tmp_path: Path) -> None:
+def test_the_same_request_gives_the_same_bytes_and_another_seed_others(
+    root: Path, tmp_path: Path
+) -> None:
     numbers = {"num_train": 12, "num_val": 3, "num_voc_train": 5, "num_voc_val": 4, "size": 96}
     write_sample(tmp_path / "same", seed=3, **numbers)
     write_sample(tmp_path / "other", seed=4, **numbers)
@@ -99,7 +112,9 @@ def test_a_stamp_of_another_version_is_drawn_again(tmp_path: Path) -> None:
     assert open_sample(root, "train").num_records == 1
 
 
-def test_of_two_that_draw_the_same_the_first_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_that_draw_the_same_the_first_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root, spec = tmp_path / "s", SampleSpec(1, 1, 1, 1, seed=0, size=32)
     write = sample_write
     inodes = []
@@ -123,7 +138,9 @@ def test_writing_again_repairs(tmp_path: Path) -> None:
     assert digest(tmp_path / "s") == before
 
 
-def test_an_interrupted_drawing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_drawing_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -137,7 +154,10 @@ def test_requests_that_are_wrong(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="'tarin' is no split of the sample"):
         open_sample(tmp_path / "s", "tarin")
     (tmp_path / "mine.txt").write_text("precious")
-    for attempt in (lambda: open_sample(tmp_path, "train"), lambda: write_sample(tmp_path, num_train=1)):
+    for attempt in (
+        lambda: open_sample(tmp_path, "train"),
+        lambda: write_sample(tmp_path, num_train=1),
+    ):
         with pytest.raises(CorpusError, match="holds no built-in sample"):
             attempt()
     with pytest.raises(CorpusError, match=r"cannot be written here|holds no built-in sample"):
@@ -167,5 +187,9 @@ def test_color_depends_on_class_and_not_on_chance() -> None:
         for number, instance in enumerate(scene.instances, start=1):
             _, a, b = lab[scene.instance_map == number].mean(0)
             hues.setdefault(instance.place, []).append(np.angle(a + 1j * b))
-    spread = [np.abs(np.angle(np.exp(1j * (np.array(h) - h[0])))).max() for h in hues.values() if len(h) > 1]
+    spread = [
+        np.abs(np.angle(np.exp(1j * (np.array(h) - h[0])))).max()
+        for h in hues.values()
+        if len(h) > 1
+    ]
     assert len(spread) > 15 and max(spread) < np.deg2rad(35)

@@ -51,7 +51,11 @@ def test_lab_equals_skimage(lab: str, num_threads: int) -> None:
     spec = DecodeSpec(64, resize=False, flip=True, lab=lab)
     lab_B3HW, mask_BHW = run(spec, encoded(images, flips=flips), num_threads)
     assert mask_BHW is None
-    assert lab_B3HW.shape == (4, 3, 64, 64) and lab_B3HW.dtype == torch.float32 and lab_B3HW.is_contiguous()
+    assert (
+        lab_B3HW.shape == (4, 3, 64, 64)
+        and lab_B3HW.dtype == torch.float32
+        and lab_B3HW.is_contiguous()
+    )
     for image, flip, ours in zip(images, flips, lab_B3HW, strict=True):
         rgb_HW3 = decoded_by_pil(image)
         expected = reference(rgb_HW3[:, ::-1] if flip else rgb_HW3)
@@ -69,7 +73,10 @@ def test_mask_is_decoded_bit_exactly_and_never_mixed() -> None:
 
 
 def test_mask_with_an_index_that_is_no_class_is_refused() -> None:
-    images, spec = [jpeg(picture(0, 48, 48))] * 3, DecodeSpec(48, resize=False, mask=True, num_classes=20)
+    images, spec = (
+        [jpeg(picture(0, 48, 48))] * 3,
+        DecodeSpec(48, resize=False, mask=True, num_classes=20),
+    )
     masks = [png(np.full((48, 48), value, np.uint8)) for value in (20, 255, 21)]
     with pytest.raises(DecodeError, match="index 21, of 20 classes"):
         run(spec, encoded(images, masks))
@@ -83,7 +90,8 @@ SIZES = [(96, 96), (120, 80), (61, 147), (200, 333)]
 @pytest.mark.parametrize("flip", [False, True])
 def test_picture_and_mask_stay_together(crop: bool, flip: bool) -> None:
     """Left, right, top and bottom have colours of their own; the mask names them. Blocks are large: the
-    picture's resize blends only at their edges."""
+    picture's resize blends only at their edges.
+    """
     colors = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200], [220, 220, 40]], np.uint8)
     images, masks, windows = [], [], []
     for height, width in SIZES:
@@ -103,7 +111,9 @@ def test_picture_and_mask_stay_together(crop: bool, flip: bool) -> None:
     edges[:, 1:] |= mask_BHW[:, 1:] != mask_BHW[:, :-1]
     near = torch.nn.functional.max_pool2d(edges[:, None].float(), 5, 1, 2)[:, 0] > 0
     assert (same | near).all()
-    assert same.float().mean() > 0.97  # a shift by two pixels would show: blocks span a dozen rows of edges
+    assert (
+        same.float().mean() > 0.97
+    )  # a shift by two pixels would show: blocks span a dozen rows of edges
     assert len(mask_BHW.unique()) == 4
 
 
@@ -131,7 +141,9 @@ def test_resize_is_antialiased_and_centred() -> None:
 
 
 @pytest.mark.parametrize(
-    "damaged", [b"", b"garbage" * 9, cut_in_the_pixels(jpeg(picture(0, 32, 32)))], ids=["empty", "garbage", "cut"]
+    "damaged",
+    [b"", b"garbage" * 9, cut_in_the_pixels(jpeg(picture(0, 32, 32)))],
+    ids=["empty", "garbage", "cut"],
 )
 def test_decoder_survives_what_it_cannot_decode(damaged: bytes) -> None:
     """In a small batch also what shards/images/headers.py keeps away from it."""
@@ -166,7 +178,9 @@ def test_results_own_their_memory() -> None:
     first, first_mask = decoder.convert(decoder.decode(encoded([jpeg(picture(1, 32, 32))], [mask])))
     kept = first.clone()
     for index in range(2, 6):
-        decoder.convert(decoder.decode(encoded([jpeg(picture(index, 32, 32))], [png(np.zeros((32, 32), "u1"))])))
+        decoder.convert(
+            decoder.decode(encoded([jpeg(picture(index, 32, 32))], [png(np.zeros((32, 32), "u1"))]))
+        )
     decoder.close()
     assert torch.equal(first, kept) and (first_mask == 7).all()
 

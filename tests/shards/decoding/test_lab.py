@@ -19,7 +19,9 @@ def reference_lab(rgb_HW3: NDArray[np.uint8], ab_scale: float = 128.0) -> NDArra
     return np.stack(planes)
 
 
-def kernel_lab(rgb_HW3: NDArray[np.uint8], ab_scale: float = 128.0, mirror: bool = False) -> NDArray[np.float32]:
+def kernel_lab(
+    rgb_HW3: NDArray[np.uint8], ab_scale: float = 128.0, mirror: bool = False
+) -> NDArray[np.float32]:
     lab_3HW = np.empty((3, *rgb_HW3.shape[:2]), np.float32)
     lab_from_srgb(rgb_HW3[None], np.array([mirror]), lab_3HW[None], linear_from_srgb(), ab_scale)
     return lab_3HW
@@ -76,4 +78,6 @@ def test_kernel_compiles_where_nothing_can_be_cached(tmp_path: Path) -> None:
         "assert abs(out[0, 0, 0, 0] - 1) < 1e-5\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, env=environment, cwd=tmp_path)
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], check=True, env=environment, cwd=tmp_path
+    )

@@ -23,15 +23,21 @@ def ours(rgb_HW3: NDArray[np.uint8], size: int, mirror: bool = False) -> NDArray
 
 def lab_of(rgb_HW3: NDArray[np.uint8]) -> NDArray[np.float32]:
     lab_13HW = np.empty((1, 3, *rgb_HW3.shape[:2]), np.float32)
-    lab_from_srgb(np.ascontiguousarray(rgb_HW3)[None], np.zeros(1, np.bool_), lab_13HW, LINEAR, 128.0)
+    lab_from_srgb(
+        np.ascontiguousarray(rgb_HW3)[None], np.zeros(1, np.bool_), lab_13HW, LINEAR, 128.0
+    )
     return lab_13HW[0]
 
 
 def dali(images: list[NDArray[np.uint8]], size: int) -> NDArray[np.uint8]:
-    pipeline = Pipeline(batch_size=len(images), num_threads=1, device_id=None, prefetch_queue_depth=1)
+    pipeline = Pipeline(
+        batch_size=len(images), num_threads=1, device_id=None, prefetch_queue_depth=1
+    )
     with pipeline:
         source = fn.external_source(name="images", dtype=types.UINT8, ndim=3, layout="HWC")
-        pipeline.set_outputs(fn.resize(source, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True))
+        pipeline.set_outputs(
+            fn.resize(source, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True)
+        )
     pipeline.build()
     pipeline.feed_input("images", images)
     resized: Any = pipeline.run()[0].as_array()
@@ -57,7 +63,17 @@ def by_hand(rgb_HW3: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.floor(mixed + 0.5).astype(np.uint8)
 
 
-IMAGE_SIZES = [(1, 1), (1, 9), (7, 3), (31, 32), (33, 64), (64, 64), (100, 150), (300, 211), (517, 40)]
+IMAGE_SIZES = [
+    (1, 1),
+    (1, 9),
+    (7, 3),
+    (31, 32),
+    (33, 64),
+    (64, 64),
+    (100, 150),
+    (300, 211),
+    (517, 40),
+]
 
 
 @pytest.mark.parametrize("size", [1, 16, 31, 64, 100])
@@ -70,7 +86,9 @@ def test_equals_dali_and_the_plain_filter(size: int) -> None:
         for expected in (theirs, by_hand(image, size)):
             difference = np.abs(lab_3SS - lab_of(expected)).max(0)
             assert difference.max() < 3 * BYTE  # dark colours are the steepest
-            assert (difference > 1e-5).mean() < 0.08  # exact halves, frequent in 33 -> 64, round either way
+            assert (
+                difference > 1e-5
+            ).mean() < 0.08  # exact halves, frequent in 33 -> 64, round either way
 
 
 def test_same_size_changes_nothing_and_mirror_mirrors() -> None:
@@ -85,4 +103,6 @@ def test_flat_pictures_stay_flat() -> None:
     for value in (0, 1, 127, 254, 255):
         flat = np.full((37, 53, 3), value, np.uint8)
         for size in (5, 36, 64):
-            assert np.array_equal(ours(flat, size), lab_of(np.full((size, size, 3), value, np.uint8)))
+            assert np.array_equal(
+                ours(flat, size), lab_of(np.full((size, size, 3), value, np.uint8))
+            )

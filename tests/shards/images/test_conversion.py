@@ -67,7 +67,9 @@ def grey16(kind: str) -> bytes:
 
 def mpo() -> bytes:
     """What phones write: the photo, and a second picture behind it."""
-    return encoded(photo(), "MPO", save_all=True, append_images=[ImageOps.invert(photo())], quality=95)
+    return encoded(
+        photo(), "MPO", save_all=True, append_images=[ImageOps.invert(photo())], quality=95
+    )
 
 
 RAMP = Image.fromarray(np.linspace(0, 255, 60 * 40).reshape(40, 60).round().astype(np.uint8))
@@ -76,13 +78,25 @@ DOTS = Image.fromarray((np.indices((40, 60)).sum(0) // 10 % 2 * 255).astype(np.u
 KINDS: dict[str, tuple[Callable[[], bytes], Image.Image, float]] = {
     "rgb png": (lambda: encoded(photo()), photo(), 1.0),
     "rgb jpeg": (lambda: encoded(photo(), "JPEG", quality=95), photo(), 1.5),
-    "progressive jpeg": (lambda: encoded(photo(), "JPEG", quality=95, progressive=True), photo(), 1.5),
+    "progressive jpeg": (
+        lambda: encoded(photo(), "JPEG", quality=95, progressive=True),
+        photo(),
+        1.5,
+    ),
     "grey": (lambda: encoded(RAMP), RAMP, 1.0),
     "1-bit png": (lambda: encoded(DOTS.convert("1")), DOTS, 3.0),
-    "1-bit tiff, white is zero": (lambda: encoded(DOTS.convert("1"), "TIFF", compression="group4"), DOTS, 3.0),
+    "1-bit tiff, white is zero": (
+        lambda: encoded(DOTS.convert("1"), "TIFF", compression="group4"),
+        DOTS,
+        3.0,
+    ),
     "16-bit grey png": (lambda: grey16("PNG"), RAMP, 1.0),
     "16-bit grey tiff": (lambda: grey16("TIFF"), RAMP, 1.0),
-    "cmyk jpeg (Adobe)": (lambda: encoded(photo().convert("CMYK"), "JPEG", quality=95), photo(), 2.5),
+    "cmyk jpeg (Adobe)": (
+        lambda: encoded(photo().convert("CMYK"), "JPEG", quality=95),
+        photo(),
+        2.5,
+    ),
     "cmyk tiff": (lambda: encoded(photo().convert("CMYK"), "TIFF"), photo(), 1.0),
     "ycbcr tiff": (lambda: encoded(photo().convert("YCbCr"), "TIFF"), photo(), 1.5),
     "palette": (lambda: encoded(photo().quantize(256)), photo().quantize(256).convert("RGB"), 3.0),
@@ -117,7 +131,9 @@ def without_adobe_marker(jpeg: bytes) -> bytes:
 
 def test_cmyk_jpeg_without_adobes_marker_is_not_inverted() -> None:
     negative = photo().convert("CMYK").point(lambda value: 255 - value)
-    plain = without_adobe_marker(encoded(negative, "JPEG", quality=95))  # PIL inverts: so this stores the photo
+    plain = without_adobe_marker(
+        encoded(negative, "JPEG", quality=95)
+    )  # PIL inverts: so this stores the photo
     assert difference(decoded(convert_picture(plain, ORIGINAL).jpeg), photo()) < 2.5
 
 
@@ -143,7 +159,10 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "zero bytes": (lambda: b"", r"empty file \(0 bytes\)"),
     "text": (lambda: b"<html>404</html>", "not a picture of a known format"),
     "garbage behind a JPEG's first bytes": (lambda: b"\xff\xd8\xff\xe0" + bytes(range(256)), "."),
-    "truncated jpeg": (lambda: broken(photo(640, 480), "JPEG", 0.5), "cannot be decoded: .*truncated"),
+    "truncated jpeg": (
+        lambda: broken(photo(640, 480), "JPEG", 0.5),
+        "cannot be decoded: .*truncated",
+    ),
     "truncated png": (lambda: broken(photo(640, 480), "PNG", 0.5), "cannot be decoded"),
     "header alone": (lambda: broken(photo(), "PNG", 0.15), "."),
     "animated png": (animated_png, "animated or multi-page"),
@@ -274,7 +293,9 @@ def test_a_foreign_profile_is_converted_and_srgb_is_not() -> None:
     for encoding in (ORIGINAL, SQUASH):
         stored = convert_picture(content, encoding)
         size = stored.geometry.width, stored.geometry.height
-        assert difference(decoded(stored.jpeg), photo().resize(size, Image.Resampling.BICUBIC)) < 2.5
+        assert (
+            difference(decoded(stored.jpeg), photo().resize(size, Image.Resampling.BICUBIC)) < 2.5
+        )
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for profile in (srgb, b"no profile at all"):
         plain = encoded(photo(), "JPEG", icc_profile=profile)
@@ -301,7 +322,10 @@ def mask_of(values: NDArray[np.uint8], width: int, height: int) -> NDArray[np.ui
 def test_masks_are_resized_by_nearest() -> None:
     values = np.random.default_rng(0).choice([0, 1, 20, 255], (40, 60)).astype(np.uint8)
     assert np.array_equal(mask_of(values, 60, 40), values)
-    rows, columns = (np.arange(24) + 0.5) * 40 / 24, (np.arange(36) + 0.5) * 60 / 36  # no centre on an edge
+    rows, columns = (
+        (np.arange(24) + 0.5) * 40 / 24,
+        (np.arange(36) + 0.5) * 60 / 36,
+    )  # no centre on an edge
     assert np.array_equal(mask_of(values, 36, 24), values[rows.astype(int)][:, columns.astype(int)])
 
 
@@ -317,7 +341,9 @@ def test_wrong_masks_are_refused() -> None:
             convert_mask(mask, geometry, 20)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("text", ["", "squash", "squash:", "squash:0", "short:-1", "short:9999", "Original"])
+@pytest.mark.parametrize(
+    "text", ["", "squash", "squash:", "squash:0", "short:-1", "short:9999", "Original"]
+)
 def test_unknown_policies_are_refused(text: str) -> None:
     with pytest.raises(PackError, match="use original, short:N"):
         parse_image_policy(text)
@@ -342,7 +368,9 @@ def test_a_sliver_cannot_blow_up() -> None:
         convert_picture(encoded(Image.new("RGB", (2, 70_000)), "PNG"), ORIGINAL)
 
 
-@pytest.mark.parametrize("values", [{"jpeg_quality": 0}, {"chroma_subsampling": "4:1:1"}, {"max_pixels": 0}])
+@pytest.mark.parametrize(
+    "values", [{"jpeg_quality": 0}, {"chroma_subsampling": "4:1:1"}, {"max_pixels": 0}]
+)
 def test_wrong_settings_are_refused(values: dict[str, int | str]) -> None:
     with pytest.raises(PackError, match=next(iter(values))):
         Encoding(parse_image_policy("original"), **values)  # type: ignore[arg-type]

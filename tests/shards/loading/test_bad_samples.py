@@ -16,12 +16,18 @@ from shards.loading.shard_set import open_shards
 from shards.order import Order, replacement
 
 NUM_SAMPLES, NUM_SHARDS, BATCH = 20_000, 20, 200
-SETTINGS: dict[str, Any] = {"image_size": 32, "global_batch_size": BATCH, "micro_batch_size": BATCH, "seed": 5}
+SETTINGS: dict[str, Any] = {
+    "image_size": 32,
+    "global_batch_size": BATCH,
+    "micro_batch_size": BATCH,
+    "seed": 5,
+}
 
 
 def write_thousands(folder: Path, bad: list[int]) -> Path:
     """A set whose samples are all the same picture, in shards that are the same file; those of `bad` are promised
-    with another checksum than they have."""
+    with another checksum than they have.
+    """
     write_set(folder, [tiny_sample(0)] * NUM_SHARDS, samples_per_shard=1, with_masks=False)
     rows = np.repeat(np.load(folder / "samples.npy"), NUM_SAMPLES // NUM_SHARDS)
     rows["image_crc"][bad] ^= 1
@@ -46,8 +52,14 @@ def test_a_run_with_one_bad_sample_in_2000_ends_in_the_announced_order(tmp_path:
     loader = Loader(open_shards([write_thousands(tmp_path / "set", bad)]), **SETTINGS)
     steps = islice(loader.train_batches(0), NUM_SAMPLES // BATCH)
     seen = [i for step in steps for batch in step for i in batch.sample_ids_B.tolist()]
-    order = Order([NUM_SAMPLES // NUM_SHARDS] * NUM_SHARDS, SETTINGS["seed"]).sample_ids(0, NUM_SAMPLES).tolist()
-    expected = [replacement(SETTINGS["seed"], 0, i, 1, NUM_SAMPLES) if i in bad else i for i in order]
+    order = (
+        Order([NUM_SAMPLES // NUM_SHARDS] * NUM_SHARDS, SETTINGS["seed"])
+        .sample_ids(0, NUM_SAMPLES)
+        .tolist()
+    )
+    expected = [
+        replacement(SETTINGS["seed"], 0, i, 1, NUM_SAMPLES) if i in bad else i for i in order
+    ]
     assert len(bad) == 10 and not set(bad) & set(expected)
     assert seen == expected
     loader.close()
@@ -58,7 +70,9 @@ def test_a_run_with_one_bad_sample_in_2000_ends_in_the_announced_order(tmp_path:
 def test_a_run_with_one_bad_sample_in_100_stops_with_the_list(tmp_path: Path) -> None:
     bad = bad_samples(0.01)
     loader = Loader(open_shards([write_thousands(tmp_path / "set", bad)]), **SETTINGS)
-    with pytest.raises(LoadError, match=r"9 of the first [\d,]+ samples cannot be used, .* share of 0.10%") as stopped:
+    with pytest.raises(
+        LoadError, match=r"9 of the first [\d,]+ samples cannot be used, .* share of 0.10%"
+    ) as stopped:
         for _ in islice(loader.train_batches(0), NUM_SAMPLES // BATCH):
             pass
     loader.close()

@@ -25,16 +25,36 @@ def rectangle_sample(index: int, height: int, width: int) -> TinySample:
     """A grey picture with one red rectangle, whose box is the label's only object."""
     random = np.random.default_rng(index)
     x0, y0 = int(random.integers(0, width // 2)), int(random.integers(0, height // 2))
-    x1, y1 = x0 + int(random.integers(width // 4, width // 2)), y0 + int(random.integers(height // 4, height // 2))
+    x1, y1 = (
+        x0 + int(random.integers(width // 4, width // 2)),
+        y0 + int(random.integers(height // 4, height // 2)),
+    )
     picture = np.full((height, width, 3), 128, np.uint8)
     picture[y0:y1, x0:x1] = RED
-    item = {"class": index % 3, "box": [x0, y0, x1, y1], "difficult": index % 2 == 0, "crowd": False}
-    label = {"classes": [index % 3], "objects": [item], "key": f"k{index}", "width": 2 * width, "height": 2 * height}
+    item = {
+        "class": index % 3,
+        "box": [x0, y0, x1, y1],
+        "difficult": index % 2 == 0,
+        "crowd": False,
+    }
+    label = {
+        "classes": [index % 3],
+        "objects": [item],
+        "key": f"k{index}",
+        "width": 2 * width,
+        "height": 2 * height,
+    }
     return TinySample(jpeg(picture, 100), json.dumps(label).encode(), b"", width, height)
 
 
 def loaded(folder: Path, *, epochs: int = 1, train: bool = True, **settings: Any) -> list[Batch]:
-    arguments = {"image_size": 32, "global_batch_size": 8, "micro_batch_size": 8, "targets": "boxes", **settings}
+    arguments = {
+        "image_size": 32,
+        "global_batch_size": 8,
+        "micro_batch_size": 8,
+        "targets": "boxes",
+        **settings,
+    }
     loader = Loader(open_shards([folder]), **arguments)
     steps = loader.train_batches(0) if train else ([batch] for batch in loader.eval_batches())
     batches = [step[0] for step in islice(steps, epochs * NUM_PICTURES // 8)]
@@ -52,7 +72,9 @@ def redness(batch: Batch) -> torch.Tensor:
 @pytest.mark.parametrize("crop", [1.0, 0.3])
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (48, 80), (90, 40)])
-def test_the_box_bounds_the_drawn_rectangle(tmp_path: Path, crop: float, flip: bool, height: int, width: int) -> None:
+def test_the_box_bounds_the_drawn_rectangle(
+    tmp_path: Path, crop: float, flip: bool, height: int, width: int
+) -> None:
     samples = [rectangle_sample(index, height, width) for index in range(NUM_PICTURES)]
     policy = "squash:32" if (height, width) == (32, 32) else "original"
     folder = write_set(tmp_path / "set", samples, policy=policy, with_masks=False)
@@ -60,17 +82,33 @@ def test_the_box_bounds_the_drawn_rectangle(tmp_path: Path, crop: float, flip: b
     num_seen = num_clipped = 0
     for batch in loaded(folder, epochs=3, random_crop_min_area=crop, flip=flip):
         assert batch.boxes is not None and batch.classes_BC is None
-        for red_HW, boxes, sample in zip(redness(batch), batch.boxes, batch.sample_ids_B.tolist(), strict=True):
+        for red_HW, boxes, sample in zip(
+            redness(batch), batch.boxes, batch.sample_ids_B.tolist(), strict=True
+        ):
             if not len(boxes.boxes_N4):  # hardly anything left of it
                 assert float((red_HW > 0.5).float().mean()) < 0.5
                 continue
-            rows, columns = (red_HW > 0.5).any(1).nonzero().flatten(), (red_HW > 0.5).any(0).nonzero().flatten()
+            rows, columns = (
+                (red_HW > 0.5).any(1).nonzero().flatten(),
+                (red_HW > 0.5).any(0).nonzero().flatten(),
+            )
             seen = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
             box = boxes.boxes_N4[0] * 32
-            assert torch.allclose(box, seen.float(), atol=1e-4 if exact else 1.0), (sample, box, seen)
-            assert float(red_HW.sum()) == pytest.approx(float((box[2:] - box[:2]).prod()), rel=0.1, abs=12)
-            assert boxes.classes_N.tolist() == [sample % 3] and boxes.difficult_N.tolist() == [sample % 2 == 0]
-            num_seen, num_clipped = num_seen + 1, num_clipped + int(box.min() == 0 or box.max() == 32)
+            assert torch.allclose(box, seen.float(), atol=1e-4 if exact else 1.0), (
+                sample,
+                box,
+                seen,
+            )
+            assert float(red_HW.sum()) == pytest.approx(
+                float((box[2:] - box[:2]).prod()), rel=0.1, abs=12
+            )
+            assert boxes.classes_N.tolist() == [sample % 3] and boxes.difficult_N.tolist() == [
+                sample % 2 == 0
+            ]
+            num_seen, num_clipped = (
+                num_seen + 1,
+                num_clipped + int(box.min() == 0 or box.max() == 32),
+            )
     assert num_seen > 2 * NUM_PICTURES
     assert num_clipped > 0 or crop == 1.0
 
@@ -93,7 +131,10 @@ def test_two_ranks_see_the_boxes_of_one(tmp_path: Path) -> None:
     samples = [rectangle_sample(index, 48, 80) for index in range(NUM_PICTURES)]
     folder = write_set(tmp_path / "set", samples, policy="original", with_masks=False)
     common: dict[str, Any] = {"random_crop_scale": 0.3, "flip": True, "micro_batch_size": 4}
-    runs = [loaded(folder, rank=rank, world_size=world, **common) for rank, world in ((0, 1), (0, 2), (1, 2))]
+    runs = [
+        loaded(folder, rank=rank, world_size=world, **common)
+        for rank, world in ((0, 1), (0, 2), (1, 2))
+    ]
     by_slot = [
         {
             position: boxes.boxes_N4.tolist()
@@ -104,7 +145,9 @@ def test_two_ranks_see_the_boxes_of_one(tmp_path: Path) -> None:
     ]
     assert by_slot[1].keys().isdisjoint(by_slot[2])
     both = by_slot[1] | by_slot[2]
-    assert len(by_slot[0]) == NUM_PICTURES // 2  # of each step of the one rank, the first of two micro-batches
+    assert (
+        len(by_slot[0]) == NUM_PICTURES // 2
+    )  # of each step of the one rank, the first of two micro-batches
     assert all(both[position] == boxes for position, boxes in by_slot[0].items())
 
 
@@ -112,7 +155,12 @@ def objects(*boxes: tuple[float, float, float, float], crowd: bool = False) -> O
     number = len(boxes)
     flags = np.zeros(number, np.bool_)
     return Objects(
-        np.array(boxes, np.float64).reshape(-1, 4), np.arange(number), flags, flags | crowd, np.ones(number), (10, 20)
+        np.array(boxes, np.float64).reshape(-1, 4),
+        np.arange(number),
+        flags,
+        flags | crowd,
+        np.ones(number),
+        (10, 20),
     )
 
 
@@ -122,14 +170,23 @@ def kept(boxes: Boxes) -> list[int]:
 
 def test_objects_that_are_nearly_cut_off_are_left_out_but_crowds_stay() -> None:
     right_half = np.array([0.0, 0.5, 1.0, 0.5])
-    whole, enough, less, outside = (0.6, 0, 0.9, 1), (0.2, 0, 0.61, 1), (0.2, 0, 0.59, 1), (0.0, 0, 0.4, 1)
+    whole, enough, less, outside = (
+        (0.6, 0, 0.9, 1),
+        (0.2, 0, 0.61, 1),
+        (0.2, 0, 0.59, 1),
+        (0.0, 0, 0.4, 1),
+    )
     four = objects(whole, enough, less, outside)
     assert MIN_KEPT_AREA == 0.25
     assert kept(boxes_in_window(four, right_half, False)) == [0, 1]
-    assert kept(boxes_in_window(objects(whole, enough, less, outside, crowd=True), right_half, False)) == [0, 1, 2]
+    assert kept(
+        boxes_in_window(objects(whole, enough, less, outside, crowd=True), right_half, False)
+    ) == [0, 1, 2]
     moved = boxes_in_window(four, right_half, True).boxes_N4
     assert torch.allclose(moved, torch.tensor([[0.2, 0.0, 0.8, 1.0], [0.78, 0.0, 1.0, 1.0]]))
-    assert kept(boxes_in_window(objects((0.5, 0.5, 0.5, 0.9), (-0.1, 0.0, 1.1, 1.0)), None, False)) == [1]
+    assert kept(
+        boxes_in_window(objects((0.5, 0.5, 0.5, 0.9), (-0.1, 0.0, 1.1, 1.0)), None, False)
+    ) == [1]
     assert boxes_in_window(objects(), right_half, True).boxes_N4.shape == (0, 4)
 
 
@@ -139,8 +196,13 @@ def test_a_label_without_boxes_is_told() -> None:
     assert parsed.boxes_N4.tolist() == [[0.25, 0.25, 0.75, 0.5]]
     assert parsed.areas_N.tolist() == [1.5]
     broken = [{"classes": []}, {**good, "width": 0}]
-    broken += [{**good, "objects": [item]} for item in ({"class": 2, "box": [0, 0, 1, 1]}, {"class": 0}, 3)]
-    broken += [{**good, "objects": [{"class": 0, "box": box}]} for box in ([1, 1, 0, 0], [0, 0, 1], [0, 0, "1", 1])]
+    broken += [
+        {**good, "objects": [item]} for item in ({"class": 2, "box": [0, 0, 1, 1]}, {"class": 0}, 3)
+    ]
+    broken += [
+        {**good, "objects": [{"class": 0, "box": box}]}
+        for box in ([1, 1, 0, 0], [0, 0, 1], [0, 0, "1", 1])
+    ]
     for label in broken:
         with pytest.raises(ValueError, match=r"object|size"):
             labelled_objects(json.dumps(label).encode(), 2, (4, 8))

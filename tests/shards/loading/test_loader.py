@@ -23,7 +23,12 @@ from shards.order import Order, replacement
 from shards.storage.shard_files import ShardFiles
 
 NUM_SAMPLES = 50
-SETTINGS: dict[str, Any] = {"image_size": 32, "global_batch_size": 24, "micro_batch_size": 4, "seed": 3}
+SETTINGS: dict[str, Any] = {
+    "image_size": 32,
+    "global_batch_size": 24,
+    "micro_batch_size": 4,
+    "seed": 3,
+}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +72,9 @@ def no_thread_is_left() -> Iterator[None]:
     raise AssertionError(f"threads left behind: {left}")
 
 
-def train(folder: Path, images_seen: int, steps: int, world: int = 1, **settings: Any) -> list[list[Batch]]:
+def train(
+    folder: Path, images_seen: int, steps: int, world: int = 1, **settings: Any
+) -> list[list[Batch]]:
     """The steps of a run on `world` ranks: all ranks' micro-batches of each global batch, in order."""
     shards = open_shards([folder])
     arguments = SETTINGS | settings
@@ -95,7 +102,9 @@ def test_an_epoch_holds_every_sample_once(folder: Path) -> None:
     for epoch in range(12):
         part = seen[epoch * NUM_SAMPLES : (epoch + 1) * NUM_SAMPLES]
         assert sorted(part) == list(range(NUM_SAMPLES))
-    positions = [position for step in steps for batch in step for position in batch.positions_B.tolist()]
+    positions = [
+        position for step in steps for batch in step for position in batch.positions_B.tolist()
+    ]
     assert positions == list(range(25 * 24))
 
 
@@ -132,7 +141,9 @@ def test_targets_belong_to_their_samples(folder: Path) -> None:
             assert batch.classes_BC is not None and batch.difficult_BC is not None
             expected = torch.nn.functional.one_hot(batch.sample_ids_B % 3, 3)
             assert torch.equal(batch.classes_BC, expected.float())
-            assert torch.equal(batch.difficult_BC, (expected > 0) & (batch.sample_ids_B % 5 == 0)[:, None])
+            assert torch.equal(
+                batch.difficult_BC, (expected > 0) & (batch.sample_ids_B % 5 == 0)[:, None]
+            )
     for step in train(folder, 3, 3, targets="mask", flip=True):
         for batch in step:
             assert batch.mask_BHW is not None
@@ -159,10 +170,15 @@ def test_evaluation_sees_each_sample_once_in_order(folder: Path, world: int) -> 
         assert torch.equal(lab_3HW, whole[index])  # no crop, no flip
 
 
-def test_presized_and_resized_paths_agree(tmp_path: Path, samples: list[TinySample], folder: Path) -> None:
+def test_presized_and_resized_paths_agree(
+    tmp_path: Path, samples: list[TinySample], folder: Path
+) -> None:
     """The same pictures under another policy go through the resize, which then changes nothing."""
     other = write_set(tmp_path / "original", samples, policy="original")
-    assert_same(train(folder, 0, 2, flip=True, targets="mask"), train(other, 0, 2, flip=True, targets="mask"))
+    assert_same(
+        train(folder, 0, 2, flip=True, targets="mask"),
+        train(other, 0, 2, flip=True, targets="mask"),
+    )
 
 
 def expected_ids(first: int, number: int, bad: set[int], seed: int = 3) -> list[int]:
@@ -179,9 +195,12 @@ def expected_ids(first: int, number: int, bad: set[int], seed: int = 3) -> list[
 
 
 @pytest.mark.parametrize(
-    ("targets", "bad"), [("none", {7, 12, 20}), ("mask", {7, 12, 20, 31, 33}), ("classes", {7, 12, 20, 40})]
+    ("targets", "bad"),
+    [("none", {7, 12, 20}), ("mask", {7, 12, 20, 31, 33}), ("classes", {7, 12, 20, 40})],
 )
-def test_bad_samples_are_replaced_by_the_rule(damaged: Path, targets: str, bad: set[int], caplog: Any) -> None:
+def test_bad_samples_are_replaced_by_the_rule(
+    damaged: Path, targets: str, bad: set[int], caplog: Any
+) -> None:
     settings: dict[str, Any] = {"targets": targets, "flip": True, "max_bad_share": 0.5}
     caplog.set_level(logging.WARNING, logger="shards")
     one = train(damaged, 0, 5, **settings)
@@ -203,13 +222,22 @@ def test_replaced_samples_are_recorded(damaged: Path) -> None:
         if position in recorded:
             assert recorded[position].used == used
     reasons = " ".join(fault.reason for fault in loader.replaced)
-    assert "does not decode" in reasons and "another checksum" in reasons and "no 8-bit JPEG" in reasons
+    assert (
+        "does not decode" in reasons
+        and "another checksum" in reasons
+        and "no 8-bit JPEG" in reasons
+    )
 
 
 def test_bad_samples_are_left_out_of_evaluation(damaged: Path) -> None:
     seen: list[int] = []
     for rank in range(2):
-        settings = SETTINGS | {"targets": "mask", "rank": rank, "world_size": 2, "global_batch_size": 8}
+        settings = SETTINGS | {
+            "targets": "mask",
+            "rank": rank,
+            "world_size": 2,
+            "global_batch_size": 8,
+        }
         loader = Loader(open_shards([damaged]), **settings)
         seen += [i for batch in loader.eval_batches() for i in batch.sample_ids_B.tolist()]
         assert all(fault.used is None for fault in loader.replaced)
@@ -219,7 +247,9 @@ def test_bad_samples_are_left_out_of_evaluation(damaged: Path) -> None:
 
 def test_too_many_bad_samples_stop_the_run_with_the_list(damaged: Path, folder: Path) -> None:
     loader = Loader(open_shards([damaged]), **SETTINGS, max_bad_share=0.01)
-    with pytest.raises(LoadError, match=r"9 of the first \d+ samples .* share of 1.00%: sample \d+ \(tiny"):
+    with pytest.raises(
+        LoadError, match=r"9 of the first \d+ samples .* share of 1.00%: sample \d+ \(tiny"
+    ):
         list(islice(loader.train_batches(0), 1000))
     strict = Loader(open_shards([damaged]), **SETTINGS, max_bad_share=0.0)
     with pytest.raises(LoadError, match="1 of the first"):
@@ -235,7 +265,9 @@ def test_broken_headers_never_reach_the_decoder(tmp_path: Path) -> None:
     samples = [tiny_sample(index) for index in range(64)]
     for index in range(0, 64, 3):
         image = samples[index].image
-        samples[index].image = image[: 20 + 5 * index] + b"x" * 300 if index % 2 else image[: 60 + 5 * index]
+        samples[index].image = (
+            image[: 20 + 5 * index] + b"x" * 300 if index % 2 else image[: 60 + 5 * index]
+        )
     shards = open_shards([write_set(tmp_path / "set", samples)])
     settings = SETTINGS | {"global_batch_size": 64, "micro_batch_size": 64, "max_bad_share": 0.9}
     loader = Loader(shards, **settings, num_threads=2)
@@ -256,7 +288,9 @@ def test_shards_deleted_while_the_run_goes_on(tmp_path: Path, samples: list[Tiny
     loader = Loader(shards, **SETTINGS, max_bad_share=0.4, read_at=reopening)
     batches = loader.train_batches(0)
     first = next(batches)
-    assert [batch.positions_B.tolist() for batch in first] == [list(range(at, at + 4)) for at in range(0, 24, 4)]
+    assert [batch.positions_B.tolist() for batch in first] == [
+        list(range(at, at + 4)) for at in range(0, 24, 4)
+    ]
     shards.shard_paths[2].unlink()
     later = list(islice(batches, 6))
     assert not set(ids(later[2:])) & set(range(16, 24))

@@ -25,13 +25,22 @@ SETTINGS: dict[str, Any] = {"global_batch_size": 12, "micro_batch_size": 6, "max
 @pytest.fixture(scope="module", params=["squash:24", "short:20", "original"])
 def shards(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("packed")
-    pack(draw_corpus(raw), out, root=raw, image_policy=request.param, samples_per_shard=7, workers=0)
+    pack(
+        draw_corpus(raw), out, root=raw, image_policy=request.param, samples_per_shard=7, workers=0
+    )
     return open_shards([out])
 
 
 def test_training_and_evaluation_take_every_sample(shards: ShardSet) -> None:
-    loader = Loader(shards, image_size=24, targets="mask", flip=True, random_crop_min_area=0.5, **SETTINGS)
-    seen = [i for step in islice(loader.train_batches(0), 5) for batch in step for i in batch.sample_ids_B.tolist()]
+    loader = Loader(
+        shards, image_size=24, targets="mask", flip=True, random_crop_min_area=0.5, **SETTINGS
+    )
+    seen = [
+        i
+        for step in islice(loader.train_batches(0), 5)
+        for batch in step
+        for i in batch.sample_ids_B.tolist()
+    ]
     assert sorted(seen[:NUM_GOOD]) == list(range(NUM_GOOD)) == sorted(seen[NUM_GOOD:])
     assert not loader.replaced
     loader.close()
@@ -50,10 +59,14 @@ def test_pictures_are_those_that_were_packed(shards: ShardSet) -> None:
             if (row["width"], row["height"]) == (24, 24):
                 members = read_members(shards, row, MemberSpec(mask=True), files.read_at)
                 assert members.mask is not None
-                lab = torch.from_numpy(rgb2lab(np.asarray(Image.open(io.BytesIO(members.image)).convert("RGB"))))
+                lab = torch.from_numpy(
+                    rgb2lab(np.asarray(Image.open(io.BytesIO(members.image)).convert("RGB")))
+                )
                 planes = torch.stack([lab[..., 0] / 50 - 1, lab[..., 1] / 128, lab[..., 2] / 128])
                 assert (planes - lab_3HW).abs().max() < 1e-5
-                assert np.array_equal(np.asarray(Image.open(io.BytesIO(members.mask))), mask_HW.numpy())
+                assert np.array_equal(
+                    np.asarray(Image.open(io.BytesIO(members.mask))), mask_HW.numpy()
+                )
                 same_size += 1
     assert same_size == NUM_GOOD or shards.image_policies != ("squash:24",)
     loader.close()
@@ -99,11 +112,22 @@ def test_real_pictures(tmp_path: Path) -> None:
     def records() -> Any:
         return iter([Record(path.stem, path, {"classes": [], "objects": []}) for path in paths])
 
-    pack(Corpus("real", "all", (), (), 24, records), tmp_path / "out", root=REAL, image_policy="original", workers=0)
+    pack(
+        Corpus("real", "all", (), (), 24, records),
+        tmp_path / "out",
+        root=REAL,
+        image_policy="original",
+        workers=0,
+    )
     shards = open_shards([tmp_path / "out"])
     ways: list[Any] = ["fused", "operators"]
     fused, operators = (
-        torch.cat([batch.lab_B3HW for batch in Loader(shards, image_size=64, lab=lab, **SETTINGS).eval_batches()])
+        torch.cat(
+            [
+                batch.lab_B3HW
+                for batch in Loader(shards, image_size=64, lab=lab, **SETTINGS).eval_batches()
+            ]
+        )
         for lab in ways
     )
     assert (fused - operators).abs().mean() < 1e-4

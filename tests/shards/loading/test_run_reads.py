@@ -27,7 +27,9 @@ def shards(tmp_path: Path) -> ShardSet:
     """Two folders: shards of 8, 8 and 4 samples with masks, and of 5 and 2 without."""
     first = write_set(tmp_path / "first", [tiny_sample(index) for index in range(20)])
     second = [tiny_sample(index) for index in range(20, 27)]
-    return open_shards([first, write_set(tmp_path / "second", second, samples_per_shard=5, with_masks=False)])
+    return open_shards(
+        [first, write_set(tmp_path / "second", second, samples_per_shard=5, with_masks=False)]
+    )
 
 
 def test_each_run_is_told_once_and_covers_its_samples(shards: ShardSet) -> None:
@@ -50,11 +52,15 @@ def test_each_run_is_told_once_and_covers_its_samples(shards: ShardSet) -> None:
             assert begin + size == told[shard, run + 1][0]
 
 
-def test_runs_are_forgotten_once_they_are_over(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_are_forgotten_once_they_are_over(
+    shards: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("shards.loading.run_reads._REMEMBERED", 2)
     reads = RunReads(shards, RUN, ShardFiles())
     offsets = shards.rows(np.arange(0, 8, RUN))["image_offset"].tolist()
-    assert [reads.begin(0, offset) is None for offset in (*offsets[:2], offsets[0], offsets[2])] == [False] * 2 + [
+    assert [
+        reads.begin(0, offset) is None for offset in (*offsets[:2], offsets[0], offsets[2])
+    ] == [False] * 2 + [
         True,
         False,
     ]
@@ -101,13 +107,18 @@ def test_strange_tables_spoil_only_their_own_samples(tmp_path: Path) -> None:
     shards._tables = [table]
     reads = RunReads(shards, RUN, files := ShardFiles())
     for index in (0, 2, 3, 5, 6, 7):
-        assert read_members(shards, table[index], MemberSpec(), reads.read_at).image == tiny_sample(index).image
+        assert (
+            read_members(shards, table[index], MemberSpec(), reads.read_at).image
+            == tiny_sample(index).image
+        )
     with pytest.raises(BadSampleError):
         read_members(shards, table[4], MemberSpec(), reads.read_at)
     files.close()
 
 
-def test_same_samples_with_and_without_hints(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_samples_with_and_without_hints(
+    shards: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A large set's path, taken by a small one: two nodes are told of runs, three read sample by sample."""
     monkeypatch.setattr(order_module, "SMALL_SET", 10)
     told, lock = [], threading.Lock()
@@ -123,7 +134,14 @@ def test_same_samples_with_and_without_hints(shards: ShardSet, monkeypatch: pyte
     seen = []
     for num_nodes in (1, 2, 3):
         told.clear()
-        loader = Loader(shards, image_size=32, global_batch_size=6, micro_batch_size=3, seed=2, num_nodes=num_nodes)
+        loader = Loader(
+            shards,
+            image_size=32,
+            global_batch_size=6,
+            micro_batch_size=3,
+            seed=2,
+            num_nodes=num_nodes,
+        )
         batches = loader.train_batches(5)
         seen.append([batch for _ in range(6) for batch in next(batches)])
         loader.close()

@@ -59,7 +59,9 @@ print(max(seen[-third:]) - max(seen[third:2 * third]), len(loader.replaced))
 
 def run(program: str, *arguments: str) -> list[float]:
     command = [sys.executable, "-c", program, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True, timeout=300)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, check=True, timeout=300
+    )
     return [float(word) for word in done.stdout.split()]
 
 
@@ -94,7 +96,9 @@ def imagenet_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
         chroma_subsampling="4:4:4",
         num_samples=NUM_SAMPLES,
         num_rejected=0,
-        samples_file=FileInfo(file="samples.npy", bytes=len(table), sha256=hashlib.sha256(table).hexdigest()),
+        samples_file=FileInfo(
+            file="samples.npy", bytes=len(table), sha256=hashlib.sha256(table).hexdigest()
+        ),
         shards=tuple(shards),
     )
     write_manifest(manifest, folder)

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.tiny_set import TinySample, cut_in_the_pixels, jpeg, picture, png, tiny_sample, write_set
+from helpers.tiny_set import (
+    TinySample,
+    cut_in_the_pixels,
+    jpeg,
+    picture,
+    png,
+    tiny_sample,
+    write_set,
+)
 
 from shards.errors import ManifestError
 from shards.images.headers import Header, jpeg_header, mask_header
@@ -33,7 +41,9 @@ def folder(tmp_path: Path, samples: list[TinySample]) -> Path:
     return write_set(tmp_path / "set", samples)
 
 
-def read_one(shards: ShardSet, index: int, wanted: MemberSpec = EVERYTHING, files: ShardFiles | None = None):
+def read_one(
+    shards: ShardSet, index: int, wanted: MemberSpec = EVERYTHING, files: ShardFiles | None = None
+):
     row = shards.rows(np.array([index]))[0]
     return read_members(shards, row, wanted, (files or ShardFiles()).read_at)
 
@@ -50,8 +60,12 @@ def test_members_come_back_as_they_were_packed(folder: Path, samples: list[TinyS
     assert (only_picture.label, only_picture.mask) == (None, None)
 
 
-def test_several_folders_are_one_set(tmp_path: Path, folder: Path, samples: list[TinySample]) -> None:
-    other = write_set(tmp_path / "other", samples[5:11], classes=(), with_masks=False, samples_per_shard=4)
+def test_several_folders_are_one_set(
+    tmp_path: Path, folder: Path, samples: list[TinySample]
+) -> None:
+    other = write_set(
+        tmp_path / "other", samples[5:11], classes=(), with_masks=False, samples_per_shard=4
+    )
     shards = open_shards([folder, other])
     assert shards.num_samples == 26
     assert shards.shard_sizes == [8, 8, 4, 4, 2]
@@ -142,7 +156,9 @@ def test_oversized_picture_is_not_decoded(folder: Path) -> None:
         read_one(open_shards([folder]), 0, MemberSpec(max_pixels=1000))
 
 
-def test_a_read_that_fails_for_a_moment_is_tried_again(folder: Path, samples: list[TinySample]) -> None:
+def test_a_read_that_fails_for_a_moment_is_tried_again(
+    folder: Path, samples: list[TinySample]
+) -> None:
     shards, files, failures = open_shards([folder]), ShardFiles(), []
 
     def stumbling(path: Path, offset: int, size: int) -> bytes:
@@ -152,7 +168,10 @@ def test_a_read_that_fails_for_a_moment_is_tried_again(folder: Path, samples: li
         return files.read_at(path, offset, size)
 
     row = shards.rows(np.array([0]))[0]
-    assert read_members(shards, row, MemberSpec(retry_wait_s=0.001), stumbling).image == samples[0].image
+    assert (
+        read_members(shards, row, MemberSpec(retry_wait_s=0.001), stumbling).image
+        == samples[0].image
+    )
     failures.clear()
     with pytest.raises(BadSampleError, match="Input/output error"):
         read_members(shards, row, MemberSpec(num_tries=2, retry_wait_s=0.001), stumbling)
@@ -222,9 +241,13 @@ def test_broken_headers_are_none() -> None:
         assert jpeg_header(whole[:end] + b"x" * 1000) is None
     frame = whole.index(b"\xff\xc0")
     assert jpeg_header(whole[:frame] + b"\xff\xc3" + whole[frame + 2 :]) is None  # lossless
-    assert jpeg_header(whole[:frame] + whole[frame : frame + 19] + whole[frame:]) is None  # two frames
+    assert (
+        jpeg_header(whole[:frame] + whole[frame : frame + 19] + whole[frame:]) is None
+    )  # two frames
     assert jpeg_header(b"\xff\xd8" + b"\xff\xe1\x00\x02Exif\0\0" + whole[2:]) is None
-    assert jpeg_header(b"\xff\xd8" + b"\xff" * 5 + whole[2:]) == Header(56, 40, 8, 3)  # fill bytes are legal
+    assert jpeg_header(b"\xff\xd8" + b"\xff" * 5 + whole[2:]) == Header(
+        56, 40, 8, 3
+    )  # fill bytes are legal
     mask = png(np.zeros((5, 6), np.uint8))
     for end in range(len(mask) - 12):
         assert mask_header(mask[:end]) is None

@@ -42,7 +42,9 @@ def root(corpus: Corpus) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(corpus: Corpus, root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def expected(
+    corpus: Corpus, root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
     """The files that every way of packing must end with."""
     out = tmp_path_factory.mktemp("expected")
     pack(corpus, out, root=root, workers=0, **SETTINGS)
@@ -78,7 +80,9 @@ def test_the_manifest_says_what_is_there(corpus: Corpus, root: Path, tmp_path: P
     assert list(rows["shard"]) == [0] * 7 + [1] * 7 + [2] * 7 + [3] * 7 + [4] * 2
 
 
-def test_rejected_records_are_named_with_their_reason(corpus: Corpus, root: Path, tmp_path: Path) -> None:
+def test_rejected_records_are_named_with_their_reason(
+    corpus: Corpus, root: Path, tmp_path: Path
+) -> None:
     pack(corpus, tmp_path, root=root, workers=0, **SETTINGS)
     lines = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
     assert [(line["shard"], line["key"], line["source"]) for line in lines] == [
@@ -117,7 +121,11 @@ def die_at_write(number: int) -> None:
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal left
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        writes = (
+            event == "open"
+            and isinstance(arguments[2], int)
+            and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        )
         if writes or event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"):
             left -= 1
             if left == 0:
@@ -155,7 +163,9 @@ def test_killed_at_each_write_it_goes_on_and_ends_with_the_same_bytes(
     assert kill_at > 25
 
 
-def test_killed_again_and_again(corpus: Corpus, root: Path, expected: dict[str, str], tmp_path: Path) -> None:
+def test_killed_again_and_again(
+    corpus: Corpus, root: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
     """One folder, each attempt killed one file operation later than the one before."""
     attempts = next(n for n in count(1) if not killed_at(n, corpus, root, tmp_path, **SETTINGS))
     assert attempts > 10
@@ -178,12 +188,23 @@ def test_killed_with_its_workers_at_random_moments(
     script = tmp_path / "pack_small.py"
     script.write_text(code)
     out = tmp_path / "out"
-    command = [sys.executable, str(script), str(PROJECT), str(PROJECT / "tests"), str(root), str(out)]
+    command = [
+        sys.executable,
+        str(script),
+        str(PROJECT),
+        str(PROJECT / "tests"),
+        str(root),
+        str(out),
+    ]
     moments = random.Random()
     for _ in range(2):
         process = subprocess.Popen(command, start_new_session=True)
         deadline = time.monotonic() + 20
-        while not (out / ".packing").exists() and process.poll() is None and time.monotonic() < deadline:
+        while (
+            not (out / ".packing").exists()
+            and process.poll() is None
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.005)
         time.sleep(moments.uniform(0.0, 0.8))
         process.kill()
@@ -245,12 +266,16 @@ def test_packed_again_is_a_no_op_and_another_request_is_refused(
     with pytest.raises(PackError, match=r'finished .*"squash:16" there, "short:16" asked'):
         pack(corpus, tmp_path, root=root, workers=0, **(SETTINGS | {"image_policy": "short:16"}))
     other = dataclasses.replace(corpus, classes=("cat",), palette=())
-    with pytest.raises(PackError, match=r'classes: \["cat", "dog"\] there, \["cat"\] asked for; palette'):
+    with pytest.raises(
+        PackError, match=r'classes: \["cat", "dog"\] there, \["cat"\] asked for; palette'
+    ):
         pack(other, tmp_path, root=root, workers=0, **SETTINGS)
     assert digests(tmp_path) == expected
 
 
-def test_a_corpus_that_changed_in_between_is_refused(root: Path, corpus: Corpus, tmp_path: Path) -> None:
+def test_a_corpus_that_changed_in_between_is_refused(
+    root: Path, corpus: Corpus, tmp_path: Path
+) -> None:
     def stops() -> Iterator[Record]:
         yield from list(corpus.records())[:20]
         raise KeyboardInterrupt
@@ -270,7 +295,9 @@ def test_two_packers_do_not_write_in_one_folder(corpus: Corpus, root: Path, tmp_
         for part in (None, (1, 2)):
             with pytest.raises(PackError, match="another packer works in this folder"):
                 pack(corpus, tmp_path, root=root, workers=0, part=part, **SETTINGS)
-        assert pack(corpus, tmp_path, root=root, workers=0, part=(2, 2), **SETTINGS).manifest is None
+        assert (
+            pack(corpus, tmp_path, root=root, workers=0, part=(2, 2), **SETTINGS).manifest is None
+        )
 
 
 @pytest.mark.parametrize("num_parts", [1, 2, 3, 7])
@@ -306,7 +333,9 @@ def test_merging_nothing_is_refused(tmp_path: Path) -> None:
 # ---- faults ----
 
 
-def test_a_record_that_kills_its_worker_is_rejected_and_the_others_are_packed(tmp_path: Path) -> None:
+def test_a_record_that_kills_its_worker_is_rejected_and_the_others_are_packed(
+    tmp_path: Path,
+) -> None:
     root = tmp_path / "corpus"
     root.mkdir()
     corpus = draw_corpus(root)
@@ -314,7 +343,13 @@ def test_a_record_that_kills_its_worker_is_rejected_and_the_others_are_packed(tm
     deadly = dataclasses.replace(good[2], mask=DeadlyMask())
     records = [*good[:2], deadly, *good[3:]]
     out = tmp_path / "out"
-    pack(dataclasses.replace(corpus, records=lambda: iter(records)), out, root=root, workers=1, **SETTINGS)
+    pack(
+        dataclasses.replace(corpus, records=lambda: iter(records)),
+        out,
+        root=root,
+        workers=1,
+        **SETTINGS,
+    )
     rejected = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
     assert [line["key"] for line in rejected] == ["r02"]
     assert "crashed" in rejected[0]["reason"]
@@ -322,7 +357,11 @@ def test_a_record_that_kills_its_worker_is_rejected_and_the_others_are_packed(tm
 
 
 def test_a_disk_that_fails_stops_the_packing_and_drops_nothing(
-    corpus: Corpus, root: Path, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Corpus,
+    root: Path,
+    expected: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     read, failures = Path.read_bytes, 2
 
@@ -336,7 +375,9 @@ def test_a_disk_that_fails_stops_the_packing_and_drops_nothing(
     monkeypatch.setattr(Path, "read_bytes", failing)
     monkeypatch.setattr("shards.packing.samples.READ_RETRY_WAIT_S", 0.0)
     failures = 3
-    with pytest.raises(PackError, match=r"r10.jpg: cannot be read after 3 tries \(Input/output error\)"):
+    with pytest.raises(
+        PackError, match=r"r10.jpg: cannot be read after 3 tries \(Input/output error\)"
+    ):
         pack(corpus, tmp_path, root=root, workers=0, **SETTINGS)
     failures = 2
     pack(corpus, tmp_path, root=root, workers=0, **SETTINGS)
@@ -353,22 +394,48 @@ def test_missing_and_forbidden_files_and_folders_are_rejected(tmp_path: Path) ->
     (root / "r09.png").unlink()
     (root / "r09.png").symlink_to("r09.png")
     records = [
-        Record(f"r0{n}", root / f"r0{n}.{kind}", {}) for n, kind in ((6, "png"), (7, "jpg"), (8, "tif"), (9, "png"))
+        Record(f"r0{n}", root / f"r0{n}.{kind}", {})
+        for n, kind in ((6, "png"), (7, "jpg"), (8, "tif"), (9, "png"))
     ]
     records += [Record("a.b", root / "r06.png", {}), Record("k" * 96, root / "r06.png", {})]
     records += [Record("nan", root / "r06.png", {"classes": float("nan")})]
-    pack(dataclasses.replace(corpus, records=lambda: iter(records)), out, root=root, workers=0, **SETTINGS)
+    pack(
+        dataclasses.replace(corpus, records=lambda: iter(records)),
+        out,
+        root=root,
+        workers=0,
+        **SETTINGS,
+    )
     lines = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
-    reasons = ["missing file", "not a regular file", "a link that", "its key", "its key", "its label"]
-    assert [line["reason"].startswith(reason) for line, reason in zip(lines, reasons, strict=True)] == [True] * 6
+    reasons = [
+        "missing file",
+        "not a regular file",
+        "a link that",
+        "its key",
+        "its key",
+        "its label",
+    ]
+    assert [
+        line["reason"].startswith(reason) for line, reason in zip(lines, reasons, strict=True)
+    ] == [True] * 6
 
 
 def test_nothing_to_pack_is_refused(corpus: Corpus, root: Path, tmp_path: Path) -> None:
     with pytest.raises(PackError, match="no pictures"):
-        pack(dataclasses.replace(corpus, records=lambda: iter(())), tmp_path / "a", root=root, workers=0)
+        pack(
+            dataclasses.replace(corpus, records=lambda: iter(())),
+            tmp_path / "a",
+            root=root,
+            workers=0,
+        )
     bad = [record for record in corpus.records() if record.key in BROKEN]
     with pytest.raises(PackError, match=r"all 3 records were rejected; rejected.jsonl"):
-        pack(dataclasses.replace(corpus, records=lambda: iter(bad)), tmp_path / "b", root=root, workers=0)
+        pack(
+            dataclasses.replace(corpus, records=lambda: iter(bad)),
+            tmp_path / "b",
+            root=root,
+            workers=0,
+        )
     assert len((tmp_path / "b" / "rejected.jsonl").read_text().splitlines()) == 3
 
 
@@ -379,9 +446,18 @@ def test_a_key_that_comes_twice_is_refused(corpus: Corpus, root: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "values", [{"samples_per_shard": 0}, {"workers": -1}, {"part": (0, 2)}, {"part": (3, 2)}, {"jpeg_quality": 101}]
+    "values",
+    [
+        {"samples_per_shard": 0},
+        {"workers": -1},
+        {"part": (0, 2)},
+        {"part": (3, 2)},
+        {"jpeg_quality": 101},
+    ],
 )
-def test_settings_out_of_range_are_refused(corpus: Corpus, root: Path, tmp_path: Path, values: dict[str, Any]) -> None:
+def test_settings_out_of_range_are_refused(
+    corpus: Corpus, root: Path, tmp_path: Path, values: dict[str, Any]
+) -> None:
     with pytest.raises(PackError, match=next(iter(values))):
         pack(corpus, tmp_path / "out", root=root, **values)
     assert not (tmp_path / "out").exists()
@@ -398,7 +474,9 @@ class Watched:
         self.image = image
 
 
-def test_no_more_records_are_held_than_two_shards(corpus: Corpus, root: Path, tmp_path: Path) -> None:
+def test_no_more_records_are_held_than_two_shards(
+    corpus: Corpus, root: Path, tmp_path: Path
+) -> None:
     alive: weakref.WeakSet[Watched] = weakref.WeakSet()
     most = 0
 
@@ -418,4 +496,6 @@ def test_no_more_records_are_held_than_two_shards(corpus: Corpus, root: Path, tm
 
 
 def test_corpus_of_the_tests_is_streamed(root: Path) -> None:
-    assert [record.key for record in records_of(root)()] == sorted(record.key for record in records_of(root)())
+    assert [record.key for record in records_of(root)()] == sorted(
+        record.key for record in records_of(root)()
+    )

@@ -44,13 +44,23 @@ def samples(manifest: Manifest) -> Iterator[tuple[str, dict[str, bytes], dict[st
 
 
 def test_tarfile_finds_what_the_table_says(manifest: Manifest) -> None:
-    expected = [(f"{key}.{kind}", data) for key, members, _ in samples(manifest) for kind, data in members.items()]
+    expected = [
+        (f"{key}.{kind}", data)
+        for key, members, _ in samples(manifest)
+        for kind, data in members.items()
+    ]
     found = []
     for shard in manifest.shards:
         with tarfile.open(manifest.folder / shard.file) as tar:
             for info in tar:
                 assert info.isreg() and not info.pax_headers
-                assert (info.uid, info.gid, info.uname, info.gname, info.mode) == (0, 0, "", "", 0o644)
+                assert (info.uid, info.gid, info.uname, info.gname, info.mode) == (
+                    0,
+                    0,
+                    "",
+                    "",
+                    0o644,
+                )
                 stream = tar.extractfile(info)
                 assert stream is not None
                 found.append((info.name, stream.read()))
@@ -64,7 +74,11 @@ def test_tar_extracts_without_a_word(manifest: Manifest, tmp_path: Path) -> None
         result = subprocess.run(command, capture_output=True, text=True, check=True)
         assert result.stdout == result.stderr == ""
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert files == {f"{key}.{kind}": data for key, members, _ in samples(manifest) for kind, data in members.items()}
+    assert files == {
+        f"{key}.{kind}": data
+        for key, members, _ in samples(manifest)
+        for kind, data in members.items()
+    }
 
 
 @pytest.mark.skipif(shutil.which("tar") is None, reason="wds2idx needs the tar program")
@@ -97,9 +111,16 @@ def test_dalis_reader_reads_and_decodes_the_same_samples(manifest: Manifest) -> 
     def pipeline() -> Any:
         files = [str(manifest.folder / shard.file) for shard in manifest.shards]
         jpg, label, mask = fn.readers.webdataset(
-            paths=files, index_paths=[f"{file[:-4]}.idx" for file in files], ext=["jpg", "json", "png"]
+            paths=files,
+            index_paths=[f"{file[:-4]}.idx" for file in files],
+            ext=["jpg", "json", "png"],
         )
-        return jpg, label, fn.decoders.image(jpg), fn.decoders.image(mask, output_type=dali.types.GRAY)
+        return (
+            jpg,
+            label,
+            fn.decoders.image(jpg),
+            fn.decoders.image(mask, output_type=dali.types.GRAY),
+        )
 
     built = pipeline()
     built.build()
@@ -107,7 +128,12 @@ def test_dalis_reader_reads_and_decodes_the_same_samples(manifest: Manifest) -> 
         jpg, label, image, mask = (np.asarray(output.at(0)) for output in built.run())
         assert (jpg.tobytes(), label.tobytes()) == (members["jpg"], members["json"])
         assert image.shape == (row["height"], row["width"], 3)
-        assert mask.shape == (row["height"], row["width"], 1) and set(np.unique(mask)) <= {0, 1, 2, 255}
+        assert mask.shape == (row["height"], row["width"], 1) and set(np.unique(mask)) <= {
+            0,
+            1,
+            2,
+            255,
+        }
 
 
 def test_labels_hold_what_the_contract_says(manifest: Manifest) -> None:

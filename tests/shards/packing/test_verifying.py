@@ -69,7 +69,9 @@ def read(folder: Path, sample: int, name: str) -> bytes:
     manifest = read_manifest(folder, check_files=False)
     row = manifest.samples()[sample]
     start = int(row[f"{name}_offset"])
-    return (folder / manifest.shards[row["shard"]].file).read_bytes()[start : start + int(row[f"{name}_size"])]
+    return (folder / manifest.shards[row["shard"]].file).read_bytes()[
+        start : start + int(row[f"{name}_size"])
+    ]
 
 
 def seal(folder: Path) -> None:
@@ -79,7 +81,9 @@ def seal(folder: Path) -> None:
     def digest(name: str) -> str:
         return hashlib.sha256((folder / name).read_bytes()).hexdigest()
 
-    shards = tuple(info.model_copy(update={"sha256": digest(info.file)}) for info in manifest.shards)
+    shards = tuple(
+        info.model_copy(update={"sha256": digest(info.file)}) for info in manifest.shards
+    )
     table = manifest.samples_file.model_copy(update={"sha256": digest("samples.npy")})
     write_manifest(manifest.model_copy(update={"shards": shards, "samples_file": table}), folder)
 
@@ -117,7 +121,9 @@ def change_row(sample: int, **values: int) -> Callable[[Path], None]:
 
 
 def change_label(sample: int, old: bytes, new: bytes) -> Callable[[Path], None]:
-    return lambda folder: write(folder, sample, "label", read(folder, sample, "label").replace(old, new))
+    return lambda folder: write(
+        folder, sample, "label", read(folder, sample, "label").replace(old, new)
+    )
 
 
 def change_picture(sample: int, name: str, content: bytes) -> Callable[[Path], None]:
@@ -126,7 +132,10 @@ def change_picture(sample: int, name: str, content: bytes) -> Callable[[Path], N
 
 DAMAGES: dict[int, tuple[Callable[[Path], None], str]] = {
     0: (flip_bit, "image: checksum differs"),
-    2: (change_picture(2, "image", b"\xff\xd8 garbage"), "image: cannot be decoded (it is no JPEG)"),
+    2: (
+        change_picture(2, "image", b"\xff\xd8 garbage"),
+        "image: cannot be decoded (it is no JPEG)",
+    ),
     4: (
         change_picture(4, "image", encoded(Image.new("L", (8, 8)), "JPEG")),
         "image: 8 x 8, the manifest says 16 x 16",
@@ -134,9 +143,18 @@ DAMAGES: dict[int, tuple[Callable[[Path], None], str]] = {
     6: (change_label(6, b'"key"', b'"key'), "label: cannot be decoded"),
     8: (damage_header, "mask: tar header is damaged"),
     10: (change_label(10, b'"r10"', b'"r99"'), "label: is that of r99"),
-    12: (change_label(12, b'"classes":[0]', b'"classes":[2]'), "label: class 2 is none of the 2 classes"),
-    14: (change_picture(14, "mask", encoded(Image.new("P", (16, 16)), "PNG")), "mask: pixels of mode P"),
-    16: (change_picture(16, "mask", encoded(Image.new("L", (16, 16), 7), "PNG")), "mask: holds index 7"),
+    12: (
+        change_label(12, b'"classes":[0]', b'"classes":[2]'),
+        "label: class 2 is none of the 2 classes",
+    ),
+    14: (
+        change_picture(14, "mask", encoded(Image.new("P", (16, 16)), "PNG")),
+        "mask: pixels of mode P",
+    ),
+    16: (
+        change_picture(16, "mask", encoded(Image.new("L", (16, 16), 7), "PNG")),
+        "mask: holds index 7",
+    ),
     18: (change_row(18, mask_size=0), "mask is missing"),
     20: (change_row(20, image_offset=10**9), "image lies beyond the end"),
     22: (change_row(22, label_size=3), "label: checksum differs"),
@@ -199,7 +217,9 @@ def test_a_damaged_table_is_named(folder: Path) -> None:
     rows = np.array(read_manifest(folder).samples())
     rows["shard"] = rows["shard"][::-1]
     np.save(folder / "samples.npy", rows)
-    told = [fault for check in faults(folder) for fault in check.faults if check.shard == "samples.npy"]
+    told = [
+        fault for check in faults(folder) for fault in check.faults if check.shard == "samples.npy"
+    ]
     assert told == [
         "sha256 is not the manifest's",
         "its samples do not lie in the shards as the manifest counts them",
@@ -219,7 +239,9 @@ def test_a_damaged_shard_is_mended_and_nothing_else_changes(
 ) -> None:
     (folder / "small-train-000002.tar").write_bytes(b"damaged")
     (folder / "small-train-000002.idx").unlink()
-    before = {path: path.stat().st_mtime_ns for path in folder.iterdir() if "000002" not in path.name}
+    before = {
+        path: path.stat().st_mtime_ns for path in folder.iterdir() if "000002" not in path.name
+    }
     report = rebuild_shard(corpus, folder, 2, root=root, workers=0)
     assert report.packed == 7 and report.manifest == read_manifest(folder)
     assert digests(folder) == digests(packed)
@@ -239,7 +261,14 @@ def test_a_changed_source_changes_its_shard_and_the_digest(
     before = read_manifest(folder).digest
     report = rebuild_shard(corpus, folder, number, root=changed, workers=0)
     assert report.manifest is not None and report.manifest.digest != before
-    pack(corpus, tmp_path / "fresh", root=changed, image_policy="squash:16", samples_per_shard=8, workers=0)
+    pack(
+        corpus,
+        tmp_path / "fresh",
+        root=changed,
+        image_policy="squash:16",
+        samples_per_shard=8,
+        workers=0,
+    )
     assert digests(folder) == digests(tmp_path / "fresh")
     assert not faults(folder)
 
@@ -254,13 +283,20 @@ def test_a_shard_that_loses_or_regains_all_its_samples(
         record.image.write_bytes(b"")
     rebuild_shard(other, folder, 1, root=changed, workers=0)
     manifest = read_manifest(folder)
-    assert [info.file[-10:-4] for info in manifest.shards] == ["000000", "000002", "000003", "000004"]
+    assert [info.file[-10:-4] for info in manifest.shards] == [
+        "000000",
+        "000002",
+        "000003",
+        "000004",
+    ]
     assert not faults(folder)
     rebuild_shard(corpus, folder, 1, root=root, workers=0)
     assert digests(folder) == digests(packed)
 
 
-def test_a_shard_of_an_unfinished_set_is_packed_alone(corpus: Corpus, root: Path, packed: Path, tmp_path: Path) -> None:
+def test_a_shard_of_an_unfinished_set_is_packed_alone(
+    corpus: Corpus, root: Path, packed: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     settings = {"image_policy": "squash:16", "samples_per_shard": 8}
     pack(corpus, out, root=root, workers=0, part=(1, 5), **settings)  # type: ignore[arg-type]
@@ -269,7 +305,9 @@ def test_a_shard_of_an_unfinished_set_is_packed_alone(corpus: Corpus, root: Path
     assert report.kept == 16 and digests(out) == digests(packed)
 
 
-def test_what_cannot_be_rebuilt_is_refused(corpus: Corpus, root: Path, folder: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_rebuilt_is_refused(
+    corpus: Corpus, root: Path, folder: Path, tmp_path: Path
+) -> None:
     with pytest.raises(PackError, match="no records for a shard 5"):
         rebuild_shard(corpus, folder, 5, root=root, workers=0)
     with pytest.raises(PackError, match="nothing has been packed here"):

@@ -25,7 +25,9 @@ from shards.storage.cache import Cache, open_in_use
 from shards.storage.shard_files import ShardFiles
 from shards.storage.transfer import RetryPolicy
 
-pytest.importorskip("aiohttp", reason="fsspec needs aiohttp for http(s): pip install colorgan[remote]")
+pytest.importorskip(
+    "aiohttp", reason="fsspec needs aiohttp for http(s): pip install colorgan[remote]"
+)
 
 SHARDS = [f"tiny-train-{number:06d}.tar" for number in range(5)]
 PATIENCE = RetryPolicy(num_tries=3, wait_s=0.01, stall_s=0.3, base_s=5.0)
@@ -34,7 +36,9 @@ LARGE = int(1e9)
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_set(tmp_path_factory.mktemp("packed") / "set", [tiny_sample(index) for index in range(40)])
+    return write_set(
+        tmp_path_factory.mktemp("packed") / "set", [tiny_sample(index) for index in range(40)]
+    )
 
 
 @pytest.fixture
@@ -55,11 +59,17 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def open_set(folder: Path | str, cache: Cache | None = None) -> ShardSet:
-    return open_shards([folder], cache.folder, cache.limit_bytes / 1e9) if cache else open_shards([folder])
+    return (
+        open_shards([folder], cache.folder, cache.limit_bytes / 1e9)
+        if cache
+        else open_shards([folder])
+    )
 
 
 def batches(folder: Path | str, cache: Cache | None = None) -> list[torch.Tensor]:
-    loader = Loader(open_set(folder, cache), image_size=32, global_batch_size=8, micro_batch_size=4, seed=3)
+    loader = Loader(
+        open_set(folder, cache), image_size=32, global_batch_size=8, micro_batch_size=4, seed=3
+    )
     stream = loader.train_batches(16)
     out = []
     for _ in range(7):  # over an epoch's edge
@@ -74,7 +84,9 @@ def batches(folder: Path | str, cache: Cache | None = None) -> list[torch.Tensor
 def read(shards, index: int, files: ShardFiles | None = None) -> bytes:
     row, own = shards.rows(np.array([index]))[0], ShardFiles()
     try:
-        return read_members(shards, row, MemberSpec(retry_wait_s=0.001), (files or own).read_at).image
+        return read_members(
+            shards, row, MemberSpec(retry_wait_s=0.001), (files or own).read_at
+        ).image
     finally:
         own.close()
 
@@ -83,25 +95,35 @@ def fetched(cache: Cache) -> list[str]:
     return sorted(path.name for path in cache.folder.glob("*/*.tar"))
 
 
-def test_same_batches_from_a_url_and_from_a_folder(packed: Path, server: FolderServer, cache: Cache) -> None:
+def test_same_batches_from_a_url_and_from_a_folder(
+    packed: Path, server: FolderServer, cache: Cache
+) -> None:
     ours, theirs = batches(packed), batches(server.url, cache)
     assert len(ours) == len(theirs)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert {name: server.requests[name] for name in SHARDS} == dict.fromkeys(SHARDS, 1)
     assert open_set(server.url + "/", cache).digest == open_shards([packed]).digest
     batches(server.url, cache)
-    assert server.requests["samples.npy"] == 1 and all(server.requests[name] == 1 for name in SHARDS)
+    assert server.requests["samples.npy"] == 1 and all(
+        server.requests[name] == 1 for name in SHARDS
+    )
 
 
-def test_any_filesystem_of_fsspec_will_do(packed: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_filesystem_of_fsspec_will_do(
+    packed: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import fsspec
 
-    monkeypatch.setattr(transfer, "SCHEMES", ("memory",))  # stands for s3: files with a size, opened and read
+    monkeypatch.setattr(
+        transfer, "SCHEMES", ("memory",)
+    )  # stands for s3: files with a size, opened and read
     store = fsspec.filesystem("memory")
     for path in packed.iterdir():
         store.pipe_file(f"/bucket/set/{path.name}", path.read_bytes())
     shards = open_set("memory://bucket/set", cache)
-    assert [read(shards, index) for index in range(40)] == [tiny_sample(index).image for index in range(40)]
+    assert [read(shards, index) for index in range(40)] == [
+        tiny_sample(index).image for index in range(40)
+    ]
     store.rm("/bucket", recursive=True)
     with pytest.raises(ManifestError, match=r"memory://bucket/set/manifest.json: .*no such file"):
         open_set("memory://bucket/set", cache)
@@ -168,7 +190,18 @@ def test_url_that_is_refused(cache: Cache, url: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../x.tar", "/etc/x.tar", "..", "a b.tar", ".x.tar", "manifest.json", "x.tar?y", "%2e%2e.tar", SHARDS[0]]
+    "name",
+    [
+        "../x.tar",
+        "/etc/x.tar",
+        "..",
+        "a b.tar",
+        ".x.tar",
+        "manifest.json",
+        "x.tar?y",
+        "%2e%2e.tar",
+        SHARDS[0],
+    ],
 )
 def test_hostile_names_are_refused(tmp_path: Path, packed: Path, cache: Cache, name: str) -> None:
     manifest = json.loads((packed / "manifest.json").read_text())
@@ -181,7 +214,9 @@ def test_hostile_names_are_refused(tmp_path: Path, packed: Path, cache: Cache, n
     assert not cache.folder.exists()
 
 
-def test_bound_is_kept_and_files_in_use_stay(packed: Path, server: FolderServer, tmp_path: Path) -> None:
+def test_bound_is_kept_and_files_in_use_stay(
+    packed: Path, server: FolderServer, tmp_path: Path
+) -> None:
     sizes = [(packed / name).stat().st_size for name in SHARDS]
     table = (packed / "samples.npy").stat().st_size
     cache = Cache(tmp_path / "cache", sum(sizes) + table)
@@ -194,7 +229,11 @@ def test_bound_is_kept_and_files_in_use_stay(packed: Path, server: FolderServer,
         second = open_set(other.url, cache)
         for index in (0, 8, 16, 24, 32):
             read(second, index)
-            used = sum(path.stat().st_size for path in cache.folder.glob("*/*") if path.suffix in (".tar", ".npy"))
+            used = sum(
+                path.stat().st_size
+                for path in cache.folder.glob("*/*")
+                if path.suffix in (".tar", ".npy")
+            )
             assert used <= cache.limit_bytes
         assert shards.shard_paths[1].exists() and not shards.shard_paths[0].exists()
     assert read(shards, 8, held) == tiny_sample(8).image
@@ -204,7 +243,10 @@ def test_bound_is_kept_and_files_in_use_stay(packed: Path, server: FolderServer,
 def test_full_cache(packed: Path, server: FolderServer, tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"set data\.cache_gb to"):
         open_set(server.url, Cache(tmp_path / "small", 10_000))
-    in_use = [open_in_use(write_file(tmp_path / "cache" / "other" / f"{number}.tar")) for number in range(3)]
+    in_use = [
+        open_in_use(write_file(tmp_path / "cache" / "other" / f"{number}.tar"))
+        for number in range(3)
+    ]
     total = sum(path.stat().st_size for path in packed.iterdir())
     shards = open_set(server.url, Cache(tmp_path / "cache", total + 10))
     folder = remote.remote_of(shards.shard_paths[0])
@@ -262,7 +304,9 @@ def test_killed_during_a_fetch_and_started_again(server: FolderServer, cache: Ca
         assert parts[0].exists()
     shards = open_set(server.url, cache)
     assert not parts[0].exists()
-    assert [read(shards, index) for index in range(40)] == [tiny_sample(index).image for index in range(40)]
+    assert [read(shards, index) for index in range(40)] == [
+        tiny_sample(index).image for index in range(40)
+    ]
     assert [server.requests[name] for name in SHARDS] == [1, 1, 2, 1, 1]
 
 
@@ -272,11 +316,15 @@ def test_slow_fetch_is_not_taken_for_a_stalled_read(server: FolderServer, cache:
     reads = ReadAhead(shards, MemberSpec(timeout_s=0.05), 1, files.read_at)
     results = reads.read(np.array([0, 8])).collect()
     reads.close()
-    assert [getattr(result, "image", result) for result in results] == [tiny_sample(i).image for i in (0, 8)]
+    assert [getattr(result, "image", result) for result in results] == [
+        tiny_sample(i).image for i in (0, 8)
+    ]
 
 
 def test_next_shards_are_fetched_ahead(server: FolderServer, cache: Cache) -> None:
-    loader = Loader(open_set(server.url, cache), image_size=32, global_batch_size=4, micro_batch_size=4)
+    loader = Loader(
+        open_set(server.url, cache), image_size=32, global_batch_size=4, micro_batch_size=4
+    )
     evaluation = loader.eval_batches()
     next(evaluation)
     deadline = time.monotonic() + 10

@@ -34,7 +34,11 @@ def bucket(packed: Path) -> Iterator[str]:
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    words = {"ENDPOINT_URL": f"http://{host}:{port}", "ACCESS_KEY_ID": "testing", "SECRET_ACCESS_KEY": "testing"}
+    words = {
+        "ENDPOINT_URL": f"http://{host}:{port}",
+        "ACCESS_KEY_ID": "testing",
+        "SECRET_ACCESS_KEY": "testing",
+    }
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("NO_PROXY", "127.0.0.1")
         for name, value in {**words, "DEFAULT_REGION": "us-east-1"}.items():
@@ -73,7 +77,9 @@ def test_what_is_not_there_is_told_in_a_sentence(bucket: str, tmp_path: Path, ur
         open_shards([url], tmp_path / "cache", 0.1)
 
 
-def test_missing_keys_are_told_at_once(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_keys_are_told_at_once(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not after all tries, and with where keys are looked for."""
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
         monkeypatch.delenv(f"AWS_{name}")

@@ -25,13 +25,17 @@ def test_ranks_of_a_node_share_one_checked_copy(
     plain = open_shards([source])
     monkeypatch.setenv(staging.STAGE_DIR, str(scratch))
     found = []
-    threads = [threading.Thread(target=lambda: found.append(open_shards([source]))) for _ in range(3)]
+    threads = [
+        threading.Thread(target=lambda: found.append(open_shards([source]))) for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert [each.digest for each in found] == [plain.digest] * 3
-    assert all(path.is_relative_to(scratch) and not path.is_symlink() for path in found[0].shard_paths)
+    assert all(
+        path.is_relative_to(scratch) and not path.is_symlink() for path in found[0].shard_paths
+    )
     text = capsys.readouterr().out
     assert text.count("staged") == 1
     assert "3 of 3 shards" in text
@@ -57,7 +61,9 @@ def test_a_shard_that_differs_from_its_manifest_is_named(tmp_path: Path) -> None
     assert not (tmp_path / "scratch" / manifest.digest[:16]).exists()
 
 
-def test_settings_that_make_no_sense_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_make_no_sense_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = packed(tmp_path / "set")
     monkeypatch.setenv(staging.STAGE_DIR, str(tmp_path / "set" / "manifest.json" / "below"))
     with pytest.raises(ManifestError, match="cannot be staged there"):
