@@ -1,0 +1,4 @@
+"""Judge frozen features: linear SVMs, few labels, nearest neighbors.
+
+Front doors: `probe` (the command), `record` (probe.json).
+"""

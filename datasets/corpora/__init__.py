@@ -1,0 +1,1 @@
+"""One adapter per corpus: files as users have them -> records for the packer."""

@@ -1,0 +1,1 @@
+"""The official archives of COCO and VOC: resume, check, unpack."""

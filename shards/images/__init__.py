@@ -1,0 +1,1 @@
+"""Any picture to the stored JPEG: headers, conversion, size policy."""
