@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from colorgan.config.command import run_command
 from colorgan.config.command_line import parse
-from colorgan.distributed.ranks import close_ranks, open_ranks
+from colorgan.distributed.ranks import joined_ranks
 from colorgan.errors import ColorganError
 from colorgan.evaluation.evaluate import EvaluateSettings, evaluate
 from shards.errors import ShardError
@@ -19,11 +19,9 @@ def main(argv: list[str]) -> int:
         description=__doc__ or "",
         next_line="python launcher/colorize.py --generator DIR --out DIR PHOTO...",
     )
-    ranks = open_ranks(timeout_s=settings.timeout_s)
-    try:
+
+    with joined_ranks(timeout_s=settings.timeout_s) as ranks:
         evaluate(settings, ranks)
-    finally:
-        close_ranks()
     return 0
 
 

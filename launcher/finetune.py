@@ -12,7 +12,7 @@ from pathlib import Path
 from colorgan.config.command import run_command
 from colorgan.config.command_line import parse
 from colorgan.config.recipe import FinetuneRecipe
-from colorgan.distributed.ranks import close_ranks, open_ranks
+from colorgan.distributed.ranks import joined_ranks
 from colorgan.errors import ColorganError
 from colorgan.tasks.finetuning import run
 from shards.errors import ShardError
@@ -28,11 +28,10 @@ def main(argv: list[str]) -> int:
         next_line="accelerate launch launcher/evaluate.py --model RUN/model --data DIR",
         recipes=Path(__file__).resolve().parent / "configs",
     )
-    ranks = open_ranks(timeout_s=recipe.launch.timeout_s, torch_threads=recipe.launch.torch_threads)
-    try:
+
+    launch = recipe.launch
+    with joined_ranks(timeout_s=launch.timeout_s, torch_threads=launch.torch_threads) as ranks:
         return run(recipe, ranks)
-    finally:
-        close_ranks()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 from colorgan.config.command import run_command
 from colorgan.config.command_line import parse
 from colorgan.config.recipe import PretrainRecipe
-from colorgan.distributed.ranks import Ranks, close_ranks, open_ranks
+from colorgan.distributed.ranks import Ranks, joined_ranks
 from colorgan.errors import ColorganError, UsageError
 from colorgan.tasks.pretraining import run
 from shards.errors import ShardError
@@ -35,19 +35,14 @@ def main(argv: list[str]) -> int:
         next_line="python launcher/consolidate.py --run RUN",
         recipes=HERE / "configs",
     )
-    ranks = open_ranks(timeout_s=recipe.launch.timeout_s, torch_threads=recipe.launch.torch_threads)
-    try:
-        if (
-            not recipe.data.train
-            and "--config" in keys
-            and not {"sample", "--config=sample"} & set(argv)
-        ):
-            raise UsageError(
-                "data.train is not given: name folders that launcher/pack.py has written"
-            )
+
+    unnamed_data = "--config" in keys and not {"sample", "--config=sample"} & set(argv)
+    if not recipe.data.train and unnamed_data:
+        raise UsageError("data.train is not given: name folders that launcher/pack.py has written")
+
+    launch = recipe.launch
+    with joined_ranks(timeout_s=launch.timeout_s, torch_threads=launch.torch_threads) as ranks:
         return run(recipe if recipe.data.train else with_sample(recipe, ranks), ranks)
-    finally:
-        close_ranks()
 
 
 def with_sample(recipe: PretrainRecipe, ranks: Ranks) -> PretrainRecipe:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from colorgan.config.command import run_command
 from colorgan.config.command_line import parse
-from colorgan.distributed.ranks import close_ranks, open_ranks
+from colorgan.distributed.ranks import joined_ranks
 from colorgan.errors import ColorganError
 from colorgan.probes.probe import ProbeSettings, run
 from shards.errors import ShardError
@@ -20,11 +20,9 @@ def main(argv: list[str]) -> int:
         next_line="accelerate launch launcher/probe.py --model random --like DIR --data.train DIR --data.test DIR "
         "--out DIR",
     )
-    ranks = open_ranks(timeout_s=settings.timeout_s)
-    try:
+
+    with joined_ranks(timeout_s=settings.timeout_s) as ranks:
         run(settings, ranks)
-    finally:
-        close_ranks()
     return 0
 
 

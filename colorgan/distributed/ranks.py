@@ -9,7 +9,8 @@ backward, step, named state) is all that the rest of the code uses.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -91,6 +92,27 @@ class Ranks:
         total = torch.tensor([int(flag)])
         dist.all_reduce(total, group=self.control)
         return bool(total.item())
+
+
+@contextmanager
+def joined_ranks(*, timeout_s: int, torch_threads: int = 0) -> Iterator[Ranks]:
+    """Join the process group, choose deterministic algorithms, and leave at the end.
+
+    What every command that runs on several ranks begins with. Called once, on all ranks.
+
+    Args:
+        timeout_s: Seconds after which a collective call without an answer ends the run.
+        torch_threads: Compute threads of this rank; 0 shares the machine's cores among its ranks.
+
+    Raises:
+        LaunchError: As in `open_ranks`.
+    """
+    ranks = open_ranks(timeout_s=timeout_s, torch_threads=torch_threads)
+    try:
+        set_determinism()
+        yield ranks
+    finally:
+        close_ranks()
 
 
 def open_ranks(*, timeout_s: int, torch_threads: int = 0) -> Ranks:

@@ -21,7 +21,7 @@ from colorgan.data import (
     open_set,
     open_whole_set,
 )
-from colorgan.distributed.ranks import Ranks, set_determinism
+from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
 from colorgan.evaluation.generator_scores import (
     mean_scores,
@@ -80,7 +80,6 @@ class EvaluateSettings(BaseModel):
 
 def evaluate(settings: EvaluateSettings, ranks: Ranks) -> None:
     """Load, score, print and write. Called on all ranks."""
-    set_determinism()
     ranks.on_all_ranks(lambda: check_out(settings.out) if ranks.main else None)
     model, config = ranks.on_all_ranks(lambda: load_model(settings.model, *TARGETS))
     config = config.model_copy(update={"inference": settings.inference or config.inference})

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from colorgan.config.progress import images_shown
 from colorgan.config.recipe import Folder
 from colorgan.data import Loader, ShardSet, open_set, open_whole_set
-from colorgan.distributed.ranks import Ranks, set_determinism
+from colorgan.distributed.ranks import Ranks
 from colorgan.errors import ModelFolderError, UsageError
 from colorgan.models.model_folder import ModelConfig, build_model, load_model, read_config
 from colorgan.models.unet import FeaturePyramid
@@ -72,7 +72,6 @@ class ProbeSettings(BaseModel):
 
 def run(settings: ProbeSettings, ranks: Ranks) -> None:
     """Check, extract, probe, print and write. Called on all ranks."""
-    set_determinism()
     protocols: tuple[Protocol, ...] = (
         ("linear", "lowshot", "knn") if settings.protocol == "all" else (settings.protocol,)
     )

@@ -16,7 +16,7 @@ from colorgan.config.recipe import FinetuneRecipe
 from colorgan.config.settings import dump_recipe
 from colorgan.data import Loader, ShardSet, Targets, open_loaders, open_set
 from colorgan.distributed.phase import Strategy
-from colorgan.distributed.ranks import Ranks, set_determinism
+from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
 from colorgan.evaluation.record import EVALUATION, Evaluation, write_evaluation
 from colorgan.evaluation.task_scores import score_model, scores_text
@@ -158,7 +158,6 @@ TARGETS: dict[str, Targets] = {"classify": "classes", "segment": "mask", "detect
 
 def run(recipe: FinetuneRecipe, ranks: Ranks) -> int:
     """Check everything that can be checked, then train (or print the plan). Called on all ranks."""
-    set_determinism()
     if not recipe.data.train:
         raise UsageError(
             "data.train is not given: name a folder that launcher/pack.py has written, for instance of VOC with "

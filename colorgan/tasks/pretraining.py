@@ -10,7 +10,7 @@ from colorgan.config.recipe import PretrainRecipe
 from colorgan.config.settings import dump_recipe
 from colorgan.data import Loader, ShardSet, open_loaders, open_set
 from colorgan.distributed.phase import Strategy
-from colorgan.distributed.ranks import Ranks, set_determinism
+from colorgan.distributed.ranks import Ranks
 from colorgan.evaluation.generator_scores import mean_scores, save_grid, score_coloring, scores_text
 from colorgan.models.model_folder import Architecture, ModelConfig
 from colorgan.runs.run import EXIT_STOPPED, Run, RunResult
@@ -106,7 +106,6 @@ def _validate(run: Run, strategy: Strategy, val: Loader, images_seen: int) -> di
 
 def run(recipe: PretrainRecipe, ranks: Ranks) -> int:
     """Check everything that can be checked, then train (or print the plan). Called on all ranks."""
-    set_determinism()
     shards = open_set(recipe.data.train, *recipe.data.cache, ranks)
     micro = check_batch(recipe, ranks, shards.num_samples)
     total = images_to_see(
