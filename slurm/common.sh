@@ -11,12 +11,13 @@
 # shellcheck source=slurm/site.env
 . "${COLORGAN_SITE:-$root/slurm/site.env}"
 
-# Exit statuses of the verbs (colorgan/errors.py).
-EXIT_MISTAKE=2     # told in one sentence; again it would be the same
-EXIT_NOT_FINITE=65 # a loss is not a number; again it would be the same
-EXIT_STOPPED=75    # by a signal, and has saved
-declare -A MEANING=([0]='done' [2]="a mistake" [65]="a loss is not a number" [69]="another rank was lost"
-    [74]="a checkpoint could not be written" [75]="stopped and saved" [76]="a rank hung" [137]=killed)
+# Exit statuses of the commands (ExitStatus in colorgan/errors.py).
+EXIT_MISTAKE=2
+EXIT_STOPPED=75 # by a signal, after saving
+FINAL=(2 65 66 78) # rerunning the command fails the same way
+declare -A MEANING=([0]='done' [2]="a mistake" [65]="NaN or infinity in a loss" [66]="the run started from other weights"
+    [69]="another rank was lost" [74]="a checkpoint could not be written" [75]="stopped and saved" [76]="a rank hung"
+    [78]="the run folder holds another recipe" [137]=killed)
 RESEND_S=5      # a signal that comes before a rank listens is lost
 
 say() { printf '[slurm %s] %s\n' "$(date '+%F %T')" "$*"; }
@@ -270,7 +271,7 @@ finish() {
     reason=${reason:-the ranks ended without a word}
     if [ "$exit_code" -eq 0 ] && [ "$statuses" = " 0 " ]; then done_now; fi
     if [ "$exit_code" -eq 0 ] && [[ $statuses == *" $EXIT_STOPPED "* ]]; then requeue "$(saved_text)"; fi
-    for status in "$EXIT_MISTAKE" "$EXIT_NOT_FINITE"; do
+    for status in "${FINAL[@]}"; do
         [[ $statuses != *" $status "* ]] ||
             fail "$status" "${MEANING[$status]}, told above; the same again would fail the same way, so it is not requeued"
     done

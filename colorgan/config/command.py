@@ -1,4 +1,8 @@
-"""How a verb ends: one sentence and an exit status."""
+"""How a command ends: one sentence and an exit status.
+
+`run_command` is the last line of each script in launcher/. It needs no heavy import, so that mistakes
+in the settings are reported before torch is loaded.
+"""
 
 from __future__ import annotations
 
@@ -6,62 +10,120 @@ import errno
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
-from colorgan.errors import ColorganError
+from colorgan.errors import ColorganError, ExitStatus
 
-# Faults of the disk and of the user's paths; others (a reset connection, say) keep their traceback.
+# Faults of the disk and of the user's paths. Others (a reset connection) keep their traceback.
 _PATH_FAULTS = (
     *("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "ESTALE", "EMFILE", "ENFILE"),
     *("ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "ENOTEMPTY", "ENAMETOOLONG", "ELOOP"),
 )
 
-
 # torchrun stops its other ranks 0.1 s after the first has failed, DeepSpeed's launcher after 1 s.
 _OTHER_RANKS_WAIT_S = 3.0
 
+Main = Callable[[list[str]], int | None]
 
-def run_command(main: Callable[[list[str]], int | None], *errors: type[Exception]) -> NoReturn:
-    """Runs a verb and exits: 0; an error's status (2: a mistake), one sentence; 130 for Ctrl-C; else a traceback.
+
+def run_command(main: Main, *errors: type[Exception]) -> NoReturn:
+    """Run a command and exit with its status (`ExitStatus`).
+
+    An error of `colorgan` or of the trees in `errors` is printed as one sentence; any other keeps its
+    traceback.
 
     Args:
-        main: Takes the words after the script's name; None is status 0.
-        errors: Error trees of other packages to tell in one sentence, beside `ColorganError`.
+        main: Takes the words after the script's name; returning None means status 0.
+        errors: Error classes of other packages whose messages are sentences for the user.
     """
-    told: tuple[type[Exception], ...] = (ColorganError, *errors)
+    # A notebook's value names a module that other environments lack: `import matplotlib` fails.
+    os.environ["MPLBACKEND"] = "Agg"
+
+    try:
+        status = _status_of(main, errors)
+    except Exception:
+        if _world_size() == 1:
+            raise
+        traceback.print_exc()
+        status = ExitStatus.FAULT
+
+    _leave_status(status)
+
+    if status and _world_size() > 1:
+        # Leaving in order waits for the other ranks (NCCL), which wait for this one: leave at once.
+        # The launcher then ends the others.
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+    raise SystemExit(status)
+
+
+def _status_of(main: Main, errors: tuple[type[Exception], ...]) -> int:
+    """Run `main`; return its exit status, after printing the sentence of an error."""
+    explained: tuple[type[Exception], ...] = (ColorganError, *errors)
+
     try:
         status = main(sys.argv[1:]) or 0
         sys.stdout.flush()
-    except BrokenPipeError:  # `... --help | head`
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        status = 141  # as a shell shows a process ended by SIGPIPE
+        return ExitStatus.CLOSED_PIPE
     except KeyboardInterrupt:
-        _tell("Interrupted.")
-        status = 130
-    except told as error:
-        _tell(f"{type(error).__name__}: {error}")
-        status = getattr(error, "exit_status", 2)
+        print_error("Interrupted.")
+        return ExitStatus.INTERRUPTED
+    except explained as error:
+        print_error(f"{type(error).__name__}: {error}")
+        return getattr(error, "exit_status", ExitStatus.MISTAKE)
     except OSError as error:
         if errno.errorcode.get(error.errno or 0) not in _PATH_FAULTS:
             raise
         where = f"{error.filename}: " if error.filename is not None else ""
-        _tell(f"{type(error).__name__}: {where}{error.strerror}.")
-        status = 2
-    raise SystemExit(status)
+        print_error(f"{type(error).__name__}: {where}{error.strerror}.")
+        return ExitStatus.MISTAKE
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's: on the GPU
+            raise
+        print_error(
+            f"OutOfMemoryError: {str(error).splitlines()[0]} Lower batch.micro_batch_size (training) "
+            "or batch_size (evaluation), or use --batch.precision bf16."
+        )
+        return ExitStatus.MISTAKE
+
+    return status
 
 
-def _tell(sentence: str) -> None:
-    """Prints to stderr; a rank other than the first waits, so that what fails on all ranks is told once.
+def print_error(sentence: str) -> None:
+    """Print to standard error; ranks after the first wait, so that a common failure is printed once.
 
-    Launchers end the other ranks within a second of the first failure; if this rank still lives after the
-    wait, the first rank has not failed, and this one speaks.
+    Launchers end the other ranks within a second of the first failure. If this rank is still alive
+    after the wait, the first rank has not failed, and this one prints.
     """
-    if not _is_first_local_rank():
+    if not is_first_local_rank():
         time.sleep(_OTHER_RANKS_WAIT_S)
         sentence = f"[rank {os.environ.get('RANK', os.environ['LOCAL_RANK'])}] {sentence}"
+
     print(sentence, file=sys.stderr, flush=True)
 
 
-def _is_first_local_rank() -> bool:
+def is_first_local_rank() -> bool:
+    """Return whether this process is the first rank of its machine, or the only process."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _world_size() -> int:
+    size = os.environ.get("WORLD_SIZE", "1")
+    return int(size) if size.isdigit() else 1
+
+
+def _leave_status(status: int) -> None:
+    """Write the status where COLORGAN_STATUS_DIR says: launchers turn every failure into status 1."""
+    folder = os.environ.get("COLORGAN_STATUS_DIR")
+    if folder:
+        with suppress(OSError):
+            Path(folder, f"rank-{os.environ.get('RANK', '0')}").write_text(f"{int(status)}\n")

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from colorgan.config.command import _is_first_local_rank
+from colorgan.config.command import is_first_local_rank
 from colorgan.config.keys import (
     Key,
     group_default,
@@ -75,7 +75,7 @@ def parse(
     keys = {key.name: key for key in schema_keys(schema)}
     words = _split_words(argv, keys, positional)
     if words.help:
-        if _is_first_local_rank():
+        if is_first_local_rank():
             print(
                 help_text(
                     schema,

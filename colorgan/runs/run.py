@@ -36,6 +36,8 @@ from colorgan.errors import (
     ColorganError,
     LostRankError,
     NotFiniteError,
+    OtherRecipeError,
+    OtherWeightsError,
     SaveError,
     UsageError,
 )
@@ -163,7 +165,7 @@ class Run:
             )
         began = found.state["model"].get("init_digest") if found else ""
         if found is not None and began and began != self._model.init_digest:
-            raise CheckpointError(
+            raise OtherWeightsError(
                 f"{found.path} {OTHER_WEIGHTS} than those at init now (digest {began[:12]}, now "
                 f"{self._model.init_digest[:12]}): give another --run, or remove {self.folder}"
             )
@@ -348,7 +350,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
 def _refuse_difference(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
     lines = recipe_difference(old, new, ignore=FREE_KEYS)
     if lines:
-        raise UsageError(
+        raise OtherRecipeError(
             f"{folder} holds a run {OTHER_RECIPE}: choose another --run, or undo\n  "
             + "\n  ".join(lines)
         )

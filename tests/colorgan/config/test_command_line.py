@@ -1,12 +1,7 @@
-"""One way in: defaults <- recipe <- command line; all mistakes at once; errors told in one sentence, status 2."""
+"""Defaults <- recipe <- command line; all mistakes at once."""
 
 from __future__ import annotations
 
-import errno
-import os
-import signal
-import subprocess
-import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from colorgan.config import command_line as cli
-from colorgan.config.command import run_command
 from colorgan.config.command_line import MAX_RECIPE_BYTES, parse
 from colorgan.config.settings import dump_recipe, recipe_difference
-from colorgan.errors import CheckpointError, UsageError
-
-ROOT = Path(__file__).parents[3]
+from colorgan.errors import UsageError
 
 
 class Section(BaseModel):
@@ -372,109 +363,3 @@ def test_recipe_difference() -> None:
     ]
     assert recipe_difference(old, new, ignore=["data", "run", "extra", "gone"]) == []
     assert recipe_difference(old, old) == []
-
-
-class OtherError(Exception):
-    """An error of another package."""
-
-
-def ending(main: Callable[[list[str]], int | None], *errors: type[Exception]) -> Any:
-    with pytest.raises(SystemExit) as caught:
-        run_command(main, *errors)
-    return caught.value.code
-
-
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (CheckpointError("it is damaged."), "CheckpointError: it is damaged."),
-        (OtherError("no such class."), "OtherError: no such class."),
-        (
-            PermissionError(errno.EACCES, "Permission denied", "/out"),
-            "PermissionError: /out: Permission denied.",
-        ),
-        (OSError(errno.ENOSPC, "No space left on device"), "OSError: No space left on device."),
-        (KeyboardInterrupt(), "Interrupted."),
-    ],
-)
-def test_run_command_tells_mistakes_in_one_line(
-    error: BaseException, told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def main(words: list[str]) -> None:
-        raise error
-
-    assert ending(main, OtherError) == (130 if isinstance(error, KeyboardInterrupt) else 2)
-    assert capsys.readouterr().err == told + "\n"
-
-
-def test_run_command_leaves_our_own_faults_a_traceback() -> None:
-    for fault in (
-        ZeroDivisionError(),
-        ConnectionResetError(errno.ECONNRESET, "reset"),
-        OtherError(),
-    ):
-
-        def main(words: list[str], fault: Exception = fault) -> None:
-            raise fault
-
-        with pytest.raises(type(fault)):
-            run_command(main)
-
-
-def test_run_command_passes_words_and_status(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["x.py", "--a", "1"])
-    assert ending(lambda words: None) == 0
-    assert ending(lambda words: 75 if words == ["--a", "1"] else 0) == 75
-
-
-def test_another_rank_waits_and_then_speaks(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    waited: list[float] = []
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setenv("RANK", "5")
-    monkeypatch.setattr(cli.time, "sleep", waited.append)
-
-    def main(words: list[str]) -> None:
-        raise CheckpointError("only here.")
-
-    assert ending(main) == 2
-    assert waited == [3.0] and capsys.readouterr().err == "[rank 5] CheckpointError: only here.\n"
-    with pytest.raises(SystemExit):
-        read("--help")
-    assert capsys.readouterr().out == ""
-
-
-VERB = """
-import sys, time
-from colorgan.cli import run_command
-def main(words):
-    if words == ["wait"]:
-        print("ready", flush=True)
-        time.sleep(60)
-    for _ in range(20_000):
-        print("x" * 50)
-run_command(main)
-"""
-
-
-def test_ctrl_c_and_a_closed_pipe_in_a_real_process(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    (tmp_path / "verb.py").write_text(VERB)
-    # What a shell starts in the background ignores Ctrl-C, and so would its children: these tests may run there.
-    command = ["env", "--default-signal=INT", sys.executable, str(tmp_path / "verb.py")]
-    for words, expected in ((["wait"], (130, "Interrupted.\n")), ([], (141, ""))):
-        process = subprocess.Popen(
-            command + words,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        assert process.stdout and process.stderr
-        process.stdout.readline()
-        if words:
-            process.send_signal(signal.SIGINT)
-        process.stdout.close()
-        assert (process.wait(timeout=30), process.stderr.read()) == expected
-        process.stderr.close()
