@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from shards.errors import PictureError
+from shards.images.label_frame import mask_frame
 from shards.images.policy import SUBSAMPLINGS, Encoding, Geometry, ImagePolicy
 from shards.manifest import VOID
 
@@ -96,23 +97,24 @@ def convert_mask(mask: NDArray[np.uint8], geometry: Geometry, num_classes: int) 
     """Turn a mask of class indices into the PNG to store: turned and resized like its picture, by nearest.
 
     Args:
-        mask: H x W uint8 of the source's stored size; 0 background, 1 to num_classes, 255 void.
+        mask: H x W uint8; 0 background, 1 to num_classes, 255 void. shards/images/label_frame.py decides by its
+            size whether it was made on the upright or the stored image, or on a resized copy of one.
         geometry: That of the picture.
         num_classes: Number of object classes.
 
     Raises:
-        PictureError: Another size than the picture's, another type, or an index that is no class.
+        PictureError: A size that fits neither view of the picture, another type, or an index that is no class.
     """
-    expected = (geometry.stored_height, geometry.stored_width)
-    if mask.dtype != np.uint8 or mask.shape != expected:
-        raise PictureError(
-            f"mask is {' x '.join(map(str, mask.shape))} of {mask.dtype} (height x width), "
-            f"its picture {expected[0]} x {expected[1]}"
-        )
+    if mask.dtype != np.uint8 or mask.ndim != 2:
+        shape = " x ".join(map(str, mask.shape))
+        raise PictureError(f"mask is {shape} of {mask.dtype}, not height x width of uint8")
+    frame = mask_frame((mask.shape[1], mask.shape[0]), geometry)
     highest = int(mask[mask != VOID].max(initial=0))
     if highest > num_classes:
         raise PictureError(f"mask holds index {highest}, above the {num_classes} classes")
-    image = _transpose(Image.fromarray(mask), geometry.orientation)
+    image = Image.fromarray(mask)
+    if frame.is_stored:
+        image = _transpose(image, geometry.orientation)
     image = image.resize((geometry.width, geometry.height), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=6)

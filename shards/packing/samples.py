@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from shards.errors import PackError, PictureError
 from shards.images.conversion import convert_mask, convert_picture
+from shards.images.label_frame import LabelFrame, label_frame
 from shards.images.policy import Encoding, Geometry
 from shards.manifest import SAMPLE_DTYPE
 from shards.packing.tar import BLOCK, MAX_NAME, index_line, member
@@ -144,6 +145,9 @@ def _pack_record(job: Job, record: Record) -> tuple[Geometry, list[bytes]]:
         raise PictureError(
             f"its key cannot name a tar member: 1 to {MAX_NAME - 5} letters, digits, _ and - are allowed"
         )
+    if record.fault:
+        raise PictureError(record.fault)
+
     picture = convert_picture(_read(record.image), job.encoding)
     geometry = picture.geometry
     members = [picture.jpeg, _label(job, record, geometry)]
@@ -156,8 +160,11 @@ def _label(job: Job, record: Record, geometry: Geometry) -> bytes:
     """The json member: the label with boxes in stored pixels, and the upright source's size."""
     label: dict[str, Any] = dict(record.label)
     try:
-        if "objects" in label:
-            label["objects"] = [_moved(item, geometry) for item in label["objects"]]
+        if label.get("objects"):
+            frame = label_frame(record.label_size, geometry)
+            frame.check_boxes(item["box"] for item in label["objects"] if "box" in item)
+            label["objects"] = [_moved(item, frame, geometry) for item in label["objects"]]
+
         width, height = geometry.upright
         label |= {
             "key": record.key,
@@ -170,11 +177,17 @@ def _label(job: Job, record: Record, geometry: Geometry) -> bytes:
         raise PictureError(f"its label cannot be stored: {error}") from error
 
 
-def _moved(item: dict[str, Any], geometry: Geometry) -> dict[str, Any]:
-    if "box" not in item:
-        return item
-    x0, y0, x1, y1 = (float(value) for value in item["box"])
-    return item | {"box": [round(value, 3) for value in geometry.move_box((x0, y0, x1, y1))]}
+def _moved(item: dict[str, Any], frame: LabelFrame, geometry: Geometry) -> dict[str, Any]:
+    """Return an object with its box in pixels of the shard's image and its area in those of the upright source."""
+    moved = dict(item)
+    if "box" in item:
+        x0, y0, x1, y1 = (float(value) for value in item["box"])
+        box = frame.move_box((x0, y0, x1, y1), geometry)
+        moved["box"] = [round(value, 3) for value in box]
+
+    if "area" in item:
+        moved["area"] = frame.move_area(item["area"], geometry)
+    return moved
 
 
 def _read_mask(mask: Mask) -> NDArray[np.uint8]:

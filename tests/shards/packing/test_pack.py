@@ -467,6 +467,9 @@ class Watched:
     """A record whose life can be watched."""
 
     mask = None
+    fault = ""
+    dropped = ()
+    label_size = None
     label: dict[str, Any] = {}  # noqa: RUF012 (never changed)
 
     def __init__(self, number: int, image: Path) -> None:
