@@ -1,5 +1,5 @@
-"""Ranks and the strategies that train networks over them.
+"""Ranks, and the strategies (one process, DDP, ZeRO) that train networks over them.
 
-Front doors: `ranks` (join the process group), `strategy.open_strategy` (DDP or DeepSpeed), `phase`
-(their protocol).
+Front doors: `ranks` (this process among the others), `strategy.open_strategy`, `phase` (what
+training asks of a strategy), `state` (named pieces of tensors, as checkpoints store them).
 """

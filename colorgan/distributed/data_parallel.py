@@ -8,10 +8,18 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from colorgan.distributed.phase import Network, Phase, average_statistics, frozen
+from colorgan.distributed.phase import (
+    Network,
+    Phase,
+    StrategySettings,
+    average_statistics,
+    frozen,
+)
 from colorgan.distributed.ranks import Ranks
 from colorgan.distributed.state import (
     Saved,
@@ -21,69 +29,74 @@ from colorgan.distributed.state import (
     read_whole,
 )
 
+PLAIN = StrategySettings()
+
 
 class DataParallel:
     """Trains the phases' networks in one process or, with several ranks, under DDP.
 
-    Every rank holds all weights. Running statistics of batch norm are averaged over the ranks after every step,
-    so that a checkpoint at any step, of any rank, is the same. Built on all ranks, in the same order.
+    Every rank holds all weights. Running statistics of batch norm are averaged over the ranks after
+    every step, so that a checkpoint is the same whichever rank writes it. Built on all ranks, in
+    the same order.
     """
 
     def __init__(
-        self,
-        ranks: Ranks,
-        phases: Sequence[Phase],
-        *,
-        precision: str = "fp32",
-        gradient_clip_norm: float = 0.0,
-        channels_last: bool = False,
-        compile: bool = False,
-        averaged: str | None = None,
-        average_half_life_images: int = 0,
+        self, ranks: Ranks, phases: Sequence[Phase], settings: StrategySettings = PLAIN
     ) -> None:
         self.ranks = ranks
         self.phases = {phase.name: phase for phase in phases}
+        self._settings = settings
         self._autocast = torch.autocast(
-            ranks.device.type, torch.bfloat16, enabled=precision == "bf16"
+            ranks.device.type, torch.bfloat16, enabled=settings.precision == "bf16"
         )
-        self._clip = gradient_clip_norm
-        self._half_life = average_half_life_images
+
         self.bare: dict[str, nn.Module] = {}
+        # The same networks as they are run: compiled where that is asked for.
+        self._run: dict[str, Network] = {}
         self._wrapped: dict[str, Network] = {}
         for phase in phases:
-            if channels_last:
+            if settings.channels_last:
                 phase.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self.bare[phase.name] = phase.module
-            self._wrapped[phase.name] = self._wrap(
-                torch.compile(phase.module) if compile else phase.module
-            )
-        self.averaged_name = averaged if average_half_life_images else None
-        self.average: nn.Module | None = None
-        if self.averaged_name is not None:
-            self.average = copy.deepcopy(self.bare[self.averaged_name]).requires_grad_(False).eval()
+            runnable = torch.compile(phase.module) if settings.compile else phase.module
+            self._run[phase.name] = runnable
+            self._wrapped[phase.name] = self._wrap(runnable)
+
+        self.ema_name = settings.ema_name
+        self.ema: nn.Module | None = None
+        if self.ema_name is not None:
+            self.ema = copy.deepcopy(self.bare[self.ema_name]).requires_grad_(False).eval()
 
     def _wrap(self, module: Any) -> Network:
         if self.ranks.world_size == 1:
             return module  # type: ignore[no-any-return]
+
         device_ids = [self.ranks.device.index] if self.ranks.device.type == "cuda" else None
-        return DistributedDataParallel(
-            module, device_ids=device_ids, forward_sync_buffers=False, gradient_as_bucket_view=True
+        wrapped = DistributedDataParallel(
+            module,
+            device_ids=device_ids,
+            forward_sync_buffers=False,
+            gradient_as_bucket_view=True,
+            bucket_cap_mb=self._settings.gradient_bucket_mb,
         )
+        if self._settings.compress_gradients:
+            wrapped.register_comm_hook(None, _as_bf16)
+        return wrapped
 
     def networks(self, phase: Phase) -> dict[str, Network]:
-        """Return the callables of a phase's turn: its own network tracked for gradients, the others bare."""
-        return {
-            name: self._wrapped[name] if name == phase.name else self.bare[name]
-            for name in self.bare
-        }
+        """Return the callables of a phase's turn: its own collects gradients, the others do not."""
+        return {**self._run, phase.name: self._wrapped[phase.name]}
 
     def turn(self, phase: Phase) -> AbstractContextManager[None]:
-        """While open, only the phase's own network learns: nothing leaks into the others."""
+        """While open, only the phase's own network learns: no gradient reaches the others."""
         return frozen(module for name, module in self.bare.items() if name != phase.name)
 
     @contextmanager
     def micro_step(self, phase: Phase, *, last: bool) -> Iterator[None]:
-        """Surround forward and backward of one micro-batch; gradients are shared on the `last`. All ranks."""
+        """Surround forward and backward of one micro-batch. Called on all ranks.
+
+        Gradients are summed over the ranks in the backward pass of the `last` one only.
+        """
         wrapped = self._wrapped[phase.name]
         alone = not last and isinstance(wrapped, DistributedDataParallel)
         with wrapped.no_sync() if alone else nullcontext():  # type: ignore[attr-defined]
@@ -98,11 +111,15 @@ class DataParallel:
         loss.backward()  # type: ignore[no-untyped-call]
 
     def step(self, phase: Phase, images_seen: int) -> Tensor:
-        """Clip, update the phase's weights, clear gradients; return the gradient norm before clipping. All ranks."""
+        """Clip, update weights, clear gradients; return the gradient norm before clipping.
+
+        Called on all ranks.
+        """
         parameters = [p for p in phase.module.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self._clip:
-            nn.utils.clip_grads_with_norm_(parameters, self._clip, norm)
+        if self._settings.gradient_clip_norm:
+            nn.utils.clip_grads_with_norm_(parameters, self._settings.gradient_clip_norm, norm)
+
         for group in phase.optimizer.param_groups:
             group["lr"] = phase.learning_rate(images_seen)
         phase.optimizer.step()
@@ -110,17 +127,15 @@ class DataParallel:
         return norm
 
     def end_step(self, num_images: int) -> None:
-        """Average batch-norm statistics over the ranks and move the weight average. Called on all ranks."""
+        """Average batch-norm statistics over the ranks and move the EMA. Called on all ranks."""
         average_statistics(self.bare.values(), self.ranks)
-        if self.average is not None and self.averaged_name is not None:
-            _move_average(
-                self.average, self.bare[self.averaged_name], 0.5 ** (num_images / self._half_life)
-            )
+        if self.ema is not None and self.ema_name is not None:
+            _move_ema(self.ema, self.bare[self.ema_name], self._settings.ema_decay(num_images))
 
-    def evaluated(self, name: str, *, average: bool | None = None) -> nn.Module:
-        """Return the module that evaluation and pictures use: the weight average where there is one."""
-        if self.average is not None and name == self.averaged_name and average is not False:
-            return self.average
+    def evaluated(self, name: str, *, ema: bool | None = None) -> nn.Module:
+        """Return the module that evaluation and pictures use: the EMA if there is one."""
+        if self.ema is not None and name == self.ema_name and ema is not False:
+            return self.ema
         return self.bare[name]
 
     def release(self, name: str) -> nn.Module:
@@ -128,7 +143,7 @@ class DataParallel:
         return self.bare[name]
 
     def held(self) -> dict[str, list[Tensor]]:
-        """Return what this rank keeps at this moment, as weights, gradients and optimizer; for accounting."""
+        """Return the weights, gradients and optimizer states on this rank now; for accounting."""
         weights = [parameter for module in self.bare.values() for parameter in module.parameters()]
         gradients = [parameter.grad for parameter in weights if parameter.grad is not None]
         return {
@@ -138,31 +153,44 @@ class DataParallel:
         }
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """Return all weights and optimizer states as named whole tensors, by role; the same on every rank."""
+        """Return all weights and optimizer states as whole named tensors, by role.
+
+        They are the same on every rank.
+        """
         roles: dict[str, dict[str, Tensor]] = {}
         for name, phase in self.phases.items():
             roles[name] = dict(self.bare[name].state_dict())
             roles[f"{name}_optimizer"] = optimizer_state(phase.module, phase.optimizer)
-        if self.average is not None:
-            roles[f"{self.averaged_name}_average"] = dict(self.average.state_dict())
+        if self.ema is not None:
+            roles[f"{self.ema_name}_average"] = dict(self.ema.state_dict())
         return roles
 
     def load_state(self, saved: Saved, *, with_optimizers: bool = True) -> None:
-        """Take over what any strategy has saved. Called on all ranks."""
+        """Load what any strategy, on any number of ranks, has saved. Called on all ranks."""
         for name, phase in self.phases.items():
             self.bare[name].load_state_dict(read_whole(saved, name))
             if with_optimizers:
-                load_optimizer_state(
-                    phase.module, phase.optimizer, read_whole(saved, f"{name}_optimizer")
-                )
-        if self.average is not None:
-            self.average.load_state_dict(read_whole(saved, f"{self.averaged_name}_average"))
+                tensors = read_whole(saved, f"{name}_optimizer")
+                load_optimizer_state(phase.module, phase.optimizer, tensors)
+
+        if self.ema is not None:
+            self.ema.load_state_dict(read_whole(saved, f"{self.ema_name}_average"))
+
+
+def _as_bf16(state: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """Average a bucket of gradients as bfloat16.
+
+    Under a name of our own: torch refuses its own hook by name on gloo, which has had bfloat16 since.
+    """
+    return bf16_compress_hook(state, bucket)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
-def _move_average(average: nn.Module, module: nn.Module, decay: float) -> None:
-    """Average <- decay * average + (1 - decay) * module; buffers are copied."""
-    ours: list[Tensor] = list(average.parameters())
+def _move_ema(ema: nn.Module, module: nn.Module, decay: float) -> None:
+    """Set the EMA to decay * ema + (1 - decay) * module; buffers are copied."""
+    ours: list[Tensor] = list(ema.parameters())
     torch._foreach_lerp_(ours, [p.detach() for p in module.parameters()], 1.0 - decay)
-    for mine, other in zip(average.buffers(), module.buffers(), strict=True):
-        mine.copy_(other)
+
+    buffers: list[Tensor] = list(ema.buffers())
+    if buffers:
+        torch._foreach_copy_(buffers, list(module.buffers()))

@@ -1,7 +1,7 @@
 """The launch profile: what the launcher's environment asks for, checked before anything starts.
 
-`accelerate launch --config_file launcher/configs/accelerate/zero2.yaml ...` sets the variables that are read here;
-`colorgan/distributed/ranks.py` follows the result.
+`accelerate launch --config_file launcher/configs/accelerate/zero2.yaml ...` sets the variables that
+are read here; `colorgan/distributed/ranks.py` follows the result.
 """
 
 from __future__ import annotations
@@ -39,33 +39,48 @@ def launch_profile(environment: Mapping[str, str] | None = None) -> LaunchProfil
     """Return what the launcher asks for.
 
     Raises:
-        LaunchError: a stage, an offload or a precision that is not supported, or DeepSpeed is not installed.
+        LaunchError: A stage, an offload or a precision is not supported, or DeepSpeed is not
+            installed.
     """
     env = os.environ if environment is None else environment
-    if env.get("ACCELERATE_MIXED_PRECISION", "no") != "no":
+    precision = env.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision != "no":
         raise LaunchError(
-            f"the launch profile asks for mixed_precision {env['ACCELERATE_MIXED_PRECISION']}, but precision is the "
-            'recipe\'s: set mixed_precision: "no" (or --mixed_precision no) and --batch.precision bf16'
+            f"the launch profile asks for mixed_precision {precision}, but precision is the "
+            "recipe's: set "
+            'mixed_precision: "no" (or --mixed_precision no) and --batch.precision bf16'
         )
     if env.get("ACCELERATE_USE_DEEPSPEED", "false").lower() != "true":
         return LaunchProfile()
+    return _zero_profile(env)
+
+
+def _zero_profile(env: Mapping[str, str]) -> LaunchProfile:
     stage = env.get(_ZERO + "ZERO_STAGE", "2")
     if stage not in ("1", "2", "3"):
         raise LaunchError(
             f"the launch profile's zero_stage is {stage}: use 1, 2 or 3, or {PROFILES}/ddp.yaml"
         )
-    if (file := env.get(_ZERO + "CONFIG_FILE", "none")) != "none":
+
+    file = env.get(_ZERO + "CONFIG_FILE", "none")
+    if file != "none":
         raise LaunchError(
-            f"the launch profile names deepspeed_config_file {file}, which is not read: the recipe sets precision, "
-            f"clipping and batches; take the line out ({PROFILES}/zero{stage}.yaml shows what is read)"
+            f"the launch profile names deepspeed_config_file {file}, which is not read: the recipe "
+            "sets precision, "
+            f"clipping and batches; remove the line ({PROFILES}/zero{stage}.yaml shows what is "
+            "read)"
         )
-    if (where := env.get(_ZERO + "OFFLOAD_PARAM_DEVICE", "none")) != "none":
+
+    where = env.get(_ZERO + "OFFLOAD_PARAM_DEVICE", "none")
+    if where != "none":
         raise LaunchError(
             f"offload_param_device is {where}: only the optimizer can be offloaded; set it to none"
         )
+
     where = env.get(_ZERO + "OFFLOAD_OPTIMIZER_DEVICE", "none")
     if where not in ("none", "cpu"):
         raise LaunchError(f"offload_optimizer_device is {where}: use none or cpu")
+
     if importlib.util.find_spec("deepspeed") is None:
         raise LaunchError(
             f"{PROFILES}/zero{stage}.yaml needs DeepSpeed, which is not installed: "
@@ -75,23 +90,26 @@ def launch_profile(environment: Mapping[str, str] | None = None) -> LaunchProfil
 
 
 def check_launch(environment: Mapping[str, str] | None = None) -> None:
-    """Stop where a launcher would silently start something else than it was asked for.
+    """Stop where a launcher would silently start something other than it was asked for.
 
     Raises:
-        LaunchError: accelerate was asked for several processes and started one, or for GPUs where there are none.
+        LaunchError: accelerate was asked for several processes and started one, or for GPUs where
+            there are none.
     """
     env = os.environ if environment is None else environment
-    # accelerate sets MASTER_ADDR but no WORLD_SIZE when it was asked for several processes and starts one
-    # (`--cpu --num_processes 2`, `distributed_type: MULTI_CPU`).
+    # accelerate sets MASTER_ADDR but no WORLD_SIZE when it was asked for several processes and
+    # starts one (`--cpu --num_processes 2`, `distributed_type: MULTI_CPU`).
     if "ACCELERATE_USE_CPU" in env and "MASTER_ADDR" in env and "WORLD_SIZE" not in env:
         raise LaunchError(
             "accelerate was asked for several processes but started one: use "
             f"`accelerate launch --config_file {PROFILES}/ddp_cpu.yaml` (CPU) or ddp.yaml (GPUs)"
         )
+
     by_accelerate = "ACCELERATE_MIXED_PRECISION" in env and "LOCAL_WORLD_SIZE" in env
     if by_accelerate and not wants_cpu(env) and not torch.cuda.is_available():
         raise LaunchError(
-            "the launch profile is for GPUs, but this machine shows none (or not to this PyTorch): use its CPU twin, "
+            "the launch profile is for GPUs, but this machine shows none (or not to this PyTorch): "
+            "use its CPU twin, "
             f"for instance {PROFILES}/{launch_profile(env).name}_cpu.yaml"
         )
 
@@ -99,12 +117,10 @@ def check_launch(environment: Mapping[str, str] | None = None) -> None:
 def wants_cpu(environment: Mapping[str, str] | None = None) -> bool:
     """Return whether the profile is a CPU twin: `use_cpu: true` or `gpu_ids: "-1,-1"`.
 
-    accelerate passes `use_cpu` on only when it starts one process; it always passes `gpu_ids`, as the visible devices.
+    accelerate passes `use_cpu` on only when it starts one process; it always passes `gpu_ids`, as
+    the visible devices.
     """
     env = os.environ if environment is None else environment
-    return env.get("ACCELERATE_USE_CPU", "false").lower() == "true" or env.get(
-        "CUDA_VISIBLE_DEVICES", "0"
-    )[:2] in (
-        "",
-        "-1",
-    )
+    if env.get("ACCELERATE_USE_CPU", "false").lower() == "true":
+        return True
+    return env.get("CUDA_VISIBLE_DEVICES", "0")[:2] in ("", "-1")

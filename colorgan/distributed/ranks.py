@@ -1,18 +1,18 @@
-"""Ranks and the strategy that trains networks over them; the only file that knows how gradients are shared.
+"""This process among the ranks of a run: joining them, talking to them, its device.
 
-A launcher (`accelerate launch`, torchrun, SLURM) starts one process a rank and sets RANK, WORLD_SIZE, LOCAL_RANK,
-MASTER_ADDR and MASTER_PORT; `open_ranks` joins them. `open_strategy` gives what the launch profile asks for:
-`DataParallel` here (one process or DDP), or `Zero` in `colorgan/distributed/zero.py` (DeepSpeed). What `Strategy` offers (turns,
-backward, step, named state) is all that the rest of the code uses.
+A launcher (`accelerate launch`, torchrun, SLURM) starts one process per rank and sets RANK,
+WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; `joined_ranks` joins them.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -27,26 +27,29 @@ from colorgan.distributed.launch_profile import (
 )
 from colorgan.errors import LaunchError
 
+NVIDIA_DEVICE = Path("/dev/nvidia0")
+NVIDIA_VERSION = Path("/proc/driver/nvidia/version")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among the ranks of the run."""
+    """This process among the ranks of the run.
+
+    `control` is a gloo group for small CPU tensors and objects, also beside NCCL; None with one
+    rank.
+    """
 
     rank: int
-    local_rank: int
     world_size: int
     device: torch.device
-    control: Any = (
-        None  # gloo group for small CPU tensors and objects, also beside NCCL; None with one rank
-    )
+    control: Any = None
     profile: LaunchProfile = DATA_PARALLEL
 
     @staticmethod
     def single() -> Ranks:
-        """Return the ranks of a verb that runs in one process on the CPU."""
-        return Ranks(0, 0, 1, torch.device("cpu"))
+        """Return the ranks of a command that runs in one process on the CPU."""
+        return Ranks(0, 1, torch.device("cpu"))
 
     @property
     def main(self) -> bool:
@@ -59,7 +62,7 @@ class Ranks:
             dist.barrier(group=self.control)
 
     def gather(self, value: T) -> list[T]:
-        """Return every rank's `value`, in rank order, on all ranks. Called on all ranks; values are small."""
+        """Return every rank's `value`, in rank order. Called on all ranks; values are small."""
         if self.control is None:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -67,22 +70,23 @@ class Ranks:
         return values
 
     def on_all_ranks(self, work: Callable[[], T]) -> T:
-        """Do `work` on every rank; when it raises on one, every rank raises, so that none waits for it.
+        """Do `work` on every rank; when it raises on one, every rank raises, so that none waits.
 
         Raises:
-            LaunchError: it raised on another rank only; names the rank and its sentence.
+            LaunchError: It raised on another rank only; names the rank and its error.
         """
         result, error = None, None
         try:
             result = work()
         except Exception as caught:
             error = caught
+
         problems = self.gather(f"{type(error).__name__}: {error}" if error else "")
         if error is not None:
             raise error
         for rank, problem in enumerate(problems):
             if problem:
-                raise LaunchError(f"rank {rank} could not go on: {problem}")
+                raise LaunchError(f"rank {rank} failed: {problem}")
         return result  # type: ignore[return-value]
 
     def any(self, flag: bool) -> bool:
@@ -95,65 +99,84 @@ class Ranks:
 
 
 @contextmanager
-def joined_ranks(*, timeout_s: int, torch_threads: int = 0) -> Iterator[Ranks]:
-    """Join the process group, choose deterministic algorithms, and leave at the end.
+def joined_ranks(
+    *, timeout_s: int, torch_threads: int = 0, deterministic: bool = True, tf32: bool = False
+) -> Iterator[Ranks]:
+    """Join the process group and choose the GPU's algorithms; leave the group if all goes well.
 
-    What every command that runs on several ranks begins with. Called once, on all ranks.
+    Every command that runs on several ranks begins with it. Called once, on all ranks.
+
+    After an error the group is not left: NCCL's shutdown waits for the peers, and they wait for
+    this rank in a collective call. The process must end instead
+    (`colorgan.config.command.run_command` does that); the launcher then ends the others.
 
     Args:
         timeout_s: Seconds after which a collective call without an answer ends the run.
         torch_threads: Compute threads of this rank; 0 shares the machine's cores among its ranks.
+        deterministic: As in `set_determinism`.
+        tf32: Allow TF32 (10 bits of mantissa) in a GPU's float32 convolutions. Training allows it;
+            scoring does not, so that a model's scores agree between a GPU and a CPU. Matrix
+            products never use it.
 
     Raises:
         LaunchError: As in `open_ranks`.
     """
     ranks = open_ranks(timeout_s=timeout_s, torch_threads=torch_threads)
+    set_determinism(deterministic)
+    torch.backends.cudnn.allow_tf32 = tf32
+    yield ranks
+    close_ranks()
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """While open, a GPU's float32 convolutions are exact; for scoring between training steps."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
     try:
-        set_determinism()
-        yield ranks
+        yield
     finally:
-        close_ranks()
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def open_ranks(*, timeout_s: int, torch_threads: int = 0) -> Ranks:
     """Join the process group that the launcher prepared. Called once, on all ranks.
 
     Args:
-        timeout_s: seconds after which a collective call without an answer ends the run.
-        torch_threads: compute threads of this rank; 0 shares the machine's cores among its ranks.
+        timeout_s: Seconds after which a collective call without an answer ends the run.
+        torch_threads: Compute threads of this rank; 0 shares the machine's cores among its ranks.
 
     Raises:
-        LaunchError: the launcher started another number of processes than it was asked for, or its profile does not
-            fit this machine.
+        LaunchError: The launcher started another number of processes than it announced, or its
+            profile does not fit this machine.
     """
-    world_size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    local_rank, local_size = (
-        int(os.environ.get("LOCAL_RANK", 0)),
-        int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
-    )
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    rank = int(os.environ.get("RANK", 0))
     check_launch()
     profile = launch_profile()
-    torch.set_num_threads(torch_threads or cores_a_rank(local_size))
-    device = _device(local_rank)
+    torch.set_num_threads(torch_threads or cores_a_rank())
+    device = _device(int(os.environ.get("LOCAL_RANK", 0)))
     if world_size == 1:
-        return Ranks(0, 0, 1, device, profile=profile)
+        return Ranks(0, 1, device, profile=profile)
+
     backend = "nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=timeout_s)
-    dist.init_process_group(
-        backend, timeout=timeout, device_id=device if device.type == "cuda" else None
-    )
+    device_id = device if device.type == "cuda" else None
+    dist.init_process_group(backend, timeout=timeout, device_id=device_id)
     if dist.get_world_size() != world_size:
         raise LaunchError(
-            f"the launcher announced {world_size} ranks, {dist.get_world_size()} came: start again"
+            f"the launcher announced {world_size} ranks, but {dist.get_world_size()} joined: "
+            "start the run again"
         )
-    control = (
-        dist.new_group(backend="gloo", timeout=timeout) if backend == "nccl" else dist.group.WORLD
-    )
-    return Ranks(rank, local_rank, world_size, device, control, profile)
+
+    control = dist.group.WORLD
+    if backend == "nccl":
+        control = dist.new_group(backend="gloo", timeout=timeout)
+    return Ranks(rank, world_size, device, control, profile)
 
 
 def close_ranks() -> None:
-    """Leave the process group. Called on all ranks, at the end."""
+    """Leave the process group. Called on all ranks, and only when all went well."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -169,19 +192,97 @@ def num_nodes(world_size: int) -> int:
     return max(1, world_size // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Return whether a device multiplies in bfloat16 itself.
+
+    Ampere and later GPUs do (Turing emulates it, slowly), and CPUs with AMX or AVX-512 BF16.
+    """
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+    units = torch.cpu.get_capabilities()
+    return bool(units.get("amx_bf16") or units.get("avx512_bf16"))
+
+
 def _device(local_rank: int) -> torch.device:
-    if wants_cpu() or not torch.cuda.is_available():
+    if wants_cpu():
         return torch.device("cpu")
+    if not torch.cuda.is_available():
+        _refuse_hidden_gpu()
+        return torch.device("cpu")
+
     if local_rank >= torch.cuda.device_count():
         raise LaunchError(
             f"local rank {local_rank} has no GPU: this machine has {torch.cuda.device_count()}; "
             "start as many processes as there are GPUs (--num_processes)"
         )
+    _check_architecture(local_rank)
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
 
 
-def set_determinism() -> None:
-    """Choose the algorithms that give the same numbers every time; called once, before networks are built."""
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
+def _refuse_hidden_gpu() -> None:
+    """Raise if the machine has an NVIDIA GPU that this PyTorch cannot use.
+
+    Training would run on the CPU, which nobody who has a GPU wants.
+    """
+    if not NVIDIA_DEVICE.exists():
+        return
+
+    if torch.version.cuda is None:
+        reason = f"PyTorch {torch.__version__} is built for CPUs only: install its CUDA build"
+    else:
+        reason = (
+            f"PyTorch's CUDA {torch.version.cuda} finds no usable device (NVIDIA driver "
+            f"{_driver_version()}; "
+            "CUDA 13 needs 580 or newer): update the driver"
+        )
+    raise LaunchError(
+        f"this machine has an NVIDIA GPU, but {reason}; to train on the CPU, set "
+        "CUDA_VISIBLE_DEVICES=-1"
+    )
+
+
+def _driver_version() -> str:
+    try:
+        match = re.search(r"\b(\d+\.\d+(\.\d+)?)\b", NVIDIA_VERSION.read_text())
+    except OSError:
+        match = None
+    return match[1] if match else "unknown"
+
+
+def _check_architecture(index: int) -> None:
+    """Raise if this PyTorch has no kernels for the GPU; its first layer would fail unexplained.
+
+    Kernels of one architecture also run on later ones of the same major version; PTX runs on all
+    later ones.
+    """
+    major, minor = torch.cuda.get_device_capability(index)
+    names = torch.cuda.get_arch_list()
+    for name in names:
+        kind, _, number = name.partition("_")
+        digits = re.match(r"\d+", number)
+        if digits is None:
+            continue
+        built_major, built_minor = divmod(int(digits[0]), 10)
+        if kind == "compute" and (built_major, built_minor) <= (major, minor):
+            return
+        if kind == "sm" and built_major == major and built_minor <= minor:
+            return
+    raise LaunchError(
+        f"GPU {index} ({torch.cuda.get_device_name(index)}) has compute capability "
+        f"{major}.{minor}, but this PyTorch "
+        f"is built for {', '.join(names)}: use a newer GPU or another build of PyTorch, or set "
+        "CUDA_VISIBLE_DEVICES=-1 "
+        "to train on the CPU"
+    )
+
+
+def set_determinism(deterministic: bool = True) -> None:
+    """Choose cuDNN's algorithms: the same numbers every time, or the fastest ones measured.
+
+    Called once, before networks are built.
+    """
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = not deterministic

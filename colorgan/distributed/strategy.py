@@ -1,56 +1,45 @@
-"""Front door: DDP or DeepSpeed, as the launch profile says."""
+"""Front door: one process, DDP or DeepSpeed, as the launch profile asks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from colorgan.distributed.data_parallel import DataParallel
-from colorgan.distributed.phase import Phase, Strategy
+from colorgan.distributed.phase import Phase, Strategy, StrategySettings
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import LaunchError
 
+__all__ = ["StrategySettings", "open_strategy"]
+
+PLAIN = StrategySettings()
+
 
 def open_strategy(
-    ranks: Ranks,
-    phases: Sequence[Phase],
-    *,
-    precision: str = "fp32",
-    gradient_clip_norm: float = 0.0,
-    channels_last: bool = False,
-    compile: bool = False,
-    averaged: str | None = None,
-    average_half_life_images: int = 0,
+    ranks: Ranks, phases: Sequence[Phase], settings: StrategySettings = PLAIN
 ) -> Strategy:
-    """Return the strategy of the launch profile. Called on all ranks, which pass the same phases in the same order.
+    """Return the strategy of the launch profile.
 
-    Args:
-        averaged: name of the phase whose weights are averaged (EMA), if `average_half_life_images` is not 0.
+    Called on all ranks, which pass the same phases in the same order.
 
     Raises:
-        LaunchError: the profile cannot do what is asked.
+        LaunchError: The profile does not support a setting.
     """
-    if not ranks.profile.zero_stage:
-        return DataParallel(
-            ranks,
-            phases,
-            precision=precision,
-            gradient_clip_norm=gradient_clip_norm,
-            channels_last=channels_last,
-            compile=compile,
-            averaged=averaged,
-            average_half_life_images=average_half_life_images,
-        )
-    if compile:
-        raise LaunchError(
-            f"batch.compile does not go with {ranks.profile.name}: leave it off, or use ddp.yaml"
-        )
+    profile = ranks.profile
+    if not profile.zero_stage:
+        return DataParallel(ranks, phases, settings)
+
+    # DeepSpeed keeps weights and gradients in flat buffers of its own, in row-major order.
+    unsupported = {
+        "batch.compile": settings.compile,
+        "batch.channels_last": settings.channels_last,
+        "batch.compress_gradients": settings.compress_gradients,
+    }
+    for key, asked in unsupported.items():
+        if asked:
+            raise LaunchError(
+                f"{key} is not supported under {profile.name}: leave it off, or use ddp.yaml"
+            )
+
     from colorgan.distributed.zero import Zero  # DeepSpeed takes seconds to import
 
-    return Zero(
-        ranks,
-        phases,
-        precision=precision,
-        gradient_clip_norm=gradient_clip_norm,
-        averaged=averaged,
-        average_half_life_images=average_half_life_images,
-    )
+    return Zero(ranks, phases, settings)

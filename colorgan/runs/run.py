@@ -242,9 +242,9 @@ class Run:
     def _probes(self, strategy: Strategy) -> dict[str, torch.Tensor]:
         size = self._model.architecture.image_size
         outputs = {
-            "raw": probe(strategy.evaluated(self._role, average=False), size, self.ranks.device)
+            "raw": probe(strategy.evaluated(self._role, ema=False), size, self.ranks.device)
         }
-        if strategy.averaged_name == self._role:
+        if strategy.ema_name == self._role:
             outputs["average"] = probe(strategy.evaluated(self._role), size, self.ranks.device)
         return outputs
 

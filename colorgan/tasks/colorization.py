@@ -12,7 +12,7 @@ from colorgan.config.recipe import NetworkRecipe, OptimizerRecipe, PretrainRecip
 from colorgan.data import Batch
 from colorgan.distributed.phase import Network, Phase, Strategy
 from colorgan.distributed.ranks import Ranks
-from colorgan.distributed.strategy import open_strategy
+from colorgan.distributed.strategy import StrategySettings, open_strategy
 from colorgan.models.discriminator import Discriminator
 from colorgan.models.modes import dropout_keys, initialise, set_dropout_keys
 from colorgan.models.unet import UNet
@@ -132,16 +132,15 @@ def build_pretraining(
     phases = [
         _phase(name, module, recipe.optimizer, total_images) for name, module in networks.items()
     ]
-    strategy = open_strategy(
-        ranks,
-        phases,
+    settings = StrategySettings(
         precision=recipe.batch.precision,
         gradient_clip_norm=recipe.optimizer.gradient_clip_norm,
         channels_last=recipe.batch.channels_last,
         compile=recipe.batch.compile,
-        averaged=GENERATOR,
-        average_half_life_images=recipe.ema_half_life_images,
+        ema=GENERATOR,
+        ema_half_life_images=recipe.ema_half_life_images,
     )
+    strategy = open_strategy(ranks, phases, settings)
     task = PretrainTask(
         phases,
         gan=gan,

@@ -14,7 +14,7 @@ from colorgan.config.recipe import FinetuneRecipe, StageRecipe
 from colorgan.data import Batch
 from colorgan.distributed.phase import Network, Phase, Strategy
 from colorgan.distributed.ranks import Ranks
-from colorgan.distributed.strategy import open_strategy
+from colorgan.distributed.strategy import StrategySettings, open_strategy
 from colorgan.evaluation.picture_grids import VOID
 from colorgan.models.modes import dropout_keys, set_dropout_keys
 from colorgan.tasks.detection_loss import detection_loss
@@ -114,11 +114,10 @@ def build_stage(model: nn.Module, recipe: FinetuneRecipe, stage: Stage) -> Trans
 
 
 def _stage_strategy(recipe: FinetuneRecipe, ranks: Ranks, task: TransferTask) -> Strategy:
-    return open_strategy(
-        ranks,
-        task.phases,
+    settings = StrategySettings(
         precision=recipe.batch.precision,
         gradient_clip_norm=recipe.gradient_clip_norm,
         channels_last=recipe.batch.channels_last,
         compile=recipe.batch.compile,
     )
+    return open_strategy(ranks, task.phases, settings)

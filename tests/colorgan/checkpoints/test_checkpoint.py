@@ -63,7 +63,7 @@ def test_shares_of_several_ranks_make_the_whole(tmp_path: Path, world_size: int)
     partial.mkdir()
     files: dict[str, dict[str, object]] = {}
     for rank in range(world_size):
-        ranks = Ranks(rank, rank, world_size, torch.device("cpu"))
+        ranks = Ranks(rank, world_size, torch.device("cpu"))
         files |= _write_share(partial, ranks, _held(ranks, ROLES))
     _complete(partial, final, files, {"images_seen": 1})
     check_same(open_checkpoint(final))

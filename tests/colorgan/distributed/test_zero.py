@@ -111,7 +111,7 @@ def _check_whole_networks(ranks: Ranks, folder: Path) -> None:
     found = open_checkpoint(path)
     for average, role in ((False, "generator"), (True, "generator_average")):
         whole, saved = (
-            strategy.evaluated("generator", average=average).state_dict(),
+            strategy.evaluated("generator", ema=average).state_dict(),
             found.tensors(role),
         )
         assert whole.keys() == saved.keys()

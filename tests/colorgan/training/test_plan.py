@@ -25,7 +25,7 @@ from colorgan.training.plan import check_batch, plan_text
 from colorgan.training.schedules import images_to_see
 
 ONE = Ranks.single()
-FOUR = Ranks(0, 0, 4, torch.device("cpu"))
+FOUR = Ranks(0, 4, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

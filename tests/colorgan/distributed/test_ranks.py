@@ -1,0 +1,99 @@
+"""Joining ranks: which device is used, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from colorgan.distributed import ranks as module
+from colorgan.distributed.ranks import joined_ranks, open_ranks, without_tf32
+from colorgan.errors import LaunchError
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide what the shell of the tests may have set."""
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    assert torch.get_num_threads() == threads
+
+
+def show_gpu(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], built_for: list[str]
+) -> None:
+    """Pretend that torch sees one GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built_for)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Tesla V100")
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+
+
+@pytest.mark.parametrize(
+    ("capability", "built_for"),
+    [
+        ((7, 0), ["sm_75", "sm_80", "sm_120", "compute_120"]),
+        ((8, 0), ["sm_86", "sm_90a"]),
+    ],
+)
+def test_a_gpu_without_kernels_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], built_for: list[str]
+) -> None:
+    show_gpu(monkeypatch, capability, built_for)
+    with pytest.raises(LaunchError, match=r"V100\) has compute capability .*this PyTorch is built"):
+        open_ranks(timeout_s=1)
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 9), (9, 0), (12, 0), (12, 1), (13, 0)])
+def test_a_gpu_with_kernels_is_used(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]
+) -> None:
+    show_gpu(monkeypatch, capability, ["sm_75", "sm_80", "sm_90", "sm_120", "compute_120"])
+    assert open_ranks(timeout_s=1).device == torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize(("cuda", "reason"), [(None, "built for CPUs only"), ("13.0", "570.86.10")])
+def test_a_gpu_that_torch_cannot_use_is_no_reason_to_train_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda: str | None, reason: str
+) -> None:
+    version = tmp_path / "version"
+    version.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.10  Release\n")
+    monkeypatch.setattr(module, "NVIDIA_DEVICE", version)
+    monkeypatch.setattr(module, "NVIDIA_VERSION", version)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(LaunchError, match=rf"has an NVIDIA GPU, but .*{reason}"):
+        open_ranks(timeout_s=1)
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert open_ranks(timeout_s=1).device.type == "cpu"
+
+
+def test_a_command_that_fails_does_not_leave_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[bool] = []
+    monkeypatch.setattr(module, "close_ranks", lambda: left.append(True))
+    with pytest.raises(KeyError), joined_ranks(timeout_s=1):
+        raise KeyError
+    assert not left
+    with joined_ranks(timeout_s=1):
+        pass
+    assert left == [True]
+
+
+def test_tf32_is_for_training_only() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        with joined_ranks(timeout_s=1):
+            assert not torch.backends.cudnn.allow_tf32
+        with joined_ranks(timeout_s=1, tf32=True):
+            with without_tf32():
+                assert not torch.backends.cudnn.allow_tf32
+            assert torch.backends.cudnn.allow_tf32
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
