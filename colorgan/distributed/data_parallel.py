@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -80,7 +79,7 @@ class DataParallel:
             bucket_cap_mb=self._settings.gradient_bucket_mb,
         )
         if self._settings.compress_gradients:
-            wrapped.register_comm_hook(None, _as_bf16)
+            wrapped.register_comm_hook(None, _bf16_mean)
         return wrapped
 
     def networks(self, phase: Phase) -> dict[str, Network]:
@@ -177,12 +176,12 @@ class DataParallel:
             self.ema.load_state_dict(read_whole(saved, f"{self.ema_name}_average"))
 
 
-def _as_bf16(state: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _bf16_mean(state, bucket):  # type: ignore[no-untyped-def]  # torch checks annotations of hooks
     """Average a bucket of gradients as bfloat16.
 
-    Under a name of our own: torch refuses its own hook by name on gloo, which has had bfloat16 since.
+    torch refuses its own hook by name on gloo, although gloo sends bfloat16.
     """
-    return bf16_compress_hook(state, bucket)  # type: ignore[no-any-return]
+    return bf16_compress_hook(state, bucket)
 
 
 @torch.no_grad()
