@@ -105,7 +105,7 @@ def dali(folder: Path, kind: str, threads: int) -> Iterator[Any]:
     import torch
     from nvidia.dali import Pipeline, fn, types
 
-    from shards.decoding.dali import _as_tensor, _lab_operators
+    from shards.decoding.dali import as_tensor, lab_operators
 
     pipeline = Pipeline(
         batch_size=BATCH, num_threads=threads, device_id=None, prefetch_queue_depth=2, seed=1
@@ -122,10 +122,10 @@ def dali(folder: Path, kind: str, threads: int) -> Iterator[Any]:
         rgb = fn.decoders.image(encoded, output_type=types.RGB)
         if kind == "original":
             rgb = fn.resize(rgb, size=[SIZE, SIZE], interp_type=types.INTERP_LINEAR, antialias=True)
-        pipeline.set_outputs(_lab_operators(rgb, 128.0))
+        pipeline.set_outputs(lab_operators(rgb, 128.0))
     pipeline.build()
     while True:
-        lab_B3HW: torch.Tensor = _as_tensor(pipeline.run()[0]).clone()
+        lab_B3HW: torch.Tensor = as_tensor(pipeline.run()[0]).clone()
         yield lab_B3HW
 
 

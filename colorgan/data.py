@@ -1,11 +1,12 @@
-"""Packed folders opened as loaders for training, validation and scoring: the one place that meets `shards`.
+"""Opens packed folders as loaders for training, validation and scoring; the only user of `shards`.
 
-A loader's keyword arguments are built here and nowhere else, so that a setting keeps its name and type on the way from
-the recipe to `shards.loading.loader.Loader`.
+A loader's keyword arguments are built here and nowhere else, so that a setting keeps its name and
+type on the way from the recipe to `shards.loading.loader.Loader`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ from pathlib import Path
 
 from colorgan.config.recipe import RunRecipe
 from colorgan.distributed.ranks import Ranks, cores_a_rank, num_nodes
+from shards.errors import ManifestError
 from shards.images.conversion import decode_upright
 from shards.images.policy import MAX_PIXELS_LIMIT
 from shards.loading.boxes import Boxes
 from shards.loading.loader import Batch, Loader, Targets
-from shards.loading.shard_set import ShardSet, open_shards
+from shards.loading.shard_set import ShardSet, Storage, open_shards
 
 __all__ = [
     "MAX_PIXELS_LIMIT",
@@ -51,7 +53,8 @@ def open_set(
         ManifestError: A folder is not a finished packed set, or the folders do not fit together.
         LaunchError: Opening failed on another rank only.
     """
-    return ranks.on_all_ranks(lambda: open_shards(folders, cache_dir, cache_gb))
+    storage = _storage(cache_dir, cache_gb)
+    return ranks.on_all_ranks(lambda: open_shards(folders, storage))
 
 
 @contextmanager
@@ -158,3 +161,22 @@ def open_whole_set(
         yield loader
     finally:
         loader.close()
+
+
+def _storage(cache_dir: Path | None, cache_gb: float) -> Storage:
+    """Return where shards are cached, and where the job script wants them staged.
+
+    slurm/task.sh sets COLORGAN_STAGE_DIR, a folder on the node's own disk, and COLORGAN_STAGE_GB,
+    the room for shards there in gigabytes.
+
+    Raises:
+        ManifestError: COLORGAN_STAGE_GB is not a number.
+    """
+    folder, gigabytes = os.environ.get("COLORGAN_STAGE_DIR"), os.environ.get("COLORGAN_STAGE_GB")
+    try:
+        stage_gb = float(gigabytes) if gigabytes else None
+        if stage_gb is not None and not 0.0 <= stage_gb < 1e9:
+            raise ValueError
+    except ValueError:
+        raise ManifestError(f"COLORGAN_STAGE_GB={gigabytes}: not a number of gigabytes.") from None
+    return Storage(cache_dir, cache_gb, Path(folder) if folder else None, stage_gb)

@@ -1,26 +1,33 @@
-"""Which sample comes when, and how it is cut and flipped: pure functions of (shard sizes, seed, epoch).
+"""Which sample comes when, and how it is cropped and flipped: pure functions of seed and epoch.
 
-First step of loading; shards/loading/loader.py asks here which samples are next, shards/loading/shard_set.py then fetches them.
-Nothing is remembered between calls, so any position is reached in constant time, on any number of ranks.
+The first step of loading: shards/loading/loader.py asks here which samples come next, and
+shards/loading/shard_set.py finds their bytes. Nothing is remembered between calls, so any position
+is reached in constant time, on any number of ranks.
 
-    stream     positions 0, 1, 2, ... without end; epoch = position // num_samples
-    epoch      the shards in a drawn order, cut into windows of about WINDOW_SHARDS shards
-    window     the runs of its shards in a drawn order: a rank reads from few files at a time
-    run        RUN_SAMPLES samples that lie side by side in one shard (the last of a shard may be shorter), each
-               delayed by a draw of its own of up to SPREAD_RUNS runs: they come far apart, but soon
+    stream   positions 0, 1, 2, ... without end; epoch = position // num_samples
+    epoch    the shards in a drawn order, cut into windows of about WINDOW_SHARDS shards
+    window   the blocks of its shards in a drawn order: a rank reads from few files at a time
+    block    RUN_SAMPLES neighbouring samples of one shard (the last of a shard may be shorter),
+             each delayed by a draw of its own of up to SPREAD_RUNS blocks: they come far apart,
+             but soon
 
-So a node reads a run at a time (shards/loading/run_reads.py), where the samples of a shuffled window would be a seek each, and
-finds the rest of it in the page cache until it is due: RUN_SAMPLES x SPREAD_RUNS = 8,192 samples, 250 MB of 30 kB each.
-The delays are a window that slides, as in `py1e` of MosaicML's streaming: seeks come evenly, not in bursts, as they
-would at the edges of groups. On 1,281,167 samples in 1,282 shards (benchmarks/order.py; perfect: 0.3333 and 0):
+So a node reads a block at a time (shards/loading/run_reads.py), where the samples of a shuffled
+window would cost a seek each, and finds the rest of it in the page cache until it is due:
+RUN_SAMPLES x SPREAD_RUNS = 8,192 samples, 250 MB at 30 kB each. The delays are a sliding window, as
+in `py1e` of MosaicML's streaming: seeks come evenly, not in bursts, as they would at the edges of
+groups. On 1,281,167 samples in 1,282 shards, for one node (benchmarks/order.py; perfect: 0.3333
+and 0):
 
-    run    mean displacement    correlation of neighbours    neighbours of one run    seeks/image of one node
-      1          0.3263 n                0.0017                     0.004 %                    1.00
-      8          0.3263 n                0.0048                     0.087 %                    0.13
+    block   mean displacement   correlation of neighbours   neighbours of one block   seeks/image
+      1          0.3263 n                0.0017                     0.004 %              1.00
+      8          0.3263 n                0.0048                     0.087 %              0.13
 
-All draws hash (seed, purpose, epoch, ...) with splitmix64, a counter-based generator (Steele, Lea and Flood,
-"Fast splittable pseudorandom number generators", OOPSLA 2014): no hidden state, vectorised.
+All draws hash (seed, purpose, epoch, ...) with splitmix64, a counter-based generator (Steele, Lea
+and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014): no hidden state,
+vectorised.
 """
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,21 +38,29 @@ from numpy.typing import NDArray
 
 from shards.errors import OrderError
 
-# Every set up to 256 shards is shuffled as a whole. ImageNet, packed class by class in 1,282 shards of 1,000,
-# falls into 6 windows; a batch of 256 then holds 154 classes (165 with runs of 1), where a perfect shuffle brings
-# 226.
+# Every set up to 256 shards is shuffled as a whole. ImageNet, packed class by class in 1,282 shards
+# of 1,000, falls into 6 windows; a batch of 256 then holds 154 classes (165 with blocks of 1),
+# where a perfect shuffle has 226.
 WINDOW_SHARDS = 256
-RUN_SAMPLES, SPREAD_RUNS = (
-    8,
-    1024,
-)  # half the spread would need half the page cache, and bring 144 classes
-SMALL_SET = 20_000  # fewer samples fit into the page cache as a whole: nothing to gain by runs
+# Half the spread would need half the page cache, and give 144 classes in a batch.
+RUN_SAMPLES = 8
+SPREAD_RUNS = 1024
+# Fewer samples fit into the page cache as a whole: blocks gain nothing.
+SMALL_SET = 20_000
 
 Ids = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
-# Purposes: each keeps its draws apart from the others'.
-_SHARDS, _WINDOW, _CROP_AREA, _CROP_RATIO, _CROP_X, _CROP_Y, _FLIP, _REPLACE, _SPREAD = range(9)
+# Purposes: each keeps its draws apart from the others'. The numbers are part of the order.
+_SHARDS = 0
+_WINDOW = 1
+_CROP_AREA = 2
+_CROP_RATIO = 3
+_CROP_X = 4
+_CROP_Y = 5
+_FLIP = 6
+_REPLACE = 7
+_SPREAD = 8
 
 
 def splitmix64(counter: Hashes) -> Hashes:
@@ -71,12 +86,12 @@ def draw_uniform(*parts: int | Ids | Hashes) -> NDArray[np.float64]:
 
 
 def permutation(count: int, key: int) -> Ids:
-    """A permutation of range(count), drawn from `key`: the order of the hashes of (key, index)."""
+    """Draw a permutation of range(count) from `key`: the order of the hashes of (key, index)."""
     return np.argsort(draw(key, np.arange(count)), kind="stable").astype(np.int64)
 
 
 def run_samples_of(num_samples: int) -> int:
-    """Samples in a run of a set of this size: a small one is shuffled sample by sample."""
+    """Return the block size of a set of this size: small sets are shuffled sample by sample."""
     return RUN_SAMPLES if num_samples >= SMALL_SET else 1
 
 
@@ -86,10 +101,11 @@ class Order:
     Args:
         shard_sizes: Samples in each shard; ids count through the shards in this order.
         seed: Any integer; another seed is another order.
-        window_shards: Shards that are shuffled into one another. More is a better shuffle from more open
-            files; a constant of the project, since another value is another order.
-        run_samples: Samples in a run; None: by the size of the set. 1: a window is shuffled sample by sample.
-        spread_runs: Runs that are under way at a time, among whose samples those of one run are strewn.
+        window_shards: Shards that are shuffled into one another. More shuffles better and needs
+            more open files; a constant of the project, since another value is another order.
+        run_samples: Samples in a block; None: by the size of the set. 1: a window is shuffled
+            sample by sample.
+        spread_runs: Blocks in use at a time, among whose samples those of one block are spread.
     """
 
     def __init__(
@@ -107,79 +123,84 @@ class Order:
         self.num_windows = max(1, -(-len(self.sizes) // window_shards))
         self.run_samples = run_samples or run_samples_of(self.num_samples)
         self.spread_runs = spread_runs
-        # A run stays in one window for long, and only ever moves on: two remembered epochs and windows
-        # spare the work without being state.
+
+        # A training run stays in one window for long and only moves forward: two remembered epochs
+        # and windows save the work without being state.
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
         self._window = lru_cache(maxsize=2)(self._draw_window)
 
     def sample_ids(self, first: int, count: int) -> Ids:
-        """The ids at positions `first` to `first + count - 1` of the stream, shape (count,).
+        """Return the ids at positions `first` to `first + count - 1` of the stream, shape (count,).
 
         Raises:
             OrderError: A negative position, or no samples at all.
         """
         if self.num_samples == 0 or first < 0 or count < 0:
             raise OrderError(
-                f"no order for positions {first} to {first + count} of a set of {self.num_samples} samples; "
-                "positions start at 0 and the set must hold a sample."
+                f"no order for positions {first} to {first + count} of a set of "
+                f"{self.num_samples} samples; positions start at 0 and the set must hold a sample."
             )
+
         parts: list[Ids] = []
         position, end = first, first + count
         while position < end:
             epoch, within = divmod(position, self.num_samples)
             bounds = self._epoch(epoch)[1]
             window = int(np.searchsorted(bounds, within, side="right")) - 1
-            stop = min(int(bounds[window + 1]), within + end - position)
+
             offset = int(bounds[window])
+            stop = min(int(bounds[window + 1]), within + end - position)
             parts.append(self._window(epoch, window)[within - offset : stop - offset])
             position += stop - within
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
-    def window_of(self, position: int) -> Ids:
-        """The shards that the reads at `position` come from, in drawn order."""
-        epoch, within = divmod(position, self.num_samples)
-        shards, bounds = self._epoch(epoch)
-        window = int(np.searchsorted(bounds, within, side="right")) - 1
-        return shards[self._cut(window) : self._cut(window + 1)]
-
     def _cut(self, window: int) -> int:
-        """Where a window starts in the drawn shards; even windows, so that no short one is left over."""
+        """Return where a window starts in the drawn shards; even windows, so that none is short."""
         return len(self.sizes) * window // self.num_windows
 
     def _draw_epoch(self, epoch: int) -> tuple[Ids, Ids]:
-        """The shards in the epoch's order, and the position at which each window starts (and the end)."""
+        """Return the shards in the epoch's order, and where each window starts (and the end)."""
         shards = permutation(len(self.sizes), int(draw(self.seed, _SHARDS, epoch)[0]))
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.sizes[shards])])
-        return shards, ends[[self._cut(window) for window in range(self.num_windows + 1)]]
+        cuts = [self._cut(window) for window in range(self.num_windows + 1)]
+        return shards, ends[cuts]
 
     def _draw_window(self, epoch: int, window: int) -> Ids:
         shards = self._epoch(epoch)[0][self._cut(window) : self._cut(window + 1)]
-        ids = np.concatenate(
-            [np.arange(self.starts[shard], self.starts[shard + 1]) for shard in shards]
-        )
+        of_shards = [np.arange(self.starts[shard], self.starts[shard + 1]) for shard in shards]
+        ids = np.concatenate(of_shards)
+
         key = int(draw(self.seed, _WINDOW, epoch, window)[0])
         if self.run_samples == 1:
             return ids[permutation(len(ids), key)]
-        # A sample's time is its run's place among the drawn runs, and a delay of its own.
-        runs = self._runs(shards)
-        starts = permutation(int(runs[-1]) + 1, key)[runs]
+
+        # A sample's time is its block's place among the drawn blocks plus a delay of its own.
+        blocks = self._blocks(shards)
+        starts = permutation(int(blocks[-1]) + 1, key)[blocks]
         times = starts + self.spread_runs * draw_uniform(self.seed, _SPREAD, epoch, ids)
         return ids[np.argsort(times, kind="stable")]
 
-    def _runs(self, shards: Ids) -> Ids:
-        """The run of each sample of these shards, counted from 0; the last run of a shard may be short."""
+    def _blocks(self, shards: Ids) -> Ids:
+        """Return the block of each sample of these shards, from 0; a shard's last may be short."""
         sizes = self.sizes[shards]
-        ends = np.cumsum(-(-sizes // self.run_samples))
-        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        runs: Ids = (
-            np.repeat(ends - -(-sizes // self.run_samples), sizes) + within // self.run_samples
-        )
-        return runs
+        num_blocks = -(-sizes // self.run_samples)
+        first_blocks = np.cumsum(num_blocks) - num_blocks
+        first_samples = np.cumsum(sizes) - sizes
+
+        within = np.arange(sizes.sum()) - np.repeat(first_samples, sizes)
+        blocks: Ids = np.repeat(first_blocks, sizes) + within // self.run_samples
+        return blocks
 
 
 @dataclass(frozen=True)
-class RankShare:
-    """The part of each global batch that one rank takes: `num_micro_batches` runs from `offset` on."""
+class RankSlice:
+    """One rank's part of each global batch.
+
+    Attributes:
+        offset: Its first sample within the global batch.
+        num_micro_batches: Micro-batches from there on.
+        micro_batch_size: Samples in each.
+    """
 
     offset: int
     num_micro_batches: int
@@ -188,8 +209,8 @@ class RankShare:
 
 def rank_slice(
     global_batch_size: int, micro_batch_size: int, rank: int, world_size: int
-) -> RankShare:
-    """Cut a global batch into micro-batches and give each rank an equal run of them.
+) -> RankSlice:
+    """Cut a global batch into micro-batches and give each rank an equal number of them.
 
     The micro-batches are the same for every number of ranks; only who takes them differs.
 
@@ -198,46 +219,53 @@ def rank_slice(
     """
     if min(global_batch_size, micro_batch_size, world_size) < 1 or not 0 <= rank < world_size:
         raise OrderError(
-            f"global batch {global_batch_size}, micro-batch {micro_batch_size}, rank {rank} of {world_size}: "
-            "sizes are 1 at least, and a rank counts from 0 to one under the number of ranks."
+            f"global batch {global_batch_size}, micro-batch {micro_batch_size}, rank {rank} of "
+            f"{world_size}: sizes must be at least 1, and ranks count from 0."
         )
+
     if global_batch_size % (micro_batch_size * world_size):
         raise OrderError(
-            f"a global batch of {global_batch_size} cannot be cut into micro-batches of {micro_batch_size} "
-            f"on {world_size} ranks; make it a multiple of {micro_batch_size * world_size}."
+            f"a global batch of {global_batch_size} cannot be cut into micro-batches of "
+            f"{micro_batch_size} on {world_size} ranks; make it a multiple of "
+            f"{micro_batch_size * world_size}."
         )
-    share = global_batch_size // (micro_batch_size * world_size)
-    return RankShare(rank * share * micro_batch_size, share, micro_batch_size)
+
+    number = global_batch_size // (micro_batch_size * world_size)
+    return RankSlice(rank * number * micro_batch_size, number, micro_batch_size)
 
 
 def flips(seed: int, epochs: Ids, ids: Ids) -> NDArray[np.int32]:
-    """0 or 1 for each (epoch, sample), even odds."""
+    """Draw 0 or 1 for each (epoch, sample), with even odds."""
     return (draw(seed, _FLIP, epochs, ids) >> np.uint64(63)).astype(np.int32)
 
 
 def crop_windows(
-    seed: int, epochs: Ids, ids: Ids, heights: Ids, widths: Ids, min_area: float
+    seed: int, epochs: Ids, ids: Ids, heights: Ids, widths: Ids, random_crop_min_area: float
 ) -> NDArray[np.int32]:
-    """The window (y, x, height, width) in pixels to cut out of each picture, shape (N, 4).
+    """Draw the window (y, x, height, width) in pixels to crop from each image, shape (N, 4).
 
-    Its area is uniform in [min_area, 1] of the picture's, its shape that of the picture times a ratio that
-    is log-uniform in [3/4, 4/3] (as in Inception training), narrowed where it would not fit. A `min_area`
-    of 1 gives the whole picture.
+    Its area is uniform in [random_crop_min_area, 1] of the image's, its shape the image's times a
+    ratio that is log-uniform in [3/4, 4/3] (as in Inception training), narrowed where it would not
+    fit. With `random_crop_min_area` 1 it is the whole image.
     """
-    area = 1.0 - (1.0 - min_area) * draw_uniform(seed, _CROP_AREA, epochs, ids)
+
+    def uniform(purpose: int) -> NDArray[np.float64]:
+        return draw_uniform(seed, purpose, epochs, ids)
+
+    def side(lengths: Ids, share: NDArray[np.float64]) -> Ids:
+        return np.clip(np.rint(lengths * np.sqrt(share)).astype(np.int64), 1, lengths)
+
+    area = 1.0 - (1.0 - random_crop_min_area) * uniform(_CROP_AREA)
     widest = np.minimum(np.log(4 / 3), -np.log(area))
-    ratio = np.exp(widest * (2.0 * draw_uniform(seed, _CROP_RATIO, epochs, ids) - 1.0))
-    window_heights = np.clip(np.rint(heights * np.sqrt(area / ratio)).astype(np.int64), 1, heights)
-    window_widths = np.clip(np.rint(widths * np.sqrt(area * ratio)).astype(np.int64), 1, widths)
-    tops = (draw_uniform(seed, _CROP_Y, epochs, ids) * (heights - window_heights + 1)).astype(
-        np.int64
-    )
-    lefts = (draw_uniform(seed, _CROP_X, epochs, ids) * (widths - window_widths + 1)).astype(
-        np.int64
-    )
+    ratio = np.exp(widest * (2.0 * uniform(_CROP_RATIO) - 1.0))
+
+    window_heights = side(heights, area / ratio)
+    window_widths = side(widths, area * ratio)
+    tops = (uniform(_CROP_Y) * (heights - window_heights + 1)).astype(np.int64)
+    lefts = (uniform(_CROP_X) * (widths - window_widths + 1)).astype(np.int64)
     return np.stack([tops, lefts, window_heights, window_widths], axis=1).astype(np.int32)
 
 
 def replacement(seed: int, epoch: int, sample_id: int, attempt: int, num_samples: int) -> int:
-    """The sample that stands in for a bad one at its `attempt`-th try (from 1): one rule for all ranks."""
+    """Return the sample that replaces a bad one in its `attempt`-th try (from 1), on every rank."""
     return int(draw(seed, _REPLACE, epoch, sample_id, attempt)[0] % np.uint64(num_samples))

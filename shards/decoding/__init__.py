@@ -1,1 +1,5 @@
-"""Encoded images to Lab tensors: the DALI graph, and the fused CPU kernels."""
+"""Bytes to tensors: one DALI graph for CPU and GPU, and the CPU's fused kernels.
+
+Used by shards.loading. Modules: dali (the graph), lab and resize (numba kernels), buffers (output
+memory that is reused).
+"""

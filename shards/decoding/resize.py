@@ -1,11 +1,13 @@
-"""Antialiased linear resize and Lab of one picture in one pass, compiled by numba.
+"""Antialiased linear resize and Lab of one image in one pass, compiled by numba.
 
-The CPU's way for pictures that are not packed at the training size (shards/decoding/dali.py). It follows DALI's
-`resize(antialias=True, INTERP_LINEAR)` to the last bit or one beside it: a triangle filter, as wide as the scale where
-it shrinks, centred on pixel centres, borders repeated, rounded to bytes. DALI takes 2 ms for a photo to 256x256 and
-goes through memory twice; here rows are combined first, one output row at a time, and that row becomes Lab while it is
-in the cache.
+The CPU's way for images that are not packed at the training size (shards/decoding/decoder.py). It
+follows DALI's `resize(antialias=True, INTERP_LINEAR)` to the last bit or the one before: a triangle
+filter, as wide as the scale when it shrinks, centered on pixel centers, borders repeated, rounded
+to bytes. DALI takes 2 ms for a photo to 256x256 and goes through memory twice; here rows are
+combined first, one output row at a time, and that row becomes Lab while it is in the cache.
 """
+
+from __future__ import annotations
 
 from typing import Any
 
@@ -17,26 +19,63 @@ from shards.decoding.lab import compiled, lab_row, row_to_linear
 
 
 @numba.njit(inline="always")  # type: ignore[untyped-decorator]
-def _taps(size_in: int, size_out: int) -> int:
-    """Input samples that one output sample can reach."""
+def _num_taps(size_in: int, size_out: int) -> int:
+    """Count the input samples that one output sample can reach."""
     return int(np.ceil(2.0 * max(1.0, size_in / size_out))) + 1
 
 
 @numba.njit(inline="always")  # type: ignore[untyped-decorator]
 def _triangle(size_in: int, size_out: int, first: Any, weights: Any) -> None:
-    """For each output sample the first input sample that it reaches (may lie outside) and the weights from there on."""
+    """Write, per output sample, the first input sample in reach and the weights from there on.
+
+    The first sample may be outside the input, where borders are repeated.
+    """
     scale = size_in / size_out
     radius = max(1.0, scale)
+
     for out in range(size_out):
-        centre = (out + 0.5) * scale - 0.5
-        begin = int(np.ceil(centre - radius))
+        center = (out + 0.5) * scale - 0.5
+        begin = int(np.ceil(center - radius))
+
         total = 0.0
         for tap in range(weights.shape[1]):
-            weights[out, tap] = max(0.0, 1.0 - abs(begin + tap - centre) / radius)
+            weights[out, tap] = max(0.0, 1.0 - abs(begin + tap - center) / radius)
             total += weights[out, tap]
         for tap in range(weights.shape[1]):
             weights[out, tap] /= total
         first[out] = begin
+
+
+@numba.njit(inline="always", fastmath=True)  # type: ignore[untyped-decorator]
+def _combine_rows(rgb_HW3: Any, first: int, weights: Any, row: Any) -> None:
+    """Add up the input rows that one output row reaches, each times its weight."""
+    height, width, _ = rgb_HW3.shape
+    row[:] = np.float32(0.0)
+
+    for tap in range(len(weights)):
+        weight = weights[tap]
+        if weight > 0.0:
+            source = rgb_HW3[min(max(first + tap, 0), height - 1)].reshape(3 * width)
+            for x in range(3 * width):
+                row[x] += weight * np.float32(source[x])
+
+
+@numba.njit(inline="always", fastmath=True)  # type: ignore[untyped-decorator]
+def _combine_columns(padded: Any, pad: int, first: Any, weights: Any, bytes_S3: Any) -> None:
+    """Shrink or stretch one row to the output's width and round it to bytes."""
+    for x in range(len(first)):
+        # From 0.5 on, so that cutting the fraction off rounds to the nearest byte.
+        r, g, b = np.float32(0.5), np.float32(0.5), np.float32(0.5)
+        for tap in range(weights.shape[1]):
+            weight = weights[x, tap]
+            at = first[x] + pad + tap
+            r += weight * padded[at, 0]
+            g += weight * padded[at, 1]
+            b += weight * padded[at, 2]
+
+        bytes_S3[x, 0] = np.uint8(min(r, np.float32(255.0)))
+        bytes_S3[x, 1] = np.uint8(min(g, np.float32(255.0)))
+        bytes_S3[x, 2] = np.uint8(min(b, np.float32(255.0)))
 
 
 @compiled
@@ -47,52 +86,41 @@ def lab_resized(
     linear_256: NDArray[np.float32],
     ab_scale: float,
 ) -> None:
-    """Resize a picture to S x S and write its normalised Lab; holds no lock of Python's.
+    """Resize an image to S x S and write its normalised Lab, without holding Python's lock.
 
     Args:
         rgb_HW3: sRGB bytes of any size.
         mirror: Write each row from right to left.
         lab_3SS: Output, float32, planes L', a', b'.
         linear_256: `shards.decoding.lab.linear_from_srgb()`.
-        ab_scale: What a and b are divided by.
+        ab_scale: Divisor of a and b.
     """
     height, width, _ = rgb_HW3.shape
     size = lab_3SS.shape[1]
-    row_weights = np.empty((size, _taps(height, size)), np.float32)
-    weights = np.empty((size, _taps(width, size)), np.float32)
+
+    row_weights = np.empty((size, _num_taps(height, size)), np.float32)
     row_first = np.empty(size, np.int64)
-    first = np.empty(size, np.int64)
     _triangle(height, size, row_first, row_weights)
+    weights = np.empty((size, _num_taps(width, size)), np.float32)
+    first = np.empty(size, np.int64)
     _triangle(width, size, first, weights)
-    # One row with repeated borders wide enough for every tap.
+
+    # One row, with repeated borders wide enough for every tap.
     pad = int(np.ceil(max(1.0, width / size))) + 1
     padded = np.empty((width + 2 * pad, 3), np.float32)
-    flat = padded[pad : pad + width].reshape(3 * width)
+    row = padded[pad : pad + width].reshape(3 * width)
+
     bytes_S3 = np.empty((size, 3), np.uint8)
     red = np.empty(size, np.float32)
     green = np.empty(size, np.float32)
     blue = np.empty(size, np.float32)
+
     for y in range(size):
-        flat[:] = np.float32(0.0)
-        for tap in range(row_weights.shape[1]):
-            weight = row_weights[y, tap]
-            if weight > 0.0:
-                source = rgb_HW3[min(max(row_first[y] + tap, 0), height - 1)].reshape(3 * width)
-                for x in range(3 * width):
-                    flat[x] += weight * np.float32(source[x])
+        _combine_rows(rgb_HW3, row_first[y], row_weights[y], row)
         for channel in range(3):
             padded[:pad, channel] = padded[pad, channel]
             padded[pad + width :, channel] = padded[pad + width - 1, channel]
-        for x in range(size):
-            r, g, b = np.float32(0.5), np.float32(0.5), np.float32(0.5)
-            for tap in range(weights.shape[1]):
-                weight = weights[x, tap]
-                at = first[x] + pad + tap
-                r += weight * padded[at, 0]
-                g += weight * padded[at, 1]
-                b += weight * padded[at, 2]
-            bytes_S3[x, 0] = np.uint8(min(r, np.float32(255.0)))
-            bytes_S3[x, 1] = np.uint8(min(g, np.float32(255.0)))
-            bytes_S3[x, 2] = np.uint8(min(b, np.float32(255.0)))
+
+        _combine_columns(padded, pad, first, weights, bytes_S3)
         row_to_linear(bytes_S3, red, green, blue, linear_256, mirror)
         lab_row(red, green, blue, lab_3SS[0, y], lab_3SS[1, y], lab_3SS[2, y], ab_scale)

@@ -1,7 +1,10 @@
-"""The record of samples that could not be used: counted, named in the log, and limited.
+"""Counts, logs and limits the samples that could not be used.
 
-Used by shards/loading/stream.py. A few bad samples in a million must not stop a run; many must.
+Used by shards/loading/micro_batches.py. A few bad samples in a million must not stop a run; many
+must.
 """
+
+from __future__ import annotations
 
 import logging
 import threading
@@ -11,7 +14,8 @@ from shards.errors import LoadError
 
 logger = logging.getLogger("shards")
 
-# Under this many, one bad sample in a small set, or early in a run, would count as a large share.
+# Up to this many are always allowed: in a small set, or early in a run, one is already a large
+# share.
 MIN_BAD = 8
 _MAX_NAMED = 20
 
@@ -21,9 +25,9 @@ class Replaced:
     """One sample that could not be used.
 
     Attributes:
-        slot: The position it should have had (as in `Batch.positions_B`).
+        position: Where it belonged (as in `Batch.positions_B`).
         sample_id: The bad sample.
-        used: The sample tried in its place; None where it is left out (evaluation).
+        used: The sample tried in its place; None if it is left out (evaluation).
         reason: Why it cannot be used, with its file.
     """
 
@@ -34,50 +38,60 @@ class Replaced:
 
 
 class BadSamples:
-    """Counts samples and faults of one loader, from any thread."""
+    """The bad samples of one loader; used from any thread.
+
+    Args:
+        max_bad_share: Bad samples allowed, as a share of the samples drawn so far.
+    """
 
     def __init__(self, max_bad_share: float) -> None:
         self._max_bad_share = max_bad_share
         self._lock = threading.Lock()
-        self.num_drawn = 0
-        self.replaced: list[Replaced] = []
+        self._num_drawn = 0
+        self._replaced: list[Replaced] = []
+
+    @property
+    def replaced(self) -> list[Replaced]:
+        """Return the bad samples so far, in the order in which they were met."""
+        with self._lock:
+            return list(self._replaced)
 
     def count_drawn(self, number: int) -> None:
-        """Note that so many samples were asked for."""
+        """Count samples that were asked for, good or bad."""
         with self._lock:
-            self.num_drawn += number
+            self._num_drawn += number
 
-    def add(self, fault: Replaced) -> None:
-        """Note a bad sample.
+    def add(self, bad: Replaced) -> None:
+        """Record and log a bad sample.
 
         Raises:
-            LoadError: It is one too many: more than MIN_BAD, and over the share of the samples drawn so far.
+            LoadError: More than MIN_BAD samples are bad, and more than the allowed share.
         """
-        with self._lock:
-            self.replaced.append(fault)
-            number, allowed = len(self.replaced), self._allowed()
-        instead = "it is left out" if fault.used is None else f"sample {fault.used} takes its place"
+        instead = "left out" if bad.used is None else f"replaced by sample {bad.used}"
         logger.warning(
-            "sample %d at position %d: %s; %s",
-            fault.sample_id,
-            fault.position,
-            fault.reason,
-            instead,
+            "sample %d at position %d: %s; %s", bad.sample_id, bad.position, bad.reason, instead
         )
-        if number > allowed:
-            raise LoadError(self._report())
+
+        with self._lock:
+            self._replaced.append(bad)
+            too_many = len(self._replaced) > self._allowed()
+            report = self._report() if too_many else ""
+        if too_many:
+            raise LoadError(report)
 
     def _allowed(self) -> float:
-        return max(MIN_BAD, self._max_bad_share * self.num_drawn) if self._max_bad_share > 0 else 0
+        if self._max_bad_share == 0:
+            return 0.0
+        return max(MIN_BAD, self._max_bad_share * self._num_drawn)
 
     def _report(self) -> str:
-        named = "; ".join(
-            f"sample {bad.sample_id} ({bad.reason})" for bad in self.replaced[:_MAX_NAMED]
-        )
-        more = len(self.replaced) - _MAX_NAMED
-        rest = f"; and {more} more, all named in the log" if more > 0 else ""
+        number = len(self._replaced)
+        named = [f"sample {bad.sample_id} ({bad.reason})" for bad in self._replaced[:_MAX_NAMED]]
+        if number > _MAX_NAMED:
+            named.append(f"and {number - _MAX_NAMED} more, all of them in the log")
+
         return (
-            f"{len(self.replaced)} of the first {self.num_drawn} samples cannot be used, over the allowed "
-            f"share of {self._max_bad_share:.2%}: {named}{rest}. Check the shards with python "
+            f"{number} of the first {self._num_drawn} samples cannot be used, over the allowed "
+            f"share of {self._max_bad_share:.2%}: {'; '.join(named)}. Check the shards with python "
             "launcher/pack.py --verify DIR."
         )

@@ -1,10 +1,13 @@
-"""Boxes that go with their picture through crop, resize and flip: shares of the stored picture -> of the output.
+"""Boxes that follow their image through crop, resize and flip.
 
-Called by shards/loading/stream.py with the window and the flip that the picture itself is given. Resizing needs no work: a
-box's edges are edges between pixels, and as shares of the square they stay where they are.
+Called by shards/loading/micro_batches.py with the crop window and the flip of the image itself.
+Boxes come in as shares of the stored image and go out as shares of the output. Resizing needs no
+work: a box's edges are edges between pixels, and as shares of the square they do not move.
 
-N objects of one picture.
+N: objects of one image.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -15,17 +18,18 @@ from torch import Tensor
 
 from shards.loading.labels import Objects
 
-# A training crop keeps an object of which at least this share is left: with less, what is left shows no object.
+# A training crop keeps an object if at least this share of it is left; less shows no object.
 MIN_KEPT_AREA = 0.25
 
 
 @dataclass(slots=True)
 class Boxes:
-    """One picture's objects in the loader's output; all on the CPU.
+    """One image's objects in the loader's output; all on the CPU.
 
     Attributes:
-        boxes_N4: float32 x0, y0, x1, y1 as shares of the output's width and height: pixel column i of W reaches from
-            i / W to (i + 1) / W. In training within [0, 1] and of some area; in evaluation as labelled.
+        boxes_N4: float32 x0, y0, x1, y1 as shares of the output's width and height: pixel column i
+            of W reaches from i / W to (i + 1) / W. In training within [0, 1] and with a positive
+            area; in evaluation as labelled.
         classes_N: int64, from 0.
         difficult_N: bool.
         crowd_N: bool.
@@ -42,49 +46,52 @@ class Boxes:
 
 
 def all_boxes(objects: Objects) -> Boxes:
-    """Every object of a whole picture as labelled, for scoring."""
-    return _chosen(objects, objects.boxes_N4, np.ones(len(objects.boxes_N4), np.bool_))
+    """Return every object of a whole image as labelled, for scoring."""
+    everything_N = np.ones(len(objects.boxes_N4), np.bool_)
+    return _selected(objects, objects.boxes_N4, everything_N)
 
 
 def boxes_in_window(objects: Objects, window: NDArray[np.float64] | None, flip: bool) -> Boxes:
-    """The objects that a training picture shows, their boxes clipped to it.
+    """Return the objects that a training image shows, their boxes clipped to it.
 
     Args:
-        objects: The picture's.
-        window: What is cut out of the picture: top, left, height, width as shares of it; None: nothing is cut.
+        objects: The image's objects.
+        window: The crop (top, left, height, width) as shares of the image; None: no crop.
         flip: Whether the output is mirrored left to right.
 
     Returns:
-        Those of some area that keep MIN_KEPT_AREA of it; a crowd region stays however little of it is seen, as it
-        says where objects are unknown.
+        Objects with a positive area of which at least MIN_KEPT_AREA is left. A crowd region stays
+        however little of it is left, because it marks where objects are unknown.
     """
     boxes_N4 = objects.boxes_N4
     if window is not None:
         top, left, height, width = window.tolist()
-        boxes_N4 = (boxes_N4 - np.array([left, top, left, top])) / np.array(
-            [width, height, width, height]
-        )
+        origin = np.array([left, top, left, top])
+        sides = np.array([width, height, width, height])
+        boxes_N4 = (boxes_N4 - origin) / sides
+
     if flip:
-        boxes_N4 = np.stack(
-            [1.0 - boxes_N4[:, 2], boxes_N4[:, 1], 1.0 - boxes_N4[:, 0], boxes_N4[:, 3]], axis=1
-        )
+        x0, y0, x1, y1 = boxes_N4.T
+        boxes_N4 = np.stack([1.0 - x1, y0, 1.0 - x0, y1], axis=1)
+
     clipped_N4 = boxes_N4.clip(0.0, 1.0)
     areas_N, left_N = _areas(boxes_N4), _areas(clipped_N4)
-    keep_N = (left_N > 0.0) & (objects.crowd_N | (left_N >= MIN_KEPT_AREA * areas_N))
-    return _chosen(objects, clipped_N4, keep_N)
+    enough_N = objects.crowd_N | (left_N >= MIN_KEPT_AREA * areas_N)
+    return _selected(objects, clipped_N4, (left_N > 0.0) & enough_N)
 
 
 def _areas(boxes_N4: NDArray[np.float64]) -> NDArray[np.float64]:
-    areas_N: NDArray[np.float64] = (boxes_N4[:, 2:] - boxes_N4[:, :2]).prod(axis=1)
+    sides_N2 = boxes_N4[:, 2:] - boxes_N4[:, :2]
+    areas_N: NDArray[np.float64] = sides_N2.prod(axis=1)
     return areas_N
 
 
-def _chosen(objects: Objects, boxes_N4: NDArray[np.float64], keep_N: NDArray[np.bool_]) -> Boxes:
+def _selected(objects: Objects, boxes_N4: NDArray[np.float64], keep_N: NDArray[np.bool_]) -> Boxes:
     return Boxes(
-        torch.from_numpy(boxes_N4[keep_N].astype(np.float32)),
-        torch.from_numpy(objects.classes_N[keep_N]),
-        torch.from_numpy(objects.difficult_N[keep_N]),
-        torch.from_numpy(objects.crowd_N[keep_N]),
-        torch.from_numpy(objects.areas_N[keep_N].astype(np.float32)),
-        objects.source_size,
+        boxes_N4=torch.from_numpy(boxes_N4[keep_N].astype(np.float32)),
+        classes_N=torch.from_numpy(objects.classes_N[keep_N]),
+        difficult_N=torch.from_numpy(objects.difficult_N[keep_N]),
+        crowd_N=torch.from_numpy(objects.crowd_N[keep_N]),
+        areas_N=torch.from_numpy(objects.areas_N[keep_N].astype(np.float32)),
+        source_size=objects.source_size,
     )

@@ -1,7 +1,10 @@
-"""Remote shards fetched before their first sample is due, so that training does not wait for the network.
+"""Fetches remote shards before their first sample is due, so that training never waits for them.
 
-Between the plans of micro-batches and the threads that read them (shards/loading/stream.py). Local sets pass through.
+Between the plans of micro-batches and the threads that read them (shards/loading/micro_batches.py).
+Local sets pass through.
 """
+
+from __future__ import annotations
 
 import logging
 import queue
@@ -21,7 +24,8 @@ from shards.storage.remote import remote_of
 
 logger = logging.getLogger("shards")
 
-_AHEAD_SHARDS = WINDOW_SHARDS // 2  # half a window's reading time to fetch the next window in
+# Half a window: the next window is fetched while the second half of this one is read.
+_AHEAD_SHARDS = WINDOW_SHARDS // 2
 _NUM_THREADS = 4
 
 
@@ -36,15 +40,17 @@ P = TypeVar("P", bound=_Planned)
 
 
 def fetched_ahead(plans: Iterator[P], shards: ShardSet) -> Iterator[P]:
-    """The plans, unchanged; the shards of those to come are on their way.
+    """Yield the plans unchanged while the shards of later ones are being fetched.
 
-    Looks further ahead by one plan with each that is taken, up to `_AHEAD_SHARDS` shards' worth of samples:
-    the first is not late, and the number held is bounded.
+    The look-ahead grows by one plan with each plan taken, up to `_AHEAD_SHARDS` shards' worth of
+    samples: the first plan is not delayed, and the number held is bounded.
     """
     if not any(remote_of(manifest.folder / MANIFEST_FILE) for manifest in shards.manifests):
         yield from plans
         return
-    reach = _AHEAD_SHARDS * -(-shards.num_samples // max(1, len(shards.shard_paths)))
+
+    samples_per_shard = -(-shards.num_samples // max(1, len(shards.shard_paths)))
+    reach = _AHEAD_SHARDS * samples_per_shard
     fetcher, ahead = _Fetcher(shards), deque[P]()
     try:
         while True:
@@ -53,7 +59,8 @@ def fetched_ahead(plans: Iterator[P], shards: ShardSet) -> Iterator[P]:
                     break
                 if (plan := next(plans, None)) is not None:
                     ahead.append(plan)
-                    fetcher.want(plan.ids)
+                    fetcher.request(plan.ids)
+
             if not ahead:
                 return
             yield ahead.popleft()
@@ -62,39 +69,44 @@ def fetched_ahead(plans: Iterator[P], shards: ShardSet) -> Iterator[P]:
 
 
 class _Fetcher:
-    """Threads that fetch shards in the order in which they are wanted; daemons, so that none holds up an end."""
+    """Threads that fetch shards in the order of the requests; daemons, so that none delays exit."""
 
     def __init__(self, shards: ShardSet) -> None:
         self._paths = shards.shard_paths
         self._starts = np.cumsum([0, *shards.shard_sizes])
-        self._recent: OrderedDict[int, None] = OrderedDict()  # wanted lately: not asked for again
-        self._wanted: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
+        self._recent: OrderedDict[int, None] = OrderedDict()
+        self._requests: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
         self._closed = threading.Event()
+
         for _ in range(_NUM_THREADS):
             threading.Thread(target=self._work, name="shards-fetch", daemon=True).start()
 
-    def want(self, ids: NDArray[np.int64]) -> None:
-        """Fetch the shards that hold these samples, soon."""
+    def request(self, ids: NDArray[np.int64]) -> None:
+        """Fetch the shards that hold these samples, unless they were requested lately."""
         numbers = np.searchsorted(self._starts, ids, side="right") - 1
         for number in dict.fromkeys(numbers.tolist()):
             if number not in self._recent:
-                self._wanted.put(self._paths[number])
+                self._requests.put(self._paths[number])
+
             self._recent[number] = None
             self._recent.move_to_end(number)
             if len(self._recent) > WINDOW_SHARDS:
                 self._recent.popitem(last=False)
 
     def close(self) -> None:
-        """Let the threads end after what they fetch now."""
+        """Let the threads end after their present fetch."""
         self._closed.set()
         for _ in range(_NUM_THREADS):
-            self._wanted.put(None)
+            self._requests.put(None)
 
     def _work(self) -> None:
-        while (path := self._wanted.get()) is not None and not self._closed.is_set():
+        while (path := self._requests.get()) is not None and not self._closed.is_set():
             remote = remote_of(path)
+            if remote is None:
+                continue
             try:
-                if remote is not None:
-                    remote.fetch(path.name, needed=False)
-            except OSError as error:  # who reads the shard meets it again, and says so
+                remote.fetch(path.name, needed=False)
+            except (
+                OSError
+            ) as error:  # the thread that reads the shard meets it again, and reports it
                 logger.info("fetched ahead: %s", error)

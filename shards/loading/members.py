@@ -1,4 +1,4 @@
-"""One sample's bytes, checked."""
+"""Reads one sample's members by offset and checks them against the manifest."""
 
 from __future__ import annotations
 
@@ -13,16 +13,22 @@ from shards.errors import ShardError
 from shards.images.headers import Header, jpeg_header, mask_header
 from shards.loading.labels import ClassVectors, Objects, class_vectors, labelled_objects
 from shards.loading.shard_set import ShardSet
+from shards.storage.retries import READ_RETRIES, RetryPolicy
 from shards.storage.shard_files import ReadAt
+
+# The most bytes of a member: 4 per pixel (an uncompressed RGBA image) and room for metadata. A table
+# from elsewhere may promise 4 GB per member, which would be read before any checksum fails.
+_BYTES_PER_PIXEL = 4
+_METADATA_BYTES = 16 << 20
 
 
 class BadSampleError(ShardError):
-    """One sample that cannot be used; the message is the reason, with the file it lies in."""
+    """One sample that cannot be used; the message is the reason, with its file."""
 
 
 @dataclass(slots=True)
 class Members:
-    """One sample as read: the bytes of picture and mask, and the label's class vectors or objects."""
+    """One sample as read: the bytes of image and mask, and the parsed label."""
 
     image: bytes
     label: ClassVectors | None
@@ -32,106 +38,119 @@ class Members:
 
 @dataclass(frozen=True)
 class MemberSpec:
-    """Which members to read beside the picture, and how patient to be.
+    """Which members to read beside the image, and how.
 
     Attributes:
-        num_classes: Read the JSON label, with this many classes; None to leave it.
-        boxes: Take the label's objects, not its class vectors.
+        num_classes: Read the JSON label, with this many classes; None: no label.
+        boxes: Parse the label's objects instead of its class vectors.
         mask: Read the mask.
-        max_pixels: Larger pictures are refused before anything is decoded.
-        num_tries: Tries at a read that ends in an OSError, `retry_wait_s` apart and doubling.
-        timeout_s: Seconds after which a read that does not return is given up.
+        max_pixels: Larger images are refused before anything is decoded.
+        retry: How often a read that ends in an OSError is tried, and after how many seconds
+            (`stall_s`) a read that does not return is given up.
     """
 
     num_classes: int | None = None
     boxes: bool = False
     mask: bool = False
     max_pixels: int = 2**27
-    num_tries: int = 3
-    retry_wait_s: float = 0.05
-    timeout_s: float = 60.0
+    retry: RetryPolicy = READ_RETRIES
 
 
-def read_members(shards: ShardSet, row: np.void, wanted: MemberSpec, read_at: ReadAt) -> Members:
+def read_members(shards: ShardSet, row: np.void, spec: MemberSpec, read_at: ReadAt) -> Members:
     """Read one sample and check it against the manifest.
 
     Raises:
-        BadSampleError: A read error, a short read, a wrong checksum, a mask that is not there, a picture
-            or mask of another size or kind than promised, a label that is none.
+        BadSampleError: A read error, a short read, a wrong checksum, a missing mask, an image or
+            mask of another size or kind than promised, or an invalid label.
     """
     path = shards.shard_paths[row["shard"]]
-    image = _read_member(path, row, "image", wanted, read_at)
-    _check_header(path, "picture", jpeg_header(image), row, (1, 3), wanted.max_pixels)
-    label = objects = mask = None
-    if wanted.num_classes is not None:
-        text = _read_member(path, row, "label", wanted, read_at)
+    _check_num_pixels(path, row, spec.max_pixels)
+
+    members = Members(_read_member(path, row, "image", spec, read_at), None, None)
+    _check_image(path, row, members.image)
+
+    if spec.num_classes is not None:
+        text = _read_member(path, row, "label", spec, read_at)
         try:
-            if wanted.boxes:
-                objects = labelled_objects(
-                    text, wanted.num_classes, (int(row["width"]), int(row["height"]))
-                )
+            if spec.boxes:
+                stored_size = int(row["width"]), int(row["height"])
+                members.objects = labelled_objects(text, spec.num_classes, stored_size)
             else:
-                label = class_vectors(text, wanted.num_classes)
+                members.label = class_vectors(text, spec.num_classes)
         except ValueError as error:
             raise BadSampleError(f"{path.name}: label: {error}") from None
-    if wanted.mask:
-        mask = _read_member(path, row, "mask", wanted, read_at)
-        _check_header(path, "mask", mask_header(mask), row, (1,), wanted.max_pixels)
-    return Members(image, label, mask, objects)
+
+    if spec.mask:
+        members.mask = _read_member(path, row, "mask", spec, read_at)
+        _check_mask(path, row, members.mask)
+    return members
 
 
-def _check_header(
-    path: Path,
-    kind: str,
-    header: Header | None,
-    row: np.void,
-    channels: tuple[int, ...],
-    max_pixels: int,
-) -> None:
+def _check_num_pixels(path: Path, row: np.void, max_pixels: int) -> None:
     width, height = int(row["width"]), int(row["height"])
-    if header is None or header.bits != 8 or header.channels not in channels:
-        raise BadSampleError(
-            f"{path.name}: {kind} is no 8-bit {'JPEG' if kind == 'picture' else 'grey PNG'}"
-        )
-    if (header.width, header.height) != (width, height):
-        raise BadSampleError(
-            f"{path.name}: {kind} is {header.width}x{header.height}, the manifest says {width}x{height}"
-        )
     if width * height > max_pixels:
         raise BadSampleError(
-            f"{path.name}: {kind} of {width}x{height} has over {max_pixels} pixels"
+            f"{path.name}: the image of {width}x{height} has over {max_pixels} pixels"
         )
 
 
-def _read_member(
-    path: Path, row: np.void, member: str, wanted: MemberSpec, read_at: ReadAt
-) -> bytes:
-    offset, size, crc = (int(row[f"{member}_{part}"]) for part in ("offset", "size", "crc"))
+def _check_image(path: Path, row: np.void, image: bytes) -> None:
+    header = jpeg_header(image)
+    if header is None or header.bits != 8 or header.channels not in (1, 3):
+        raise BadSampleError(f"{path.name}: the image is not an 8-bit JPEG")
+    _check_size(path, "image", header, row)
+
+
+def _check_mask(path: Path, row: np.void, mask: bytes) -> None:
+    header = mask_header(mask)
+    if header is None or header.bits != 8 or header.channels != 1:
+        raise BadSampleError(f"{path.name}: the mask is not an 8-bit grey PNG")
+    _check_size(path, "mask", header, row)
+
+
+def _check_size(path: Path, kind: str, header: Header, row: np.void) -> None:
+    width, height = int(row["width"]), int(row["height"])
+    if (header.width, header.height) != (width, height):
+        raise BadSampleError(
+            f"{path.name}: the {kind} is {header.width}x{header.height}, the manifest has "
+            f"{width}x{height}"
+        )
+
+
+def _read_member(path: Path, row: np.void, name: str, spec: MemberSpec, read_at: ReadAt) -> bytes:
+    offset, size, crc = (int(row[f"{name}_{part}"]) for part in ("offset", "size", "crc"))
     if size == 0:
-        raise BadSampleError(f"{path.name}: no {member}")
-    data = _read_patiently(path, offset, size, wanted, read_at)
+        raise BadSampleError(f"{path.name}: no {name}")
+
+    num_pixels = int(row["width"]) * int(row["height"])
+    if size > _BYTES_PER_PIXEL * num_pixels + _METADATA_BYTES:
+        raise BadSampleError(
+            f"{path.name}: the {name} has {size} bytes, too many for {num_pixels} pixels"
+        )
+
+    data = _read_with_retries(path, offset, size, spec.retry, read_at)
     if len(data) != size:
         raise BadSampleError(
-            f"{path.name}: {member} at byte {offset} ends after {len(data)} of {size} bytes"
+            f"{path.name}: the {name} at byte {offset} ends after {len(data)} of {size} bytes"
         )
     if zlib.crc32(data) != crc:
         raise BadSampleError(
-            f"{path.name}: {member} at byte {offset} has another checksum than the manifest says"
+            f"{path.name}: the {name} at byte {offset} has another checksum than in the manifest"
         )
     return data
 
 
-def _read_patiently(
-    path: Path, offset: int, size: int, wanted: MemberSpec, read_at: ReadAt
+def _read_with_retries(
+    path: Path, offset: int, size: int, retry: RetryPolicy, read_at: ReadAt
 ) -> bytes:
-    """Try again after an OSError: network file systems fail for a moment and come back."""
-    for attempt in range(wanted.num_tries):
+    for attempt in range(1, retry.num_tries + 1):
         try:
             return read_at(path, offset, size)
         except OSError as error:
-            if attempt + 1 == wanted.num_tries or isinstance(error, FileNotFoundError):
-                raise BadSampleError(
-                    f"{path.name}: cannot be read ({error.strerror or error})"
-                ) from error
-            time.sleep(wanted.retry_wait_s * 2**attempt)
-    raise AssertionError("num_tries is 1 at least")
+            # A missing file stays missing, and a failed fetch was retried by the fetch itself.
+            if attempt == retry.num_tries or isinstance(error, FileNotFoundError):
+                reason = error.strerror or error
+                raise BadSampleError(f"{path.name}: cannot be read ({reason})") from error
+            time.sleep(retry.pause_s(attempt))
+
+    raise AssertionError("num_tries is at least 1")

@@ -1,4 +1,10 @@
-"""Plans to decoded micro-batches; bad samples replaced."""
+"""Turns plans into decoded micro-batches and replaces the samples that cannot be used.
+
+The three stages overlap: threads read the bytes of the next plans, DALI decodes one batch, and the
+batch before it becomes Lab. A sample that cannot be read or decoded is replaced by
+`order.replacement`, which does not depend on ranks, threads or time: the batches are the same
+wherever and whenever they are made.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +15,15 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from shards.decoding.dali import DecodeError, Decoder, DecodeSpec, EncodedBatch, Fetched
+from shards.decoding.dali import DecodeSpec
+from shards.decoding.decoder import (
+    DecodedImages,
+    DecodeError,
+    Decoder,
+    EncodedBatch,
+    Fetched,
+)
 from shards.errors import LoadError
 from shards.loading.bad_samples import BadSamples, Replaced
 from shards.loading.boxes import Boxes, all_boxes, boxes_in_window
@@ -22,12 +34,14 @@ from shards.loading.shard_set import ShardSet
 from shards.order import crop_windows, flips, replacement
 from shards.storage.shard_files import ReadAt
 
+# Replacements tried for one position: with half of a set bad, a hundred in a row have odds of
+# 1e-30.
 _MAX_ATTEMPTS = 100
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One micro-batch to make: its positions, the epoch of each, and the samples due there, all (B,)."""
+    """One micro-batch to make: its positions, the epoch of each, and the samples due; all (B,)."""
 
     positions: NDArray[np.int64]
     epochs: NDArray[np.int64]
@@ -36,7 +50,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Item:
-    """One place in a micro-batch and the sample that fills it (the planned one, or its replacement)."""
+    """One position of a micro-batch and the sample that fills it: the planned one or another."""
 
     position: int
     epoch: int
@@ -47,24 +61,33 @@ class Item:
 
 
 class Decoded(NamedTuple):
-    """A finished micro-batch: items, lab_B3HW, mask_BHW, and each picture's boxes."""
+    """A finished micro-batch: its items, their tensors, and each image's boxes."""
 
     items: list[Item]
-    lab_B3HW: Tensor
-    mask_BHW: Tensor | None
+    images: DecodedImages
     boxes: list[Boxes] | None
 
 
 @dataclass(frozen=True)
 class StreamSpec:
-    """How to make micro-batches out of plans; see the arguments of `Loader`.
+    """How to make micro-batches out of plans; see also the arguments of `Loader`.
 
-    In training bad samples are replaced and boxes clipped; in evaluation the former are left out, the latter as
-    labelled.
+    Attributes:
+        decode: The work of the decoder.
+        members: What to read of each sample.
+        seed: Of crops, flips and replacements.
+        random_crop_min_area: Smallest share of an image's area that a training crop keeps.
+        training: Replace bad samples and clip boxes; else leave both out and give boxes as
+        labelled. max_batch_size: Samples in a micro-batch.
+        num_threads: Decoding threads.
+        num_read_threads: Reading threads.
+        read_ahead: Plans whose bytes are read before they are decoded.
+        device: Where decoding runs and the tensors end up.
+        num_buffers: Output arrays that are used again (shards/decoding/buffers.py).
     """
 
     decode: DecodeSpec
-    wanted: MemberSpec
+    members: MemberSpec
     seed: int
     random_crop_min_area: float
     training: bool
@@ -73,22 +96,28 @@ class StreamSpec:
     num_read_threads: int
     read_ahead: int
     device: str
+    num_buffers: int
 
 
 class BatchMaker:
     """Turns plans into decoded micro-batches; driven by one thread."""
 
     def __init__(
-        self, shards: ShardSet, spec: StreamSpec, faults: BadSamples, read_at: ReadAt
+        self, shards: ShardSet, spec: StreamSpec, bad_samples: BadSamples, read_at: ReadAt
     ) -> None:
-        self._shards, self._spec, self._faults = shards, spec, faults
-        self._reads = ReadAhead(shards, spec.wanted, spec.num_read_threads, read_at)
-        self._decoder = Decoder(spec.decode, spec.max_batch_size, spec.num_threads, spec.device)
-        # Bytes that passed their checksum and do not decode never will: each would cost a rebuilt pipeline.
+        self._shards = shards
+        self._spec = spec
+        self._bad_samples = bad_samples
+        self._reads = ReadAhead(shards, spec.members, spec.num_read_threads, read_at)
+        self._decoder = Decoder(
+            spec.decode, spec.max_batch_size, spec.num_threads, spec.device, spec.num_buffers
+        )
+        # Bytes that passed their checksum and do not decode never will, and each try at them costs
+        # a rebuilt pipeline: their reasons are kept.
         self._undecodable: dict[int, str] = {}
 
     def make(self, plans: Iterator[Plan]) -> Iterator[Decoded]:
-        """The micro-batches of the plans, in order; one without any usable sample is left out.
+        """Yield the micro-batches of the plans in order, except those without a usable sample.
 
         Raises:
             LoadError: Too many samples are bad.
@@ -96,11 +125,13 @@ class BatchMaker:
         decoding: list[Item] = []
         for items in self._read(plans):
             fetched = self._fetch(decoding)
+            # The next batch decodes while this one becomes Lab and is handed over.
             if items:
                 self._decoder.submit(self._encoded(items))
             if fetched:
                 yield self._finished(decoding, fetched)
             decoding = items
+
         if fetched := self._fetch(decoding):
             yield self._finished(decoding, fetched)
 
@@ -114,49 +145,57 @@ class BatchMaker:
         self._decoder.close()
 
     def _read(self, plans: Iterator[Plan]) -> Iterator[list[Item]]:
-        """Each plan's samples as bytes, with reads begun some plans ahead."""
+        """Yield each plan's samples as bytes; reads begin some plans ahead."""
         ahead: deque[tuple[Plan, PendingReads]] = deque()
         for plan in fetched_ahead(plans, self._shards):
             ahead.append((plan, self._reads.read(plan.ids)))
             if len(ahead) > self._spec.read_ahead:
                 yield self._collect(*ahead.popleft())
+
         while ahead:
             yield self._collect(*ahead.popleft())
 
     def _collect(self, plan: Plan, reads: PendingReads) -> list[Item]:
-        self._faults.count_drawn(len(plan.ids))
+        self._bad_samples.count_drawn(len(plan.ids))
+
         items = []
-        for position, epoch, sample_id, result in zip(
-            plan.positions.tolist(),
-            plan.epochs.tolist(),
-            plan.ids.tolist(),
-            reads.collect(),
-            strict=True,
-        ):
-            item = Item(position, epoch, sample_id, sample_id, Members(b"", None, None))
+        for index, result in enumerate(reads.collect()):
+            sample_id = int(plan.ids[index])
+            item = Item(
+                position=int(plan.positions[index]),
+                epoch=int(plan.epochs[index]),
+                planned_id=sample_id,
+                sample_id=sample_id,
+                members=Members(b"", None, None),
+            )
             if self._fill(item, result):
                 items.append(item)
         return items
 
     def _fill(self, item: Item, result: Members | BadSampleError) -> bool:
-        """Put what was read into the item, or what stands in for it; False where it is left out."""
-        if isinstance(result, Members) and item.sample_id not in self._undecodable:
-            item.members = result
-            return True
-        reason = self._undecodable.get(item.sample_id, str(result))
-        return self._replace(item, reason)
+        """Give the item its bytes or those of a replacement; return False if it is left out."""
+        if item.sample_id in self._undecodable:
+            return self._replace(item, self._undecodable[item.sample_id])
+        if isinstance(result, BadSampleError):
+            return self._replace(item, str(result))
+
+        item.members = result
+        return True
 
     def _replace(self, item: Item, reason: str) -> bool:
-        """Try the rule's samples one after the other until one can be read; False where it is left out."""
+        """Try the rule's samples in turn until one can be read; return False if it is left out."""
         while item.attempt < _MAX_ATTEMPTS:
-            bad, item.attempt = item.sample_id, item.attempt + 1
+            bad_id = item.sample_id
+            item.attempt += 1
             if not self._spec.training:
-                self._faults.add(Replaced(item.position, bad, None, reason))
+                self._bad_samples.add(Replaced(item.position, bad_id, None, reason))
                 return False
+
             item.sample_id = replacement(
                 self._spec.seed, item.epoch, item.planned_id, item.attempt, self._shards.num_samples
             )
-            self._faults.add(Replaced(item.position, bad, item.sample_id, reason))
+            self._bad_samples.add(Replaced(item.position, bad_id, item.sample_id, reason))
+
             if item.sample_id in self._undecodable:
                 reason = self._undecodable[item.sample_id]
                 continue
@@ -165,19 +204,22 @@ class BatchMaker:
                 item.members = result
                 return True
             reason = str(result)
+
         raise LoadError(
-            f"no usable sample found in {_MAX_ATTEMPTS} tries for position {item.position}; the last reason: "
-            f"{reason}. Check the shards with python launcher/pack.py --verify DIR."
+            f"no usable sample for position {item.position} in {_MAX_ATTEMPTS} tries; the last "
+            f"reason: {reason}. Check the shards with python launcher/pack.py --verify DIR."
         )
 
     def _fetch(self, items: list[Item]) -> Fetched | None:
-        """The graph's outputs for the submitted items, which lose or change those that do not decode."""
+        """Return the graph's outputs for the submitted items, after replacing undecodable ones."""
         if not items:
             return None
         try:
             return self._decoder.fetch()
         except DecodeError as error:
-            reason = str(error)
+            first_reason = str(error)
+
+        # The graph does not say which sample failed: each is decoded alone.
         items[:] = [item for item in items if self._decodes(item)]
         if not items:
             return None
@@ -185,63 +227,85 @@ class BatchMaker:
             return self._decoder.decode(self._encoded(items))
         except DecodeError as error:
             raise LoadError(
-                f"a batch cannot be decoded though each of its samples can: {error} (at first: {reason})."
+                f"a batch cannot be decoded although each of its samples can: {error} (first: "
+                f"{first_reason})."
             ) from None
 
     def _decodes(self, item: Item) -> bool:
-        """Decode the item alone, replacing it until it does; False where it is left out."""
+        """Decode the item alone, replacing it until it decodes; return False if it is left out."""
         while True:
             try:
                 self._decoder.decode(self._encoded([item]))
                 return True
             except DecodeError as error:
-                path = self._shards.shard_paths[
-                    self._shards.rows(np.array([item.sample_id]))["shard"][0]
-                ]
+                row = self._shards.rows(np.array([item.sample_id]))[0]
+                path = self._shards.shard_paths[row["shard"]]
                 reason = f"{path.name}: does not decode ({error})"
+
             self._undecodable[item.sample_id] = reason
             if not self._replace(item, reason):
                 return False
 
     def _encoded(self, items: list[Item]) -> EncodedBatch:
-        spec = self._spec
-        windows = (
-            self._windows(items)[0] if spec.decode.crop else np.empty((len(items), 4), np.int32)
-        )
+        decode = self._spec.decode
+        windows = np.empty((len(items), 4), np.int32)
+        if decode.crop:
+            windows = self._windows(items)
+        masks = [item.members.mask or b"" for item in items] if decode.mask else []
+
         return EncodedBatch(
             images=[item.members.image for item in items],
             windows=windows,
             flips=self._flips(items),
-            masks=[item.members.mask or b"" for item in items] if spec.decode.mask else (),
+            masks=masks,
         )
 
-    def _windows(self, items: list[Item]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """What is cut out of each picture: (y, x, height, width), in pixels and as shares of the picture."""
-        rows = self._shards.rows(np.array([item.sample_id for item in items]))
-        heights, widths = rows["height"].astype(np.int64), rows["width"].astype(np.int64)
-        epochs, ids = _epochs_and_ids(items)
-        windows = crop_windows(
-            self._spec.seed, epochs, ids, heights, widths, self._spec.random_crop_min_area
+    def _windows(self, items: list[Item]) -> NDArray[np.int32]:
+        """Return each image's crop window (y, x, height, width) in pixels."""
+        sizes_N2 = self._sizes(items)
+        return crop_windows(
+            self._spec.seed,
+            _epochs(items),
+            _sample_ids(items),
+            sizes_N2[:, 0],
+            sizes_N2[:, 1],
+            self._spec.random_crop_min_area,
         )
-        return windows, windows / np.stack([heights, widths, heights, widths], axis=1)
+
+    def _sizes(self, items: list[Item]) -> NDArray[np.int64]:
+        """Return each stored image's height and width in pixels, shape (N, 2)."""
+        rows = self._shards.rows(_sample_ids(items))
+        return np.stack([rows["height"], rows["width"]], axis=1).astype(np.int64)
 
     def _flips(self, items: list[Item]) -> NDArray[np.int32]:
-        return flips(self._spec.seed, *_epochs_and_ids(items))
+        return flips(self._spec.seed, _epochs(items), _sample_ids(items))
 
     def _finished(self, items: list[Item], fetched: Fetched) -> Decoded:
-        """The tensors, and the boxes moved as their pictures were."""
-        lab_B3HW, mask_BHW = self._decoder.convert(fetched)
+        boxes = self._boxes(items) if self._spec.members.boxes else None
+        return Decoded(items, self._decoder.convert(fetched), boxes)
+
+    def _boxes(self, items: list[Item]) -> list[Boxes]:
+        """Return each image's boxes, moved as the image was."""
         objects = [item.members.objects for item in items if item.members.objects is not None]
-        if not self._spec.wanted.boxes:
-            return Decoded(items, lab_B3HW, mask_BHW, None)
         if not self._spec.training:
-            return Decoded(items, lab_B3HW, mask_BHW, [all_boxes(each) for each in objects])
+            return [all_boxes(each) for each in objects]
+
         decode = self._spec.decode
-        windows = self._windows(items)[1] if decode.crop else [None] * len(items)
-        mirrored = self._flips(items).astype(bool) & decode.flip
-        moved = zip(objects, windows, mirrored.tolist(), strict=True)
-        return Decoded(items, lab_B3HW, mask_BHW, [boxes_in_window(*each) for each in moved])
+        mirrored = self._flips(items).astype(np.bool_) & decode.flip
+        windows: list[NDArray[np.float64] | None] = [None] * len(items)
+        if decode.crop:
+            sides_N4 = np.tile(self._sizes(items), 2)
+            windows = list(self._windows(items) / sides_N4)
+
+        return [
+            boxes_in_window(each, window, bool(mirror))
+            for each, window, mirror in zip(objects, windows, mirrored, strict=True)
+        ]
 
 
-def _epochs_and_ids(items: list[Item]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return np.array([item.epoch for item in items]), np.array([item.sample_id for item in items])
+def _epochs(items: list[Item]) -> NDArray[np.int64]:
+    return np.array([item.epoch for item in items])
+
+
+def _sample_ids(items: list[Item]) -> NDArray[np.int64]:
+    return np.array([item.sample_id for item in items])

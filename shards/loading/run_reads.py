@@ -1,9 +1,11 @@
-"""Samples read by runs: the first one that is read of a run has the system fetch the rest of it.
+"""Page-cache hints: reading the first sample of a block asks the kernel to prefetch the rest.
 
-Between the loader and the files (shards/loading/shard_set.py), for sets whose order goes by runs (shards/order.py). Each sample is
-read and checked by itself as ever; the hint only spares the disk a seek for each of those that follow soon, on this
-rank or on another of the same node.
+Between the loader and the files, for sets whose order goes by blocks (RUN_SAMPLES in
+shards/order.py). Each sample is still read and checked by itself; the hint only saves the disk a
+seek for each sample that follows soon, on this rank or on another of the same node.
 """
+
+from __future__ import annotations
 
 import threading
 from bisect import bisect_right
@@ -16,57 +18,69 @@ from shards.loading.shard_set import ShardSet
 from shards.order import SPREAD_RUNS
 from shards.storage.shard_files import ShardFiles
 
-# A node takes its share of every batch, so each of N nodes needs an Nth of a run's samples. With more nodes than this
-# they would ask a disk that they share for more bytes than the seeks are worth.
+# A node takes its slice of every batch, so each of N nodes needs an Nth of a block's samples. More
+# nodes than this would ask a shared disk for more bytes than the seeks are worth.
 MAX_NODES = 2
-_REMEMBERED = 2 * SPREAD_RUNS  # twice the runs that are under way at a time
+_REMEMBERED = 2 * SPREAD_RUNS  # twice the blocks that are in use at a time
 _MEMBERS = ("image", "label", "mask")
 
 Span = tuple[int, int]  # offset, size
 
 
 class RunReads:
-    """Reads with a hint for each run that is begun; from any thread.
+    """Reads with a hint for each block that is begun; from any thread.
 
     Args:
         shards: The set.
-        run_samples: Samples in a run.
-        files: What is read from, and told.
+        run_samples: Samples in a block.
+        files: Reads and passes the hints on.
     """
 
     def __init__(self, shards: ShardSet, run_samples: int, files: ShardFiles) -> None:
-        self._shards, self._run_samples, self._files = shards, run_samples, files
+        self._shards = shards
+        self._run_samples = run_samples
+        self._files = files
         self._numbers = {path: number for number, path in enumerate(shards.shard_paths)}
         self._starts = np.cumsum([0, *shards.shard_sizes])
-        self._edges: dict[int, list[int]] = {}  # shard -> where its runs begin, and their end
-        self._begun: OrderedDict[tuple[int, int], None] = OrderedDict()  # (shard, run)
+
         self._lock = threading.Lock()
+        self._edges: dict[int, list[int]] = {}  # per shard: where its blocks begin, and their end
+        self._begun: OrderedDict[tuple[int, int], None] = OrderedDict()  # shard, block
 
     def read_at(self, path: Path, offset: int, size: int) -> bytes:
-        """Up to `size` bytes at `offset`: fewer at the file's end. Raises OSError."""
-        if (span := self.begin(self._numbers[path], offset)) is not None:
+        """Return up to `size` bytes at `offset`: fewer at the file's end.
+
+        Raises:
+            OSError: The file cannot be opened or read.
+        """
+        span = self.begin(self._numbers[path], offset)
+        if span is not None:
             self._files.will_need(path, *span)
         return self._files.read_at(path, offset, size)
 
     def begin(self, shard: int, offset: int) -> Span | None:
-        """Where the run lies whose first sample is read at `offset`; None where it has been begun before."""
+        """Return offset and size of the block at `offset`, or None if it was begun before."""
         with self._lock:
             edges = self._edges.get(shard) or self._find_edges(shard)
-            run = bisect_right(edges, offset, hi=len(edges) - 1) - 1
-            known = (shard, run) in self._begun
-            self._begun[shard, run] = None
-            self._begun.move_to_end((shard, run))
+            block = bisect_right(edges, offset, hi=len(edges) - 1) - 1
+
+            known = (shard, block) in self._begun
+            self._begun[shard, block] = None
+            self._begun.move_to_end((shard, block))
             if len(self._begun) > _REMEMBERED:
                 self._begun.popitem(last=False)
-        return None if known or run < 0 else (edges[run], edges[run + 1] - edges[run])
+
+        if known or block < 0:
+            return None
+        return edges[block], edges[block + 1] - edges[block]
 
     def _find_edges(self, shard: int) -> list[int]:
-        """The offsets of each run's first picture (a sample's first member), and the end of the last sample."""
+        """Return the offsets of each block's first image, and the end of the last sample."""
         first, end = int(self._starts[shard]), int(self._starts[shard + 1])
-        rows = self._shards.rows(np.append(np.arange(first, end, self._run_samples), end - 1))
-        ends = [
-            int(rows[-1][f"{member}_offset"]) + int(rows[-1][f"{member}_size"])
-            for member in _MEMBERS
-        ]
+        ids = np.append(np.arange(first, end, self._run_samples), end - 1)
+        rows = self._shards.rows(ids)
+
+        last = rows[-1]
+        ends = [int(last[f"{name}_offset"]) + int(last[f"{name}_size"]) for name in _MEMBERS]
         self._edges[shard] = [*rows["image_offset"][:-1].tolist(), max(ends)]
         return self._edges[shard]

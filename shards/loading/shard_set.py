@@ -1,12 +1,15 @@
-"""Packed folders seen as one set, and their members fetched by offset and checked.
+"""Packed folders as one numbered set of samples.
 
-Between the order (shards/order.py) and the threads that read ahead (shards/loading/read_ahead.py). Shards are tar
-files, but nothing here parses tar: the manifest's table says where each member lies. What cannot be read, or is
-not what the manifest promises, becomes a `BadSampleError` with its reason; shards/loading/stream.py replaces it.
+Between the order (shards/order.py) and the threads that read ahead (shards/loading/read_ahead.py).
+Shards are tar files, but nothing here parses tar: the manifest's table has the offset of each
+member.
 """
+
+from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,8 @@ from shards.errors import ManifestError
 from shards.manifest import SAMPLE_DTYPE, Manifest, read_manifest
 from shards.storage.cache import Cache
 from shards.storage.remote import DEFAULT_CACHE_GB, default_cache_dir, is_url, open_remote
-from shards.storage.staging import staged
+from shards.storage.retries import FETCH_RETRIES, RetryPolicy
+from shards.storage.staging import stage
 
 Rows = NDArray[np.void]
 
@@ -28,7 +32,7 @@ class ShardSet:
         manifests: The folders' manifests, in the order given.
         num_samples: Samples in all folders.
         classes: Class names of the first folder that has any.
-        palette: Mask colours that go with `classes`.
+        palette: Mask colors that go with `classes`.
         has_masks: Whether every folder has masks.
         digest: One sha256 that names all the folders' contents and their order.
         image_policies: Each folder's image policy ("squash:256", ...).
@@ -43,18 +47,23 @@ class ShardSet:
         self.palette = labelled.palette
         self.has_masks = all(manifest.has_masks for manifest in manifests)
         self.image_policies = tuple(manifest.image_policy for manifest in manifests)
-        self.digest = hashlib.sha256(
-            "".join(manifest.digest for manifest in manifests).encode()
-        ).hexdigest()
-        self.shard_sizes = [shard.samples for manifest in manifests for shard in manifest.shards]
-        self.shard_paths = [m.folder / shard.file for m in manifests for shard in m.shards]
+
+        digests = "".join(manifest.digest for manifest in manifests)
+        self.digest = hashlib.sha256(digests.encode()).hexdigest()
+
+        self.shard_sizes: list[int] = []
+        self.shard_paths: list[Path] = []
+        for manifest in manifests:
+            self.shard_sizes += [shard.samples for shard in manifest.shards]
+            self.shard_paths += [manifest.folder / shard.file for shard in manifest.shards]
         self.num_samples = sum(self.shard_sizes)
+
         self._tables = [manifest.samples() for manifest in manifests]
         self._first_sample = np.cumsum([0, *(manifest.num_samples for manifest in manifests)])
         self._first_shard = np.cumsum([0, *(len(manifest.shards) for manifest in manifests)])
 
     def rows(self, ids: NDArray[np.int64]) -> Rows:
-        """The table's rows for these samples, shape (N,); `shard` counts through all folders."""
+        """Return these samples' rows of the table, shape (N,); `shard` counts over all folders."""
         rows = np.empty(len(ids), SAMPLE_DTYPE)
         folders = np.searchsorted(self._first_sample, ids, side="right") - 1
         for folder in np.unique(folders):
@@ -64,39 +73,64 @@ class ShardSet:
         return rows
 
     def same_classes(self) -> bool:
-        """Whether all folders have the same classes, so that one number means one class."""
+        """Return whether all folders have the same classes, so that a number means one class."""
         return all(manifest.classes == self.classes for manifest in self.manifests)
 
 
-def open_shards(
-    folders: Sequence[Path | str], cache_dir: Path | None = None, cache_gb: float = DEFAULT_CACHE_GB
-) -> ShardSet:
-    """Open packed folders as one set; nothing but their manifests is read.
+@dataclass(frozen=True)
+class Storage:
+    """Where the files of a set are kept besides where they are.
+
+    Attributes:
+        cache_dir: Keeps what is fetched from URLs; None: the user's cache.
+        cache_gb: How much of it is kept, in gigabytes (1e9 bytes).
+        stage_dir: A folder on this node's own disk to copy local sets to; None: read in place.
+        stage_gb: Room for them there, in gigabytes; None: nine tenths of what is free.
+        retry: When a fetch from a URL is tried again and given up.
+    """
+
+    cache_dir: Path | None = None
+    cache_gb: float = DEFAULT_CACHE_GB
+    stage_dir: Path | None = None
+    stage_gb: float | None = None
+    retry: RetryPolicy = FETCH_RETRIES
+
+
+def open_shards(folders: Sequence[Path | str], storage: Storage | None = None) -> ShardSet:
+    """Open packed folders as one set; only their manifests are read.
 
     Args:
-        folders: Folders; a text with :// in it is the URL of one (shards/storage/remote.py).
-        cache_dir: Where what comes from URLs is kept; None: in the user's cache.
-        cache_gb: How much of it is kept, in gigabytes (1e9 bytes).
+        folders: Folders; a string with :// in it is the URL of one (shards/storage/remote.py).
+        storage: Cache and staging; None: the default cache, no staging.
 
     Raises:
-        ManifestError: No folder is given, one is given twice, or one is no intact packed folder.
+        ManifestError: No folder is given, one is given twice, or one is not an intact packed
+            folder.
     """
     if not folders:
         raise ManifestError(
             "no packed folder given; name one that python launcher/pack.py has written."
         )
+
     resolved = [
         str(folder).rstrip("/") if is_url(folder) else Path(folder).resolve() for folder in folders
     ]
     for folder in resolved:
         if resolved.count(folder) > 1:
             raise ManifestError(f"{folder}: given twice; name each packed folder once.")
-    return ShardSet([_open_folder(folder, cache_dir, cache_gb) for folder in folders])
+
+    storage = storage or Storage()
+    return ShardSet([_open_folder(folder, storage) for folder in folders])
 
 
-def _open_folder(folder: Path | str, cache_dir: Path | None, cache_gb: float) -> Manifest:
+def _open_folder(folder: Path | str, storage: Storage) -> Manifest:
     if is_url(folder):
-        return open_remote(
-            str(folder), Cache(cache_dir or default_cache_dir(), round(cache_gb * 1e9))
-        )
-    return staged(read_manifest(Path(folder)))
+        cache_dir = storage.cache_dir or default_cache_dir()
+        cache = Cache(cache_dir, round(storage.cache_gb * 1e9))
+        return open_remote(str(folder), cache, storage.retry)
+
+    manifest = read_manifest(Path(folder))
+    if storage.stage_dir is None:
+        return manifest
+    limit_bytes = None if storage.stage_gb is None else round(storage.stage_gb * 1e9)
+    return stage(manifest, storage.stage_dir, limit_bytes)

@@ -1,10 +1,9 @@
-"""Plans of micro-batches in, decoded micro-batches out, in the background; bad samples replaced on the way.
+"""Makes micro-batches in a background thread, with a bounded queue between it and the consumer.
 
-The engine of shards/loading/loader.py. One thread drives three stages that overlap: threads read the bytes of the
-next plans, DALI decodes one batch, and the batch before it becomes Lab while the consumer trains on earlier
-ones. A sample that cannot be read or decoded gives its place to another by `order.replacement`, which knows
-nothing of ranks, threads or time: the batches come out the same wherever and whenever they are made.
+The engine of shards/loading/loader.py; what it makes is in shards/loading/micro_batches.py.
 """
+
+from __future__ import annotations
 
 import atexit
 import queue
@@ -17,38 +16,47 @@ from shards.loading.micro_batches import BatchMaker, Decoded, Plan
 from shards.loading.read_ahead import ReadingStopped
 
 _POLL_S = 0.1
+_JOIN_S = 10.0
 
-
-_RUNNING: "weakref.WeakSet[Stream]" = weakref.WeakSet()
+_RUNNING: weakref.WeakSet[Stream] = weakref.WeakSet()
 
 
 @atexit.register
 def _close_running() -> None:
-    """End streams left running when the process ends.
+    """End the streams that still run when the process ends.
 
-    Registered after the import of DALI, so called before DALI takes the pipelines down under their threads.
+    Registered after the import of DALI, so called before DALI destroys the pipelines that the
+    streams' threads use.
     """
     for stream in list(_RUNNING):
         stream.close()
 
 
 class Stream:
-    """A `BatchMaker` in a thread of its own, with a bounded queue between it and the consumer.
+    """A `BatchMaker` in a thread of its own.
 
-    The thread is a daemon and looks at `close` every tenth of a second, so nothing waits for it for long.
+    The thread is a daemon and checks for `close` every tenth of a second, so nothing waits for it
+    for long.
+
+    Args:
+        maker: Makes the micro-batches.
+        plans: What to make.
+        max_ready: Finished micro-batches that are kept ready.
     """
 
     def __init__(self, maker: BatchMaker, plans: Iterator[Plan], max_ready: int) -> None:
-        self._maker, self._plans = maker, plans
+        self._maker = maker
+        self._plans = plans
         self._ready: queue.Queue[Decoded | BaseException | None] = queue.Queue(max_ready)
         self._stop = threading.Event()
         self.wait_s = 0.0
+
         _RUNNING.add(self)
         self._thread = threading.Thread(target=self._work, name="shards-stream", daemon=True)
         self._thread.start()
 
     def next(self) -> Decoded | None:
-        """The next micro-batch; None at the end or after `close`.
+        """Return the next micro-batch; None at the end or after `close`.
 
         Raises:
             LoadError: Too many samples are bad.
@@ -72,7 +80,7 @@ class Stream:
         self._stop.set()
         self._maker.abort()
         if self._thread is not threading.current_thread():
-            self._thread.join(timeout=10.0)
+            self._thread.join(timeout=_JOIN_S)
 
     def _work(self) -> None:
         end: BaseException | None = None
@@ -82,7 +90,7 @@ class Stream:
                     break
         except ReadingStopped:
             pass
-        except BaseException as error:  # whatever it is, it belongs to the consumer
+        except BaseException as error:  # any error belongs to the consumer
             end = error
         finally:
             self._maker.close()

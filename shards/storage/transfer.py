@@ -1,9 +1,12 @@
-"""One file of a URL into a stream, through fsspec: bounded in bytes and time, tried again, checked.
+"""Copies one file of a URL into a stream through fsspec: bounded, retried and checked.
 
-Used by shards/storage/remote.py. The only file that imports fsspec, and only when a URL is given; http(s) needs aiohttp
-and s3 needs s3fs (`pip install colorgan[remote]`). How to reach a bucket (keys, region, endpoint) is taken from
-where these libraries look for it: ~/.aws, AWS_* and FSSPEC_S3_* variables, ~/.netrc.
+Used by shards/storage/remote.py. The only file that imports fsspec, and only when a URL is given;
+http(s) needs aiohttp and s3 needs s3fs (`pip install colorgan[remote]`). Keys, region and endpoint
+of a bucket come from where these libraries look for them: ~/.aws, AWS_* and FSSPEC_S3_* variables,
+~/.netrc.
 """
+
+from __future__ import annotations
 
 import errno
 import hashlib
@@ -16,6 +19,7 @@ from importlib import import_module
 from typing import IO, Any
 
 from shards.errors import ManifestError
+from shards.storage.retries import RetryPolicy
 
 logger = logging.getLogger("shards")
 
@@ -29,80 +33,72 @@ Target = Callable[[], AbstractContextManager[IO[bytes]]]
 
 
 class TransferError(FileNotFoundError):
-    """A file that could not be fetched, for good; the message is a sentence with its URL.
+    """A file that could not be fetched in any try; the message is a sentence with its URL.
 
-    A FileNotFoundError, since that is what a reader does not try again (shards/loading/shard_set.py): all tries are over.
+    A FileNotFoundError, because readers do not retry those (shards/loading/members.py).
     """
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How long a fetch may take.
-
-    Attributes:
-        num_tries: Tries at one file, `wait_s` apart and doubling.
-        stall_s: Seconds without a byte after which a try has failed.
-        base_s: Seconds that all tries at one file may take, beside
-        bytes_per_s: the time its size takes at this rate, the slowest that is accepted.
-    """
-
-    num_tries: int = 5
-    wait_s: float = 1.0
-    stall_s: float = 30.0
-    base_s: float = 120.0
-    bytes_per_s: float = 250_000.0
-
-    def limit_s(self, size: int) -> float:
-        """Seconds that a file of `size` bytes may take in all."""
-        return self.base_s + size / self.bytes_per_s
 
 
 @dataclass(frozen=True)
 class Promise:
-    """What a file must weigh and hash to; `sha256` None: at most `size` bytes of anything."""
+    """The size and hash that a fetched file must have.
+
+    Attributes:
+        size: Bytes; with `sha256` None the most that the file may have.
+        sha256: Of the content; None: any content.
+    """
 
     size: int
     sha256: str | None = None
 
 
-def fetch_into(url: str, open_target: Target, promise: Promise, patience: RetryPolicy) -> None:
+class _BrokenTransferError(Exception):
+    """A transfer that ended wrong and is worth another try; never leaves this file."""
+
+
+def fetch_into(url: str, open_target: Target, promise: Promise, retry: RetryPolicy) -> None:
     """Write a URL's content; each try opens the target anew.
 
     Raises:
-        TransferError: It is not there, is not what was promised, or the network fails for too long.
+        TransferError: The file is not there, is not what was promised, or every try failed.
         OSError: The target cannot be written.
     """
-    deadline = time.monotonic() + patience.limit_s(promise.size)
-    for attempt in range(1, patience.num_tries + 1):
+    deadline = time.monotonic() + retry.limit_s(promise.size)
+
+    for attempt in range(1, retry.num_tries + 1):
         try:
-            with _open(url, patience) as source, open_target() as target:
+            with _open(url, retry) as source, open_target() as target:
                 return _copy(source, target, promise, deadline)
-        except Exception as error:  # aiohttp's, botocore's, fsspec's own: no common root
+        except Exception as error:  # aiohttp, botocore and fsspec share no root
             if isinstance(error, OSError) and error.errno in _DISK:
                 raise
-            reason = _reason(error)
-            wait_s = patience.wait_s * 2 ** (attempt - 1)
-            last = attempt == patience.num_tries or time.monotonic() + wait_s > deadline
-            if last or _final(error):
-                raise TransferError(
-                    f"{url}: cannot be fetched ({reason}; try {attempt})"
-                ) from error
-            logger.info("%s: %s; trying again in %g s", url, reason, wait_s)
-            time.sleep(wait_s)
-    raise AssertionError("num_tries is 1 at least")
+
+            reason, pause_s = _reason(error), retry.pause_s(attempt)
+            last = attempt == retry.num_tries or time.monotonic() + pause_s > deadline
+            if last or _is_final(error):
+                message = f"{url}: cannot be fetched ({reason}; try {attempt})"
+                raise TransferError(message) from error
+
+            logger.info("%s: %s; retrying in %g s", url, reason, pause_s)
+            time.sleep(pause_s)
+
+    raise AssertionError("num_tries is at least 1")
 
 
 def check_scheme(url: str) -> str:
-    """The URL's scheme, once fsspec can serve it.
+    """Return the URL's scheme once fsspec can serve it.
 
     Raises:
-        ManifestError: Another scheme than http(s) and s3, or a library is missing.
+        ManifestError: An unsupported scheme, or a library is missing.
     """
-    scheme = url.partition("://")[0].lower()
+    scheme = scheme_of(url)
     if scheme not in SCHEMES:
+        supported = ", ".join(f"{each}://" for each in SCHEMES)
         raise ManifestError(
-            f"{url}: {scheme}:// is not supported; name a folder, or a URL of {', '.join(SCHEMES)}."
+            f"{url}: {scheme}:// is not supported; give a folder, or a URL that starts with "
+            f"{supported}."
         )
+
     try:
         import_module("fsspec")
         import_module(_LIBRARIES.get(scheme, "fsspec"))
@@ -113,62 +109,74 @@ def check_scheme(url: str) -> str:
     return scheme
 
 
-class _Broken(Exception):  # noqa: N818 (never leaves this file: a reason to try again)
-    """A transfer that ended wrong."""
+def scheme_of(url: str) -> str:
+    """Return what comes before ://, in lower case."""
+    return url.partition("://")[0].lower()
 
 
 def _copy(source: Any, target: IO[bytes], promise: Promise, deadline: float) -> None:
     digest, size = hashlib.sha256(), 0
+
+    # One byte more than promised is asked for, so that a longer file is noticed.
     while block := source.read(min(_BLOCK, promise.size - size + 1)):
         size += len(block)
         if size > promise.size:
-            raise _Broken(f"more than the {promise.size} bytes that it may have")
+            raise _BrokenTransferError(f"more than the {promise.size} bytes that it may have")
         if time.monotonic() > deadline:
-            raise _Broken(f"too slow: {size} of {promise.size} bytes in the time allowed")
+            raise _BrokenTransferError(
+                f"too slow: {size} of {promise.size} bytes in the time allowed"
+            )
         digest.update(block)
         target.write(block)
-    if promise.sha256 is not None and size < promise.size:
-        raise _Broken(f"broke off after {size} of {promise.size} bytes")
-    if promise.sha256 not in (None, digest.hexdigest()):
-        raise _Broken(
-            f"its sha256 is {digest.hexdigest()[:12]}, the manifest says {str(promise.sha256)[:12]}"
+
+    if promise.sha256 is None:
+        return
+    if size < promise.size:
+        raise _BrokenTransferError(f"broke off after {size} of {promise.size} bytes")
+    if digest.hexdigest() != promise.sha256:
+        raise _BrokenTransferError(
+            f"its sha256 is {digest.hexdigest()[:12]}, the manifest has {promise.sha256[:12]}"
         )
 
 
-def _open(url: str, patience: RetryPolicy) -> Any:
-    """A stream to read the URL from its start, without a request for its size where that can be spared."""
+def _open(url: str, retry: RetryPolicy) -> Any:
+    """Open a URL for reading, without asking for its size first where that can be spared."""
     fsspec = import_module("fsspec")
-    scheme = url.partition("://")[0].lower()
+    scheme = scheme_of(url)
+
     if scheme in ("http", "https"):
         timeout = import_module("aiohttp").ClientTimeout(
-            total=None, sock_connect=patience.stall_s, sock_read=patience.stall_s
+            total=None, sock_connect=retry.stall_s, sock_read=retry.stall_s
         )
         system = fsspec.filesystem(scheme, client_kwargs={"timeout": timeout, "trust_env": True})
         return system.open(url, "rb", block_size=0, size=1)
+
     if scheme == "s3":
         limits = {
-            "connect_timeout": patience.stall_s,
-            "read_timeout": patience.stall_s,
+            "connect_timeout": retry.stall_s,
+            "read_timeout": retry.stall_s,
             "retries": {"max_attempts": 1},
         }
         system = fsspec.filesystem(scheme, use_listings_cache=False, config_kwargs=limits)
         return system.open(url, "rb", block_size=_BLOCK, cache_type="none")
+
     return fsspec.filesystem(scheme).open(url, "rb")
 
 
-def _final(error: Exception) -> bool:
-    """Whether another try would end the same way."""
+def _is_final(error: Exception) -> bool:
+    """Return whether another try would end the same way."""
     status = getattr(error, "status", None)
     if isinstance(status, int):
         return 400 <= status < 500 and status not in _RETRIED_STATUS
-    return isinstance(
-        error, FileNotFoundError | PermissionError | ImportError | ValueError
-    ) or _lacks_keys(error)
+
+    final = FileNotFoundError | PermissionError | ImportError | ValueError
+    return isinstance(error, final) or _lacks_keys(error)
 
 
 def _lacks_keys(error: Exception) -> bool:
-    """Botocore's NoCredentialsError and its kin; a key that is refused is a PermissionError."""
-    return type(error).__module__ == "botocore.exceptions" and "Credentials" in type(error).__name__
+    """Recognize botocore's NoCredentialsError and its kin; refused keys are a PermissionError."""
+    kind = type(error)
+    return kind.__module__ == "botocore.exceptions" and "Credentials" in kind.__name__
 
 
 def _reason(error: Exception) -> str:
@@ -177,8 +185,13 @@ def _reason(error: Exception) -> str:
         return f"HTTP {status}"
     if isinstance(error, FileNotFoundError):
         return "no such file there"
-    if isinstance(error, _Broken):
+    if isinstance(error, _BrokenTransferError):
         return str(error)
     if isinstance(error, PermissionError) or _lacks_keys(error):
-        return f"{error or 'refused'}; s3:// looks for keys in ~/.aws, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return (
+            f"{error or 'refused'}; s3:// looks for keys in ~/.aws, AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY"
+        )
+
+    kind = type(error).__name__
+    return f"{kind}: {error}" if str(error) else kind

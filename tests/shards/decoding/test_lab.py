@@ -71,7 +71,7 @@ def test_kernel_compiles_where_nothing_can_be_cached(tmp_path: Path) -> None:
     program = (
         "import numba.core.caching as caching\n"
         "caching.CacheImpl._locator_classes = []\n"
-        "import shards.lab as lab, numpy as np\n"
+        "import shards.decoding.lab as lab, numpy as np\n"
         "out = np.empty((1, 3, 1, 1), np.float32)\n"
         "white = np.full((1, 1, 1, 3), 255, np.uint8)\n"
         "lab.lab_from_srgb(white, np.zeros(1, bool), out, lab.linear_from_srgb(), 128.0)\n"

@@ -13,7 +13,7 @@ from helpers.tiny_set import TinySample, jpeg, tiny_sample, write_set
 
 from shards.errors import ManifestError
 from shards.loading.boxes import MIN_KEPT_AREA, Boxes, boxes_in_window
-from shards.loading.labels import Objects, labelled_objects
+from shards.loading.labels import Objects
 from shards.loading.loader import Batch, Loader
 from shards.loading.shard_set import open_shards
 
@@ -130,12 +130,12 @@ def test_an_evaluation_has_every_object_as_labelled(tmp_path: Path) -> None:
 def test_two_ranks_see_the_boxes_of_one(tmp_path: Path) -> None:
     samples = [rectangle_sample(index, 48, 80) for index in range(NUM_PICTURES)]
     folder = write_set(tmp_path / "set", samples, policy="original", with_masks=False)
-    common: dict[str, Any] = {"random_crop_scale": 0.3, "flip": True, "micro_batch_size": 4}
+    common: dict[str, Any] = {"random_crop_min_area": 0.3, "flip": True, "micro_batch_size": 4}
     runs = [
         loaded(folder, rank=rank, world_size=world, **common)
         for rank, world in ((0, 1), (0, 2), (1, 2))
     ]
-    by_slot = [
+    by_position = [
         {
             position: boxes.boxes_N4.tolist()
             for batch in batches
@@ -143,12 +143,12 @@ def test_two_ranks_see_the_boxes_of_one(tmp_path: Path) -> None:
         }
         for batches in runs
     ]
-    assert by_slot[1].keys().isdisjoint(by_slot[2])
-    both = by_slot[1] | by_slot[2]
+    assert by_position[1].keys().isdisjoint(by_position[2])
+    both = by_position[1] | by_position[2]
     assert (
-        len(by_slot[0]) == NUM_PICTURES // 2
+        len(by_position[0]) == NUM_PICTURES // 2
     )  # of each step of the one rank, the first of two micro-batches
-    assert all(both[position] == boxes for position, boxes in by_slot[0].items())
+    assert all(both[position] == boxes for position, boxes in by_position[0].items())
 
 
 def objects(*boxes: tuple[float, float, float, float], crowd: bool = False) -> Objects:
@@ -190,24 +190,6 @@ def test_objects_that_are_nearly_cut_off_are_left_out_but_crowds_stay() -> None:
     assert boxes_in_window(objects(), right_half, True).boxes_N4.shape == (0, 4)
 
 
-def test_a_label_without_boxes_is_told() -> None:
-    good = {"objects": [{"class": 1, "box": [1, 2, 3, 4], "area": 1.5}], "width": 8, "height": 16}
-    parsed = labelled_objects(json.dumps(good).encode(), 2, (4, 8))
-    assert parsed.boxes_N4.tolist() == [[0.25, 0.25, 0.75, 0.5]]
-    assert parsed.areas_N.tolist() == [1.5]
-    broken = [{"classes": []}, {**good, "width": 0}]
-    broken += [
-        {**good, "objects": [item]} for item in ({"class": 2, "box": [0, 0, 1, 1]}, {"class": 0}, 3)
-    ]
-    broken += [
-        {**good, "objects": [{"class": 0, "box": box}]}
-        for box in ([1, 1, 0, 0], [0, 0, 1], [0, 0, "1", 1])
-    ]
-    for label in broken:
-        with pytest.raises(ValueError, match=r"object|size"):
-            labelled_objects(json.dumps(label).encode(), 2, (4, 8))
-
-
 def test_a_sample_whose_label_has_no_box_is_replaced_and_named(tmp_path: Path) -> None:
     samples = [tiny_sample(index) for index in range(NUM_PICTURES)]
     samples[5] = replace(samples[5], label=b'{"classes": [1]}')
@@ -225,5 +207,5 @@ def test_a_sample_whose_label_has_no_box_is_replaced_and_named(tmp_path: Path) -
 
 def test_a_set_without_classes_has_no_boxes(tmp_path: Path) -> None:
     folder = write_set(tmp_path, [tiny_sample(index) for index in range(8)], classes=())
-    with pytest.raises(ManifestError, match="boxes are asked for"):
+    with pytest.raises(ManifestError, match="the task needs boxes"):
         loaded(folder)

@@ -43,7 +43,7 @@ def resident_mb():
 
 loader = Loader(
     open_shards([Path(sys.argv[1])]), image_size=32, global_batch_size=64, micro_batch_size=64, flip=True,
-    random_crop_scale=0.5, max_bad_share=0.1,
+    random_crop_min_area=0.5, max_bad_share=0.1,
 )
 batches = loader.train_batches(0)
 seen = []

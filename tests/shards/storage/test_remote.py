@@ -19,18 +19,18 @@ from shards.errors import ManifestError
 from shards.loading.loader import Loader
 from shards.loading.members import BadSampleError, MemberSpec, read_members
 from shards.loading.read_ahead import ReadAhead
-from shards.loading.shard_set import ShardSet, open_shards
+from shards.loading.shard_set import ShardSet, Storage, open_shards
 from shards.storage import remote, transfer
 from shards.storage.cache import Cache, open_in_use
+from shards.storage.retries import RetryPolicy
 from shards.storage.shard_files import ShardFiles
-from shards.storage.transfer import RetryPolicy
 
 pytest.importorskip(
     "aiohttp", reason="fsspec needs aiohttp for http(s): pip install colorgan[remote]"
 )
 
 SHARDS = [f"tiny-train-{number:06d}.tar" for number in range(5)]
-PATIENCE = RetryPolicy(num_tries=3, wait_s=0.01, stall_s=0.3, base_s=5.0)
+QUICK = RetryPolicy(num_tries=3, wait_s=0.01, stall_s=0.3, base_s=5.0)
 LARGE = int(1e9)
 
 
@@ -53,17 +53,14 @@ def cache(tmp_path: Path) -> Cache:
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote.open_remote, "__defaults__", (PATIENCE,))
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 def open_set(folder: Path | str, cache: Cache | None = None) -> ShardSet:
-    return (
-        open_shards([folder], cache.folder, cache.limit_bytes / 1e9)
-        if cache
-        else open_shards([folder])
-    )
+    if cache is None:
+        return open_shards([folder])
+    return open_shards([folder], Storage(cache.folder, cache.limit_bytes / 1e9, retry=QUICK))
 
 
 def batches(folder: Path | str, cache: Cache | None = None) -> list[torch.Tensor]:
@@ -84,9 +81,7 @@ def batches(folder: Path | str, cache: Cache | None = None) -> list[torch.Tensor
 def read(shards, index: int, files: ShardFiles | None = None) -> bytes:
     row, own = shards.rows(np.array([index]))[0], ShardFiles()
     try:
-        return read_members(
-            shards, row, MemberSpec(retry_wait_s=0.001), (files or own).read_at
-        ).image
+        return read_members(shards, row, MemberSpec(retry=QUICK), (files or own).read_at).image
     finally:
         own.close()
 
@@ -143,7 +138,7 @@ def test_fault_that_passes(server: FolderServer, cache: Cache, fault: int | str)
         (403, "HTTP 403", 1),
         (500, "HTTP 500; try 3", 3),
         ("break", "", 3),
-        ("wrong", "its sha256 is .*, the manifest says .*; try 3", 3),
+        ("wrong", "its sha256 is .*, the manifest has .*; try 3", 3),
         ("more", r"more than the \d+ bytes that it may have", 3),
         ("file:///etc/passwd", "", None),
     ],
@@ -162,7 +157,7 @@ def test_fault_that_stays(
     server.faults.clear()
     remote_folder = remote.remote_of(shards.shard_paths[1])
     assert remote_folder is not None
-    remote_folder._failures.clear()  # a minute later
+    remote_folder.forget_failures()  # as after a minute
     assert read(shards, 8) == tiny_sample(8).image
 
 
@@ -267,12 +262,12 @@ def write_file(path: Path, size: int = 20_000) -> Path:
 FETCH = """
 import sys, numpy as np
 from pathlib import Path
-from shards.loading.members import Wanted, read_members
-from shards.loading.shard_set import open_shards
+from shards.loading.members import MemberSpec, read_members
+from shards.loading.shard_set import Storage, open_shards
 from shards.storage.shard_files import ShardFiles
-shards, files = open_shards([sys.argv[1]], Path(sys.argv[2])), ShardFiles()
+shards, files = open_shards([sys.argv[1]], Storage(Path(sys.argv[2]))), ShardFiles()
 for row in shards.rows(np.arange(40)):
-    read_members(shards, row, Wanted(), files.read_at)
+    read_members(shards, row, MemberSpec(), files.read_at)
 """
 
 
@@ -313,7 +308,7 @@ def test_killed_during_a_fetch_and_started_again(server: FolderServer, cache: Ca
 def test_slow_fetch_is_not_taken_for_a_stalled_read(server: FolderServer, cache: Cache) -> None:
     shards, files = open_set(server.url, cache), ShardFiles()
     server.slow_s = 0.25
-    reads = ReadAhead(shards, MemberSpec(timeout_s=0.05), 1, files.read_at)
+    reads = ReadAhead(shards, MemberSpec(retry=RetryPolicy(stall_s=0.05)), 1, files.read_at)
     results = reads.read(np.array([0, 8])).collect()
     reads.close()
     assert [getattr(result, "image", result) for result in results] == [

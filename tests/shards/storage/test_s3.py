@@ -14,7 +14,7 @@ from helpers.tiny_set import tiny_sample, write_set
 
 from shards.errors import ManifestError
 from shards.loading.loader import Loader
-from shards.loading.shard_set import open_shards
+from shards.loading.shard_set import Storage, open_shards
 
 pytest.importorskip("s3fs", reason="s3:// needs s3fs: pip install colorgan[remote]")
 moto = pytest.importorskip("moto.server", reason="the S3 server needs moto, flask and flask-cors")
@@ -52,7 +52,7 @@ def bucket(packed: Path) -> Iterator[str]:
 
 def batches(folder: Path | str, cache: Path) -> list[torch.Tensor]:
     """What two epochs give, in their order."""
-    shards = open_shards([folder], cache, 0.1)
+    shards = open_shards([folder], Storage(cache, 0.1))
     loader = Loader(shards, image_size=32, global_batch_size=8, micro_batch_size=8, seed=3)
     steps = loader.train_batches(0)
     found = [next(steps)[0].lab_B3HW for _ in range(2 * NUM_SAMPLES // 8)]
@@ -74,7 +74,7 @@ def test_a_bucket_gives_what_the_folder_gives(packed: Path, bucket: str, tmp_pat
 def test_what_is_not_there_is_told_in_a_sentence(bucket: str, tmp_path: Path, url: str) -> None:
     assert bucket != url
     with pytest.raises(ManifestError, match=url):
-        open_shards([url], tmp_path / "cache", 0.1)
+        open_shards([url], Storage(tmp_path / "cache", 0.1))
 
 
 def test_missing_keys_are_told_at_once(
@@ -87,7 +87,7 @@ def test_missing_keys_are_told_at_once(
     monkeypatch.setenv("HOME", str(tmp_path))
     fsspec.filesystem("s3").clear_instance_cache()
     with pytest.raises(ManifestError, match=rf"{bucket}.*AWS_ACCESS_KEY_ID.*try 1\)"):
-        open_shards([bucket], tmp_path / "cache", 0.1)
+        open_shards([bucket], Storage(tmp_path / "cache", 0.1))
 
 
 def test_refused_keys_are_told_at_once(bucket: str, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_refused_keys_are_told_at_once(bucket: str, tmp_path: Path) -> None:
     try:
         count_without_keys("0")
         with pytest.raises(ManifestError, match=rf"{bucket}.*AWS_ACCESS_KEY_ID.*try 1\)"):
-            open_shards([bucket], tmp_path / "cache", 0.1)
+            open_shards([bucket], Storage(tmp_path / "cache", 0.1))
     finally:
         count_without_keys("inf")
 

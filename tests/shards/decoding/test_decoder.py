@@ -1,4 +1,4 @@
-"""The DALI graph: Lab by both ways against skimage, picture and mask kept together, damage found."""
+"""The decoder: Lab by both ways against skimage, picture and mask kept together, damage found."""
 
 import io
 
@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.color import rgb2lab
 
-from shards.decoding.dali import DecodeError, Decoder, DecodeSpec, EncodedBatch
+from shards.decoding.dali import DecodeSpec
+from shards.decoding.decoder import DecodeError, Decoder, EncodedBatch
 
 
 def run(spec: DecodeSpec, batch: EncodedBatch, num_threads: int = 1, device: str = "cpu"):
     decoder = Decoder(spec, len(batch.images), num_threads, device)
     try:
-        return decoder.convert(decoder.decode(batch))
+        images = decoder.convert(decoder.decode(batch))
+        return images.lab_B3HW, images.mask_BHW
     finally:
         decoder.close()
 
@@ -149,10 +151,10 @@ def test_decoder_survives_what_it_cannot_decode(damaged: bytes) -> None:
     """In a small batch also what shards/images/headers.py keeps away from it."""
     good = jpeg(picture(1, 32, 32))
     decoder = Decoder(DecodeSpec(32, resize=False), 4, 1, "cpu")
-    before, _ = decoder.convert(decoder.decode(encoded([good])))
+    before, _, _ = decoder.convert(decoder.decode(encoded([good])))
     with pytest.raises(DecodeError):
         decoder.decode(encoded([good, damaged, good]))
-    after, _ = decoder.convert(decoder.decode(encoded([good, good])))
+    after, _, _ = decoder.convert(decoder.decode(encoded([good, good])))
     decoder.close()
     assert torch.equal(before[0], after[1])
 
@@ -167,7 +169,7 @@ def test_damaged_pixels_in_a_large_batch() -> None:
             images[index] = cut_in_the_pixels(images[index])
         with pytest.raises(DecodeError):
             decoder.decode(encoded(images))
-    whole, _ = decoder.convert(decoder.decode(encoded(good)))
+    whole, _, _ = decoder.convert(decoder.decode(encoded(good)))
     decoder.close()
     assert whole.isfinite().all()
 
@@ -175,7 +177,9 @@ def test_damaged_pixels_in_a_large_batch() -> None:
 def test_results_own_their_memory() -> None:
     decoder = Decoder(DecodeSpec(32, resize=False, lab="operators", mask=True), 1, 1, "cpu")
     mask = png(np.full((32, 32), 7, np.uint8))
-    first, first_mask = decoder.convert(decoder.decode(encoded([jpeg(picture(1, 32, 32))], [mask])))
+    first, first_mask, _ = decoder.convert(
+        decoder.decode(encoded([jpeg(picture(1, 32, 32))], [mask]))
+    )
     kept = first.clone()
     for index in range(2, 6):
         decoder.convert(
