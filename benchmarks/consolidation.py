@@ -21,7 +21,7 @@ import torch
 
 from colorgan.checkpoints.checkpoint import open_checkpoint
 from colorgan.checkpoints.consolidation import consolidate
-from colorgan.checkpoints.writer import save_checkpoint
+from colorgan.checkpoints.writer import CheckpointWriter
 from colorgan.distributed.ranks import Ranks
 from colorgan.models.model_folder import Architecture, ModelConfig, build_model, probe
 from colorgan.models.modes import initialise
@@ -41,7 +41,9 @@ def make(folder: Path, width: int) -> int:
         "probe": {"raw": probe(module, 256, torch.device("cpu"))},
     }
     state = {"images_seen": 1, "model_role": "generator", "model": config.model_dump(mode="json")}
-    save_checkpoint(folder, ranks=Ranks.single(), roles=roles, state=state, keep_last=1)
+    writer = CheckpointWriter(folder, Ranks.single(), keep_last=1, background=False)
+    writer.start(roles, state)
+    writer.close()
     return max(tensor.nbytes for tensor in module.state_dict().values())
 
 

@@ -1,14 +1,100 @@
-"""Plain data from files that somebody else may have written: bounded, and of the type that is asked for or absent."""
+"""Files: written whole or not at all, folders owned by one process, bounded reads of plain data.
+
+What is read here may have been written by somebody else: it is bounded, and of the expected type or
+absent.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from colorgan.errors import UsageError
+
 MAX_TEXT_BYTES = 8 << 20
 MAX_NAME = 120  # characters of a name on the page
+LOCK = ".lock"
+MAX_LOCK_BYTES = 4096
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` to write to; it becomes `path` when the block ends well.
+
+    Readers see the old file or the new one, never a part, also after a power cut. After an error the
+    old file is as it was and the temporary one is gone.
+
+    Raises:
+        OSError: The file could not be written or renamed.
+    """
+    partial = path.with_name(f".{path.name[:100]}.{_process_name()}.partial")
+    try:
+        yield partial
+        sync(partial)
+        partial.replace(path)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _process_name() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to the disk, so that a rename never precedes its data."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def owned_folder(folder: Path) -> Iterator[None]:
+    """Make a folder and keep other processes from writing in it while the block runs.
+
+    The lock ends with the process, however it ends. Its file names the owner.
+
+    Raises:
+        UsageError: Another process owns the folder; names that process and its host.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    lock = FileLock(path, thread_local=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UsageError(
+            f"{folder} is in use by another process{_owner_text(path)}: "
+            "wait until it has ended, or choose another folder (--run)"
+        ) from None
+
+    try:
+        path.write_text(json.dumps({"process": os.getpid(), "host": socket.gethostname()}))
+        yield
+    finally:
+        with suppress(OSError):
+            os.truncate(path, 0)
+        lock.release()
+
+
+def _owner_text(path: Path) -> str:
+    """Return ` (process 12 on host a)`, or an empty string where the lock's file does not tell."""
+    try:
+        with path.open("rb") as file:
+            owner = mapping(json.loads(file.read(MAX_LOCK_BYTES)))
+        return f" (process {int(owner['process'])} on host {short(owner['host'])})"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 def read_text(path: Path) -> str:
@@ -16,7 +102,7 @@ def read_text(path: Path) -> str:
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is over 8 MiB, or no UTF-8.
+        ValueError: It is larger than 8 MiB, or not UTF-8.
     """
     with path.open("rb") as file:
         data = file.read(MAX_TEXT_BYTES + 1)
@@ -26,7 +112,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; {} where it cannot be read or is none."""
+    """Return the object in a JSON file; {} if it cannot be read or is not an object."""
     try:
         return mapping(json.loads(read_text(path)))
     except (OSError, ValueError, RecursionError):
@@ -44,29 +130,27 @@ def entries(value: Any, most: int) -> list[Any]:
 
 
 def number(value: Any) -> float | None:
-    """Return a finite number, or None; True is none."""
+    """Return a finite number, or None; True and False are not numbers."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        found = float(value)
+        as_float = float(value)
     except OverflowError:
         return None
-    return found if math.isfinite(found) else None
+    return as_float if math.isfinite(as_float) else None
 
 
 def numbers(values: Any) -> dict[str, float]:
-    """Return what is a finite number of a mapping."""
+    """Return the entries of a mapping that are finite numbers."""
     pairs = ((str(name), number(value)) for name, value in mapping(values).items())
     return {name: value for name, value in pairs if value is not None}
 
 
 def whole(value: Any) -> int | None:
     """Return a whole number of at least 0, or None."""
-    return (
-        value
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
-        else None
-    )
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value < 1 << 62 else None
 
 
 def short(value: Any, most: int = MAX_NAME) -> str:

@@ -1,9 +1,10 @@
-"""From a checkpoint to a model folder, in bounded memory: weights copied in runs, the result probed layer by layer.
+"""From a checkpoint to a model folder in bounded memory, and a check of the result.
 
     checkpoint -> consolidate -> generator/ (model.safetensors, config.json)
 
-Neither step ever holds the network: the largest thing in memory is the largest single tensor. (An encoder of timm is
-loaded whole for the second.)
+Weights are copied in slices, then the written network is run layer by layer and its output compared
+with what the run recorded. Neither step holds the whole network: the largest thing in memory is the
+largest single tensor. (An encoder of timm is loaded whole for the check.)
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from colorgan.checkpoints.checkpoint import Checkpoint
-from colorgan.errors import ModelFolderError
+from colorgan.errors import CheckpointError, ModelFolderError
 from colorgan.models.model_folder import (
     UNET,
     ModelConfig,
@@ -29,9 +30,8 @@ from colorgan.models.model_folder import (
 )
 from colorgan.models.weights_file import CONFIG, WEIGHTS, WeightsFile, write_safetensors
 
-PROBE_TOLERANCE = (
-    1e-3  # of outputs of order 1; a GPU's convolutions differ from the CPU's by about 1e-4
-)
+# Of outputs of order 1. A GPU's convolutions differ from a CPU's by about 1e-4.
+PROBE_TOLERANCE = 1e-3
 
 
 def consolidate(
@@ -39,60 +39,84 @@ def consolidate(
 ) -> ModelConfig:
     """Turn a checkpoint into a model folder, dtypes kept; return its config.
 
-    The weights are the average where there is one, unless `raw` is asked for. The written result is run on the probe
-    input and compared with what the run recorded when it saved.
+    The weights are the average (EMA) if there is one, unless `raw` is asked for. The written
+    network is run on a fixed input and compared with what the run recorded when it saved.
 
     Raises:
-        CheckpointError: the checkpoint lacks the weights asked for.
-        ModelFolderError: the probe's output differs from the recorded one.
+        CheckpointError: The checkpoint lacks the weights asked for, or does not describe its model.
+        ModelFolderError: The output differs from the recorded one.
     """
-    partial = partial_folder(out)
     roles = source.roles()
-    role = str(source.state["model_role"])
+    role = str(source.state.get("model_role"))
     which = weights or ("average" if f"{role}_average" in roles else "raw")
-    config = ModelConfig.model_validate({**source.state["model"], "weights": which})
+    config = _model_config(source, which)
+
     stored = f"{role}_average" if which == "average" else role
-    write_safetensors(
-        partial / WEIGHTS,
-        source.shapes(stored),
-        lambda name, offset, length: source.read(stored, name, offset, length),
-    )
+    shapes = source.shapes(stored)
+
+    def read(name: str, offset: int, length: int) -> Tensor:
+        return source.read(stored, name, offset, length)
+
+    partial = partial_folder(out)
+    write_safetensors(partial / WEIGHTS, shapes, read)
     (partial / CONFIG).write_text(config.model_dump_json(indent=1) + "\n")
-    _check_probe(partial, config, source.read("probe", which))
+    _check_output(partial, config, source.read("probe", which))
     replace_folder(partial, out)
     return config
 
 
-def _check_probe(folder: Path, config: ModelConfig, recorded: Tensor) -> None:
-    output = streamed_probe(folder / WEIGHTS, config)
-    difference = float((output.flatten() - recorded.flatten()).abs().max())
+def _model_config(source: Checkpoint, which: str) -> ModelConfig:
+    try:
+        return ModelConfig.model_validate({**source.state["model"], "weights": which})
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(
+            f"{source.path} does not describe a model that this version of colorgan knows"
+        ) from None
+
+
+def _check_output(folder: Path, config: ModelConfig, recorded: Tensor) -> None:
+    output = streamed_probe(folder / WEIGHTS, config).flatten()
+    recorded = recorded.flatten()
+    if output.shape != recorded.shape:
+        raise ModelFolderError(
+            f"{folder}: the network's output has {len(output)} elements, but the run recorded "
+            f"{len(recorded)}: the checkpoint and this version of colorgan do not belong together"
+        )
+
+    difference = float((output - recorded).abs().max())
+    # Also refuses NaN, which compares as false.
     if not difference <= PROBE_TOLERANCE:
         raise ModelFolderError(
-            f"{folder}: the network's output differs by {difference:.2g} from what the run recorded "
-            f"(at most {PROBE_TOLERANCE:.0e}): the checkpoint and this version of colorgan do not belong together"
+            f"{folder}: the network's output differs by {difference:.2g} from what the run "
+            "recorded "
+            f"(at most {PROBE_TOLERANCE:.0e}): the checkpoint and this version of colorgan do not "
+            "belong together"
         )
 
 
 def streamed_probe(weights: Path, config: ModelConfig) -> Tensor:
-    """Return the probe output of a weights file; each layer's tensors are read when its turn comes, and dropped.
+    """Return a weights file's output for the fixed input, each layer's tensors read in its turn.
 
     Raises:
-        ModelFolderError: the file does not fit the config.
+        ModelFolderError: The file does not fit the config.
     """
+    size = config.architecture.image_size
     if config.architecture.encoder != UNET:  # its layers may read each other's tensors
-        return probe(
-            load_model(weights.parent)[0], config.architecture.image_size, torch.device("cpu")
-        )
+        return probe(load_model(weights.parent)[0], size, torch.device("cpu"))
+
     module = empty_model(config)
     with WeightsFile(weights) as file:
         file.check_fits(module)
         with _read_in_turn(module, file), _without_onednn():
-            return probe(module, config.architecture.image_size, torch.device("cpu"))
+            return probe(module, size, torch.device("cpu"))
 
 
 @contextmanager
 def _without_onednn() -> Iterator[None]:
-    """While open, convolutions do not copy their weights into oneDNN's layout, which doubles the largest tensor."""
+    """While open, convolutions do not copy their weights into oneDNN's layout.
+
+    The copy would double the largest tensor.
+    """
     before = torch._C._get_mkldnn_enabled()
     torch.backends.mkldnn.set_flags(False)  # type: ignore[no-untyped-call]
     try:
@@ -103,15 +127,20 @@ def _without_onednn() -> Iterator[None]:
 
 @contextmanager
 def _read_in_turn(module: nn.Module, file: WeightsFile) -> Iterator[None]:
-    """While open, every layer of `module` (on the meta device) has its tensors during its own forward pass only."""
+    """While open, each layer of `module` has its tensors during its own forward pass only.
+
+    The module is on the meta device.
+    """
     handles = []
     for name, part in module.named_modules():
         own = [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]
         if not own:
             continue
+
         prefix = f"{name}." if name else ""
         handles.append(part.register_forward_pre_hook(_fill([key for key, _ in own], prefix, file)))
         handles.append(part.register_forward_hook(_empty(dict(own))))
+
     try:
         yield
     finally:

@@ -1,12 +1,18 @@
-"""Write one in the background, atomically."""
+"""Write checkpoints atomically, in the background, from all ranks.
+
+Each rank's thread writes the rank's files and then a note with their digests. Rank 0's thread waits
+for all notes and publishes: no collective call is needed, so a checkpoint is there as soon as the
+last rank has written, also if a rank hangs or is killed right after.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +23,32 @@ from colorgan.checkpoints.checkpoint import (
     COMPLETE,
     FORMAT_VERSION,
     STATE,
-    _digest,
-    _newest_first,
-    _sync,
     checkpoint_path,
+    file_digest,
+    newest_first,
 )
 from colorgan.distributed.ranks import Ranks
 from colorgan.distributed.state import Piece, Roles, rank_slice
 from colorgan.errors import CheckpointError
+from colorgan.files import read_json, replacing, sync
+
+POLL_S = 0.02
+CLOSE_S = 2.0  # how long a writer that is closed early waits for the other ranks' notes
 
 
 class CheckpointWriter:
     """Writes a run's checkpoints, one at a time, in a thread while training goes on.
 
-    `start` copies what is to be saved; a checkpoint is there once `publish_if_written` or `finish` has returned it. All
-    methods are called on all ranks, at the same points; all raise when one rank could not write.
+    `start` copies what is to be saved. A checkpoint is on disk once `take_published` or `finish`
+    has returned it. All methods but `close` are called on all ranks, at the same points; all ranks
+    raise when one could not write.
 
     Args:
-        folder: the run's `checkpoints` folder.
-        keep_last: how many of the newest to keep; older ones are removed, but for
-        keep_every_images: multiples of this many images, which stay for good (0: none).
-        background: False: `start` does not return before the checkpoint is there.
+        folder: The run's `checkpoints` folder, shared by all ranks.
+        ranks: This process among the ranks.
+        keep_last: How many of the newest to keep; older ones are removed.
+        keep_every_images: Multiples of this many images are kept for good; 0: none.
+        background: False: `start` returns only when the checkpoint is on disk.
     """
 
     def __init__(
@@ -52,131 +63,176 @@ class CheckpointWriter:
         self._folder, self._ranks = folder, ranks
         self._keep_last, self._keep_every_images = keep_last, keep_every_images
         self._background = background
-        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._thread = ThreadPoolExecutor(2, "checkpoint")
         self._pending: _Pending | None = None
 
     def start(self, roles: Roles, state: Mapping[str, Any]) -> list[Path]:
-        """Begin to write a checkpoint; return those that are there now (an earlier one, or this one at once).
+        """Begin to write a checkpoint; return those that are published by now.
+
+        These are an earlier one, and this one if nothing is written in the background.
 
         Args:
-            roles: by role and name, whole tensors (the same on every rank; each writes its share) or the pieces that
-                this rank holds. Copied before this returns.
+            roles: By role and name, whole tensors (the same on every rank; each writes its slice)
+                or the pieces that this rank holds. Copied before this returns.
             state: JSON data with at least `images_seen`; saved as it is.
 
         Raises:
-            CheckpointError: a rank could not write (full disk, no permission); nothing half-written stays.
+            CheckpointError: A rank could not write (full disk, no permission); nothing half-written
+                stays.
         """
         published = self.finish()
         final = checkpoint_path(self._folder, int(state["images_seen"]))
         partial = self._folder / f".{final.name}.partial"
-        _on_main(self._ranks, lambda: _fresh_folder(partial))
-        held = _held(self._ranks, roles)
-        written = self._thread.submit(_write_share, partial, self._ranks, held)
-        self._pending = _Pending(final, partial, state, written)
+        self._on_main(lambda: _fresh_folder(partial))
+
+        held = _copies(self._ranks, roles)
+        pending = _Pending(final, partial, state)
+        pending.written = self._thread.submit(_write_pieces, partial, self._ranks, held)
+        if self._ranks.main:
+            pending.published = self._thread.submit(self._publish, pending)
+        self._pending = pending
         return published if self._background else [*published, *self.finish()]
 
-    def publish_if_written(self) -> list[Path]:
-        """Return the checkpoint under way if every rank has written its share, so that it is there now."""
-        if self._pending is None or self._ranks.any(not self._pending.written.done()):
+    def take_published(self) -> list[Path]:
+        """Return the checkpoint in progress if it has been published; called between steps.
+
+        Raises:
+            CheckpointError: As in `start`.
+        """
+        pending = self._pending
+        if pending is None:
             return []
-        return self.finish()
+
+        status = _Status.of(pending, self._ranks)
+        statuses = self._ranks.gather(status)
+        if any(each.problem for each in statuses):
+            return self.finish()
+        return self.finish() if all(each.done for each in statuses) else []
 
     def finish(self) -> list[Path]:
-        """Wait for the checkpoint under way, if there is one, and return it; errors as in `start`."""
+        """Wait for the checkpoint in progress, if there is one, and return it.
+
+        Raises:
+            CheckpointError: As in `start`.
+        """
         if self._pending is None:
             return []
+
         pending, self._pending = self._pending, None
-        digests = _on_all(self._ranks, pending.written.result, cleanup=pending.partial)
-        files = {name: entry for rank_slice in digests for name, entry in rank_slice.items()}
-        _on_main(
-            self._ranks,
-            lambda: _complete(pending.partial, pending.final, files, pending.state),
-            cleanup=pending.partial,
-        )
-        _on_main(
-            self._ranks,
-            lambda: _prune(self._folder, pending.final, self._keep_last, self._keep_every_images),
-        )
+        try:
+            self._on_all(pending.written.result)
+            self._on_main(pending.published.result)
+        except CheckpointError:
+            pending.abandoned.set()
+            if self._ranks.main:
+                shutil.rmtree(pending.partial, ignore_errors=True)
+            raise
         return [pending.final]
 
     def close(self) -> None:
-        """Let the thread go, after what it is writing."""
+        """End the threads, after this rank's files are written."""
+        if self._pending is not None and self._ranks.main:
+            timer = threading.Timer(CLOSE_S, self._pending.abandoned.set)
+            timer.daemon = True
+            timer.start()
         self._thread.shutdown()
 
+    def _publish(self, pending: _Pending) -> None:
+        """Wait for every rank's note, then publish the checkpoint; runs in rank 0's thread."""
+        notes = [_note_path(pending.partial, rank) for rank in range(self._ranks.world_size)]
+        files: dict[str, Any] = {}
+        for note in notes:
+            while not note.exists():
+                if pending.abandoned.wait(POLL_S):
+                    return
+                if pending.written.done() and pending.written.exception() is not None:
+                    return
+            listed = read_json(note).get("files")
+            if not isinstance(listed, dict):
+                raise OSError(f"{note} cannot be read")
+            files |= listed
 
-def save_checkpoint(
-    folder: Path,
-    *,
-    ranks: Ranks,
-    roles: Roles,
-    state: Mapping[str, Any],
-    keep_last: int,
-    keep_every_images: int = 0,
-) -> Path:
-    """Write one checkpoint, wait for it, and return its folder; arguments and errors as in `CheckpointWriter`."""
-    writer = CheckpointWriter(
-        folder, ranks, keep_last=keep_last, keep_every_images=keep_every_images, background=False
-    )
-    try:
-        return writer.start(roles, state)[-1]
-    finally:
-        writer.close()
+        for note in notes:
+            note.unlink()
+        _complete(pending.partial, pending.final, files, pending.state)
+        _prune(self._folder, pending.final, self._keep_last, self._keep_every_images)
+
+    def _on_main(self, work: Callable[[], object]) -> None:
+        self._on_all(work if self._ranks.main else lambda: None)
+
+    def _on_all(self, work: Callable[[], object]) -> None:
+        """Run `work` on every rank; when it fails on one, all raise the same sentence."""
+        problem = ""
+        try:
+            work()
+        except (OSError, SafetensorError) as error:
+            problem = _problem_text(self._ranks, error)
+
+        problems = [each for each in self._ranks.gather(problem) if each]
+        if problems:
+            raise CheckpointError(problems[0])
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Pending:
+    """A checkpoint in progress: its paths and the threads' results."""
+
     final: Path
     partial: Path
     state: Mapping[str, Any]
-    written: Future[dict[str, dict[str, Any]]]
+    written: Future[None] = field(default_factory=Future)
+    published: Future[None] = field(default_factory=Future)  # rank 0 only
+    abandoned: threading.Event = field(default_factory=threading.Event)
 
 
-def _on_main(ranks: Ranks, work: Callable[[], None], cleanup: Path | None = None) -> None:
-    _on_all(ranks, work if ranks.main else lambda: None, cleanup=cleanup)
+@dataclass(frozen=True)
+class _Status:
+    """How far a rank is with a checkpoint."""
+
+    done: bool
+    problem: bool
+
+    @staticmethod
+    def of(pending: _Pending, ranks: Ranks) -> _Status:
+        last = pending.published if ranks.main else pending.written
+        failed = pending.written.done() and pending.written.exception() is not None
+        return _Status(last.done(), failed)
 
 
-def _on_all(ranks: Ranks, work: Callable[[], Any], cleanup: Path | None = None) -> list[Any]:
-    """Run `work` on every rank and return all results; when one rank fails, all raise the same sentence."""
-    result, problem = None, ""
-    try:
-        result = work()
-    except (OSError, SafetensorError) as error:
-        problem = f"rank {ranks.rank} could not write a checkpoint: {error}: free space or choose another --run"
-    problems = [p for p in ranks.gather(problem) if p]
-    if problems:
-        if cleanup is not None and ranks.main:
-            shutil.rmtree(cleanup, ignore_errors=True)
-        raise CheckpointError(problems[0])
-    return ranks.gather(result)
+def _problem_text(ranks: Ranks, error: BaseException) -> str:
+    return (
+        f"rank {ranks.rank} could not write a checkpoint: {error}: free some space, or choose "
+        "another "
+        "--run"
+    )
 
 
 def _fresh_folder(partial: Path) -> None:
     partial.parent.mkdir(parents=True, exist_ok=True)
-    for left in partial.parent.glob(".images-*.partial"):  # of a run that was killed while saving
+    # What a run that was killed while saving left behind.
+    for left in partial.parent.glob(".images-*.partial"):
         shutil.rmtree(left)
     partial.mkdir()
 
 
-def _held(ranks: Ranks, roles: Roles) -> dict[str, dict[str, Piece]]:
-    """Return copies, on the CPU, of the pieces that this rank writes, by role and name."""
+def _copies(ranks: Ranks, roles: Roles) -> dict[str, dict[str, Piece]]:
+    """Return CPU copies of the pieces that this rank writes, by role and name."""
     held: dict[str, dict[str, Piece]] = {}
     for role, tensors in roles.items():
         held[role] = {}
         for name, tensor in tensors.items():
-            piece = (
-                tensor
-                if isinstance(tensor, Piece)
-                else rank_slice(tensor, ranks.rank, ranks.world_size)
-            )
+            piece = tensor
+            if not isinstance(piece, Piece):
+                piece = rank_slice(piece, ranks.rank, ranks.world_size)
             if piece.values.numel():
-                held[role][name] = replace(piece, values=piece.values.detach().to("cpu", copy=True))
+                values = piece.values.detach().to("cpu", copy=True)
+                held[role][name] = replace(piece, values=values)
     return held
 
 
-def _write_share(
-    partial: Path, ranks: Ranks, held: Mapping[str, Mapping[str, Piece]]
-) -> dict[str, dict[str, Any]]:
-    written = {}
+def _write_pieces(partial: Path, ranks: Ranks, held: Mapping[str, Mapping[str, Piece]]) -> None:
+    """Write this rank's files and its note; runs in the rank's thread."""
+    digests = {}
     for role, pieces in held.items():
         path = partial / f"{role}-{ranks.rank:05d}-of-{ranks.world_size:05d}.safetensors"
         described = {
@@ -185,32 +241,40 @@ def _write_share(
         }
         values = {name: piece.values for name, piece in pieces.items()}
         save_file(values, path, metadata={"pieces": json.dumps(described)})
-        _sync(path)
-        written[path.name] = _digest(path)
-    return written
+        sync(path)
+        digests[path.name] = file_digest(path)
+
+    with replacing(_note_path(partial, ranks.rank)) as note:
+        note.write_text(json.dumps({"files": digests}))
+
+
+def _note_path(partial: Path, rank: int) -> Path:
+    return partial / f"written-{rank:05d}.json"
 
 
 def _complete(
-    partial: Path, final: Path, files: dict[str, dict[str, Any]], state: Mapping[str, Any]
+    partial: Path, final: Path, files: Mapping[str, Any], state: Mapping[str, Any]
 ) -> None:
-    (partial / STATE).write_text(
-        json.dumps({"format_version": FORMAT_VERSION, **state}, indent=1, default=str)
-    )
-    _sync(partial / STATE)
-    files = {**files, STATE: _digest(partial / STATE)}
-    (partial / COMPLETE).write_text(json.dumps({"files": files}, indent=1))
-    _sync(partial / COMPLETE)
-    if (
-        final.exists()
-    ):  # a damaged one of the same step, passed over when the run was taken up again
+    text = json.dumps({"format_version": FORMAT_VERSION, **state}, indent=1, default=str)
+    with replacing(partial / STATE) as path:
+        path.write_text(text)
+
+    listed = {"files": {**files, STATE: file_digest(partial / STATE)}}
+    with replacing(partial / COMPLETE) as path:
+        path.write_text(json.dumps(listed, indent=1))
+
+    if final.exists():  # a damaged one of the same step, skipped when the run was resumed
         shutil.rmtree(final)
     partial.rename(final)
-    _sync(final.parent)
+    sync(final.parent)
 
 
 def _prune(folder: Path, newest: Path, keep_last: int, keep_every_images: int) -> None:
-    """Remove what the rule does not keep. Later ones than `newest` were passed over as damaged: they go, too."""
-    paths = _newest_first(folder)
+    """Remove what the rule does not keep.
+
+    Later ones than `newest` were skipped as damaged when the run was resumed: they go, too.
+    """
+    paths = newest_first(folder)
     kept = paths[paths.index(newest) :][:keep_last]
     for path in paths:
         images = int(path.name.removeprefix("images-"))

@@ -258,7 +258,7 @@ class Run:
             self.record("event", step.images_seen, text=warning)
             self.message(f"at {step.images_seen:,} images: {warning}")
         self._tell_bad_samples(loader)
-        self._published(self._writer.publish_if_written)
+        self._published(self._writer.take_published)
 
     def _tell_bad_samples(self, loader: Loader) -> None:
         """Log and show what the loaders of all ranks skipped since the last call. Called on all ranks."""

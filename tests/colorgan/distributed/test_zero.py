@@ -16,7 +16,7 @@ pytest.importorskip("deepspeed")
 
 from benchmarks.strategies import STRATEGIES, Equivalence, Resume, measure
 from colorgan.checkpoints.checkpoint import open_checkpoint
-from colorgan.checkpoints.writer import save_checkpoint
+from helpers.checkpoints import save_checkpoint
 from colorgan.config.recipe import FinetuneRecipe
 from colorgan.distributed.launch_profile import LaunchProfile, check_launch, launch_profile
 from colorgan.distributed.ranks import Ranks
@@ -241,7 +241,7 @@ def test_a_profile_and_its_cpu_twin_differ_in_the_device_only() -> None:
 # One write a line: unbuffered prints of two ranks run into each other.
 SCRIPT = """
 import os
-from colorgan.distributed import close_ranks, open_ranks
+from colorgan.distributed.ranks import close_ranks, open_ranks
 ranks = open_ranks(timeout_s=60)
 os.write(1, f"started {ranks.rank} {ranks.world_size} {ranks.device} {ranks.profile.name}\\n".encode())
 close_ranks()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from colorgan.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from colorgan.checkpoints.consolidation import consolidate, streamed_probe
-from colorgan.checkpoints.writer import save_checkpoint
+from helpers.checkpoints import save_checkpoint
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import ColorganError, ModelFolderError
 from colorgan.models.model_folder import load_model, probe, read_config

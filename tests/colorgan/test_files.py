@@ -1,0 +1,80 @@
+"""Files replaced whole, folders owned by one process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from colorgan.errors import UsageError
+from colorgan.files import owned_folder, replacing
+
+
+def test_a_file_is_replaced_when_the_block_ends_well(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    path.write_text("old")
+    with replacing(path) as partial:
+        partial.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_after_an_error_the_old_file_is_there_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    path.write_text("old")
+    with pytest.raises(KeyError), replacing(path) as partial:
+        partial.write_text("half")
+        raise KeyError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with replacing(tmp_path / "a") as partial:
+            partial.write_text("x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_folder_in_use_names_its_owner(tmp_path: Path) -> None:
+    owner = f"process {os.getpid()} on host {socket.gethostname()}"
+    with owned_folder(tmp_path), pytest.raises(UsageError, match=owner), owned_folder(tmp_path):
+        pass
+    with owned_folder(tmp_path):
+        pass
+
+
+def test_the_lock_ends_with_a_killed_process(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from colorgan.files import owned_folder\n"
+        "with owned_folder(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    root = Path(__file__).parents[2]
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        timeout=60,
+    )
+    assert ended.returncode == -9
+    with owned_folder(tmp_path):
+        pass
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=40))
+def test_any_lock_file_is_only_a_name_less(tmp_path: Path, content: bytes) -> None:
+    with owned_folder(tmp_path):
+        (tmp_path / ".lock").write_bytes(content)
+        with pytest.raises(UsageError, match="in use by another process"), owned_folder(tmp_path):
+            pass
