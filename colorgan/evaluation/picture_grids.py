@@ -5,7 +5,6 @@ Text is drawn with Pillow's built-in font; files appear whole or not at all.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from colorgan.files import replacing
 
 VOID = 255
 VOID_COLOUR = (224, 224, 192)  # VOC's
@@ -217,9 +218,5 @@ def _enlarged(cell: NDArray[np.uint8], scale: int) -> Image.Image:
 
 def _save_png(path: Path, picture: Image.Image) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        picture.save(temporary, format="PNG")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as partial:
+        picture.save(partial, format="PNG")

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from colorgan.errors import UsageError
-from colorgan.files import entries, mapping, number, numbers, read_text, short, whole
+from colorgan.files import entries, mapping, number, numbers, read_text, replacing, short, whole
 
 EVALUATION = "evaluation"
 
@@ -51,12 +51,9 @@ def write_evaluation(folder: Path, evaluation: Evaluation, about: Mapping[str, A
     for name in (SCORES, PER_IMAGE, PICTURES):  # of an earlier evaluation
         (folder / name).unlink(missing_ok=True)
     if evaluation.per_image:
-        partial_file = folder / f".{PER_IMAGE}.partial"
-        save_file(
-            {name: tensor.contiguous() for name, tensor in evaluation.per_image.items()},
-            partial_file,
-        )
-        partial_file.replace(folder / PER_IMAGE)
+        tensors = {name: tensor.contiguous() for name, tensor in evaluation.per_image.items()}
+        with replacing(folder / PER_IMAGE) as partial:
+            save_file(tensors, partial)
     if evaluation.save_pictures is not None:
         evaluation.save_pictures(folder / PICTURES)
     confusion = None if evaluation.confusion_CC is None else evaluation.confusion_CC.tolist()
@@ -71,9 +68,8 @@ def write_evaluation(folder: Path, evaluation: Evaluation, about: Mapping[str, A
         ),
         "confusion": confusion,
     }
-    partial_file = folder / f".{SCORES}.partial"
-    partial_file.write_text(json.dumps(text, indent=1, allow_nan=False) + "\n")
-    partial_file.replace(folder / SCORES)
+    with replacing(folder / SCORES) as partial:
+        partial.write_text(json.dumps(text, indent=1, allow_nan=False) + "\n")
 
 
 def _plain(values: Mapping[str, float]) -> dict[str, float | None]:

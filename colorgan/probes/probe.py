@@ -18,6 +18,7 @@ from colorgan.config.recipe import Folder
 from colorgan.data import Loader, ShardSet, open_set, open_whole_set
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import ModelFolderError, UsageError
+from colorgan.files import replacing
 from colorgan.models.model_folder import ModelConfig, build_model, load_model, read_config
 from colorgan.models.unet import FeaturePyramid
 from colorgan.probes.features import Features, extract_features, level_grids, random_encoder
@@ -242,6 +243,5 @@ def installed(name: str) -> str | None:
 
 def write(path: Path, text: dict[str, Any]) -> None:
     """Write JSON, whole or not at all. Rank 0 only."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(text, indent=1, allow_nan=False) + "\n")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(text, indent=1, allow_nan=False) + "\n")

@@ -7,11 +7,11 @@ The page needs no network and no script; every text that comes from a file is es
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from colorgan.files import replacing
 from colorgan.report.drawing.figures import Files
 from colorgan.report.drawing.html import Html, element, join, table
 from colorgan.report.drawing.style import STYLE
@@ -195,9 +195,5 @@ def _missing(report_data: ReportData, notes: Sequence[str]) -> Html:
 
 def _write(path: Path, data: bytes) -> None:
     """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as partial:
         partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from typing import Any
 
 from colorgan.errors import UsageError
 from colorgan.evaluation.record import EVALUATION, SCORES
+from colorgan.files import replacing
 from colorgan.models.model_folder import weights_digest
 from colorgan.study.comparison import compare, read_arm
 from colorgan.study.protocols import METRIC_TITLES, Data, Part, Protocol
@@ -344,6 +345,5 @@ def _further(
 
 def write_study(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write study.json whole."""
-    partial = out / f".{STUDY}.partial"
-    partial.write_text(json.dumps({"protocols": list(rows)}, indent=1, allow_nan=False) + "\n")
-    partial.replace(out / STUDY)
+    with replacing(out / STUDY) as partial:
+        partial.write_text(json.dumps({"protocols": list(rows)}, indent=1, allow_nan=False) + "\n")
