@@ -14,9 +14,10 @@ from helpers.toy import ToyLoader, on_ranks, toy_recipe, train_toy
 
 pytest.importorskip("deepspeed")
 
+from helpers.checkpoints import save_checkpoint
+
 from benchmarks.strategies import STRATEGIES, Equivalence, Resume, measure
 from colorgan.checkpoints.checkpoint import open_checkpoint
-from helpers.checkpoints import save_checkpoint
 from colorgan.config.recipe import FinetuneRecipe
 from colorgan.distributed.launch_profile import LaunchProfile, check_launch, launch_profile
 from colorgan.distributed.ranks import Ranks

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.checkpoints import save_checkpoint
 from helpers.toy import ToyLoader, toy_recipe
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from colorgan.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from colorgan.checkpoints.consolidation import consolidate, streamed_probe
-from helpers.checkpoints import save_checkpoint
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import ColorganError, ModelFolderError
 from colorgan.models.model_folder import load_model, probe, read_config
