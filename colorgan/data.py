@@ -14,7 +14,7 @@ from pathlib import Path
 
 from colorgan.config.recipe import RunRecipe
 from colorgan.distributed.ranks import Ranks, cores_a_rank, num_nodes
-from shards.errors import ManifestError
+from shards.errors import ManifestError, PictureError
 from shards.images.conversion import decode_upright
 from shards.images.policy import MAX_PIXELS_LIMIT
 from shards.loading.boxes import Boxes
@@ -27,6 +27,7 @@ __all__ = [
     "Boxes",
     "Loader",
     "Loaders",
+    "PictureError",
     "ShardSet",
     "Targets",
     "decode_upright",

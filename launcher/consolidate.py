@@ -1,4 +1,7 @@
-"""Turn a run's checkpoint into one generator folder: model.safetensors and config.json, checked against the run."""
+"""Turn a run's checkpoint into a model folder that every other command takes.
+
+The folder holds model.safetensors and config.json; its output is compared with the run's.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from colorgan.checkpoints.checkpoint import latest_checkpoint, open_checkpoint
-from colorgan.checkpoints.consolidation import consolidate
-from colorgan.config.command import run_command
+from colorgan.config.command import command_text, run_command
 from colorgan.config.command_line import parse
-from colorgan.distributed.ranks import Ranks
-from colorgan.errors import CheckpointError, ColorganError
-from colorgan.models.weights_file import WEIGHTS
+from colorgan.errors import ColorganError
 
 
 class ConsolidateSettings(BaseModel):
@@ -27,7 +26,7 @@ class ConsolidateSettings(BaseModel):
     )
     out: Path | None = Field(None, description="folder to write; unset: RUN/generator")
     weights: Literal["raw", "average"] | None = Field(
-        None, description="unset: the average where there is one"
+        None, description="unset: the average if the run has one"
     )
     onnx: bool = Field(
         False, description="also write model.onnx, checked with onnxruntime (extra `onnx`)"
@@ -39,40 +38,24 @@ def main(argv: list[str]) -> int:
     settings = parse(
         ConsolidateSettings,
         argv,
-        verb="python launcher/consolidate.py",
+        command=command_text("consolidate"),
         description=__doc__ or "",
-        next_line="accelerate launch launcher/finetune.py --task classify --init RUN/generator --data.train DIR",
+        next_line=f"{command_text('finetune')} --init RUN/generator --data.train DIR",
     )
-    folder = settings.run / "checkpoints"
-    if settings.checkpoint:
-        found = open_checkpoint(folder / settings.checkpoint)
-    else:
-        newest = latest_checkpoint(folder, Ranks.single(), print)
-        if newest is None:
-            raise CheckpointError(
-                f"{folder} holds no checkpoint: is {settings.run} the --run of a training?"
-            )
-        found = newest
+
+    # Torch is imported after the settings have been checked.
+    from colorgan.tasks.consolidating import consolidate_run, export_to_onnx
+
     out = settings.out or settings.run / "generator"
-    config = consolidate(found, out, settings.weights)
-    size = (out / WEIGHTS).stat().st_size / 2**20
     print(
-        f"{out}: {config.kind} {config.architecture.image_size}x{config.architecture.image_size} of width "
-        f"{config.architecture.width}, {config.weights} weights after {config.images_seen:,} images, {size:.1f} MiB; "
-        "its output equals the run's"
+        consolidate_run(settings.run, out, checkpoint=settings.checkpoint, weights=settings.weights)
     )
     if settings.onnx:
-        from colorgan.models.generator import check_onnx, export_onnx  # seconds to import
+        print(export_to_onnx(out))
 
-        export_onnx(out, out / "model.onnx")
-        difference = check_onnx(out / "model.onnx", out)
-        print(
-            f"{out / 'model.onnx'}: luminance to chroma, differs from the network by {difference:.1g} at most"
-        )
-    print(
-        f"Next: accelerate launch launcher/finetune.py --task classify --init {out} --data.train DIR --data.val DIR"
-    )
-    print(f"  or: python launcher/colorize.py --generator {out} --out coloured PHOTO...")
+    data = "--data.train DIR --data.val DIR"
+    print(f"Next: {command_text('finetune')} --task classify --init {out} {data}")
+    print(f"  or: {command_text('colorize')} --generator {out} --out colored PHOTO...")
     return 0
 
 

@@ -1,12 +1,11 @@
-"""Score a model folder on a packed set: colours for a generator, classes or masks for a fine-tuned model."""
+"""Score a model folder on a packed set: colors for a generator, labels for a fine-tuned model."""
 
 from __future__ import annotations
 
-from colorgan.config.command import run_command
+from colorgan.config.command import command_text, run_command
 from colorgan.config.command_line import parse
-from colorgan.distributed.ranks import joined_ranks
 from colorgan.errors import ColorganError
-from colorgan.evaluation.evaluate import EvaluateSettings, evaluate
+from colorgan.evaluation.settings import EvaluateSettings
 from shards.errors import ShardError
 
 
@@ -15,10 +14,18 @@ def main(argv: list[str]) -> int:
     settings = parse(
         EvaluateSettings,
         argv,
-        verb="accelerate launch launcher/evaluate.py",
+        command=command_text("evaluate"),
         description=__doc__ or "",
-        next_line="python launcher/colorize.py --generator DIR --out DIR PHOTO...",
+        next_line=f"{command_text('report')} --out DIR RUN...",
+        examples=(
+            f"{command_text('evaluate')} --model runs/pretrain/generator --data shards/coco-val "
+            "--out runs/pretrain/evaluation",
+        ),
     )
+
+    # Torch is imported after the settings have been checked.
+    from colorgan.distributed.ranks import joined_ranks
+    from colorgan.evaluation.evaluate import evaluate
 
     with joined_ranks(timeout_s=settings.timeout_s) as ranks:
         evaluate(settings, ranks)

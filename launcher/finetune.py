@@ -1,33 +1,40 @@
-"""Fine-tune a pretrained generator, or the same network from scratch, on labelled pictures.
+"""Fine-tune a pretrained generator, or the same network from scratch, on labeled images.
 
-`--task classify` learns which classes are in a picture, `--task segment` which class each pixel is, `--task detect`
-where the objects are. Started again with the same command it goes on from its last checkpoint. SIGTERM, SIGUSR2 and
-Ctrl-C save and stop with exit status 75.
+`--task classify` learns which classes are in an image, `--task segment` the class of each pixel,
+`--task detect` where the objects are. Rerunning the command resumes it from its last checkpoint.
+SIGTERM, SIGUSR2 and Ctrl-C save and stop with exit status 75.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from colorgan.config.command import run_command
+from colorgan.config.command import command_text, run_command
 from colorgan.config.command_line import parse
 from colorgan.config.recipe import FinetuneRecipe
-from colorgan.distributed.ranks import joined_ranks
 from colorgan.errors import ColorganError
-from colorgan.tasks.finetuning import run
 from shards.errors import ShardError
 
 
 def main(argv: list[str]) -> int:
     """Read the recipe, join the ranks, train; return the exit status."""
+    data = "--data.train shards/voc-train --data.val shards/voc-val"
     recipe = parse(
         FinetuneRecipe,
         argv,
-        verb="accelerate launch launcher/finetune.py",
+        command=command_text("finetune"),
         description=__doc__ or "",
-        next_line="accelerate launch launcher/evaluate.py --model RUN/model --data DIR",
+        next_line=f"{command_text('evaluate')} --model RUN/model --data DIR",
         recipes=Path(__file__).resolve().parent / "configs",
+        examples=(
+            f"{command_text('finetune')} --task classify --init runs/pretrain/generator {data}",
+            f"{command_text('finetune')} --task segment {data} --epochs 10 --lr 1e-3",
+        ),
     )
+
+    # Torch is imported after the settings have been checked.
+    from colorgan.distributed.ranks import joined_ranks
+    from colorgan.tasks.finetuning import run
 
     launch = recipe.launch
     with joined_ranks(timeout_s=launch.timeout_s, torch_threads=launch.torch_threads) as ranks:

@@ -1,7 +1,7 @@
-"""Make a model folder of an encoder of timm with weights from elsewhere, to compare pretraining by colouring with.
+"""Make a model folder from an encoder of timm, to compare pretraining by coloring with.
 
-Fine-tuning, probes and studies take the folder where they take a generator's. The network sees luminance alone, as a
-generator does; behind it stand the same heads, and a decoder built as the generator's is, drawn anew.
+Fine-tuning, probes and studies take the folder like a generator's. The network sees luminance only,
+as a generator does, with the same heads and an untrained decoder of the generator's kind.
 """
 
 from __future__ import annotations
@@ -10,12 +10,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from colorgan.config.command import run_command
+from colorgan.config.command import command_text, run_command
 from colorgan.config.command_line import parse
-from colorgan.errors import ColorganError, ModelFolderError
-from colorgan.models.model_folder import ModelConfig, read_config, save_model
-from colorgan.models.timm_encoder import Backbone, pretrained_encoder
-from colorgan.runs.provenance import source_version
+from colorgan.errors import ColorganError
 
 
 class ImportSettings(BaseModel):
@@ -26,10 +23,10 @@ class ImportSettings(BaseModel):
     encoder: str = Field(description="name of a convolutional network of timm, e.g. resnet50")
     weights: Path | None = Field(
         None,
-        description="timm's or torchvision's weights of it, .safetensors or .pth; unset: timm downloads its own",
+        description="its weights, timm's or torchvision's; unset: timm downloads its own",
     )
     like: Path = Field(
-        description="generator folder to compare it with: input and decoder are as there"
+        description="generator folder to compare with; it sets the input and the decoder"
     )
     out: Path = Field(description="model folder to write")
 
@@ -39,33 +36,20 @@ def main(argv: list[str]) -> int:
     settings = parse(
         ImportSettings,
         argv,
-        verb="python launcher/import_encoder.py",
+        command=command_text("import_encoder"),
         description=__doc__ or "",
-        next_line="accelerate launch launcher/finetune.py --init OUT --data.train DIR",
+        next_line=f"{command_text('finetune')} --init OUT --data.train DIR",
     )
-    generator = read_config(settings.like)
-    if generator.kind != "generator":
-        raise ModelFolderError(
-            f"--like {settings.like} holds a {generator.kind}, a generator is needed"
-        )
-    size = generator.architecture.image_size
-    encoder = pretrained_encoder(settings.encoder, settings.weights, size)
-    own = {"width": encoder.channels[0], "encoder": settings.encoder}
-    config = ModelConfig(
-        kind="encoder",
-        architecture=generator.architecture.model_copy(update=own),
-        ab_scale=generator.ab_scale,
-        source_version=source_version(),
-        recipe=settings.model_dump(mode="json"),
-    )
-    save_model(settings.out, Backbone(encoder), config)
-    levels = ", ".join(
-        f"{c} at 1/{s}" for c, s in zip(encoder.channels, encoder.strides, strict=True)
-    )
-    print(f"{settings.out}: {settings.encoder} for {size}x{size}, channels {levels}")
-    print(
-        f"Next: accelerate launch launcher/finetune.py --task classify --init {settings.out} --data.train DIR"
-    )
+
+    # Torch is imported after the settings have been checked.
+    from colorgan.tasks.encoder_import import import_encoder
+
+    recipe = settings.model_dump(mode="json")
+    out, like = settings.out, settings.like
+    print(import_encoder(settings.encoder, settings.weights, like=like, out=out, recipe=recipe))
+
+    start = f"--task classify --init {out}"
+    print(f"Next: {command_text('finetune')} {start} --data.train DIR")
     return 0
 
 

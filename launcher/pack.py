@@ -133,7 +133,7 @@ class PackSettings(BaseModel):
 
 def main(argv: list[str]) -> None:
     """Do what the settings say: fetch, pack, pack a part or one shard, merge, or verify."""
-    settings = parse(PackSettings, argv, verb=VERB, description=__doc__ or "", next_line=NEXT)
+    settings = parse(PackSettings, argv, command=VERB, description=__doc__ or "", next_line=NEXT)
     if settings.verify is not None:
         verify_folder(settings.verify, settings.workers)
     elif settings.merge:

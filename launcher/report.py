@@ -1,7 +1,7 @@
-"""Put runs side by side on one page: `python launcher/report.py --out DIR RUN...`.
+"""Put runs side by side on one page.
 
-Takes run folders of pretraining and fine-tuning, folders of studies, and --out folders of launcher/evaluate.py and
-probe.py. Writes report.html (one file, no network needed), report.md and the pictures as PNG.
+Takes run folders of pretraining and fine-tuning, folders of studies, and --out folders of
+evaluations and probes. Writes report.html (one file, no network needed), report.md and the pictures as PNG.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from colorgan.config.command import run_command
+from colorgan.config.command import command_text, run_command
 from colorgan.config.command_line import parse
 from colorgan.errors import ColorganError
-from colorgan.report.page import write_report
 
 
 class ReportSettings(BaseModel):
@@ -34,11 +33,15 @@ def main(argv: list[str]) -> int:
     settings = parse(
         ReportSettings,
         argv,
-        verb="python launcher/report.py",
+        command=command_text("report"),
         description=__doc__ or "",
-        next_line="python launcher/colorize.py --generator DIR --out DIR PHOTO...",
+        next_line=f"{command_text('colorize')} --generator DIR --out DIR PHOTO...",
         positional="runs",
     )
+
+    # Matplotlib and torch are imported after the settings have been checked.
+    from colorgan.report.page import write_report
+
     page = write_report(settings.runs, settings.out)
     print(f"{page}: {page.stat().st_size / 2**20:.1f} MiB, {len(settings.runs)} folders")
     print(f"Next: open {page} in a browser")

@@ -1,8 +1,8 @@
-"""Does pretraining help, by how much, and is it real? Pretrain, transfer by every protocol, compare, report.
+"""Does pretraining help, by how much, and is it real? Pretrain, transfer, compare, report.
 
-Runs the other verbs one after the other: pack -> pretrain -> consolidate -> fine-tune each arm with each seed by each
-protocol -> the table with intervals -> report. Arms are `scratch` and every generator. Started again with the same
-command it goes on where it stopped. Without data it studies the built-in sample.
+Runs the other commands one after the other: pack -> pretrain -> consolidate -> fine-tune each arm with
+each seed by each protocol -> the table with intervals -> report. Arms are `scratch` and every
+generator. Rerunning the command resumes it. Without data it studies the built-in sample.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     settings = parse(
         StudySettings,
         argv,
-        verb=VERB,
+        command=VERB,
         description=__doc__ or "",
         next_line="open OUT/report/report.html in a browser",
         recipes=LAUNCHER / "configs",

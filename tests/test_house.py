@@ -61,6 +61,7 @@ FRONT_DOORS = {
     "colorgan.training": {"loop", "plan", "memory", "schedules"},
     "colorgan.evaluation": {
         "evaluate",
+        "settings",
         "record",
         "metrics",
         "generator_scores",
@@ -68,8 +69,11 @@ FRONT_DOORS = {
         "picture_grids",
     },
     "colorgan.runs": {"run", "reading", "provenance"},
-    "colorgan.tasks": {"pretraining", "finetuning"},
-    "colorgan.probes": {"probe", "record", "svm"},
+    "colorgan.tasks": {
+        *("pretraining", "finetuning", "sample_data"),
+        *("consolidating", "photo_coloring", "encoder_import"),
+    },
+    "colorgan.probes": {"probe", "record", "settings", "svm"},
     "colorgan.study": {"study", "record", "runner", "single_runs"},
     "colorgan.report": {"page"},
     "shards.loading": {"loader", "shard_set", "boxes"},

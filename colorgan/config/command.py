@@ -1,7 +1,7 @@
 """How a command ends: one sentence and an exit status.
 
-`run_command` is the last line of each script in launcher/. It needs no heavy import, so that mistakes
-in the settings are reported before torch is loaded.
+`run_command` is the last line of each script in launcher/. It needs no heavy import, so that
+mistakes in the settings are reported before torch is loaded.
 """
 
 from __future__ import annotations
@@ -27,14 +27,29 @@ _PATH_FAULTS = (
 # torchrun stops its other ranks 0.1 s after the first has failed, DeepSpeed's launcher after 1 s.
 _OTHER_RANKS_WAIT_S = 3.0
 
+# Commands that run on several ranks: a launcher starts them.
+_RANKED = ("pretrain", "finetune", "evaluate", "probe")
+
 Main = Callable[[list[str]], int | None]
+
+
+def command_text(name: str) -> str:
+    """Return a command as the user types it: `python launcher/NAME.py`, or `colorgan NAME`.
+
+    Args:
+        name: The script's name in launcher/, without .py.
+    """
+    if os.environ.get("COLORGAN_CONSOLE"):  # set by the console command
+        return f"colorgan {name}"
+
+    return f"{'accelerate launch' if name in _RANKED else 'python'} launcher/{name}.py"
 
 
 def run_command(main: Main, *errors: type[Exception]) -> NoReturn:
     """Run a command and exit with its status (`ExitStatus`).
 
-    An error of `colorgan` or of the trees in `errors` is printed as one sentence; any other keeps its
-    traceback.
+    An error of `colorgan` or of the trees in `errors` is printed as one sentence; any other keeps
+    its traceback.
 
     Args:
         main: Takes the words after the script's name; returning None means status 0.
@@ -90,8 +105,8 @@ def _status_of(main: Main, errors: tuple[type[Exception], ...]) -> int:
         if type(error).__name__ != "OutOfMemoryError":  # torch's: on the GPU
             raise
         print_error(
-            f"OutOfMemoryError: {str(error).splitlines()[0]} Lower batch.micro_batch_size (training) "
-            "or batch_size (evaluation), or use --batch.precision bf16."
+            f"OutOfMemoryError: {str(error).splitlines()[0]} Lower batch.micro_batch_size or, in "
+            "evaluation, batch_size; or use --batch.precision bf16."
         )
         return ExitStatus.MISTAKE
 
@@ -99,10 +114,10 @@ def _status_of(main: Main, errors: tuple[type[Exception], ...]) -> int:
 
 
 def print_error(sentence: str) -> None:
-    """Print to standard error; ranks after the first wait, so that a common failure is printed once.
+    """Print to standard error; a failure that all ranks have in common is printed once.
 
-    Launchers end the other ranks within a second of the first failure. If this rank is still alive
-    after the wait, the first rank has not failed, and this one prints.
+    Ranks after the first wait: launchers end them within a second of the first failure. If this
+    rank is still alive after the wait, the first rank has not failed, and this one prints.
     """
     if not is_first_local_rank():
         time.sleep(_OTHER_RANKS_WAIT_S)
@@ -122,7 +137,7 @@ def _world_size() -> int:
 
 
 def _leave_status(status: int) -> None:
-    """Write the status where COLORGAN_STATUS_DIR says: launchers turn every failure into status 1."""
+    """Write the status into COLORGAN_STATUS_DIR: launchers turn every failure into status 1."""
     folder = os.environ.get("COLORGAN_STATUS_DIR")
     if folder:
         with suppress(OSError):

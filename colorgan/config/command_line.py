@@ -1,286 +1,165 @@
-"""The one way in of every verb: defaults <- `--config FILE.yaml` <- `--key.sub VALUE`, checked by pydantic.
+"""The settings of a command: defaults <- `--config FILE.yaml` <- `--key.sub VALUE`.
 
-`parse` turns the command line into a frozen model or raises one `UsageError` that lists every mistake;
-`run_command` is the last line of each script in launcher/ and turns errors into one sentence and an exit status.
-Only the reading of words stands here; what is allowed stands in the schema.
+`parse` turns the command line into a frozen model, or raises one `UsageError` that lists every
+mistake. The steps have files of their own: `words` (the form), `values` (numbers, paths),
+`recipe_file`, `nested` (one over the other), `problems` and `help_page`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from colorgan.config.command import is_first_local_rank
-from colorgan.config.keys import (
-    Key,
-    group_default,
-    group_of,
-    help_text,
-    is_list,
-    item_group,
-    leaf_types,
-    schema_keys,
-    type_text,
-)
-from colorgan.config.problems import setting_problems
+from colorgan.config.help_page import Command, help_page
+from colorgan.config.keys import Key, aliases_of, schema_keys
+from colorgan.config.nested import group_defaults, merge, put, values_as_meant
+from colorgan.config.problems import Given, setting_problems
+from colorgan.config.recipe_file import MAX_RECIPE_BYTES, read_recipe
 from colorgan.config.settings import show
+from colorgan.config.values import words_to_value
+from colorgan.config.words import Words, split_words
 from colorgan.errors import UsageError
 
+__all__ = ["MAX_RECIPE_BYTES", "parse"]
+
 M = TypeVar("M", bound=BaseModel)
-
-MAX_RECIPE_BYTES = 1_000_000
-_OPTION = re.compile(r"--[A-Za-z_]")
-_NULL = ("null", "Null", "NULL", "~")
-
-
-@dataclass
-class _Words:
-    """The command line taken apart: key -> its words; a later key has replaced an earlier one."""
-
-    options: dict[str, list[str]] = field(default_factory=dict)
-    bare: list[str] = field(default_factory=list)
-    help: bool = False
 
 
 def parse(
     schema: type[M],
     argv: Sequence[str],
     *,
-    verb: str,
+    command: str,
     description: str,
     next_line: str,
     positional: str | None = None,
     recipes: Path | None = None,
+    examples: Sequence[str] = (),
 ) -> M:
-    """Reads a verb's settings: defaults, then the recipe, then the command line.
+    """Return a command's settings: the defaults, the recipe over them, the command line over both.
 
     Args:
-        schema: A frozen model (tree) with `extra="forbid"`; descriptions of its fields carry the units.
+        schema: A frozen model (tree) with `extra="forbid"`; the descriptions of its fields name
+            the units.
         argv: The words after the script's name.
-        verb: The command as the user types it, for the usage line: `accelerate launch launcher/pretrain.py`.
+        command: As the user types it, for the usage line: `accelerate launch launcher/pretrain.py`.
+        description: What the command does; paragraphs.
         next_line: The command to run after this one; the last line of `--help`.
-        positional: A list field that takes the bare words (colorize's photos).
+        positional: A list key that takes the bare words (colorize's photos).
         recipes: A folder of recipes; `--config sample` is then also `recipes/sample.yaml`.
+        examples: Command lines for `--help`.
 
     Raises:
-        UsageError: All mistakes at once, a line each.
-        SystemExit: With status 0, after `--help`.
+        UsageError: All mistakes at once, one per line.
+        SystemExit: With status 0, after `--help` and `--version`.
     """
+    about = Command(command, description, next_line, positional, recipes, examples)
     keys = {key.name: key for key in schema_keys(schema)}
-    words = _split_words(argv, keys, positional)
-    if words.help:
-        if is_first_local_rank():
-            print(
-                help_text(
-                    schema,
-                    verb=verb,
-                    description=description,
-                    next_line=next_line,
-                    positional=positional,
-                )
-            )
-        raise SystemExit(0)
-    config = words.options.pop("config", None) if "config" not in keys else None
-    recipe, origin = _read_recipe(config, recipes)
-    stray = (
-        []
-        if positional
-        else [f"{show(word)}: a word that belongs to no key" for word in words.bare]
-    )
-    settings = _merge(
-        _group_defaults(schema), {name: value for name, value in recipe.items() if "." not in name}
-    )
-    for name in (name for name in recipe if "." in name):  # `data.train: DIR` in a recipe
-        stray += [problem] if (problem := _set(settings, name, recipe[name])) else []
-    for name, values in words.options.items():
-        key = keys.get(name)
-        if not values and key and not leaf_types(key.field.annotation) & {bool, object}:
-            stray.append(
-                f"--{name}: needs a value, {type_text(key.field.annotation, key.field.metadata)}"
-            )
-        elif problem := _set(settings, name, _value(values, key)):
-            stray.append(problem)
-    if positional and words.bare:
-        before = settings.get(positional) or []
-        settings[positional] = [*before, *(_scalar(word, keys[positional]) for word in words.bare)]
+    aliases = aliases_of(schema)
+
+    words = split_words(argv, keys, aliases, positional)
+    if words.help or words.version:
+        _print_and_exit(schema, about, words)
+
+    recipe_words = words.options.pop("config", None) if "config" not in keys else None
+    recipe, origin = _read(recipe_words, recipes)
+    on_command_line = set(words.options) | ({positional} if positional else set())
+    given = Given(keys, aliases, on_command_line, origin)
+
+    settings = _with_recipe(group_defaults(schema), recipe, given, words.problems)
+    _add_words(settings, words, keys, positional)
+    for name, value, reason in values_as_meant(settings, keys):
+        words.problems.append(f"{given.label(name)} {show(value)}: {reason}")
+
+    model: M | None = None
     try:
         model = schema.model_validate(settings)
     except ValidationError as error:
-        given = set(words.options) | ({positional} if positional else set())
-        stray += list(setting_problems(error, keys, given, origin))
-    if stray:
-        count = f"{len(stray)} problem{'s' if len(stray) > 1 else ''}"
-        raise UsageError(
-            f"{count} with the settings (`{verb} --help` lists every key):\n  " + "\n  ".join(stray)
-        )
+        words.problems += setting_problems(error, given)
+
+    if words.problems or model is None:
+        raise UsageError(_all_problems(words.problems, command))
     return model
 
 
-def _split_words(argv: Sequence[str], keys: Mapping[str, Key], positional: str | None) -> _Words:
-    words = _Words()
-    name: str | None = None
-    for index, word in enumerate(argv):
-        if word == "--":
-            words.bare += argv[index + 1 :]
-            break
-        if word in ("-h", "--help"):
-            words.help = True
-        elif _OPTION.match(word):
-            name, equals, value = word[2:].partition("=")
-            name = name.replace("-", "_")
-            words.options[name] = [value] if equals else []
-            name = None if equals else name
-        elif name is None or (positional and not _takes(keys.get(name), words.options[name], word)):
-            words.bare.append(word)
+def _print_and_exit(schema: type[BaseModel], about: Command, words: Words) -> None:
+    if is_first_local_rank():
+        if words.help:
+            print(help_page(schema, about, every_key=words.help == "all"))
         else:
-            words.options[name].append(word)
-    return words
+            print(f"colorgan {_version()}")
+    raise SystemExit(0)
 
 
-def _takes(key: Key | None, had: list[str], word: str) -> bool:
-    """Whether a key takes one more word where words may also be bare ones: only a list takes a second."""
-    if key is not None and is_list(key.field.annotation):
-        return True
-    if key is not None and leaf_types(key.field.annotation) == {bool}:
-        return not had and word.lower() in ("true", "false", "yes", "no", "on", "off")
-    return not had
-
-
-def _value(words: list[str], key: Key | None) -> Any:
-    values = [_scalar(word, key) for word in words]
-    if not values:
-        return True
-    if len(values) > 1:
-        return values
-    if key is None or not is_list(key.field.annotation):
-        return values[0]
-    if words[0].startswith("[") and words[0].endswith("]"):  # --sizes "[1, 2]"
-        return _yaml_scalar(words[0])
-    return values if values[0] is not None else None
-
-
-def _scalar(word: str, key: Key | None) -> Any:
-    """A word as YAML would read it, unless its key holds only text: `--split 2012` stays text."""
-    kinds = leaf_types(key.field.annotation) if key else {object}
-    if type(None) in kinds and word in _NULL:
-        return None
-    if kinds <= {str, Path, type(None)}:
-        return Path(word) if Path in kinds and str not in kinds else word
-    value = _yaml_scalar(word)
-    return (
-        word if isinstance(value, bool) and not kinds & {bool, object} else value
-    )  # pydantic takes true for 1
-
-
-def _yaml_scalar(word: str) -> Any:
+def _version() -> str:
     try:
-        return yaml.safe_load(word)
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ):  # ValueError: 2024-13-45 is no date to PyYAML
-        return word
+        return version("colorgan")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "(not installed)"
 
 
-def _read_recipe(config: list[str] | None, recipes: Path | None) -> tuple[dict[str, Any], str]:
-    """The recipe's settings and the name it is called by in messages; ({}, "") without one."""
-    if config is None:
+def _read(recipe_words: list[str] | None, recipes: Path | None) -> tuple[dict[str, Any], str]:
+    if recipe_words is None:
         return {}, ""
-    if len(config) != 1:
-        raise UsageError(f"--config takes one file, got {len(config)}.")
-    path = _find_recipe(config[0], recipes)
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_RECIPE_BYTES + 1)
-        if len(text) > MAX_RECIPE_BYTES:
-            raise UsageError(
-                f"--config {path}: larger than {MAX_RECIPE_BYTES:,} bytes, so it is no recipe."
-            )
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(
-            f"--config {path}: not valid YAML: {' '.join(str(error).split())[:300]}."
-        ) from None
-    except OSError as error:
-        raise UsageError(f"--config {path}: {error.strerror}.") from None
-    if data is not None and not (
-        isinstance(data, dict) and all(isinstance(key, str) for key in data)
-    ):
-        raise UsageError(
-            f"--config {path}: a recipe is a mapping of keys to values, this is {show(data)}."
-        )
-    return data or {}, str(path)
+    if len(recipe_words) != 1:
+        raise UsageError(f"--config takes one file, got {len(recipe_words)}.")
+    return read_recipe(recipe_words[0], recipes)
 
 
-def _find_recipe(name: str, recipes: Path | None) -> Path:
-    path = Path(name)
-    if recipes is None or path.exists() or Path(name).name != name:
-        return path
-    for candidate in (recipes / name, recipes / f"{name}.yaml"):
-        if candidate.is_file():
-            return candidate
-    known = ", ".join(sorted(file.stem for file in recipes.glob("*.yaml"))) or "none"
-    raise UsageError(
-        f"--config {name}: no such file, and no recipe of that name; recipes: {known}."
-    )
+def _with_recipe(
+    defaults: dict[str, Any], recipe: dict[str, Any], given: Given, problems: list[str]
+) -> dict[str, Any]:
+    """Return the recipe over the defaults; its keys may be nested or dotted (`data.train: DIR`)."""
+    nested = {name: value for name, value in recipe.items() if "." not in name}
+    settings = merge(defaults, nested)
 
-
-def _group_defaults(schema: type[BaseModel], default: BaseModel | None = None) -> dict[str, Any]:
-    """A dictionary for each group, holding what the schema sets: one given key must not undo the rest."""
-    settings: dict[str, Any] = {}
-    for name, info in schema.model_fields.items():
-        given = getattr(default, name) if default is not None else None
-        if item_group(info.annotation):  # so that `--stages.0.epochs 3` has something to change
-            items = (
-                given
-                if default is not None
-                else info.get_default(call_default_factory=True, validated_data={})
-            )
-            if isinstance(items, list | tuple):
-                settings[name] = [item.model_dump(exclude_unset=True) for item in items]
-        elif (
-            default is not None
-            and name in default.model_fields_set
-            and not isinstance(given, BaseModel)
-        ):
-            settings[name] = given
-        elif info.annotation is group_of(info) and (group := group_of(info)):
-            settings[name] = _group_defaults(
-                group, given if isinstance(given, BaseModel) else group_default(info)
-            )
+    for name, value in recipe.items():
+        if _is_below_a_value(name, given.keys):
+            problems.append(f"{given.label(name)} {show(value)}: unknown key")
+            continue
+        problem = put(settings, name, value) if "." in name else None
+        if problem:
+            problems.append(problem)
     return settings
 
 
-def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` over `below`, group by group; an empty group in YAML (`data:` alone) changes nothing."""
-    merged = dict(below)
-    for key, value in above.items():
-        if isinstance(merged.get(key), dict) and (value is None or isinstance(value, dict)):
-            merged[key] = _merge(merged[key], value or {})
-        else:
-            merged[key] = value
-    return merged
+def _is_below_a_value(name: str, keys: Mapping[str, Key]) -> bool:
+    """Return whether a dotted key goes on behind a key that takes a value (`seed.x`)."""
+    parts = name.split(".")
+    above = [keys.get(".".join(parts[:count])) for count in range(1, len(parts))]
+    return any(key is not None and not key.is_list and object not in key.kinds for key in above)
 
 
-def _set(settings: dict[str, Any], name: str, value: Any) -> str | None:
-    """Puts a value at a dotted key, where a number (`stages.0.epochs`) is a place in a list; else says why not."""
-    *groups, last = name.split(".")
-    here: Any = settings
-    for group in groups:
-        if isinstance(here, list):
-            if not group.isdigit() or int(group) >= len(here):
-                return f"--{name} {show(value)}: {group!r} is no place in a list of {len(here)}; places count from 0"
-            here = here[int(group)]
-        elif isinstance(here, dict):
-            here[group] = here.get(group) if here.get(group) is not None else {}
-            here = here[group]
-    if isinstance(here, dict):  # else a value stands where a group belongs, and pydantic names it
-        here[last] = value
-    return None
+def _add_words(
+    settings: dict[str, Any], words: Words, keys: dict[str, Key], positional: str | None
+) -> None:
+    """Put the values of the command line over the settings; add mistakes to `words.problems`."""
+    for name, values in words.options.items():
+        key = keys.get(name)
+        if not values and key is not None and not key.kinds & {bool, object}:
+            words.problems.append(f"--{name}: needs a value, {key.type_text}")
+            continue
+        value = words_to_value(values, key)
+        if _is_below_a_value(name, keys):
+            words.problems.append(f"--{name} {show(value)}: unknown key")
+            continue
+        problem = put(settings, name, value)
+        if problem:
+            words.problems.append(problem)
+
+    if positional and words.bare:
+        before = settings.get(positional) or []
+        settings[positional] = [*before, *words.bare]
+    elif words.bare:
+        words.problems += [f"{show(word)}: unexpected argument" for word in words.bare]
+
+
+def _all_problems(problems: list[str], command: str) -> str:
+    count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
+    lines = "\n  ".join(problems)
+    return f"{count} with the settings (`{command} --help` lists the keys):\n  {lines}"

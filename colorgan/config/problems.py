@@ -1,124 +1,167 @@
-"""Mistakes in settings told to the user: the key as given, its value, what is allowed, the nearest known key.
+"""Mistakes in settings as lines: the key as given, its value, what is allowed, a near key.
 
-`colorgan.config.command_line.parse` calls `setting_problems` with pydantic's report; nothing is checked here.
+`colorgan.config.command_line.parse` calls `setting_problems` with pydantic's report; nothing is
+checked here.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from colorgan.config.keys import Key, item_group
+from colorgan.config.keys import Key, item_keys
 from colorgan.config.settings import leaves, show
 
-MAX_UNKNOWN = 20  # told of one unknown group
+MAX_UNKNOWN = 20  # lines about one unknown group
+_NEAR = 0.7  # of difflib's ratio: a letter or two are wrong
 
 
-def setting_problems(
-    error: ValidationError, keys: Mapping[str, Key], given: Collection[str], origin: str
-) -> Iterator[str]:
-    """Yields a line for each key with a mistake.
+@dataclass(frozen=True)
+class Given:
+    """What the user gave, and where.
 
-    Args:
-        error: What pydantic found.
+    Attributes:
         keys: The schema's leaves by name.
-        given: Keys that stood on the command line.
-        origin: The recipe's file, "" without one.
+        aliases: Keys by the other names that users type.
+        on_command_line: Keys that were given on the command line.
+        recipe: The recipe's file, "" without one.
     """
+
+    keys: Mapping[str, Key]
+    aliases: Mapping[str, str]
+    on_command_line: Collection[str]
+    recipe: str
+
+    @property
+    def known(self) -> set[str]:
+        """The keys of the schema, and those of the items of its lists with index 0."""
+        names = set(self.keys)
+        for key in self.keys.values():
+            names |= {item.name for item in item_keys(key)}
+        return names
+
+    def label(self, name: str) -> str:
+        """Return `--key`, or `recipe.yaml: key` where the recipe has given it."""
+        parts = name.split(".")
+        prefixes = {".".join(parts[:count]) for count in range(1, len(parts) + 1)}
+        given_here = not self.recipe or bool(prefixes & set(self.on_command_line))
+        return f"--{name}" if given_here else f"{self.recipe}: {name}"
+
+
+def setting_problems(error: ValidationError, given: Given) -> Iterator[str]:
+    """Yield a line for each key with a mistake."""
     lines: dict[str, list[str]] = {}
-    known = {*keys, *(f"{name}.{inner}" for name, key in keys.items() for inner in _item_keys(key))}
     details = error.errors(include_url=False, include_context=False)
+
     for detail in details:
-        if detail["type"] == "too_short" and any(
-            _is_within(other["loc"], detail["loc"]) for other in details
-        ):
-            continue  # only because its items are wrong
+        if detail["type"] == "too_short" and _has_wrong_items(detail, details):
+            continue
         if detail["type"] == "extra_forbidden":
-            prefix = ".".join(map(str, detail["loc"]))
-            group = detail["input"] if isinstance(detail["input"], dict) else {}
-            unknown = (
-                islice(leaves(group, f"{prefix}."), MAX_UNKNOWN)
-                if group
-                else [(prefix, detail["input"])]
-            )
-            for name, value in unknown:
-                head = f"{_as_given(name, given, origin)} {show(value)}: "
-                lines[head] = [f"unknown key; {_nearest(name, known)}"]
+            lines |= {head: [reason] for head, reason in _unknown_keys(detail, given)}
         else:
-            head, reason = _wrong_value(detail, keys, known, given, origin)
+            head, reason = _wrong_value(detail, given)
             lines.setdefault(head, []).append(reason)
+
     for head, reasons in lines.items():
         yield head + " or ".join(dict.fromkeys(reasons))
 
 
-def _is_within(inner: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
-    return len(inner) > len(outer) and inner[: len(outer)] == outer
+def _has_wrong_items(detail: ErrorDetails, details: list[ErrorDetails]) -> bool:
+    place = detail["loc"]
+    return any(
+        other["loc"][: len(place)] == place and len(other["loc"]) > len(place) for other in details
+    )
 
 
-def _item_keys(key: Key) -> Collection[str]:
-    group = item_group(key.field.annotation)
-    return group.model_fields if group else ()
+def _unknown_keys(detail: ErrorDetails, given: Given) -> Iterator[tuple[str, str]]:
+    prefix, value = ".".join(map(str, detail["loc"])), detail["input"]
+    unknown = [(prefix, value)]
+    if isinstance(value, dict) and value:
+        unknown = list(islice(leaves(value, f"{prefix}."), MAX_UNKNOWN))
+
+    for name, inner in unknown:
+        yield f"{given.label(name)} {show(inner)}: ", _advice(name, given)
 
 
-def _without_places(name: str) -> str:
-    """`stages.0.epochs` -> `stages.epochs`, as such a key stands among the known ones."""
+def _advice(name: str, given: Given) -> str:
+    if name in given.aliases:
+        return f"unknown key; write {given.aliases[name]}"
+
+    near = nearest_key(name, given.known)
+    return f"unknown key; the nearest known key is {near}" if near else "unknown key"
+
+
+def nearest_key(name: str, known: Collection[str]) -> str | None:
+    """Return the known key that a misspelt one probably means; None where none is near."""
+    ordered = sorted(known)
+    with_index = {_without_indices(key): key for key in reversed(ordered)}
+
+    close = difflib.get_close_matches(_without_indices(name), with_index, n=1, cutoff=_NEAR)
+    if close:
+        return with_index[close[0]]
+
+    # `--learning_rate` for `--optimizer.learning_rate`; keys of a list's items come last.
+    last_parts = {
+        key.rpartition(".")[2]: key for key in sorted(ordered, key=_has_index, reverse=True)
+    }
+    close = difflib.get_close_matches(name.rpartition(".")[2], last_parts, n=1, cutoff=_NEAR)
+    return last_parts[close[0]] if close else None
+
+
+def _has_index(name: str) -> bool:
+    return name != _without_indices(name)
+
+
+def _without_indices(name: str) -> str:
+    """`stages.0.epochs` -> `stages.epochs`."""
     return ".".join(part for part in name.split(".") if not part.isdigit())
 
 
-def _wrong_value(
-    detail: ErrorDetails,
-    keys: Mapping[str, Key],
-    known: Collection[str],
-    given: Collection[str],
-    origin: str,
-) -> tuple[str, str]:
-    """The key with its value, and what is wrong with it."""
-    # The place ends with the kinds of a union ("int", "str") or a place in a list of values: cut it to the key.
-    parts = [str(part) for part in detail["loc"]]
-    prefixes = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
-    name = next(
-        (prefix for prefix in prefixes if _without_places(prefix) in known), ".".join(parts)
-    )
-    name = _without_places(name) if _without_places(name) in keys else name
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    message = message.replace("Input should be", "must be").replace(" input should be", " must be")
-    message = message[:1].lower() + message[1:]
-    if not name:  # a validator of the whole schema
-        return "", message
+def _wrong_value(detail: ErrorDetails, given: Given) -> tuple[str, str]:
+    """Return the key with its value, and what is wrong with it."""
+    name = _key_at(detail, given)
+    value, reason = detail["input"], _reason(detail)
+    if not name:  # a rule of the whole schema
+        return "", reason
+
     if detail["type"] == "missing":
-        about = keys[name].field.description if name in keys else None
-        return (
-            f"{_as_given(name, given, '')}: ",
-            f"required, not given{f' ({about})' if about else ''}",
-        )
-    if detail["type"] == "model_type" and name not in keys:
-        inner = ", ".join(key for key in keys if key.startswith(f"{name}."))
-        message = f"a group of keys, not a value; its keys: {inner}"
-    shown = (
-        ""
-        if isinstance(detail["input"], BaseModel | dict) and name not in keys
-        else f" {show(detail['input'])}"
-    )
-    return f"{_as_given(name, given, origin)}{shown}: ", message
+        about = given.keys[name].field.description if name in given.keys else None
+        meaning = f" ({about})" if about else ""
+        return f"--{name}: ", f"required, not given{meaning}"
+
+    if detail["type"] == "model_type" and name not in given.keys:
+        inner = [key for key in given.keys if key.startswith(f"{name}.")]
+        reason = f"a group of keys, not a value; its keys: {', '.join(inner)}"
+
+    is_group = isinstance(value, BaseModel | dict) and name not in given.keys
+    shown = "" if is_group else f" {show(value)}"
+    return f"{given.label(name)}{shown}: ", reason
 
 
-def _as_given(name: str, given: Collection[str], origin: str) -> str:
-    """`--key` for what the command line said, `recipe.yaml: key` for what the recipe said."""
-    on_command_line = not origin or any(name == key or name.startswith(f"{key}.") for key in given)
-    return f"--{name}" if on_command_line else f"{origin}: {name}"
+def _key_at(detail: ErrorDetails, given: Given) -> str:
+    """Return the key of a mistake: its location without a union's kinds or a value's index."""
+    parts = [str(part) for part in detail["loc"]]
+    known = {_without_indices(key) for key in given.known}
+    name = ".".join(parts)
+
+    for count in range(len(parts), 0, -1):
+        prefix = ".".join(parts[:count])
+        if _without_indices(prefix) in known:
+            name = prefix
+            break
+
+    plain = _without_indices(name)
+    return plain if plain in given.keys else name
 
 
-def _nearest(name: str, known: Collection[str]) -> str:
-    name, ordered = _without_places(name), sorted(known)
-    close = difflib.get_close_matches(name, ordered, n=1, cutoff=0.6)
-    ends = {key.rpartition(".")[2]: key for key in reversed(ordered)}
-    close = close or [
-        ends[end]
-        for end in difflib.get_close_matches(name.rpartition(".")[2], ends, n=1, cutoff=0.6)
-    ]
-    close = close or difflib.get_close_matches(name, ordered, n=1, cutoff=0.0)
-    return f"the nearest known key is {close[0]}" if close else "this verb has no keys"
+def _reason(detail: ErrorDetails) -> str:
+    message: str = detail["msg"]
+    for prefix in ("Value error, ", "Assertion failed, "):
+        message = message.removeprefix(prefix)
+    message = message.replace("Input should be", "must be").replace(" input should be", " must be")
+    return message[:1].lower() + message[1:]

@@ -1,6 +1,6 @@
-"""Progress of counted work (packing, downloads): a bar on a terminal, a plain line now and then elsewhere.
+"""Progress of counted work (packing, downloads): a bar on a terminal, else a line now and then.
 
-A run has colorgan/runs/display.py; this is for the verbs that work through a known number of things.
+Training has a display of its own, colorgan/runs/display.py.
 """
 
 import time
@@ -29,7 +29,7 @@ def images_shown(
     """Show images done and images rejected.
 
     Args:
-        total: Number of images; None where it is not known before the end.
+        total: Number of images; None if it is not known before the end.
         console: Where to show, by default standard error.
 
     Yields:
@@ -59,7 +59,7 @@ def images_shown(
 
 @contextmanager
 def bytes_shown(console: Console | None = None) -> Iterator[Callable[[str, int, int], None]]:
-    """Show files that arrive, a bar each.
+    """Show files that arrive, one bar per file.
 
     Args:
         console: Where to show, by default standard error.
@@ -93,7 +93,7 @@ def bytes_shown(console: Console | None = None) -> Iterator[Callable[[str, int, 
 
 
 class _Every:
-    """Says yes at most once in so many seconds."""
+    """Answers yes at most once per interval."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

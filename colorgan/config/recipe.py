@@ -1,69 +1,76 @@
-"""The schema of a run: every key that pretraining and fine-tuning know, with its unit, default and range.
+"""The schema of a run: every key of pretraining and fine-tuning, with its unit, default and range.
 
-One way in (colorgan/config/command_line.py): defaults <- `--config FILE.yaml` <- `--key.sub value`. Everything is counted in images
-seen; `epochs` is a convenience. Components never get these objects: the `build_*` functions translate.
+Read by colorgan/config/command_line.py: defaults <- `--config FILE.yaml` <- `--key.sub value`.
+Everything is counted in images seen; `epochs` is a convenience. Components never get these objects:
+the `build_*` functions translate them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-# A packed folder, or its URL, which stays text: a Path would make one slash of two.
-Folder = Annotated[
-    Path | str, BeforeValidator(lambda v: Path(v) if isinstance(v, str) and "://" not in v else v)
-]
+
+
+def _folder(value: Any) -> Any:
+    """Return a URL as text: a Path would merge its two slashes."""
+    return Path(value) if isinstance(value, str) and "://" not in value else value
+
+
+# A packed folder, or its URL.
+Folder = Annotated[Path | str, BeforeValidator(_folder)]
 
 
 class Section(BaseModel):
-    """A frozen part of a recipe; a key it does not know is an error."""
+    """A frozen part of a recipe; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataRecipe(Section):
-    """Where the packed shards are and how pictures are drawn from them."""
+    """Where the packed shards are and how images are read from them."""
 
     train: tuple[Folder, ...] = Field(
         (),
-        description="packed folders to train on, or their URLs (https://, s3://); several are mixed as one set",
+        description="packed folders to train on, or URLs (https://, s3://); several are mixed",
     )
     val: tuple[Folder, ...] = Field(
         (), description="packed folders to validate on, or URLs; none: no validation"
     )
     cache_dir: Path | None = Field(
-        None, description="where shards from URLs are kept; unset: in ~/.cache/colorgan"
+        None, description="cache of shards from URLs; unset: ~/.cache/colorgan"
     )
     cache_gb: float = Field(
-        100.0, gt=0, description="how much of them a node keeps, in gigabytes (1e9 bytes)"
+        100.0, gt=0, description="size limit of that cache per node, in gigabytes (1e9 bytes)"
     )
     random_crop_min_area: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="smallest share of the picture's area a random crop takes; 1 = no crop",
+        description="smallest share of the image's area that a random crop takes; 1 = no crop",
     )
-    flip: bool = Field(False, description="mirror half of the pictures left to right")
+    flip: bool = Field(False, description="mirror half of the images left to right")
     decode_threads: NonNegativeInt = Field(
-        0, description="decoding threads a rank; 0 = this rank's share of the cores"
+        0, description="decoding threads per rank; 0 = this rank's share of the cores"
     )
     hardware_decoder_share: Share = Field(
         0.65,
-        description="GPU only: share of the JPEGs for the hardware decoder, where the GPU has one",
+        description="share of the JPEGs for the hardware decoder of a GPU that has one",
     )
     prefetch_batches: PositiveInt = Field(2, description="micro-batches decoded ahead")
     max_bad_share: Share = Field(
-        0.001, description="share of unreadable samples over which the run stops"
+        0.001, description="share of unreadable samples above which the run stops"
     )
 
     @property
     def cache(self) -> tuple[Path | None, float]:
-        """Where shards from URLs are kept, and how many gigabytes of them."""
+        """The cache of shards from URLs: its folder and its limit in gigabytes."""
         return self.cache_dir, self.cache_gb
 
 
@@ -79,7 +86,7 @@ class NetworkRecipe(Section):
         le=1024,
         description="channels of the first level; the deepest has eight times as many",
     )
-    norm: Literal["batch", "instance"] = Field("batch", description="normalisation layer")
+    norm: Literal["batch", "instance"] = Field("batch", description="normalization layer")
     bias_before_norm: bool = Field(
         False, description="give convolutions a bias that their norm cancels, as Keras does"
     )
@@ -105,13 +112,13 @@ class LossRecipe(Section):
     """The objective of pretraining."""
 
     gan: Literal["bce", "least_squares", "hinge", "none"] = Field(
-        "bce", description="adversarial loss; none: L1 alone"
+        "bce", description="adversarial loss; none: L1 only"
     )
     gan_weight: float = Field(
         1.0, ge=0, description="weight of the adversarial term in the generator's loss"
     )
     l1_weight: float = Field(
-        100.0, ge=0, description="weight (lambda) of the L1 distance of the normalised chroma"
+        100.0, ge=0, description="weight (lambda) of the L1 distance of the normalized chroma"
     )
 
 
@@ -120,7 +127,7 @@ class OptimizerRecipe(Section):
 
     learning_rate: float = Field(2e-4, gt=0, description="peak learning rate")
     discriminator_learning_rate: float | None = Field(
-        None, gt=0, description="the discriminator's; unset: the same"
+        None, gt=0, description="the discriminator's peak learning rate; unset: the same"
     )
     beta1: float = Field(0.5, ge=0, lt=1, description="Adam's first decay")
     beta2: float = Field(0.999, ge=0, lt=1, description="Adam's second decay")
@@ -132,17 +139,17 @@ class OptimizerRecipe(Section):
         0, description="images over which the rate rises linearly from 0"
     )
     gradient_clip_norm: float = Field(
-        0.0, ge=0, description="largest gradient norm a network; 0 = off"
+        0.0, ge=0, description="largest gradient norm of a network; 0 = off"
     )
 
 
 class BatchRecipe(Section):
     """How images become steps."""
 
-    global_batch_size: PositiveInt = Field(32, description="images a step over all ranks")
+    global_batch_size: PositiveInt = Field(32, description="images per step over all ranks")
     micro_batch_size: PositiveInt | None = Field(
         None,
-        description="images a forward pass on a rank; unset: global batch / ranks (no accumulation)",
+        description="images per forward pass on a rank; unset: global batch / ranks, at once",
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16: autocast; weights stay float32"
@@ -165,11 +172,11 @@ class OutputRecipe(Section):
         20_000, description="images between checkpoints; 0 = at the end only"
     )
     background_save: bool = Field(
-        True, description="write checkpoints while training goes on, from a copy in memory"
+        True, description="write checkpoints from a copy in memory while training goes on"
     )
-    keep_last: PositiveInt = Field(2, description="newest checkpoints that are kept")
+    keep_last: PositiveInt = Field(2, description="number of newest checkpoints to keep")
     keep_every_images: NonNegativeInt = Field(
-        0, description="checkpoints at multiples of this are kept for good; 0 = none"
+        0, description="checkpoints at multiples of this are never removed; 0 = none"
     )
 
 
@@ -177,15 +184,27 @@ class LaunchRecipe(Section):
     """The process group."""
 
     timeout_s: PositiveInt = Field(
-        600, description="seconds after which a silent rank ends the run"
+        600, description="seconds after which a rank that does not answer ends the run"
     )
     torch_threads: NonNegativeInt = Field(
-        0, description="compute threads a rank; 0 = this rank's share of the cores"
+        0, description="compute threads per rank; 0 = this rank's share of the cores"
     )
+
+
+# What users of other tools type for the keys of a run. `--run` itself is ambiguous to torchrun,
+# which has a `--run-path`.
+_RUN_ALIASES = {
+    "run_dir": "run",
+    "output_dir": "run",
+    "batch_size": "batch.global_batch_size",
+    "micro_batch_size": "batch.micro_batch_size",
+    "precision": "batch.precision",
+    "image_size": "network.image_size",
+}
 
 
 class RunRecipe(Section):
-    """What every training verb has."""
+    """The keys that both kinds of training have."""
 
     run: Path = Field(description="run folder: checkpoints, log, pictures, recipe")
     seed: NonNegativeInt = Field(0, description="seed of weights, order, crops and dropout")
@@ -194,11 +213,23 @@ class RunRecipe(Section):
     batch: BatchRecipe = BatchRecipe()
     output: OutputRecipe = OutputRecipe()
     launch: LaunchRecipe = LaunchRecipe()
-    dry_run: bool = Field(False, description="check everything, print the plan, train nothing")
+    dry_run: bool = Field(False, description="check everything, print the plan, do not train")
 
 
 class PretrainRecipe(RunRecipe):
-    """`launcher/pretrain.py`."""
+    """Settings of `launcher/pretrain.py`."""
+
+    usual: ClassVar[tuple[str, ...]] = (
+        *("run", "data.train", "data.val", "images", "epochs", "seed", "dry_run"),
+        *("network.image_size", "network.width", "optimizer.learning_rate"),
+        *("batch.global_batch_size", "batch.micro_batch_size", "batch.precision"),
+        *("output.save_every_images", "output.validate_every_images"),
+    )
+    aliases: ClassVar[Mapping[str, str]] = {
+        **_RUN_ALIASES,
+        "lr": "optimizer.learning_rate",
+        "learning_rate": "optimizer.learning_rate",
+    }
 
     run: Path = Field(
         Path("runs/pretrain"), description="run folder: checkpoints, log, pictures, recipe"
@@ -207,13 +238,13 @@ class PretrainRecipe(RunRecipe):
     loss: LossRecipe = LossRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
     images: PositiveInt | None = Field(
-        None, description="images to see in all (give this or epochs)"
+        None, description="images to see in total (give this or epochs)"
     )
     epochs: float | None = Field(
-        None, gt=0, description="the same in passes over the training set; default 20"
+        None, gt=0, description="passes over the training set instead of images; default 20"
     )
     ema_half_life_images: NonNegativeInt = Field(
-        0, description="half-life of the generator's weight average; 0 = none"
+        0, description="half-life of the average of the generator's weights; 0 = no average"
     )
 
     @model_validator(mode="after")
@@ -222,14 +253,24 @@ class PretrainRecipe(RunRecipe):
             raise ValueError("give images or epochs, not both")
         return self
 
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> PretrainRecipe:
+        adversarial = self.loss.gan != "none" and self.loss.gan_weight > 0
+        if not adversarial and self.loss.l1_weight == 0:
+            raise ValueError(
+                "the generator has no loss to learn from: set loss.l1_weight above 0, or loss.gan "
+                "to a loss with loss.gan_weight above 0"
+            )
+        return self
+
 
 class StageRecipe(Section):
-    """A part of fine-tuning with one optimizer."""
+    """A part of fine-tuning with its own optimizer."""
 
     epochs: float = Field(gt=0, description="passes over the training set")
     learning_rate: float = Field(gt=0, description="peak learning rate")
     features: Literal["train", "frozen"] = Field(
-        "train", description="frozen: only the new layers learn"
+        "train", description="frozen: only the new layers are trained"
     )
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="decay over the stage, to 0"
@@ -237,34 +278,88 @@ class StageRecipe(Section):
 
 
 class FinetuneRecipe(RunRecipe):
-    """`launcher/finetune.py`."""
+    """Settings of `launcher/finetune.py`."""
+
+    usual: ClassVar[tuple[str, ...]] = (
+        *("task", "init", "run", "data.train", "data.val", "epochs", "learning_rate", "stages"),
+        *("seed", "dry_run", "network.image_size", "network.width", "head_width"),
+        *("batch.global_batch_size", "batch.micro_batch_size", "batch.precision"),
+    )
+    aliases: ClassVar[Mapping[str, str]] = {**_RUN_ALIASES, "lr": "learning_rate"}
 
     run: Path = Field(Path("runs/finetune"), description="run folder: checkpoints, log, model")
-    task: Literal["classify", "segment", "detect"] = Field("classify", description="what to learn")
+    task: Literal["classify", "segment", "detect"] = Field(
+        "classify",
+        description="what to learn: the classes in an image, the class of each pixel, or boxes",
+    )
     init: str = Field(
-        "scratch", description="generator (or imported encoder) folder to start from, or `scratch`"
+        "scratch",
+        description="folder of the generator or imported encoder to start from, or `scratch`",
     )
     stages: tuple[StageRecipe, ...] = Field(
         (StageRecipe(epochs=20, learning_rate=1e-3, schedule="linear"),), min_length=1,
         description="stages one after the other, each with its own optimizer",
     )  # fmt: skip
+    # Not part of a dumped recipe: `_one_stage` puts them into the stage.
+    epochs: float | None = Field(
+        None, gt=0, exclude=True, description="epochs of the stage, where there is only one"
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, exclude=True, description="learning rate of the stage, where there is only one"
+    )
     head_width: int = Field(
         4096, gt=0, le=65_536, description="hidden width of the classifier's two dense layers"
     )
     void: Literal["ignore", "background"] = Field(
-        "ignore", description="what void pixels (255) count as in training"
+        "ignore", description="how void pixels (255) count in training"
     )
     beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first decay")
     beta2: float = Field(0.999, ge=0, lt=1, description="Adam's second decay")
     gradient_clip_norm: float = Field(0.0, ge=0, description="largest gradient norm; 0 = off")
     inference: Literal["running", "paper"] = Field(
-        "running", description="paper: batch statistics and dropout stay on when evaluating"
+        "running", description="paper: batch statistics and dropout stay on in evaluation"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_stage(cls, settings: Any) -> Any:
+        """Put `epochs` and `learning_rate` into the one stage; wrong values are reported later."""
+        if not isinstance(settings, dict):
+            return settings
+
+        settings = dict(settings)
+        short = {}
+        for name in ("epochs", "learning_rate"):
+            if _is_positive(settings.get(name)):
+                short[name] = settings.pop(name)
+        if not short:
+            return settings
+
+        default = [stage.model_dump() for stage in cls.model_fields["stages"].default]
+        stages = settings.get("stages", default)
+        if not isinstance(stages, list | tuple) or len(stages) != 1:
+            keys = " and ".join(short)
+            raise ValueError(
+                f"{keys} can be given for a run of one stage; this one has {len(stages)}: "
+                f"write --stages.0.{next(iter(short))} for the first"
+            )
+
+        stage = stages[0]
+        plain = stage.model_dump() if isinstance(stage, BaseModel) else stage
+        return {**settings, "stages": [{**plain, **short}]}
 
     @model_validator(mode="after")
     def _frozen_features_are_learnt(self) -> FinetuneRecipe:
         if self.init == "scratch" and any(stage.features == "frozen" for stage in self.stages):
             raise ValueError(
-                "a stage freezes features that init: scratch has not learnt: give --init GENERATOR"
+                "a stage freezes the features, but with init: scratch they are untrained: "
+                "give --init GENERATOR"
             )
         return self
+
+
+def _is_positive(value: Any) -> bool:
+    try:
+        return float(value) > 0
+    except (TypeError, ValueError):
+        return False

@@ -5,13 +5,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from colorgan.config.recipe import Folder
 from colorgan.data import (
     MAX_PIXELS_LIMIT,
     Loader,
@@ -33,6 +31,7 @@ from colorgan.evaluation.generator_scores import (
 )
 from colorgan.evaluation.metrics import SSIM_WINDOW_PX
 from colorgan.evaluation.record import Evaluation, write_evaluation
+from colorgan.evaluation.settings import EvaluateSettings
 from colorgan.evaluation.task_scores import score_model, scores_text
 from colorgan.models.model_folder import ModelConfig, check_inference, load_model
 from colorgan.models.modes import set_inference
@@ -43,39 +42,6 @@ TARGETS: dict[str, Targets] = {
     "segmenter": "mask",
     "detector": "boxes",
 }
-
-
-class EvaluateSettings(BaseModel):
-    """What to score, on what."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: Path = Field(description="model folder: RUN/generator or RUN/model")
-    data: tuple[Folder, ...] = Field(
-        min_length=1, description="packed folders to score on, or their URLs"
-    )
-    cache_dir: Path | None = Field(
-        None, description="where shards from URLs are kept; unset: in ~/.cache/colorgan"
-    )
-    cache_gb: float = Field(
-        100.0, gt=0, description="how much of them a node keeps, in gigabytes (1e9 bytes)"
-    )
-    out: Path | None = Field(None, description="folder for scores and pictures; unset: print only")
-    batch_size: Annotated[int, Field(gt=0)] = Field(32, description="images a forward pass")
-    inference: Literal["running", "paper"] | None = Field(
-        None, description="paper: batch statistics and dropout stay on; unset: as the model says"
-    )
-    seed: Annotated[int, Field(ge=0)] = Field(
-        0, description="seed of the dropout of paper inference"
-    )
-    num_pictures: Annotated[int, Field(ge=0)] = Field(8, description="images shown in the pictures")
-    own_size: bool = Field(
-        False,
-        description="a generator: score at each photo's own size too, as colorize does; needs --image original",
-    )
-    timeout_s: Annotated[int, Field(gt=0)] = Field(
-        600, description="seconds after which a silent rank ends the run"
-    )
 
 
 def evaluate(settings: EvaluateSettings, ranks: Ranks) -> None:

@@ -1,4 +1,4 @@
 """Judge frozen features: linear SVMs, few labels, nearest neighbors.
 
-Front doors: `probe` (the command), `record` (probe.json).
+Front doors: `probe` (the command), `settings`, `record` (probe.json).
 """

@@ -9,12 +9,9 @@ import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
 
 from colorgan.config.progress import images_shown
-from colorgan.config.recipe import Folder
 from colorgan.data import Loader, ShardSet, open_set, open_whole_set
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import ModelFolderError, UsageError
@@ -22,53 +19,11 @@ from colorgan.files import replacing
 from colorgan.models.model_folder import ModelConfig, build_model, load_model, read_config
 from colorgan.models.unet import FeaturePyramid
 from colorgan.probes.features import Features, extract_features, level_grids, random_encoder
+from colorgan.probes.settings import RANDOM, RESULT, DataSettings, ProbeSettings
 from colorgan.probes.svm import check_sklearn
 from colorgan.probes.tables import Protocol, plain, probe, tables
 
-RANDOM, RESULT = "random", "probe.json"
-
-
 TELL_EVERY_S = 10.0
-
-
-class DataSettings(BaseModel):
-    """The labelled sets."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    train: tuple[Folder, ...] = Field(
-        min_length=1, description="packed folders whose labels are learnt from"
-    )
-    test: tuple[Folder, ...] = Field(min_length=1, description="packed folders to score on")
-    cache_dir: Path | None = Field(
-        None, description="where shards from URLs are kept; unset: in ~/.cache/colorgan"
-    )
-    cache_gb: float = Field(
-        100.0, gt=0, description="how much of them a node keeps, in gigabytes (1e9 bytes)"
-    )
-
-
-class ProbeSettings(BaseModel):
-    """What to judge, on what."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str = Field(
-        description="generator folder, or `random`: the same network with weights from the seed"
-    )
-    like: Path | None = Field(None, description="generator folder whose architecture `random` has")
-    protocol: Literal["linear", "lowshot", "knn", "all"] = Field(
-        "all", description="what is done with the features"
-    )
-    data: DataSettings
-    out: Path = Field(description=f"folder for {RESULT}")
-    seed: Annotated[int, Field(ge=0)] = Field(
-        0, description="of the low-shot draws, and of random weights"
-    )
-    batch_size: Annotated[int, Field(gt=0)] = Field(32, description="images a forward pass")
-    timeout_s: Annotated[int, Field(gt=0)] = Field(
-        600, description="seconds after which a silent rank ends the run"
-    )
 
 
 def run(settings: ProbeSettings, ranks: Ranks) -> None:

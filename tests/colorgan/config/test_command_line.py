@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from colorgan.config.command_line import MAX_RECIPE_BYTES, parse
+from colorgan.config.recipe_file import load_yaml
 from colorgan.config.settings import dump_recipe, recipe_difference
 from colorgan.errors import UsageError
 
@@ -62,7 +62,7 @@ def read(*words: str, positional: str | None = None, recipes: Path | None = None
     return parse(
         Recipe,
         words,
-        verb="python launcher/x.py",
+        command="python launcher/x.py",
         description="Does x.",
         next_line="python launcher/y.py",
         positional=positional,
@@ -71,7 +71,7 @@ def read(*words: str, positional: str | None = None, recipes: Path | None = None
 
 
 def problems(*words: str, **more: Any) -> list[str]:
-    """The lines of the error, without the first, which must count them."""
+    """Return the lines of the error, without the first, which must count them."""
     with pytest.raises(UsageError) as caught:
         read(*words, **more)
     first, *lines = str(caught.value).split("\n  ")
@@ -142,7 +142,7 @@ def test_bare_words_fill_the_positional_key() -> None:
     assert recipe.photos == tuple(map(Path, ("a.jpg", "b.jpg", "c.jpg", "--d.jpg")))
     assert recipe.dry_run and recipe.run == Path("out")
     assert read("b", "--photos", "a", positional="photos").photos == (Path("a"), Path("b"))
-    assert problems("stray") == ["'stray': a word that belongs to no key"]
+    assert problems("stray") == ["'stray': unexpected argument"]
 
 
 def test_a_file_name_that_is_no_text_is_still_a_path() -> None:
@@ -176,6 +176,7 @@ def test_all_mistakes_at_once_each_with_key_value_and_what_is_allowed() -> None:
         "--dta.train 'x': unknown key; the nearest known key is data.train",
         "--data.szie_px 64: unknown key; the nearest known key is data.size_px",
         "--dryrun true: unknown key; the nearest known key is dry_run",
+        "--zzz 1: unknown key",
         "--optimizer.learning_rate -1: must be greater than 0",
         "--data.size_px 1000: must be less than or equal to 512",
         "--optimizer.schedule 'true': must be 'on', 'off' or 'cosine'",
@@ -183,9 +184,8 @@ def test_all_mistakes_at_once_each_with_key_value_and_what_is_allowed() -> None:
         "--optimizer.clip 'off': must be a valid number, unable to parse string as a number",
     ]
     assert set(expected) <= set(lines)
-    assert any(line.startswith("--zzz 1: unknown key; the nearest") for line in lines)
     assert any(line.startswith("--optimizer.betas [1, 2, 3]: ") for line in lines)
-    assert len(lines) == len(expected) + 2
+    assert len(lines) == len(expected) + 1
 
 
 def test_the_last_part_of_a_key_is_enough_to_find_it() -> None:
@@ -236,11 +236,11 @@ def test_items_of_a_list_by_their_place(recipe_file: Callable[[str], str]) -> No
     )
     assert read("--stages", "[{epochs: 3}]").stages == (Stage(epochs=3),)
     assert problems("--stages.1.epochs", "2") == [
-        "--stages.1.epochs 2: '1' is no place in a list of 1; places count from 0"
+        "--stages.1.epochs 2: index 1 is out of range: stages has 1 item, and the first index is 0"
     ]
     assert problems("--stages", "[{epcohs: 3}, {epochs: -1}]") == [
         "--stages.0.epochs: required, not given",
-        "--stages.0.epcohs 3: unknown key; the nearest known key is stages.epochs",
+        "--stages.0.epcohs 3: unknown key; the nearest known key is stages.0.epochs",
         "--stages.1.epochs -1: must be greater than 0",
     ]
 
@@ -251,7 +251,8 @@ def test_items_of_a_list_by_their_place(recipe_file: Callable[[str], str]) -> No
         ("a: [1", "not valid YAML"),
         ("- 1\n", "a recipe is a mapping of keys to values"),
         ("1: 2\n", "a recipe is a mapping of keys to values"),
-        ("when: 2024-13-45\n", "not valid YAML"),
+        ("a: 1\na: 2\n", "the key a is given twice"),
+        ("data: {split: a, split: b}\n", "the key split is given twice"),
         ("!!python/object/apply:os.system [echo]", "not valid YAML"),
         ("a: " + "[" * 20_000, "not valid YAML"),
         ("x" * (MAX_RECIPE_BYTES + 1), "larger than 1,000,000 bytes"),
@@ -281,7 +282,9 @@ def test_a_huge_value_is_shown_short(recipe_file: Callable[[str], str]) -> None:
 def test_recipes_by_bare_name(tmp_path: Path) -> None:
     (tmp_path / "sample.yaml").write_text("run: here")
     assert read("--config", "sample", recipes=tmp_path).run == Path("here")
-    with pytest.raises(UsageError, match=r"--config smaple: no such file, .* recipes: sample\."):
+    with pytest.raises(
+        UsageError, match=r"--config smaple: no such file or recipe; the recipes are: sample\."
+    ):
         read("--config", "smaple", recipes=tmp_path)
     with pytest.raises(UsageError, match=r"--config none.yaml: No such file"):
         read("--config", "none.yaml")
@@ -316,7 +319,7 @@ def test_required_keys_stand_in_usage_and_are_asked_for(capsys: pytest.CaptureFi
         inner: Stage
 
     def ask(*words: str) -> Needs:
-        return parse(Needs, words, verb="v", description="d", next_line="n")
+        return parse(Needs, words, command="v", description="d", next_line="n")
 
     with pytest.raises(SystemExit):
         ask("-h")
@@ -344,7 +347,7 @@ def test_a_dumped_recipe_loads_back_equal(split: str, rate: float, photos: list[
         photos=tuple(map(Path, photos)),
         dry_run=True,
     )
-    assert Recipe.model_validate(yaml.safe_load(dump_recipe(recipe))) == recipe
+    assert Recipe.model_validate(load_yaml(dump_recipe(recipe))) == recipe
 
 
 def test_a_dumped_recipe_is_a_config(tmp_path: Path) -> None:

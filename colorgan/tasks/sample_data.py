@@ -1,0 +1,68 @@
+"""Pretraining without data: the built-in sample, drawn and packed at the network's size."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from colorgan.config.command import command_text
+from colorgan.config.recipe import PretrainRecipe
+from colorgan.distributed.ranks import Ranks
+from colorgan.errors import UsageError
+
+SAMPLE = Path("data/sample")
+
+
+def with_sample(recipe: PretrainRecipe, ranks: Ranks, pack_script: Path) -> PretrainRecipe:
+    """Draw and pack the sample; return the recipe that reads it. Called on all ranks; rank 0 packs.
+
+    Args:
+        recipe: A recipe without training data.
+        ranks: This process's place among the ranks.
+        pack_script: launcher/pack.py.
+
+    Raises:
+        UsageError: The sample could not be packed.
+    """
+    size_policy = f"squash:{recipe.network.image_size}"
+    parent = SAMPLE / size_policy.replace(":", "-")
+    folders = {split: parent / split for split in ("train", "val")}
+
+    problem = ""
+    if ranks.main:
+        _print_how_to_use_data()
+        for split, folder in folders.items():
+            if not problem and not _pack(pack_script, split, folder, size_policy):
+                problem = f"the built-in sample could not be packed into {folder}: see above"
+
+    problem = ranks.gather(problem)[0]
+    if problem:
+        raise UsageError(problem)
+
+    data = {"train": (folders["train"],), "val": recipe.data.val or (folders["val"],)}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=data)})
+
+
+def _print_how_to_use_data() -> None:
+    print(
+        "No --data.train: training on the built-in sample (drawn shapes, not a benchmark). "
+        "For COCO:\n"
+        f"  {command_text('pack')} --corpus coco --root COCO --split train --out shards/coco\n"
+        f"  {command_text('pretrain')} --config coco_paper --data.train shards/coco",
+        flush=True,
+    )
+
+
+def _pack(script: Path, split: str, out: Path, size_policy: str) -> bool:
+    """Return whether the split is packed."""
+    settings = {
+        "corpus": "sample",
+        "root": SAMPLE / "raw",
+        "split": split,
+        "out": out,
+        "image": size_policy,
+    }
+    words = [f"--{key}={value}" for key, value in settings.items()]
+    command = [sys.executable, str(script), *words]
+    return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
