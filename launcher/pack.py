@@ -34,12 +34,13 @@ from datasets.download.download import download
 from datasets.errors import CorpusError
 from shards.errors import ManifestError, ShardError
 from shards.images.policy import MAX_PIXELS, MAX_PIXELS_LIMIT
-from shards.manifest import REJECTED_FILE, Manifest
+from shards.manifest import Manifest
 from shards.packing.merging import merge_parts
 from shards.packing.pack import MAX_SAMPLES_PER_SHARD, PackReport, pack
 from shards.packing.rebuilding import rebuild_shard
 from shards.packing.verifying import verify
 from shards.records import Corpus
+from shards.rejections import REJECTED_FILE
 
 VERB = "python launcher/pack.py"
 NEXT = "accelerate launch launcher/pretrain.py --data.train OUT"

@@ -1,4 +1,7 @@
-"""Whole or not at all: temporary name, fsync, rename."""
+"""Files written whole or not at all, and locks between processes.
+
+Every file that packing leaves behind goes through `replacing`: temporary name, fsync, rename.
+"""
 
 from __future__ import annotations
 
@@ -7,34 +10,72 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from shards.errors import PackError
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to; after success it takes the place of `path`, else it is removed."""
-    temporary = path.with_name(_temporary_name(path.name))
-    with telling_disk_errors(path):
+    """Yield a temporary path to write to; on success it replaces `path`, else it is removed.
+
+    Raises:
+        PackError: The disk is full, read-only or gone.
+    """
+    temporary = temporary_path(path)
+    with disk_errors_reported(path):
         try:
             yield temporary
-            with temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
+            _sync(temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def telling_disk_errors(path: Path) -> Iterator[None]:
-    """Turn a disk that is full, read-only or gone into one sentence."""
+def disk_errors_reported(path: Path) -> Iterator[None]:
+    """Turn an OSError into one sentence that names `path`.
+
+    Raises:
+        PackError: The disk is full, read-only or gone.
+    """
     try:
         yield
     except OSError as error:
         raise PackError(
-            f"{path}: cannot be written ({error.strerror or error}). Mend that and run the same line again: "
-            "finished shards are kept."
+            f"{path}: cannot be written ({error.strerror or error}). Fix this and rerun the same "
+            "command; finished shards are kept."
         ) from error
 
 
-def _temporary_name(name: str) -> str:
-    return f".{name}.{os.uname().nodename}-{os.getpid()}.tmp"
+@contextmanager
+def locked(path: Path, timeout_s: float) -> Iterator[None]:
+    """Hold a lock file between processes, across machines if the file system supports it.
+
+    The lock ends with the block or with the process; the empty file stays.
+
+    Raises:
+        TimeoutError: Another process holds it for longer than `timeout_s`.
+        OSError: The file cannot be made.
+    """
+    lock = FileLock(path, timeout=timeout_s)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise TimeoutError(f"{path}: held by another process for {timeout_s:g} s") from None
+
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def temporary_path(path: Path) -> Path:
+    """Return the hidden name beside `path` that this process writes to first."""
+    # Host and process: packers on several machines may write into one folder.
+    return path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}.tmp")
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())

@@ -25,10 +25,11 @@ COLORGAN_FLOORS: tuple[tuple[str, ...], ...] = (
     ("tasks", "study"),
     ("report",),
 )
-# errors.py, files.py and records.py are the ground of shards; packing and loading never touch each other.
+# errors.py, files.py, records.py and a file per record on disk are the ground of shards; packing and loading never touch each other.
 SHARDS_FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "records"),
     ("files",),
+    ("samples_table", "rejections", "summary", "foreign_labels"),
     ("manifest", "order"),
     ("images", "storage"),
     ("decoding",),

@@ -30,7 +30,7 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from shards.errors import PictureError
 from shards.images.label_frame import mask_frame
 from shards.images.policy import SUBSAMPLINGS, Encoding, Geometry, ImagePolicy
-from shards.manifest import VOID
+from shards.records import VOID
 
 MAX_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 DRAFT_GAP = 3

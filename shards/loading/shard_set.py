@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ManifestError
-from shards.manifest import SAMPLE_DTYPE, Manifest, read_manifest
+from shards.manifest import Manifest, read_manifest
+from shards.samples_table import SAMPLE_DTYPE
 from shards.storage.cache import Cache
 from shards.storage.remote import DEFAULT_CACHE_GB, default_cache_dir, is_url, open_remote
 from shards.storage.retries import FETCH_RETRIES, RetryPolicy

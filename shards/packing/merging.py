@@ -1,41 +1,53 @@
-"""The states of finished shards -> samples.npy, rejected.jsonl and, last of all, manifest.json.
+"""The states of finished shards -> samples.npy, rejected.jsonl, summary and, last of all, manifest.json.
 
 The last step of shards/packing/pack.py, and `launcher/pack.py --merge` after parts packed side by side.
-Nothing is read but the states, one at a time: memory does not grow with the set.
+Only the states are read, one at a time: memory does not grow with the set.
 """
 
-import hashlib
-import json
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shards.errors import PackError
-from shards.files import replacing, telling_disk_errors
-from shards.manifest import (
-    MANIFEST_FILE,
-    REJECTED_FILE,
-    SAMPLE_DTYPE,
-    SAMPLES_FILE,
-    FileInfo,
-    Manifest,
-    ShardInfo,
-    write_manifest,
-)
+from shards.manifest import FileInfo, Manifest, ShardInfo, write_manifest
 from shards.packing.folder import (
-    TOTAL_FILE,
     Request,
     finished_manifest,
     locked,
     read_request,
+    read_total,
     remove_work_folder,
 )
+from shards.packing.inputs import INPUTS_FILE, write_inputs
 from shards.packing.shard_file import WORK_FOLDER, ShardState, load_state
+from shards.packing.tally import Tally, left_out_by_reason
+from shards.rejections import REJECTED_FILE, Rejection, write_rejections
+from shards.samples_table import SAMPLES_FILE, write_samples
+from shards.summary import LeftOut, write_summary
+
+COMMONEST_REASONS = 3
+States = Callable[[], Iterator[ShardState]]
+
+
+@dataclass
+class _Totals:
+    """Sums over the shards of a set."""
+
+    shards: list[ShardInfo] = field(default_factory=list)
+    num_masks: int = 0
+    tally: Tally = field(default_factory=Tally)
+
+    @property
+    def num_samples(self) -> int:
+        return sum(shard.samples for shard in self.shards)
 
 
 def merge_parts(out: Path) -> Manifest:
-    """Put the manifest of parts together; the manifest that is there where the set is finished already.
+    """Put the manifest of parts together; return the existing one if the set is finished already.
 
     Raises:
         PackError: Nothing has been packed there, parts are missing, or a packer is still at work.
@@ -43,8 +55,10 @@ def merge_parts(out: Path) -> Manifest:
     finished = finished_manifest(out)
     if finished is not None:
         return finished
+
     if not (out / WORK_FOLDER).is_dir():
         raise PackError(f"{out}: nothing to merge: no part has been packed here yet.")
+
     with locked(out):
         return merge(out)
 
@@ -56,59 +70,69 @@ def merge(out: Path) -> Manifest:
         PackError: Shards are missing, or nothing could be packed at all.
     """
     request = read_request(out)
-    total_path = out / WORK_FOLDER / TOTAL_FILE
-    if request is None or not total_path.is_file():
+    total = read_total(out)
+    if request is None or total is None:
         raise PackError(
             f"{out}: nothing to merge: no packer has come to the end of the corpus here yet."
         )
-    num_shards: int = json.loads(total_path.read_text())["shards"]
-    _check_states(out, num_shards)
-    manifest = write_tables(out, request, lambda: _states(out, num_shards))
+
+    _check_states(out, total.shards)
+    manifest = write_tables(out, request, lambda: _states(out, total.shards), total.left_out)
     remove_work_folder(out)
     return manifest
 
 
 def write_tables(
-    out: Path, request: Request, states: Callable[[], Iterator[ShardState]]
+    out: Path, request: Request, states: States, left_out: dict[str, LeftOut] | None = None
 ) -> Manifest:
-    """Write samples.npy, rejected.jsonl and manifest.json; `states` starts a pass over all shards in order."""
-    shards, num_rejected = _summary(states())
-    with replacing(out / REJECTED_FILE) as temporary:
-        _write_rejected(states(), temporary)
-    if not shards:
-        raise PackError(
-            f"{out}: all {num_rejected} records were rejected; {REJECTED_FILE} in that folder says why."
-        )
-    num_samples = sum(shard.samples for shard in shards)
-    with replacing(out / SAMPLES_FILE) as temporary:
-        samples_file, num_masks = _write_samples(states(), num_samples, temporary)
+    """Write everything beside the shards, the manifest last.
+
+    Args:
+        states: Starts a pass over all shards in order.
+        left_out: Inputs of the corpus that became no record, by reason.
+
+    Raises:
+        PackError: Nothing could be packed at all, or the disk fails.
+    """
+    totals = _totals(states())
+    num_rejected = write_rejections(out / REJECTED_FILE, _rejections(states()))
+    reasons = left_out_by_reason(_rejections(states()))
+    if not totals.shards:
+        raise PackError(_all_rejected(out, num_rejected, reasons))
+
+    size, sha256 = write_samples(out / SAMPLES_FILE, totals.num_samples, _rows(states()))
+    write_inputs(out / INPUTS_FILE, (state.inputs for state in states()))
+    write_summary(totals.tally.summary(totals.num_samples, {**(left_out or {}), **reasons}), out)
+
     manifest = Manifest(
         name=request.name,
         corpus=request.corpus,
         split=request.split,
         classes=request.classes,
         palette=request.palette,
-        has_masks=num_masks == num_samples,
+        has_masks=totals.num_masks == totals.num_samples,
         image_policy=request.image_policy,
         jpeg_quality=request.jpeg_quality,
         chroma_subsampling=request.chroma_subsampling,
-        num_samples=num_samples,
+        num_samples=totals.num_samples,
         num_rejected=num_rejected,
-        samples_file=samples_file,
-        shards=tuple(shards),
+        samples_file=FileInfo(file=SAMPLES_FILE, bytes=size, sha256=sha256),
+        shards=tuple(totals.shards),
     )
-    with telling_disk_errors(out / MANIFEST_FILE):
-        return write_manifest(manifest, out)
+    return write_manifest(manifest, out)
 
 
 def _check_states(out: Path, num_shards: int) -> None:
-    missing = [n for n in range(num_shards) if load_state(out, n, with_rows=False) is None]
-    if missing:
-        first = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
-        raise PackError(
-            f"{out}: {len(missing)} of {num_shards} shards are not packed yet ({first}); run their parts, "
-            "or run python launcher/pack.py without --part to pack what is missing."
-        )
+    numbers = range(num_shards)
+    missing = [number for number in numbers if load_state(out, number, with_rows=False) is None]
+    if not missing:
+        return
+
+    first = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
+    raise PackError(
+        f"{out}: {len(missing)} of {num_shards} shards are not packed yet ({first}); run their parts, "
+        "or run python launcher/pack.py without --part to pack what is missing."
+    )
 
 
 def _states(out: Path, num_shards: int) -> Iterator[ShardState]:
@@ -116,48 +140,47 @@ def _states(out: Path, num_shards: int) -> Iterator[ShardState]:
         state = load_state(out, number)
         if state is None:
             raise PackError(
-                f"{out}: shard {number} has changed while its manifest was written; run it again."
+                f"{out}: shard {number} has changed while its manifest was written; rerun the same "
+                "command."
             )
         yield state
 
 
-def _summary(states: Iterator[ShardState]) -> tuple[list[ShardInfo], int]:
-    """The shards that hold samples, and the number of rejected records in all."""
-    shards, num_rejected = [], 0
+def _totals(states: Iterator[ShardState]) -> _Totals:
+    totals = _Totals()
     for state in states:
-        num_rejected += len(state.rejected)
+        totals.tally.add(state.tally)
+        totals.num_masks += int(np.count_nonzero(state.rows["mask_size"]))
+
         if state.samples:
-            shards.append(
-                ShardInfo(
-                    file=state.file, samples=state.samples, bytes=state.bytes, sha256=state.sha256
-                )
+            info = ShardInfo(
+                file=state.file, samples=state.samples, bytes=state.bytes, sha256=state.sha256
             )
-    return shards, num_rejected
+            totals.shards.append(info)
+
+    return totals
 
 
-def _write_samples(
-    states: Iterator[ShardState], num_samples: int, path: Path
-) -> tuple[FileInfo, int]:
-    """Write samples.npy shard by shard; also returns the number of samples with a mask."""
-    header = {"descr": SAMPLE_DTYPE.descr, "fortran_order": False, "shape": (num_samples,)}
-    index, num_masks = 0, 0
-    with path.open("wb") as stream:
-        np.lib.format.write_array_header_1_0(stream, header)
-        for state in states:
-            rows = state.rows.copy()
-            rows["shard"] = index
-            num_masks += int(np.count_nonzero(rows["mask_size"]))
-            stream.write(rows.tobytes())
-            index += state.samples > 0
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256")
-    return FileInfo(
-        file=SAMPLES_FILE, bytes=path.stat().st_size, sha256=digest.hexdigest()
-    ), num_masks
+def _rejections(states: Iterator[ShardState]) -> Iterator[Rejection]:
+    for state in states:
+        yield from state.rejected
 
 
-def _write_rejected(states: Iterator[ShardState], path: Path) -> None:
-    with path.open("w", encoding="utf-8") as stream:
-        for state in states:
-            for line in state.rejected:
-                stream.write(json.dumps({"shard": state.number, **line}) + "\n")
+def _rows(states: Iterator[ShardState]) -> Iterator[NDArray[np.void]]:
+    """Yield each shard's rows with the shard's place in the manifest, which leaves out empty ones."""
+    index = 0
+    for state in states:
+        rows = state.rows.copy()
+        rows["shard"] = index
+        yield rows
+        index += state.samples > 0
+
+
+def _all_rejected(out: Path, count: int, reasons: dict[str, LeftOut]) -> str:
+    counts = Counter({reason: left_out.count for reason, left_out in reasons.items()})
+    commonest = counts.most_common(COMMONEST_REASONS)
+    in_words = "; ".join(f"{number:,}: {reason}" for reason, number in commonest)
+    return (
+        f"{out}: all {count} records were rejected; {REJECTED_FILE} in that folder has the reasons. "
+        f"The commonest are {in_words}."
+    )

@@ -4,19 +4,19 @@ Where the bytes come out as the manifest says, only the shard and its index are 
 the manifest are rewritten too, and the set has a new digest.
 """
 
-import json
 import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from shards.errors import PackError
-from shards.manifest import MANIFEST_FILE, REJECTED_FILE, Manifest, read_manifest
+from shards.manifest import MANIFEST_FILE, Manifest, read_manifest
 from shards.packing.folder import locked, read_request, remove_work_folder
 from shards.packing.merging import write_tables
 from shards.packing.pack import PackReport, ProgressCallback, Work, all_plans, pack_shards
 from shards.packing.shard_file import ShardState, load_state, state_path
 from shards.records import Corpus
+from shards.rejections import REJECTED_FILE, Rejection, read_rejections
 
 
 def rebuild_shard(
@@ -105,17 +105,9 @@ def _number(file: str) -> int:
     return int(match[1])
 
 
-def _rejected(manifest: Manifest) -> dict[int, list[dict[str, str]]]:
-    """The lines of rejected.jsonl by shard."""
-    found: dict[int, list[dict[str, str]]] = {}
-    path = manifest.folder / REJECTED_FILE
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for text in lines:
-                line = json.loads(text)
-                found.setdefault(int(line.pop("shard")), []).append(line)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise PackError(
-            f"{path}: cannot be read ({error}); pack the set again into another folder."
-        ) from error
-    return found
+def _rejected(manifest: Manifest) -> dict[int, list[Rejection]]:
+    """Return the lines of rejected.jsonl by shard."""
+    by_shard: dict[int, list[Rejection]] = {}
+    for rejection in read_rejections(manifest.folder / REJECTED_FILE):
+        by_shard.setdefault(rejection.shard, []).append(rejection)
+    return by_shard

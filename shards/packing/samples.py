@@ -22,9 +22,9 @@ from shards.errors import PackError, PictureError
 from shards.images.conversion import convert_mask, convert_picture
 from shards.images.label_frame import LabelFrame, label_frame
 from shards.images.policy import Encoding, Geometry
-from shards.manifest import SAMPLE_DTYPE
 from shards.packing.tar import BLOCK, MAX_NAME, index_line, member
 from shards.records import Mask, Record
+from shards.samples_table import SAMPLE_DTYPE
 
 MEMBERS = (("image", "jpg"), ("label", "json"), ("mask", "png"))  # in tar order
 KEY = re.compile(r"[A-Za-z0-9_-]+")

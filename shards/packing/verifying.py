@@ -21,10 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from shards.manifest import REJECTED_FILE, VOID, Manifest, ShardInfo, read_manifest
+from shards.manifest import Manifest, ShardInfo, read_manifest
 from shards.packing.samples import MEMBERS, member_spans
 from shards.packing.tar import BLOCK, dali_index, index_line
 from shards.packing.workers import new_pool
+from shards.records import VOID
+from shards.rejections import REJECTED_FILE
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from shards.manifest import SAMPLE_DTYPE, FileInfo, Manifest, ShardInfo, write_manifest
+from shards.manifest import FileInfo, Manifest, ShardInfo, write_manifest
+from shards.samples_table import SAMPLE_DTYPE
 
 
 @dataclass

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from helpers.tiny_set import TinySample, cut_in_the_pixels, tiny_sample, write_set
 
-from shards.manifest import SAMPLE_DTYPE, FileInfo, Manifest, ShardInfo, write_manifest
+from shards.manifest import FileInfo, Manifest, ShardInfo, write_manifest
+from shards.samples_table import SAMPLE_DTYPE
 
 NUM_SAMPLES, PER_SHARD = 1_281_167, 1000
 ROOT = Path(__file__).parents[3]

@@ -1,0 +1,85 @@
+"""Labels of shards that were made elsewhere: the text of a `cls` member, or one field of a `json` member.
+
+Indexing (shards/packing/indexing.py) reads each label once to find the classes; loading reads the same member
+again by the same rules.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+MAX_LABEL_BYTES = 1 << 20
+JSON_PREFIX = "json:"
+
+
+def label_values(content: bytes, label_format: str) -> list[int | str]:
+    """Return a label's classes as they are written: numbers, or names.
+
+    Args:
+        content: The bytes of the label member.
+        label_format: `cls` or `json:FIELD`; a dot in FIELD enters a nested object.
+
+    Raises:
+        ValueError: The label does not hold a class in that place; the message is the reason.
+    """
+    if len(content) > MAX_LABEL_BYTES:
+        raise ValueError(f"{len(content)} bytes, more than a label can sensibly have")
+
+    if label_format == "cls":
+        return [_number_or_name(content.decode("utf-8").strip())]
+
+    return _field_values(content, label_format.removeprefix(JSON_PREFIX))
+
+
+def class_indices(content: bytes, label_format: str, classes: Sequence[str]) -> list[int]:
+    """Return a label's classes as sorted indices into `classes`.
+
+    A number is an index; a text is a class name, or a number as text.
+
+    Raises:
+        ValueError: The label does not hold a class, or one that is not in `classes`.
+    """
+    indices = {_index_of(value, classes) for value in label_values(content, label_format)}
+    return sorted(indices)
+
+
+def _field_values(content: bytes, field: str) -> list[int | str]:
+    try:
+        value: Any = json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+    for name in field.split("."):
+        if not isinstance(value, dict) or name not in value:
+            raise ValueError(f"has no field {field!r}")
+        value = value[name]
+
+    entries = value if isinstance(value, list) else [value]
+    return [_checked(entry, field) for entry in entries]
+
+
+def _checked(value: Any, field: str) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"field {field!r} is neither a number nor a name")
+    return _number_or_name(value) if isinstance(value, str) else value
+
+
+def _number_or_name(text: str) -> int | str:
+    if not text:
+        raise ValueError("is empty")
+    if text.isascii() and text.isdecimal() and len(text) <= 9:
+        return int(text)
+    return text
+
+
+def _index_of(value: int | str, classes: Sequence[str]) -> int:
+    if isinstance(value, str):
+        if value not in classes:
+            raise ValueError(f"class {value[:80]!r} is not one of the {len(classes)} classes")
+        return classes.index(value)
+
+    if not 0 <= value < len(classes):
+        raise ValueError(f"class {value} is not one of the {len(classes)} classes")
+    return value

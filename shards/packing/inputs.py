@@ -1,0 +1,116 @@
+"""inputs.jsonl: digests of what each shard was packed from, so that a later change at the source is noticed.
+
+A shard has four digests, over its records in order: their keys and sources, their labels, the sizes of their
+files, and the times of their files. Times alone also differ after a copy, so they count less.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from shards.files import replacing
+from shards.records import Record
+
+INPUTS_FILE = "inputs.jsonl"
+MAX_LINE_BYTES = 1 << 12
+MISSING = (-1, -1)
+
+
+@dataclass(frozen=True)
+class ShardInputs:
+    """Digests of one shard's records, sha256 in hexadecimal; "" is not known."""
+
+    shard: int
+    records: str
+    labels: str = ""
+    sizes: str = ""
+    times: str = ""
+
+    def changes(self, now: ShardInputs) -> list[str]:
+        """Return what differs, of "records", "labels", "sizes" and "times"; unknown digests are equal."""
+        names = ("records", "labels", "sizes", "times")
+        pairs = {name: (getattr(self, name), getattr(now, name)) for name in names}
+        return [name for name, (then, later) in pairs.items() if then and later and then != later]
+
+
+class FileStamps:
+    """Running digests of the sizes and the times of a shard's files."""
+
+    def __init__(self) -> None:
+        self._sizes = hashlib.sha256()
+        self._times = hashlib.sha256()
+
+    def add(self, stamps: Iterable[tuple[int, int]]) -> None:
+        """Add size in bytes and time of change in ns of each file of a record."""
+        for size, time_ns in stamps:
+            self._sizes.update(b"%d\n" % size)
+            self._times.update(b"%d\n" % time_ns)
+
+    def digests(self) -> tuple[str, str]:
+        """Return the digest of the sizes and that of the times."""
+        return self._sizes.hexdigest(), self._times.hexdigest()
+
+
+def file_stamps(record: Record) -> list[tuple[int, int]]:
+    """Return size and time of change of a record's photo and mask file; a missing file is (-1, -1)."""
+    return [_stamp(path) for path in (record.image, *_mask_files(record))]
+
+
+def inputs_now(number: int, records_digest: str, records: Sequence[Record]) -> ShardInputs:
+    """Return the digests of a shard's records as they are now; reads no file, but asks for its size."""
+    stamps = FileStamps()
+    for record in records:
+        stamps.add(file_stamps(record))
+
+    sizes, times = stamps.digests()
+    return ShardInputs(number, records_digest, labels_digest(records), sizes, times)
+
+
+def labels_digest(records: Sequence[Record]) -> str:
+    """Return a digest of the records' labels."""
+    digest = hashlib.sha256()
+    for record in records:
+        text = json.dumps(record.label, sort_keys=True, default=str)
+        digest.update(text.encode(errors="surrogatepass") + b"\n")
+    return digest.hexdigest()
+
+
+def write_inputs(path: Path, inputs: Iterable[ShardInputs]) -> None:
+    """Write inputs.jsonl whole or not at all."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        for each in inputs:
+            stream.write(json.dumps(asdict(each)) + "\n")
+
+
+def read_inputs(path: Path) -> dict[int, ShardInputs]:
+    """Return the shards' digests by number; empty for a set without them, or with a damaged file."""
+    names = {each.name for each in fields(ShardInputs)}
+    by_shard = {}
+    try:
+        with path.open("rb") as stream:
+            while line := stream.readline(MAX_LINE_BYTES):
+                document = json.loads(line)
+                known = {name: value for name, value in document.items() if name in names}
+                inputs = ShardInputs(**known)
+                by_shard[int(inputs.shard)] = inputs
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+    return by_shard
+
+
+def _mask_files(record: Record) -> list[Path]:
+    # An adapter's mask is a small dataclass; which files it reads is seen from its fields.
+    values = [getattr(record.mask, name, None) for name in getattr(record.mask, "__dataclass_fields__", ())]
+    return [value for value in values if isinstance(value, Path)]
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return MISSING
+    return status.st_size, status.st_mtime_ns

@@ -1,0 +1,112 @@
+"""Counts of what became of the photos of some records; added up from worker to shard to set.
+
+A chunk's tally is made in a worker, a shard's is saved in its state, and the set's becomes summary.json.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from shards.images.conversion import StoredPicture
+from shards.rejections import Rejection
+from shards.summary import NUM_EXAMPLES, LeftOut, PhotoSize, Summary
+
+
+@dataclass
+class Tally:
+    """Counts over some photos; see `Summary` for what each one means."""
+
+    converted: Counter[str] = field(default_factory=Counter)
+    labels_dropped: Counter[str] = field(default_factory=Counter)
+    near_grey: int = 0
+    off_profile: int = 0
+    low_quality: int = 0
+    smallest: PhotoSize | None = None
+    largest: PhotoSize | None = None
+
+    def add_photo(self, picture: StoredPicture, source: str, dropped: Iterable[str]) -> None:
+        """Count one photo that was packed."""
+        self.converted.update(picture.changes)
+        self.labels_dropped.update(dropped)
+        self.near_grey += picture.is_near_grey
+        self.off_profile += picture.is_off_profile
+        self.low_quality += picture.is_low_quality
+
+        width, height = picture.geometry.upright
+        size = PhotoSize(source=source, width=width, height=height)
+        self._take_sizes(size, size)
+
+    def add(self, other: Tally) -> None:
+        """Add another tally's counts."""
+        self.converted.update(other.converted)
+        self.labels_dropped.update(other.labels_dropped)
+        self.near_grey += other.near_grey
+        self.off_profile += other.off_profile
+        self.low_quality += other.low_quality
+        self._take_sizes(other.smallest, other.largest)
+
+    def _take_sizes(self, smallest: PhotoSize | None, largest: PhotoSize | None) -> None:
+        if smallest is not None and (self.smallest is None or _area(smallest) < _area(self.smallest)):
+            self.smallest = smallest
+        if largest is not None and (self.largest is None or _area(largest) > _area(self.largest)):
+            self.largest = largest
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data, as `from_json` takes it."""
+        document = self.summary(0, {}).model_dump(mode="json", exclude_none=True)
+        return {name: value for name, value in document.items() if value}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Tally:
+        """Return the tally of plain data; counts that are absent are 0."""
+        summary = Summary.model_validate({"taken": 0, **document})
+        return cls(
+            Counter(summary.converted),
+            Counter(summary.labels_dropped),
+            summary.near_grey,
+            summary.off_profile,
+            summary.low_quality,
+            summary.smallest,
+            summary.largest,
+        )
+
+    def summary(self, taken: int, left_out: dict[str, LeftOut]) -> Summary:
+        """Return the record of summary.json for `taken` samples."""
+        return Summary(
+            taken=taken,
+            converted=dict(sorted(self.converted.items())),
+            left_out=left_out,
+            labels_dropped=dict(sorted(self.labels_dropped.items())),
+            near_grey=self.near_grey,
+            off_profile=self.off_profile,
+            low_quality=self.low_quality,
+            smallest=self.smallest,
+            largest=self.largest,
+        )
+
+
+def left_out_by_reason(rejections: Iterable[Rejection]) -> dict[str, LeftOut]:
+    """Count rejections by the start of their reason, the commonest first, with a few sources each."""
+    counts: Counter[str] = Counter()
+    examples: dict[str, list[str]] = {}
+
+    for rejection in rejections:
+        # What follows the colon or bracket differs from file to file.
+        reason = rejection.reason.partition(":")[0].partition(" (")[0]
+        counts[reason] += 1
+
+        named = examples.setdefault(reason, [])
+        if len(named) < NUM_EXAMPLES:
+            named.append(rejection.source)
+
+    return {
+        reason: LeftOut(count=count, examples=tuple(examples[reason]))
+        for reason, count in counts.most_common()
+    }
+
+
+def _area(size: PhotoSize) -> int:
+    return size.width * size.height
