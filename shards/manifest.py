@@ -148,10 +148,8 @@ class Manifest(_Plain):
 
     def to_bytes(self) -> bytes:
         """Return the content of manifest.json; the same manifest always gives the same bytes."""
-        defaults = {
-            name for name in ADDED_FIELDS if getattr(self, name) == _default_of(name)
-        }
-        without: dict[str, Any] = {name: True for name in defaults}
+        defaults = {name for name in ADDED_FIELDS if getattr(self, name) == _default_of(name)}
+        without: dict[str, Any] = dict.fromkeys(defaults, True)
 
         local = {
             number: {"location"} for number, shard in enumerate(self.shards) if not shard.location
@@ -292,9 +290,7 @@ def _check_size(path: Path, promised: int) -> None:
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise ManifestError(
-            f"{path}: promised by the manifest, but missing. {REPAIR}"
-        ) from error
+        raise ManifestError(f"{path}: promised by the manifest, but missing. {REPAIR}") from error
 
     if size < promised:
         raise ManifestError(

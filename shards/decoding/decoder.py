@@ -27,7 +27,7 @@ from shards.decoding.buffers import Buffers
 from shards.decoding.dali import DecodeSpec, as_tensor, build_pipeline
 from shards.decoding.lab import lab_from_srgb, linear_from_srgb
 from shards.decoding.resize import lab_resized
-from shards.manifest import VOID
+from shards.records import VOID
 
 
 class DecodeError(Exception):

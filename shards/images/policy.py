@@ -11,6 +11,7 @@ from shards.errors import PackError
 
 MAX_PIXELS = 100_000_000  # 300 MB decoded
 MAX_PIXELS_LIMIT = 178_956_970  # above it PIL takes a picture for a decompression bomb
+MAX_CHROMA = 100.0
 SUBSAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}  # to PIL's numbers
 
 
@@ -54,12 +55,16 @@ def parse_image_policy(text: str) -> ImagePolicy:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How pictures are stored; `jpeg_quality` and `chroma_subsampling` hold where pixels are re-encoded."""
+    """How images are stored; `jpeg_quality` and `chroma_subsampling` apply if pixels are re-encoded.
+
+    Photos of less mean chroma than `min_chroma` (Lab units) are left out; 0 keeps all.
+    """
 
     policy: ImagePolicy
     jpeg_quality: int = 95
     chroma_subsampling: str = "4:4:4"
     max_pixels: int = MAX_PIXELS
+    min_chroma: float = 0.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.jpeg_quality <= 100:
@@ -67,6 +72,10 @@ class Encoding:
         if self.chroma_subsampling not in SUBSAMPLINGS:
             known = ", ".join(SUBSAMPLINGS)
             raise PackError(f"chroma_subsampling {self.chroma_subsampling!r}: use one of {known}.")
+        if not 0.0 <= self.min_chroma <= MAX_CHROMA:
+            raise PackError(
+                f"min_chroma {self.min_chroma}: use 0 to {MAX_CHROMA}, in Lab units; 2 leaves grey photos out."
+            )
         if not 1 <= self.max_pixels <= MAX_PIXELS_LIMIT:
             raise PackError(
                 f"max_pixels {self.max_pixels}: use 1 to {MAX_PIXELS_LIMIT}; {MAX_PIXELS} is the default."

@@ -32,6 +32,7 @@ TOTAL_FILE = "total.json"
 APPEND_FILE = "append.json"
 # A part holds the folder's own lock only while it takes its part's; a whole packer keeps it.
 PART_START_S = 1.0
+ADDED_FIELDS = ("min_chroma", "appended_from")
 Part = tuple[int, int]  # i of n, i from 1
 
 
@@ -51,7 +52,9 @@ class Request(BaseModel):
     samples_per_shard: int
     max_pixels: int
     encoder: str  # library versions; compared only while the set is unfinished
-    min_chroma: float = 0.0  # written only if it is not 0: older releases do not know it
+    # Written only if they differ from the default: older releases do not know them.
+    min_chroma: float = 0.0
+    appended_from: tuple[int, ...] = ()  # the first shard of each --append
 
     @property
     def name(self) -> str:
@@ -68,8 +71,8 @@ class Request(BaseModel):
 
     def difference(self, asked: "Request", *, finished: bool) -> list[str]:
         """Return lines `key: old, new`; empty if nothing that matters differs."""
-        there = self.model_dump()
-        here = asked.model_dump()
+        there = self.model_dump(exclude={"appended_from"})
+        here = asked.model_dump(exclude={"appended_from"})
 
         keys = [key for key in there if there[key] != here[key]]
         if finished and "encoder" in keys:
@@ -79,7 +82,7 @@ class Request(BaseModel):
 
     def write(self, out: Path) -> None:
         """Write packing.json whole or not at all."""
-        added = set() if self.min_chroma else {"min_chroma"}
+        added = {name for name in ADDED_FIELDS if not getattr(self, name)}
         with replacing(out / REQUEST_FILE) as temporary:
             temporary.write_text(self.model_dump_json(indent=1, exclude=added) + "\n")
 
@@ -119,6 +122,27 @@ def read_total(out: Path) -> Total | None:
     """Return how far the corpus goes; None if no packer has come to its end yet."""
     try:
         return Total.model_validate_json((out / WORK_FOLDER / TOTAL_FILE).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+class AppendMark(BaseModel):
+    """The content of append.json: the number of the first shard that is being added."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    first: int = Field(ge=0)
+
+    def write(self, out: Path) -> None:
+        """Write append.json whole or not at all."""
+        with replacing(out / WORK_FOLDER / APPEND_FILE) as temporary:
+            temporary.write_text(self.model_dump_json())
+
+
+def read_append_mark(out: Path) -> AppendMark | None:
+    """Return the mark of an --append under way; None if there is none."""
+    try:
+        return AppendMark.model_validate_json((out / WORK_FOLDER / APPEND_FILE).read_bytes())
     except (OSError, ValidationError):
         return None
 

@@ -1,7 +1,8 @@
 """inputs.jsonl: digests of what each shard was packed from, so that a later change at the source is noticed.
 
 A shard has four digests, over its records in order: their keys and sources, their labels, the sizes of their
-files, and the times of their files. Times alone also differ after a copy, so they count less.
+files, and the times of their files. Times alone also differ after a copy, so they count less. Its counts for the
+summary are kept with them.
 """
 
 from __future__ import annotations
@@ -11,24 +12,29 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from shards.files import replacing
 from shards.records import Record
 
 INPUTS_FILE = "inputs.jsonl"
-MAX_LINE_BYTES = 1 << 12
+MAX_LINE_BYTES = 1 << 18
 MISSING = (-1, -1)
 
 
 @dataclass(frozen=True)
 class ShardInputs:
-    """Digests of one shard's records, sha256 in hexadecimal; "" is not known."""
+    """Digests of one shard's records, sha256 in hexadecimal; "" is not known.
+
+    `tally` has the shard's counts as plain data (shards/packing/tally.py); None if they are not known.
+    """
 
     shard: int
-    records: str
+    records: str = ""
     labels: str = ""
     sizes: str = ""
     times: str = ""
+    tally: dict[str, Any] | None = None
 
     def changes(self, now: ShardInputs) -> list[str]:
         """Return what differs, of "records", "labels", "sizes" and "times"; unknown digests are equal."""
@@ -104,7 +110,8 @@ def read_inputs(path: Path) -> dict[int, ShardInputs]:
 
 def _mask_files(record: Record) -> list[Path]:
     # An adapter's mask is a small dataclass; which files it reads is seen from its fields.
-    values = [getattr(record.mask, name, None) for name in getattr(record.mask, "__dataclass_fields__", ())]
+    names = getattr(record.mask, "__dataclass_fields__", ())
+    values = [getattr(record.mask, name, None) for name in names]
     return [value for value in values if isinstance(value, Path)]
 
 

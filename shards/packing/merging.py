@@ -25,9 +25,9 @@ from shards.packing.folder import (
 from shards.packing.inputs import INPUTS_FILE, write_inputs
 from shards.packing.shard_file import WORK_FOLDER, ShardState, load_state
 from shards.packing.tally import Tally, left_out_by_reason
-from shards.rejections import REJECTED_FILE, Rejection, write_rejections
+from shards.rejections import REJECTED_FILE, Rejection, read_rejections, write_rejections
 from shards.samples_table import SAMPLES_FILE, write_samples
-from shards.summary import LeftOut, write_summary
+from shards.summary import LeftOut, read_summary, write_summary
 
 COMMONEST_REASONS = 3
 States = Callable[[], Iterator[ShardState]]
@@ -40,6 +40,7 @@ class _Totals:
     shards: list[ShardInfo] = field(default_factory=list)
     num_masks: int = 0
     tally: Tally = field(default_factory=Tally)
+    knows_tallies: bool = True
 
     @property
     def num_samples(self) -> int:
@@ -83,13 +84,19 @@ def merge(out: Path) -> Manifest:
 
 
 def write_tables(
-    out: Path, request: Request, states: States, left_out: dict[str, LeftOut] | None = None
+    out: Path,
+    request: Request,
+    states: States,
+    left_out: dict[str, LeftOut] | None = None,
+    *,
+    samples_file: str = SAMPLES_FILE,
 ) -> Manifest:
     """Write everything beside the shards, the manifest last.
 
     Args:
         states: Starts a pass over all shards in order.
-        left_out: Inputs of the corpus that became no record, by reason.
+        left_out: Inputs of the corpus that became no record, by reason; None if that is not known.
+        samples_file: Name of the table of samples.
 
     Raises:
         PackError: Nothing could be packed at all, or the disk fails.
@@ -100,9 +107,12 @@ def write_tables(
     if not totals.shards:
         raise PackError(_all_rejected(out, num_rejected, reasons))
 
-    size, sha256 = write_samples(out / SAMPLES_FILE, totals.num_samples, _rows(states()))
+    size, sha256 = write_samples(out / samples_file, totals.num_samples, _rows(states()))
     write_inputs(out / INPUTS_FILE, (state.inputs for state in states()))
-    write_summary(totals.tally.summary(totals.num_samples, {**(left_out or {}), **reasons}), out)
+    if totals.knows_tallies:
+        before = {} if left_out is not None else _left_out_before(out)
+        counts = totals.tally.summary(totals.num_samples, {**before, **(left_out or {}), **reasons})
+        write_summary(counts, out)
 
     manifest = Manifest(
         name=request.name,
@@ -116,7 +126,7 @@ def write_tables(
         chroma_subsampling=request.chroma_subsampling,
         num_samples=totals.num_samples,
         num_rejected=num_rejected,
-        samples_file=FileInfo(file=SAMPLES_FILE, bytes=size, sha256=sha256),
+        samples_file=FileInfo(file=samples_file, bytes=size, sha256=sha256),
         shards=tuple(totals.shards),
     )
     return write_manifest(manifest, out)
@@ -149,7 +159,8 @@ def _states(out: Path, num_shards: int) -> Iterator[ShardState]:
 def _totals(states: Iterator[ShardState]) -> _Totals:
     totals = _Totals()
     for state in states:
-        totals.tally.add(state.tally)
+        totals.knows_tallies &= state.inputs.tally is not None
+        totals.tally.add(Tally.from_json(state.inputs.tally or {}))
         totals.num_masks += int(np.count_nonzero(state.rows["mask_size"]))
 
         if state.samples:
@@ -174,6 +185,15 @@ def _rows(states: Iterator[ShardState]) -> Iterator[NDArray[np.void]]:
         rows["shard"] = index
         yield rows
         index += state.samples > 0
+
+
+def _left_out_before(out: Path) -> dict[str, LeftOut]:
+    """Return what the corpus itself left out, from the summary that is there."""
+    before = read_summary(out)
+    if before is None:
+        return {}
+    rejected = left_out_by_reason(read_rejections(out / REJECTED_FILE))
+    return {name: each for name, each in before.left_out.items() if name not in rejected}
 
 
 def _all_rejected(out: Path, count: int, reasons: dict[str, LeftOut]) -> str:

@@ -1,22 +1,21 @@
 """Pack one shard of a set again: `launcher/pack.py --only K`, after a damage or a change at the source.
 
-Where the bytes come out as the manifest says, only the shard and its index are replaced; else the tables and
+If the bytes come out as the manifest promises, only the shard and its index are replaced; else the tables and
 the manifest are rewritten too, and the set has a new digest.
 """
 
-import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from shards.errors import PackError
 from shards.manifest import MANIFEST_FILE, Manifest, read_manifest
+from shards.packing.finished import finished_states
 from shards.packing.folder import locked, read_request, remove_work_folder
+from shards.packing.inputs import INPUTS_FILE, write_inputs
 from shards.packing.merging import write_tables
-from shards.packing.pack import PackReport, ProgressCallback, Work, all_plans, pack_shards
-from shards.packing.shard_file import ShardState, load_state, state_path
+from shards.packing.pack import PackReport, ProgressCallback, Work, pack_shards, plans_as_packed
+from shards.packing.shard_file import load_state, state_path
 from shards.records import Corpus
-from shards.rejections import REJECTED_FILE, Rejection, read_rejections
 
 
 def rebuild_shard(
@@ -28,14 +27,14 @@ def rebuild_shard(
     workers: int = 1,
     progress: ProgressCallback | None = None,
 ) -> PackReport:
-    """Pack shard `number` of a packed (or half-packed) folder again, with the settings that stand in it.
+    """Pack shard `number` of a packed (or half-packed) folder again, with the settings of the folder.
 
     Returns:
-        A report whose manifest has another digest than before where the bytes differ; without a manifest
-        where the set is not finished yet.
+        A report whose manifest has another digest than before if the bytes differ; without a manifest if
+        the set is not finished yet.
 
     Raises:
-        PackError: No packed folder, another corpus, or no such shard.
+        PackError: Not a packed folder, another corpus, or no such shard.
     """
     start = time.monotonic()
     request = read_request(out)
@@ -48,66 +47,40 @@ def rebuild_shard(
             f"{out}: holds {request.corpus} {request.split}, not {corpus.name} {corpus.split}; "
             "give the same --corpus and --split."
         )
+
     work = Work(corpus, out, root, request, workers, progress)
     with locked(out):
         manifest = read_manifest(out, check_files=False) if (out / MANIFEST_FILE).exists() else None
-        plan = next((plan for plan in all_plans(work) if plan.number == number), None)
+        plans = plans_as_packed(work, manifest)
+        plan = next((plan for plan in plans if plan.number == number), None)
         if plan is None:
             raise PackError(f"{out}: the corpus has no records for a shard {number}.")
+
         pack_shards([plan], work)
         if manifest is not None:
             manifest = _take_in(manifest, out, number)
+
     return PackReport(manifest, work.packed, work.rejected, 0, time.monotonic() - start)
 
 
 def _take_in(manifest: Manifest, out: Path, number: int) -> Manifest:
     """Bring the tables of a finished set in line with its new shard."""
-    state = load_state(out, number)
+    new = load_state(out, number)
     request = read_request(out)
-    if state is None or request is None:
+    if new is None or request is None:
         raise PackError(
-            f"{state_path(out, number)}: has gone while it was needed; run the same line again."
+            f"{state_path(out, number)}: has gone while it was needed; rerun the same command."
         )
-    old = next((info for info in manifest.shards if _number(info.file) == number), None)
-    if (old.sha256 if old is not None else "") != state.sha256:
-        manifest = write_tables(out, request, lambda: _states(manifest, state))
+
+    states = finished_states(manifest)
+    old = states.get(number)
+    states[number] = new
+    in_order = [states[each] for each in sorted(states)]
+
+    if old is None or old.sha256 != new.sha256:
+        manifest = write_tables(out, request, lambda: iter(in_order))
+    elif old.inputs != new.inputs:
+        write_inputs(out / INPUTS_FILE, (state.inputs for state in in_order))
+
     remove_work_folder(out)
     return manifest
-
-
-def _states(manifest: Manifest, new: ShardState) -> Iterator[ShardState]:
-    """The states of a finished set, in order, told from its tables; `new` takes the place of its shard."""
-    rejected = _rejected(manifest)
-    infos = {_number(info.file): info for info in manifest.shards}
-    rows, first = manifest.samples(), 0
-    for number in sorted(infos.keys() | rejected.keys() | {new.number}):
-        info = infos.get(number)
-        samples = info.samples if info is not None else 0
-        if number == new.number:
-            yield new
-        else:
-            file, size, sha256 = (
-                (info.file, info.bytes, info.sha256) if info is not None else ("", 0, "")
-            )
-            own = rows[first : first + samples]
-            yield ShardState(
-                number, file, samples, size, sha256, 0, "", rejected.get(number, []), own
-            )
-        first += samples
-
-
-def _number(file: str) -> int:
-    match = re.search(r"-([0-9]{6,})\.tar$", file)
-    if match is None:
-        raise PackError(
-            f"{file}: not a shard that this packer has named, so its number is not known."
-        )
-    return int(match[1])
-
-
-def _rejected(manifest: Manifest) -> dict[int, list[Rejection]]:
-    """Return the lines of rejected.jsonl by shard."""
-    by_shard: dict[int, list[Rejection]] = {}
-    for rejection in read_rejections(manifest.folder / REJECTED_FILE):
-        by_shard.setdefault(rejection.shard, []).append(rejection)
-    return by_shard

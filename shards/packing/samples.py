@@ -1,14 +1,11 @@
-"""Records -> tar bytes: the packer's work on pictures, done in its worker processes.
+"""Records -> tar bytes: the packer's work on images, done in its worker processes.
 
 shards/packing/pack.py sends chunks of records here and appends what comes back to the shard. A record that
 cannot be packed becomes a line of rejected.jsonl; only a failing disk stops the packing.
 """
 
-import errno
 import json
 import re
-import stat
-import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,34 +15,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.errors import PackError, PictureError
-from shards.images.conversion import convert_mask, convert_picture
+from shards.errors import PictureError
+from shards.images.conversion import StoredPicture, convert_mask, convert_picture
 from shards.images.label_frame import LabelFrame, label_frame
 from shards.images.policy import Encoding, Geometry
+from shards.packing.decoder_messages import caught_messages
+from shards.packing.inputs import file_stamps
+from shards.packing.source_files import read_source
+from shards.packing.tally import Tally
 from shards.packing.tar import BLOCK, MAX_NAME, index_line, member
 from shards.records import Mask, Record
+from shards.rejections import Rejection
 from shards.samples_table import SAMPLE_DTYPE
 
 MEMBERS = (("image", "jpg"), ("label", "json"), ("mask", "png"))  # in tar order
 KEY = re.compile(r"[A-Za-z0-9_-]+")
 TO_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
-MAX_FILE_BYTES = 1 << 30
-READ_TRIES = 3
-READ_RETRY_WAIT_S = 1.0
-# What is wrong with one file; any other error (EIO, ESTALE, ...) is the disk's: no reason to drop pictures.
-FILE_FAULTS = {
-    errno.ENOENT: "missing file",
-    errno.ENOTDIR: "missing file",
-    errno.EACCES: "no permission to read it",
-    errno.EPERM: "no permission to read it",
-    errno.ELOOP: "a link that leads back to itself",
-    errno.ENAMETOOLONG: "its name is too long",
-}
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the workers need to know beside the records."""
+    """The settings that workers need beside the records."""
 
     root: Path
     encoding: Encoding
@@ -54,19 +44,30 @@ class Job:
 
 @dataclass
 class PackedChunk:
-    """Tar bytes of some records, in order, with what the shard's tables say of them."""
+    """Tar bytes of some records, in order, with their rows of the shard's tables.
 
-    blob: bytes
-    rows: NDArray[np.void]  # SAMPLE_DTYPE; offsets from the blob's start, shard 0
-    keys: list[str]
-    rejected: list[dict[str, str]] = field(default_factory=list)
+    Attributes:
+        blob: Whole tar members.
+        rows: SAMPLE_DTYPE; offsets from the blob's start, shard 0.
+        keys: One per row.
+        rejected: The records that were left out, shard 0.
+        tally: Counts for the summary.
+        stamps: Size and time of each file that was read, in order.
+        messages: What decoders printed, with the source's name.
+    """
+
+    blob: bytes = b""
+    rows: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, SAMPLE_DTYPE))
+    keys: list[str] = field(default_factory=list)
+    rejected: list[Rejection] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
+    stamps: list[tuple[int, int]] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
     def index_lines(self, offset: int) -> list[str]:
-        """Lines of DALI's index for a blob that starts at `offset` in its tar."""
-        return [
-            index_line(key, member_spans(row, offset))
-            for key, row in zip(self.keys, self.rows, strict=True)
-        ]
+        """Return lines of DALI's index for a blob that starts at `offset` in its tar."""
+        pairs = zip(self.keys, self.rows, strict=True)
+        return [index_line(key, member_spans(row, offset)) for key, row in pairs]
 
 
 def pack_chunk(job: Job, records: Sequence[Record]) -> PackedChunk:
@@ -75,38 +76,52 @@ def pack_chunk(job: Job, records: Sequence[Record]) -> PackedChunk:
     Raises:
         PackError: The disk fails: an error other than a missing or forbidden file, three times over.
     """
+    packed = PackedChunk()
     parts: list[bytes] = []
     rows: list[tuple[int, ...]] = []
-    keys, rejected = [], []
     position = 0
+
     for record in records:
+        packed.stamps += file_stamps(record)
+        source = source_of(job.root, record)
         try:
-            geometry, members = _pack_record(job, record)
+            with caught_messages() as printed:
+                picture, members = _pack_record(job, record)
         except PictureError as error:
-            rejected.append(rejection(job.root, record, str(error)))
+            packed.rejected.append(rejection(job.root, record, str(error)))
             continue
+        finally:
+            packed.messages += [f"{source}: {line}" for line in printed]
+
         spans = [0] * (3 * len(MEMBERS))
         for number, data in enumerate(members):
             spans[3 * number : 3 * number + 3] = position + BLOCK, len(data), zlib.crc32(data)
             parts.append(member(f"{record.key}.{MEMBERS[number][1]}", data))
             position += len(parts[-1])
-        rows.append((0, geometry.width, geometry.height, *spans))
-        keys.append(record.key)
-    return PackedChunk(b"".join(parts), np.array(rows, SAMPLE_DTYPE), keys, rejected)
+
+        rows.append((0, picture.geometry.width, picture.geometry.height, *spans))
+        packed.keys.append(record.key)
+        packed.tally.add_photo(picture, source, record.dropped)
+
+    packed.blob = b"".join(parts)
+    packed.rows = np.array(rows, SAMPLE_DTYPE)
+    return packed
 
 
-def join_chunks(
-    chunks: Sequence[PackedChunk], rejected: Sequence[dict[str, str]] = ()
-) -> PackedChunk:
-    """Chunks in a row as one, and further rejections."""
-    joined = PackedChunk(b"", np.zeros(0, SAMPLE_DTYPE), [], list(rejected))
+def join_chunks(chunks: Sequence[PackedChunk]) -> PackedChunk:
+    """Return consecutive chunks as one."""
+    joined = PackedChunk()
     for chunk in chunks:
         rows = chunk.rows.copy()
         shift_offsets(rows, len(joined.blob))
+
         joined.blob += chunk.blob
         joined.rows = np.concatenate([joined.rows, rows])
         joined.keys += chunk.keys
         joined.rejected += chunk.rejected
+        joined.tally.add(chunk.tally)
+        joined.stamps += chunk.stamps
+        joined.messages += chunk.messages
     return joined
 
 
@@ -116,22 +131,18 @@ def shift_offsets(rows: NDArray[np.void], offset: int) -> None:
         rows[f"{name}_offset"][rows[f"{name}_size"] > 0] += np.uint64(offset)
 
 
-def rejection(root: Path, record: Record, reason: str) -> dict[str, str]:
-    """A line of rejected.jsonl; paths in it are relative to the corpus root."""
-    return {
-        "key": record.key,
-        "source": source_of(root, record),
-        "reason": reason.replace(f"{root}/", ""),
-    }
+def rejection(root: Path, record: Record, reason: str) -> Rejection:
+    """Return a line of rejected.jsonl, shard 0; paths in it are relative to the corpus root."""
+    return Rejection(0, record.key, source_of(root, record), reason.replace(f"{root}/", ""))
 
 
 def source_of(root: Path, record: Record) -> str:
-    """The picture's path relative to the corpus root; the whole path where it lies elsewhere."""
+    """Return the photo's path relative to the corpus root; the whole path if it is elsewhere."""
     return str(record.image).removeprefix(f"{str(root).rstrip('/')}/")
 
 
 def member_spans(row: np.void, offset: int = 0) -> list[tuple[str, int, int]]:
-    """Extension, offset and size of a row's members; `offset` is added to those in the row."""
+    """Return extension, offset and size of a row's members; `offset` is added to those in the row."""
     return [
         (extension, int(row[f"{name}_offset"]) + offset, int(row[f"{name}_size"]))
         for name, extension in MEMBERS
@@ -139,8 +150,8 @@ def member_spans(row: np.void, offset: int = 0) -> list[tuple[str, int, int]]:
     ]
 
 
-def _pack_record(job: Job, record: Record) -> tuple[Geometry, list[bytes]]:
-    """Where a record's picture has gone, and the data of its members in tar order."""
+def _pack_record(job: Job, record: Record) -> tuple[StoredPicture, list[bytes]]:
+    """Return a record's converted photo, and the data of its members in tar order."""
     if not KEY.fullmatch(record.key) or len(record.key) + len(".json") > MAX_NAME:
         raise PictureError(
             f"its key cannot name a tar member: 1 to {MAX_NAME - 5} letters, digits, _ and - are allowed"
@@ -148,12 +159,13 @@ def _pack_record(job: Job, record: Record) -> tuple[Geometry, list[bytes]]:
     if record.fault:
         raise PictureError(record.fault)
 
-    picture = convert_picture(_read(record.image), job.encoding)
-    geometry = picture.geometry
-    members = [picture.jpeg, _label(job, record, geometry)]
+    picture = convert_picture(read_source(record.image), job.encoding)
+    members = [picture.jpeg, _label(job, record, picture.geometry)]
     if record.mask is not None:
-        members.append(convert_mask(_read_mask(record.mask), geometry, job.num_classes))
-    return geometry, members
+        mask = _read_mask(record.mask)
+        members.append(convert_mask(mask, picture.geometry, job.num_classes))
+
+    return picture, members
 
 
 def _label(job: Job, record: Record, geometry: Geometry) -> bytes:
@@ -197,25 +209,3 @@ def _read_mask(mask: Mask) -> NDArray[np.uint8]:
         raise
     except Exception as error:  # the adapter's own error types are not known here
         raise PictureError(f"its mask cannot be read: {error}") from error
-
-
-def _read(path: Path) -> bytes:
-    for attempt in range(READ_TRIES):
-        try:
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):
-                raise PictureError("not a regular file")
-            if status.st_size > MAX_FILE_BYTES:
-                raise PictureError(
-                    f"{status.st_size} bytes, more than a picture file can sensibly have"
-                )
-            return path.read_bytes()
-        except OSError as error:
-            if error.errno in FILE_FAULTS:
-                raise PictureError(FILE_FAULTS[error.errno]) from error
-            failure = error
-        time.sleep(READ_RETRY_WAIT_S * attempt)
-    raise PackError(
-        f"{path}: cannot be read after {READ_TRIES} tries ({failure.strerror}). When the disk is well again, "
-        "run the same line once more: it goes on where it stopped."
-    ) from failure

@@ -40,9 +40,8 @@ class ShardState:
         bytes: Of the tar.
         sha256: Of the tar.
         records: Records of the corpus for this shard, the rejected ones included.
-        inputs: Digests of these records.
+        inputs: Digests of these records, and their counts for the summary.
         rejected: The records that were left out.
-        tally: Counts for the summary.
         rows: SAMPLE_DTYPE, one per sample.
     """
 
@@ -54,7 +53,6 @@ class ShardState:
     records: int
     inputs: ShardInputs
     rejected: list[Rejection]
-    tally: Tally
     rows: NDArray[np.void] = field(repr=False, compare=False)
 
     def save(self, out: Path) -> None:
@@ -68,7 +66,6 @@ class ShardState:
             "records": self.records,
             "inputs": asdict(self.inputs),
             "rejected": [asdict(rejection) for rejection in self.rejected],
-            "tally": self.tally.to_json(),
         }
         with replacing(state_path(out, self.number)) as temporary:
             temporary.write_bytes(json.dumps(head).encode() + b"\n" + self.rows.tobytes())
@@ -110,7 +107,6 @@ def _parsed(head: dict[str, Any], rows: NDArray[np.void]) -> ShardState:
         head["records"],
         ShardInputs(**known),
         rejected,
-        Tally.from_json(head.get("tally", {})),
         rows,
     )
 
@@ -191,7 +187,7 @@ class ShardWriter:
 
         Args:
             records: Of the corpus, for this shard.
-            inputs: Their digests; those of the files are filled in here.
+                inputs: Their digests; those of the files, and the counts, are filled in here.
 
         Raises:
             PackError: The disk is full, read-only or gone.
@@ -208,9 +204,8 @@ class ShardWriter:
             self._bytes,
             self._digest.hexdigest() if len(rows) else "",
             records,
-            replace(inputs, sizes=sizes, times=times),
+            replace(inputs, sizes=sizes, times=times, tally=self._tally.to_json()),
             self._rejected,
-            self._tally,
             rows,
         )
         state.save(self._out)

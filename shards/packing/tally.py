@@ -49,7 +49,9 @@ class Tally:
         self._take_sizes(other.smallest, other.largest)
 
     def _take_sizes(self, smallest: PhotoSize | None, largest: PhotoSize | None) -> None:
-        if smallest is not None and (self.smallest is None or _area(smallest) < _area(self.smallest)):
+        if smallest is not None and (
+            self.smallest is None or _area(smallest) < _area(self.smallest)
+        ):
             self.smallest = smallest
         if largest is not None and (self.largest is None or _area(largest) > _area(self.largest)):
             self.largest = largest

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from shards.errors import PackError
+from shards.packing.inputs import file_stamps
 from shards.packing.samples import Job, PackedChunk, join_chunks, pack_chunk, rejection
 from shards.records import Record
 
@@ -94,7 +95,8 @@ class PackingPool:
                         pool = pools.enter_context(_single_worker())
                 else:
                     reason = "its decoder crashed, or ran out of memory"
-                    packed.append(join_chunks([], [rejection(self._job.root, record, reason)]))
+                    left_out = rejection(self._job.root, record, reason)
+                    packed.append(PackedChunk(rejected=[left_out], stamps=file_stamps(record)))
         return join_chunks(packed)
 
     def _close(self) -> None:

@@ -67,8 +67,8 @@ def records_of(root: Path) -> Callable[[], Iterator[Record]]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """sha256 of each file of a folder, hidden ones too."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    """Return sha256 of each file of a folder, hidden ones too; but for inputs.jsonl, which holds times."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "inputs.jsonl"]
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in files

@@ -9,13 +9,13 @@ import pytest
 
 from shards.errors import ManifestError
 from shards.manifest import (
-    SAMPLE_DTYPE,
     FileInfo,
     Manifest,
     ShardInfo,
     read_manifest,
     write_manifest,
 )
+from shards.samples_table import SAMPLE_DTYPE
 
 
 @pytest.fixture
@@ -80,8 +80,8 @@ def test_row_is_packed_as_the_contract_says() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"schema_version": 2}, "newer colorgan"),
-        ({"schema_version": "1"}, "no manifest of ours"),
+        ({"schema_version": 3}, "newer colorgan"),
+        ({"schema_version": "1"}, "not one of our manifests"),
         ({"num_samples": 6}, "num_samples is 6, the shards add up to 5"),
         ({"num_samples": "5"}, "num_samples: Input should be a valid integer"),
         ({"classes": "cat"}, "classes"),

@@ -373,7 +373,7 @@ def test_a_disk_that_fails_stops_the_packing_and_drops_nothing(
         return read(path)
 
     monkeypatch.setattr(Path, "read_bytes", failing)
-    monkeypatch.setattr("shards.packing.samples.READ_RETRY_WAIT_S", 0.0)
+    monkeypatch.setattr("shards.packing.source_files.READ_RETRY_WAIT_S", 0.0)
     failures = 3
     with pytest.raises(
         PackError, match=r"r10.jpg: cannot be read after 3 tries \(Input/output error\)"

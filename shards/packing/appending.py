@@ -1,0 +1,139 @@
+"""Add the new records of a grown corpus to a packed set: `launcher/pack.py --append`.
+
+The shards that are there stay as they are, byte for byte; new ones follow behind them. A record is new if the set
+does not know its key. So the samples of the old shards keep their numbers, and the rule of order stays: an epoch's
+order is a function of the shard sizes, the seed and the epoch, over all samples alike. It is another order than
+before, and the set has another digest: a run on the old set is not resumed on the new one.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from shards.errors import PackError
+from shards.manifest import MANIFEST_FILE, Manifest, read_manifest
+from shards.packing.finished import finished_states, keys_by_shard, shard_number
+from shards.packing.folder import (
+    AppendMark,
+    Request,
+    locked,
+    read_append_mark,
+    read_request,
+    remove_work_folder,
+)
+from shards.packing.merging import write_tables
+from shards.packing.pack import PackReport, Plan, ProgressCallback, Work, all_plans, pack_shards
+from shards.packing.shard_file import ShardState, load_state
+from shards.records import Corpus, Record
+
+
+def append_records(
+    corpus: Corpus,
+    out: Path,
+    *,
+    root: Path,
+    workers: int = 1,
+    progress: ProgressCallback | None = None,
+) -> PackReport:
+    """Pack the records that a finished set does not have into new shards, with the settings of the folder.
+
+    Rerunning it after an interruption continues it.
+
+    Raises:
+        PackError: Not a finished folder, another corpus, split or classes, another packer, a disk that fails.
+    """
+    start = time.monotonic()
+    request = _request(corpus, out)
+    work = Work(corpus, out, root, request, workers, progress)
+
+    with locked(out):
+        manifest = _manifest(out)
+        known = keys_by_shard(manifest)
+        first = max([*known.values(), *(shard_number(info.file) for info in manifest.shards)]) + 1
+        AppendMark(first=first).write(out)
+
+        work.corpus = replace(corpus, records=lambda: _new_records(corpus, known))
+        pack_shards(_plans(work, first), work)
+        if work.shards:
+            grown = request.model_copy(
+                update={
+                    "num_records": corpus.num_records,
+                    "appended_from": (*request.appended_from, first),
+                }
+            )
+            manifest = _finish(manifest, out, grown, range(first, first + work.shards))
+        remove_work_folder(out)
+
+    seconds = time.monotonic() - start
+    return PackReport(manifest, work.packed, work.rejected, work.kept, seconds)
+
+
+def _request(corpus: Corpus, out: Path) -> Request:
+    request = read_request(out)
+    if request is None or not (out / MANIFEST_FILE).exists():
+        raise PackError(
+            f"{out}: not a finished set, so nothing can be added to it; pack it without --append first."
+        )
+
+    asked = (corpus.name, corpus.split, corpus.classes, corpus.palette)
+    if asked != (request.corpus, request.split, request.classes, request.palette):
+        raise PackError(
+            f"{out}: was packed from {request.corpus} {request.split} with {len(request.classes)} classes; "
+            f"{corpus.name} {corpus.split} with {len(corpus.classes)} classes cannot be added. Pack it into "
+            "another folder: training takes several folders at once."
+        )
+    return request
+
+
+def _manifest(out: Path) -> Manifest:
+    """Return the manifest; clear the states of an earlier call that had come to its end."""
+    manifest = read_manifest(out)
+    mark = read_append_mark(out)
+    is_done = mark is not None and any(
+        shard_number(info.file) >= mark.first for info in manifest.shards
+    )
+    if is_done:
+        for path in (out / ".packing").glob("*.state"):
+            path.unlink()
+    return manifest
+
+
+def _new_records(corpus: Corpus, known: dict[str, int]) -> Iterator[Record]:
+    return (record for record in corpus.records() if record.key not in known)
+
+
+def _plans(work: Work, first: int) -> Iterator[Plan]:
+    """Yield the new shards that are still to pack, numbered from `first`; count the others."""
+    for plan in all_plans(work):
+        plan = replace(plan, number=first + plan.number)
+        work.shards += 1
+        work.records += len(plan.records)
+
+        state = load_state(work.out, plan.number, with_rows=False)
+        if state is None or state.inputs.records != plan.digest:
+            yield plan
+            continue
+        work.kept += len(plan.records)
+        work.done += len(plan.records)
+
+
+def _finish(manifest: Manifest, out: Path, request: Request, numbers: range) -> Manifest:
+    old = finished_states(manifest)
+
+    def states() -> Iterator[ShardState]:
+        yield from old.values()
+        for number in numbers:
+            state = load_state(out, number)
+            if state is None:
+                raise PackError(
+                    f"{out}: shard {number} has gone while its manifest was written; rerun the same command."
+                )
+            yield state
+
+    # A table of its own: until the manifest is replaced, the old one must find its old table.
+    table = f"samples-{numbers[-1]:06d}.npy"
+    grown = write_tables(out, request, states, samples_file=table)
+    request.write(out)
+    (out / manifest.samples_file.file).unlink(missing_ok=True)
+    return grown

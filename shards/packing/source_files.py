@@ -1,0 +1,54 @@
+"""Reading a corpus's files: a fault of one file costs that record, a fault of the disk ends the packing."""
+
+from __future__ import annotations
+
+import errno
+import stat
+import time
+from pathlib import Path
+
+from shards.errors import PackError, PictureError
+
+MAX_FILE_BYTES = 1 << 30
+READ_TRIES = 3
+READ_RETRY_WAIT_S = 1.0
+# Faults of one file; any other error (EIO, ESTALE, ...) is the disk's: no reason to drop photos.
+FILE_FAULTS = {
+    errno.ENOENT: "missing file",
+    errno.ENOTDIR: "missing file",
+    errno.EACCES: "no permission to read it",
+    errno.EPERM: "no permission to read it",
+    errno.ELOOP: "a link that leads back to itself",
+    errno.ENAMETOOLONG: "its name is too long",
+}
+
+
+def read_source(path: Path) -> bytes:
+    """Return the bytes of one file.
+
+    Raises:
+        PictureError: The file is missing, forbidden, not a regular file, or too large.
+        PackError: The disk fails, three times over.
+    """
+    for attempt in range(READ_TRIES):
+        try:
+            return _read_regular(path)
+        except OSError as error:
+            if error.errno in FILE_FAULTS:
+                raise PictureError(FILE_FAULTS[error.errno]) from error
+            failure = error
+        time.sleep(READ_RETRY_WAIT_S * attempt)
+
+    raise PackError(
+        f"{path}: cannot be read after {READ_TRIES} tries ({failure.strerror}). Once the disk is back, "
+        "rerun the same command; finished shards are kept."
+    ) from failure
+
+
+def _read_regular(path: Path) -> bytes:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise PictureError("not a regular file")
+    if status.st_size > MAX_FILE_BYTES:
+        raise PictureError(f"{status.st_size} bytes, more than a picture file can sensibly have")
+    return path.read_bytes()
