@@ -55,7 +55,7 @@ def help_page(schema: type[BaseModel], command: Command, *, every_key: bool) -> 
     blocks = [
         _usage(keys, command.positional, command.name),
         _paragraphs(command.description, width),
-        _options(command, width),
+        _options(schema, command, width),
         *_key_blocks(schema, keys, width, every_key=every_key),
     ]
 
@@ -75,8 +75,8 @@ def _usage(keys: list[Key], positional: str | None, name: str) -> str:
     return " ".join(parts)
 
 
-def _options(command: Command, width: int) -> str:
-    names = recipe_names(command.recipes)
+def _options(schema: type[BaseModel], command: Command, width: int) -> str:
+    names = recipe_names(command.recipes, schema)
     recipes = f"; NAME is one of: {', '.join(names)}" if names else ""
     lines = [
         "-h, --help [all]  print the usual keys, or all of them, and exit",

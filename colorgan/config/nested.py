@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from colorgan.config.keys import Key, group_default, group_of, item_group
 from colorgan.config.settings import show
@@ -119,6 +120,7 @@ def values_as_meant(
                 here[last] = as_meant(here[last], key)
             except ValueError as error:
                 refused.append((name, here[last], str(error)))
-                here[last] = str(here[last])  # reported once
+                if key.default is not PydanticUndefined:
+                    del here[last]  # else pydantic reports it too
 
     return refused

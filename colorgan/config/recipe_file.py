@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from colorgan.config.settings import show
 from colorgan.errors import UsageError
@@ -107,9 +108,14 @@ def read_recipe(name: str, recipes: Path | None) -> tuple[dict[str, Any], str]:
     return data, str(path)
 
 
-def recipe_names(recipes: Path | None) -> list[str]:
-    """Return the names of the recipes that come with a command."""
-    return sorted(file.stem for file in recipes.glob("*.yaml")) if recipes else []
+def recipe_names(recipes: Path | None, schema: type[BaseModel]) -> list[str]:
+    """Return the names of the recipes in a folder whose keys are all in the schema."""
+    names = []
+    for file in sorted(recipes.glob("*.yaml")) if recipes else ():
+        keys = load_yaml(file.read_text()) or {}
+        if {key.partition(".")[0] for key in keys} <= set(schema.model_fields):
+            names.append(file.stem)
+    return names
 
 
 def _find_recipe(name: str, recipes: Path | None) -> Path:
@@ -121,5 +127,5 @@ def _find_recipe(name: str, recipes: Path | None) -> Path:
         if candidate.is_file():
             return candidate
 
-    known = ", ".join(recipe_names(recipes)) or "none"
+    known = ", ".join(sorted(file.stem for file in recipes.glob("*.yaml"))) or "none"
     raise UsageError(f"--config {name}: no such file or recipe; the recipes are: {known}.")
