@@ -42,7 +42,7 @@ from shards.packing.verifying import verify
 from shards.records import Corpus
 from shards.rejections import REJECTED_FILE
 
-VERB = "python launcher/pack.py"
+COMMAND = "python launcher/pack.py"
 NEXT = "accelerate launch launcher/pretrain.py --data.train OUT"
 SHOWN_REJECTIONS = 20
 # What each way of working needs to be told.
@@ -56,7 +56,7 @@ T = TypeVar("T")
 
 
 class PackSettings(BaseModel):
-    """Settings of the verb."""
+    """Settings of the command."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -134,7 +134,7 @@ class PackSettings(BaseModel):
 
 def main(argv: list[str]) -> None:
     """Do what the settings say: fetch, pack, pack a part or one shard, merge, or verify."""
-    settings = parse(PackSettings, argv, command=VERB, description=__doc__ or "", next_line=NEXT)
+    settings = parse(PackSettings, argv, command=COMMAND, description=__doc__ or "", next_line=NEXT)
     if settings.verify is not None:
         verify_folder(settings.verify, settings.workers)
     elif settings.merge:
@@ -228,7 +228,7 @@ def verify_folder(folder: Path, workers: int) -> None:
     if damaged:
         raise ManifestError(
             f"{folder}: {len(damaged)} of its files are damaged ({', '.join(damaged[:4])}"
-            f"{', ...' if len(damaged) > 4 else ''}). Pack a shard again: {VERB} --only NUMBER --corpus ... "
+            f"{', ...' if len(damaged) > 4 else ''}). Pack a shard again: {COMMAND} --only NUMBER --corpus ... "
             f"--root ... --split ... --out {folder}"
         )
 
@@ -255,7 +255,7 @@ def print_report(report: PackReport, out: Path) -> None:
         rate = done / max(report.seconds, 1e-9)
         print(f"read {done:,} pictures in {report.seconds:.1f} s ({rate:,.0f} images/s){kept}")
     if report.manifest is None:
-        print(f"{out}: not complete yet. When all parts are packed: {VERB} --out {out} --merge")
+        print(f"{out}: not complete yet. When all parts are packed: {COMMAND} --out {out} --merge")
     else:
         print_manifest(report.manifest, out)
 

@@ -2,8 +2,8 @@
 # What the batch scripts share: the site's settings, submitting, one task a node, signals, requeueing, the log.
 # Sourced, with `root` (the project's folder) set, by the scripts in slurm/; it does nothing by itself.
 #
-#   begin VERB KIND "$@"   outside a job: submit this script with the site's options, and exit;
-#                          inside: settings, environment, header of the log. Leaves the verb's words in `words`.
+#   begin COMMAND KIND "$@"   outside a job: submit this script with the site's options, and exit;
+#                          inside: settings, environment, header of the log. Leaves the command's words in `words`.
 #   run_on_nodes           one srun task a node, each with `accelerate launch` for its ranks
 #   run_alone              one process on this node
 #   finish                 what it came to: done, requeued, or failed with the reason
@@ -61,7 +61,7 @@ site_options() {
     options+=("${SITE_EXTRA[@]}")
 }
 
-# submit KIND SCRIPT [SBATCH WORDS] -- [VERB WORDS]: submits, prints the job's id.
+# submit KIND SCRIPT [SBATCH WORDS] -- [COMMAND WORDS]: submits, prints the job's id.
 submit() {
     local kind=$1 script=$2 more=() options
     shift 2
@@ -75,13 +75,13 @@ submit() {
 }
 
 begin() {
-    verb=$1 kind=$2
+    command=$1 kind=$2
     shift 2
     words=("$@")
     if [[ $0 != */slurm_script ]]; then
         local id
-        id=$(submit "$kind" "$verb.sh" -- "$@")
-        echo "job $id: $verb; log $(realpath -m "$SITE_LOGS")/colorgan-$verb-$id.log"
+        id=$(submit "$kind" "$command.sh" -- "$@")
+        echo "job $id: $command; log $(realpath -m "$SITE_LOGS")/colorgan-$command-$id.log"
         exit 0
     fi
     asked=${*@Q}
@@ -93,7 +93,7 @@ begin() {
     mkdir -p "$state"
     rm -f "$state"/rank-*
     local default=""
-    case $verb in
+    case $command in
         pretrain | consolidate) default=runs/pretrain ;;
         finetune) default=runs/finetune ;;
     esac
@@ -117,13 +117,13 @@ prepare_environment() {
 }
 
 header() {
-    say "job $SLURM_JOB_ID ($verb), attempt $attempt, on ${SLURM_JOB_NUM_NODES:-1} node(s): $SLURM_JOB_NODELIST"
-    say "command  $verb ${words[*]@Q}"
+    say "job $SLURM_JOB_ID ($command), attempt $attempt, on ${SLURM_JOB_NUM_NODES:-1} node(s): $SLURM_JOB_NODELIST"
+    say "command  $command ${words[*]@Q}"
     say "log      $(job_line StdOut)  (all attempts)"
-    [ -z "$run" ] || say "folder   $(realpath -m "$run")  (log.jsonl, tensorboard/, pictures/, checkpoints/ where the verb writes them)"
+    [ -z "$run" ] || say "folder   $(realpath -m "$run")  (log.jsonl, tensorboard/, pictures/, checkpoints/ where the command writes them)"
     [ -z "$SITE_SCRATCH" ] || say "scratch  $SITE_SCRATCH on each node"
     if [ "$kind" = pretrain ] && [ "${SLURM_JOB_NUM_NODES:-1}" != "$SITE_NODES" ]; then
-        say "note: site.env asks for $SITE_NODES node(s); this job was submitted for ${SLURM_JOB_NUM_NODES:-1}. With the site's options: slurm/$verb.sh ... (without sbatch)"
+        say "note: site.env asks for $SITE_NODES node(s); this job was submitted for ${SLURM_JOB_NUM_NODES:-1}. With the site's options: slurm/$command.sh ... (without sbatch)"
     fi
 }
 
@@ -150,7 +150,7 @@ count_attempts() {
 note() {
     [ -n "$run" ] || return 0
     mkdir -p "$run/slurm"
-    printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$(date +%s)" "${SLURM_CLUSTER_NAME:-}" "$SLURM_JOB_ID" "$verb" "$attempt" "$1" "${2:-}" \
+    printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$(date +%s)" "${SLURM_CLUSTER_NAME:-}" "$SLURM_JOB_ID" "$command" "$attempt" "$1" "${2:-}" \
         >>"$run/slurm/jobs.tsv"
 }
 
@@ -174,7 +174,7 @@ requeue() {
     exit "$EXIT_STOPPED"
 }
 
-# --- Running a verb
+# --- Running a command
 
 # A port for this job on the first node: held by a lock for the job's life, so that two jobs never share one.
 choose_port() {
@@ -207,7 +207,7 @@ run_on_nodes() {
     export COLORGAN_NODES=${SLURM_JOB_NUM_NODES:-1} COLORGAN_DEVICE=$device
     export COLORGAN_RANKS_PER_NODE=${SITE_RANKS_PER_NODE:-$((gpus > 0 ? gpus : 1))}
     export COLORGAN_PROFILE=ddp
-    case $verb in pretrain | finetune) COLORGAN_PROFILE=$SITE_PROFILE ;; esac
+    case $command in pretrain | finetune) COLORGAN_PROFILE=$SITE_PROFILE ;; esac
     choose_address
     choose_port
     export COLORGAN_ADDRESS=$address COLORGAN_PORT=$port
@@ -302,6 +302,6 @@ done_now() {
         printf '%s\n' "$asked" >"$COLORGAN_STEP${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}.done"
     fi
     rm -rf "$state"
-    say "done: $verb${run:+, $run}"
+    say "done: $command${run:+, $run}"
     exit 0
 }

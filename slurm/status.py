@@ -88,14 +88,14 @@ def print_run(folder: Path, queue: list[Queued]) -> None:
         if len(fields) == 7:
             jobs.setdefault(fields[2], []).append(fields)
     for number, events in jobs.items():
-        at, _, _, verb, attempt, event, reason = events[-1]
-        there = [line for line in queue if line.job == number and line.name == f"colorgan-{verb}"]
+        at, _, _, command, attempt, event, reason = events[-1]
+        there = [line for line in queue if line.job == number and line.name == f"colorgan-{command}"]
         state = f"{there[0].state} {there[0].elapsed} {there[0].reason}" if there else event
         when = time.strftime("%F %T", time.localtime(int(at)))
         if not there and event in ("started", "submitted", "requeued"):
             state = "GONE from the queue without a word: submit the same command again"
         print(
-            f"job {number} ({verb}), attempt {attempt}: {state}; last: {event} {when}{f', {reason}' if reason else ''}"
+            f"job {number} ({command}), attempt {attempt}: {state}; last: {event} {when}{f', {reason}' if reason else ''}"
         )
     if not jobs:
         print(f"{folder}: no job has worked on it (no slurm/jobs.tsv)")

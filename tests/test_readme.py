@@ -1,4 +1,4 @@
-"""The front door: no gaps left to fill, links that lead somewhere, and commands that name real verbs."""
+"""The front door: no gaps left to fill, links that lead somewhere, and commands that name real commands."""
 
 import re
 from pathlib import Path

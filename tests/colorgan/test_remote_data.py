@@ -15,7 +15,7 @@ def test_url_of_a_packed_folder_stays_as_given(
     schema: type[PretrainRecipe], tmp_path: Path
 ) -> None:
     def read(*words: str) -> PretrainRecipe:
-        return parse(schema, list(words), verb="verb", description="", next_line="")
+        return parse(schema, list(words), command="command", description="", next_line="")
 
     recipe = read(
         "--data.train", *URLS, "packed//coco", "--data.val", URLS[0], "--data.cache_gb", "2.5"

@@ -1,4 +1,4 @@
-"""Folders as the verbs leave them, without weights: runs, evaluations, probes and a study, drawn from a seed."""
+"""Folders as the commands leave them, without weights: runs, evaluations, probes and a study, drawn from a seed."""
 
 from __future__ import annotations
 

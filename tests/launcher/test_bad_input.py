@@ -14,7 +14,7 @@ from colorgan.errors import ColorganError
 from datasets.errors import CorpusError
 from shards.errors import ShardError
 
-Verb = Callable[..., str]
+Command = Callable[..., str]
 MISTAKES = (ColorganError, ShardError, CorpusError)
 
 
@@ -33,11 +33,11 @@ MISTAKES = (ColorganError, ShardError, CorpusError)
     ],
 )
 def test_pretrain_tells_a_mistake(
-    tmp_path: Path, packed: dict[str, Path], verb: Verb, words: list[str], sentence: str
+    tmp_path: Path, packed: dict[str, Path], command: Command, words: list[str], sentence: str
 ) -> None:
     run = tmp_path / "run"
     with pytest.raises(MISTAKES, match=sentence):
-        verb(
+        command(
             "pretrain",
             "--data.train",
             packed["train"],
@@ -51,9 +51,9 @@ def test_pretrain_tells_a_mistake(
     assert not (run / "checkpoints").exists()
 
 
-def test_all_mistakes_at_once(verb: Verb) -> None:
+def test_all_mistakes_at_once(command: Command) -> None:
     with pytest.raises(ColorganError) as told:
-        verb(
+        command(
             "pretrain",
             "--data.train",
             "x",
@@ -69,7 +69,7 @@ def test_all_mistakes_at_once(verb: Verb) -> None:
 
 
 def test_manifest_of_a_newer_version_and_a_short_shard(
-    tmp_path: Path, packed: dict[str, Path], verb: Verb
+    tmp_path: Path, packed: dict[str, Path], command: Command
 ) -> None:
     newer, short = tmp_path / "newer", tmp_path / "short"
     for folder in (newer, short):
@@ -80,7 +80,7 @@ def test_manifest_of_a_newer_version_and_a_short_shard(
     shard.write_bytes(shard.read_bytes()[:-2048])
     for folder, word in ((newer, "99"), (short, shard.name)):
         with pytest.raises(ShardError, match=word):
-            verb(
+            command(
                 "pretrain",
                 "--data.train",
                 folder,
@@ -92,16 +92,16 @@ def test_manifest_of_a_newer_version_and_a_short_shard(
             )
 
 
-def test_a_folder_that_is_no_generator(tmp_path: Path, packed: dict[str, Path], verb: Verb) -> None:
+def test_a_folder_that_is_no_generator(tmp_path: Path, packed: dict[str, Path], command: Command) -> None:
     tune = ["--task", "classify", "--data.train", packed["voc-train"], "--run", tmp_path / "run"]
     for init in (packed["train"], tmp_path / "nothing"):
         with pytest.raises(ColorganError, match="is not a model folder"):
-            verb("finetune", *tune, "--init", init, "--batch.global_batch_size", "8")
+            command("finetune", *tune, "--init", init, "--batch.global_batch_size", "8")
         with pytest.raises(ColorganError, match="is not a model folder"):
-            verb("colorize", "--generator", init, "--out", tmp_path / "o", "x.jpg")
+            command("colorize", "--generator", init, "--out", tmp_path / "o", "x.jpg")
 
 
-def test_other_classes_than_the_head(tmp_path: Path, packed: dict[str, Path], verb: Verb) -> None:
+def test_other_classes_than_the_head(tmp_path: Path, packed: dict[str, Path], command: Command) -> None:
     words = [
         "--task",
         "classify",
@@ -128,32 +128,32 @@ def test_other_classes_than_the_head(tmp_path: Path, packed: dict[str, Path], ve
         json.dumps({**manifest, "classes": manifest["classes"][::-1]})
     )
     with pytest.raises(ColorganError, match="other classes"):
-        verb("finetune", *words, *stages, "--data.val", other)
-    verb("finetune", *words, *stages)
+        command("finetune", *words, *stages, "--data.val", other)
+    command("finetune", *words, *stages)
     with pytest.raises(ColorganError, match="score it on a set of the same corpus"):
-        verb("evaluate", "--model", tmp_path / "run" / "model", "--data", other)
+        command("evaluate", "--model", tmp_path / "run" / "model", "--data", other)
 
 
 def test_a_run_of_another_recipe_and_a_run_without_checkpoints(
-    tmp_path: Path, packed: dict[str, Path], verb: Verb
+    tmp_path: Path, packed: dict[str, Path], command: Command
 ) -> None:
     words = ["--data.train", packed["train"], "--run", tmp_path / "run", "--images", "16", *TINY]
-    verb("pretrain", *words)
+    command("pretrain", *words)
     with pytest.raises(ColorganError, match=r"loss\.l1_weight: 100\.0 -> 3\.0"):
-        verb("pretrain", *words, "--loss.l1_weight", "3")
+        command("pretrain", *words, "--loss.l1_weight", "3")
     with pytest.raises(ColorganError, match="holds no checkpoint"):
-        verb("consolidate", "--run", tmp_path / "elsewhere")
+        command("consolidate", "--run", tmp_path / "elsewhere")
 
 
 @pytest.mark.parametrize("task", ["segment", "classify"])
 def test_labels_are_needed_to_fine_tune(
-    tmp_path: Path, packed: dict[str, Path], verb: Verb, task: str
+    tmp_path: Path, packed: dict[str, Path], command: Command, task: str
 ) -> None:
     pictures, out = (
         packed["train"].parents[1] / "raw" / "coco" / "train2017",
         tmp_path / "unlabelled",
     )
-    verb(
+    command(
         "pack",
         "--corpus",
         "folder",
@@ -177,14 +177,14 @@ def test_labels_are_needed_to_fine_tune(
         "32",
     ]
     with pytest.raises(MISTAKES, match=f"no classes to {task}"):
-        verb("finetune", *words, "--batch.global_batch_size", "8", "--network.width", "4")
+        command("finetune", *words, "--batch.global_batch_size", "8", "--network.width", "4")
 
 
-def test_empty_split_and_missing_folder(tmp_path: Path, verb: Verb) -> None:
+def test_empty_split_and_missing_folder(tmp_path: Path, command: Command) -> None:
     (tmp_path / "empty").mkdir()
     for root in (tmp_path / "empty", tmp_path / "missing"):
         with pytest.raises(MISTAKES, match=root.name):
-            verb(
+            command(
                 "pack",
                 "--corpus",
                 "folder",
@@ -223,21 +223,21 @@ def test_one_process_where_several_were_asked_for(tmp_path: Path, packed: dict[s
     assert "ddp_cpu.yaml" in done.stderr
 
 
-def test_frozen_features_need_a_generator(packed: dict[str, Path], verb: Verb) -> None:
+def test_frozen_features_need_a_generator(packed: dict[str, Path], command: Command) -> None:
     with pytest.raises(ColorganError, match="give --init GENERATOR"):
-        verb("finetune", "--config", "voc_classify_paper", "--data.train", packed["voc-train"])
+        command("finetune", "--config", "voc_classify_paper", "--data.train", packed["voc-train"])
 
 
-def test_the_papers_recipe_needs_data(verb: Verb) -> None:
+def test_the_papers_recipe_needs_data(command: Command) -> None:
     with pytest.raises(ColorganError, match=r"data\.train is not given"):
-        verb("pretrain", "--config", "coco_paper")
+        command("pretrain", "--config", "coco_paper")
 
 
-def test_a_damaged_recipe_of_a_run(tmp_path: Path, packed: dict[str, Path], verb: Verb) -> None:
+def test_a_damaged_recipe_of_a_run(tmp_path: Path, packed: dict[str, Path], command: Command) -> None:
     for text in ("", "a: [", "- 1"):
         (tmp_path / "recipe.yaml").write_text(text)
         with pytest.raises(ColorganError, match=r"recipe\.yaml is damaged"):
-            verb(
+            command(
                 "pretrain",
                 "--data.train",
                 packed["train"],
@@ -250,9 +250,9 @@ def test_a_damaged_recipe_of_a_run(tmp_path: Path, packed: dict[str, Path], verb
 
 
 def test_a_photo_is_not_overwritten_by_its_colored_copy(
-    tmp_path: Path, packed: dict[str, Path], verb: Verb
+    tmp_path: Path, packed: dict[str, Path], command: Command
 ) -> None:
-    verb(
+    command(
         "pretrain",
         "--data.train",
         packed["train"],
@@ -262,10 +262,10 @@ def test_a_photo_is_not_overwritten_by_its_colored_copy(
         "16",
         *TINY,
     )
-    verb("consolidate", "--run", tmp_path / "run")
+    command("consolidate", "--run", tmp_path / "run")
     photo = tmp_path / "a.png"
     photo.write_bytes(b"")
     with pytest.raises(ColorganError, match="would be overwritten"):
-        verb("colorize", "--generator", tmp_path / "run" / "generator", "--out", tmp_path, photo)
+        command("colorize", "--generator", tmp_path / "run" / "generator", "--out", tmp_path, photo)
     with pytest.raises(ColorganError, match="cannot be the folder of a model"):
-        verb("consolidate", "--run", tmp_path / "run", "--out", "/")
+        command("consolidate", "--run", tmp_path / "run", "--out", "/")

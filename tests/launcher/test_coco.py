@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-Verb = Callable[..., str]
+Command = Callable[..., str]
 CATEGORIES = {
     1: "person",
     18: "dog",
@@ -60,9 +60,9 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_coco_is_classified_and_segmented(coco: Path, tmp_path: Path, verb: Verb) -> None:
+def test_coco_is_classified_and_segmented(coco: Path, tmp_path: Path, command: Command) -> None:
     words = ["--corpus", "coco", "--root", coco, "--split", "train", "--out", tmp_path / "packed"]
-    assert "8 samples" in verb("pack", *words, "--image", "squash:32", "--workers", 1)
+    assert "8 samples" in command("pack", *words, "--image", "squash:32", "--workers", 1)
     for task, classes in (("classify", ["person", "dog", "toothbrush"]), ("segment", None)):
         words = [
             "--task",
@@ -79,7 +79,7 @@ def test_coco_is_classified_and_segmented(coco: Path, tmp_path: Path, verb: Verb
             "[{epochs: 1, learning_rate: 0.001}]",
             *TINY,
         ]
-        assert "on 8 images" in verb("finetune", *words)
+        assert "on 8 images" in command("finetune", *words)
         written = json.loads((tmp_path / task / "evaluation/scores.json").read_text())
         assert list(written["per_class"]) == (classes or ["background", *CATEGORIES.values()])
         if (

@@ -1,4 +1,4 @@
-"""A user's own folder of pictures, as in medicine few and of one class: packed, fine-tuned on and scored by verbs."""
+"""A user's own folder of pictures, as in medicine few and of one class: packed, fine-tuned on and scored by commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-Verb = Callable[..., str]
+Command = Callable[..., str]
 TINY = [
     *(
         "--network.image_size",
@@ -54,8 +54,8 @@ def lesions(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def pack(verb: Verb, root: Path, split: str, out: Path, *more: object) -> str:
-    return verb(
+def pack(command: Command, root: Path, split: str, out: Path, *more: object) -> str:
+    return command(
         "pack",
         "--corpus",
         "folder",
@@ -71,9 +71,9 @@ def pack(verb: Verb, root: Path, split: str, out: Path, *more: object) -> str:
     )
 
 
-def test_a_folder_with_masks_is_learnt_from(lesions: Path, verb: Verb) -> None:
+def test_a_folder_with_masks_is_learnt_from(lesions: Path, command: Command) -> None:
     Image.fromarray(np.zeros((40, 47), np.uint8)).save(lesions / "raw/masks/train/case3.png")
-    told = pack(verb, lesions / "raw", "train", lesions / "train", "--image", "squash:32")
+    told = pack(command, lesions / "raw", "train", lesions / "train", "--image", "squash:32")
     assert (
         "0 and 255: 255 is the class" in told
         and "15 samples" in told
@@ -85,11 +85,11 @@ def test_a_folder_with_masks_is_learnt_from(lesions: Path, verb: Verb) -> None:
         and "mask is 40 x 47" in rejected
         and "its picture 40 x 48" in rejected
     )
-    pack(verb, lesions / "raw", "val", lesions / "val", "--image", "original")
+    pack(command, lesions / "raw", "val", lesions / "val", "--image", "original")
     words = ["--task", "segment", "--data.train", lesions / "train", "--data.val", lesions / "val"]
     words += ["--run", lesions / "run", "--stages", "[{epochs: 20, learning_rate: 0.005}]", *TINY]
-    assert "(lesion), mIoU" in verb("finetune", *words)
-    verb(
+    assert "(lesion), mIoU" in command("finetune", *words)
+    command(
         "evaluate",
         "--model",
         lesions / "run/model",
@@ -114,7 +114,7 @@ def _open(path: Path) -> np.ndarray:
         return np.asarray(picture)
 
 
-def test_folders_of_classes_are_learnt_from(tmp_path: Path, verb: Verb) -> None:
+def test_folders_of_classes_are_learnt_from(tmp_path: Path, command: Command) -> None:
     draw(tmp_path / "drawn", "all", 8, 0)
     for index, path in enumerate(sorted((tmp_path / "drawn/images/all").iterdir())):
         folder = tmp_path / "raw" / ("train", "val")[index // 4] / ("well", "ill")[index % 2]
@@ -123,7 +123,7 @@ def test_folders_of_classes_are_learnt_from(tmp_path: Path, verb: Verb) -> None:
     (tmp_path / "raw/classes.txt").write_text("well\nill\n")
     for split in ("train", "val"):
         assert "2 classes, no masks" in pack(
-            verb, tmp_path / "raw", split, tmp_path / split, "--image", "squash:32"
+            command, tmp_path / "raw", split, tmp_path / split, "--image", "squash:32"
         )
     words = [
         "--task",
@@ -142,4 +142,4 @@ def test_folders_of_classes_are_learnt_from(tmp_path: Path, verb: Verb) -> None:
         8,
         *TINY,
     ]
-    assert "on 4 images, 2 classes" in verb("finetune", *words)
+    assert "on 4 images, 2 classes" in command("finetune", *words)

@@ -33,7 +33,7 @@ from colorgan.study.trials import Arm
 from colorgan.tasks.initial_model import initial_model
 from colorgan.tasks.transfer import build_stage, stages_in_images
 
-Verb = Callable[..., str]
+Command = Callable[..., str]
 NAME = "resnet10t"  # timm's smallest residual network; its stem is one that torchvision's have not
 TASKS = {"classify": "classifier", "segment": "segmenter", "detect": "detector"}
 
@@ -133,9 +133,9 @@ def test_features_are_timms_of_the_grey_photo(timm: Any, weights: Path, folder: 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_both_kinds_of_file_give_the_same_folder(
-    weights: Path, folder: Path, generator: Path, suffix: str, tmp_path: Path, verb: Verb
+    weights: Path, folder: Path, generator: Path, suffix: str, tmp_path: Path, command: Command
 ) -> None:
-    told = verb(
+    told = command(
         *("import_encoder", "--encoder", NAME, "--weights", weights.with_suffix(suffix)),
         *("--like", generator, "--out", tmp_path / "e"),
     )
@@ -145,7 +145,7 @@ def test_both_kinds_of_file_give_the_same_folder(
 
 @pytest.mark.parametrize("task", TASKS)
 def test_fine_tuning_starts_from_it(
-    task: str, folder: Path, packed: dict[str, Path], tmp_path: Path, verb: Verb
+    task: str, folder: Path, packed: dict[str, Path], tmp_path: Path, command: Command
 ) -> None:
     """Frozen, the encoder is the imported one to the bit; the written model is evaluated as any other."""
     data = (
@@ -156,7 +156,7 @@ def test_fine_tuning_starts_from_it(
         "--launch.torch_threads",
         1,
     )
-    verb(
+    command(
         *(
             "finetune",
             "--task",
@@ -180,7 +180,7 @@ def test_fine_tuning_starts_from_it(
     for name, tensor in before.items():
         assert torch.equal(after[name], tensor), name
     assert json.loads((tmp_path / "model" / CONFIG).read_text())["kind"] == TASKS[task]
-    told = verb("evaluate", "--model", tmp_path / "model", "--data", packed["voc-val"])
+    told = command("evaluate", "--model", tmp_path / "model", "--data", packed["voc-val"])
     assert "12 images" in told
 
 
@@ -198,7 +198,7 @@ def test_all_of_it_learns_and_the_rest_is_drawn(folder: Path, tmp_path: Path) ->
 
 
 def test_probes_and_studies_take_it(
-    folder: Path, generator: Path, packed: dict[str, Path], tmp_path: Path, verb: Verb
+    folder: Path, generator: Path, packed: dict[str, Path], tmp_path: Path, command: Command
 ) -> None:
     """Beside a generator it is an arm of a study; alone it is not, and its input must be the generator's."""
     words = (
@@ -209,7 +209,7 @@ def test_probes_and_studies_take_it(
         "--out",
         tmp_path,
     )
-    verb("probe", "--model", folder, "--protocol", "knn", *words)
+    command("probe", "--model", folder, "--protocol", "knn", *words)
     levels = json.loads((tmp_path / "probe.json").read_text())["levels"]
     assert [(level["channels"], level["side"]) for level in levels] == [
         *((64, 16), (64, 8), (128, 4), (256, 2), (512, 1)),
@@ -261,11 +261,11 @@ def test_what_does_not_fit_is_told_and_nothing_written(
     weights: Path,
     generator: Path,
     tmp_path: Path,
-    verb: Verb,
+    command: Command,
 ) -> None:
     all_words = {"--encoder": NAME, "--weights": weights, "--like": generator, **dict([words])}
     with pytest.raises(ColorganError, match=sentence):
-        verb(
+        command(
             "import_encoder",
             *(word for pair in all_words.items() for word in pair),
             "--out",
@@ -287,7 +287,7 @@ def test_what_does_not_fit_is_told_and_nothing_written(
     ],
 )
 def test_a_file_that_lacks_a_part_is_refused(
-    file: str, encoder: str, missing: str, tmp_path: Path, generator: Path, verb: Verb, timm: Any
+    file: str, encoder: str, missing: str, tmp_path: Path, generator: Path, command: Command, timm: Any
 ) -> None:
     """Also where what is missing would start as a constant, which two random networks share."""
     state = {
@@ -298,7 +298,7 @@ def test_a_file_that_lacks_a_part_is_refused(
     save_file(state, tmp_path / "file.safetensors")
     words = ("--encoder", encoder, "--weights", tmp_path / "file.safetensors", "--like", generator)
     with pytest.raises(ModelFolderError, match=f"holds no weights for .* for one [^ ]*{missing}"):
-        verb("import_encoder", *words, "--out", tmp_path / "e")
+        command("import_encoder", *words, "--out", tmp_path / "e")
 
 
 def test_inference_of_the_paper_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_inference_of_the_paper_is_refused(folder: Path, tmp_path: Path) -> None
 
 
 def test_a_hostile_file_is_not_executed(
-    tmp_path: Path, generator: Path, verb: Verb, timm: Any
+    tmp_path: Path, generator: Path, command: Command, timm: Any
 ) -> None:
     """A pickle that would touch a file when read."""
 
@@ -318,7 +318,7 @@ def test_a_hostile_file_is_not_executed(
 
     torch.save({"conv1.weight": Touch()}, tmp_path / "bad.pth")
     with pytest.raises(ModelFolderError, match="blocked loading"):
-        verb(
+        command(
             *(
                 "import_encoder",
                 "--encoder",

@@ -81,15 +81,15 @@ def test_a_folder_is_packed_verified_and_mended_from_anywhere(
 
 
 def test_parts_are_packed_and_merged(
-    verb: Callable[..., str], pictures: Path, tmp_path: Path
+    command: Callable[..., str], pictures: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "packed"
     words = ("--corpus", "folder", "--root", pictures, "--split", "train", "--out", out)
     for part in ("2/2", "1/2"):
-        told = verb("pack", *words, "--samples_per_shard", 3, "--part", part, "--workers", 1)
+        told = command("pack", *words, "--samples_per_shard", 3, "--part", part, "--workers", 1)
         assert told.splitlines()[-1].endswith(f"python launcher/pack.py --out {out} --merge")
     for _ in range(2):
-        assert f"{out}: 6 samples in 2 shards" in verb("pack", "--out", out, "--merge")
+        assert f"{out}: 6 samples in 2 shards" in command("pack", "--out", out, "--merge")
     assert [shard.samples for shard in read_manifest(out).shards] == [3, 3]
 
 
@@ -129,7 +129,7 @@ def test_parts_are_packed_and_merged(
     ],
 )
 def test_mistakes_are_told_in_words(
-    verb: Callable[..., str],
+    command: Callable[..., str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     words: tuple[str, ...],
@@ -137,7 +137,7 @@ def test_mistakes_are_told_in_words(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises((UsageError, ShardError, CorpusError), match=message):
-        verb("pack", *words)
+        command("pack", *words)
     assert not list(tmp_path.iterdir())
 
 
@@ -164,7 +164,7 @@ def test_a_mistake_ends_in_one_sentence_and_status_2(pictures: Path, tmp_path: P
 @pytest.mark.skipif(
     not DATA.is_dir(), reason="the real pictures (../shared/data) are not on this machine"
 )
-def test_real_pictures_are_packed(verb: Callable[..., str], tmp_path: Path) -> None:
+def test_real_pictures_are_packed(command: Callable[..., str], tmp_path: Path) -> None:
     for corpus, root, split, masks in (
         ("coco", DATA / "coco", "val", True),
         ("voc", DATA / "VOCdevkit", "2012-seg-val", True),
@@ -183,14 +183,14 @@ def test_real_pictures_are_packed(verb: Callable[..., str], tmp_path: Path) -> N
             "--image",
             "squash:32",
         )
-        verb("pack", *words, "--workers", 1)
+        command("pack", *words, "--workers", 1)
         manifest = read_manifest(out)
         assert manifest.has_masks == masks and manifest.num_rejected == 0
         assert len(manifest.classes) in (20, 80, 60) and manifest.num_samples > 50
 
 
 def test_a_stratified_split_is_packed_as_parts_and_resumed(
-    verb: Callable[..., str], tmp_path: Path
+    command: Callable[..., str], tmp_path: Path
 ) -> None:
     write_sample(tmp_path / "raw", num_train=1, num_val=1, num_voc_train=40, num_voc_val=1, size=32)
     out = tmp_path / "packed"
@@ -205,7 +205,7 @@ def test_a_stratified_split_is_packed_as_parts_and_resumed(
         out,
     ]
     words += ["--image", "squash:32", "--workers", 1]
-    verb("pack", *words, "--stratify", "70,20,10")
+    command("pack", *words, "--stratify", "70,20,10")
     listed = {name: (out / f"{name}.txt").read_text().split() for name in ("train", "val", "test")}
     for name, keys in listed.items():
         manifest = read_manifest(out / name)
@@ -214,11 +214,11 @@ def test_a_stratified_split_is_packed_as_parts_and_resumed(
         with tarfile.open(out / name / manifest.shards[0].file) as shard:
             assert {Path(member).stem for member in shard.getnames()} == set(keys)
     shutil.rmtree(out / "val")
-    told = verb("pack", *words, "--stratify", "70,20,10")
+    told = command("pack", *words, "--stratify", "70,20,10")
     assert (
         told.count("packed already with this request") == 2
         and f"{out / 'val'}: {len(listed['val'])} samples" in told
     )
     assert sum(map(len, listed.values())) == len(set().union(*listed.values())) == 40
     with pytest.raises(CorpusError, match=r"train.txt: lists another split; give another --out"):
-        verb("pack", *words, "--stratify", "70,20,10", "--seed", 1)
+        command("pack", *words, "--stratify", "70,20,10", "--seed", 1)

@@ -1,4 +1,4 @@
-"""The verb that judges frozen features, on the built-in sample: tables, file, ranks and mistakes."""
+"""The command that judges frozen features, on the built-in sample: tables, file, ranks and mistakes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from colorgan.models.modes import initialise
 from colorgan.models.weights_file import CONFIG, WEIGHTS
 from shards.errors import ShardError
 
-Verb = Callable[..., str]
+Command = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
@@ -52,9 +52,9 @@ def words(packed: dict[str, Path], out: Path, *more: object) -> list[object]:
 
 
 def test_every_protocol_on_every_level(
-    tmp_path: Path, packed: dict[str, Path], verb: Verb, generator: Path
+    tmp_path: Path, packed: dict[str, Path], command: Command, generator: Path
 ) -> None:
-    told = verb("probe", "--model", generator, *words(packed, tmp_path))
+    told = command("probe", "--model", generator, *words(packed, tmp_path))
     found = json.loads((tmp_path / "probe.json").read_text())
     assert "32 training pictures, 12 test pictures" in told
     assert [level["numbers"] for level in found["levels"]] == [1024, 512, 256, 128, 32]
@@ -81,11 +81,11 @@ def test_every_protocol_on_every_level(
 
 
 def test_random_is_drawn_from_its_seed_alone(
-    tmp_path: Path, packed: dict[str, Path], verb: Verb, generator: Path
+    tmp_path: Path, packed: dict[str, Path], command: Command, generator: Path
 ) -> None:
     found = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        verb(
+        command(
             *(
                 "probe",
                 "--model",
@@ -107,7 +107,7 @@ def test_random_is_drawn_from_its_seed_alone(
 
 
 def test_two_processes_write_what_one_writes(
-    tmp_path: Path, packed: dict[str, Path], verb: Verb, generator: Path
+    tmp_path: Path, packed: dict[str, Path], command: Command, generator: Path
 ) -> None:
     common = ["--model", "random", "--like", generator, "--protocol", "knn", "--batch_size", 4]
     profile = ["launch", "--config_file", LAUNCHER / "configs" / "accelerate" / "ddp_cpu.yaml"]
@@ -115,7 +115,7 @@ def test_two_processes_write_what_one_writes(
         "accelerate", *profile, LAUNCHER / "probe.py", *common, *words(packed, tmp_path / "two")
     )
     assert done.returncode == 0, done.stderr
-    verb("probe", *common, *words(packed, tmp_path / "one"))
+    command("probe", *common, *words(packed, tmp_path / "one"))
     one, two = (json.loads((tmp_path / name / "probe.json").read_text()) for name in ("one", "two"))
     assert two["data"] == one["data"]
     for level, expected in zip(two["knn"]["levels"], one["knn"]["levels"], strict=True):
@@ -149,7 +149,7 @@ def test_two_processes_write_what_one_writes(
 def test_mistakes_are_told_before_long_work(
     tmp_path: Path,
     packed: dict[str, Path],
-    verb: Verb,
+    command: Command,
     generator: Path,
     more: list[str],
     sentence: str,
@@ -170,20 +170,20 @@ def test_mistakes_are_told_before_long_work(
         "COCO": other,
     }
     with pytest.raises((ColorganError, ShardError), match=sentence):
-        verb("probe", *words(packed, tmp_path / "out", *(places.get(word, word) for word in more)))
+        command("probe", *words(packed, tmp_path / "out", *(places.get(word, word) for word in more)))
     assert not (tmp_path / "out" / "probe.json").exists()
 
 
 def test_without_scikit_learn_there_are_neighbours_only(
     tmp_path: Path,
     packed: dict[str, Path],
-    verb: Verb,
+    command: Command,
     generator: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.svm", None)
     with pytest.raises(ColorganError, match="extra `transfer`"):
-        verb("probe", "--model", generator, *words(packed, tmp_path))
-    assert "knn: votes" in verb(
+        command("probe", "--model", generator, *words(packed, tmp_path))
+    assert "knn: votes" in command(
         "probe", "--model", generator, "--protocol", "knn", *words(packed, tmp_path)
     )

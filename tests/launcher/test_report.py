@@ -1,4 +1,4 @@
-"""The verb `report`: from real run folders to a page, and what it says to mistakes."""
+"""The command `report`: from real run folders to a page, and what it says to mistakes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from helpers.commands import TINY
 
 from colorgan.errors import UsageError
 
-Verb = Callable[..., str]
+Command = Callable[..., str]
 
 
-def test_real_runs_become_a_page(tmp_path: Path, packed: dict[str, Path], verb: Verb) -> None:
+def test_real_runs_become_a_page(tmp_path: Path, packed: dict[str, Path], command: Command) -> None:
     run, tuned = tmp_path / "a run", tmp_path / "tuned"
     data = ["--data.train", packed["train"], "--data.val", packed["val"], "--run", run]
-    verb("pretrain", *data, "--images", 16, "--loss.gan", "bce", *TINY)
+    command("pretrain", *data, "--images", 16, "--loss.gan", "bce", *TINY)
     data = [
         "--data.train",
         packed["voc-train"],
@@ -29,7 +29,7 @@ def test_real_runs_become_a_page(tmp_path: Path, packed: dict[str, Path], verb: 
         8,
     ]
     small = ["--network.image_size", 32, "--network.width", 4, "--batch.global_batch_size", 8]
-    verb(
+    command(
         "finetune",
         *data,
         *small,
@@ -38,7 +38,7 @@ def test_real_runs_become_a_page(tmp_path: Path, packed: dict[str, Path], verb: 
         "--launch.torch_threads",
         1,
     )
-    verb(
+    command(
         "evaluate",
         "--model",
         tuned / "model",
@@ -47,8 +47,8 @@ def test_real_runs_become_a_page(tmp_path: Path, packed: dict[str, Path], verb: 
         "--out",
         tuned / "evaluation",
     )
-    verb("consolidate", "--run", run)
-    verb(
+    command("consolidate", "--run", run)
+    command(
         "evaluate",
         "--model",
         run / "generator",
@@ -58,7 +58,7 @@ def test_real_runs_become_a_page(tmp_path: Path, packed: dict[str, Path], verb: 
         tmp_path / "colours",
     )
     out = tmp_path / "report"
-    told = verb("report", "--out", out, run, tuned, tmp_path / "colours")
+    told = command("report", "--out", out, run, tuned, tmp_path / "colours")
     assert told.rstrip().endswith(f"Next: open {out / 'report.html'} in a browser")
     page, text = (out / "report.html").read_text(), (out / "report.md").read_text()
     assert "12 held-out pictures" in page
@@ -71,23 +71,23 @@ def test_real_runs_become_a_page(tmp_path: Path, packed: dict[str, Path], verb: 
     assert "Best by PSNR" in page
 
 
-def test_a_folder_that_is_no_run_is_told_and_nothing_is_written(tmp_path: Path, verb: Verb) -> None:
+def test_a_folder_that_is_no_run_is_told_and_nothing_is_written(tmp_path: Path, command: Command) -> None:
     (tmp_path / "no run").mkdir()
     with pytest.raises(
         UsageError,
         match=r"no run has no recipe\.yaml, study\.json, scores\.json or probe\.json: give",
     ):
-        verb("report", "--out", tmp_path / "out", tmp_path / "no run")
+        command("report", "--out", tmp_path / "out", tmp_path / "no run")
     assert not (tmp_path / "out").exists()
     with pytest.raises(UsageError, match="runs"):
-        verb("report", "--out", tmp_path / "out")
+        command("report", "--out", tmp_path / "out")
 
 
 def test_help_names_the_keys_and_the_next_line(
-    capsys: pytest.CaptureFixture[str], verb: Verb
+    capsys: pytest.CaptureFixture[str], command: Command
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        verb("report", "--help")
+        command("report", "--help")
     assert ended.value.code == 0
     told = capsys.readouterr().out
     assert "--out" in told

@@ -25,8 +25,8 @@ PRETRAIN = ROOT / "slurm/pretrain.sh"
 NUM_SIGNALS = int(os.environ.get("COLORGAN_TEST_SIGNALS", "1"))
 
 
-def log_of(place: Path, job: str, verb: str = "pretrain") -> str:
-    path = place / "logs" / f"colorgan-{verb}-{job}.log"
+def log_of(place: Path, job: str, command: str = "pretrain") -> str:
+    path = place / "logs" / f"colorgan-{command}-{job}.log"
     return path.read_text() if path.exists() else ""
 
 
@@ -173,7 +173,7 @@ def test_a_jobs_own_fault_is_not_requeued(
 
 
 def stand_in(place: Path, name: str, text: str) -> str:
-    """A site.env whose jobs run these lines instead of the verb; returns its path."""
+    """A site.env whose jobs run these lines instead of the command; returns its path."""
     script, site = place / f"{name}.sh", place / f"{name}.env"
     script.write_text(f"#!/bin/bash\n{text}\n")
     script.chmod(0o755)
