@@ -1,216 +1,270 @@
-"""COCO, 2014 and 2017 layouts: pictures in `train2017/`, objects in `annotations/instances_train2017.json`.
+"""COCO and sets in its format: images, and their objects in an instances JSON.
 
-Without its annotation file (test, unlabeled, or not fetched) a split is just its pictures. With it, the JSON
-is loaded once (450 MB for train: about 3 GB of memory, 20 s) and the records refer into it; nothing is
-copied, no picture opened.
+    train2017/ + annotations/instances_train2017.json          COCO, 2014 and 2017; LVIS by its
+    coco_url train/ or images/train/ + annotations/instances_train.json         the same without a
+    year train/_annotations.coco.json beside its images             Roboflow; `--split val` finds
+    valid/ too images/ + annotations/instances_default.json               CVAT, with --split default
+
+Names of files may hold folders, differ in case, or be written by Windows. A split without
+annotation file (test, unlabeled, or not fetched) is just its images. The JSON is read by
+coco_json.py; no image is opened.
 """
 
-import contextlib
 import functools
-import io
-import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
-import numpy as np
-from pycocotools.coco import COCO
-
+from datasets.corpora.coco_json import ImageEntry, Instances, read_instances
+from datasets.corpora.coco_masks import CocoMask
 from datasets.corpora.files import (
-    inside,
+    FileNames,
+    Skipped,
     list_folder,
     list_pictures,
     record_key,
     require_files,
     require_folder,
 )
-from datasets.corpora.masks import CocoMask
 from datasets.corpora.palette import voc_palette
 from datasets.errors import CorpusError
 from shards.records import MAX_CLASSES, Corpus, Record, label_of
 
 SPLITS = ("train", "val", "test", "unlabeled")
+ALIASES = {"val": ("val", "valid", "validation"), "valid": ("valid", "val", "validation")}
+# Where the instances of a split are, by its name.
+JSON_FILES = (
+    "annotations/instances_{}.json",
+    "{}/_annotations.coco.json",
+    "annotations/lvis_v1_{}.json",
+    "annotations/{}.json",
+    "annotations/{}/instances.json",
+    "instances_{}.json",
+    "{}.json",
+)
+# Where its images are, the likeliest place first.
+PICTURE_FOLDERS = ("{}", "images/{}", "{}/images", "images", ".")
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """One split on disk: its name there, and its instances file if it has one."""
+
+    root: Path
+    name: str
+    annotations: Path | None
+
+    @property
+    def folders(self) -> list[Path]:
+        """Return the folders where its images may be."""
+        # Sets that dropped the year from the folder keep it in the JSON's name.
+        names = dict.fromkeys((self.name, re.sub(r"\d{4}$", "", self.name)))
+        places = [pattern.format(name) for pattern in PICTURE_FOLDERS for name in names]
+        folders = [self.root / place for place in dict.fromkeys(places)]
+        return [folder for folder in folders if folder.is_dir()]
 
 
 def open_coco(root: Path, split: str) -> Corpus:
-    """Opens a split of COCO.
+    """Open a split of COCO or of a set in its format.
 
     Args:
-        root: the folder that holds `train2017/`, `annotations/` and so on.
-        split: `train`, `val`, `test` or `unlabeled` of whichever year is there, or in full, `train2014`.
+        root: the folder that holds `train2017/`, `annotations/` and so on; other layouts are at the
+            top of this file.
+        split: `train`, `val`, `test` or `unlabeled` of whichever year is there, in full as
+            `train2014`, or the name of any folder or instances file.
 
     Raises:
-        CorpusError: a missing or ambiguous split, no picture, an annotation file that is malformed or does
-            not fit.
+        CorpusError: a missing or ambiguous split, no image, an annotation file that is malformed or
+            does not fit.
     """
-    folder = _split_folder(root, split)
-    annotations = root / "annotations" / f"instances_{folder.name}.json"
-    if annotations.is_file():
-        return _labelled(split, folder, annotations)
-    num_records = len(list_pictures(folder))
+    found = _find(root, split)
+    if found.annotations is not None:
+        return _labelled(split, found, read_instances(found.annotations))
+
+    folder = next(iter(found.folders))
+    skipped = Skipped()
+    num_records = len(list_pictures(folder, skipped))
     if num_records == 0:
-        raise CorpusError(f"{folder}: the split {split!r} is empty, no picture in this folder.")
-    return Corpus("coco", split, (), (), num_records, functools.partial(_plain_records, folder))
+        raise CorpusError(
+            f"{folder}: the split {split!r} is empty, no picture in this "
+            f"folder.{skipped.in_words()}"
+        )
+    records = functools.partial(_plain_records, folder)
+    left_out = skipped.left_out()
+    return Corpus("coco", split, (), (), num_records, records, left_out=left_out)
 
 
-def _split_folder(root: Path, split: str) -> Path:
-    """Returns the folder that a split's name means."""
+def _find(root: Path, split: str) -> _Split:
+    """Return the one split on disk that a name means."""
     require_folder(root, "give the COCO folder that holds train2017/ and annotations/ as --root")
-    found = [
-        e.name
-        for e in list_folder(root)
-        if e.is_dir() and re.fullmatch(rf"({'|'.join(SPLITS)})\d{{4}}", e.name)
-    ]
-    if split in found:
-        return root / split
-    if split not in SPLITS and not re.fullmatch(rf"({'|'.join(SPLITS)})\d{{4}}", split):
+    if not re.fullmatch(r"[\w-][\w .-]*", split):
         raise CorpusError(
-            f"{split!r} is no split of COCO: it has {', '.join(SPLITS)}, or in full e.g. train2017."
+            f"{split!r} is no split of COCO: give train, val, test or a folder's name."
         )
-    years = [name for name in found if name[:-4] == split]
-    if len(years) > 1:
+
+    names = [name for name in ALIASES.get(split, (split,)) if _is_there(root, name)][:1]
+    if split in SPLITS:
+        years = re.compile(rf"{split}\d{{4}}")
+        listed = [*_folders_in(root), *_folders_in(root / "images")]
+        names += sorted({name for name in listed if years.fullmatch(name)})
+
+    if len(names) > 1:
         raise CorpusError(
-            f"{root}: the split {split!r} is ambiguous here, say which: {' or '.join(years)}."
+            f"{root}: the split {split!r} is ambiguous here, say which: {' or '.join(names)}."
         )
-    if not years:
-        raise CorpusError(
-            f"{root}: no folder for the split {split!r}; there are: {', '.join(found) or 'none'}."
-        )
-    return root / years[0]
+    if not names:
+        raise _no_such_split(root, split)
+    return _Split(root, names[0], _annotations_of(root, names[0]))
+
+
+def _is_there(root: Path, name: str) -> bool:
+    """Return whether a split of exactly this name has images or an instances file."""
+    folders = (root / name, root / "images" / name)
+    return any(folder.is_dir() for folder in folders) or _annotations_of(root, name) is not None
+
+
+def _annotations_of(root: Path, name: str) -> Path | None:
+    """Return the instances file of a split; None if it has none."""
+    for pattern in JSON_FILES:
+        path = root / pattern.format(name)
+        if path.is_file():
+            return path
+
+    # `train/` beside instances_train2017.json, as long as there is one year only.
+    dated = re.compile(rf"instances_{re.escape(name)}\d{{4}}\.json")
+    folder = root / "annotations"
+    entries = list_folder(folder) if folder.is_dir() and (root / name).is_dir() else []
+    matching = [folder / entry.name for entry in entries if dated.fullmatch(entry.name)]
+    return matching[0] if len(matching) == 1 else None
+
+
+def _no_such_split(root: Path, split: str) -> CorpusError:
+    """Return the error for a split that is not there; it names those that are."""
+    known = [name for name in _folders_in(root) if name not in ("annotations", "images")]
+    known += _folders_in(root / "images")
+    for name in _files_in(root / "annotations"):
+        match = re.fullmatch(r"(?:instances|lvis_v1)_(.+)\.json", name)
+        if match and match[1] not in known:
+            known.append(match[1])
+
+    there = ", ".join(known[:12]) or "none"
+    if split in SPLITS or re.fullmatch(rf"({'|'.join(SPLITS)})\d{{4}}", split):
+        return CorpusError(f"{root}: no folder for the split {split!r}; there are: {there}.")
+    return CorpusError(
+        f"{split!r} is no split of COCO in {root}: COCO has {', '.join(SPLITS)}, or in full e.g. "
+        "train2017; "
+        f"there are: {there}."
+    )
+
+
+def _folders_in(folder: Path) -> list[str]:
+    entries = list_folder(folder) if folder.is_dir() else []
+    return [entry.name for entry in entries if entry.is_dir()]
+
+
+def _files_in(folder: Path) -> list[str]:
+    entries = list_folder(folder) if folder.is_dir() else []
+    return [entry.name for entry in entries if entry.is_file()]
 
 
 def _plain_records(folder: Path) -> Iterator[Record]:
-    """The pictures of a split that has no annotations."""
+    """Yield the images of a split that has no annotations."""
     for name in list_pictures(folder):
         yield Record(record_key(name), folder / name, label_of([]))
 
 
-def _labelled(split: str, folder: Path, annotations: Path) -> Corpus:
-    """Opens a split with its annotation file."""
-    index = _load(annotations)
-    names, class_of = _categories(index, annotations)
-    images = _images(index, annotations)
-    if not images:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The file of each image: its path below `folder`, in the order of `Instances.images`."""
+
+    folder: Path
+    names: list[str]
+
+
+def _labelled(split: str, found: _Split, instances: Instances) -> Corpus:
+    """Open a split with its annotation file."""
+    if not instances.images:
         raise CorpusError(
-            f"{annotations}: the split {split!r} is empty, the file lists no picture."
+            f"{instances.source}: the split {split!r} is empty, the file lists no picture."
         )
-    for image in images:
-        inside(folder, image["file_name"], annotations)
-    require_files(folder, (image["file_name"] for image in images), annotations)
-    with_masks = len(names) <= MAX_CLASSES
-    palette = voc_palette(len(names)) if with_masks else ()
-    records = functools.partial(
-        _labelled_records, index, images, class_of, folder, annotations, with_masks
+
+    files = _find_files(found, instances)
+    with_masks = len(instances.classes) <= MAX_CLASSES
+    palette = voc_palette(len(instances.classes)) if with_masks else ()
+    records = functools.partial(_labelled_records, instances, files, with_masks)
+    return Corpus(
+        "coco",
+        split,
+        instances.classes,
+        palette,
+        len(instances.images),
+        records,
+        left_out=instances.left_out.left_out(),
     )
-    return Corpus("coco", split, names, palette, len(images), records)
 
 
-def _load(annotations: Path) -> COCO:
-    """Reads the JSON and indexes it by picture."""
-    try:
-        with annotations.open(encoding="utf-8") as file:
-            data = json.load(file)
-    except (OSError, ValueError, RecursionError) as error:
-        raise CorpusError(f"{annotations}: not a readable JSON file ({error}).") from error
-    parts = ("images", "annotations", "categories")
-    if not isinstance(data, dict) or not all(isinstance(data.get(part), list) for part in parts):
-        raise CorpusError(
-            f"{annotations}: lacks one of the lists {', '.join(parts)}, so it is no instances file."
-        )
-    index = COCO()
-    index.dataset = data
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-            index.createIndex()
-    except (KeyError, TypeError) as error:
-        raise CorpusError(
-            f"{annotations}: an entry lacks a part or is malformed ({error})."
-        ) from error
-    return index
+def _find_files(found: _Split, instances: Instances) -> _Found:
+    """Return the images' files in the folder that holds most of them.
+
+    Raises:
+        CorpusError: files that no folder holds.
+    """
+    names = [image.name for image in instances.images]
+    best = found.folders[0] if found.folders else found.root
+    best_files: list[str | None] = [None] * len(names)
+
+    for folder in found.folders:
+        files = _names_in(folder, names)
+        if files.count(None) < best_files.count(None):
+            best, best_files = folder, files
+        if None not in best_files:
+            break
+
+    return _Found(best, require_files(names, best_files, best, instances.source))
 
 
-def _categories(index: COCO, annotations: Path) -> tuple[tuple[str, ...], dict[int, int]]:
-    """Returns the class names by sorted category id, and each id's place among them."""
-    names = {identity: category.get("name") for identity, category in sorted(index.cats.items())}
-    if not names or not all(isinstance(name, str) for name in names.values()):
-        raise CorpusError(f"{annotations}: its categories are missing or have no names.")
-    if len(set(names.values())) < len(index.dataset["categories"]):
-        raise CorpusError(f"{annotations}: a category stands in it twice.")
-    return tuple(names.values()), {identity: place for place, identity in enumerate(names)}
+def _names_in(folder: Path, names: list[str]) -> list[str | None]:
+    """Return the path of each name below a folder; None for those that it does not hold.
+
+    A name may begin with the folder's own (`train2017/1.jpg` in train2017/), or have folders that
+    are not there, as long as the last parts of all names differ.
+    """
+    files = FileNames(folder)
+    lasts = [PurePosixPath(name).name for name in names]
+    are_unique = len(set(lasts)) == len(lasts)
+
+    found = []
+    for name, last in zip(names, lasts, strict=True):
+        path = files.find(name)
+        if path is None and name.startswith(f"{folder.name}/"):
+            path = files.find(name.removeprefix(f"{folder.name}/"))
+        if path is None and are_unique and last != name:
+            path = files.find(last)
+        found.append(path)
+    return found
 
 
-def _images(index: COCO, annotations: Path) -> list[dict[str, Any]]:
-    """Returns the entries of the pictures, sorted by file name, each name once."""
-    images = list(index.imgs.values())
-    kinds = {"file_name": str, "height": int, "width": int}
-    for image in images:
-        for part, kind in kinds.items():
-            if not isinstance(image.get(part), kind):
-                raise CorpusError(f"{annotations}: picture {image.get('id')} has no proper {part}.")
-    if len({image["file_name"] for image in images}) < len(index.dataset["images"]):
-        raise CorpusError(f"{annotations}: a picture stands in it twice.")
-    return sorted(images, key=lambda image: str(image["file_name"]))
-
-
-def _labelled_records(
-    index: COCO,
-    images: list[dict[str, Any]],
-    class_of: dict[int, int],
-    folder: Path,
-    annotations: Path,
-    with_masks: bool,
-) -> Iterator[Record]:
-    """The pictures of a split with their objects; a picture without objects is a record too."""
-    for image in images:
-        source = f"{annotations}: {image['file_name']}"
-        found = index.imgToAnns.get(image["id"], [])
-        places = [_place(annotation, class_of, source) for annotation in found]
-        objects = [
-            _object(annotation, place, source)
-            for annotation, place in zip(found, places, strict=True)
-        ]
-        mask = CocoMask(
-            tuple(zip(places, found, strict=True)), image["height"], image["width"], source
-        )
-        path = inside(folder, image["file_name"], annotations)
+def _labelled_records(instances: Instances, files: _Found, with_masks: bool) -> Iterator[Record]:
+    """Yield the images of a split with their objects; an image without objects is a record too."""
+    for image, name in zip(instances.images, files.names, strict=True):
+        objects, dropped = instances.objects_of(image)
+        mask = _mask_of(instances, image) if with_masks else None
         yield Record(
-            record_key(image["file_name"]), path, label_of(objects), mask if with_masks else None
+            record_key(name),
+            files.folder / name,
+            label_of(objects),
+            mask,
+            label_size=image.size,
+            fault=image.fault,
+            dropped=dropped,
         )
 
 
-def _place(annotation: dict[str, Any], class_of: dict[int, int], source: str) -> int:
-    """Returns the class index of an annotation."""
-    category = annotation["category_id"]
-    if category not in class_of:
-        raise CorpusError(
-            f"{source}: annotation {annotation['id']} is of category {category}, which is not listed."
-        )
-    return class_of[category]
-
-
-def _object(annotation: dict[str, Any], place: int, source: str) -> dict[str, Any]:
-    """One object of a label; COCO's box is x, y, width, height from the picture's corner."""
-    try:
-        x, y, width, height = np.asarray(annotation["bbox"], np.float64).tolist()
-        if not np.isfinite([x, y, width, height]).all():
-            raise ValueError("not finite")
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorpusError(
-            f"{source}: annotation {annotation['id']} has no proper bbox ({error})."
-        ) from error
-    crowd = bool(annotation.get("iscrowd"))
-    found = {
-        "class": place,
-        "box": [x, y, x + width, y + height],
-        "difficult": False,
-        "crowd": crowd,
-    }
-    area = annotation.get(
-        "area"
-    )  # of the outline, by which COCO tells small objects from large ones
-    return (
-        found | {"area": float(area)}
-        if isinstance(area, int | float) and 0 <= area < np.inf
-        else found
-    )
+def _mask_of(instances: Instances, image: ImageEntry) -> CocoMask | None:
+    if image.size is None:
+        return None
+    annotations = instances.annotations.get(image.id, [])
+    indexed = tuple((instances.class_of_annotation(each), each) for each in annotations)
+    width, height = image.size
+    return CocoMask(indexed, height, width, f"{instances.source}: {image.name}")

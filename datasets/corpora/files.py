@@ -1,18 +1,24 @@
-"""Names of files: lists of pictures, keys of samples, names from annotation files that must stay inside.
+"""List image files, resolve the names that labels give to files, and derive sample keys.
 
-Only names and directory entries are looked at, no picture is opened: the sets have up to millions of them.
+Only names and directory entries are looked at: sets have up to millions of images. The one
+exception are files without a known extension, whose first bytes tell whether an image is left out.
 """
 
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from datasets.errors import CorpusError
+from shards.records import LeftOut
 
+# HEIC, JPEG XL and AVIF are listed too: the packer reads them if the installed Pillow can, and
+# rejects them by name if not.
 PICTURE_SUFFIXES = frozenset(
-    (
+    [
         ".jpg",
         ".jpeg",
         ".jpe",
@@ -25,96 +31,321 @@ PICTURE_SUFFIXES = frozenset(
         ".gif",
         ".ppm",
         ".pgm",
+        ".pbm",
+        ".pnm",
         ".jp2",
-    )
+        ".heic",
+        ".heif",
+        ".jxl",
+        ".avif",
+    ]
 )
-MAX_KEY_LENGTH = (
-    80  # a USTAR name has 100 bytes, an extension and the packer's own need some of them
+RAW_SUFFIXES = frozenset(
+    [".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".psd", ".svg", ".eps"]
 )
+# What lies beside images in most sets; these are not looked into.
+OTHER_SUFFIXES = frozenset(
+    [
+        ".txt",
+        ".xml",
+        ".json",
+        ".jsonl",
+        ".csv",
+        ".tsv",
+        ".md",
+        ".yaml",
+        ".yml",
+        ".html",
+        ".npy",
+        ".npz",
+        ".mat",
+        ".tar",
+        ".zip",
+        ".gz",
+        ".db",
+        ".ini",
+        ".pdf",
+        ".py",
+    ]
+)
+# First bytes of the formats that are found without an extension: JPEG, PNG, GIF, TIFF.
+PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*")
+# A USTAR name has 100 bytes; an extension and the packer's own need some of them.
+MAX_KEY_LENGTH = 80
+MAX_LIST_BYTES = 1 << 30
+NUM_EXAMPLES = 3
+
+
+@dataclass
+class Skipped:
+    """Counts what is left out, by reason, with a few names each."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, name: str) -> None:
+        """Count one more."""
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        names = self.examples.setdefault(reason, [])
+        if len(names) < NUM_EXAMPLES:
+            names.append(name)
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """Return the counts, the most frequent reason first."""
+        reasons = sorted(self.counts, key=lambda reason: (-self.counts[reason], reason))
+        return tuple(
+            LeftOut(reason, self.counts[reason], tuple(self.examples[reason])) for reason in reasons
+        )
+
+    def in_words(self) -> str:
+        """Return one sentence for an error; empty if nothing was left out."""
+        parts = [
+            f"{item.count:,} {item.reason} ({', '.join(item.examples)})" for item in self.left_out()
+        ]
+        return f" Left out: {'; '.join(parts)}." if parts else ""
 
 
 def require_folder(folder: Path, what: str) -> Path:
-    """Returns the folder. Raises CorpusError where it is none."""
-    if not folder.is_dir():
-        raise CorpusError(f"{folder}: no such folder; {what}.")
-    return folder
+    """Return the folder.
+
+    Raises:
+        CorpusError: it is missing, or a file; `what` says what to give instead.
+    """
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        raise CorpusError(
+            f"{folder}: is a file, not a folder; unpack it (tar xf, unzip) and {what}."
+        )
+    raise CorpusError(f"{folder}: no such folder; {what}.")
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file name looks like a picture's: not hidden, a known extension in any case."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES  # noqa: PTH122
+    """Return whether a file name is an image's: not hidden, a known extension in any case."""
+    return not name.startswith(".") and _suffix(name) in PICTURE_SUFFIXES
 
 
 def list_folder(folder: Path) -> list[os.DirEntry[str]]:
-    """Returns a folder's entries without the hidden ones, sorted by name. Raises CorpusError."""
+    """Return a folder's entries without the hidden ones, sorted by name.
+
+    Raises:
+        CorpusError: the folder cannot be listed.
+    """
     try:
         with os.scandir(folder) as entries:
-            return sorted(
-                (e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name
-            )
+            shown = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise CorpusError(f"{folder}: the folder cannot be listed ({error.strerror}).") from error
+    return sorted(shown, key=lambda entry: entry.name)
 
 
-def list_pictures(folder: Path) -> list[str]:
-    """Returns the names of the pictures directly in a folder, sorted; links to files are followed."""
-    return [
-        entry.name for entry in list_folder(folder) if is_picture(entry.name) and entry.is_file()
-    ]
+def list_pictures(folder: Path, skipped: Skipped | None = None) -> list[str]:
+    """Return the names of the images directly in a folder, sorted; links to files are followed."""
+    names = []
+    for entry in list_folder(folder):
+        if _is_taken(entry, skipped, entry.name):
+            names.append(entry.name)
+    return names
 
 
-def walk_pictures(root: Path) -> Iterator[str]:
-    """Yields the pictures under a folder as paths relative to it (with `/`), depth first, sorted by name.
+def walk_pictures(root: Path, skipped: Skipped | None = None) -> Iterator[str]:
+    """Yield the images under a folder as relative paths (with `/`), depth first, sorted by name.
 
-    Links to folders are not followed (they could run in circles), links to files only where they stay inside.
+    Links are followed, to files and to folders, also out of the root: subsets are often made of
+    them. A link to a folder that contains it, or to one that another link has led to, is skipped,
+    so that the walk ends.
     """
-    real_root = root.resolve()
+    linked = {os.path.realpath(root)}
     todo = list_folder(root)[::-1]
+
     while todo:
         entry = todo.pop()
-        if entry.is_dir(follow_symlinks=False):
-            todo.extend(list_folder(Path(entry.path))[::-1])
-        elif is_picture(entry.name) and entry.is_file() and _stays_inside(entry, real_root):
-            yield Path(entry.path).relative_to(root).as_posix()
+        relative = Path(entry.path).relative_to(root).as_posix()
+        if entry.is_dir():
+            if not entry.is_symlink() or _is_new(entry, linked):
+                todo.extend(list_folder(Path(entry.path))[::-1])
+            elif skipped is not None:
+                skipped.add("links to folders that are walked already", relative)
+        elif _is_taken(entry, skipped, relative):
+            yield relative
 
 
-def _stays_inside(entry: os.DirEntry[str], real_root: Path) -> bool:
-    return not entry.is_symlink() or Path(entry.path).resolve().is_relative_to(real_root)
+def _is_new(entry: os.DirEntry[str], linked: set[str]) -> bool:
+    """Return whether a linked folder is no ancestor of its link and was reached by no other link.
+
+    Note it.
+    """
+    target = os.path.realpath(entry.path)
+    parents = os.path.realpath(os.path.dirname(entry.path))  # noqa: PTH120 (hot path)
+    is_ancestor = (parents + os.sep).startswith(target + os.sep)
+    if is_ancestor or target in linked:
+        return False
+    linked.add(target)
+    return True
+
+
+def _is_taken(entry: os.DirEntry[str], skipped: Skipped | None, shown: str) -> bool:
+    """Return whether an entry is an image to take.
+
+    Count it in `skipped` if it is one that is not.
+    """
+    if is_picture(entry.name) and entry.is_file():
+        return True
+    if skipped is not None:
+        reason = _why_skipped(entry)
+        if reason:
+            skipped.add(reason, shown)
+    return False
+
+
+def _why_skipped(entry: os.DirEntry[str]) -> str:
+    """Return why an entry that may be an image is not taken.
+
+    Empty for folders and files of other kinds.
+    """
+    if entry.is_dir():
+        return ""
+    if not entry.is_file():
+        return "links to nothing" if entry.is_symlink() else ""
+
+    suffix = _suffix(entry.name)
+    if suffix in RAW_SUFFIXES:
+        return f"{suffix[1:].upper()} files, which are not read: export them as JPEG or PNG"
+    if suffix not in OTHER_SUFFIXES and _starts_like_a_picture(Path(entry.path)):
+        return "pictures without a known extension: rename them to .jpg or .png"
+    return ""
+
+
+def _starts_like_a_picture(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(8).startswith(PICTURE_STARTS)
+    except OSError:
+        return False
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 (hot path)
 
 
 def inside(folder: Path, name: str, source: Path) -> Path:
-    """Joins a name that an annotation file gave. Raises CorpusError where it leads out of the folder."""
+    """Join a name that an annotation file gives.
+
+    Raises:
+        CorpusError: the name leads out of the folder, or is none.
+    """
     pure = PurePosixPath(name)
     if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
         raise CorpusError(f"{source}: names {name!r}, which is no file inside {folder}.")
     return folder / pure
 
 
-def require_files(folder: Path, names: Iterable[str], source: Path) -> None:
-    """Checks by one listing that files are there. Raises CorpusError that counts the missing."""
-    present = {entry.name for entry in list_folder(folder)}
-    missing = [
-        name
-        for name in names
-        if name not in present and not ("/" in name and (folder / name).is_file())
-    ]
+class FileNames:
+    """The files of a folder by name, as lists and labels write it.
+
+    An exact name comes first; then one that differs in case or in the form of its accents only
+    (`IMG_1.JPG`, macOS's decomposed Unicode). Each folder is listed once.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._exact: dict[str, set[str]] = {}
+        self._alike: dict[str, dict[str, list[str]]] = {}
+
+    def find(self, name: str) -> str | None:
+        """Return the file's real name relative to the folder.
+
+        None if there is none, or no single one.
+        """
+        parent, _, last = name.rpartition("/")
+        self._list(parent)
+        if last in self._exact[parent]:
+            return name
+
+        alike = self._alike[parent].get(_plain(last), [])
+        if len(alike) != 1:
+            return None
+        return f"{parent}/{alike[0]}" if parent else alike[0]
+
+    def find_stem(self, stem: str) -> str | None:
+        """Return the image of this name without extension.
+
+        None if there is none, or no single one.
+        """
+        parent, _, last = stem.rpartition("/")
+        self._list(parent)
+        names = self._exact[parent]
+        found = sorted({last + suffix for suffix in PICTURE_SUFFIXES} & names)
+
+        if not found:
+            plain = {_plain(last) + suffix for suffix in PICTURE_SUFFIXES}
+            alike = self._alike[parent]
+            found = [name for each in sorted(plain & alike.keys()) for name in alike[each]]
+        if len(found) != 1:
+            return None
+        return f"{parent}/{found[0]}" if parent else found[0]
+
+    def _list(self, parent: str) -> None:
+        if parent in self._exact:
+            return
+        folder = self.folder / parent
+        names = [entry.name for entry in list_folder(folder)] if folder.is_dir() else []
+        self._exact[parent] = set(names)
+        alike: dict[str, list[str]] = {}
+        for name in names:
+            alike.setdefault(_plain(name), []).append(name)
+        self._alike[parent] = alike
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def require_files(
+    names: Sequence[str], found: Sequence[str | None], folder: Path, source: Path
+) -> list[str]:
+    """Return the files that were found, if each name has one.
+
+    Raises:
+        CorpusError: counts the missing files and names the first.
+    """
+    missing = [name for name, file in zip(names, found, strict=True) if file is None]
     if missing:
         raise CorpusError(
             f"{source}: {len(missing):,} of the files it names are missing in {folder}, "
             f"the first is {missing[0]}; fetch them, or take them off the list."
         )
+    return [file for file in found if file is not None]
+
+
+def read_lines(path: Path, what: str) -> list[str]:
+    """Return a text file's lines without surrounding space and without the empty ones.
+
+    Raises:
+        CorpusError: the file cannot be read, is larger than 1 GB, or is not UTF-8; `what` names it.
+    """
+    try:
+        if path.stat().st_size > MAX_LIST_BYTES:
+            raise CorpusError(f"{path}: larger than {MAX_LIST_BYTES:,} bytes, so it is no {what}.")
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise CorpusError(f"{path}: the {what} cannot be read ({error}).") from error
+    stripped = (line.strip() for line in lines)
+    return [line for line in stripped if line]
 
 
 def record_key(relative: str, suffix: str = ".jpg") -> str:
-    """Returns the key of a picture from its path relative to the corpus: `cat.jpg` -> `cat`.
+    """Return the key of an image from its path relative to the corpus: `cat.jpg` -> `cat`.
 
-    A path that cannot be its own key (folders, other characters, another suffix, too long, or one that looks
-    like a key made here) keeps what it can and gets eight hex digits of its hash: no two paths share one.
+    A path that cannot be its own key (folders, other characters, another suffix, too long, or one
+    that looks like a key made here) keeps what it can and gets eight hex digits of its hash: no two
+    paths share one.
     """
     stem = relative.removesuffix(suffix)
     plain = re.fullmatch(rf"[A-Za-z0-9_-]{{1,{MAX_KEY_LENGTH}}}", stem) is not None
     if plain and relative.endswith(suffix) and not re.search(r"-[0-9a-f]{8}$", stem):
         return stem
+
     digest = hashlib.sha256(os.fsencode(relative)).hexdigest()[:8]
     readable = re.sub(r"[^A-Za-z0-9_-]+", "_", str(PurePosixPath(relative).with_suffix("")))
     return f"{readable[: MAX_KEY_LENGTH - 9]}-{digest}"

@@ -1,215 +1,246 @@
-"""Any folder of pictures, with or without masks beside them, or sorted into folders by class.
+"""Any folder of images, with or without masks beside them, or sorted into folders by class.
 
-    <root>/[<split>/]**/*.jpg                      pictures only, found recursively
-    <root>/[<split>/]images/**/cat.jpg             with masks: the same path and stem, always .png,
-    <root>/[<split>/]masks/**/cat.png              palette or grey, 0 = background, 255 = void
-    <root>/images/<split>/** and <root>/masks/<split>/**        the same, split below
-    <root>/[<split>/]<class>/**/*.jpg              without masks, where classes.txt names such folders
-    <root>/classes.txt or <root>/<split>/classes.txt            the classes' names, one a line, index 1 first
+    <root>/[<split>/]**/*.jpg                      images only, found recursively
+    <root>/[<split>/]images/**/cat.jpg             with masks: the same path, as cat.png or
+    <root>/[<split>/]masks/**/cat.png              cat_mask.png; the folder may also be called
+    <root>/images/<split>/** and masks/<split>/**  labels/ or annotations/
+    <root>/[<split>/]**/cat.jpg and cat_mask.png   masks beside their images
+    <root>/[<split>/]<class>/**/*.jpg              without masks, for folders that classes.txt names
+    <root>/[<split>/]classes.txt                   the classes' names, one per line, index 1 first
+    <root>/[<split>/]labelmap.txt                  for color-coded masks: `name:red,green,blue`
 
-Masks of nothing but 0 and 255 are those of one class, 255; where some of a set hold 0 and 1 and others 0 and 255,
-they are refused. To tell, masks are read once, up to the first with a higher index where classes.txt names several.
-Without that file the classes are called class1, class2, ...: write it for a large set. A first line `background` is
-left out. The split `all` is the root itself. Hidden files and other extensions are skipped; links are followed only
-to files inside the folder.
+Masks are PNGs, palette or grey, 0 = background, 255 = void; mask_survey.py tells what they hold.
+The split `all` is the root itself. Hidden files and other extensions are skipped; links are
+followed.
 """
 
-import dataclasses
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
-from datasets.corpora.files import record_key, require_folder, walk_pictures
-from datasets.corpora.masks import BinaryMask, png_mask
+from datasets.corpora.class_lists import read_classes, read_label_map
+from datasets.corpora.files import FileNames, Skipped, record_key, require_folder, walk_pictures
+from datasets.corpora.mask_survey import MaskKind, color_kind, survey
 from datasets.corpora.palette import voc_palette
 from datasets.errors import CorpusError
-from shards.records import MAX_CLASSES, VOID, Corpus, Record, label_of
+from shards.records import Corpus, Mask, Record, label_of
 
-CLASSES = "classes.txt"
-BACKGROUND_NAMES = ("background", "_background_", "__background__")
+MASK_FOLDERS = ("masks", "labels", "annotations")
+# What tools append to an image's name for its mask.
+MASK_ENDINGS = ("", "_mask", "-mask", "_label", "_labels", "_gt", "_seg", "_segmentation")
+BESIDE_ENDINGS = ("_mask", "-mask")
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where the pictures and the masks of a split lie, and what the masks hold.
+    """Where a split's images and masks are.
 
-    `folders`: the classes of pictures that are sorted by class. `binary`: masks of 0 and 255, the one class.
+    Attributes:
+        images: the folder of the images.
+        masks: the folder of the masks; the same one if they are beside their images.
+        folders: the classes of images that are sorted by class.
     """
 
     images: Path
     masks: Path | None
     folders: tuple[str, ...] = ()
-    binary: bool = False
+
+    def pictures(self, skipped: Skipped | None = None) -> Iterator[str]:
+        """Yield the images as relative paths, without the masks that are beside them."""
+        for relative in walk_pictures(self.images, skipped):
+            if self.masks != self.images or not _is_mask_name(relative):
+                yield relative
+
+    def mask_names(self) -> FileNames:
+        """Return the files of the masks' folder."""
+        assert self.masks is not None
+        return FileNames(self.masks)
+
+    def mask_of(self, relative: str, files: FileNames) -> Path | None:
+        """Return the mask of an image; None if it has none."""
+        stem = PurePosixPath(relative).with_suffix("").as_posix()
+        endings = BESIDE_ENDINGS if self.masks == self.images else MASK_ENDINGS
+        for ending in endings:
+            name = files.find(f"{stem}{ending}.png")
+            if name is not None:
+                return files.folder / name
+        return None
 
 
-def open_folder(root: Path, split: str) -> Corpus:
-    """Opens a folder of pictures; the layouts stand at the top of this file.
+def open_folder(root: Path, split: str, mask_threshold: int | None = None) -> Corpus:
+    """Open a folder of images; the layouts are at the top of this file.
 
-    Labels name classes only where pictures lie in folders that classes.txt names.
+    Labels name classes only if images are in folders that classes.txt names.
+
+    Args:
+        root: the folder.
+        split: a folder in it or in its images/, or `all`.
+        mask_threshold: take mask values from this one on for one class; for masks with soft edges.
 
     Raises:
-        CorpusError: no such folder, no picture, a picture without its mask or outside of the classes' folders, or
-            masks that fit no classes.
+        CorpusError: no such folder, no image, an image without its mask or outside of the classes'
+            folders, or masks that fit no classes.
     """
     layout = _layout(root, split)
-    names = _named_classes(root, split)
-    if layout.masks is None:
-        here = any((layout.images / name).is_dir() for name in names)
-        layout = dataclasses.replace(layout, folders=names if here else ())
-    num_records = _count(layout)
+    names = read_classes(root / split, root)
+    if layout.masks is None and any((layout.images / name).is_dir() for name in names):
+        layout = replace(layout, folders=names)
+
+    skipped = Skipped()
+    num_records = _count(layout, skipped)
     if num_records == 0:
         raise CorpusError(
             f"{layout.images}: the split {split!r} is empty, no picture in this folder or below "
-            "(hidden files, other extensions and links that lead out of it are skipped)."
+            f"(hidden files and other extensions are skipped).{skipped.in_words()}"
         )
+    _note_other_labels(layout, skipped)
+
     if layout.masks is None:
-        records = functools.partial(_records, layout, 0)
-        return Corpus("folder", split, layout.folders, (), num_records, records)
-    held = _look_at_masks(layout, names)
-    classes = names or tuple(f"class{index}" for index in range(1, held.num_classes + 1))
-    records = functools.partial(
-        _records, dataclasses.replace(layout, binary=held.binary), len(classes)
-    )
+        if mask_threshold is not None:
+            raise CorpusError(f"{root}: has no masks for a mask_threshold to apply to.")
+        note = "" if layout.folders else _note_on_folders(layout.images)
+        records = functools.partial(_records, layout, None)
+        left_out = skipped.left_out()
+        return Corpus("folder", split, layout.folders, (), num_records, records, note, left_out)
+
+    kind = _kind(root, split, layout, names, mask_threshold)
     return Corpus(
-        "folder", split, classes, voc_palette(len(classes)), num_records, records, held.note
+        "folder",
+        split,
+        kind.classes,
+        voc_palette(len(kind.classes)),
+        num_records,
+        functools.partial(_records, layout, kind),
+        kind.note,
+        skipped.left_out(),
     )
 
 
 def _layout(root: Path, split: str) -> _Layout:
-    """Finds a split's folders."""
+    """Return a split's folders."""
     require_folder(root, "give the folder of pictures as --root")
     if split in ("", ".") or "/" in split or ".." in split:
         raise CorpusError(
             f"{split!r} is no split of a folder: give a folder's name in {root}, or `all`."
         )
+
     if split != "all" and (root / "images" / split).is_dir():
-        masks = root / "masks" / split
-        return _Layout(root / "images" / split, masks if masks.is_dir() else None)
+        images = root / "images" / split
+        return _Layout(images, _masks_in([root / name / split for name in MASK_FOLDERS]))
+
     base = root if split == "all" else root / split
     if not base.is_dir():
         raise CorpusError(
             f"{root}: no folder {split!r} in it; use --split all for the whole folder."
         )
-    if not (base / "masks").is_dir():
-        return _Layout(base, None)
-    if not (base / "images").is_dir():
+    if (base / "images").is_dir():
+        masks = _masks_in([base / name for name in MASK_FOLDERS])
+        if masks is not None:
+            return _Layout(base / "images", masks)
+    elif (base / "masks").is_dir():
         raise CorpusError(
             f"{base}: holds masks/ but no images/; put the pictures of the masks into images/."
         )
-    return _Layout(base / "images", base / "masks")
+    return _Layout(base, base if _masks_are_beside(base) else None)
 
 
-def _mask_path(masks: Path, relative: str) -> Path:
-    return masks / PurePosixPath(relative).with_suffix(".png")
+def _masks_in(folders: list[Path]) -> Path | None:
+    """Return the first folder with masks: `labels/` may hold text files of detection sets."""
+    for folder in folders:
+        if folder.is_dir() and any(name.lower().endswith(".png") for name in walk_pictures(folder)):
+            return folder
+    return None
 
 
-def _count(layout: _Layout) -> int:
-    """Counts the pictures; checks that each has its mask, or lies in a class's folder."""
-    present = set(walk_pictures(layout.masks)) if layout.masks else set()
+def _masks_are_beside(folder: Path) -> bool:
+    """Return whether at least half of the images have a mask such as cat_mask.png beside them."""
+    stems: set[str] = set()
+    masked: list[str] = []
+    for relative in walk_pictures(folder):
+        stem = PurePosixPath(relative).with_suffix("").as_posix()
+        if _is_mask_name(relative):
+            masked.append(stem)
+        else:
+            stems.add(stem)
+
+    paired = sum(stem[: -len(BESIDE_ENDINGS[0])] in stems for stem in masked)
+    return paired > 0 and 2 * paired >= len(stems)
+
+
+def _is_mask_name(relative: str) -> bool:
+    lower = relative.lower()
+    return any(lower.endswith(f"{ending}.png") for ending in BESIDE_ENDINGS)
+
+
+def _count(layout: _Layout, skipped: Skipped) -> int:
+    """Count the images; check that each has its mask, or is in a class's folder."""
+    masks = layout.mask_names() if layout.masks else None
     num_records = 0
-    for relative in walk_pictures(layout.images):
+    for relative in layout.pictures(skipped):
         num_records += 1
-        if layout.masks and PurePosixPath(relative).with_suffix(".png").as_posix() not in present:
+        if masks is not None and layout.mask_of(relative, masks) is None:
+            wanted = PurePosixPath(relative).with_suffix(".png")
             raise CorpusError(
-                f"{layout.images / relative}: no mask {_mask_path(layout.masks, relative)} for it."
+                f"{layout.images / relative}: no mask {masks.folder / wanted} for it."
             )
         if layout.folders and PurePosixPath(relative).parts[0] not in layout.folders:
             raise CorpusError(
-                f"{layout.images / relative}: lies in no folder of a class that classes.txt names."
+                f"{layout.images / relative}: is in no folder of a class that classes.txt names."
             )
     return num_records
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """What the masks of a split hold."""
+def _note_other_labels(layout: _Layout, skipped: Skipped) -> None:
+    """Count the text files beside the images that detection tools write as labels."""
+    for name in ("labels", "annotations"):
+        for folder in {layout.images.parent / name, layout.images / name}:
+            if layout.masks is not None or not folder.is_dir():
+                continue
+            for path in sorted(folder.rglob("*")):
+                if path.suffix.lower() in (".txt", ".xml", ".json"):
+                    shown = path.relative_to(folder.parent).as_posix()
+                    skipped.add(
+                        f"label files in {name}/, which --corpus folder does not read", shown
+                    )
 
-    num_classes: int
-    binary: bool
-    note: str
+
+def _note_on_folders(images: Path) -> str:
+    """Return a hint if the images are sorted into folders that may be classes; else nothing."""
+    tops = {PurePosixPath(relative).parts[0] for relative in walk_pictures(images)}
+    folders = sorted(top for top in tops if (images / top).is_dir())
+    if len(folders) < 2 or len(folders) < len(tops):
+        return ""
+    shown = ", ".join(folders[:3]) + (", ..." if len(folders) > 3 else "")
+    return (
+        f"no labels; if its {len(folders)} folders are classes ({shown}), list them in classes.txt"
+    )
 
 
-def _look_at_masks(layout: _Layout, names: tuple[str, ...]) -> _Held:
-    """Tells masks of class indices from those of 0 and 255; unreadable ones are left to the packer, to be named."""
+def _kind(
+    root: Path, split: str, layout: _Layout, names: tuple[str, ...], mask_threshold: int | None
+) -> MaskKind:
+    """Return what the masks hold."""
     assert layout.masks is not None
-    largest, indices = 0, False  # 2 to 254, or 1 beside 255: then 255 is void
-    first: dict[frozenset[int], Path] = {}
-    for relative in walk_pictures(layout.images):
-        path = _mask_path(layout.masks, relative)
-        try:
-            values = frozenset(np.bincount(png_mask(path).read().ravel()).nonzero()[0].tolist()) - {
-                0
-            }
-        except CorpusError:
-            continue
-        first.setdefault(values, path)
-        largest = max(largest, *(values - {VOID}), 0)
-        indices = indices or largest > 1 or values == {1, VOID}
-        if indices and names:
-            break
-    return _kind_of_masks(layout.masks, names, largest, indices, first)
+    colors = read_label_map(root / split, root)
+    if colors is not None:
+        return color_kind(colors)
+
+    files = layout.mask_names()
+    masks = (layout.mask_of(relative, files) for relative in layout.pictures())
+    paths = (path for path in masks if path is not None)
+    return survey(layout.masks, paths, names, mask_threshold)
 
 
-def _kind_of_masks(
-    masks: Path,
-    names: tuple[str, ...],
-    largest: int,
-    indices: bool,
-    first: dict[frozenset[int], Path],
-) -> _Held:
-    """Decides by what the masks hold, or refuses."""
-    ones, full = (first.get(frozenset({value})) for value in (1, VOID))
-    if ones and full and not indices and len(names) <= 1:
-        raise CorpusError(
-            f"{masks}: {ones.name} holds 0 and 1 only, {full.name} 0 and 255 only, so that 255 may be the class or "
-            "void: write all masks in one way."
-        )
-    if full and not ones and not indices:
-        if len(names) > 1:
-            raise CorpusError(
-                f"{masks}: the masks hold 0 and 255 only, one class, but classes.txt names {len(names)}."
-            )
-        return _Held(1, True, "the masks hold 0 and 255: 255 is the class")
-    if largest == 0 and not names:
-        raise CorpusError(
-            f"{masks}: the masks hold only background and void, no class; add classes.txt."
-        )
-    if largest <= 1 and not indices and len(names) <= 1:
-        return _Held(1, False, "the masks hold 0 and 1: 1 is the class")
-    return _Held(largest, False, "the masks hold indices of classes; 255 is void")
-
-
-def _named_classes(root: Path, split: str) -> tuple[str, ...]:
-    """Reads classes.txt; empty where there is none."""
-    path = next((path for path in (root / split / CLASSES, root / CLASSES) if path.is_file()), None)
-    if path is None:
-        return ()
-    try:
-        names = [
-            line.strip()
-            for line in path.read_text(encoding="utf-8-sig").splitlines()
-            if line.strip()
-        ]
-    except (OSError, ValueError) as error:
-        raise CorpusError(f"{path}: the list of classes cannot be read ({error}).") from error
-    if names and names[0].lower() in BACKGROUND_NAMES:
-        names = names[1:]
-    if not 0 < len(names) <= MAX_CLASSES or len(set(names)) < len(names):
-        raise CorpusError(
-            f"{path}: needs 1 to {MAX_CLASSES} different names, one a line; it has {len(names)}."
-        )
-    return tuple(names)
-
-
-def _records(layout: _Layout, num_classes: int) -> Iterator[Record]:
-    for relative in walk_pictures(layout.images):
-        label, mask = label_of([]), None
+def _records(layout: _Layout, kind: MaskKind | None) -> Iterator[Record]:
+    files = layout.mask_names() if layout.masks else None
+    for relative in layout.pictures():
+        label = label_of([])
         if layout.folders:
             label["classes"] = [layout.folders.index(PurePosixPath(relative).parts[0])]
-        if layout.masks:
-            path = _mask_path(layout.masks, relative)
-            mask = BinaryMask(path) if layout.binary else png_mask(path, num_classes)
+
+        mask: Mask | None = None
+        path = layout.mask_of(relative, files) if files is not None else None
+        if path is not None and kind is not None:
+            mask = kind.mask(path)
         yield Record(record_key(relative), layout.images / relative, label, mask)

@@ -1,78 +1,151 @@
-"""ImageNet: one folder a class, named by its wnid (`n02123597/*.JPEG`); the sorted wnids are the classes.
+"""ImageNet: one folder per class, named by its wnid; the sorted wnids are the classes.
 
-Folders are listed one at a time, no picture is opened: 1,281,167 pictures cost a few seconds of listing.
+    train/n02123597/*.JPEG                 ImageNet; train/n02123597/images/*.JPEG: Tiny ImageNet
+    val/n02123597/*.JPEG                   sorted by class
+    val/*.JPEG or val/images/*.JPEG        flat, with a list of labels (label_list.py)
+    train/n02123597.tar                    refused: with the line that unpacks the class tars
+
+Folders are listed one at a time, no image is opened: 1,281,167 images cost some seconds.
 """
 
 import functools
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.corpora.files import list_folder, list_pictures, record_key, require_folder
+from datasets.corpora.files import Skipped, list_folder, list_pictures, record_key, require_folder
+from datasets.corpora.label_list import LIST_NAMES, find_labels
 from datasets.errors import CorpusError
 from shards.records import Corpus, Record
 
+WNID = re.compile(r"n\d{8}")
+OTHER_SPLITS = ("train", "val")
+
 
 def open_imagenet(root: Path, split: str) -> Corpus:
-    """Opens a split of ImageNet.
+    """Open a split of ImageNet.
 
     Args:
-        root: the folder that holds `train/` and `val/`, or one that holds the folders of wnids itself.
-        split: the folder's name, `train` or `val`; any name where the root holds the wnids itself. Links to
-            folders of wnids are followed: subsets are often made of them.
+        root: the folder that holds `train/` and `val/`, or one that holds the wnids' folders
+            itself.
+        split: the folder's name, `train` or `val`; any name if the root holds the wnids itself.
+            Links to wnids' folders are followed: subsets are often made of them.
 
     Raises:
-        CorpusError: no such folder, no folder of a wnid in it, pictures outside of them, or no picture.
+        CorpusError: no such folder, no folder of a wnid in it and no list of labels, or no image.
     """
     require_folder(root, "give the ImageNet folder that holds train/ as --root")
     folder = root / split if (root / split).is_dir() else root
     present = _wnids(folder)
     if not present:
-        raise CorpusError(
-            f"{folder}: no folder of a wnid such as n02123597 for the split {split!r}; sort them into "
-            "one folder a class, or use --corpus folder."
-        )
+        return _open_flat(root, folder, split)
+
+    skipped = Skipped()
     wnids = tuple(sorted({*present, *_wnids_of_other_splits(root, folder)}))
-    num_records = sum(len(list_pictures(folder / wnid)) for wnid in present)
+    num_records = sum(len(list_pictures(_pictures_of(folder, wnid), skipped)) for wnid in present)
     if num_records == 0:
         raise CorpusError(
             f"{folder}: the split {split!r} is empty, no picture in its {len(present)} folders."
+            f"{skipped.in_words()}"
         )
-    return Corpus(
-        "imagenet",
-        split,
-        wnids,
-        (),
-        num_records,
-        functools.partial(_records, folder, present, wnids),
-    )
+    for name in list_pictures(folder):
+        skipped.add("pictures outside of the classes' folders", name)
+    records = functools.partial(_records, folder, present, wnids)
+    left_out = skipped.left_out()
+    return Corpus("imagenet", split, wnids, (), num_records, records, left_out=left_out)
 
 
 def _wnids(folder: Path) -> list[str]:
-    """Returns the folders of wnids in a folder, sorted."""
-    return [
-        entry.name
-        for entry in list_folder(folder)
-        if re.fullmatch(r"n\d{8}", entry.name) and entry.is_dir()
-    ]
+    """Return the folders of wnids in a folder, sorted."""
+    entries = list_folder(folder)
+    return [entry.name for entry in entries if WNID.fullmatch(entry.name) and entry.is_dir()]
+
+
+def _pictures_of(folder: Path, wnid: str) -> Path:
+    """Return the folder of a class's images, which Tiny ImageNet has one level deeper."""
+    deeper = folder / wnid / "images"
+    return deeper if deeper.is_dir() else folder / wnid
 
 
 def _wnids_of_other_splits(root: Path, folder: Path) -> list[str]:
-    """The wnids of `train/` and `val/` beside the split, so that a class has the same index in both."""
+    """Return the wnids of `train/` and `val/`, so that a class has the same index in both."""
     if folder == root:
         return []
-    return [
-        wnid
-        for split in ("train", "val")
-        if (root / split).is_dir()
-        for wnid in _wnids(root / split)
-    ]
+    wnids: list[str] = []
+    for split in OTHER_SPLITS:
+        if (root / split).is_dir():
+            wnids += _wnids(root / split)
+    return wnids
 
 
 def _records(folder: Path, present: list[str], wnids: tuple[str, ...]) -> Iterator[Record]:
+    index_of = {wnid: index for index, wnid in enumerate(wnids)}
     for wnid in present:
-        for name in list_pictures(folder / wnid):
-            # train's names begin with their wnid and are their own key; val's get a hash of folder and name
+        pictures = _pictures_of(folder, wnid)
+        for name in list_pictures(pictures):
+            # Train's names begin with their wnid and are their own key; val's get a hash of folder
+            # and name.
             relative = name if name.startswith(f"{wnid}_") else f"{wnid}/{name}"
-            label = {"classes": [wnids.index(wnid)], "objects": []}
-            yield Record(record_key(relative, ".JPEG"), folder / wnid / name, label)
+            label = {"classes": [index_of[wnid]], "objects": []}
+            yield Record(record_key(relative, ".JPEG"), pictures / name, label)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flat:
+    """A split whose images are in one folder: their names, and the class index of each."""
+
+    folder: Path
+    labels: dict[str, int]
+
+
+def _open_flat(root: Path, folder: Path, split: str) -> Corpus:
+    """Open a split whose images are not sorted by class, with its list of labels."""
+    _refuse_tars(folder)
+    pictures = folder / "images" if (folder / "images").is_dir() else folder
+    skipped = Skipped()
+    names = list_pictures(pictures, skipped)
+    wnids = tuple(sorted(set(_wnids_of_other_splits(root, folder))))
+    found = find_labels(root, folder, split, names, wnids) if names else None
+    if found is None:
+        lists = ", ".join(LIST_NAMES).format(split=split)
+        raise CorpusError(
+            f"{folder}: no folder of a wnid such as n02123597 for the split {split!r}, and no "
+            "list of "
+            f"labels ({lists}); add one of these, sort the pictures into one "
+            "folder "
+            "per class, or use --corpus folder."
+        )
+
+    for name in names:
+        if name not in found.labels:
+            skipped.add(f"pictures that {found.path.name} does not list", name)
+    records = functools.partial(_flat_records, _Flat(pictures, found.labels))
+    return Corpus(
+        "imagenet",
+        split,
+        found.classes,
+        (),
+        len(found.labels),
+        records,
+        f"the classes are those of {found.path.name}",
+        skipped.left_out(),
+    )
+
+
+def _flat_records(flat: _Flat) -> Iterator[Record]:
+    for name in sorted(flat.labels):
+        label = {"classes": [flat.labels[name]], "objects": []}
+        yield Record(record_key(name, ".JPEG"), flat.folder / name, label)
+
+
+def _refuse_tars(folder: Path) -> None:
+    """Refuse the class tars of ImageNet's own archive, with the line that unpacks them."""
+    names = [entry.name for entry in list_folder(folder)]
+    tars = [name for name in names if name.endswith(".tar") and WNID.fullmatch(name[:-4])]
+    if tars:
+        raise CorpusError(
+            f"{folder}: holds {len(tars)} class tars such as {tars[0]}; unpack them first: cd "
+            f"{folder} "
+            '&& for t in n*.tar; do mkdir -p "${t%.tar}" && tar xf "$t" -C "${t%.tar}"; done'
+        )

@@ -1,6 +1,7 @@
-"""The masks that records point to: PNGs of class indices, and COCO's outlines. Read in the packer's workers.
+"""PNG masks that records point to: class indices, one class of 0 and 255, or colors.
 
-All give H x W uint8: 0 = background, i + 1 = `Corpus.classes[i]`, 255 = void.
+They are read in the packer's workers. All give H x W uint8: 0 = background, i + 1 =
+`Corpus.classes[i]`, 255 = void. COCO's outlines are in coco_masks.py.
 """
 
 import warnings
@@ -11,17 +12,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from datasets.errors import CorpusError
 from shards.records import MAX_CLASSES, VOID
 
-MAX_MASK_PIXELS = 500_000_000  # far above any camera; keeps a hostile size from eating the memory
+MAX_MASK_PIXELS = (
+    180_000_000  # more than an image may have; keeps a hostile size from filling the memory
+)
+HEADER_BYTES = 26
+GREY, PALETTE, GREY_ALPHA = 0, 3, 4  # color types of a PNG's header; 2 and 6 are RGB and RGBA
+# Pillow stretches grey of 2 and 4 bits to 0..255. One bit comes as booleans, more bits come as they
+# are.
+STRETCH = {2: 85, 4: 17}
+FULL = 255
+
+Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class PaletteMask:
-    """A palette PNG whose indices are the classes, as VOC has them; its colours are never looked at.
+class IndexMask:
+    """A PNG whose values are the classes: palette indices, or grey of 1 to 16 bits.
+
+    A palette's colors are ignored. RGB, RGBA and grey with alpha count as grey if red, green and
+    blue are equal; alpha is ignored.
 
     Attributes:
         path: the PNG.
@@ -32,188 +45,157 @@ class PaletteMask:
     num_classes: int = MAX_CLASSES
 
     def read(self) -> NDArray[np.uint8]:
-        """Returns the index plane, H x W. Raises CorpusError where it is no such PNG."""
-        return _checked(_png_plane(self.path, ("P",), "a palette PNG"), self.num_classes, self.path)
+        """Return the values, H x W.
 
-
-@dataclass(frozen=True, slots=True)
-class GreyMask:
-    """A grey PNG of 1 to 16 bits whose values are the classes.
-
-    Attributes:
-        path: the PNG.
-        num_classes: the largest value allowed beside 255.
-    """
-
-    path: Path
-    num_classes: int = MAX_CLASSES
-
-    def read(self) -> NDArray[np.uint8]:
-        """Returns the values, H x W. Raises CorpusError where it is no such PNG."""
-        plane = _png_plane(self.path, ("1", "L", "I", "I;16", "I;16B"), "a grey PNG")
-        # Pillow stretches 2- and 4-bit grey to 0..255 (1-bit comes as booleans, more bits as they are): undo
-        # it.
-        plane = plane // {2: 85, 4: 17}.get(_png_header(self.path)[0], 1)
-        return _checked(plane, self.num_classes, self.path)
+        Raises:
+            CorpusError: not such a PNG, or an index that is no class.
+        """
+        plane = read_plane(self.path)
+        largest = int(plane[plane != VOID].max(initial=0))
+        if largest > self.num_classes:
+            raise CorpusError(
+                f"{self.path}: the mask holds index {largest}, but there are {self.num_classes} "
+                "classes."
+            )
+        return plane.astype(np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
 class BinaryMask:
-    """A palette or grey PNG of nothing but 0, background, and 255, the one class.
+    """A PNG of one class: the values from `threshold` on.
 
     Attributes:
         path: the PNG.
+        threshold: 1 to 255; None if the mask may hold nothing but 0 and 255.
     """
 
     path: Path
+    threshold: int | None = None
 
     def read(self) -> NDArray[np.uint8]:
-        """Returns 0 and 1, H x W. Raises CorpusError where it is no such PNG."""
-        plane = png_mask(self.path).read()
-        if strange := np.setdiff1d(plane, [0, VOID]).tolist():
+        """Return 0 and 1, H x W.
+
+        Raises:
+            CorpusError: not such a PNG, or other values without a threshold.
+        """
+        plane = read_plane(self.path)
+        if self.threshold is not None:
+            return np.asarray(plane >= self.threshold, np.uint8)
+
+        strange = np.setdiff1d(plane, [0, FULL])
+        if strange.size:
             raise CorpusError(
-                f"{self.path}: {strange[0]} stands in the mask; the others hold 0 and 255 only."
+                f"{self.path}: the mask holds {strange[0]}; the others hold 0 and 255 only. Soft "
+                "edges can be cut "
+                "with --mask_threshold 128."
             )
-        return np.equal(plane, VOID).astype(np.uint8)
-
-
-def png_mask(path: Path, num_classes: int = MAX_CLASSES) -> PaletteMask | GreyMask:
-    """A mask of the kind that the PNG's header tells; 26 bytes of it are read. Raises CorpusError."""
-    palette_color_type = 3
-    kind = PaletteMask if _png_header(path)[1] == palette_color_type else GreyMask
-    return kind(path, num_classes)
+        return np.asarray(plane == FULL, np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
-class CocoMask:
-    """Instances of one picture, rasterised by pycocotools into one plane of classes.
-
-    Crowd regions become void first, then the larger objects, then the smaller ones: those stay visible where
-    they overlap. An object without an outline makes its box void: what is there is not background.
+class ColorMask:
+    """A PNG whose colors stand for classes.
 
     Attributes:
-        annotations: (class index 0-based, COCO annotation), as the JSON has them.
-        height: of the plane, pixels.
-        width: of the plane, pixels.
-        source: the JSON file and picture, for messages.
+        path: the PNG.
+        values: the mask value of each color.
+        source: the file that lists the colors, for messages.
     """
 
-    annotations: tuple[tuple[int, dict[str, Any]], ...]
-    height: int
-    width: int
-    source: str
+    path: Path
+    values: tuple[tuple[Color, int], ...]
+    source: Path
 
     def read(self) -> NDArray[np.uint8]:
-        """Returns the plane, height x width. Raises CorpusError on outlines that do not fit the picture."""
-        if not 0 < self.height * self.width <= MAX_MASK_PIXELS or self.height < 0:
-            raise CorpusError(
-                f"{self.source}: {self.width} x {self.height} is no size of a picture."
-            )
-        regions = [self._region(index, annotation) for index, annotation in self.annotations]
-        plane_WH = np.zeros((self.width, self.height), np.uint8)  # run lengths go down the columns
-        for value, counts in sorted(
-            regions, key=lambda region: (region[0] != VOID, -region[1][1::2].sum())
-        ):
-            inside = np.arange(len(counts)) % 2 == 1
-            plane_WH.reshape(-1)[np.repeat(inside, counts)] = value
-        return np.ascontiguousarray(plane_WH.T)
+        """Return the values, H x W.
 
-    def _region(self, index: int, annotation: dict[str, Any]) -> tuple[int, NDArray[np.int64]]:
-        """Returns the value to paint, and where as run lengths: outside, inside, outside and so on."""
-        outline = annotation.get("segmentation")
-        value = VOID if annotation.get("iscrowd") else index + 1
-        try:
-            if isinstance(outline, dict):
-                return value, self._run_lengths(outline)
-            polygons = [self._polygon(points) for points in outline or [] if len(points) >= 6]
-            if polygons:
-                rle = coco_mask.merge(coco_mask.frPyObjects(polygons, self.height, self.width))
-            else:
-                value, rle = (
-                    VOID,
-                    coco_mask.frPyObjects(self._box(annotation), self.height, self.width)[0],
-                )
-            return value, self._run_lengths({**rle, "counts": rle["counts"].decode("ascii")})
-        except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
-            raise CorpusError(
-                f"{self.source}: the outline of annotation {annotation.get('id')} cannot be drawn ({error})."
-            ) from error
-
-    def _polygon(self, points: list[float]) -> list[float]:
-        """Checks one polygon; far points would make pycocotools walk, and allocate, the whole way there."""
-        coordinates = np.asarray(points, np.float64).reshape(-1, 2)
-        if not (np.abs(coordinates) <= 2.0 * np.asarray([self.width, self.height])).all():
-            raise ValueError("a point lies far outside the picture")
-        return points
-
-    def _box(self, annotation: dict[str, Any]) -> NDArray[np.float64]:
-        """The annotation's box (x, y, width, height) as 1 x 4, cut to the picture."""
-        x, y, width, height = np.asarray(annotation["bbox"], np.float64)
-        corners = np.clip([x, y, x + width, y + height], 0, [self.width, self.height] * 2)
-        if not np.isfinite(corners).all():
-            raise ValueError("its box is not finite")
-        return np.concatenate([corners[:2], corners[2:] - corners[:2]])[None]
-
-    def _run_lengths(self, outline: dict[str, Any]) -> NDArray[np.int64]:
-        """Checks and unpacks run lengths, packed (text) or not (list).
-
-        Not by pycocotools' `decode`: where run lengths fall short it returns memory that it never wrote.
+        Raises:
+            CorpusError: not a PNG, or a color that is not listed.
         """
-        if list(outline["size"]) != [self.height, self.width]:
-            raise ValueError(
-                f"run lengths for {outline['size']}, picture is {[self.height, self.width]}"
+        codes = _color_codes(self.path)
+        listed = sorted((_code(color), value) for color, value in self.values)
+        known = np.array([code for code, _ in listed], np.uint32)
+        values = np.array([value for _, value in listed], np.uint8)
+
+        places = np.searchsorted(known, codes).clip(max=len(known) - 1)
+        wrong = known[places] != codes
+        if wrong.any():
+            red, green, blue = _color_of(int(codes[wrong][0]))
+            raise CorpusError(
+                f"{self.path}: the color {red},{green},{blue} in the mask is not listed in "
+                f"{self.source}."
             )
-        packed = outline["counts"]
-        counts = np.asarray(unpack_counts(packed) if isinstance(packed, str) else packed, np.int64)
-        if counts.ndim != 1 or (counts < 0).any() or counts.sum() != self.height * self.width:
-            raise ValueError(f"run lengths do not add up to {self.height * self.width} pixels")
-        return counts
+        return np.asarray(values[places])
 
 
-def unpack_counts(text: str) -> list[int]:
-    """Unpacks COCO's compressed run lengths: 5 bits a character, signed, differences from the last but one.
+def read_plane(path: Path) -> NDArray[Any]:
+    """Decode a PNG to its indices or grey values, H x W.
 
-    Source: `rleFrString` in cocoapi's `maskApi.c`. Raises IndexError where the text breaks off.
+    Raises:
+        CorpusError: not a PNG, damaged, too large, or with colors.
     """
-    counts: list[int] = []
-    position = 0
-    while position < len(text):
-        value, shift, more = 0, 0, True
-        while more:
-            bits = ord(text[position]) - 48
-            value |= (bits & 31) << shift
-            more = bool(bits & 32)
-            position, shift = position + 1, shift + 5
-        if bits & 16:
-            value -= 1 << shift
-        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-    return counts
+    bits, color_type = png_header(path)
+    pixels = _decoded(path)
+
+    if color_type in (PALETTE, GREY):
+        if pixels.ndim != 2:
+            raise CorpusError(f"{path}: the mask is no plane of class indices.")
+        return pixels // STRETCH.get(bits, 1) if color_type == GREY else pixels
+
+    if color_type == GREY_ALPHA:
+        return pixels[..., 0]
+    red, green, blue = (pixels[..., channel] for channel in range(3))
+    if not (np.array_equal(red, green) and np.array_equal(green, blue)):
+        raise CorpusError(
+            f"{path}: the mask is a color picture. If its colors stand for classes, list them in "
+            "labelmap.txt, one "
+            "line per class such as road:128,64,128."
+        )
+    return red
 
 
-def _png_header(path: Path) -> tuple[int, int]:
-    """Returns a PNG's bit depth and colour type."""
+def _color_codes(path: Path) -> NDArray[np.uint32]:
+    """Return a mask's colors as one number each, H x W."""
+    png_header(path)
+    red, green, blue = np.moveaxis(_decoded(path, as_rgb=True).astype(np.uint32), -1, 0)
+    return np.asarray(red << 16 | green << 8 | blue)
+
+
+def _code(color: Color) -> int:
+    return color[0] << 16 | color[1] << 8 | color[2]
+
+
+def _color_of(code: int) -> Color:
+    return code >> 16, code >> 8 & 255, code & 255
+
+
+def png_header(path: Path) -> tuple[int, int]:
+    """Return a PNG's bit depth and color type; 26 bytes of it are read.
+
+    Raises:
+        CorpusError: the file cannot be read or is not a PNG.
+    """
     try:
         with path.open("rb") as file:
-            head = file.read(26)
+            head = file.read(HEADER_BYTES)
     except OSError as error:
         raise CorpusError(f"{path}: the mask cannot be read ({error.strerror}).") from error
-    if len(head) < 26 or not head.startswith(b"\x89PNG\r\n\x1a\n"):
+    if len(head) < HEADER_BYTES or not head.startswith(b"\x89PNG\r\n\x1a\n"):
         raise CorpusError(f"{path}: the mask is not a PNG.")
     return head[24], head[25]
 
 
-def _png_plane(path: Path, modes: tuple[str, ...], kind: str) -> NDArray[Any]:
-    """Decodes a PNG of one of these Pillow modes without converting it."""
-    _png_header(path)
+def _decoded(path: Path, *, as_rgb: bool = False) -> NDArray[Any]:
+    """Decode a PNG, by default without converting it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=["PNG"]) as picture:
-                if picture.mode not in modes:
+                if picture.width * picture.height > MAX_MASK_PIXELS:
                     raise CorpusError(
-                        f"{path}: the mask is a picture of mode {picture.mode}, not {kind} of class indices."
+                        f"{path}: {picture.width} x {picture.height} is too large for a mask."
                     )
-                return np.asarray(picture)
+                return np.asarray(picture.convert("RGB") if as_rgb else picture)
     except (
         OSError,
         SyntaxError,
@@ -222,13 +204,3 @@ def _png_plane(path: Path, modes: tuple[str, ...], kind: str) -> NDArray[Any]:
         Image.DecompressionBombError,
     ) as error:
         raise CorpusError(f"{path}: the mask cannot be decoded ({error}).") from error
-
-
-def _checked(plane: NDArray[Any], num_classes: int, path: Path) -> NDArray[np.uint8]:
-    """Refuses indices that are no class; returns the plane as bytes."""
-    largest = int(plane[plane != VOID].max(initial=0))
-    if largest > num_classes:
-        raise CorpusError(
-            f"{path}: index {largest} stands in the mask, but there are {num_classes} classes."
-        )
-    return plane.astype(np.uint8)

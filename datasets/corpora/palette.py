@@ -1,10 +1,11 @@
-"""The colours that class indices are shown in: PASCAL VOC's colour map, for any number of classes."""
+"""The colors that class indices are shown in: PASCAL VOC's color map, for any number of classes."""
 
 
 def voc_color(index: int) -> tuple[int, int, int]:
-    """The colour of one index: its bits, three at a time, spread over R, G and B from the top bit down.
+    """Return the color of one index.
 
-    Source: `VOClabelcolormap.m` of the VOC development kit. Index 0 is black, 255 is (224, 224, 192).
+    Its bits, three at a time, are spread over R, G and B from the top bit down. Source:
+    `VOClabelcolormap.m` of the VOC development kit. Index 0 is black, 255 is (224, 224, 192).
     """
     red = green = blue = 0
     for bit in range(7, -1, -1):
@@ -16,5 +17,5 @@ def voc_color(index: int) -> tuple[int, int, int]:
 
 
 def voc_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
-    """The colours of the mask indices 0 (background) to `num_classes`."""
+    """Return the colors of the mask indices 0 (background) to `num_classes`."""
     return tuple(voc_color(index) for index in range(num_classes + 1))

@@ -1,8 +1,9 @@
-"""Stratified splits of a labelled corpus: parts that hold each class in the same share as the whole.
+"""Stratified splits of a labelled corpus: parts that hold each class in the same share.
 
-Sechidis, Tsoumakas and Vlahavas, On the Stratification of Multi-Label Data, ECML PKDD 2011, algorithm 1, as Treneska et
-al. 2022 split VOC 2012 into 70/20/10. The split is a function of keys, labels, shares and seed: the order of files on
-disk is nothing to it. launcher/pack.py packs each part like any corpus.
+Sechidis, Tsoumakas and Vlahavas, On the Stratification of Multi-Label Data, ECML PKDD 2011,
+algorithm 1, as Treneska et al. 2022 split VOC 2012 into 70/20/10. The split is a function of keys,
+labels, shares and seed: the order of files on disk has no effect. launcher/pack.py packs each part
+like any corpus.
 
 N records, C classes, P parts.
 """
@@ -31,7 +32,7 @@ class Part:
 
 
 def parse_shares(text: str) -> tuple[int, ...]:
-    """Reads `70,20,10` (train, val, test) or `80,20` (train, val), in percent.
+    """Read `70,20,10` (train, val, test) or `80,20` (train, val), in percent.
 
     Raises:
         ValueError: Anything else.
@@ -42,16 +43,17 @@ def parse_shares(text: str) -> tuple[int, ...]:
         shares = ()
     if len(shares) not in (2, 3) or min(shares) < 1 or sum(shares) != 100:
         raise ValueError(
-            f"{text!r}: give two or three whole percentages that add up to 100, as 70,20,10 or 80,20"
+            f"{text!r}: give two or three whole percentages that add up to 100, as 70,20,10 or "
+            "80,20"
         )
     return shares
 
 
 def stratify(corpus: Corpus, shares: Sequence[int], seed: int) -> dict[str, Part]:
-    """Splits a corpus into `train`, `val` and, with three shares, `test`.
+    """Split a corpus into `train`, `val` and, with three shares, `test`.
 
-    Where the split has masks, a record's classes are those present in its mask, else those of all its objects,
-    difficult ones too. One pass over the records; each mask is read once.
+    If the split has masks, a record's classes are those present in its mask, else those of all its
+    objects, difficult ones too. One pass over the records; each mask is read once.
 
     Raises:
         CorpusError: no classes, or fewer records than parts.
@@ -60,46 +62,43 @@ def stratify(corpus: Corpus, shares: Sequence[int], seed: int) -> dict[str, Part
         raise CorpusError(
             f"{corpus.name} {corpus.split} has no classes to stratify by; take a split with labels."
         )
+
     present = {record.key: _classes_of(record) for record in corpus.records()}
     keys = sorted(present)
     labels_NC = np.zeros((len(keys), len(corpus.classes)), np.bool_)
     for row, key in enumerate(keys):
         labels_NC[row, present[key]] = True
+
     parts_N = iterative_stratification(labels_NC, part_sizes(len(keys), shares), seed)
     if min(np.bincount(parts_N, minlength=len(shares))) == 0:
         raise CorpusError(
             f"{corpus.name} {corpus.split} has {len(keys)} pictures, too few for parts of "
             f"{', '.join(map(str, shares))} %."
         )
-    told = f"of-{'-'.join(map(str, shares))}-seed-{seed}"
-    return {
-        name: _part(
-            corpus,
-            f"{corpus.split}-{name}-{told}",
-            [keys[row] for row in np.flatnonzero(parts_N == part)],
-        )
-        for part, name in enumerate(PARTS[: len(shares)])
-    }
+
+    request = f"of-{'-'.join(map(str, shares))}-seed-{seed}"
+    parts = {}
+    for part, name in enumerate(PARTS[: len(shares)]):
+        own = [keys[row] for row in np.flatnonzero(parts_N == part)]
+        parts[name] = _part(corpus, f"{corpus.split}-{name}-{request}", own)
+    return parts
 
 
 def _classes_of(record: Record) -> list[int]:
     if record.mask is not None:
         try:
-            return [
-                int(value) - 1 for value in np.unique(record.mask.read()) if value not in (0, VOID)
-            ]
+            counts = np.bincount(record.mask.read().ravel(), minlength=VOID + 1)
+            return [value - 1 for value in range(1, VOID) if counts[value]]
         except CorpusError:
-            pass  # the packer will reject it and say why; until then its objects stand for it
+            pass  # the packer rejects it and says why; until then its objects stand in for the mask
     classes: list[int] = record.label["classes"]
     return classes
 
 
 def _part(corpus: Corpus, split: str, keys: Sequence[str]) -> Part:
     records = functools.partial(_chosen, corpus, frozenset(keys))
-    return Part(
-        dataclasses.replace(corpus, split=split, num_records=len(keys), records=records),
-        tuple(keys),
-    )
+    own = dataclasses.replace(corpus, split=split, num_records=len(keys), records=records)
+    return Part(own, tuple(keys))
 
 
 def _chosen(corpus: Corpus, keys: frozenset[str]) -> Iterator[Record]:
@@ -107,9 +106,10 @@ def _chosen(corpus: Corpus, keys: frozenset[str]) -> Iterator[Record]:
 
 
 def part_sizes(num_records: int, shares: Sequence[int]) -> tuple[int, ...]:
-    """Whole numbers that add up to all records; what is left after rounding down goes to the largest remainders.
+    """Return whole numbers that add up to all records.
 
-    Of equal ones to the last part: 17,125 in 70/20/10 are the paper's 11,987, 3,425 and 1,713.
+    What is left after rounding down goes to the largest remainders, of equal ones to the last part:
+    17,125 in 70/20/10 are the paper's 11,987, 3,425 and 1,713.
     """
     sizes = [num_records * share // 100 for share in shares]
     remainders = [num_records * share % 100 for share in shares]
@@ -124,13 +124,14 @@ def part_sizes(num_records: int, shares: Sequence[int]) -> tuple[int, ...]:
 def iterative_stratification(
     labels_NC: NDArray[np.bool_], sizes: Sequence[int], seed: int
 ) -> NDArray[np.int64]:
-    """Returns the part of each record, N.
+    """Return the part of each record, N.
 
-    The rarest class that is left is dealt out first: each of its records goes to the part that lacks most of that
-    class, of equal ones to the part that lacks most records, of these to one drawn. Records without a class go where
-    records are lacking. Sizes give way to classes, as in the paper: in 762 pictures of VOC every class is within
-    one picture of its share and the parts within five of theirs; making sizes exact would cost up to six pictures of
-    a class. In sets as large as VOC 2012 the sizes are met.
+    The rarest class that is left is dealt out first: each of its records goes to the part that
+    lacks most of that class, of equal ones to the part that lacks most records, of these to one
+    drawn. Records without a class go where records are lacking. Sizes give way to classes, as in
+    the paper: in 762 pictures of VOC every class is within one picture of its share and the parts
+    within five of theirs; making sizes exact would cost up to six pictures of a class. In sets as
+    large as VOC 2012 the sizes are met.
 
     Args:
         labels_NC: which classes a record has.
@@ -142,14 +143,12 @@ def iterative_stratification(
     missing_P = np.array(sizes, np.int64)
     missing_PC = np.outer(missing_P / max(len(labels_NC), 1), labels_NC.sum(axis=0))
     order = generator.permutation(len(labels_NC))
+
     while (left := order[parts_N[order] < 0]).size:
-        counts_C = labels_NC[left].sum(axis=0)
-        class_index = (
-            int(np.where(counts_C > 0, counts_C, len(labels_NC) + 1).argmin())
-            if counts_C.any()
-            else None
-        )
-        for record in left if class_index is None else left[labels_NC[left, class_index]]:
+        class_index = _rarest_class(labels_NC[left])
+        records = left if class_index is None else left[labels_NC[left, class_index]]
+
+        for record in records:
             wanted_P = missing_P if class_index is None else missing_PC[:, class_index]
             part = _neediest(wanted_P, missing_P, generator)
             parts_N[record] = part
@@ -158,17 +157,29 @@ def iterative_stratification(
     return parts_N
 
 
+def _rarest_class(labels_NC: NDArray[np.bool_]) -> int | None:
+    """Return the class that the fewest records have; None if none has any."""
+    counts_C = labels_NC.sum(axis=0)
+    if not counts_C.any():
+        return None
+    return int(np.where(counts_C > 0, counts_C, len(labels_NC) + 1).argmin())
+
+
 def _neediest(
     wanted_P: NDArray[np.generic], missing_P: NDArray[np.int64], generator: np.random.Generator
 ) -> int:
-    """The part that lacks most of the class, of equal ones most records; of these one drawn."""
+    """Return the part that lacks most of the class, of equal ones most records.
+
+    Of these one drawn.
+    """
     needs = list(zip(wanted_P.tolist(), missing_P.tolist(), strict=True))
-    equal = [part for part, need in enumerate(needs) if need == max(needs)]
+    most = max(needs)
+    equal = [part for part, need in enumerate(needs) if need == most]
     return equal[0] if len(equal) == 1 else int(generator.choice(equal))
 
 
 def write_lists(out: Path, parts: Mapping[str, Part]) -> None:
-    """Writes `<part>.txt` for each part, one key a line; lists that are there must be the same.
+    """Write `<part>.txt` for each part, one key per line; lists that are there must be the same.
 
     Raises:
         CorpusError: the folder holds the lists of another split, or cannot be written.
@@ -177,15 +188,19 @@ def write_lists(out: Path, parts: Mapping[str, Part]) -> None:
         path = out / f"{name}.txt"
         text = "".join(f"{key}\n" for key in part.keys)
         try:
-            if path.exists():
-                if path.read_text(encoding="utf-8") != text:
-                    raise CorpusError(
-                        f"{path}: lists another split; give another --out, or the same shares and seed."
-                    )
-                continue
-            out.mkdir(parents=True, exist_ok=True)
-            partial = out / f".{name}.txt.{os.getpid()}"
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
+            _write_once(path, text)
         except OSError as error:
             raise CorpusError(f"{path}: the list cannot be written ({error.strerror}).") from error
+
+
+def _write_once(path: Path, text: str) -> None:
+    if path.exists():
+        if path.read_text(encoding="utf-8") != text:
+            raise CorpusError(
+                f"{path}: lists another split; give another --out, or the same shares and seed."
+            )
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -1,8 +1,16 @@
-"""PASCAL VOC 2007 and 2012: pictures in JPEGImages, objects in Annotations/*.xml, splits in ImageSets.
+"""PASCAL VOC 2007 and 2012, and sets in its layout: images, XML files, palette masks, lists.
 
-A split is `[YEAR-]NAME`: `train`, `val`, `trainval`, `test` from ImageSets/Main, `seg-train` and so on from
-ImageSets/Segmentation with the palette masks of SegmentationClass, or `all`, every annotated picture (17,125
-in VOC2012). The XML files are read one by one as the records are drawn, by defusedxml, no picture is opened.
+    VOC2012/JPEGImages/*.jpg, Annotations/*.xml      images and objects
+    VOC2012/ImageSets/Main/NAME.txt                  the images of the split NAME
+    VOC2012/ImageSets/Segmentation/NAME.txt          those of seg-NAME, with SegmentationClass/*.png
+    VOC2012/SegmentationClassAug/*.png               masks of lists such as trainaug, grey or
+    palette VOC2012/classes.txt or labelmap.txt              the classes, where they are not VOC's
+    20
+
+A split is `[YEAR-][seg-]NAME` for any list, or `[YEAR-]all`, every annotated image (17,125 in
+VOC2012). Where no object has one of VOC's classes and no list of classes is there, the names in the
+XML files are the classes, sorted. XML files are read one by one as records are drawn, by
+voc_xml.py; no image is opened.
 """
 
 import functools
@@ -11,34 +19,34 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from xml.etree.ElementTree import Element, ParseError
 
-import defusedxml.ElementTree
-
-from datasets.corpora.files import inside, list_folder, record_key, require_files, require_folder
-from datasets.corpora.masks import PaletteMask
+from datasets.corpora.class_lists import LabelMap, read_classes, read_label_map
+from datasets.corpora.files import (
+    FileNames,
+    inside,
+    list_folder,
+    read_lines,
+    record_key,
+    require_files,
+    require_folder,
+)
+from datasets.corpora.masks import ColorMask, IndexMask
 from datasets.corpora.palette import voc_palette
+from datasets.corpora.voc_xml import Annotation, read_annotation, read_class_names
 from datasets.errors import CorpusError
-from shards.records import Corpus, Record, label_of
+from shards.records import MAX_CLASSES, Corpus, Mask, Record, label_of
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *(
-        "diningtable",
-        "dog",
-        "horse",
-        "motorbike",
-        "person",
-        "pottedplant",
-        "sheep",
-        "sofa",
-        "train",
-        "tvmonitor",
-    ),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
 )
-MAX_XML_BYTES = 4_000_000  # the largest of VOC2012 has 22 kB
-_SPLIT = re.compile(r"(?:(?P<year>\d{4})-)?(?P<name>all|(?:seg-)?(?:train|val|trainval|test))")
+SHOWN_LISTS = 12
+_SPLIT = re.compile(r"(?:(?P<year>\d{4})-)?(?P<name>\w[\w.+-]*)")
+# VOC's lists of one class (`dog_train.txt`) are splits too, but not shown among them.
+_CLASS_LIST = re.compile(r".+_(train|val|trainval|test)")
+# A list's second column marks whether the class of the list is in the image.
+_SECOND_COLUMN = re.compile(r"(.+?)\s+(-1|0|1)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,180 +62,286 @@ class _Split:
 
     @property
     def source(self) -> Path:
-        """Where the split's pictures are listed: a text file of ImageSets, or the folder of XML files."""
+        """Return where its images are listed: a file of ImageSets, or the folder of XML files."""
         if self.name == "all":
             return self.folder / "Annotations"
         sets = self.folder / "ImageSets" / ("Segmentation" if self.segmentation else "Main")
         return sets / f"{self.name.removeprefix('seg-')}.txt"
 
+    @property
+    def masks(self) -> Path:
+        """Return the folder of its masks: SBD's for lists such as trainaug, if it is there."""
+        plain, augmented = (self.folder / f"SegmentationClass{end}" for end in ("", "Aug"))
+        wants_augmented = "aug" in self.name.lower() or not plain.is_dir()
+        return augmented if wants_augmented and augmented.is_dir() else plain
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The files of one image; `annotation` and `mask` are None if the split has none."""
+
+    name: str
+    image: Path
+    annotation: Path | None
+    mask: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Classes:
+    """The classes of a year, where they are from, and the colors of its masks if listed."""
+
+    names: tuple[str, ...]
+    note: str = ""
+    colors: LabelMap | None = None
+
 
 def open_voc(root: Path, split: str) -> Corpus:
-    """Opens a split of VOC.
+    """Open a split of VOC or of a set in its layout.
 
     Args:
         root: VOCdevkit, a folder that holds it, or one year's folder such as VOCdevkit/VOC2012.
-        split: `[2007-|2012-][seg-]train|val|trainval|test`, or `[2007-|2012-]all`; the year may be left out
-            where only one year on disk has the split. A `test` without any XML file has no classes.
+        split: `[YEAR-][seg-]NAME` of a list in ImageSets, or `[YEAR-]all`; the year may be left out
+            if only one year on disk has the split. A `test` without any XML file has no classes.
 
     Raises:
-        CorpusError: a missing or ambiguous split, or one that is empty or names files that are missing.
-            While the records are drawn: an XML file that is malformed, hostile or names an unknown class.
+        CorpusError: a missing or ambiguous split, or one that is empty or names files that are
+            missing.
     """
     chosen = _resolve(root, split)
-    names = _names(chosen)
+    pictures = FileNames(chosen.folder / "JPEGImages")
+    names = _names(chosen, pictures)
     if not names:
         raise CorpusError(f"{chosen.source}: the split {split!r} is empty.")
-    require_files(chosen.folder / "JPEGImages", (f"{name}.jpg" for name in names), chosen.source)
-    if chosen.segmentation:
-        require_files(
-            chosen.folder / "SegmentationClass", (f"{name}.png" for name in names), chosen.source
-        )
-    labelled = _has_labels(chosen, names)
-    classes = CLASSES if labelled else ()
-    palette = voc_palette(len(CLASSES)) if chosen.segmentation else ()
+
+    files = _find_files(chosen, names, pictures)
+    labelled = files[0].annotation is not None
+    found = _classes(chosen, files, root)
+    records = functools.partial(_records, files, found)
     return Corpus(
         "voc",
         split,
-        classes,
-        palette,
-        len(names),
-        functools.partial(_records, chosen, names, labelled),
+        found.names if labelled or chosen.segmentation else (),
+        voc_palette(len(found.names)) if chosen.segmentation else (),
+        len(files),
+        records,
+        found.note,
     )
 
 
 def _year_folders(root: Path) -> list[Path]:
-    """Returns the folders of the years that lie at, in, or in VOCdevkit/ in the root."""
+    """Return the folders of the years at the root, in it, or in its VOCdevkit/."""
     require_folder(root, "give VOCdevkit or VOCdevkit/VOC2012 as --root")
     if (root / "JPEGImages").is_dir():
         return [root]
     for parent in (root, root / "VOCdevkit"):
-        years = [p for p in parent.glob("VOC*") if re.fullmatch(r"VOC\d{4}", p.name) and p.is_dir()]
-        if years:
-            return sorted(years)
+        years = [path for path in parent.glob("VOC*") if re.fullmatch(r"VOC\d{4}", path.name)]
+        if any(path.is_dir() for path in years):
+            return sorted(path for path in years if path.is_dir())
     raise CorpusError(
         f"{root}: no VOC here; the root holds VOC2007/ or VOC2012/, or JPEGImages/ of one year."
     )
 
 
 def _resolve(root: Path, split: str) -> _Split:
-    """Finds the one year that a split's name means."""
+    """Return the one year's split that a name means."""
     match = _SPLIT.fullmatch(split)
     if match is None:
-        raise CorpusError(
-            f"{split!r} is no split of VOC: it has train, val, trainval, test, seg-train, seg-val, "
-            "seg-trainval and all, each also with its year in front, e.g. 2012-seg-val."
-        )
+        raise CorpusError(f"{split!r} is no split of VOC: give a list's name such as 2012-seg-val.")
+
     folders = _year_folders(root)
-    wanted = [
-        f for f in folders if match["year"] is None or f.resolve().name == f"VOC{match['year']}"
-    ]
-    found = [
-        choice
-        for choice in (_Split(folder, match["name"]) for folder in wanted)
-        if choice.source.exists()
-    ]
+    year = f"VOC{match['year']}" if match["year"] else ""
+    wanted = [folder for folder in folders if not year or folder.resolve().name == year]
+    choices = [_Split(folder, match["name"]) for folder in wanted]
+    found = [choice for choice in choices if choice.source.exists()]
+
     if len(found) > 1:
-        choices = " or ".join(
-            f"{choice.folder.resolve().name.removeprefix('VOC')}-{choice.name}" for choice in found
-        )
-        raise CorpusError(f"{root}: the split {split!r} is ambiguous here, say which: {choices}.")
+        years = (choice.folder.resolve().name.removeprefix("VOC") for choice in found)
+        named = " or ".join(f"{year}-{match['name']}" for year in years)
+        raise CorpusError(f"{root}: the split {split!r} is ambiguous here, say which: {named}.")
     if not found:
         there = ", ".join(_available(folder) for folder in folders)
-        raise CorpusError(f"{root}: no split {split!r} here; there are: {there}.")
+        raise CorpusError(
+            f"{root}: no split {split!r} here; there are: {there}. {split!r} is no split of VOC "
+            "unless ImageSets has a list of that name."
+        )
     return found[0]
 
 
 def _available(folder: Path) -> str:
-    """Names the splits of one year, for a message."""
-    names = [part + name for part in ("", "seg-") for name in ("train", "val", "trainval", "test")]
-    found = [name for name in (*names, "all") if _Split(folder, name).source.exists()]
-    return f"{folder.resolve().name} with {' '.join(found) or 'none'}"
+    """Return the splits of one year, for a message."""
+    names = []
+    for kind, prefix in (("Main", ""), ("Segmentation", "seg-")):
+        lists = folder / "ImageSets" / kind
+        entries = list_folder(lists) if lists.is_dir() else []
+        stems = [entry.name.removesuffix(".txt") for entry in entries]
+        names += [prefix + stem for stem in stems if not _CLASS_LIST.fullmatch(stem)]
+    if (folder / "Annotations").is_dir():
+        names.append("all")
+    return f"{folder.resolve().name} with {' '.join(names[:SHOWN_LISTS]) or 'none'}"
 
 
-def _names(chosen: _Split) -> list[str]:
-    """Returns the names of a split's pictures, without extension, sorted."""
+def _names(chosen: _Split, pictures: FileNames) -> list[str]:
+    """Return the names of a split's images as its list writes them, sorted."""
     if chosen.name == "all":
-        return [
-            e.name.removesuffix(".xml")
-            for e in list_folder(chosen.source)
-            if e.name.endswith(".xml")
-        ]
-    try:
-        lines = chosen.source.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        raise CorpusError(f"{chosen.source}: the list cannot be read ({error}).") from error
-    names = sorted(line.split()[0] for line in lines if line.strip())
-    for name in names:
-        inside(chosen.folder / "JPEGImages", name, chosen.source)
+        files = [entry.name for entry in list_folder(chosen.source)]
+        return [name.removesuffix(".xml") for name in files if name.endswith(".xml")]
+
+    lines = read_lines(chosen.source, "list")
+    for line in lines:
+        inside(pictures.folder, line, chosen.source)
+
+    names = sorted(_without_mark(line, pictures) for line in lines)
     for name, following in itertools.pairwise(names):
         if name == following:
             raise CorpusError(f"{chosen.source}: names {name} twice.")
     return names
 
 
-def _has_labels(chosen: _Split, names: list[str]) -> bool:
-    """Whether the split's XML files are there: all of them, or for a test set perhaps none."""
-    folder = chosen.folder / "Annotations"
-    if chosen.name == "test" and not any((folder / f"{name}.xml").is_file() for name in names):
-        return False
-    require_files(folder, (f"{name}.xml" for name in names), chosen.source)
-    return True
+def _without_mark(line: str, pictures: FileNames) -> str:
+    """Return the name in a line: all of it if that is an image, else without a second column."""
+    match = _SECOND_COLUMN.fullmatch(line)
+    if match is None or _find_picture(line, pictures) is not None:
+        return line
+    return match[1]
 
 
-def _records(chosen: _Split, names: list[str], labelled: bool) -> Iterator[Record]:
-    for name in names:
-        objects = read_objects(chosen.folder / "Annotations" / f"{name}.xml") if labelled else []
-        path = chosen.folder / "SegmentationClass" / f"{name}.png"
-        mask = PaletteMask(path, len(CLASSES)) if chosen.segmentation else None
-        image = chosen.folder / "JPEGImages" / f"{name}.jpg"
-        yield Record(record_key(f"{name}.jpg"), image, label_of(objects), mask)
+def _find_picture(name: str, pictures: FileNames) -> str | None:
+    """Return the image of a name, which may carry its extension."""
+    exact = pictures.find(f"{name}.jpg") or pictures.find_stem(name)
+    return exact or pictures.find_stem(_stem(name))
 
 
-def read_objects(path: Path) -> list[dict[str, Any]]:
-    """Reads the objects of one XML file, as `Record.label` has them; difficult ones are kept and marked.
+def _stem(name: str) -> str:
+    return re.sub(r"\.(jpe?g|png)$", "", name, flags=re.IGNORECASE)
 
-    Only `name` and `bndbox` are needed; `pose`, `truncated`, `difficult` and `part` may be missing or there.
+
+def _find_files(chosen: _Split, names: list[str], pictures: FileNames) -> list[_Files]:
+    """Return the files of each image.
+
+    A name may carry its extension, and differ from the file's in case or Unicode form.
 
     Raises:
-        CorpusError: the file is missing, malformed or hostile, or names a class that VOC does not have.
+        CorpusError: images, XML files or masks that are missing.
     """
-    try:
-        if path.stat().st_size > MAX_XML_BYTES:
-            raise CorpusError(
-                f"{path}: larger than {MAX_XML_BYTES:,} bytes, so it is no annotation of VOC."
-            )
-        tree: Element = defusedxml.ElementTree.fromstring(path.read_bytes(), forbid_dtd=True)
-    except (
-        OSError,
-        ParseError,
-        ValueError,
-        LookupError,
-    ) as error:  # defusedxml's own errors are ValueErrors
-        raise CorpusError(f"{path}: not an XML file that can be read safely ({error}).") from error
-    return [_object(item, path) for item in tree.findall("object")]
+    stems = [_stem(name) for name in names]
+    shown = [f"{stem}.jpg" for stem in stems]
+    found = [_find_picture(name, pictures) for name in names]
+    images = require_files(shown, found, pictures.folder, chosen.source)
+
+    # XML file and mask are named like the image, or like the list names it.
+    stems = [re.sub(r"\.[^./]+$", "", image) for image in images]
+    annotations = _annotations(chosen, stems, names)
+    masks: list[Path | None] = [None] * len(images)
+    if chosen.segmentation:
+        masks = [*_beside(chosen.masks, stems, names, ".png", chosen.source)]
+
+    return [
+        _Files(image, pictures.folder / image, annotation, mask)
+        for image, annotation, mask in zip(images, annotations, masks, strict=True)
+    ]
 
 
-def _object(item: Element, path: Path) -> dict[str, Any]:
-    """One object; VOC's boxes count pixels from 1 and include the last, ours are half-open from 0."""
-    name = (item.findtext("name") or "").strip()
-    if name not in CLASSES:
+def _annotations(chosen: _Split, stems: list[str], names: list[str]) -> list[Path | None]:
+    """Return the XML file of each image: all of them, or for a test set perhaps none."""
+    folder = chosen.folder / "Annotations"
+    if chosen.name == "test" and not any((folder / f"{stem}.xml").is_file() for stem in stems):
+        return [None] * len(stems)
+    return [*_beside(folder, stems, names, ".xml", chosen.source)]
+
+
+def _beside(
+    folder: Path, stems: list[str], names: list[str], suffix: str, source: Path
+) -> list[Path]:
+    """Return the file that goes with each image.
+
+    Raises:
+        CorpusError: files that are missing.
+    """
+    files = FileNames(folder)
+    wanted = [stem + suffix for stem in stems]
+    found = [
+        files.find(file) or files.find(name + suffix)
+        for file, name in zip(wanted, names, strict=True)
+    ]
+    return [folder / file for file in require_files(wanted, found, folder, source)]
+
+
+def _classes(chosen: _Split, files: list[_Files], root: Path) -> _Classes:
+    """Return the classes: of a list beside the images, else VOC's, else those of the XML files."""
+    folders = (chosen.folder, root)
+    colors = read_label_map(*folders)
+    names = read_classes(*folders)
+    if colors is not None:
+        return _Classes(colors.classes, f"the classes are those of {colors.path.name}", colors)
+    if names:
+        return _Classes(names, f"the classes are the {len(names)} of classes.txt")
+
+    annotations = [each.annotation for each in files if each.annotation is not None]
+    if not annotations or _has_class_of_voc(annotations):
+        return _Classes(CLASSES)
+    return _own_classes(chosen)
+
+
+def _has_class_of_voc(annotations: list[Path]) -> bool:
+    """Return whether an object has a class of VOC, or none has any.
+
+    Mostly the first file decides.
+    """
+    has_objects = False
+    for path in annotations:
+        for name in read_class_names(path):
+            has_objects = True
+            if name in CLASSES:
+                return True
+    return not has_objects
+
+
+def _own_classes(chosen: _Split) -> _Classes:
+    """Return the class names of all XML files, so that each split has the same."""
+    folder = chosen.folder / "Annotations"
+    names: set[str] = set()
+    for entry in list_folder(folder):
+        if entry.name.endswith(".xml"):
+            names.update(read_class_names(folder / entry.name))
+
+    if len(names) > MAX_CLASSES:
         raise CorpusError(
-            f"{path}: unknown class {name!r}; the 20 classes of VOC are {', '.join(CLASSES)}."
+            f"{folder}: its objects have {len(names)} different names, none of them VOC's; list "
+            "the "
+            f"classes, at most {MAX_CLASSES}, in {chosen.folder / 'classes.txt'}."
         )
-    try:
-        x0, y0, x1, y1 = (_coordinate(item, corner) for corner in ("xmin", "ymin", "xmax", "ymax"))
-        difficult = bool(int(item.findtext("difficult") or 0))
-    except ValueError as error:
-        raise CorpusError(f"{path}: an object {name!r} has a malformed part ({error}).") from error
-    box = [max(0.0, x0 - 1), max(0.0, y0 - 1), x1, y1]
-    return {"class": CLASSES.index(name), "box": box, "difficult": difficult, "crowd": False}
+    shown = ", ".join(sorted(names)[:SHOWN_LISTS])
+    return _Classes(
+        tuple(sorted(names)),
+        f"the classes are the {len(names)} names in the XML files ({shown}); classes.txt fixes "
+        "them",
+    )
 
 
-def _coordinate(item: Element, corner: str) -> float:
-    text = item.findtext(f"bndbox/{corner}")
-    if text is None:
-        raise ValueError(f"no bndbox/{corner}")
-    value = float(text)
-    if not abs(value) < 1e6:
-        raise ValueError(f"bndbox/{corner} is {text.strip()}")
-    return value
+def _records(files: list[_Files], found: _Classes) -> Iterator[Record]:
+    class_of = {name: index for index, name in enumerate(found.names)}
+    for each in files:
+        fault = ""
+        annotation = Annotation([], (), None)
+        if each.annotation is not None:
+            try:
+                annotation = read_annotation(each.annotation, class_of)
+            except CorpusError as error:
+                fault = str(error)
+        yield Record(
+            record_key(each.name),
+            each.image,
+            label_of(annotation.objects),
+            _mask(each.mask, found),
+            label_size=annotation.size,
+            fault=fault,
+            dropped=annotation.dropped,
+        )
+
+
+def _mask(path: Path | None, found: _Classes) -> Mask | None:
+    if path is None:
+        return None
+    if found.colors is not None:
+        return ColorMask(path, found.colors.values, found.colors.path)
+    return IndexMask(path, len(found.names))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datasets.corpora.masks import GreyMask
+from datasets.corpora.masks import IndexMask
 from shards.records import Corpus, Record
 
 NUM_GOOD = 30
@@ -61,7 +61,7 @@ def records_of(root: Path) -> Callable[[], Iterator[Record]]:
             if ".mask" not in path.name:
                 label: dict[str, Any] = {"classes": [0], "objects": [{"class": 0, "box": BOX}]}
                 mask = root / f"{path.stem}.mask.png"
-                yield Record(path.stem, path, label, GreyMask(mask, 2) if mask.exists() else None)
+                yield Record(path.stem, path, label, IndexMask(mask, 2) if mask.exists() else None)
 
     return records
 

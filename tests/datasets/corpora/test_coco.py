@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def size_of(picture: Path) -> tuple[int, int]:
 
 
 def make(root: Path, split: str = "train2017", **parts: Any) -> Path:
-    """Writes a tiny COCO folder; `parts` replace those of its JSON, None leaves one out."""
+    """Write a tiny COCO folder; `parts` replace those of its JSON, None leaves one out."""
     (root / split).mkdir(parents=True)
     (root / "annotations").mkdir(exist_ok=True)
     for name in ("2.jpg", "1.jpg"):
@@ -172,34 +173,220 @@ ANNOTATION = {"id": 8, "image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 1]}
         ({"annotations": 3}, "lacks one of the lists"),
         ({"categories": []}, "categories are missing"),
         ({"categories": [{"id": 3}]}, "categories are missing or have no names"),
+        ({"categories": [{"id": [3], "name": "a"}]}, "categories are missing or have no names"),
         (
             {"categories": [{"id": 3, "name": "a"}, {"id": 4, "name": "a"}]},
-            "a category stands in it twice",
+            r"lists the category 'a' \(id 4\) twice",
         ),
         ({"images": []}, "is empty"),
-        ({"images": [IMAGE, IMAGE]}, "a picture stands in it twice"),
-        ({"images": [{**IMAGE, "id": 7}, IMAGE]}, "a picture stands in it twice"),
+        ({"images": [IMAGE, IMAGE]}, r"gives the id 1 to 1\.jpg and to 1\.jpg"),
+        (
+            {"images": [{**IMAGE, "id": 7}, IMAGE]},
+            r"lists the file 1\.jpg twice, as pictures 7 and 1",
+        ),
         ({"images": [{**IMAGE, "height": "4"}]}, "picture 1 has no proper height"),
+        ({"images": [{**IMAGE, "width": -4}]}, "picture 1 has no proper width"),
         ({"images": [{"id": 1}]}, "picture 1 has no proper file_name"),
+        ({"images": [{**IMAGE, "id": None}]}, "picture None has no proper id"),
         ({"images": [3]}, "malformed"),
         ({"images": [{**IMAGE, "file_name": "../1.jpg"}]}, "no file inside"),
+        ({"images": [{**IMAGE, "file_name": "..\\1.jpg"}]}, "no file inside"),
         ({"images": [{**IMAGE, "file_name": "/etc/passwd"}]}, "no file inside"),
         ({"images": [{**IMAGE, "file_name": "3.jpg"}]}, r"1 of the files .* first is 3\.jpg"),
-        ({"annotations": [{"id": 1}]}, "lacks a part"),
-        ({"annotations": [{**ANNOTATION, "category_id": 4}]}, "category 4, which is not listed"),
-        ({"annotations": [{**ANNOTATION, "bbox": [1, 2, 3]}]}, "annotation 8 has no proper bbox"),
-        (
-            {"annotations": [{**ANNOTATION, "bbox": [1, 2, 3, float("inf")]}]},
-            "annotation 8 has no proper bbox",
-        ),
-        ({"annotations": [{**ANNOTATION, "bbox": None}]}, "annotation 8 has no proper bbox"),
     ],
 )
-def test_annotations_that_are_wrong(tmp_path: Path, parts: dict[str, Any], message: str) -> None:
+def test_files_that_contradict_themselves_are_refused(
+    tmp_path: Path, parts: dict[str, Any], message: str
+) -> None:
     make(tmp_path, **parts)
     with pytest.raises(CorpusError, match=message) as caught:
-        list(open_coco(tmp_path, "train").records())
+        open_coco(tmp_path, "train")
     assert "instances_train2017.json" in str(caught.value) and "\n" not in str(caught.value)
+
+
+BAD_OBJECTS = [
+    ({"category_id": 4}, "its category 4 is not listed"),
+    ({"category_id": None}, "its category None is not listed"),
+    ({"bbox": [1, 2, 3]}, "is not four numbers"),
+    ({"bbox": "everywhere"}, "is not four numbers"),
+    ({"bbox": [1, 2, 3, float("inf")]}, "its box is not finite"),
+    ({"bbox": [1, 2, float("nan"), 1]}, "its box is not finite"),
+    ({"bbox": [1, 2, 10**400, 1]}, "is not four numbers"),
+    ({"bbox": None}, "it has no bbox"),
+    ({"bbox": []}, "it has no bbox"),
+    ({"bbox": [1, 2, 0, 1]}, "its box has no area"),
+    ({"bbox": [1, 2, 2, -1]}, "its box has no area"),
+    ({"bbox": [7, 2, 2, 1]}, "lies outside the picture of 5 x 4"),
+]
+
+
+@pytest.mark.parametrize("change, reason", BAD_OBJECTS)
+def test_a_bad_annotation_costs_its_object_and_is_named(
+    tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
+    good = {**ANNOTATION, "id": 9}
+    make(tmp_path, annotations=[{**ANNOTATION, **change}, good])
+    first, second = open_coco(tmp_path, "train").records()
+
+    assert len(first.label["objects"]) == 1 and not second.label["objects"]
+    (dropped,) = first.dropped
+    assert dropped.startswith("annotation 8: ") and reason in dropped
+    assert not first.fault and not second.dropped
+
+
+@pytest.mark.parametrize("change, reason", BAD_OBJECTS)
+def test_a_file_of_bad_annotations_only_is_refused(
+    tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
+    make(tmp_path, annotations=[{**ANNOTATION, **change}])
+    with pytest.raises(CorpusError, match=f"none of its annotations can be used: .*{reason}"):
+        open_coco(tmp_path, "train")
+
+
+def test_an_object_without_a_box_is_drawn_in_the_mask_all_the_same(tmp_path: Path) -> None:
+    outline = [[0, 0, 2, 0, 2, 2, 0, 2]]
+    known = {"id": 1, "image_id": 1, "category_id": 3, "segmentation": outline}
+    unknown = {**ANNOTATION, "category_id": 77, "segmentation": [[3, 2, 5, 2, 5, 4, 3, 4]]}
+    make(tmp_path, annotations=[known, unknown, {**ANNOTATION, "image_id": 2}])
+
+    plane = next(open_coco(tmp_path, "train").records()).mask.read()
+    np.testing.assert_array_equal(plane[:2, :2], 1)
+    np.testing.assert_array_equal(plane[2:, 3:], 255)
+
+
+def test_a_picture_without_a_size_costs_its_record(tmp_path: Path) -> None:
+    make(tmp_path, images=[IMAGE, {"id": 2, "file_name": "2.jpg", "height": 4}])
+    first, second = open_coco(tmp_path, "train").records()
+    assert not first.fault and "picture 2 has no proper width" in second.fault
+
+
+@pytest.mark.parametrize("as_text", [str, "{:012d}".format, float])
+def test_ids_as_text_and_as_numbers_are_one(tmp_path: Path, as_text: Callable[[int], Any]) -> None:
+    images = [{**IMAGE, "id": as_text(1)}, {**IMAGE, "id": as_text(2), "file_name": "2.jpg"}]
+    categories = [{"id": as_text(3), "name": "car"}]
+    make(tmp_path, images=images, annotations=[ANNOTATION], categories=categories)
+    first, second = open_coco(tmp_path, "train").records()
+    assert len(first.label["objects"]) == 1 and not second.label["objects"]
+
+
+def test_annotations_that_match_no_picture_are_counted(tmp_path: Path) -> None:
+    strangers = [{**ANNOTATION, "id": number, "image_id": "x"} for number in range(20, 25)]
+    make(tmp_path, annotations=[ANNOTATION, *strangers, 3, {"id": 1}])
+    (left,) = open_coco(tmp_path, "train").left_out
+    assert left.count == 7 and left.examples[0] == "annotation 20" and len(left.examples) == 3
+    assert (
+        left.reason == "annotations of instances_train2017.json that belong to no picture it lists"
+    )
+
+
+def test_annotations_none_of_which_matches_a_picture_are_refused(tmp_path: Path) -> None:
+    make(tmp_path, annotations=[{**ANNOTATION, "image_id": "a.jpg"}] * 3)
+    with pytest.raises(
+        CorpusError, match=r"none of its 3 annotations belongs .* image_id 'a\.jpg'"
+    ):
+        open_coco(tmp_path, "train")
+
+
+def test_an_annotation_file_without_annotations_is_taken(tmp_path: Path) -> None:
+    make(tmp_path, annotations=[])
+    assert [record.label["objects"] for record in open_coco(tmp_path, "train").records()] == [
+        [],
+        [],
+    ]
+
+
+def test_the_stated_size_goes_with_the_record(tmp_path: Path) -> None:
+    first, _ = open_coco(make(tmp_path), "train").records()
+    assert first.label_size == (5, 4)
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    path = make(tmp_path) / "annotations/instances_train2017.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert open_coco(tmp_path, "train").num_records == 2
+
+
+def renamed(tmp_path: Path, *names: str, key: str = "file_name") -> list[str]:
+    """Open a set whose two images the JSON names like this; return the files that were found."""
+    images = [{"id": i, key: name, "height": 4, "width": 5} for i, name in enumerate(names, 1)]
+    corpus = open_coco(make(tmp_path, images=images), "train")
+    records = list(corpus.records())
+    assert len({record.key for record in records}) == 2
+    return [record.image.relative_to(tmp_path).as_posix() for record in records]
+
+
+@pytest.mark.parametrize(
+    "prefix", ["train2017/", "./train2017/", "images/train2017/", "data\\", "C:\\sets\\train\\"]
+)
+def test_names_with_folders_are_found(tmp_path: Path, prefix: str) -> None:
+    names = renamed(tmp_path, f"{prefix}1.jpg", f"{prefix}2.jpg")
+    assert names == ["train2017/1.jpg", "train2017/2.jpg"]
+
+
+def test_lviss_urls_stand_for_names(tmp_path: Path) -> None:
+    host = "http://images.cocodataset.org/train2017"
+    names = renamed(tmp_path, f"{host}/1.jpg", f"{host}/2.jpg", key="coco_url")
+    assert names == ["train2017/1.jpg", "train2017/2.jpg"]
+
+
+def test_names_that_differ_in_case_or_unicode_form_are_found(tmp_path: Path) -> None:
+    make(tmp_path)
+    folder = tmp_path / "train2017"
+    (folder / "1.jpg").rename(folder / "1.JPG")
+    (folder / "2.jpg").rename(folder / "Cafe\u0301.jpg")
+    path = tmp_path / "annotations/instances_train2017.json"
+    path.write_text(path.read_text().replace("2.jpg", "caf\u00e9.JPG"))
+
+    records = list(open_coco(tmp_path, "train").records())
+    assert sorted(record.image.name for record in records) == ["1.JPG", "Cafe\u0301.jpg"]
+    assert all(record.image.is_file() for record in records)
+
+
+# The folder of the images and the instances file, as other tools lay them out; and the split to ask
+# for.
+LAYOUTS = [
+    ("train", "train/_annotations.coco.json", "train"),
+    ("valid", "valid/_annotations.coco.json", "val"),
+    ("images", "annotations/instances_default.json", "default"),
+    ("images/default", "annotations/instances_default.json", "default"),
+    ("train", "annotations/instances_train.json", "train"),
+    ("train", "annotations/instances_train2017.json", "train"),
+    ("images/train", "annotations/train.json", "train"),
+    ("images/train2017", "annotations/instances_train2017.json", "train"),
+    ("images", "annotations/instances_train.json", "train"),
+    ("train2017", "annotations/lvis_v1_train2017.json", "train"),
+    (".", "train.json", "train"),
+    ("my photos", "annotations/my photos.json", "my photos"),
+]
+
+
+@pytest.mark.parametrize("folder, file, split", LAYOUTS)
+def test_layouts_of_other_tools(tmp_path: Path, folder: str, file: str, split: str) -> None:
+    source = make(tmp_path / "made")
+    root = tmp_path / "root"
+    for path in (root / folder, (root / file).parent):
+        path.mkdir(parents=True, exist_ok=True)
+    for name in ("1.jpg", "2.jpg"):
+        (source / "train2017" / name).rename(root / folder / name)
+    (source / "annotations/instances_train2017.json").rename(root / file)
+
+    corpus = open_coco(root, split)
+    first, second = corpus.records()
+    assert (first.key, second.key, corpus.classes) == ("1", "2", ("car", "toothbrush"))
+    assert len(first.label["objects"]) == 2 and first.image.is_file()
+
+
+def test_pictures_without_a_known_extension_are_counted(tmp_path: Path) -> None:
+    for name in ("1.jpg", "noext", "odd.foo", "raw.CR2", "notes.txt", "x.bin"):
+        (tmp_path / "test2017").mkdir(exist_ok=True)
+        (tmp_path / "test2017" / name).write_bytes(b"\xff\xd8\xff\xe0 a JPEG")
+    (tmp_path / "test2017/x.bin").write_bytes(b"no picture")
+    left = {
+        item.reason.split(":")[0].split(",")[0]: item
+        for item in open_coco(tmp_path, "test").left_out
+    }
+    assert left["pictures without a known extension"].examples == ("noext", "odd.foo")
+    assert left["CR2 files"].count == 1 and len(left) == 2
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '"x"', "\udcff", "[1]"])
@@ -218,8 +405,12 @@ def test_folders_that_are_wrong(tmp_path: Path) -> None:
         open_coco(tmp_path / "none", "train")
     with pytest.raises(CorpusError, match="there are: none"):
         open_coco(tmp_path, "train")
-    with pytest.raises(CorpusError, match="'tarin' is no split of COCO"):
-        open_coco(tmp_path, "tarin")
+    for split in ("tarin", "../train2017", ""):
+        with pytest.raises(CorpusError, match=f"'{split}' is no split of COCO"):
+            open_coco(tmp_path, split)
+    (tmp_path / "set.tar").touch()
+    with pytest.raises(CorpusError, match=r"set\.tar: is a file, not a folder; unpack it"):
+        open_coco(tmp_path / "set.tar", "train")
     (tmp_path / "val2017").mkdir()
     with pytest.raises(CorpusError, match="'val' is empty"):
         open_coco(tmp_path, "val")

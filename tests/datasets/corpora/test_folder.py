@@ -1,4 +1,4 @@
-"""ImageNet and any folder of pictures: the real sample, layouts made here, and folders that are wrong."""
+"""Any folder of pictures: layouts made here, kinds of masks, and folders that are wrong."""
 
 import pickle
 from pathlib import Path
@@ -8,11 +8,7 @@ import pytest
 from PIL import Image
 
 from datasets.corpora.folder import open_folder
-from datasets.corpora.imagenet import open_imagenet
 from datasets.errors import CorpusError
-
-DATA = Path(__file__).parents[3] / "../shared/data/imagenet"
-real = pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data/imagenet here")
 
 
 def save_plane(path: Path, plane: list[list[int]], mode: str = "L") -> None:
@@ -32,56 +28,6 @@ def touch(*paths: Path) -> None:
 def save_mask(path: Path, value: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.array([[0, value, 255]], np.uint8)).save(path)
-
-
-@real
-def test_the_real_imagenet() -> None:
-    corpus = open_imagenet(DATA, "train")
-    records = list(corpus.records())
-    wnids = sorted(path.name for path in (DATA / "train").iterdir())
-    assert corpus.classes == tuple(wnids) and corpus.num_records == len(records) == 60
-    for record in records:
-        assert record.label == {"classes": [wnids.index(record.image.parent.name)], "objects": []}
-        assert record.mask is None and record.image.is_file()
-    assert len({record.key for record in records}) == 60
-    assert open_imagenet(DATA / "train", "train").classes == corpus.classes
-
-
-def test_imagenet_keys_are_unique_and_indices_agree_between_splits(tmp_path: Path) -> None:
-    a, b = "n00000001", "n00000002"
-    touch(tmp_path / f"train/{a}/{a}_1.JPEG", tmp_path / f"train/{b}/{b}_1.JPEG")
-    touch(
-        tmp_path / f"val/{b}/ILSVRC2012_val_1.JPEG",
-        tmp_path / f"val/{b}/x.png",
-        tmp_path / f"val/{b}/x.JPEG",
-    )
-    touch(tmp_path / f"val/{b}/.hidden.JPEG", tmp_path / f"val/{b}/list.txt")
-    train, val = open_imagenet(tmp_path, "train"), open_imagenet(tmp_path, "val")
-    assert train.classes == val.classes == (a, b)
-    assert [record.key for record in train.records()] == [f"{a}_1", f"{b}_1"]
-    records = list(val.records())
-    assert val.num_records == len({record.key for record in records}) == 3
-    assert all(record.label["classes"] == [1] for record in records)
-
-
-def test_imagenet_folders_may_be_links(tmp_path: Path) -> None:
-    touch(tmp_path / "full/n00000001/n00000001_1.JPEG")
-    (tmp_path / "subset").mkdir()
-    (tmp_path / "subset/n00000001").symlink_to(tmp_path / "full/n00000001")
-    assert open_imagenet(tmp_path / "subset", "train").num_records == 1
-
-
-def test_imagenet_folders_that_are_wrong(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="no such folder"):
-        open_imagenet(tmp_path / "none", "train")
-    touch(tmp_path / "val/ILSVRC2012_val_00000001.JPEG")
-    with pytest.raises(
-        CorpusError, match="no folder of a wnid such as n02123597 for the split 'val'"
-    ):
-        open_imagenet(tmp_path, "val")
-    (tmp_path / "train/n00000001").mkdir(parents=True)
-    with pytest.raises(CorpusError, match="'train' is empty"):
-        open_imagenet(tmp_path, "train")
 
 
 def test_a_folder_of_pictures(tmp_path: Path) -> None:
@@ -118,7 +64,7 @@ def test_a_folder_with_masks(tmp_path: Path, layout: str) -> None:
     (tmp_path / "classes.txt").write_text("background\nroad\n\n car \ntree\n")
     named = open_folder(tmp_path, split)
     assert named.classes == ("road", "car", "tree")
-    with pytest.raises(CorpusError, match=r"b\.png: index 4 .* 3 classes"):
+    with pytest.raises(CorpusError, match=r"b\.png: the mask holds index 4, .* 3 classes"):
         list(named.records())[1].mask.read()
 
 
@@ -187,7 +133,7 @@ def test_masks_that_mix_two_ways_are_refused(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").unlink()
     corpus = open_folder(tmp_path, "all")
     save_plane(tmp_path / "masks/c.png", [[0, 7]])
-    with pytest.raises(CorpusError, match=r"c\.png: 7 stands in the mask"):
+    with pytest.raises(CorpusError, match=r"c\.png: the mask holds 7"):
         list(corpus.records())[2].mask.read()
 
 
@@ -211,7 +157,7 @@ def test_folders_that_classes_txt_names_are_classes(tmp_path: Path) -> None:
     assert [record.label["classes"] for record in train.records()] == [[1], [0]]
     assert [record.label for record in val.records()] == [{"classes": [1], "objects": []}]
     touch(tmp_path / "val/d.jpg")
-    with pytest.raises(CorpusError, match=r"d\.jpg: lies in no folder of a class"):
+    with pytest.raises(CorpusError, match=r"d\.jpg: is in no folder of a class"):
         open_folder(tmp_path, "val")
     assert open_folder(tmp_path, "all").classes == ()  # no folder of a class lies right here
 
@@ -250,10 +196,139 @@ def test_folders_that_are_wrong(tmp_path: Path) -> None:
         open_folder(tmp_path, "all")
 
 
-def test_only_links_that_lead_out_is_an_empty_folder(tmp_path: Path) -> None:
-    touch(tmp_path / "outside/a.jpg")
-    (tmp_path / "root").mkdir()
-    (tmp_path / "root/a.jpg").symlink_to(tmp_path / "outside/a.jpg")
-    (tmp_path / "root/more").symlink_to(tmp_path / "outside")
-    with pytest.raises(CorpusError, match="links that lead out of it are skipped"):
-        open_folder(tmp_path / "root", "all")
+@pytest.mark.parametrize("folder", ["masks", "labels", "annotations"])
+@pytest.mark.parametrize("ending", ["", "_mask", "-mask", "_label", "_gt", "_seg"])
+def test_masks_go_by_several_names(tmp_path: Path, folder: str, ending: str) -> None:
+    touch(tmp_path / "images/train/a.jpg", tmp_path / "images/train/deep/B.JPG")
+    save_mask(tmp_path / f"{folder}/train/a{ending}.png", 2)
+    save_mask(tmp_path / f"{folder}/train/deep/b{ending}.PNG", 3)
+    corpus = open_folder(tmp_path, "train")
+    assert [record.mask.read()[0, 1] for record in corpus.records()] == [2, 3]
+
+
+def test_masks_may_be_beside_their_pictures(tmp_path: Path) -> None:
+    touch(tmp_path / "train/a.jpg", tmp_path / "train/b.jpg", tmp_path / "plain/x_mask.jpg")
+    save_mask(tmp_path / "train/a_mask.png", 1)
+    with pytest.raises(CorpusError, match=r"b\.jpg: no mask"):
+        open_folder(tmp_path, "train")
+    save_mask(tmp_path / "train/b_mask.png", 2)
+    corpus = open_folder(tmp_path, "train")
+    assert [record.image.name for record in corpus.records()] == ["a.jpg", "b.jpg"]
+    assert [record.mask.read()[0, 1] for record in corpus.records()] == [1, 2]
+    assert open_folder(tmp_path, "plain").palette == ()
+
+
+def test_text_labels_are_no_masks_and_are_counted(tmp_path: Path) -> None:
+    touch(*(tmp_path / f"images/train/{name}.jpg" for name in "ab"))
+    touch(*(tmp_path / f"labels/train/{name}.txt" for name in "ab"))
+    corpus = open_folder(tmp_path, "all")
+    assert corpus.num_records == 2 and corpus.classes == ()
+    (left,) = corpus.left_out
+    assert left.count == 2 and "label files in labels/" in left.reason
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+@pytest.mark.parametrize("high, expected", [(255, 1), (1, 1)])
+def test_masks_saved_as_color_pictures_are_read_by_their_grey(
+    tmp_path: Path, mode: str, high: int, expected: int
+) -> None:
+    touch(tmp_path / "images/a.jpg")
+    (tmp_path / "masks").mkdir()
+    plane = Image.fromarray(np.array([[0, high], [high, 0]], np.uint8))
+    plane.convert(mode).save(tmp_path / "masks/a.png")
+    (record,) = open_folder(tmp_path, "all").records()
+    np.testing.assert_array_equal(record.mask.read(), [[0, expected], [expected, 0]])
+
+
+def test_color_coded_masks_are_read_with_a_label_map(tmp_path: Path) -> None:
+    touch(tmp_path / "images/a.jpg")
+    (tmp_path / "masks").mkdir()
+    colors = np.array([[[0, 0, 0], [128, 64, 128]], [[7, 8, 9], [255, 255, 255]]], np.uint8)
+    Image.fromarray(colors).save(tmp_path / "masks/a.png")
+    with pytest.raises(CorpusError, match=r"a\.png: the mask is a color picture.* labelmap\.txt"):
+        open_folder(tmp_path, "all")
+
+    lines = ["background:0,0,0", "road:128,64,128", "void:255,255,255"]
+    (tmp_path / "labelmap.txt").write_text("\n".join(lines))
+    (record,) = open_folder(tmp_path, "all").records()
+    with pytest.raises(
+        CorpusError, match=r"the color 7,8,9 in the mask is not listed in .*labelmap"
+    ):
+        record.mask.read()
+
+    (tmp_path / "labelmap.txt").write_text("\n".join([*lines, "tree:7,8,9"]))
+    corpus = open_folder(tmp_path, "all")
+    (record,) = pickle.loads(pickle.dumps(list(corpus.records())))
+    assert corpus.classes == ("road", "tree") and "labelmap.txt" in corpus.note
+    np.testing.assert_array_equal(record.mask.read(), [[0, 1], [2, 255]])
+
+
+@pytest.mark.parametrize(
+    "line", ["road", "road:1,2", "road:1,2,300", "road:128,64,128", "tree:1,2,3", ":1,2,3"]
+)
+def test_label_maps_that_are_wrong(tmp_path: Path, line: str) -> None:
+    touch(tmp_path / "images/a.jpg")
+    save_mask(tmp_path / "masks/a.png", 1)
+    (tmp_path / "labelmap.txt").write_text(f"road:1,2,3\n{line}\n")
+    with pytest.raises(CorpusError, match=r"labelmap\.txt: "):
+        open_folder(tmp_path, "all")
+
+
+SOFT = [list(range(256)), [0, 64, 128, 191, 255], [0, 85, 170, 255], [0, 60, 255], [0, 40, 40, 0]]
+
+
+@pytest.mark.parametrize("row", SOFT)
+@pytest.mark.parametrize("named", [False, True])
+def test_soft_edges_are_never_taken_for_indices(
+    tmp_path: Path, row: list[int], named: bool
+) -> None:
+    touch(tmp_path / "images/a.jpg")
+    save_plane(tmp_path / "masks/a.png", [row])
+    if named:
+        (tmp_path / "classes.txt").write_text("lesion\n")
+    with pytest.raises(CorpusError, match=r"soft edges .* --mask_threshold 128; .* classes\.txt"):
+        open_folder(tmp_path, "all")
+
+    corpus = open_folder(tmp_path, "all", mask_threshold=128)
+    (record,) = corpus.records()
+    assert (
+        corpus.classes == (("lesion",) if named else ("class1",)) and "from 128 on" in corpus.note
+    )
+    np.testing.assert_array_equal(record.mask.read()[0], np.array(row) >= 128)
+
+
+def test_a_threshold_needs_masks_of_one_class(tmp_path: Path) -> None:
+    touch(tmp_path / "plain/a.jpg", tmp_path / "images/a.jpg")
+    save_plane(tmp_path / "masks/a.png", [[0, 255]])
+    with pytest.raises(CorpusError, match="has no masks for a mask_threshold"):
+        open_folder(tmp_path, "plain", mask_threshold=128)
+    (tmp_path / "classes.txt").write_text("lesion\nvessel\n")
+    with pytest.raises(CorpusError, match=r"makes one class, but classes\.txt names 2"):
+        open_folder(tmp_path, "all", mask_threshold=128)
+
+
+def test_linked_class_folders_are_followed(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere/dog/a.jpg", tmp_path / "root/train/cat/b.jpg")
+    (tmp_path / "root/train/dog").symlink_to("../../elsewhere/dog")
+    (tmp_path / "root/classes.txt").write_text("dog\ncat\n")
+    corpus = open_folder(tmp_path / "root", "train")
+    assert [record.label["classes"] for record in corpus.records()] == [[1], [0]]
+
+
+def test_folders_that_may_be_classes_are_mentioned(tmp_path: Path) -> None:
+    touch(tmp_path / "cat/a.jpg", tmp_path / "dog/b.jpg")
+    assert "its 2 folders are classes (cat, dog), list them" in open_folder(tmp_path, "all").note
+    touch(tmp_path / "c.jpg")
+    assert open_folder(tmp_path, "all").note == ""
+
+
+def test_what_is_not_taken_is_counted(tmp_path: Path) -> None:
+    touch(tmp_path / "a.jpg")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/b").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nothing.jpg")
+    left = open_folder(tmp_path, "all").left_out
+    assert sorted(item.examples for item in left) == [("deep/b",), ("gone.jpg",)]
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(CorpusError, match=r"is empty.* Left out: 1 links to nothing \(gone\.jpg\)"):
+        open_folder(tmp_path, "all")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from datasets.corpora.masks import PaletteMask
+from datasets.corpora.masks import IndexMask
 from datasets.corpora.splits import (
     iterative_stratification,
     parse_shares,
@@ -81,7 +81,7 @@ def split_labels(
     labels_NC = np.zeros((len(keys), len(corpus.classes)), np.bool_)
     for row, key in enumerate(keys):
         mask = records[key].mask
-        if isinstance(mask, PaletteMask):
+        if isinstance(mask, IndexMask):
             labels_NC[row, np.setdiff1d(mask.read(), [0, VOID]).astype(int) - 1] = True
         else:
             labels_NC[row, [item["class"] for item in records[key].label["objects"]]] = True
@@ -94,7 +94,7 @@ def split_labels(
 
 
 def check_shares(corpus: Corpus, shares: Sequence[int]) -> None:
-    """The classes are under 0.75 records off their shares on average; of 20 random splits each is over 1."""
+    """Check that the classes are under 0.75 records off their shares on average; of 20 random splits each is over 1."""
     labels_NC, parts_N = split_labels(corpus, shares)
     assert surplus(labels_NC, parts_N, shares) <= 0.75
     generator = np.random.default_rng(0)
@@ -161,7 +161,7 @@ def test_a_mask_that_cannot_be_read_is_left_to_the_packer(sample: Path, tmp_path
     damaged = tmp_path / "damaged.png"
     damaged.write_bytes(b"no picture")
     records = list(corpus.records())
-    records[0] = dataclasses.replace(records[0], mask=PaletteMask(damaged))
+    records[0] = dataclasses.replace(records[0], mask=IndexMask(damaged))
     parts = stratify(dataclasses.replace(corpus, records=lambda: iter(records)), SHARES, 0)
     assert records[0].key in {key for part in parts.values() for key in part.keys}
 

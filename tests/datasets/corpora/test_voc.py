@@ -1,4 +1,4 @@
-"""VOC: the real sample against its XML and Pillow, splits of both years, and files that are wrong."""
+"""VOC: the real sample against its XML and Pillow, splits of both years, files that are wrong."""
 
 import json
 import xml.etree.ElementTree as ElementTree
@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.corpora.voc import CLASSES, open_voc, read_objects
+from datasets.corpora.voc import CLASSES, open_voc
+from datasets.corpora.voc_xml import read_annotation
 from datasets.errors import CorpusError
 
 DATA = Path(__file__).parents[3] / "../shared/data/VOCdevkit"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data/VOCdevkit here")
 
+CLASS_OF = {name: index for index, name in enumerate(CLASSES)}
 BOX = "<bndbox><xmin>2</xmin><ymin>1</ymin><xmax>3.5</xmax><ymax>4</ymax></bndbox>"
 
 
@@ -25,7 +27,7 @@ def size_of(picture: Path) -> tuple[int, int]:
 def make(
     year: Path, names: tuple[str, ...] = ("b", "a"), kinds: tuple[str, ...] = ("Main",)
 ) -> Path:
-    """Writes a tiny year with a `train` list of each kind."""
+    """Write a tiny year with a `train` list of each kind."""
     for folder in ("JPEGImages", "Annotations", "SegmentationClass"):
         (year / folder).mkdir(parents=True)
     for name in names:
@@ -43,8 +45,11 @@ def make(
 @pytest.mark.parametrize(
     "split, count",
     [
-        ("2012-train", 592), ("2012-val", 170), ("2012-trainval", 762), ("2012-all", 762), ("seg-train", 592),
-        ("seg-val", 170), ("2012-seg-trainval", 762), ("2007-train", 700), ("2007-val", 169), ("2007-all", 869),
+        ("2012-train", 592), ("2012-val", 170), ("2012-trainval", 762), ("2012-all", 762),
+        ("seg-train", 592),
+        ("seg-val", 170), ("2012-seg-trainval", 762), ("2007-train", 700), ("2007-val", 169),
+        ("2007-test", 830),
+        ("2007-all", 1699),
     ],
 )  # fmt: skip
 def test_counts_of_the_real_splits(split: str, count: int) -> None:
@@ -113,12 +118,35 @@ def test_missing_tags_are_tolerated_and_difficult_is_marked(tmp_path: Path) -> N
     path = tmp_path / "a.xml"
     path.write_text(
         f"<annotation><object><name>dog</name>{BOX}<part><name>head</name>{BOX}</part></object>"
-        f"<object><name> tvmonitor </name><pose/><difficult>1</difficult>{BOX}</object></annotation>"
+        f"<object><name> tvmonitor "
+        f"</name><pose/><difficult>1</difficult>{BOX}</object></annotation>"
     )
-    assert read_objects(path) == [
+    annotation = read_annotation(path, CLASS_OF)
+    assert annotation.objects == [
         {"class": 11, "box": [1, 0, 3.5, 4], "difficult": False, "crowd": False},
         {"class": 19, "box": [1, 0, 3.5, 4], "difficult": True, "crowd": False},
     ]
+    assert annotation.size is None and annotation.dropped == ()
+
+
+@pytest.mark.parametrize(
+    "size, expected",
+    [
+        ("<width>500</width><height>375</height><depth>3</depth>", (500, 375)),
+        ("<width> 500.0 </width><height>375</height>", (500, 375)),
+        ("<width>0</width><height>0</height>", None),
+        ("<width>wide</width><height>375</height>", None),
+        ("<width>500</width>", None),
+        ("<width>inf</width><height>1e999</height>", None),
+    ],
+)
+def test_the_stated_size_goes_with_the_record(
+    tmp_path: Path, size: str, expected: tuple[int, int] | None
+) -> None:
+    year = make(tmp_path / "VOC2012")
+    (year / "Annotations/a.xml").write_text(f"<annotation><size>{size}</size></annotation>")
+    first, second = open_voc(tmp_path, "train").records()
+    assert first.label_size == expected and second.label_size is None
 
 
 def test_a_picture_without_objects_is_kept(tmp_path: Path) -> None:
@@ -147,48 +175,166 @@ def test_lists_with_a_second_column_and_blank_lines(tmp_path: Path) -> None:
     assert [record.key for record in open_voc(tmp_path, "train").records()] == ["a", "b"]
 
 
+@pytest.mark.parametrize("ending", ["", ".jpg", ".JPG", "  -1"])
+def test_names_with_spaces_and_extensions(tmp_path: Path, ending: str) -> None:
+    names = ("my photo 1", "my photo 2", "2012_000001")
+    year = make(tmp_path / "VOC2012", names)
+    text = "".join(f"{name}{ending}\n" for name in names)
+    (year / "ImageSets/Main/train.txt").write_text(text)
+    records = list(open_voc(tmp_path, "train").records())
+    assert sorted(record.image.stem for record in records) == sorted(names)
+    assert all(record.image.is_file() and record.label["objects"] for record in records)
+
+
+def test_names_that_differ_in_case_unicode_form_or_extension_are_found(tmp_path: Path) -> None:
+    year = make(tmp_path / "VOC2012", ("a", "Cafe\u0301", "c"), ("Main", "Segmentation"))
+    (year / "JPEGImages/a.jpg").rename(year / "JPEGImages/a.JPEG")
+    (year / "JPEGImages/c.jpg").rename(year / "JPEGImages/c.png")
+    (year / "SegmentationClass/a.png").rename(year / "SegmentationClass/A.PNG")
+    (year / "ImageSets/Segmentation/train.txt").write_text("A\ncaf\u00e9\nc\n")
+    records = list(open_voc(tmp_path, "seg-train").records())
+    assert [record.image.name for record in records] == ["a.JPEG", "c.png", "Cafe\u0301.jpg"]
+    assert all(record.mask.read().shape == (4, 3) for record in records)
+
+
+BAD_OBJECTS = [
+    ("<object><name>unicorn</name></object>", "(unicorn): its class is not in the list of classes"),
+    ("<object/>", "(no name): its class is not in the list"),
+    ("<object><name>dog</name></object>", "it has no bndbox/xmin"),
+    (f"<object><name>dog</name>{BOX.replace('3.5', 'x')}</object>", "xmax is 'x', no number"),
+    (f"<object><name>dog</name>{BOX.replace('3.5', '')}</object>", "it has no bndbox/xmax"),
+    (f"<object><name>dog</name>{BOX.replace('3.5', 'nan')}</object>", "box is not finite"),
+    (f"<object><name>dog</name>{BOX.replace('3.5', '1e9')}</object>", "box is not finite"),
+    (f"<object><name>dog</name>{BOX.replace('3.5', '1')}</object>", "box has no area (0 x 4)"),
+    (
+        f"<object><name>dog</name><difficult>maybe</difficult>{BOX}</object>",
+        "its difficult is 'maybe', no number",
+    ),
+]
+
+
+@pytest.mark.parametrize("text, reason", BAD_OBJECTS)
+def test_a_bad_object_is_dropped_and_named(tmp_path: Path, text: str, reason: str) -> None:
+    year = make(tmp_path / "VOC2012")
+    good = f"<object><name>cat</name>{BOX}</object>"
+    (year / "Annotations/b.xml").write_text(f"<annotation>{good}{text}</annotation>")
+    first, second = open_voc(tmp_path, "train").records()
+    assert [item["class"] for item in second.label["objects"]] == [CLASSES.index("cat")]
+    (dropped,) = second.dropped
+    assert dropped.startswith("object 2 ") and reason in dropped
+    assert not first.dropped and not second.fault
+
+
+def test_a_box_outside_of_the_stated_size_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "a.xml"
+    far = BOX.replace("2", "20", 1).replace("3.5", "30")
+    size = "<size><width>5</width><height>5</height></size>"
+    path.write_text(f"<annotation>{size}<object><name>dog</name>{far}</object></annotation>")
+    annotation = read_annotation(path, CLASS_OF)
+    assert "lies outside the picture of 5 x 5" in annotation.dropped[0]
+
+
+DTD = "has a <!DOCTYPE> declaration"
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
         ("", "not an XML file"),
         ("<annotation><object>", "not an XML file"),
-        (
-            "<annotation><object><name>unicorn</name></object></annotation>",
-            "unknown class 'unicorn'",
-        ),
-        ("<annotation><object/></annotation>", "unknown class ''"),
-        ("<annotation><object><name>dog</name></object></annotation>", "no bndbox/xmin"),
-        (
-            f"<annotation><object><name>dog</name>{BOX.replace('3.5', 'x')}</object></annotation>",
-            "malformed part",
-        ),
-        (
-            f"<annotation><object><name>dog</name>{BOX.replace('3.5', 'nan')}</object></annotation>",
-            "xmax is nan",
-        ),
-        ('<!DOCTYPE a [<!ENTITY e "ha">]><annotation>&e;</annotation>', "read safely"),
-        (
-            '<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><annotation>&e;</annotation>',
-            "read safely",
-        ),
-        ('<!DOCTYPE a SYSTEM "http://localhost/x.dtd"><annotation/>', "read safely"),
         ('<?xml version="1.0" encoding="martian"?><annotation/>', "not an XML file"),
+        ("<!DOCTYPE annotation><annotation/>", DTD),
+        ('<!DOCTYPE a [<!ENTITY e "ha">]><annotation>&e;</annotation>', DTD),
+        ('<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><annotation>&e;</annotation>', DTD),
+        ('<!DOCTYPE a SYSTEM "http://localhost/x.dtd"><annotation/>', DTD),
+        ("<annotation>" + " " * 5_000_000 + "</annotation>", "larger than 4,000,000 bytes"),
     ],
 )
-def test_xml_that_is_wrong_or_hostile(tmp_path: Path, text: str, message: str) -> None:
+def test_xml_that_is_wrong_or_hostile_costs_its_picture(
+    tmp_path: Path, text: str, message: str
+) -> None:
     year = make(tmp_path / "VOC2012")
     (year / "Annotations/b.xml").write_text(text)
-    records = open_voc(tmp_path, "train").records()
-    assert next(records).key == "a"
-    with pytest.raises(CorpusError, match=message) as caught:
-        next(records)
-    assert "b.xml" in str(caught.value) and "\n" not in str(caught.value)
+    first, second = open_voc(tmp_path, "train").records()
+    assert not first.fault and first.label["objects"]
+    assert message in second.fault and "b.xml" in second.fault and "\n" not in second.fault
 
 
-def test_xml_that_is_huge(tmp_path: Path) -> None:
-    (tmp_path / "a.xml").write_text("<annotation>" + " " * 5_000_000 + "</annotation>")
-    with pytest.raises(CorpusError, match="larger than 4,000,000 bytes"):
-        read_objects(tmp_path / "a.xml")
+def test_grey_index_masks_are_read_as_palette_ones(tmp_path: Path) -> None:
+    year = make(tmp_path / "VOC2012", kinds=("Segmentation",))
+    Image.new("L", (3, 4), 15).save(year / "SegmentationClass/a.png")
+    first, second = open_voc(tmp_path, "seg-train").records()
+    with Image.open(year / "SegmentationClass/b.png") as palette:
+        expected = np.asarray(palette)
+    assert (first.mask.read() == 15).all()
+    np.testing.assert_array_equal(second.mask.read(), expected)
+
+
+def test_any_list_is_a_split_and_augmented_ones_have_their_own_masks(tmp_path: Path) -> None:
+    year = make(tmp_path / "VOC2012", kinds=("Main", "Segmentation"))
+    for kind in ("Main", "Segmentation"):
+        (year / f"ImageSets/{kind}/trainaug.txt").write_text("a\n")
+        (year / f"ImageSets/{kind}/my-list.v2.txt").write_text("b\n")
+    assert open_voc(tmp_path, "my-list.v2").num_records == 1
+    assert open_voc(tmp_path, "2012-seg-my-list.v2").num_records == 1
+    (record,) = open_voc(tmp_path, "seg-trainaug").records()
+    assert record.mask.path.parent.name == "SegmentationClass"
+
+    (year / "SegmentationClassAug").mkdir()
+    Image.new("L", (3, 4), 7).save(year / "SegmentationClassAug/a.png")
+    (record,) = open_voc(tmp_path, "seg-trainaug").records()
+    assert (record.mask.read() == 7).all()
+    with pytest.raises(CorpusError, match=r"VOC2012 with my-list\.v2 train trainaug seg-my"):
+        open_voc(tmp_path, "nothing")
+
+
+def with_class(year: Path, name: str, file: str) -> None:
+    text = f"<annotation><object><name>{name}</name>{BOX}</object></annotation>"
+    (year / f"Annotations/{file}.xml").write_text(text)
+
+
+def test_own_classes_are_those_of_a_list(tmp_path: Path) -> None:
+    year = make(tmp_path / "VOC2012", kinds=("Main", "Segmentation"))
+    with_class(year, "helmet", "a")
+    (year / "classes.txt").write_text("background\nhelmet\ndog\n")
+    corpus = open_voc(tmp_path, "seg-train")
+    assert corpus.classes == ("helmet", "dog") and len(corpus.palette) == 3
+    assert [record.label["classes"] for record in corpus.records()] == [[0], [1]]
+
+
+def test_own_classes_are_the_names_in_all_xml_files_if_none_is_vocs(tmp_path: Path) -> None:
+    year = make(tmp_path / "VOC2012", ("a", "b", "c"))
+    for name, file in (("vest", "a"), ("helmet", "b"), ("glove", "c")):
+        with_class(year, name, file)
+    (year / "ImageSets/Main/val.txt").write_text("c\n")
+    (year / "ImageSets/Main/train.txt").write_text("a\nb\n")
+    train, val = open_voc(tmp_path, "train"), open_voc(tmp_path, "val")
+    assert train.classes == val.classes == ("glove", "helmet", "vest")
+    assert "3 names in the XML files (glove, helmet, vest)" in train.note
+    assert [record.label["classes"] for record in train.records()] == [[2], [1]]
+
+
+def test_a_class_that_is_not_vocs_among_those_that_are_is_dropped(tmp_path: Path) -> None:
+    year = make(tmp_path / "VOC2012")
+    with_class(year, "helmet", "a")
+    corpus = open_voc(tmp_path, "train")
+    first, second = corpus.records()
+    assert corpus.classes == CLASSES and second.label["classes"] == [11]
+    assert "object 1 (helmet)" in first.dropped[0]
+
+
+def test_color_coded_masks_need_a_label_map(tmp_path: Path) -> None:
+    year = make(tmp_path / "VOC2012", kinds=("Segmentation",))
+    for name in "ab":
+        Image.new("RGB", (3, 4), (128, 64, 0)).save(year / f"SegmentationClass/{name}.png")
+    with pytest.raises(CorpusError, match=r"list them in labelmap\.txt"):
+        next(open_voc(tmp_path, "seg-train").records()).mask.read()
+    (year / "labelmap.txt").write_text(
+        "# label:color_rgb:parts:actions\nbackground:0,0,0::\nhelmet:0,0,9::\ndog:128,64,0::\n"
+    )
+    corpus = open_voc(tmp_path, "seg-train")
+    record = next(corpus.records())
+    assert corpus.classes == ("helmet", "dog") and (record.mask.read() == 2).all()
 
 
 @pytest.mark.parametrize(
@@ -238,6 +384,9 @@ def test_folders_and_splits_that_are_wrong(tmp_path: Path) -> None:
     make(tmp_path / "VOC2012")
     with pytest.raises(CorpusError, match="'seg_train' is no split of VOC"):
         open_voc(tmp_path, "seg_train")
+    for split in ("../train", "train/x", ""):
+        with pytest.raises(CorpusError, match=f"'{split}' is no split of VOC"):
+            open_voc(tmp_path, split)
     with pytest.raises(
         CorpusError, match=r"no split '2007-train' here; there are: VOC2012 with train all"
     ):

@@ -1,0 +1,107 @@
+"""Read the lists that users write for their own classes: classes.txt and labelmap.txt.
+
+classes.txt     one class name per line, index 1 first; a first line `background` is left out
+labelmap.txt    CVAT's, one `name:red,green,blue` per line: the colors of masks, and the names
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets.corpora.files import read_lines
+from datasets.errors import CorpusError
+from shards.records import MAX_CLASSES, VOID
+
+CLASSES = "classes.txt"
+LABEL_MAP = "labelmap.txt"
+BACKGROUND_NAMES = ("background", "_background_", "__background__")
+VOID_NAMES = ("void", "ignore", "unlabeled", "unlabelled")
+LABEL_MAP_LINE = re.compile(r"([^:]+):(\d{1,3}),(\d{1,3}),(\d{1,3})(?::.*)?")
+
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelMap:
+    """The classes of color-coded masks.
+
+    Attributes:
+        path: the file.
+        classes: names without background and void, in the order of the file.
+        values: the mask value of each color: 0 background, i + 1 `classes[i]`, 255 void.
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    values: tuple[tuple[Color, int], ...]
+
+
+def read_classes(*folders: Path) -> tuple[str, ...]:
+    """Return the names in the first classes.txt of these folders; empty if none has one.
+
+    Raises:
+        CorpusError: no names, too many, or one twice.
+    """
+    path = _first(CLASSES, folders)
+    if path is None:
+        return ()
+
+    names = read_lines(path, "list of classes")
+    if names and names[0].lower() in BACKGROUND_NAMES:
+        names = names[1:]
+    _check_names(names, path)
+    return tuple(names)
+
+
+def read_label_map(*folders: Path) -> LabelMap | None:
+    """Return the first labelmap.txt of these folders; None if none has one.
+
+    Raises:
+        CorpusError: a line that is no `name:red,green,blue`, or a name or color twice.
+    """
+    path = _first(LABEL_MAP, folders)
+    if path is None:
+        return None
+
+    names: list[str] = []
+    values: dict[Color, int] = {}
+    for line in read_lines(path, "list of colors"):
+        # CVAT begins with a comment: `# label:color_rgb:parts:actions`.
+        if line.startswith("#"):
+            continue
+        name, color = _parsed(line, path)
+        if color in values:
+            raise CorpusError(f"{path}: gives the color of {name!r} to two classes.")
+        values[color] = _value_of(name, names)
+    _check_names(names, path)
+    return LabelMap(path, tuple(names), tuple(values.items()))
+
+
+def _parsed(line: str, path: Path) -> tuple[str, Color]:
+    match = LABEL_MAP_LINE.fullmatch(line)
+    red, green, blue = (int(match[part]) for part in (2, 3, 4)) if match else (256, 0, 0)
+    if match is None or max(red, green, blue) > 255:
+        raise CorpusError(f"{path}: {line[:60]!r} is no line such as road:128,64,128.")
+    return match[1].strip(), (red, green, blue)
+
+
+def _value_of(name: str, names: list[str]) -> int:
+    """Return the mask value of a class, and add it to the names if it is one."""
+    if name.lower() in BACKGROUND_NAMES:
+        return 0
+    if name.lower() in VOID_NAMES:
+        return VOID
+    names.append(name)
+    return min(len(names), VOID)
+
+
+def _check_names(names: list[str], path: Path) -> None:
+    if not 0 < len(names) <= MAX_CLASSES or len(set(names)) < len(names):
+        raise CorpusError(
+            f"{path}: needs 1 to {MAX_CLASSES} different names, one per line; it has {len(names)}."
+        )
+
+
+def _first(name: str, folders: tuple[Path, ...]) -> Path | None:
+    paths = (folder / name for folder in folders)
+    return next((path for path in paths if path.is_file()), None)

@@ -1,0 +1,294 @@
+"""Read an instances file in COCO's format: categories, images, and each image's annotations.
+
+The file is read whole (450 MB for COCO's train: about 3 GB of memory, 20 s) and its parts are
+referred to, not copied. One bad entry costs itself: an annotation its object, an image its record.
+A file of which nothing can be used is refused.
+"""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from datasets.corpora.files import Skipped, inside
+from datasets.corpora.objects import box_fault, object_of
+from datasets.errors import CorpusError
+
+PARTS = ("images", "annotations", "categories")
+MAX_JSON_BYTES = 8 << 30  # the largest in use (Objects365) has 5.4 GB
+MAX_ID_DIGITS = 30
+MAX_SIDE = 1_000_000  # pixels
+
+Annotation = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEntry:
+    """One image of the file.
+
+    Attributes:
+        id: as `plain_id` gives it.
+        name: of the file, with `/` between folders; leads out of no folder.
+        size: width and height that the file states; None if it states none.
+        fault: why it cannot become a record; empty if it can.
+    """
+
+    id: str
+    name: str
+    size: tuple[int, int] | None
+    fault: str
+
+
+@dataclass(frozen=True)
+class Instances:
+    """An instances file, checked as far as its entries go together.
+
+    Attributes:
+        source: the file.
+        classes: names of the categories, by category id.
+        class_of: the index in `classes` of each category id.
+        images: sorted by file name, each name once.
+        annotations: of each image id, in the order of the file.
+        left_out: annotations that belong to no image.
+    """
+
+    source: Path
+    classes: tuple[str, ...]
+    class_of: dict[str, int]
+    images: list[ImageEntry]
+    annotations: dict[str, list[Annotation]]
+    left_out: Skipped
+
+    def objects_of(self, image: ImageEntry) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+        """Return the objects of an image, and why others were dropped."""
+        objects, dropped = [], []
+        for annotation in self.annotations.get(image.id, []):
+            found = self._object(annotation, image)
+            if isinstance(found, str):
+                dropped.append(f"annotation {annotation.get('id')}: {found}")
+            else:
+                objects.append(found)
+        return objects, tuple(dropped)
+
+    def class_of_annotation(self, annotation: Annotation) -> int | None:
+        """Return the class index of an annotation; None if its category is not listed."""
+        identity = plain_id(annotation.get("category_id"))
+        return None if identity is None else self.class_of.get(identity)
+
+    def _object(self, annotation: Annotation, image: ImageEntry) -> dict[str, Any] | str:
+        """Return an annotation's object, or why it has none.
+
+        COCO's box is x, y, width, height from the corner.
+        """
+        class_index = self.class_of_annotation(annotation)
+        if class_index is None:
+            return f"its category {annotation.get('category_id')!r} is not listed"
+
+        if not annotation.get("bbox"):
+            return "it has no bbox"
+        try:
+            x, y, width, height = np.asarray(annotation["bbox"], np.float64).tolist()
+        except (TypeError, ValueError, OverflowError):
+            return f"its bbox {str(annotation['bbox'])[:40]} is not four numbers"
+
+        box = (x, y, x + width, y + height)
+        fault = box_fault(box, image.size)
+        if fault:
+            return fault
+
+        crowd = bool(annotation.get("iscrowd"))
+        item = object_of(class_index, box, difficult=False, crowd=crowd)
+        # The area of the outline, by which COCO tells small objects from large ones.
+        area = annotation.get("area")
+        if isinstance(area, int | float) and 0 <= area < np.inf:
+            item["area"] = float(area)
+        return item
+
+
+def plain_id(value: Any) -> str | None:
+    """Return an id as text, so that 139, 139.0, "139" and "000000000139" are one.
+
+    None if it is no id.
+    """
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else str(value)
+    if isinstance(value, int):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        return None
+
+    text = value.strip()
+    if text.isascii() and text.isdigit() and len(text) <= MAX_ID_DIGITS:
+        return str(int(text))
+    return text
+
+
+def read_instances(path: Path) -> Instances:
+    """Read an instances file.
+
+    Raises:
+        CorpusError: no such file, no entry that can be used, or entries that contradict each other.
+    """
+    data = _load(path)
+    classes, class_of = _categories(data["categories"], path)
+    images = _images(data["images"], path)
+    annotations, left_out = _by_image(data["annotations"], images, path)
+
+    instances = Instances(path, classes, class_of, images, annotations, left_out)
+    _check_some_object(instances)
+    return instances
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise CorpusError(f"{path}: larger than {MAX_JSON_BYTES:,} bytes; split it by images.")
+        # utf-8-sig: editors on Windows put a byte order mark in front.
+        with path.open(encoding="utf-8-sig") as file:
+            data = json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise CorpusError(f"{path}: not a readable JSON file ({error}).") from error
+
+    if not isinstance(data, dict) or not all(isinstance(data.get(part), list) for part in PARTS):
+        raise CorpusError(
+            f"{path}: lacks one of the lists {', '.join(PARTS)}, so it is no instances file."
+        )
+    return data
+
+
+def _categories(entries: list[Any], path: Path) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Return the class names by category id, and the index of each id."""
+    names: dict[str, str] = {}
+    for entry in entries:
+        identity = plain_id(entry.get("id")) if isinstance(entry, dict) else None
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if identity is None or not isinstance(name, str):
+            raise CorpusError(f"{path}: its categories are missing or have no names.")
+        if identity in names or name in names.values():
+            raise CorpusError(f"{path}: lists the category {name!r} (id {entry['id']}) twice.")
+        names[identity] = name
+    if not names:
+        raise CorpusError(f"{path}: its categories are missing or have no names.")
+
+    # Numbers by value, then texts by letter.
+    order = sorted(names, key=lambda identity: (not identity.isdigit(), len(identity), identity))
+    classes = tuple(names[identity] for identity in order)
+    return classes, {identity: index for index, identity in enumerate(order)}
+
+
+def _images(entries: list[Any], path: Path) -> list[ImageEntry]:
+    """Return the images, sorted by file name.
+
+    Those of other names are checked to lead out of no folder.
+    """
+    images = [_image(entry, path) for entry in entries]
+    usable = [image for image in images if not image.fault]
+    if images and not usable:
+        raise CorpusError(f"{path}: no entry of its images can be used: {images[0].fault}.")
+
+    ids: dict[str, str] = {}
+    names: dict[str, str] = {}
+    for image in images:
+        if image.id in ids:
+            raise CorpusError(
+                f"{path}: gives the id {image.id} to {ids[image.id]} and to {image.name}; give "
+                "each its own."
+            )
+        if image.name in names:
+            raise CorpusError(
+                f"{path}: lists the file {image.name} twice, as pictures {names[image.name]} and "
+                f"{image.id}; "
+                "remove one."
+            )
+        ids[image.id] = image.name
+        names[image.name] = image.id
+    return sorted(images, key=lambda image: image.name)
+
+
+def _image(entry: Any, path: Path) -> ImageEntry:
+    if not isinstance(entry, dict):
+        raise CorpusError(f"{path}: an entry of its images is malformed ({str(entry)[:40]}).")
+
+    identity = plain_id(entry.get("id"))
+    name = _file_name(entry)
+    if identity is None or name is None:
+        missing = "file_name" if identity is not None else "id"
+        raise CorpusError(f"{path}: picture {entry.get('id')} has no proper {missing}.")
+    inside(path.parent, name, path)
+
+    width, height = _side(entry.get("width")), _side(entry.get("height"))
+    if width is None or height is None:
+        fault = (
+            f"picture {entry['id']} has no proper {'height' if width else 'width'} in {path.name}"
+        )
+        return ImageEntry(identity, name, None, fault)
+    return ImageEntry(identity, name, (width, height), "")
+
+
+def _file_name(entry: dict[str, Any]) -> str | None:
+    """Return the file's name.
+
+    LVIS has only the URL, whose path ends in `train2017/000000000139.jpg`.
+    """
+    name = entry.get("file_name")
+    if isinstance(name, str) and name:
+        # Tools on Windows write backslashes.
+        return name.replace("\\", "/").removeprefix("./")
+
+    url = entry.get("coco_url")
+    if isinstance(url, str):
+        return urlsplit(url).path.lstrip("/") or None
+    return None
+
+
+def _side(value: Any) -> int | None:
+    """Return a width or height in pixels; None if it is none."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    is_side = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_SIDE
+    return value if is_side else None
+
+
+def _by_image(
+    entries: list[Any], images: list[ImageEntry], path: Path
+) -> tuple[dict[str, list[Annotation]], Skipped]:
+    """Return the annotations by image id, and those that belong to none."""
+    known = {image.id for image in images}
+    annotations: dict[str, list[Annotation]] = defaultdict(list)
+    left_out = Skipped()
+
+    for entry in entries:
+        identity = plain_id(entry.get("image_id")) if isinstance(entry, dict) else None
+        if identity in known and identity is not None:
+            annotations[identity].append(entry)
+            continue
+        shown = f"annotation {entry.get('id')}" if isinstance(entry, dict) else str(entry)[:40]
+        left_out.add(f"annotations of {path.name} that belong to no picture it lists", shown)
+
+    if entries and images and not annotations:
+        first = entries[0].get("image_id") if isinstance(entries[0], dict) else entries[0]
+        raise CorpusError(
+            f"{path}: none of its {len(entries):,} annotations belongs to a picture that it "
+            "lists: the first has "
+            f"image_id {str(first)[:40]!r}, the first picture has id {images[0].id!r}."
+        )
+    return dict(annotations), left_out
+
+
+def _check_some_object(instances: Instances) -> None:
+    """Refuse a file none of whose annotations gives an object."""
+    reasons: list[str] = []
+    for image in instances.images:
+        objects, dropped = instances.objects_of(image)
+        if objects:
+            return
+        reasons += dropped[: 1 - len(reasons)]
+
+    if reasons:
+        raise CorpusError(f"{instances.source}: none of its annotations can be used: {reasons[0]}.")

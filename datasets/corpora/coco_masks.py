@@ -1,0 +1,182 @@
+"""COCO's outlines of one image, rasterized by pycocotools into one plane of classes.
+
+Read in the packer's workers.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from datasets.corpora.masks import MAX_MASK_PIXELS
+from datasets.errors import CorpusError
+from shards.records import VOID
+
+MIN_POLYGON_NUMBERS = 6  # three points
+# pycocotools keeps 5 steps of 8 bytes per pixel of an outline: 160 MB. Real outlines have some
+# thousand pixels.
+MAX_OUTLINE_PX = 4_000_000
+MAX_RUN_BITS = 40  # of one run length
+
+
+@dataclass(frozen=True, slots=True)
+class CocoMask:
+    """Instances of one image.
+
+    Crowd regions become void first, then the larger objects, then the smaller ones: those stay
+    visible where they overlap. An object without an outline makes its box void: what is there is
+    not background. So does one whose class is unknown.
+
+    Attributes:
+        annotations: (0-based class index or None if unknown, COCO annotation), as the JSON has
+            them.
+        height: of the plane, pixels.
+        width: of the plane, pixels.
+        source: the JSON file and image, for messages.
+    """
+
+    annotations: tuple[tuple[int | None, dict[str, Any]], ...]
+    height: int
+    width: int
+    source: str
+
+    def read(self) -> NDArray[np.uint8]:
+        """Return the plane, height x width.
+
+        Raises:
+            CorpusError: outlines that do not fit the image, or a size that no image has.
+        """
+        if not 0 < self.height * self.width <= MAX_MASK_PIXELS or self.height < 0:
+            raise CorpusError(
+                f"{self.source}: {self.width} x {self.height} is no size of a picture."
+            )
+
+        regions = [self._region(index, annotation) for index, annotation in self.annotations]
+        # Void first, then by area, which is the sum of the run lengths inside.
+        regions.sort(key=lambda region: (region[0] != VOID, -region[1][1::2].sum()))
+
+        plane_WH = np.zeros((self.width, self.height), np.uint8)  # run lengths go down the columns
+        for value, counts in regions:
+            inside = np.arange(len(counts)) % 2 == 1
+            plane_WH.reshape(-1)[np.repeat(inside, counts)] = value
+        return np.ascontiguousarray(plane_WH.T)
+
+    def _region(
+        self, index: int | None, annotation: dict[str, Any]
+    ) -> tuple[int, NDArray[np.int64]]:
+        """Return the value to paint and its run lengths: outside, inside, outside and so on."""
+        is_void = index is None or bool(annotation.get("iscrowd"))
+        value = VOID if is_void else (index or 0) + 1
+
+        try:
+            outline = annotation.get("segmentation")
+            if isinstance(outline, dict):
+                return value, self._run_lengths(outline)
+
+            polygons = self._polygons(outline)
+            if polygons:
+                return value, self._merged(polygons)
+            return VOID, self._merged(self._box(annotation))
+        except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
+            raise CorpusError(
+                f"{self.source}: the outline of annotation {annotation.get('id')} cannot be drawn "
+                f"({error})."
+            ) from error
+
+    def _polygons(self, outline: Any) -> list[list[float]]:
+        """Return the polygons of three points and more."""
+        if outline is None:
+            return []
+        if not isinstance(outline, list):
+            raise ValueError(
+                f"its segmentation is {type(outline).__name__}, not a list of polygons"
+            )
+
+        # Some tools write the one polygon without the list around it.
+        if outline and all(isinstance(number, int | float) for number in outline):
+            outline = [outline]
+
+        polygons = []
+        for points in outline:
+            if not isinstance(points, list):
+                raise ValueError("its segmentation is neither a list of polygons nor one polygon")
+            if len(points) >= MIN_POLYGON_NUMBERS:
+                polygons.append(self._checked(points))
+        return polygons
+
+    def _checked(self, points: list[float]) -> list[float]:
+        """Refuse far points: pycocotools would walk, and allocate, the whole way there."""
+        if len(points) % 2:
+            raise ValueError(f"a polygon has {len(points)} numbers, which is odd")
+        coordinates = np.asarray(points, np.float64).reshape(-1, 2)
+        if not (np.abs(coordinates) <= 2.0 * np.asarray([self.width, self.height])).all():
+            raise ValueError("a point lies far outside the picture")
+
+        steps = np.abs(np.diff(coordinates, axis=0, append=coordinates[:1]))
+        if steps.max(axis=1).sum() > MAX_OUTLINE_PX:
+            raise ValueError(f"its outline is longer than {MAX_OUTLINE_PX:,} pixels")
+        return points
+
+    def _box(self, annotation: dict[str, Any]) -> NDArray[np.float64]:
+        """Return the annotation's box (x, y, width, height) as 1 x 4, cut to the image.
+
+        No box is an empty one.
+        """
+        if not annotation.get("bbox"):
+            return np.zeros((1, 4))
+        x, y, width, height = np.asarray(annotation["bbox"], np.float64)
+        corners = np.clip([x, y, x + width, y + height], 0, [self.width, self.height] * 2)
+        if not np.isfinite(corners).all():
+            raise ValueError("its box is not finite")
+        return np.concatenate([corners[:2], corners[2:] - corners[:2]])[None]
+
+    def _merged(self, outlines: Any) -> NDArray[np.int64]:
+        """Return the run lengths of polygons or boxes drawn together."""
+        drawn = coco_mask.merge(coco_mask.frPyObjects(outlines, self.height, self.width))
+        return self._run_lengths({**drawn, "counts": drawn["counts"].decode("ascii")})
+
+    def _run_lengths(self, outline: dict[str, Any]) -> NDArray[np.int64]:
+        """Check and unpack run lengths, packed (text) or not (list).
+
+        Not by pycocotools' `decode`: where run lengths fall short it returns memory that it never
+        wrote.
+        """
+        size = list(outline["size"])
+        if size != [self.height, self.width]:
+            raise ValueError(f"run lengths for {size}, picture is {[self.height, self.width]}")
+
+        packed = outline["counts"]
+        counts = np.asarray(unpack_counts(packed) if isinstance(packed, str) else packed, np.int64)
+        if counts.ndim != 1 or (counts < 0).any() or counts.sum() != self.height * self.width:
+            raise ValueError(f"run lengths do not add up to {self.height * self.width} pixels")
+        return counts
+
+
+def unpack_counts(text: str) -> list[int]:
+    """Unpack COCO's compressed run lengths.
+
+    They have 5 bits per character, are signed, and are differences from the last but one.
+    Source: `rleFrString` in cocoapi's `maskApi.c`.
+
+    Raises:
+        IndexError: the text breaks off.
+        ValueError: a run length that no image has.
+    """
+    counts: list[int] = []
+    position = 0
+    while position < len(text):
+        value, shift, more = 0, 0, True
+        while more:
+            bits = ord(text[position]) - 48
+            value |= (bits & 31) << shift
+            more = bool(bits & 32)
+            position, shift = position + 1, shift + 5
+            if shift > MAX_RUN_BITS:
+                raise ValueError("a run length is too large")
+
+        if bits & 16:
+            value -= 1 << shift
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+    return counts
