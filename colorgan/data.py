@@ -37,6 +37,9 @@ __all__ = [
 ]
 
 
+_MAX_GPU_DECODE_THREADS = 8
+
+
 @dataclass(frozen=True)
 class Loaders:
     """The loaders of one training run on one rank."""
@@ -102,7 +105,7 @@ def open_loaders(
             flip=data.flip and training,
             targets=targets,
             device=str(ranks.device),
-            num_threads=data.decode_threads or cores_a_rank(),
+            num_threads=data.decode_threads or _decode_threads(ranks),
             hardware_decoder_share=data.hardware_decoder_share,
             prefetch_batches=data.prefetch_batches if training else 2,
             ab_scale=scale,
@@ -154,7 +157,7 @@ def open_whole_set(
             num_nodes=num_nodes(ranks.world_size),
             targets=targets,
             device=str(ranks.device),
-            num_threads=cores_a_rank(),
+            num_threads=_decode_threads(ranks),
             ab_scale=ab_scale,
         )
     )
@@ -162,6 +165,15 @@ def open_whole_set(
         yield loader
     finally:
         loader.close()
+
+
+def _decode_threads(ranks: Ranks) -> int:
+    """Return the decoding threads of one rank: its cores, on a GPU at most 8.
+
+    A GPU decodes itself, and each thread costs it memory: DALI sets buffers aside per thread.
+    """
+    cores = cores_a_rank()
+    return min(cores, _MAX_GPU_DECODE_THREADS) if ranks.device.type == "cuda" else cores
 
 
 def _storage(cache_dir: Path | None, cache_gb: float) -> Storage:

@@ -57,7 +57,7 @@ class DataRecipe(Section):
     )
     flip: bool = Field(False, description="mirror half of the images left to right")
     decode_threads: NonNegativeInt = Field(
-        0, description="decoding threads per rank; 0 = this rank's share of the cores"
+        0, description="decoding threads per rank; 0 = its cores, on a GPU at most 8"
     )
     hardware_decoder_share: Share = Field(
         0.65,

@@ -49,7 +49,9 @@ from colorgan.runs.provenance import device_name, source_version, versions
 from colorgan.runs.watchdog import Watchdog
 from colorgan.training.loop import StepReport
 
-# What may change between two starts of one run: it does not enter the weights. `data.train` is compared by its digest.
+# What may change between two starts of one run: it does not enter the weights. `data.train` is
+# compared by its digest. `data.hardware_decoder_share` is not among them: a GPU's hardware decoder
+# gives other pixels than its CUDA decoder, by a level or two.
 FREE_KEYS = (
     *("run", "dry_run", "output", "launch"),
     *(
@@ -59,7 +61,7 @@ FREE_KEYS = (
         "data.prefetch_batches",
         "data.max_bad_share",
     ),
-    *("data.cache_dir", "data.cache_gb", "data.hardware_decoder_share"),
+    *("data.cache_dir", "data.cache_gb"),
 )
 RECIPE = "recipe.yaml"
 OTHER_RECIPE, OTHER_WEIGHTS = (

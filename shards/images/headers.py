@@ -14,6 +14,7 @@ import struct
 from dataclasses import dataclass
 
 _START_OF_SCAN = 0xDA
+_END_OF_IMAGE = b"\xff\xd9"
 _FRAMES = frozenset(
     {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
 )  # baseline, extended, progressive; Huffman or arithmetic
@@ -59,6 +60,25 @@ def jpeg_header(data: bytes) -> Header | None:
             return None
         position += 2 + size
     return None
+
+
+def jpeg_has_end(data: bytes) -> bool:
+    """Return whether a JPEG that has a header (`jpeg_header`) has its end marker after its pixels.
+
+    Without one it was cut off. Each decoder treats that differently: libjpeg-turbo in DALI refuses
+    the image, nvJPEG may fill the rest with grey.
+    """
+    if data.endswith(_END_OF_IMAGE):
+        return True
+
+    # Something follows the image. A thumbnail before the first scan has an end marker too.
+    position = 2
+    while data[position + 1] != _START_OF_SCAN:
+        if data[position + 1] == 0xFF:  # a fill byte
+            position += 1
+        else:
+            position += 2 + (data[position + 2] << 8 | data[position + 3])
+    return data.find(_END_OF_IMAGE, position) >= 0
 
 
 def mask_header(data: bytes) -> Header | None:

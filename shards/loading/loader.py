@@ -149,9 +149,7 @@ class Loader:
         self._bad_samples = BadSamples(max_bad_share)
         self._order = Order(shards.shard_sizes, seed)
 
-        # While the consumer works on one step, the whole next step must fit into the queue: with
-        # fewer places the decoder stops in the middle of it and the device waits for the rest.
-        self._max_ready = max(prefetch_batches, self._slice.num_micro_batches + 1)
+        self._max_ready = queue_length(prefetch_batches, self._slice.num_micro_batches)
 
         self._files = ShardFiles()
         self._read_at = read_at or _read_at(shards, self._files, self._order.run_samples, num_nodes)
@@ -309,6 +307,15 @@ class Loader:
         difficult_BC = np.stack([label.difficult for label in labels])
         batch.classes_BC = _on_device(torch.from_numpy(present_BC), self._spec.device)
         batch.difficult_BC = _on_device(torch.from_numpy(difficult_BC), self._spec.device)
+
+
+def queue_length(prefetch_batches: int, num_micro_batches: int) -> int:
+    """Return how many finished micro-batches are kept ready.
+
+    While the consumer works on one step, the whole next step must fit: in a shorter queue the
+    decoder stops in the middle of it, and the device waits for the rest of every step.
+    """
+    return max(prefetch_batches, num_micro_batches + 1)
 
 
 def _read_at(shards: ShardSet, files: ShardFiles, run_samples: int, num_nodes: int) -> ReadAt:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.errors import ShardError
-from shards.images.headers import Header, jpeg_header, mask_header
+from shards.images.headers import Header, jpeg_has_end, jpeg_header, mask_header
 from shards.loading.labels import ClassVectors, Objects, class_vectors, labelled_objects
 from shards.loading.shard_set import ShardSet
 from shards.storage.retries import READ_RETRIES, RetryPolicy
@@ -98,6 +98,9 @@ def _check_image(path: Path, row: np.void, image: bytes) -> None:
     header = jpeg_header(image)
     if header is None or header.bits != 8 or header.channels not in (1, 3):
         raise BadSampleError(f"{path.name}: the image is not an 8-bit JPEG")
+    # Decided here, so that the same samples are replaced on a CPU and on a GPU.
+    if not jpeg_has_end(image):
+        raise BadSampleError(f"{path.name}: the image is cut off before its end")
     _check_size(path, "image", header, row)
 
 

@@ -35,9 +35,16 @@ def jpeg(rgb_HW3: NDArray[np.uint8], quality: int = 95) -> bytes:
 
 
 def cut_in_the_pixels(image: bytes) -> bytes:
-    """A JPEG whose header is whole and whose pixels end early: only the decoder can tell."""
+    """A JPEG whose header is whole and whose pixels end early."""
     scan = image.index(b"\xff\xda")
     return image[: scan + (len(image) - scan) // 2]
+
+
+def without_quantization(image: bytes) -> bytes:
+    """A JPEG with an intact header and no quantization table: only the decoder can tell."""
+    table = image.index(b"\xff\xdb")
+    end = image.index(b"\xff\xc0")
+    return image[:table] + image[end:]
 
 
 def png(mask_HW: NDArray[np.uint8]) -> bytes:

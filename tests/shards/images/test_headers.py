@@ -3,7 +3,7 @@
 import numpy as np
 from helpers.tiny_set import cut_in_the_pixels, jpeg, picture, png
 
-from shards.images.headers import Header, jpeg_header, mask_header
+from shards.images.headers import Header, jpeg_has_end, jpeg_header, mask_header
 
 
 def test_headers() -> None:
@@ -33,3 +33,19 @@ def test_broken_headers_are_none() -> None:
         assert mask_header(mask[:end]) is None
     assert mask_header(mask[:33] + b"\xff\xff\xff\xffIDAT" + mask[41:]) is None
     assert mask_header(mask[:33] + b"\0\0\0\0eXIf\0\0\0\0" + mask[33:]) is None
+
+
+def test_a_jpeg_that_is_cut_off_has_no_end() -> None:
+    whole = jpeg(picture(1, 40, 56))
+    scan = whole.index(b"\xff\xda")
+    assert jpeg_has_end(whole)
+    assert jpeg_has_end(whole + bytes(100))
+    for end in range(scan + 20, len(whole) - 1, 7):
+        assert not jpeg_has_end(whole[:end])
+
+    # The thumbnail's end marker is not the image's.
+    thumbnail = jpeg(picture(2, 8, 8))
+    segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    with_thumbnail = whole[:2] + segment + whole[2:]
+    assert jpeg_has_end(with_thumbnail + b"more")
+    assert not jpeg_has_end(with_thumbnail[:-2] + b"more")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.tiny_set import TinySample, cut_in_the_pixels, png, tiny_sample, write_set
+from helpers.tiny_set import TinySample, without_quantization, png, tiny_sample, write_set
 
 from shards.errors import LoadError, ManifestError, OrderError
 from shards.loading.loader import Batch, Loader
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, samples: list[TinySample]) 
 def damaged(tmp_path_factory: pytest.TempPathFactory, samples: list[TinySample]) -> Path:
     """Garbage whose checksums hold (7 shows in the decoder only), two wrong masks, a bit flip, a broken label."""
     bad = list(samples)
-    bad[7] = replace(bad[7], image=cut_in_the_pixels(bad[7].image))
+    bad[7] = replace(bad[7], image=without_quantization(bad[7].image))
     bad[20] = replace(bad[20], image=b"garbage")
     bad[31] = replace(bad[31], mask=b"")
     bad[33] = replace(bad[33], mask=png(np.full((32, 32), 4, np.uint8)))  # of 3 classes

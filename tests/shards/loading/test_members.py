@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.tiny_set import TinySample, jpeg, picture, png, tiny_sample, write_set
+from helpers.tiny_set import (
+    TinySample,
+    cut_in_the_pixels,
+    jpeg,
+    picture,
+    png,
+    tiny_sample,
+    write_set,
+)
 
 from shards.loading.members import BadSampleError, Members, MemberSpec, read_members
 from shards.loading.shard_set import ShardSet, open_shards
@@ -104,6 +112,7 @@ def test_damaged_shard(folder: Path, harm: Callable[[ShardSet], None], reason: s
     ("change", "reason"),
     [
         ({"image": b"garbage"}, "the image is not an 8-bit JPEG"),
+        ({"image": cut_in_the_pixels(tiny_sample(1).image)}, "the image is cut off before its end"),
         ({"image": jpeg(picture(0, 64, 64))}, "the image is 64x64, the manifest has 32x32"),
         ({"image": png(np.zeros((32, 32), np.uint8))}, "the image is not an 8-bit JPEG"),
         ({"mask": b""}, "no mask"),
