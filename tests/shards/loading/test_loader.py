@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.tiny_set import TinySample, without_quantization, png, tiny_sample, write_set
+from helpers.tiny_set import TinySample, png, tiny_sample, without_quantization, write_set
 
 from shards.errors import LoadError, ManifestError, OrderError
 from shards.loading.loader import Batch, Loader

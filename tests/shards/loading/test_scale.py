@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.tiny_set import TinySample, without_quantization, tiny_sample, write_set
+from helpers.tiny_set import TinySample, tiny_sample, without_quantization, write_set
 
 from shards.manifest import FileInfo, Manifest, ShardInfo, write_manifest
 from shards.samples_table import SAMPLE_DTYPE
