@@ -38,7 +38,7 @@ from colorgan.distributed.ranks import Ranks  # noqa: E402
 from colorgan.distributed.strategy import open_strategy  # noqa: E402
 from colorgan.models.discriminator import Discriminator  # noqa: E402
 from colorgan.models.modes import initialise  # noqa: E402
-from colorgan.models.unet import UNet  # noqa: E402
+from colorgan.models.unet import Encoder, UNet  # noqa: E402
 from colorgan.tasks.colorization import PretrainTask  # noqa: E402
 from colorgan.tasks.gan_losses import GAN_LOSSES  # noqa: E402
 from colorgan.tasks.pretraining import pretrain  # noqa: E402
@@ -81,7 +81,9 @@ def smooth_gan(
     ranks: Ranks, optimizer: Callable[[Any], torch.optim.Optimizer]
 ) -> tuple[PretrainTask, Strategy]:
     """Return a GAN without what amplifies rounding noise: no L1, no batch norm."""
-    generator = UNet(image_size=32, width=4, norm="instance").to(ranks.device)
+    generator = UNet(
+        Encoder(image_size=32, width=4, norm="instance", bias_before_norm=False), norm="instance"
+    ).to(ranks.device)
     discriminator = Discriminator(width=4, num_strided_blocks=2, norm="instance").to(ranks.device)
     phases = []
     for seed, (name, module) in enumerate(

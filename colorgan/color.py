@@ -2,8 +2,8 @@
 
 Used on the validation and colorize side; the loader's Lab is computed inside its DALI graph.
 Channels: R, G, B in [0, 1]; L in [0, 100], a and b about [-128, 127]; white D65, 2 degree observer.
-Only elementwise arithmetic (a matrix product would become bfloat16 under autocast, and TF32 on a GPU);
-differentiable everywhere, with zero gradient where a value is clipped.
+Only elementwise arithmetic (a matrix product would become bfloat16 under autocast, and TF32 on a
+GPU); differentiable everywhere, with zero gradient where a value is clipped.
 """
 
 # ruff: noqa: N802 (a function's name ends in the shape that it returns)
@@ -47,8 +47,9 @@ def rgb_to_lab_B3HW(rgb_B3HW: Tensor) -> Tensor:
 def lab_to_rgb_B3HW(lab_B3HW: Tensor) -> Tensor:
     """CIELAB -> sRGB in [0, 1], equal to `skimage.color.lab2rgb`: colours outside sRGB are clipped.
 
-    Takes any leading dimensions; returns float32, or float64 for float64. Computed in float64: in float32 the
-    sums of large terms cancel, and both this and skimage's own float32 are 4e-6 off, in the same time.
+    Takes any leading dimensions; returns float32, or float64 for float64. Computed in float64: in
+    float32 the sums of large terms cancel, and both this and skimage's own float32 are 4e-6 off, in
+    the same time.
     """
     lightness, a, b = lab_B3HW.double().unbind(-3)
     y = (lightness + 16.0) / 116.0

@@ -16,7 +16,7 @@ ROOTS = ("colorgan", "shards", "datasets", "launcher")
 
 # From the ground up: a package imports from lower floors only, never from its own floor or a higher one.
 COLORGAN_FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "color"),
+    ("errors", "color", "devices"),
     ("files",),
     ("config", "models", "distributed"),
     ("checkpoints", "data"),
@@ -66,7 +66,7 @@ FRONT_DOORS = {
         "record",
         "metrics",
         "generator_scores",
-        "task_scores",
+        "downstream",
         "picture_grids",
     },
     "colorgan.runs": {"run", "reading", "provenance"},

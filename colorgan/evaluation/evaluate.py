@@ -1,9 +1,10 @@
-"""launcher/evaluate.py's work."""
+"""Score a model folder on a packed set: the work of launcher/evaluate.py."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,56 +20,73 @@ from colorgan.data import (
     open_set,
     open_whole_set,
 )
+from colorgan.devices import exact_float32
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
+from colorgan.evaluation.downstream import TASKS, evaluate_model, scores_text, task_of_kind
 from colorgan.evaluation.generator_scores import (
     mean_scores,
     save_best_and_worst,
-    save_grid,
+    save_pictures,
     score_coloring,
     score_photos,
     scores_table,
 )
 from colorgan.evaluation.metrics import SSIM_WINDOW_PX
-from colorgan.evaluation.record import Evaluation, write_evaluation
+from colorgan.evaluation.record import Evaluation, SavedEvaluation, write_evaluation
 from colorgan.evaluation.settings import EvaluateSettings
-from colorgan.evaluation.task_scores import score_model, scores_text
 from colorgan.models.model_folder import ModelConfig, check_inference, load_model
 from colorgan.models.modes import set_inference
 
-TARGETS: dict[str, Targets] = {
-    "generator": "none",
-    "classifier": "classes",
-    "segmenter": "mask",
-    "detector": "boxes",
-}
+KINDS = ("generator", *(task.kind for task in TASKS.values()))
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A loaded model and how it is scored."""
+
+    settings: EvaluateSettings
+    model: nn.Module
+    config: ModelConfig
+    ranks: Ranks
 
 
 def evaluate(settings: EvaluateSettings, ranks: Ranks) -> None:
-    """Load, score, print and write. Called on all ranks."""
-    ranks.on_all_ranks(lambda: check_out(settings.out) if ranks.main else None)
-    model, config = ranks.on_all_ranks(lambda: load_model(settings.model, *TARGETS))
+    """Load, score, print and write. Called on all ranks.
+
+    Raises:
+        UsageError: The set cannot score the model as asked.
+        ModelFolderError: `model` is not a generator's or fine-tuned model's folder.
+    """
+    ranks.on_all_ranks(lambda: _check_out(settings.out) if ranks.main else None)
+    model, config = ranks.on_all_ranks(lambda: load_model(settings.model, *KINDS))
     config = config.model_copy(update={"inference": settings.inference or config.inference})
     set_inference(model, config.inference)
     model.to(ranks.device)
+
     shards = open_set(settings.data, settings.cache_dir, settings.cache_gb, ranks)
     check_data(settings, config, shards)
-    with open_whole_set(
-        shards,
-        ranks,
-        image_size=config.architecture.image_size,
-        ab_scale=config.ab_scale,
-        batch_size=settings.batch_size,
-        targets=TARGETS[config.kind],
-    ) as loader:
-        evaluation, text = score(settings, model, config, loader, ranks)
+    subject = _Subject(settings, model, config, ranks)
+    with (
+        exact_float32(),
+        open_whole_set(
+            shards,
+            ranks,
+            image_size=config.architecture.image_size,
+            ab_scale=config.ab_scale,
+            batch_size=settings.batch_size,
+            targets=_targets(config),
+        ) as loader,
+    ):
+        evaluation, text = _score(subject, loader)
+
     if ranks.main:
         print(text)
         if settings.out is not None:
-            write_evaluation(settings.out, evaluation, about(settings, config))
+            write_evaluation(settings.out, evaluation, _about(settings, config))
 
 
-def check_out(out: Path | None) -> None:
+def _check_out(out: Path | None) -> None:
     """Make the folder and try to write in it, before long work."""
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -76,86 +94,93 @@ def check_out(out: Path | None) -> None:
             pass
 
 
+def _targets(config: ModelConfig) -> Targets:
+    return "none" if config.kind == "generator" else task_of_kind(config.kind).targets
+
+
 def check_data(settings: EvaluateSettings, config: ModelConfig, shards: ShardSet) -> None:
-    """Refuse a set that the model cannot be scored on as asked."""
+    """Refuse a set that the model cannot be scored on as asked.
+
+    Raises:
+        UsageError: The classes differ, or `own_size` or `inference` does not fit.
+    """
     if config.classes and shards.classes != config.classes:
         raise UsageError(
             f"{settings.data[0]} has {len(shards.classes)} classes, {settings.model} was trained on "
             f"{len(config.classes)} others: score it on a set of the same corpus"
         )
     check_inference(settings.inference, config.architecture, settings.model)
-    if settings.own_size and (
-        config.kind != "generator" or set(shards.image_policies) != {"original"}
-    ):
+
+    is_original = set(shards.image_policies) == {"original"}
+    if settings.own_size and (config.kind != "generator" or not is_original):
         raise UsageError(
             f"--own_size scores a generator on sets packed with --image original; {settings.model} is a {config.kind} "
             f"and {settings.data[0]} was packed as {shards.image_policies[0]}"
         )
 
 
-def score(
-    settings: EvaluateSettings, model: nn.Module, config: ModelConfig, loader: Loader, ranks: Ranks
-) -> tuple[Evaluation, str]:
-    """Return the scores and a line that tells them. Called on all ranks."""
-    num_pictures = settings.num_pictures
-    if config.kind != "generator":
-        batches = loader.eval_batches()
-        evaluation = score_model(
-            model, config, batches, ranks, seed=settings.seed, num_pictures=num_pictures
-        )
-        return evaluation, scores_text(config, evaluation.scores)
-    scores, text = score_generator(settings, model, config, loader, ranks)
-    return Evaluation(scores), text
+def _score(subject: _Subject, loader: Loader) -> tuple[Evaluation, str]:
+    """Return the scores, and as text. Called on all ranks."""
+    if subject.config.kind == "generator":
+        return _score_generator(subject, loader)
+
+    evaluation = evaluate_model(
+        subject.model,
+        subject.config,
+        loader.eval_batches(),
+        subject.ranks,
+        seed=subject.settings.seed,
+        num_pictures=subject.settings.num_pictures,
+    )
+    return evaluation, scores_text(subject.config, evaluation.scores)
 
 
-def score_generator(
-    settings: EvaluateSettings,
-    generator: nn.Module,
-    config: ModelConfig,
-    loader: Loader,
-    ranks: Ranks,
-) -> tuple[dict[str, float], str]:
-    """Score at the network's size and, where asked, at each photo's own; save the pictures. Called on all ranks.
+def _score_generator(subject: _Subject, loader: Loader) -> tuple[Evaluation, str]:
+    """Score at the network's size and, where asked, at each photo's own; save pictures. Called on all ranks.
 
-    `best.png` and `worst.png` are of the last of the two.
+    `best` and `worst` show the last of the two.
     """
+    settings, config, ranks = subject.settings, subject.config, subject.ranks
     size, shown = config.architecture.image_size, settings.num_pictures
     common: dict[str, Any] = {
         "ab_scale": config.ab_scale,
         "seed": settings.seed,
         "num_ranked": shown,
     }
+
     colored = score_coloring(
-        generator, loader.eval_batches(), num_pictures=shown if ranks.main else 0, **common
+        subject.model, loader.eval_batches(), num_pictures=shown if ranks.main else 0, **common
     )
     scores = mean_scores(colored, ranks)
-    counted = f"{scores['images']:.0f} held-out pictures, {config.inference} inference"
+    counted = f"{scores['images']:.0f} held-out images, {config.inference} inference"
     text = f"{counted}, at {size}x{size}:\n{scores_table(scores)}"
     if ranks.main and settings.out is not None:
-        save_grid(settings.out / "coloured.png", colored)
+        save_pictures(settings.out / "coloured.png", colored.first)
+
     if settings.own_size:
-        colored = score_photos(generator, own_size_photos(loader, ranks), image_size=size, **common)
+        photos = _own_size_photos(loader)
+        colored = score_photos(subject.model, photos, image_size=size, **common)
         own = mean_scores(colored, ranks)
         scores |= {f"{name}_own_size": value for name, value in own.items()}
         text += f"\n\n{own['images']:.0f} of them at their own sizes:\n{scores_table(own)}"
+
     if settings.out is not None:
         save_best_and_worst(settings.out, colored, ranks)
-    return scores, text
+    return Evaluation(SavedEvaluation(scores=scores)), text
 
 
-def own_size_photos(loader: Loader, ranks: Ranks) -> Iterator[tuple[int, Tensor]]:
-    """This rank's photos as they were packed: number, and uint8 sRGB on the rank's device; none too small for SSIM."""
+def _own_size_photos(loader: Loader) -> Iterator[tuple[int, Tensor]]:
+    """This rank's photos as packed: number in the set and uint8 sRGB 3HW; those too small for SSIM are left out."""
     for batch in loader.eval_batches():
-        for sample_id, jpeg in zip(
-            batch.sample_ids_B.tolist(), batch.stored_jpegs or (), strict=True
-        ):
+        jpegs = batch.stored_jpegs or ()
+        for sample_id, jpeg in zip(batch.sample_ids_B.tolist(), jpegs, strict=True):
             photo_HW3 = torch.from_numpy(decode_upright(jpeg, MAX_PIXELS_LIMIT).copy())
             if min(photo_HW3.shape[:2]) >= SSIM_WINDOW_PX:
-                yield sample_id, photo_HW3.permute(2, 0, 1).to(ranks.device)
+                yield sample_id, photo_HW3.permute(2, 0, 1)
 
 
-def about(settings: EvaluateSettings, config: ModelConfig) -> dict[str, Any]:
-    """Return what the scores were computed with."""
+def _about(settings: EvaluateSettings, config: ModelConfig) -> dict[str, Any]:
+    """What the scores were computed with."""
     return {
         "model": str(settings.model),
         "data": [str(folder) for folder in settings.data],

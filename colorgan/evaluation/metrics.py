@@ -1,7 +1,9 @@
-"""Scores of coloured pictures, of multilabel classification and of segmentation: pure functions on tensors.
+"""Scores of colored images, of multilabel classification and of segmentation: pure functions on tensors.
 
-Picture scores come per image, so that sums over ranks are no means of means; segmentation scores come from a
-confusion matrix that adds up over batches and ranks. What the paper does differently has its own name.
+Scores of colored images come per image, so that ranks add them up without taking means of means;
+segmentation scores come from a confusion matrix that adds up over batches and ranks. Where the
+paper differs, the score has its own name.
+
 B images, N images, C classes, H x W pixels.
 """
 
@@ -14,7 +16,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from colorgan.errors import TrainingError
 
@@ -24,7 +25,7 @@ Interpolation = Literal["area", "11-point"]
 
 
 def psnr_B(rgb_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio per image in dB, data range 1, over all channels; infinite for equal images.
+    """Return the peak signal-to-noise ratio per image in dB, data range 1; infinite for equal images.
 
     Args:
         rgb_B3HW: sRGB in [0, 1].
@@ -34,18 +35,17 @@ def psnr_B(rgb_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
         float64, B.
     """
     _check_pictures(rgb_B3HW, target_B3HW)
-    score_B: Tensor = peak_signal_noise_ratio(
-        rgb_B3HW.double(), target_B3HW.double(), data_range=1.0, reduction="none", dim=(1, 2, 3)
-    )
-    return score_B
+    difference_B3HW = rgb_B3HW.double() - target_B3HW.double()
+    return -10.0 * difference_B3HW.square().flatten(1).mean(dim=1).log10()
 
 
 def ssim_B(rgb_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
-    """Structural similarity per image: 11x11 Gaussian, sigma 1.5, K1 0.01, K2 0.03, range 1, mean over RGB.
+    """Return the structural similarity per image: 11x11 Gaussian, sigma 1.5, K1 0.01, K2 0.03, range 1, mean over RGB.
 
-    Windows that lie wholly inside the picture count, as in Wang et al. 2004, TensorFlow and skimage
-    (torchmetrics counts mirrored ones at the borders too). In float64, as variances of flat areas cancel in
-    float32; by shifted sums, 20 to 40 times faster there than torchmetrics' convolution, and never in TF32.
+    Windows wholly inside the image count, as in Wang et al. 2004, TensorFlow and skimage
+    (torchmetrics counts mirrored ones at the borders too). In float64, as variances of flat areas
+    cancel in float32; by shifted sums, 20 to 40 times faster there than torchmetrics' convolution,
+    and never in TF32.
 
     Args:
         rgb_B3HW: sRGB in [0, 1].
@@ -61,20 +61,25 @@ def ssim_B(rgb_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
     height, width = rgb_B3HW.shape[-2:]
     if min(height, width) < SSIM_WINDOW_PX:
         raise ValueError(
-            f"SSIM needs pictures of at least {SSIM_WINDOW_PX}x{SSIM_WINDOW_PX} pixels (its window), "
+            f"SSIM needs images of at least {SSIM_WINDOW_PX}x{SSIM_WINDOW_PX} pixels (its window), "
             f"got {height}x{width}"
         )
+
     first, second = rgb_B3HW.double(), target_B3HW.double()
     moments = torch.stack([first, second, first * first, second * second, first * second])
     mean_1, mean_2, square_1, square_2, product = _gaussian_windows(moments).unbind(0)
-    variances = (square_1 - mean_1**2).clamp(min=0.0) + (square_2 - mean_2**2).clamp(min=0.0)
+
+    # Rounding can leave the variance of a flat window just under 0.
+    variance_1 = (square_1 - mean_1**2).clamp(min=0.0)
+    variance_2 = (square_2 - mean_2**2).clamp(min=0.0)
+    covariance = product - mean_1 * mean_2
     luminance = (2 * mean_1 * mean_2 + 0.01**2) / (mean_1**2 + mean_2**2 + 0.01**2)
-    structure = (2 * (product - mean_1 * mean_2) + 0.03**2) / (variances + 0.03**2)
+    structure = (2 * covariance + 0.03**2) / (variance_1 + variance_2 + 0.03**2)
     return (luminance * structure).flatten(1).mean(dim=1)
 
 
 def colorfulness_B(rgb_B3HW: Tensor) -> Tensor:
-    """M3 of Hasler and Suesstrunk, "Measuring colourfulness in natural images", 2003.
+    """Return M3 of Hasler and Suesstrunk, "Measuring colourfulness in natural images", 2003.
 
     0 is grey; in their study 33 was judged "moderately", 59 "quite" and 109 "extremely" colourful.
 
@@ -82,16 +87,18 @@ def colorfulness_B(rgb_B3HW: Tensor) -> Tensor:
         rgb_B3HW: sRGB in [0, 1]; the measure is on the 0..255 scale, as in their paper.
 
     Returns:
-        float64, B: the spread of R - G and (R + G) / 2 - B, plus 0.3 times the distance of their mean from 0.
+        float64, B: the spread of R - G and (R + G) / 2 - B, plus 0.3 times the distance of their
+            mean from 0.
     """
     red, green, blue = (rgb_B3HW.double() * 255.0).flatten(2).unbind(1)
     opponents = torch.stack([red - green, 0.5 * (red + green) - blue])
     spread_B = opponents.var(dim=2, correction=0).sum(0).sqrt()
-    return spread_B + 0.3 * opponents.mean(dim=2).square().sum(0).sqrt()
+    distance_B = opponents.mean(dim=2).square().sum(0).sqrt()
+    return spread_B + 0.3 * distance_B
 
 
 def chroma_l1_B(ab_B2HW: Tensor, target_B2HW: Tensor) -> Tensor:
-    """Mean of |a - a*| and |b - b*| over both channels and all pixels, in Lab units; float64, B."""
+    """Return the mean of |a - a*| and |b - b*| over both channels and all pixels, in Lab units; float64, B."""
     if ab_B2HW.shape != target_B2HW.shape:
         raise ValueError(
             f"chroma of unequal shapes: {tuple(ab_B2HW.shape)} and {tuple(target_B2HW.shape)}"
@@ -105,41 +112,48 @@ def average_precision(
     ignore_N: Tensor | None = None,
     interpolation: Interpolation = "area",
 ) -> float:
-    """Average precision of one class, VOC's way; NaN without positives.
+    """Return the average precision of one class, VOC's way; NaN without positives.
 
-    Images of equal score count as one step, so the result does not depend on the order of the images (that of
-    VOC's own code, which takes them one by one, does).
+    Images of equal score count as one step, so the result does not depend on the order of the
+    images (that of VOC's own code, which takes them one by one, does).
 
     Args:
         scores_N: Any monotone score: logits or probabilities.
         positives_N: Nonzero where the class is present.
-        ignore_N: Nonzero where the image does not count (VOC: the class is there as difficult objects only).
-        interpolation: "area", under the monotone envelope of precision over recall (VOC 2010 and later), or
-            "11-point", the mean of its values at recalls 0, 0.1, ... 1 (VOC 2007).
+        ignore_N: Nonzero where the image does not count (VOC: the class is present as difficult
+            objects only).
+        interpolation: "area", under the monotone envelope of precision over recall (VOC 2010 and
+            later), or "11-point", the mean of its values at recalls 0, 0.1, ... 1 (VOC 2007).
 
     Raises:
-        TrainingError: A score is not a number.
+        TrainingError: A score is NaN.
     """
-    keep_N = (
-        torch.ones_like(positives_N, dtype=torch.bool) if ignore_N is None else ~ignore_N.bool()
-    )
-    scores, positives = scores_N[keep_N].double().cpu(), positives_N[keep_N].bool().cpu()
+    scores, positives = scores_N.double().cpu(), positives_N.bool().cpu()
+    if ignore_N is not None:
+        keep_N = ~ignore_N.bool().cpu()
+        scores, positives = scores[keep_N], positives[keep_N]
+
     if bool(scores.isnan().any()):
         raise TrainingError(
-            f"{int(scores.isnan().sum())} of {len(scores)} scores are not numbers: nothing to rank."
+            f"{int(scores.isnan().sum())} of {len(scores)} scores are NaN and cannot be ranked: "
+            "the model's weights are damaged, or training diverged"
         )
     num_positives = int(positives.sum())
     if num_positives == 0:
         return float("nan")
+
+    # Precision after each distinct score, raised to the best at its recall or a higher one.
     scores, order = scores.sort(descending=True, stable=True)
     last_of_its_score = torch.cat([scores[1:] != scores[:-1], torch.tensor([True])])
     found = positives[order].cumsum(0)[last_of_its_score]
     seen = torch.arange(1, len(scores) + 1)[last_of_its_score]
     envelope = (found.double() / seen).flip(0).cummax(0).values.flip(0)
+
     if interpolation == "11-point":
         # In whole numbers: 0.1 * 3 is above 3 / 10 in floating point, and the step would be missed.
         reached = [envelope[10 * found >= tenth * num_positives] for tenth in range(11)]
         return sum(float(precisions.max()) for precisions in reached) / 11
+
     newly_found = torch.diff(found, prepend=torch.zeros(1, dtype=found.dtype))
     return float((newly_found * envelope).sum() / num_positives)
 
@@ -160,33 +174,34 @@ def mean_average_precision(
     ignore_NC: Tensor | None = None,
     interpolation: Interpolation = "area",
 ) -> MeanAveragePrecision:
-    """`average_precision` of each class, and the mean over the classes with at least one positive image."""
+    """Return `average_precision` of each class, and the mean over the classes with at least one positive image."""
     if scores_NC.shape != positives_NC.shape:
         raise ValueError(
             f"scores {tuple(scores_NC.shape)} do not match targets {tuple(positives_NC.shape)}"
         )
-    per_class = tuple(
-        average_precision(
-            scores_NC[:, index],
-            positives_NC[:, index],
-            None if ignore_NC is None else ignore_NC[:, index],
-            interpolation,
+
+    per_class = []
+    for index in range(scores_NC.shape[1]):
+        ignore_N = None if ignore_NC is None else ignore_NC[:, index]
+        per_class.append(
+            average_precision(scores_NC[:, index], positives_NC[:, index], ignore_N, interpolation)
         )
-        for index in range(scores_NC.shape[1])
-    )
+
     scored = [value for value in per_class if value == value]
     mean = sum(scored) / len(scored) if scored else float("nan")
-    return MeanAveragePrecision(mean, per_class, len(scored), len(scores_NC))
+    return MeanAveragePrecision(mean, tuple(per_class), len(scored), len(scores_NC))
 
 
 def first_positive_accuracy(scores_NC: Tensor, positives_NC: Tensor) -> float:
-    """The paper's "accuracy": the share of images whose best class is the first positive one, in class order.
+    """Return the paper's "accuracy": the share of images whose best class is the first positive one, in class order.
 
-    It is what Keras makes of `metrics=["accuracy"]` on multi-hot targets: categorical accuracy, the arg-max
-    of the scores equals the arg-max of the target. An image without positives counts as Keras counts it: the
-    arg-max of zeros is 0, so it is right if class 0 scores best. Ties go to the lowest class. NaN if N is 0.
+    Keras gives this for `metrics=["accuracy"]` on multi-hot targets: categorical accuracy, the
+    arg-max of the scores equals the arg-max of the target. An image without positives counts as
+    Keras counts it: the arg-max of zeros is 0, so it is right if class 0 scores best. Ties go to
+    the lowest class. NaN if N is 0.
     """
-    best_N, first_N = scores_NC.argmax(dim=1), positives_NC.bool().to(torch.uint8).argmax(dim=1)
+    best_N = scores_NC.argmax(dim=1)
+    first_N = positives_NC.bool().to(torch.uint8).argmax(dim=1)
     return float((best_N == first_N).double().mean())
 
 
@@ -197,13 +212,13 @@ def confusion_matrix(
     ignore: int = 255,
     void_as_background: bool = False,
 ) -> Tensor:
-    """Counts of pixels, int64 C x C: row = true class, column = predicted class; matrices add up.
+    """Return counts of pixels, int64 C x C: row = true class, column = predicted class; matrices add up.
 
     Args:
         predicted: Class indices, any shape.
         target: Class indices of the same shape; `ignore` marks void.
-        void_as_background: Count void as class 0, as the paper's code does; otherwise void pixels are left
-            out, as the VOC protocol has it.
+        void_as_background: Count void as class 0, as the paper's code does; otherwise void pixels
+            are left out, as in the VOC protocol.
 
     Raises:
         ValueError: Shapes differ, or an index is neither a class nor void.
@@ -212,62 +227,66 @@ def confusion_matrix(
         raise ValueError(
             f"predicted {tuple(predicted.shape)} does not match target {tuple(target.shape)}"
         )
+
     predicted, target = predicted.flatten().long(), target.flatten().long()
     void = target == ignore
     if void_as_background:
         target = target.masked_fill(void, 0)
     else:
         predicted, target = predicted[~void], target[~void]
+
     for name, indices in (("predicted", predicted), ("target", target)):
         if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= num_classes):
             raise ValueError(
                 f"{name} class indices run from {int(indices.min())} to {int(indices.max())}, "
                 f"there are {num_classes} classes"
             )
-    return torch.bincount(target * num_classes + predicted, minlength=num_classes**2).view(
-        num_classes, num_classes
-    )
+
+    counts = torch.bincount(target * num_classes + predicted, minlength=num_classes**2)
+    return counts.view(num_classes, num_classes)
 
 
 def iou_per_class(matrix_CC: Tensor) -> Tensor:
-    """Intersection over union of each class, float64; NaN for a class neither there nor predicted."""
+    """Return intersection over union per class, float64; NaN for a class neither present nor predicted."""
     matrix = matrix_CC.double()
     correct = matrix.diagonal()
     return correct / (matrix.sum(0) + matrix.sum(1) - correct)
 
 
 def mean_iou(matrix_CC: Tensor) -> float:
-    """Mean of `iou_per_class` over the classes there or predicted; NaN for no pixels."""
+    """Return the mean of `iou_per_class` over the classes present or predicted; NaN for no pixels."""
     return float(iou_per_class(matrix_CC).nanmean())
 
 
 def dice_per_class(matrix_CC: Tensor) -> Tensor:
-    """Dice coefficient of each class, 2 |A and B| / (|A| + |B|), which is its F1 over pixels; float64.
+    """Return the Dice coefficient per class, 2 |A and B| / (|A| + |B|), which is its F1 over pixels; float64.
 
-    NaN for a class neither there nor predicted.
+    NaN for a class neither present nor predicted.
     """
     matrix = matrix_CC.double()
     return 2.0 * matrix.diagonal() / (matrix.sum(0) + matrix.sum(1))
 
 
 def mean_dice(matrix_CC: Tensor) -> float:
-    """Mean of `dice_per_class` over the classes there or predicted but class 0, the background; NaN for none.
+    """Return the mean of `dice_per_class` over the classes present or predicted, without class 0; NaN for none.
 
-    Medical convention: the background, easy and most of the picture, would hide how well the rest is found.
+    Medical convention: class 0, the background, is easy and most of the image, and would hide how
+    well the rest is found.
     """
     return float(dice_per_class(matrix_CC)[1:].nanmean())
 
 
 def pixel_accuracy(matrix_CC: Tensor) -> float:
-    """Share of pixels of the right class; NaN for no pixels."""
+    """Return the share of pixels of the right class; NaN for no pixels."""
     matrix = matrix_CC.double()
     return float(matrix.diagonal().sum() / matrix.sum())
 
 
 def _gaussian_windows(maps: Tensor) -> Tensor:
-    """The Gaussian mean of each window that lies inside: the last two sides shrink by 10."""
+    """The Gaussian mean of each window inside the image: the last two sides shrink by 10."""
     distance = torch.arange(SSIM_WINDOW_PX, dtype=torch.float64) - SSIM_WINDOW_PX // 2
     weights = torch.softmax(-(distance**2) / (2 * 1.5**2), dim=0).tolist()
+
     for side in (-2, -1):
         length = maps.shape[side] - SSIM_WINDOW_PX + 1
         summed = maps.narrow(side, 0, length) * weights[0]
@@ -280,5 +299,5 @@ def _gaussian_windows(maps: Tensor) -> Tensor:
 def _check_pictures(rgb_B3HW: Tensor, target_B3HW: Tensor) -> None:
     if rgb_B3HW.shape != target_B3HW.shape or rgb_B3HW.ndim != 4:
         raise ValueError(
-            f"pictures of shapes {tuple(rgb_B3HW.shape)} and {tuple(target_B3HW.shape)}, not B3HW twice"
+            f"images of shapes {tuple(rgb_B3HW.shape)} and {tuple(target_B3HW.shape)}, not B3HW twice"
         )

@@ -1,4 +1,4 @@
-"""Picture grids to look at: grey, coloured, original; photo with true and predicted mask, or boxes. PNG files.
+"""Picture grids to look at, as PNG: grey, colored, original; photo with true and predicted mask, or boxes.
 
 Text is drawn with Pillow's built-in font; files appear whole or not at all.
 """
@@ -24,35 +24,45 @@ BOX_CELL_PX = 256
 GAP_PX = 6
 INK, PAPER = (20, 20, 20), (255, 255, 255)
 
-Cells = Sequence[NDArray[np.uint8]]
-NamedBoxes = Sequence[
-    tuple[Sequence[float], int, str]
-]  # x0, y0, x1, y1 as shares, class from 0, what to write
-_Entry = tuple[str, tuple[int, ...]]  # a name and its colour
+Bytes = NDArray[np.uint8]
+Cells = Sequence[Bytes]
+# x0, y0, x1, y1 as shares of the image, class from 0, and the text beside the box.
+NamedBoxes = Sequence[tuple[Sequence[float], int, str]]
+# A name and its color.
+_Entry = tuple[str, tuple[int, ...]]
 
 
-def to_uint8_HWC(picture: Tensor) -> NDArray[np.uint8]:  # noqa: N802
-    """H x W x 3 bytes of a picture: float in [0, 1] (clipped; NaN is black) or uint8; 3HW, 1HW or HW."""
+def to_uint8_HWC(picture: Tensor) -> Bytes:  # noqa: N802
+    """Return an image as H x W x 3 bytes.
+
+    Args:
+        picture: Float in [0, 1] (clipped; NaN becomes black) or uint8; 3HW, 1HW or HW.
+
+    Raises:
+        ValueError: It has another shape.
+    """
     picture = picture.detach().cpu()
     if picture.ndim == 2:
         picture = picture[None]
     if picture.ndim != 3 or picture.shape[0] not in (1, 3):
-        raise ValueError(f"a picture is 3HW, 1HW or HW, got the shape {tuple(picture.shape)}")
+        raise ValueError(f"an image is 3HW, 1HW or HW, got the shape {tuple(picture.shape)}")
+
     if picture.dtype != torch.uint8:
         picture = (picture.float().nan_to_num(0.0).clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
-    bytes_HW3: NDArray[np.uint8] = picture.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+
+    bytes_HW3: Bytes = picture.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
     return bytes_HW3
 
 
 def color_grid(
     path: Path, rows: Sequence[tuple[Tensor, Tensor, Tensor]], captions: Sequence[str] = ()
 ) -> None:
-    """Saves a row a picture: grey, coloured, original.
+    """Save a grid with one row per image: grey, colored, original.
 
     Args:
         path: The PNG to write; its folder is made if absent.
-        rows: Pictures as `to_uint8_HWC` takes them.
-        captions: One a row, above it; none at all is fine.
+        rows: Images as `to_uint8_HWC` takes them.
+        captions: One per row, above it, or none at all.
     """
     cells = [[to_uint8_HWC(picture) for picture in row] for row in rows]
     _save_png(path, _grid(cells, ("grey", "coloured", "original"), captions))
@@ -65,23 +75,27 @@ def mask_grid(
     classes: Sequence[str] = (),
     captions: Sequence[str] = (),
 ) -> None:
-    """Saves a row a picture: photo, true mask over it, predicted mask over it; below, the classes seen.
+    """Save a grid with one row per image: photo, true mask over it, predicted mask over it; below, the classes seen.
 
     Args:
         path: The PNG to write; its folder is made if absent.
-        rows: Photo as `to_uint8_HWC` takes it, then two masks HW of class indices: 0 = background, not
-            painted; i + 1 = classes[i]; 255 = void.
-        palette: Colours of the indices from 0 on; VOC's where it ends.
+        rows: Photo as `to_uint8_HWC` takes it, then two masks HW of class indices: 0 = background,
+            not painted; i + 1 = classes[i]; 255 = void.
+        palette: Colors of the indices from 0 on; VOC's beyond its end.
         classes: Names of the classes without background, for the legend.
-        captions: One a row, above it; none at all is fine.
+        captions: One per row, above it, or none at all.
     """
     colors = mask_colors(palette)
     cells = []
     for photo, *masks in rows:
         photo_HW3 = to_uint8_HWC(photo)
-        indices = [mask.detach().cpu().numpy().astype(np.uint8) for mask in masks]
-        cells.append([photo_HW3, *(paint_mask(photo_HW3, mask_HW, colors) for mask_HW in indices)])
-    legend = _legend([mask for _, *masks in rows for mask in masks], colors, classes)
+        row = [photo_HW3]
+        for mask in masks:
+            mask_HW = mask.detach().cpu().numpy().astype(np.uint8)
+            row.append(paint_mask(photo_HW3, mask_HW, colors))
+        cells.append(row)
+
+    legend = _legend([mask for row in rows for mask in row[1:]], colors, classes)
     _save_png(path, _grid(cells, ("photo", "truth", "predicted"), captions, legend))
 
 
@@ -91,88 +105,87 @@ def box_grid(
     palette: Sequence[tuple[int, int, int]] = (),
     captions: Sequence[str] = (),
 ) -> None:
-    """Saves a row a picture: photo, true boxes on it, predicted boxes on it.
+    """Save a grid with one row per image: photo, true boxes on it, predicted boxes on it.
 
     Args:
         path: The PNG to write; its folder is made if absent.
         rows: Photo as `to_uint8_HWC` takes it, then two lists of boxes.
-        palette: As for `mask_grid`; boxes of one class have its colour.
-        captions: One a row, above it; none at all is fine.
+        palette: As for `mask_grid`; boxes of one class have its color.
+        captions: One per row, above it, or none at all.
     """
     colors = mask_colors(palette)
     cells = []
     for photo, *lists in rows:
         picture = Image.fromarray(to_uint8_HWC(photo))
         scale = max(1, -(-BOX_CELL_PX // picture.width))
-        picture = picture.resize(
-            (picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC
-        )
-        cells.append(
-            [np.asarray(picture), *(_draw_boxes(picture, boxes, colors) for boxes in lists)]
-        )
+        size = picture.width * scale, picture.height * scale
+        picture = picture.resize(size, Image.Resampling.BICUBIC)
+        drawn = [_draw_boxes(picture, boxes, colors) for boxes in lists]
+        cells.append([np.asarray(picture), *drawn])
+
     _save_png(path, _grid(cells, ("photo", "truth", "predicted"), captions))
 
 
-def _draw_boxes(
-    picture: Image.Image, boxes: NamedBoxes, colors: NDArray[np.uint8]
-) -> NDArray[np.uint8]:
+def _draw_boxes(picture: Image.Image, boxes: NamedBoxes, colors: Bytes) -> Bytes:
     """A copy of the photo with frames and their names, the first on top."""
     picture = picture.copy()
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=14)
     for (x0, y0, x1, y1), index, name in reversed(boxes):
-        color = (*map(int, colors[index + 1]),)
-        corner = (x0 * picture.width, y0 * picture.height)
-        far = (
-            max(corner[0], x1 * picture.width - 1),
-            max(corner[1], y1 * picture.height - 1),
-        )  # under a pixel: one
-        draw.rectangle((*corner, *far), outline=color, width=2)
-        draw.rectangle(draw.textbbox(corner, name, font=font), fill=color)
-        draw.text(corner, name, fill=PAPER if sum(color) < 384 else INK, font=font)
+        left, top = x0 * picture.width, y0 * picture.height
+        # A box of less than a pixel is drawn as one pixel.
+        right = max(left, x1 * picture.width - 1)
+        bottom = max(top, y1 * picture.height - 1)
+
+        color = _rgb(colors[index + 1])
+        draw.rectangle((left, top, right, bottom), outline=color, width=2)
+        draw.rectangle(draw.textbbox((left, top), name, font=font), fill=color)
+        draw.text((left, top), name, fill=PAPER if sum(color) < 384 else INK, font=font)
     return np.asarray(picture)
 
 
-def paint_mask(
-    photo_HW3: NDArray[np.uint8], mask_HW: NDArray[np.uint8], colors_256x3: NDArray[np.uint8]
-) -> NDArray[np.uint8]:
-    """The photo with each pixel of a class tinted in its colour; the background (0) is left as it is."""
+def _rgb(color_3: Bytes) -> tuple[int, ...]:
+    return tuple(color_3.tolist())
+
+
+def paint_mask(photo_HW3: Bytes, mask_HW: Bytes, colors_256x3: Bytes) -> Bytes:
+    """Return the photo with each pixel of a class tinted in its color; the background (0) stays as it is."""
     opacity_HW1 = np.where(mask_HW == 0, 0.0, MASK_OPACITY)[..., None]
-    painted: NDArray[np.uint8] = np.rint(
-        photo_HW3 * (1.0 - opacity_HW1) + colors_256x3[mask_HW] * opacity_HW1
-    ).astype(np.uint8)
+    mixed_HW3 = photo_HW3 * (1.0 - opacity_HW1) + colors_256x3[mask_HW] * opacity_HW1
+    painted: Bytes = np.rint(mixed_HW3).astype(np.uint8)
     return painted
 
 
-def mask_colors(palette: Sequence[tuple[int, int, int]] = ()) -> NDArray[np.uint8]:
-    """A colour for every index, 256 x 3: the palette's, VOC's colour map where it ends, 255 = void."""
+def mask_colors(palette: Sequence[tuple[int, int, int]] = ()) -> Bytes:
+    """Return a color for every index, 256 x 3: the palette's, VOC's color map beyond its end, 255 = void."""
     colors = np.zeros((256, 3), dtype=np.uint8)
     for index in range(256):
+        # VOC's map deals out the index's bits to the channels, three at a time, to the highest
+        # places first.
         rest = index
-        for bit in range(
-            7, -1, -1
-        ):  # VOC's map deals out the index's bits to the channels, highest first
-            colors[index] |= np.array(
-                [(rest >> channel & 1) << bit for channel in range(3)], dtype=np.uint8
-            )
+        for place in range(7, -1, -1):
+            for channel in range(3):
+                colors[index, channel] |= (rest >> channel & 1) << place
             rest >>= 3
+
     if palette:
         colors[: len(palette)] = palette
     colors[VOID] = VOID_COLOUR
     return colors
 
 
-def _legend(
-    masks: Sequence[Tensor], colors: NDArray[np.uint8], classes: Sequence[str]
-) -> list[_Entry]:
+def _legend(masks: Sequence[Tensor], colors: Bytes, classes: Sequence[str]) -> list[_Entry]:
     if not classes:
         return []
-    seen = sorted(
-        {int(index) for mask in masks for index in np.unique(mask.detach().cpu().numpy())} - {0}
-    )
-    names = [
-        "void" if i == VOID else classes[i - 1] if i <= len(classes) else f"class {i}" for i in seen
-    ]
-    return [(name, (*map(int, colors[index]),)) for name, index in zip(names, seen, strict=True)]
+
+    seen: set[int] = set()
+    for mask in masks:
+        seen.update(np.unique(mask.detach().cpu().numpy()).tolist())
+
+    entries = []
+    for index in sorted(seen - {0}):
+        name = classes[index - 1] if index <= len(classes) else f"class {index}"
+        entries.append(("void" if index == VOID else name, _rgb(colors[index])))
+    return entries
 
 
 def _grid(
@@ -186,24 +199,34 @@ def _grid(
         raise ValueError("a picture grid needs at least one row")
     if captions and len(captions) != len(rows):
         raise ValueError(f"{len(captions)} captions for {len(rows)} rows")
+
     widest = max(cell.shape[1] for row in rows for cell in row)
     scale = max(1, -(-MIN_CELL_PX // widest))
+    column_px = scale * widest + GAP_PX
     text_px = max(13, scale * widest // 14)
     line_px = text_px * 3 // 2
     above_px = line_px if captions else GAP_PX
+
     heights = [above_px + scale * max(cell.shape[0] for cell in row) for row in rows]
-    lefts = [GAP_PX + column * (scale * widest + GAP_PX) for column in range(len(headers) + 1)]
+    lefts = [GAP_PX + column * column_px for column in range(len(headers))]
     legend_px = line_px * -(-len(legend) // len(headers))
-    sheet = Image.new("RGB", (lefts.pop(), line_px + sum(heights) + GAP_PX + legend_px), PAPER)
+    size = (
+        GAP_PX + column_px * len(headers),
+        line_px + sum(heights) + GAP_PX + legend_px,
+    )
+    sheet = Image.new("RGB", size, PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=text_px)
+
     for left, header in zip(lefts, headers, strict=True):
         draw.text((left, line_px // 6), header, fill=INK, font=font)
+
     top = line_px
     for row, height, caption in zip(rows, heights, captions or [""] * len(rows), strict=True):
         draw.text((lefts[0], top + line_px // 6), caption, fill=INK, font=font)
         for left, cell in zip(lefts, row, strict=True):
             sheet.paste(_enlarged(cell, scale), (left, top + above_px))
         top += height
+
     for index, (name, color) in enumerate(legend):
         left, upper = lefts[index % len(lefts)], top + GAP_PX + index // len(lefts) * line_px
         draw.rectangle((left, upper, left + text_px, upper + text_px), fill=color, outline=INK)
@@ -211,7 +234,7 @@ def _grid(
     return sheet
 
 
-def _enlarged(cell: NDArray[np.uint8], scale: int) -> Image.Image:
+def _enlarged(cell: Bytes, scale: int) -> Image.Image:
     picture = Image.fromarray(cell)
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 

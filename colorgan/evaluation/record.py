@@ -1,4 +1,11 @@
-"""scores.json: written and read here, nowhere else."""
+"""An evaluation folder: what a model scored on a set, with the evidence. Written and read here alone.
+
+    scores.json               scores, per class, confusion, and what they were computed with
+    per_image.safetensors     what a bootstrap over images needs (colorgan/study/comparison.py)
+    pictures.png              images with their true and predicted masks or boxes
+
+C classes.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -15,177 +23,202 @@ from colorgan.errors import UsageError
 from colorgan.files import entries, mapping, number, numbers, read_text, replacing, short, whole
 
 EVALUATION = "evaluation"
-
-
 SCORES, PER_IMAGE, PICTURES = "scores.json", "per_image.safetensors", "pictures.png"
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What one walk over a set gave; the same on all ranks, but for the pictures, which only rank 0 has.
-
-    Attributes:
-        scores: shares in [0, 1], with `images` and `classes`, the numbers that were scored.
-        per_class: average precision or IoU of each class; NaN where there was nothing to score.
-        confusion_CC: int64, row = true class, column = predicted one.
-        per_image: tensors with one row an image, in the order of `sample_ids_N`.
-        save_pictures: writes the picture of this evaluation to a path; None where there is none.
-        per_class_dice: Dice of each class, of the same pixels as `per_class`; segmentation only.
-    """
-
-    scores: dict[str, float]
-    per_class: dict[str, float] = field(default_factory=dict)
-    confusion_CC: Tensor | None = None
-    per_image: dict[str, Tensor] = field(default_factory=dict)
-    save_pictures: Callable[[Path], None] | None = None
-    per_class_dice: dict[str, float] = field(default_factory=dict)
-
-
-def write_evaluation(folder: Path, evaluation: Evaluation, about: Mapping[str, Any]) -> None:
-    """Write the evaluation folder, scores.json last: where it stands, the rest is whole. Rank 0 only.
-
-    Args:
-        about: what the scores were computed with: model, data, kind, inference, images_seen, classes.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (SCORES, PER_IMAGE, PICTURES):  # of an earlier evaluation
-        (folder / name).unlink(missing_ok=True)
-    if evaluation.per_image:
-        tensors = {name: tensor.contiguous() for name, tensor in evaluation.per_image.items()}
-        with replacing(folder / PER_IMAGE) as partial:
-            save_file(tensors, partial)
-    if evaluation.save_pictures is not None:
-        evaluation.save_pictures(folder / PICTURES)
-    confusion = None if evaluation.confusion_CC is None else evaluation.confusion_CC.tolist()
-    text = {
-        **about,
-        "scores": _plain(evaluation.scores),
-        "per_class": _plain(evaluation.per_class),
-        **(
-            {"per_class_dice": _plain(evaluation.per_class_dice)}
-            if evaluation.per_class_dice
-            else {}
-        ),
-        "confusion": confusion,
-    }
-    with replacing(folder / SCORES) as partial:
-        partial.write_text(json.dumps(text, indent=1, allow_nan=False) + "\n")
-
-
-def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON has no NaN: what could not be scored is null."""
-    return {name: value if value == value else None for name, value in values.items()}
-
-
+# Pictures of an evaluation folder by what they show; the first file that exists is taken.
 SHOWN = {
-    "pictures": ("pictures.png", "coloured.png"),
+    "pictures": (PICTURES, "coloured.png"),
     "best": ("best.png",),
     "worst": ("worst.png",),
 }
 MAX_CLASSES = 400
+MAX_NAME = 40
 MAX_FOLDERS = 20  # of one run
 
 
-@dataclass(frozen=True)
-class SavedEvaluation:
-    """Scores of a model on a set, and what they were computed with.
+class SavedEvaluation(BaseModel):
+    """The record in scores.json: scores of a model on a set, and what they were computed with.
+
+    A score that is undefined (no image, no object of a class) is NaN in memory and null in the
+    file; reading leaves it out of `scores` and gives None in `per_class`.
 
     Attributes:
-        per_class: average precision or IoU, a share in [0, 1]; None where there was nothing to score.
-        confusion: counts, row = true class, column = predicted one; in the order of `confusion_names`.
-        pictures: what there is to look at: "pictures", "best", "worst".
+        path: The folder it was read from.
+        model: The model folder.
+        data: The packed folders.
+        kind: The model's kind: generator, classifier, segmenter or detector.
+        inference: running or paper.
+        images_seen: In training.
+        classes: Names of the set's classes.
+        scores: Shares in [0, 1] or in the score's own unit; `images` and `classes` count what was
+            scored.
+        per_class: Average precision or IoU of each class.
+        per_class_dice: Dice of each class, of the same pixels as `per_class`; segmentation only.
+        confusion: C x C counts, row = true class, column = predicted one; empty where there is
+            none.
     """
 
-    path: Path
-    model: str
-    data: tuple[str, ...]
-    kind: str
-    inference: str
-    images_seen: int | None
+    model_config = ConfigDict(frozen=True)
+
+    path: Path = Field(Path(), exclude=True)
+    model: str = ""
+    data: tuple[str, ...] = ()
+    kind: str = ""
+    inference: str = ""
+    images_seen: int | None = None
+    classes: tuple[str, ...] = ()
     scores: dict[str, float]
-    per_class: dict[str, float | None] = field(default_factory=dict)
-    confusion: list[list[float]] = field(default_factory=list)
-    confusion_names: tuple[str, ...] = ()
-    pictures: dict[str, Path] = field(default_factory=dict)
+    per_class: dict[str, float | None] = {}
+    per_class_dice: dict[str, float | None] = {}
+    confusion: list[list[int]] = []
+
+    @property
+    def confusion_names(self) -> tuple[str, ...]:
+        """Names of the confusion's rows: masks have a background before the set's classes."""
+        count = len(self.confusion)
+        for names in (tuple(self.per_class), self.classes, ("background", *self.classes)):
+            if len(names) == count:
+                return names
+
+        return tuple(map(str, range(count)))
+
+    @property
+    def pictures(self) -> dict[str, Path]:
+        """Pictures in the folder, by what they show: "pictures", "best", "worst"."""
+        pictures = {}
+        for what, names in SHOWN.items():
+            paths = [self.path / name for name in names if (self.path / name).is_file()]
+            if paths:
+                pictures[what] = paths[0]
+        return pictures
+
+    def to_json(self) -> str:
+        """Return the text of scores.json."""
+        fields = self.model_dump(mode="python")
+        for name in ("scores", "per_class", "per_class_dice"):
+            fields[name] = _without_nan(fields[name])
+        if not self.per_class_dice:
+            del fields["per_class_dice"]
+        fields["confusion"] = self.confusion or None
+        return json.dumps(fields, indent=1, allow_nan=False) + "\n"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of scoring a set: the record and its evidence; the same on all ranks but for the pictures.
+
+    Attributes:
+        record: What scores.json will hold.
+        per_image: Tensors with one row per image, in the order of `sample_ids_N`.
+        save_pictures: Writes a picture to a path; None where no picture was asked for, and on ranks
+            other than 0.
+    """
+
+    record: SavedEvaluation
+    per_image: dict[str, Tensor] = field(default_factory=dict)
+    save_pictures: Callable[[Path], None] | None = None
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The record's scores."""
+        return self.record.scores
+
+
+def write_evaluation(folder: Path, evaluation: Evaluation, about: Mapping[str, Any]) -> None:
+    """Write the evaluation folder, scores.json last: once it exists, the rest is complete. Rank 0 only.
+
+    Args:
+        folder: Made if absent; an evaluation that it holds is replaced.
+        evaluation: The scores and their evidence.
+        about: What the scores were computed with: model, data, kind, inference, images_seen,
+            classes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (SCORES, PER_IMAGE, PICTURES):
+        (folder / name).unlink(missing_ok=True)
+
+    if evaluation.per_image:
+        tensors = {name: tensor.contiguous() for name, tensor in evaluation.per_image.items()}
+        with replacing(folder / PER_IMAGE) as partial:
+            save_file(tensors, partial)
+
+    if evaluation.save_pictures is not None:
+        evaluation.save_pictures(folder / PICTURES)
+
+    record = SavedEvaluation.model_validate({**evaluation.record.model_dump(), **about})
+    with replacing(folder / SCORES) as partial:
+        partial.write_text(record.to_json())
 
 
 def read_evaluation(folder: Path) -> SavedEvaluation:
-    """Read an evaluation folder.
+    """Read an evaluation folder's record; sizes and types of what it holds are bounded.
 
     Raises:
-        UsageError: scores.json is damaged.
+        UsageError: scores.json is absent or damaged.
     """
     path = folder / SCORES
     try:
-        text = mapping(json.loads(read_text(path)))
-        scores = numbers(text.get("scores"))
+        fields = mapping(json.loads(read_text(path)))
+        scores = numbers(fields.get("scores"))
     except (OSError, ValueError, RecursionError):
-        text, scores = {}, {}
+        fields, scores = {}, {}
     if not scores:
         raise UsageError(
-            f"{path} holds no scores: write it again with `accelerate launch launcher/evaluate.py --out DIR`"
+            f"{path} holds no scores: write it with `accelerate launch launcher/evaluate.py --out DIR`"
         )
-    per_class = _per_class(text.get("per_class"))
-    confusion = _confusion(text.get("confusion"))
+
+    classes = entries(fields.get("classes"), MAX_CLASSES)
     return SavedEvaluation(
         path=folder,
-        model=str(text.get("model", "")),
-        data=tuple(map(str, entries(text.get("data"), 100))),
-        kind=str(text.get("kind", "")),
-        inference=short(text.get("inference", ""), 20),
-        images_seen=whole(text.get("images_seen")),
+        model=str(fields.get("model", "")),
+        data=tuple(map(str, entries(fields.get("data"), 100))),
+        kind=str(fields.get("kind", "")),
+        inference=short(fields.get("inference", ""), 20),
+        images_seen=whole(fields.get("images_seen")),
+        classes=tuple(short(name, MAX_NAME) for name in classes),
         scores=scores,
-        per_class=per_class,
-        confusion=confusion,
-        confusion_names=_names(
-            len(confusion), list(per_class), entries(text.get("classes"), MAX_CLASSES)
-        ),
-        pictures={
-            what: found
-            for what, names in SHOWN.items()
-            if (found := next((folder / name for name in names if (folder / name).is_file()), None))
-            is not None
-        },
+        per_class=_shares(fields.get("per_class")),
+        per_class_dice=_shares(fields.get("per_class_dice")),
+        confusion=_confusion(fields.get("confusion")),
     )
 
 
 def read_evaluations(run: Path) -> tuple[list[SavedEvaluation], list[str]]:
-    """Return the evaluation folders inside a run folder, and a note for each that is damaged."""
-    found, notes = [], []
+    """Return the evaluations inside a run folder, and a note for each that is damaged."""
+    evaluations, notes = [], []
     for path in sorted(run.glob(f"*/{SCORES}"))[:MAX_FOLDERS]:
         try:
-            found.append(read_evaluation(path.parent))
+            evaluations.append(read_evaluation(path.parent))
         except UsageError as error:
             notes.append(f"{error}.")
-    return found, notes
+    return evaluations, notes
 
 
-def _per_class(value: Any) -> dict[str, float | None]:
-    found = {
-        short(name, 40): number(score) for name, score in list(mapping(value).items())[:MAX_CLASSES]
-    }
-    return {
-        name: None if score is None else min(max(score, 0.0), 1.0) for name, score in found.items()
-    }
+def _without_nan(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """JSON has no NaN."""
+    return {name: value if value == value else None for name, value in values.items()}
 
 
-def _confusion(value: Any) -> list[list[float]]:
+def _shares(value: Any) -> dict[str, float | None]:
+    """Scores by class, clipped to [0, 1]."""
+    shares: dict[str, float | None] = {}
+    for name, score in list(mapping(value).items())[:MAX_CLASSES]:
+        share = number(score)
+        shares[short(name, MAX_NAME)] = None if share is None else min(max(share, 0.0), 1.0)
+    return shares
+
+
+def _confusion(value: Any) -> list[list[int]]:
     """A square of counts, or []."""
     rows = entries(value, MAX_CLASSES + 1)
     if not 0 < len(rows) <= MAX_CLASSES:
         return []
-    matrix = [[number(count) for count in entries(row, len(rows) + 1)] for row in rows]
-    if any(
-        len(row) != len(rows) or any(count is None or count < 0 for count in row) for row in matrix
-    ):
-        return []
-    return [[count or 0.0 for count in row] for row in matrix]
 
-
-def _names(count: int, per_class: list[str], classes: list[Any]) -> tuple[str, ...]:
-    """Those of a matrix's rows: masks have a background before the set's classes."""
-    told = [short(name, 40) for name in classes]
-    for names in (per_class, told, ["background", *told]):
-        if len(names) == count:
-            return tuple(names)
-    return tuple(map(str, range(count)))
+    matrix = []
+    for row in rows:
+        counts = [number(count) for count in entries(row, len(rows) + 1)]
+        known = [int(count) for count in counts if count is not None and count >= 0]
+        if len(known) != len(rows) or len(counts) != len(rows):
+            return []
+        matrix.append(known)
+    return matrix

@@ -1,9 +1,12 @@
-"""Colour with a generator: normalised chroma for normalised luminance, and photos of any size.
+"""Color with a generator: normalised chroma for normalised luminance, and photos of any size.
 
-Scores of what comes out stand in colorgan/evaluation/generator_scores.py.
+Scores of the result are in colorgan/evaluation/generator_scores.py.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +19,9 @@ from colorgan.color import (
     rgb_to_lab_B3HW,
 )
 from colorgan.models.modes import dropout_keys, evaluating, set_dropout_keys
+
+# Pixels that are converted at a time: some 230 bytes each, so 60 MB.
+STRIP_PIXELS = 1 << 18
 
 
 def color_normalised(
@@ -37,40 +43,119 @@ def to_rgb(luminance_B1HW: Tensor, chroma_B2HW: Tensor, ab_scale: float) -> Tens
     return lab_to_rgb_B3HW(denormalise_lab_B3HW(lab_B3HW, ab_scale))
 
 
+@dataclass(frozen=True)
+class ColorStrip:
+    """Some rows of a colored photo; all float32, 1 x channels x rows x width, on the generator's device.
+
+    Attributes:
+        top: The first row's number.
+        lab_13HW: The photo's own normalised Lab.
+        chroma_12HW: The generator's normalised chroma, brought to the photo's size.
+    """
+
+    top: int
+    lab_13HW: Tensor
+    chroma_12HW: Tensor
+
+
+def color_strips(
+    generator: nn.Module,
+    photo_3HW: Tensor,
+    *,
+    image_size: int,
+    ab_scale: float,
+    seed: int = 0,
+    strip_pixels: int = STRIP_PIXELS,
+) -> Iterator[ColorStrip]:
+    """Color a photo of any size and yield it from top to bottom, in bounded memory.
+
+    The photo's luminance is squashed to the network's square; the chroma that comes out is brought
+    back to the photo's size (bicubic, antialiased). The photo may be overwritten row by row as
+    strips come out.
+
+    Args:
+        generator: Left in the mode it was in.
+        photo_3HW: uint8 sRGB on the CPU.
+        image_size: Side of the network's square.
+        ab_scale: Divisor of a and b.
+        seed: Of the dropout of "paper" inference.
+        strip_pixels: Pixels that are converted at a time; one row at least.
+    """
+    device = next(generator.parameters()).device
+    height, width = photo_3HW.shape[-2:]
+    rows = max(1, strip_pixels // width)
+
+    small_B3HW = _shrunk(photo_3HW, image_size, rows).clamp(0.0, 1.0)
+    luminance_B1HW = normalise_lab_B3HW(rgb_to_lab_B3HW(small_B3HW), ab_scale)[:, :1].float()
+    set_dropout_keys(generator, dropout_keys(seed, torch.zeros(1, dtype=torch.int64)))
+    with evaluating(generator):
+        small_chroma = color_normalised(generator, luminance_B1HW.to(device))
+
+    # Height first, on the CPU; each strip's width when its turn comes.
+    tall_chroma = resized(small_chroma.cpu(), (height, image_size))
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        rgb_13HW = photo_3HW[None, :, top:bottom].to(device).float() / 255.0
+        chroma_12HW = resized(tall_chroma[:, :, top:bottom].to(device), (bottom - top, width))
+        lab_13HW = normalise_lab_B3HW(rgb_to_lab_B3HW(rgb_13HW), ab_scale).float()
+        yield ColorStrip(top, lab_13HW, chroma_12HW.clamp(-1.0, 1.0))
+
+
+def _shrunk(photo_3HW: Tensor, side: int, rows: int) -> Tensor:
+    """The photo as a float32 square in [0, 1], 1 x 3 x side x side, on the CPU.
+
+    Never on a GPU: its antialiasing kernel keeps all weights of one output pixel in 48 KiB of
+    shared memory and refuses to shrink by more than about 47. Width first and some rows at a time,
+    so that no float copy of the photo is made.
+    """
+    photo_3HW = photo_3HW.cpu()
+    height = photo_3HW.shape[-2]
+    narrow = []
+    for top in range(0, height, rows):
+        rgb_13HW = photo_3HW[None, :, top : top + rows].float() / 255.0
+        narrow.append(resized(rgb_13HW, (rgb_13HW.shape[-2], side)))
+    return resized(torch.cat(narrow, dim=2), (side, side))
+
+
 def color_photo(
     generator: nn.Module, photo_3HW: Tensor, *, image_size: int, ab_scale: float, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Colour a photo of any size: chroma at the network's size, luminance at the photo's own.
-
-    The photo's luminance is squashed to the network's square, the chroma that comes out is brought back to the photo's
-    size (bicubic, antialiased) and joined with the full-resolution luminance.
+    """Color a photo of any size: chroma at the network's size, luminance at the photo's own; see `color_strips`.
 
     Args:
-        photo_3HW: uint8 sRGB; its own colours are not used.
+        generator: Left in the mode it was in.
+        photo_3HW: uint8 sRGB; its own colors are not used.
+        image_size: Side of the network's square.
+        ab_scale: Divisor of a and b.
+        seed: Of the dropout of "paper" inference.
 
     Returns:
-        grey and coloured photo, float32 sRGB in [0, 1], 3HW.
+        grey and colored photo, float32 sRGB in [0, 1], 3HW, on the generator's device.
     """
-    lab_13HW, chroma_12HW = lab_and_predicted(generator, photo_3HW, image_size, ab_scale, seed)
-    grey = to_rgb(lab_13HW[:, :1], torch.zeros_like(chroma_12HW), ab_scale)
-    return grey[0], to_rgb(lab_13HW[:, :1], chroma_12HW, ab_scale)[0]
+    grey, colored = [], []
+    for strip in color_strips(
+        generator, photo_3HW, image_size=image_size, ab_scale=ab_scale, seed=seed
+    ):
+        luminance_11HW = strip.lab_13HW[:, :1]
+        grey.append(to_rgb(luminance_11HW, torch.zeros_like(strip.chroma_12HW), ab_scale))
+        colored.append(to_rgb(luminance_11HW, strip.chroma_12HW, ab_scale))
+    return torch.cat(grey, dim=2)[0], torch.cat(colored, dim=2)[0]
 
 
 def lab_and_predicted(
     generator: nn.Module, photo_3HW: Tensor, image_size: int, ab_scale: float, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """A photo's own normalised Lab and the chroma that the generator gives it, both at its own size, float32."""
-    rgb_13HW = photo_3HW[None].float() / 255.0
-    small_B3HW = resized(rgb_13HW, (image_size, image_size)).clamp(0.0, 1.0)
-    small_luminance = normalise_lab_B3HW(rgb_to_lab_B3HW(small_B3HW), ab_scale)[:, :1].float()
-    set_dropout_keys(generator, dropout_keys(seed, torch.zeros(1, dtype=torch.int64)))
-    with evaluating(generator):
-        chroma = color_normalised(generator, small_luminance)
-    height, width = photo_3HW.shape[-2:]
-    chroma_12HW = resized(chroma, (height, width)).clamp(-1.0, 1.0)
-    return normalise_lab_B3HW(rgb_to_lab_B3HW(rgb_13HW), ab_scale).float(), chroma_12HW
+    """Return a photo's own normalised Lab and the generator's chroma, both at its own size, float32; see `color_strips`."""
+    strips = list(
+        color_strips(generator, photo_3HW, image_size=image_size, ab_scale=ab_scale, seed=seed)
+    )
+    lab_13HW = torch.cat([strip.lab_13HW for strip in strips], dim=2)
+    return lab_13HW, torch.cat([strip.chroma_12HW for strip in strips], dim=2)
 
 
 def resized(picture_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bicubic, antialiased where it shrinks; size is height and width. Values may leave their range a little."""
+    """Return an image at another height and width: bicubic, antialiased where it shrinks.
+
+    Values may leave their range a little. A side that stays as it is is copied exactly.
+    """
     return F.interpolate(picture_BCHW, size, mode="bicubic", antialias=True, align_corners=False)

@@ -1,4 +1,4 @@
-"""70x70 PatchGAN."""
+"""The discriminator: a 70x70 PatchGAN (Isola et al. 2017)."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from colorgan.models.layers import NormName, _Down
+from colorgan.models.layers import Down, NormName
 
 PatchPadding = Literal["same", "pix2pix"]
 
 
 class Discriminator(nn.Module):
-    """70x70 PatchGAN over L' and ab' together: one logit a patch.
+    """70x70 PatchGAN over L' and ab' together: one logit per patch.
 
-    The reference code has four strided blocks and "same" padding (a 16x16 map at 256); its text and pix2pix have
-    three and padding 1 (30x30). Both are here: `num_strided_blocks` and `padding`.
+    The reference code has four strided blocks and "same" padding (a 16x16 map at 256); its text and
+    pix2pix have three and padding 1 (30x30). Both are here: `num_strided_blocks` and `padding`.
     """
 
     def __init__(
@@ -36,8 +36,9 @@ class Discriminator(nn.Module):
             strided = level < num_strided_blocks
             if not strided and padding == "same":
                 blocks.append(_pad_to_same())
+
             blocks.append(
-                _Down(
+                Down(
                     inputs,
                     outputs,
                     norm=norm if level else None,
@@ -47,15 +48,15 @@ class Discriminator(nn.Module):
                 )
             )
             inputs = outputs
+
         self.blocks = nn.Sequential(*blocks)
         self.pad = _pad_to_same() if padding == "same" else nn.Identity()
         self.output = nn.Conv2d(inputs, 1, 4, 1, 1)
 
     def forward(self, luminance_B1HW: Tensor, chroma_B2HW: Tensor) -> Tensor:
-        """Return one logit a patch, B x 1 x h x w; positive means real."""
-        out: Tensor = self.output(
-            self.pad(self.blocks(torch.cat([luminance_B1HW, chroma_B2HW], dim=1)))
-        )
+        """Return one logit per patch, B x 1 x h x w; positive means real."""
+        lab_B3HW = torch.cat([luminance_B1HW, chroma_B2HW], dim=1)
+        out: Tensor = self.output(self.pad(self.blocks(lab_B3HW)))
         return out
 
 

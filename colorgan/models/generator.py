@@ -4,8 +4,9 @@
     coloured = generator.colour(photo)                                    # uint8, 3 x H x W
     generator.push_to_hub("user/name")                                    # huggingface_hub's conventions
 
-It holds a network of `colorgan/models/unet.py` and the config of its folder; both are read and written by
-`colorgan/models/model_folder.py`, so that a folder from here is one that every verb takes.
+It holds a network of `colorgan/models/unet.py` and the config of its folder; both are read and
+written by `colorgan/models/model_folder.py`, so that a folder from here is one that every verb
+takes.
 """
 
 from __future__ import annotations
@@ -65,13 +66,16 @@ class Generator(
         """Load a generator folder, or download one from the hub; in eval mode, on the CPU.
 
         Args:
-            pretrained_model_name_or_path: a folder that `launcher/consolidate.py` wrote, or `user/name`.
-            keywords: huggingface_hub's own: revision, token, cache_dir, force_download, local_files_only.
+            pretrained_model_name_or_path: a folder that `launcher/consolidate.py` wrote, or
+                `user/name`.
+            keywords: huggingface_hub's own: revision, token, cache_dir, force_download,
+                local_files_only.
 
         Raises:
             ModelFolderError: it is no generator of ours; nothing of it was executed.
         """
-        # The mixin would read config.json by itself, of any size and content, before we have checked it.
+        # The mixin would read config.json by itself, of any size and content, before we have
+        # checked it.
         unknown = keywords.keys() - {
             "revision",
             "token",
@@ -131,7 +135,8 @@ def check_onnx(path: Path, folder: Path, tolerance: float = 1e-3) -> float:
     """Run the ONNX file with onnxruntime on random luminance; return the largest difference from the network.
 
     Raises:
-        ModelFolderError: onnxruntime is not installed, or the outputs differ by more than `tolerance` (of order 1).
+        ModelFolderError: onnxruntime is not installed, or the outputs differ by more than
+            `tolerance` (of order 1).
     """
     try:
         onnxruntime = importlib.import_module("onnxruntime")  # has no types

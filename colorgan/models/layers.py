@@ -1,4 +1,4 @@
-"""Keyed dropout, batch norm, the down and up blocks."""
+"""Layers of the networks: dropout by key, batch norm, and the blocks that halve and double the side."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ NormName = Literal["batch", "instance"]
 
 
 class KeyedDropout(nn.Module):
-    """Dropout whose mask is a pure function of one int32 key a sample: no hidden random state.
+    """Dropout whose mask is a pure function of one int32 key per sample: no hidden random state.
 
-    The same sample of the same step is masked alike on the CPU and on a GPU, on any number of ranks, in any
-    micro-batch and after any resume. The hash is murmur3's finaliser in wrapping int32 arithmetic.
+    The same sample of the same step is masked alike on the CPU and on a GPU, on any number of
+    ranks, in any micro-batch and after any resume. The hash is murmur3's finaliser in wrapping
+    int32 arithmetic.
     """
 
     def __init__(self, probability: float, salt: int) -> None:
@@ -31,17 +32,21 @@ class KeyedDropout(nn.Module):
         """Return `x` with a share `probability` of its elements zeroed and the rest scaled up; same shape."""
         if self.probability == 0.0 or not (self.training or self.at_inference):
             return x
+
         if self.keys_B is None or self.keys_B.shape[0] != x.shape[0]:
             raise ArchitectureError(
-                "dropout needs one key a sample: call set_dropout_keys(module, keys_B) first"
+                "dropout needs one key per sample: call set_dropout_keys(module, keys_B) first"
             )
+
         index = torch.arange(x[0].numel(), dtype=torch.int32, device=x.device)
-        hashed = _mix(_mix(self.keys_B.to(x.device) + self.salt)[:, None] ^ index[None, :])
+        sample_hash_B = _mix(self.keys_B.to(x.device) + self.salt)
+        hashed = _mix(sample_hash_B[:, None] ^ index[None, :])
         keep = hashed >= int(self.probability * 2**32) - 2**31
         return x * keep.view_as(x).to(x.dtype) / (1.0 - self.probability)
 
 
 def _mix(h: Tensor) -> Tensor:
+    """Murmur3's finaliser; int32 wraps, and a shift to the right is made unsigned by its mask."""
     h = (h ^ ((h >> 16) & 0xFFFF)) * -2048144789  # 0x85ebca6b
     h = (h ^ ((h >> 13) & 0x7FFFF)) * -1028477387  # 0xc2b2ae35
     return h ^ ((h >> 16) & 0xFFFF)
@@ -63,7 +68,7 @@ def _norm(name: NormName, channels: int) -> nn.Module:
     return BatchNorm(channels) if name == "batch" else nn.InstanceNorm2d(channels, affine=True)
 
 
-class _Down(nn.Module):
+class Down(nn.Module):
     """Convolution 4x4, optional norm, activation. With stride 2 it halves the side."""
 
     def __init__(
@@ -82,11 +87,12 @@ class _Down(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map B x inputs x H x W to B x outputs x H/stride x W/stride."""
         out: Tensor = self.activation(self.norm(self.conv(x)))
         return out
 
 
-class _Up(nn.Module):
+class Up(nn.Module):
     """Transposed convolution 4x4, stride 2, norm, dropout, skip concatenated, ReLU: doubles the side."""
 
     def __init__(
@@ -98,5 +104,6 @@ class _Up(nn.Module):
         self.dropout = KeyedDropout(dropout, salt)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Map B x inputs x H x W, and a skip at twice the side, to B x (outputs + the skip's channels) x 2H x 2W."""
         x = self.dropout(self.norm(self.conv(x)))
         return F.relu(torch.cat([x, skip], dim=1))

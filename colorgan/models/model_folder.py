@@ -1,10 +1,11 @@
-"""Models on disk: a folder of `model.safetensors` and `config.json`, which is all that later verbs take.
+"""Models on disk: a folder of `model.safetensors` and `config.json`, which is all that later commands need.
 
     checkpoint -> consolidate -> generator/ -> fine-tuning, evaluation, colorize
     fine-tuning -> model/ -> evaluation
     timm's or torchvision's weights -> import_encoder -> encoder/ -> fine-tuning
 
-`kind` is generator (luminance to chroma), encoder, classifier, segmenter or detector. Nothing is ever unpickled.
+`kind` is generator (luminance to chroma), encoder, classifier, segmenter or detector. Nothing is
+ever unpickled.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from colorgan.devices import exact_float32
 from colorgan.errors import ArchitectureError, ModelFolderError, UsageError
 from colorgan.models.detector import Detector
 from colorgan.models.modes import evaluating, using_inference
 from colorgan.models.timm_encoder import Backbone, TimmEncoder
-from colorgan.models.unet import Classifier, UNet
+from colorgan.models.unet import Classifier, Encoder, FeaturePyramid, UNet
 from colorgan.models.weights_file import CONFIG, WEIGHTS, WeightsFile
 
-UNET = "unet"  # the encoder that is ours
+# The name of our own encoder.
+UNET = "unet"
 PAPER_IS_OURS = "inference paper reaches the U-Net's own layers"
 MAX_CONFIG_BYTES = 8 << 20
 
@@ -48,7 +51,7 @@ class Architecture(BaseModel):
 
 
 class ModelConfig(BaseModel):
-    """`config.json`: what the weights are, how colour is normalised, and where they come from."""
+    """The record in `config.json`: the network, how color is normalised, and where the weights come from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -79,33 +82,51 @@ class ModelConfig(BaseModel):
 
 
 def check_inference(inference: str | None, architecture: Architecture, folder: str | Path) -> None:
-    """Refuse the paper's inference for a network that it would reach in part.
+    """Refuse the paper's inference for a network that it would reach only in part.
 
     Raises:
-        UsageError: it is asked for, and the encoder is from elsewhere.
+        UsageError: It is asked for, and the encoder is not the U-Net's own.
     """
     if inference == "paper" and architecture.encoder != UNET:
         raise UsageError(f"{PAPER_IS_OURS}, not those of {folder}: leave inference out")
 
 
 def build_model(config: ModelConfig) -> nn.Module:
-    """Return the network of a config, on the CPU, with undefined weights."""
+    """Return the network of a config, on the CPU, with undefined weights.
+
+    Raises:
+        ArchitectureError: It cannot have these sizes, or its encoder is not known.
+    """
     a = config.architecture
-    common: dict[str, Any] = {
-        "image_size": a.image_size,
-        "width": a.width,
+    encoder = build_encoder(a)
+    decoding: dict[str, Any] = {
         "norm": a.norm,
         "bias_before_norm": a.bias_before_norm,
-        "encoder": None if a.encoder == UNET else TimmEncoder(a.encoder),
+        "dropout": a.dropout,
     }
-    if config.kind == "encoder":
-        return Backbone(common["encoder"])
-    if config.kind == "classifier":
-        return Classifier(**common, num_classes=a.num_outputs, hidden_width=a.head_width)
-    if config.kind == "detector":
-        return Detector(**common, dropout=a.dropout, num_classes=a.num_outputs)
-    return UNet(
-        **common, dropout=a.dropout, num_outputs=a.num_outputs, tanh=config.kind == "generator"
+    match config.kind:
+        case "encoder":
+            return Backbone(encoder)
+        case "classifier":
+            return Classifier(encoder, num_classes=a.num_outputs, hidden_width=a.head_width)
+        case "detector":
+            return Detector(encoder, head_width=4 * a.width, num_classes=a.num_outputs, **decoding)
+        case "generator":
+            return UNet(encoder, num_outputs=a.num_outputs, tanh=True, **decoding)
+        case "segmenter":
+            return UNet(encoder, num_outputs=a.num_outputs, tanh=False, **decoding)
+
+
+def build_encoder(a: Architecture) -> FeaturePyramid:
+    """Return the encoder of an architecture, on the CPU, with undefined weights.
+
+    Raises:
+        ArchitectureError: It cannot have these sizes, or is not known.
+    """
+    if a.encoder != UNET:
+        return TimmEncoder(a.encoder)
+    return Encoder(
+        image_size=a.image_size, width=a.width, norm=a.norm, bias_before_norm=a.bias_before_norm
     )
 
 
@@ -113,7 +134,7 @@ def read_config(folder: Path) -> ModelConfig:
     """Read and check a model folder's `config.json`.
 
     Raises:
-        ModelFolderError: the folder is not one of ours, or of a newer format; says what is wrong.
+        ModelFolderError: The folder is not one of ours, or of a newer format.
     """
     path = folder / CONFIG
     if not path.is_file() or not (folder / WEIGHTS).is_file():
@@ -123,6 +144,7 @@ def read_config(folder: Path) -> ModelConfig:
         )
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ModelFolderError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes: it is not ours")
+
     try:
         return ModelConfig.model_validate_json(path.read_bytes())
     except ValidationError as error:
@@ -137,7 +159,7 @@ def weights_digest(folder: Path) -> str:
     """Return the SHA-256 of a model folder's weights.
 
     Raises:
-        ModelFolderError: it is no model folder.
+        ModelFolderError: It is not a model folder.
     """
     read_config(folder)
     with (folder / WEIGHTS).open("rb") as file:
@@ -148,7 +170,7 @@ def empty_model(config: ModelConfig) -> nn.Module:
     """Return the network of a config on the meta device: shapes without memory.
 
     Raises:
-        ModelFolderError: the config asks for sizes that the network cannot have.
+        ModelFolderError: The config asks for sizes that the network cannot have.
     """
     try:
         with torch.device("meta"):
@@ -160,28 +182,35 @@ def empty_model(config: ModelConfig) -> nn.Module:
 def load_model(folder: Path, *kinds: str) -> tuple[nn.Module, ModelConfig]:
     """Return the network (on the CPU, in eval mode) and config of a model folder.
 
-    Weights are given memory only after the file was found to hold them; bfloat16 ones become float32.
+    Memory is allocated only after the file was found to hold the weights; bfloat16 ones become
+    float32.
+
+    Args:
+        folder: The model folder.
+        kinds: Kinds that are accepted; none given: any.
 
     Raises:
-        ModelFolderError: not a model folder, of none of the kinds asked for, or weights that do not fit the config.
+        ModelFolderError: Not a model folder, of another kind, or weights that do not fit the
+            config.
     """
     config = read_config(folder)
     if kinds and config.kind not in kinds:
         raise ModelFolderError(
             f"{folder} holds a {config.kind}, a {' or '.join(kinds)} is needed here"
         )
+
     try:
         module = empty_model(config)
     except ArchitectureError as error:
         raise ModelFolderError(f"{folder / CONFIG}: {error}") from None
+
     with WeightsFile(folder / WEIGHTS) as file, torch.no_grad():
         file.check_fits(module)
-        # Networks of timm may have buffers that are in no file: they are built again, with memory.
-        module = (
-            module.to_empty(device="cpu")
-            if config.architecture.encoder == UNET
-            else build_model(config)
-        )
+        if config.architecture.encoder == UNET:
+            module = module.to_empty(device="cpu")
+        else:
+            # Networks of timm may have buffers that are in no file: build them again, with memory.
+            module = build_model(config)
         for name, tensor in module.state_dict().items():
             tensor.copy_(file.read(name))
     return module.eval(), config
@@ -191,7 +220,7 @@ def save_model(out: Path, module: nn.Module, config: ModelConfig) -> None:
     """Write a network and its config as a model folder, whole or not at all.
 
     Raises:
-        ModelFolderError: `out` cannot be such a folder.
+        ModelFolderError: `out` cannot be a model folder.
     """
     partial = partial_folder(out)
     write_model(partial, module, config)
@@ -199,7 +228,7 @@ def save_model(out: Path, module: nn.Module, config: ModelConfig) -> None:
 
 
 def write_model(folder: Path, module: nn.Module, config: ModelConfig) -> None:
-    """Write the two files of a model folder into a folder that is there."""
+    """Write the two files of a model folder into an existing folder."""
     weights = {
         name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()
     }
@@ -208,7 +237,7 @@ def write_model(folder: Path, module: nn.Module, config: ModelConfig) -> None:
 
 
 def partial_folder(out: Path) -> Path:
-    """Make and return the folder in which a model folder is written before it takes its name, beside it.
+    """Make and return the folder in which a model folder is written before it is renamed; it is beside `out`.
 
     Raises:
         ModelFolderError: `out` cannot be a model folder.
@@ -234,14 +263,20 @@ def replace_folder(partial: Path, out: Path) -> None:
 
 
 def probe(module: nn.Module, image_size: int, device: torch.device) -> Tensor:
-    """Return the network's output with running statistics, on the CPU, for a fixed luminance pattern of one image."""
+    """Return the network's output with running statistics, on the CPU, for a fixed luminance pattern of one image.
+
+    Args:
+        module: On `device`; left in the mode it was in.
+        image_size: Side of the pattern.
+        device: Where to compute.
+    """
     row = torch.linspace(-1.0, 1.0, image_size)
     pattern = torch.sin(9.0 * row)[:, None] * torch.cos(7.0 * row)[None, :] * 0.9
     with (
         evaluating(module),
         using_inference(module, "running"),
         torch.no_grad(),
-        torch.backends.cudnn.flags(allow_tf32=False),
+        exact_float32(),
     ):
         output: Tensor = module(pattern[None, None].to(device)).float().cpu()
     return output

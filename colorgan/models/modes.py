@@ -1,4 +1,4 @@
-"""Seeded weights, dropout keys, eval and paper inference."""
+"""States of a network: weights drawn from a seed, keys of its dropout, and two meanings of eval mode."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from colorgan.devices import to_device
 from colorgan.models.layers import BatchNorm, KeyedDropout
 
 Inference = Literal["running", "paper"]
@@ -27,10 +28,17 @@ def initialise(module: nn.Module, seed: int) -> None:
 
 
 def set_dropout_keys(module: nn.Module, keys_B: Tensor) -> None:
-    """Give every dropout layer of `module` the keys (int32, one a sample) of the batch that comes next."""
-    for part in module.modules():
-        if isinstance(part, KeyedDropout):
-            part.keys_B = keys_B
+    """Give every dropout layer of `module` the keys (int32, one per sample) of the batch that comes next.
+
+    They are copied to the module's device once, for all layers, and the host does not wait for the
+    copy.
+    """
+    layers = [part for part in module.modules() if isinstance(part, KeyedDropout)]
+    parameter = next(module.parameters(), None)
+    if layers and parameter is not None:
+        keys_B = to_device(keys_B, parameter.device)
+    for layer in layers:
+        layer.keys_B = keys_B
 
 
 @contextmanager
@@ -48,27 +56,32 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def using_inference(module: nn.Module, inference: Inference) -> Iterator[None]:
     """While open, `module.eval()` means `inference` (see `set_inference`); then what it meant before."""
-    before = [
-        (part, part.batch_statistics_at_inference)
-        for part in module.modules()
-        if isinstance(part, BatchNorm)
-    ]
-    dropouts = [
-        (part, part.at_inference) for part in module.modules() if isinstance(part, KeyedDropout)
-    ]
+    norms: list[tuple[BatchNorm, bool]] = []
+    dropouts: list[tuple[KeyedDropout, bool]] = []
+    for part in module.modules():
+        if isinstance(part, BatchNorm):
+            norms.append((part, part.batch_statistics_at_inference))
+        elif isinstance(part, KeyedDropout):
+            dropouts.append((part, part.at_inference))
+
     set_inference(module, inference)
     try:
         yield
     finally:
-        for norm, flag in before:
+        for norm, flag in norms:
             norm.batch_statistics_at_inference = flag
         for dropout, flag in dropouts:
             dropout.at_inference = flag
 
 
 def set_inference(module: nn.Module, inference: Inference) -> None:
-    """Choose what `module.eval()` means: "running" statistics without dropout, or "paper": the batch's own
-    statistics and dropout left on (pix2pix's way; the result then depends on the other pictures of the batch).
+    """Choose what `module.eval()` means.
+
+    Args:
+        module: Changed in place.
+        inference: "running" statistics without dropout, or "paper": the batch's own statistics and
+            dropout left on (pix2pix's way; the result then depends on the other images of the
+            batch).
     """
     for part in module.modules():
         if isinstance(part, BatchNorm):
@@ -78,10 +91,10 @@ def set_inference(module: nn.Module, inference: Inference) -> None:
 
 
 def dropout_keys(seed: int, positions_B: Tensor) -> Tensor:
-    """Return one int32 key a sample for `KeyedDropout`: a function of the seed and of the sample's place in the order.
+    """Return one int32 key per sample for `KeyedDropout`: a function of the seed and of the sample's position.
 
-    `positions_B` (int64) numbers every sample of a run once, so a key belongs to one image of one step, whichever rank
-    or micro-batch it is in.
+    `positions_B` (int64) numbers every sample of a run once, so a key belongs to one image of one
+    step, whichever rank or micro-batch it is in.
     """
     mixed = positions_B.numpy().astype(np.uint64) + np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,7 +1,8 @@
 """Encoders of timm, with their weights or torchvision's: what pretraining by colouring can be compared with.
 
-launcher/import_encoder.py makes a model folder of one; fine-tuning then starts from it as from a generator. It sees
-what ours see, luminance alone, as the grey photo it stands for. Needs the extra `encoders`.
+launcher/import_encoder.py makes a model folder of one; fine-tuning then starts from it as from a
+generator. It sees what ours see, luminance alone, as the grey photo it stands for. Needs the extra
+`encoders`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class TimmEncoder(FeaturePyramid):
     """A convolutional network of timm without its classifier; the levels of stride 2 (or 4) and deeper.
 
     Raises:
-        ArchitectureError: timm is not installed, knows no such network, or its levels do not halve from one to the next.
+        ArchitectureError: timm is not installed, knows no such network, or its levels do not halve
+            from one to the next.
     """
 
     def __init__(self, name: str, **timm_arguments: Any) -> None:
@@ -85,8 +87,10 @@ def pretrained_encoder(name: str, weights: Path | None, image_size: int) -> Timm
     A file is read as safetensors or by `torch.load(weights_only=True)`; nothing of it is executed.
 
     Raises:
-        ModelFolderError: no such file, it is of another network, or the network does not take this image size.
-        ArchitectureError: as in `TimmEncoder`, or not all of the network has a say in its last level.
+        ModelFolderError: no such file, it is of another network, or the network does not take this
+            image size.
+        ArchitectureError: as in `TimmEncoder`, or not all of the network has a say in its last
+            level.
     """
     if weights is not None and not weights.is_file():
         raise ModelFolderError(f"--weights {weights} is no file")

@@ -1,9 +1,11 @@
-"""The networks: U-Net generator, PatchGAN discriminator, and the heads that downstream tasks put on the U-Net.
+"""The U-Net: its encoder and decoder, the generator and segmenter made of both, the classifier of the first.
 
-Layer order and sizes follow the reference code (Treneska et al., Sensors 2022, 22(4):1599; the pix2pix of Isola
-et al. 2017). Nothing here knows of data, losses or ranks; components take plain arguments.
+Layer order and sizes follow the reference code (Treneska et al., Sensors 2022, 22(4):1599; the
+pix2pix of Isola et al. 2017). Nothing here knows of data, losses or ranks; components take plain
+arguments.
 
-Shape legend: B batch, C channels, H = W = image size S (a power of two); `luminance_B1HW` is L' = L/50 - 1.
+Shape legend: B batch, C channels, H = W = image size S (a power of two); `luminance_B1HW` is L' =
+L/50 - 1.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from colorgan.errors import ArchitectureError
-from colorgan.models.layers import KeyedDropout, NormName, _Down, _Up
+from colorgan.models.layers import Down, KeyedDropout, NormName, Up
 
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 512
-NUM_DROPOUT_BLOCKS = 3  # the first three decoder blocks (pix2pix)
+# The first three decoder blocks (pix2pix).
+NUM_DROPOUT_BLOCKS = 3
 
 
 def num_downsamplings(image_size: int) -> int:
@@ -27,7 +30,8 @@ def num_downsamplings(image_size: int) -> int:
     Raises:
         ArchitectureError: `image_size` is not a power of two in [32, 512].
     """
-    if not MIN_IMAGE_SIZE <= image_size <= MAX_IMAGE_SIZE or image_size & (image_size - 1):
+    is_power_of_two = image_size & (image_size - 1) == 0
+    if not MIN_IMAGE_SIZE <= image_size <= MAX_IMAGE_SIZE or not is_power_of_two:
         raise ArchitectureError(
             f"image size {image_size} does not fit the U-Net, which halves it down to 1: use 32, 64, 128, 256 or 512"
         )
@@ -49,7 +53,8 @@ class FeaturePyramid(nn.Module):
 class Encoder(FeaturePyramid):
     """C64-C128-C256-C512-C512-... and a bottleneck without norm, for an image of `image_size`.
 
-    `channels[i]` is the width of level i; level i has side `image_size / 2**(i + 1)`; the last is the 1x1 bottleneck.
+    `channels[i]` is the width of level i; level i has side `image_size / 2**(i + 1)`; the last is
+    the 1x1 bottleneck.
     """
 
     def __init__(
@@ -64,7 +69,7 @@ class Encoder(FeaturePyramid):
         for level, outputs in enumerate(self.channels):
             bottleneck = level == levels - 1
             self.blocks.append(
-                _Down(
+                Down(
                     inputs[level],
                     outputs,
                     norm=None if level == 0 or bottleneck else norm,
@@ -86,15 +91,17 @@ class Encoder(FeaturePyramid):
 def decoder_blocks(
     encoder_channels: tuple[int, ...], *, norm: NormName, bias_before_norm: bool, dropout: float
 ) -> nn.ModuleList:
-    """Return the decoder's blocks: block i doubles the side, to that of the encoder's i-th level from the last but one,
-    and gives twice the channels of it.
+    """Return the decoder's blocks, deepest first.
+
+    Block i doubles the side, to that of the encoder's i-th level from the last but one, and gives
+    twice its channels.
     """
     blocks = nn.ModuleList()
     inputs = encoder_channels[-1]
     for index, outputs in enumerate(reversed(encoder_channels[:-1])):
         probability = dropout if index < NUM_DROPOUT_BLOCKS else 0.0
         blocks.append(
-            _Up(
+            Up(
                 inputs,
                 outputs,
                 norm=norm,
@@ -108,7 +115,7 @@ def decoder_blocks(
 
 
 def run_decoder(blocks: Iterable[nn.Module], features: list[Tensor]) -> Tensor:
-    """Return what the decoder's first blocks, or all of them, make of the encoder's features."""
+    """Return the output of the decoder's first blocks, or of all of them, for the encoder's features."""
     x = features[-1]
     for block, skip in zip(blocks, reversed(features[:-1]), strict=False):
         x = block(x, skip)
@@ -141,30 +148,32 @@ class Decoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """Encoder and decoder. `tanh=True` is the generator (two chroma channels); `False` gives logits (segmentation).
+    """Encoder and decoder.
 
-    Another `encoder` takes the place of the U-Net's own, here as in the networks below.
+    Args:
+        encoder: The U-Net's own, or another pyramid.
+        num_outputs: Channels of the output.
+        tanh: True for the generator (two chroma channels), False for logits (segmentation).
+        norm: Of the decoder.
+        bias_before_norm: Of the decoder.
+        dropout: Of the decoder's first blocks.
     """
 
     def __init__(
         self,
+        encoder: FeaturePyramid,
         *,
-        image_size: int,
-        width: int,
         num_outputs: int = 2,
         tanh: bool = True,
         norm: NormName = "batch",
         bias_before_norm: bool = False,
         dropout: float = 0.5,
-        encoder: FeaturePyramid | None = None,
     ) -> None:
         super().__init__()
         self.tanh = tanh
-        self.encoder = encoder or Encoder(
-            image_size=image_size, width=width, norm=norm, bias_before_norm=bias_before_norm
-        )
+        self.encoder = encoder
         self.decoder = Decoder(
-            self.encoder.channels,
+            encoder.channels,
             num_outputs=num_outputs,
             norm=norm,
             bias_before_norm=bias_before_norm,
@@ -174,36 +183,32 @@ class UNet(nn.Module):
     def forward(self, luminance_B1HW: Tensor) -> Tensor:
         """Map L' (B, 1, S, S) to B x num_outputs x S x S; in [-1, 1] when `tanh`."""
         out: Tensor = self.decoder(self.encoder(luminance_B1HW))
-        if out.shape[-1] != luminance_B1HW.shape[-1]:  # an encoder whose first level has stride 4
-            # Nearest: the gradient of a bilinear one adds in any order on a GPU.
+        if out.shape[-1] != luminance_B1HW.shape[-1]:
+            # The encoder's first level has stride 4. Nearest, as the gradient of a bilinear resize
+            # adds up in any order on a GPU.
             out = F.interpolate(out, size=luminance_B1HW.shape[-2:], mode="nearest")
         return torch.tanh(out) if self.tanh else out
 
 
 class Classifier(nn.Module):
-    """Encoder, its last level averaged (1x1 in the U-Net), two hidden layers with ReLU and dropout 0.5, one logit a
-    class (VGG's head).
+    """Encoder, its last level averaged (1x1 in the U-Net), and VGG's head.
+
+    The head has two hidden layers with ReLU and dropout, and one logit per class.
     """
 
     def __init__(
         self,
+        encoder: FeaturePyramid,
         *,
-        image_size: int,
-        width: int,
         num_classes: int,
         hidden_width: int = 4096,
-        norm: NormName = "batch",
-        bias_before_norm: bool = False,
         dropout: float = 0.5,
-        encoder: FeaturePyramid | None = None,
     ) -> None:
         super().__init__()
-        self.encoder = encoder or Encoder(
-            image_size=image_size, width=width, norm=norm, bias_before_norm=bias_before_norm
-        )
+        self.encoder = encoder
         self.head = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(self.encoder.channels[-1], hidden_width),
+            nn.Linear(encoder.channels[-1], hidden_width),
             nn.ReLU(),
             KeyedDropout(dropout, salt=101),
             nn.Linear(hidden_width, hidden_width),

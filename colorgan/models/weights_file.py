@@ -25,7 +25,8 @@ def write_safetensors(
 ) -> None:
     """Write a safetensors file from tensors that are read in runs: `read(name, offset, length)`, in elements.
 
-    Format: 8 bytes little-endian header length, JSON header, data (huggingface/safetensors README, "Format").
+    Format: 8 bytes little-endian header length, JSON header, data (huggingface/safetensors README,
+    "Format").
     """
     names = {code: name for name, code in DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -76,7 +77,8 @@ class WeightsFile:
     """A safetensors file, opened with its header checked and no tensor read. It never unpickles.
 
     Raises:
-        ModelFolderError: on opening, when the file is no safetensors file or promises what it does not hold.
+        ModelFolderError: on opening, when the file is no safetensors file or promises what it does
+            not hold.
     """
 
     def __init__(self, path: Path) -> None:

@@ -39,11 +39,16 @@ def device_name(device: torch.device) -> str:
 
 
 def source_version() -> str:
-    """Return the commit of this source tree, or the installed version where it is no git checkout."""
+    """Return the commit of this source tree, or the installed version where it is not a git checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(
             command, capture_output=True, text=True, check=True, timeout=10
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return "0.1.0"
+        pass
+
+    try:
+        return version("colorgan")
+    except PackageNotFoundError:
+        return "unknown"

@@ -243,9 +243,7 @@ class Run:
 
     def _probes(self, strategy: Strategy) -> dict[str, torch.Tensor]:
         size = self._model.architecture.image_size
-        outputs = {
-            "raw": probe(strategy.evaluated(self._role, ema=False), size, self.ranks.device)
-        }
+        outputs = {"raw": probe(strategy.evaluated(self._role, ema=False), size, self.ranks.device)}
         if strategy.ema_name == self._role:
             outputs["average"] = probe(strategy.evaluated(self._role), size, self.ranks.device)
         return outputs

@@ -1,4 +1,8 @@
-"""The pretext task: conditional GAN + L1."""
+"""The pretext task: a conditional GAN that colors grey images (Treneska et al. 2022; Isola et al. 2017).
+
+`build_pretraining` translates a recipe into the task and its networks; `colorgan.training.loop.fit`
+trains them.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +18,22 @@ from colorgan.distributed.phase import Network, Phase, Strategy
 from colorgan.distributed.ranks import Ranks
 from colorgan.distributed.strategy import StrategySettings, open_strategy
 from colorgan.models.discriminator import Discriminator
+from colorgan.models.model_folder import Architecture, ModelConfig, build_model
 from colorgan.models.modes import dropout_keys, initialise, set_dropout_keys
-from colorgan.models.unet import UNet
 from colorgan.tasks.gan_losses import GAN_LOSSES, GanLoss, lab_colorfulness
 from colorgan.training.schedules import learning_rate_schedule
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
-
-
-SATURATED = 0.98  # of tanh's 1
+# Chroma beyond it counts as saturated; tanh ends at 1.
+SATURATED = 0.98
 
 
 class PretrainTask:
     """Discriminator and generator take turns; with `gan=None` the generator learns from L1 alone.
 
-    The discriminator's loss is halved, real and fake go through it in separate batches so that batch-norm statistics
-    do not mix, and the generator's loss is `gan_weight * adversarial + l1_weight * L1`.
+    The discriminator's loss is halved, real and fake go through it in separate batches so that
+    batch-norm statistics do not mix, and the generator's loss is `gan_weight * adversarial +
+    l1_weight * L1`.
     """
 
     def __init__(
@@ -92,7 +96,7 @@ class PretrainTask:
 
 @torch.no_grad()
 def _colors(fake_B2HW: Tensor, chroma_B2HW: Tensor) -> dict[str, Tensor]:
-    """What colorgan/runs/health.py judges of the output, in normalised units."""
+    """Colorfulness and saturation of the output, which colorgan/runs/health.py watches; in normalised units."""
     return {
         "colourfulness/output": lab_colorfulness(fake_B2HW).mean(),
         "colourfulness/data": lab_colorfulness(chroma_B2HW).mean(),
@@ -100,14 +104,12 @@ def _colors(fake_B2HW: Tensor, chroma_B2HW: Tensor) -> dict[str, Tensor]:
     }
 
 
-def build_generator(recipe: NetworkRecipe) -> UNet:
-    """Return the U-Net of a recipe, on the CPU, with whatever weights torch gives it."""
-    return UNet(
-        image_size=recipe.image_size,
-        width=recipe.width,
-        norm=recipe.norm,
-        bias_before_norm=recipe.bias_before_norm,
-        dropout=recipe.dropout,
+def generator_config(recipe: NetworkRecipe) -> ModelConfig:
+    """Return what a model folder of the recipe's generator will hold."""
+    return ModelConfig(
+        kind="generator",
+        architecture=Architecture(**recipe.model_dump(exclude={"ab_scale"})),
+        ab_scale=recipe.ab_scale,
     )
 
 
@@ -115,7 +117,7 @@ def build_pretraining(
     recipe: PretrainRecipe, ranks: Ranks, total_images: int
 ) -> tuple[PretrainTask, Strategy]:
     """Return the task and its networks on this rank's device, drawn from the seed. Called on all ranks."""
-    generator = build_generator(recipe.network)
+    generator = build_model(generator_config(recipe.network))
     initialise(generator, recipe.seed)
     networks: dict[str, nn.Module] = {GENERATOR: generator.to(ranks.device)}
     gan = None if recipe.loss.gan == "none" else GAN_LOSSES[recipe.loss.gan]

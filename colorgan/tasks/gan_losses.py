@@ -1,7 +1,7 @@
-"""What is minimised and how fast: adversarial losses, learning-rate schedules, dropout keys. Pure functions.
+"""Adversarial losses, and how colorful an output is. Pure functions.
 
-Sources: binary cross-entropy and L1 as in Treneska et al. 2022 and pix2pix (Isola et al. 2017, eq. 3 and 4);
-least squares: Mao et al. 2017, eq. 9 with a=0, b=c=1; hinge: Lim and Ye 2017.
+Sources: binary cross-entropy as in Treneska et al. 2022 and pix2pix (Isola et al. 2017, eq. 3 and
+4); least squares: Mao et al. 2017, eq. 9 with a=0, b=c=1; hinge: Lim and Ye 2017.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ GanName = Literal["bce", "least_squares", "hinge"]
 class GanLoss:
     """An adversarial loss over patch logits of any shape; each part returns a scalar mean.
 
-    A logit over `threshold` says real.
+    Attributes:
+        real: Loss of the discriminator on logits of real images.
+        fake: Loss of the discriminator on logits of the generator's images.
+        generator: Loss of the generator on logits of its images.
+        threshold: Logits above it count as "real".
     """
 
     real: Callable[[Tensor], Tensor]
@@ -49,10 +53,11 @@ GAN_LOSSES: dict[GanName, GanLoss] = {
 
 
 def lab_colorfulness(ab_B2HW: Tensor) -> Tensor:
-    """Return how colourful each picture is: sigma_ab + 0.37 mu_ab in CIELAB, in the unit of `ab` (B,).
+    """Return how colorful each image is: sigma_ab + 0.37 mu_ab in CIELAB, in the unit of `ab`; B.
 
-    Hasler and Suesstrunk 2003, "Measuring colourfulness in natural images", M(1): sigma_ab is the length of the
-    standard deviations of a and b, mu_ab the distance of their means from grey.
+    Hasler and Suesstrunk 2003, "Measuring colourfulness in natural images", M(1): sigma_ab is the
+    length of the standard deviations of a and b, mu_ab the distance of their means from grey.
     """
     spread_B = ab_B2HW.var(dim=(2, 3), correction=0).sum(dim=1).sqrt()
-    return spread_B + 0.37 * ab_B2HW.mean(dim=(2, 3)).square().sum(dim=1).sqrt()
+    distance_B = ab_B2HW.mean(dim=(2, 3)).square().sum(dim=1).sqrt()
+    return spread_B + 0.37 * distance_B

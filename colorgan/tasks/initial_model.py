@@ -1,14 +1,14 @@
-"""The network fine-tuning begins with."""
+"""The network that fine-tuning begins with: drawn from the seed, or with a generator's or encoder's features."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from torch import nn
 
 from colorgan.config.recipe import FinetuneRecipe
 from colorgan.errors import ModelFolderError, UsageError
+from colorgan.evaluation.downstream import TASKS, DownstreamTask
 from colorgan.models.model_folder import (
     Architecture,
     ModelConfig,
@@ -20,69 +20,87 @@ from colorgan.models.model_folder import (
 from colorgan.models.modes import initialise
 from colorgan.models.unet import Encoder, num_downsamplings
 
-# The layers that a task adds to a generator: all others are the pretrained features.
-NEW_LAYERS = {"classify": "head.", "segment": "decoder.output.", "detect": "head."}
-
-
-KINDS: dict[str, Literal["classifier", "segmenter", "detector"]] = {
-    "classify": "classifier",
-    "segment": "segmenter",
-    "detect": "detector",
-}
-
 
 def initial_model(
     recipe: FinetuneRecipe, classes: tuple[str, ...], palette: tuple[tuple[int, int, int], ...]
 ) -> tuple[nn.Module, ModelConfig]:
-    """Return the network to fine-tune, on the CPU, and its config: drawn from the seed, or from a folder.
+    """Return the network to fine-tune, on the CPU, and its config.
+
+    Args:
+        recipe: Its `init` names the folder whose features are taken over.
+        classes: Of the training set.
+        palette: Colors of the classes, for pictures.
 
     Raises:
-        ModelFolderError: `init` is no generator's or encoder's folder, or the recipe asks for other sizes than it has.
-        ArchitectureError: the image size does not fit the U-Net.
-        UsageError: the set has no classes.
+        ModelFolderError: `init` is not a generator's or encoder's folder, or the recipe asks for
+            other sizes.
+        ArchitectureError: The image size does not fit the U-Net.
+        UsageError: The set has no classes.
     """
-    kind = KINDS[recipe.task]
+    task = TASKS[recipe.task]
     if not classes:
         raise UsageError(
             f"the training set has no classes to {recipe.task}: pack a labelled corpus (voc, coco)"
         )
-    num_outputs = len(classes) + (kind == "segmenter")
-    pretrained, source = None, None
-    if recipe.init != "scratch":
-        pretrained, source = load_model(Path(recipe.init), "generator", "encoder")
-        check_inference(recipe.inference, source.architecture, recipe.init)
-    network = recipe.network
-    num_downsamplings(network.image_size)  # a size that does not fit is told here
-    shared = (
-        source.architecture.model_dump() if source else network.model_dump(exclude={"ab_scale"})
+
+    num_downsamplings(recipe.network.image_size)  # refuses a size that does not fit
+    if recipe.init == "scratch":
+        config = _drawn_config(recipe, task, classes, palette)
+        model = build_model(config)
+        initialise(model, recipe.seed)
+        return model, config
+
+    folder = Path(recipe.init)
+    pretrained, source = load_model(folder, "generator", "encoder")
+    check_inference(recipe.inference, source.architecture, recipe.init)
+    _check_network(recipe, source)
+    architecture = source.architecture.model_copy(
+        update={
+            "num_outputs": task.num_outputs(len(classes)),
+            "head_width": recipe.head_width,
+        }
     )
-    if source:
-        _check_network(recipe, source)
-    config = ModelConfig(
-        kind=kind,
-        architecture=Architecture(
-            **{**shared, "num_outputs": num_outputs, "head_width": recipe.head_width}
-        ),
-        ab_scale=source.ab_scale if source else network.ab_scale,
-        inference=recipe.inference,
-        classes=classes,
-        palette=palette if kind != "classifier" else (),
-        void=recipe.void,
-        init_digest=weights_digest(Path(recipe.init)) if source else "",
+    config = _drawn_config(recipe, task, classes, palette).model_copy(
+        update={
+            "architecture": architecture,
+            "ab_scale": source.ab_scale,
+            "init_digest": weights_digest(folder),
+        }
     )
     model = build_model(config)
     initialise(model, recipe.seed)
-    if pretrained is not None:
-        _take_features(model, pretrained, new_layers(model, recipe.task))
+    _take_features(model, pretrained, new_layers(model, task))
     return model, config
 
 
-def new_layers(model: nn.Module, task: str) -> tuple[str, ...]:
+def _drawn_config(
+    recipe: FinetuneRecipe,
+    task: DownstreamTask,
+    classes: tuple[str, ...],
+    palette: tuple[tuple[int, int, int], ...],
+) -> ModelConfig:
+    """The config of a network drawn from the seed."""
+    sizes = recipe.network.model_dump(exclude={"ab_scale"})
+    return ModelConfig(
+        kind=task.kind,
+        architecture=Architecture(
+            **sizes, num_outputs=task.num_outputs(len(classes)), head_width=recipe.head_width
+        ),
+        ab_scale=recipe.network.ab_scale,
+        inference=recipe.inference,
+        classes=classes,
+        palette=palette if task.has_palette else (),
+        void=recipe.void,
+    )
+
+
+def new_layers(model: nn.Module, task: DownstreamTask) -> tuple[str, ...]:
     """Return how the names of the layers begin that are not pretrained: behind an encoder from elsewhere, all."""
-    return (NEW_LAYERS[task],) if isinstance(model.encoder, Encoder) else ("decoder.", "head.")
+    return (task.new_layers,) if isinstance(model.encoder, Encoder) else ("decoder.", "head.")
 
 
 def _check_network(recipe: FinetuneRecipe, source: ModelConfig) -> None:
+    """Refuse a recipe that asks for another network than the folder holds."""
     have = {**source.architecture.model_dump(), "ab_scale": source.ab_scale}
     for key in sorted(recipe.network.model_fields_set):
         asked = getattr(recipe.network, key)
@@ -94,8 +112,9 @@ def _check_network(recipe: FinetuneRecipe, source: ModelConfig) -> None:
 
 def _take_features(model: nn.Module, pretrained: nn.Module, new_layers: tuple[str, ...]) -> None:
     """Copy every weight and statistic but those of the new layers."""
-    theirs = pretrained.state_dict()
-    ours = model.state_dict()
-    model.load_state_dict(
-        {name: ours[name] if name.startswith(new_layers) else theirs[name] for name in ours}
-    )
+    weights = model.state_dict()
+    features = pretrained.state_dict()
+    for name in weights:
+        if not name.startswith(new_layers):
+            weights[name] = features[name]
+    model.load_state_dict(weights)

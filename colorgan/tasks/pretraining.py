@@ -1,20 +1,27 @@
-"""The pretext task: a conditional GAN that colours grey pictures (Treneska et al. 2022; Isola et al. 2017).
+"""Pretraining by colorization: the work of launcher/pretrain.py.
 
-`PretrainTask` is what `colorgan.training.loop.fit` trains; `build_pretraining` translates a recipe into it; `pretrain` is
-the whole job on a run folder.
+    packed set -> pretrain -> RUN/checkpoints, RUN/pictures, RUN/log.jsonl
+
+The task, its networks and losses are in colorgan/tasks/colorization.py.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
 
 from colorgan.config.recipe import PretrainRecipe
 from colorgan.config.settings import dump_recipe
 from colorgan.data import Loader, ShardSet, open_loaders, open_set
 from colorgan.distributed.phase import Strategy
 from colorgan.distributed.ranks import Ranks
-from colorgan.evaluation.generator_scores import mean_scores, save_grid, score_coloring, scores_text
-from colorgan.models.model_folder import Architecture, ModelConfig
+from colorgan.evaluation.generator_scores import (
+    mean_scores,
+    save_pictures,
+    score_coloring,
+    scores_text,
+)
 from colorgan.runs.run import EXIT_STOPPED, Run, RunResult
-from colorgan.tasks.colorization import GENERATOR, build_pretraining
+from colorgan.tasks.colorization import GENERATOR, build_pretraining, generator_config
 from colorgan.training.loop import Hooks, StopSignals, fit
 from colorgan.training.memory import memory_bytes
 from colorgan.training.plan import check_batch, plan_text
@@ -33,90 +40,93 @@ def pretrain(
     """Train in the recipe's run folder, from its newest checkpoint if there is one. Called on all ranks.
 
     Raises:
-        UsageError: the folder holds a run of another recipe.
-        CheckpointError: of other data, or no checkpoint is intact, or one could not be written.
-        TrainingError: a loss is not a finite number.
+        UsageError: The folder holds a run of another recipe.
+        CheckpointError: The run was trained on other data, or no checkpoint is intact, or one could
+            not be written.
+        TrainingError: NaN or infinite loss.
     """
     task, strategy = build_pretraining(recipe, ranks, total_images)
-    model = ModelConfig(
-        kind="generator",
-        architecture=Architecture(**recipe.network.model_dump(exclude={"ab_scale"})),
-        ab_scale=recipe.network.ab_scale,
+    opened = Run(
+        recipe,
+        ranks,
+        total_images=total_images,
+        data_digest=data_digest,
+        model=generator_config(recipe.network),
+        model_role=GENERATOR,
+        title="pretrain",
     )
-    with (
-        StopSignals() as stop,  # until the run folder is left: the launcher's SIGTERM must not hide why
-        Run(
-            recipe,
-            ranks,
-            total_images=total_images,
-            data_digest=data_digest,
-            model=model,
-            model_role=GENERATOR,
-            title="pretrain",
-        ) as run,
-    ):
-        found = run.restore()
-        images_seen = run.load(strategy, found) if found else 0
-        scores: dict[str, float] = {}
-
-        def validate(images_seen: int) -> None:
-            if val is not None:
-                scores.update(_validate(run, strategy, val, images_seen))
-
+    # Outside the run: the launcher's SIGTERM must not hide why the run folder was left.
+    with StopSignals() as stop, opened as run:
+        validation = _Validation(run, strategy, val)
         hooks = Hooks(
-            lambda step: run.report(step, train),
-            validate,
-            lambda images_seen: run.save(strategy, images_seen),
-            run.watchdog.note,
+            report=lambda step: run.report(step, train),
+            validate=validation.score,
+            save=lambda images_seen: run.save(strategy, images_seen),
+            note=run.watchdog.note,
         )
+
+        checkpoint = run.restore()
+        images_seen = run.load(strategy, checkpoint) if checkpoint else 0
         if images_seen >= total_images:
             run.message(f"this run has seen its {total_images:,} images: nothing to train")
-            validate(images_seen)
-        images_seen = fit(
-            task,
-            strategy,
-            train,
-            intervals(recipe, total_images),
-            hooks,
-            stop,
-            images_seen=images_seen,
-        )
+            validation.score(images_seen)
+
+        limits = intervals(recipe, total_images)
+        images_seen = fit(task, strategy, train, limits, hooks, stop, images_seen=images_seen)
         run.finish_saving()
-        return RunResult(images_seen, stop.agreed, scores)
+        return RunResult(images_seen, stop.agreed, validation.scores)
 
 
-def _validate(run: Run, strategy: Strategy, val: Loader, images_seen: int) -> dict[str, float]:
-    """Score the held-out pictures, log them, save the picture. Called on all ranks."""
-    recipe = run.recipe
-    colored = score_coloring(
-        strategy.evaluated(GENERATOR),
-        run.watchdog.moving(val.eval_batches(), "validate", images_seen),
-        ab_scale=recipe.network.ab_scale,
-        seed=recipe.seed,
-        autocast=strategy.autocast(),
-        num_pictures=recipe.output.num_pictures if run.ranks.main else 0,
-    )
-    scores = mean_scores(colored, run.ranks)
-    run.record("validate", images_seen, scores)
-    run.message(scores_text(scores))
-    if run.ranks.main:
-        save_grid(run.folder / "pictures" / f"images-{images_seen:012d}.png", colored)
-    return scores
+@dataclass
+class _Validation:
+    """Scores of the held-out images; the last ones are kept."""
+
+    run: Run
+    strategy: Strategy
+    loader: Loader | None
+    scores: dict[str, float] = field(default_factory=dict)
+
+    def score(self, images_seen: int) -> None:
+        """Score the held-out images, if any; log it and save pictures. Called on all ranks."""
+        if self.loader is None:
+            return
+
+        run, recipe = self.run, self.run.recipe
+        colored = score_coloring(
+            self.strategy.evaluated(GENERATOR),
+            run.watchdog.moving(self.loader.eval_batches(), "validate", images_seen),
+            ab_scale=recipe.network.ab_scale,
+            seed=recipe.seed,
+            autocast=self.strategy.autocast(),
+            num_pictures=recipe.output.num_pictures if run.ranks.main else 0,
+        )
+        self.scores = mean_scores(colored, run.ranks)
+        run.record("validate", images_seen, self.scores)
+        run.message(scores_text(self.scores))
+        if run.ranks.main:
+            path = run.folder / "pictures" / f"images-{images_seen:012d}.png"
+            save_pictures(path, colored.first)
 
 
 def run(recipe: PretrainRecipe, ranks: Ranks) -> int:
-    """Check everything that can be checked, then train (or print the plan). Called on all ranks."""
+    """Check everything that can be checked, then train (or print the plan). Called on all ranks.
+
+    Returns:
+        The exit status.
+    """
     shards = open_set(recipe.data.train, *recipe.data.cache, ranks)
-    micro = check_batch(recipe, ranks, shards.num_samples)
-    total = images_to_see(
-        recipe.images, recipe.epochs, shards.num_samples, recipe.batch.global_batch_size
-    )
+    micro_batch_size = check_batch(recipe, ranks, shards.num_samples)
+    batch = recipe.batch.global_batch_size
+    total = images_to_see(recipe.images, recipe.epochs, shards.num_samples, batch)
     val_shards = open_set(recipe.data.val, *recipe.data.cache, ranks) if recipe.data.val else None
     if recipe.dry_run:
-        print_plan(recipe, ranks, shards, micro, total)
+        _print_plan(recipe, ranks, shards, micro_batch_size, total)
         return 0
-    with open_loaders(recipe, ranks, shards, val_shards, micro_batch_size=micro) as loaders:
-        outcome = pretrain(
+
+    with open_loaders(
+        recipe, ranks, shards, val_shards, micro_batch_size=micro_batch_size
+    ) as loaders:
+        result = pretrain(
             recipe,
             ranks,
             total_images=total,
@@ -124,41 +134,40 @@ def run(recipe: PretrainRecipe, ranks: Ranks) -> int:
             train=loaders.train,
             val=loaders.val,
         )
+
     if ranks.main:
-        tell(recipe, outcome)
-    return EXIT_STOPPED if outcome.stopped else 0
+        _print_result(recipe, result)
+    return EXIT_STOPPED if result.stopped else 0
 
 
-def print_plan(
-    recipe: PretrainRecipe, ranks: Ranks, shards: ShardSet, micro: int, total: int
+def _print_plan(
+    recipe: PretrainRecipe, ranks: Ranks, shards: ShardSet, micro_batch_size: int, total: int
 ) -> None:
     """Print the resolved recipe and what a run of it would do. Rank 0 prints."""
     _, strategy = build_pretraining(recipe, ranks, total)
+    networks = {name: phase.module for name, phase in strategy.phases.items()}
     text = plan_text(
         total_images=total,
         num_samples=shards.num_samples,
         num_shards=len(shards.shard_sizes),
         recipe=recipe,
         ranks=ranks,
-        micro_batch_size=micro,
-        memory=memory_bytes(
-            {name: phase.module for name, phase in strategy.phases.items()},
-            recipe.network.image_size,
-            micro,
-        ),
+        micro_batch_size=micro_batch_size,
+        memory=memory_bytes(networks, recipe.network.image_size, micro_batch_size),
     )
     if ranks.main:
         print(f"{dump_recipe(recipe)}\n{text}\nDry run: nothing was trained.")
 
 
-def tell(recipe: PretrainRecipe, outcome: RunResult) -> None:
-    """Print how it ended and what to run next. Rank 0 only."""
-    if outcome.stopped:
+def _print_result(recipe: PretrainRecipe, result: RunResult) -> None:
+    """Print how the run ended and the next command. Rank 0 only."""
+    if result.stopped:
         print(
-            f"{outcome.stopped}: saved at {outcome.images_seen:,} images; the same command goes on from there"
+            f"{result.stopped}: saved at {result.images_seen:,} images; rerunning the command resumes it"
         )
         return
+
     print(f"Pictures: {recipe.run / 'pictures'}   log: {recipe.run / 'log.jsonl'}")
-    if outcome.scores:
-        print(scores_text(outcome.scores))
+    if result.scores:
+        print(scores_text(result.scores))
     print(f"Next: python launcher/consolidate.py --run {recipe.run}")

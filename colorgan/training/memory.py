@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from colorgan.models.discriminator import Discriminator
 from colorgan.models.modes import set_dropout_keys
 
 ADAM_STATES = 2
@@ -39,7 +40,7 @@ def memory_bytes(
 def activation_bytes(module: nn.Module, image_size: int, micro_batch_size: int) -> int:
     """Return the bytes that autograd keeps of one forward pass in training, weights left out."""
     inputs = [torch.empty((micro_batch_size, 1, image_size, image_size), device="meta")]
-    if type(module).__name__ == "Discriminator":
+    if isinstance(module, Discriminator):
         inputs.append(
             torch.empty(
                 (micro_batch_size, 2, image_size, image_size), device="meta", requires_grad=True

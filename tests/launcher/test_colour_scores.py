@@ -69,7 +69,7 @@ def test_scores_at_own_size_are_those_of_what_colorize_gives(
         "--num_pictures", 2,
     )  # fmt: skip
     assert (
-        "4 held-out pictures, running inference, at 32x32" in told
+        "4 held-out images, running inference, at 32x32" in told
         and "3 of them at their own sizes" in told
     )
     assert "CIEDE2000" in told and "ratio of the means" in told

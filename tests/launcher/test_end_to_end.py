@@ -44,7 +44,7 @@ def test_every_verb_in_turn(tmp_path: Path, packed: dict[str, Path], verb: Verb)
     )
     assert not run.exists()
     told = verb("pretrain", *pretrain_words(packed, run))
-    assert "on 12 held-out pictures" in told
+    assert "on 12 held-out images" in told
     assert told.rstrip().endswith(f"Next: python launcher/consolidate.py --run {run}")
     assert sorted(p.name for p in (run / "pictures").iterdir())[-1] == "images-000000000064.png"
     kinds = [json.loads(line)["kind"] for line in (run / "log.jsonl").read_text().splitlines()]
@@ -90,7 +90,7 @@ def test_every_verb_in_turn(tmp_path: Path, packed: dict[str, Path], verb: Verb)
                 "--out",
                 tuned / "scores",
             )
-            assert "on 12 images" in told
+            assert "(12 images, " in told
             scores = json.loads((tuned / "scores" / "scores.json").read_text())["scores"]
             logged = [json.loads(line) for line in (tuned / "log.jsonl").read_text().splitlines()]
             assert scores[score] == pytest.approx(
@@ -300,4 +300,4 @@ def test_real_photos_pack_and_train(tmp_path: Path, verb: Verb) -> None:
         64,
         *TINY,
     ]
-    assert "on 78 held-out pictures" in verb("pretrain", *words)
+    assert "on 78 held-out images" in verb("pretrain", *words)

@@ -19,11 +19,12 @@ from helpers.checkpoints import save_checkpoint
 from benchmarks.strategies import STRATEGIES, Equivalence, Resume, measure
 from colorgan.checkpoints.checkpoint import open_checkpoint
 from colorgan.config.recipe import FinetuneRecipe
+from colorgan.data import Loaders
 from colorgan.distributed.launch_profile import LaunchProfile, check_launch, launch_profile
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import LaunchError
 from colorgan.models.model_folder import load_model
-from colorgan.tasks.finetuning import finetune
+from colorgan.tasks.finetuning import FinetuneJob, finetune
 from colorgan.tasks.initial_model import initial_model
 from colorgan.tasks.transfer import stages_in_images
 
@@ -152,16 +153,8 @@ def _check_fine_tuning(ranks: Ranks, folder: Path) -> None:
         model, config = initial_model(recipe, ("a", "b", "c"), ())
         stages, loader = stages_in_images(recipe, 16), _Labelled(8, 4, ranks.rank, ranks.world_size)
         mine = replace(ranks, profile=STRATEGIES[name])
-        finetune(
-            recipe,
-            mine,
-            model=model,
-            config=config,
-            stages=stages,
-            data_digest="toy",
-            train=loader,
-            val=None,
-        )
+        job = FinetuneJob(recipe, model, config, stages, "toy", Loaders(loader, None))
+        finetune(job, mine)
         trained.append(load_model(recipe.run / "model")[0].state_dict())
     for other in trained[1:]:
         assert all(

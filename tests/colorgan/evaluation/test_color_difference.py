@@ -21,7 +21,8 @@ from colorgan.evaluation.metrics import psnr_B, ssim_B
 DATA = Path(__file__).parents[4] / "shared" / "data" / "coco" / "val2017"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="no real photos in ../shared/data/coco")
 
-# Sharma, Wu and Dalal 2005, table 1, pairs 1, 4, 7, 9, 13, 15, 17, 20, 25, 27, 34: both Lab colours, difference.
+# Sharma, Wu and Dalal 2005, table 1, pairs 1, 4, 7, 9, 13, 15, 17, 20, 25, 27, 34: both Lab
+# colours, difference.
 SHARMA = (
     ((50.0000, 2.6772, -79.7751), (50.0000, 0.0000, -82.7485), 2.0425),
     ((50.0000, -1.3802, -84.2814), (50.0000, 0.0000, -82.7485), 1.0000),

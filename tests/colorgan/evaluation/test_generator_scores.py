@@ -6,19 +6,21 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from colorgan.distributed.ranks import Ranks
 from colorgan.evaluation.generator_scores import (
+    CELLS,
     MAX_PSNR_DB,
     mean_scores,
     save_best_and_worst,
     score_coloring,
     scores_table,
 )
+from colorgan.evaluation.strips import read_strips
 
 
 class Fading(nn.Module):
@@ -62,18 +64,21 @@ def test_the_worst_and_the_best_are_kept_whatever_the_order(
     )
     assert [shown.sample_id - 100 for shown in colored.ranked] == expected
     assert [shown.sample_id for shown in colored.first] == [100]
+
     save_best_and_worst(tmp_path, colored, Ranks.single())
-    assert sorted(path.name for path in tmp_path.iterdir()) == (
-        ["best.png", "worst.png"] if number else []
-    )
-    for name, column in (("worst.png", chromas[order[0]]), ("best.png", chromas[order[-1]])):
-        if number:
-            with Image.open(
-                tmp_path / name
-            ) as sheet:  # the first row's original, which lies on the right
-                pixel = sheet.getpixel((sheet.width - 70, 120))
-            shown = colored.ranked[0 if name == "worst.png" else -1].pictures[2]
-            assert pixel == tuple(shown[:, 0, 0].tolist()), column
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == ({"best", "best.png", "worst", "worst.png"} if number else set())
+    by_sample = {shown.sample_id: shown for shown in colored.ranked}
+    ids = [100 + index for index in order]
+    for name, expected_ids in (("worst", ids[:number]), ("best", ids[::-1][:number])):
+        strips = read_strips(tmp_path / name)
+        assert [strip.sample_id for strip in strips] == expected_ids
+        for strip in strips:
+            shown = by_sample[strip.sample_id]
+            assert strip.scores["psnr"] == pytest.approx(shown.psnr, abs=1e-3)
+            assert list(strip.cells) == list(CELLS)
+            for cell, pixels in zip(strip.cells.values(), shown.cells, strict=True):
+                assert np.array_equal(np.asarray(cell), pixels.permute(1, 2, 0))
 
 
 def test_colorfulness_is_a_ratio_of_means_and_of_grey_originals_none() -> None:
@@ -91,7 +96,7 @@ def test_colorfulness_is_a_ratio_of_means_and_of_grey_originals_none() -> None:
     assert math.isnan(grey["colourfulness_ratio"]) and grey["grey_ciede2000"] == pytest.approx(
         0.0, abs=1e-6
     )
-    assert grey["grey_psnr"] == MAX_PSNR_DB and "ratio of the means nan" in scores_table(grey)
+    assert grey["grey_psnr"] == MAX_PSNR_DB and "ratio of the means undefined" in scores_table(grey)
 
 
 def test_chroma_error_by_hand() -> None:

@@ -172,7 +172,7 @@ def test_eleven_points_hit_each_tenth_exactly() -> None:
 def test_average_precision_without_positives_or_with_nan() -> None:
     assert math.isnan(average_precision(noise(4), torch.zeros(4)))
     assert math.isnan(average_precision(noise(0), torch.zeros(0)))
-    with pytest.raises(TrainingError, match="1 of 2 scores are not numbers"):
+    with pytest.raises(TrainingError, match="1 of 2 scores are NaN"):
         average_precision(torch.tensor([1.0, math.nan]), torch.tensor([1, 0]))
 
 
@@ -193,7 +193,8 @@ def test_mean_average_precision_counts_what_it_scored() -> None:
 def test_first_positive_accuracy_is_keras_categorical_accuracy() -> None:
     scores = torch.tensor([[0.1, 0.9, 0.2], [0.1, 0.2, 0.9], [0.9, 0.1, 0.1], [0.1, 0.9, 0.1]])
     positives = torch.tensor([[0, 1, 1], [0, 1, 1], [0, 0, 0], [0, 0, 0]])
-    # right; best is a positive but not the first; no positives and class 0 best: right; no positives: wrong
+    # right; best is a positive but not the first; no positives and class 0 best: right; no
+    # positives: wrong
     assert first_positive_accuracy(scores, positives) == 0.5
     scores, positives = noise(99, 20), (noise(99, 20, seed=1) > 0.9).float()
     expected = accuracy_score(positives.numpy().argmax(1), scores.numpy().argmax(1))

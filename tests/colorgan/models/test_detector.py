@@ -7,15 +7,24 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.networks import small_detector, small_unet
 from helpers.toy import ToyLoader, on_ranks
 from torch import Tensor
 
 from colorgan.config.recipe import FinetuneRecipe, StageRecipe
 from colorgan.distributed.ranks import Ranks
 from colorgan.distributed.strategy import open_strategy
+from colorgan.evaluation.detection_loss import (
+    assign,
+    centre_ness,
+    detection_loss,
+    focal_loss,
+    giou,
+    pad_boxes,
+)
+from colorgan.evaluation.downstream import TASKS
 from colorgan.models.detector import (
     MAX_DETECTIONS,
-    Detector,
     box_areas,
     detect,
     grid_points,
@@ -25,9 +34,6 @@ from colorgan.models.detector import (
 )
 from colorgan.models.model_folder import Architecture, ModelConfig, build_model
 from colorgan.models.modes import evaluating, initialise, set_dropout_keys
-from colorgan.models.unet import UNet
-from colorgan.tasks.detection_loss import assign, centre_ness, detection_loss, focal_loss, giou
-from colorgan.tasks.initial_model import NEW_LAYERS
 from colorgan.tasks.transfer import Stage, build_stage
 from colorgan.training.loop import Hooks, Intervals, StopSignals, fit
 
@@ -64,12 +70,14 @@ def some_boxes(seed: int, number: int, num_classes: int = 3) -> ToyBoxes:
 @pytest.mark.parametrize("image_size", [32, 64, 128])
 def test_the_features_are_the_generators_up_to_stride_4(image_size: int) -> None:
     detector, generator = (
-        Detector(image_size=image_size, width=4, num_classes=3),
-        UNet(image_size=image_size, width=4),
+        small_detector(image_size=image_size, width=4, num_classes=3),
+        small_unet(image_size=image_size, width=4),
     )
     initialise(generator, 0)
     theirs, ours = generator.state_dict(), detector.state_dict()
-    shared = {name: theirs[name] for name in ours if not name.startswith(NEW_LAYERS["detect"])}
+    shared = {
+        name: theirs[name] for name in ours if not name.startswith(TASKS["detect"].new_layers)
+    }
     detector.load_state_dict({**ours, **shared})
     luminance_B1HW = torch.randn(2, 1, image_size, image_size)
     seen: list[Tensor] = []
@@ -85,7 +93,7 @@ def test_the_features_are_the_generators_up_to_stride_4(image_size: int) -> None
 
 
 def test_before_training_every_class_is_held_for_one_percent() -> None:
-    detector = Detector(image_size=32, width=4, num_classes=3, dropout=0.0)
+    detector = small_detector(image_size=32, width=4, num_classes=3, dropout=0.0)
     initialise(detector, 0)
     with torch.no_grad():
         set_dropout_keys(detector, torch.arange(4, dtype=torch.int32))
@@ -164,7 +172,8 @@ def test_overlaps_by_hand() -> None:
     )
     assert torch.allclose(overlaps(boxes[:1], boxes), torch.tensor([[1.0, 1 / 7, 0.0, 0.0]]))
     assert float(overlaps(boxes[3:], boxes[3:])) == 0.0
-    # GIoU: 1/7 less the share of the 3 x 3 around both that neither covers, 2/9; far apart it falls towards -1.
+    # GIoU: 1/7 less the share of the 3 x 3 around both that neither covers, 2/9; far apart it falls
+    # towards -1.
     assert torch.allclose(giou(boxes[:2], boxes[[1, 1]]), torch.tensor([1 / 7 - 2 / 9, 1.0]))
     assert float(giou(boxes[:1], boxes[2:3])) == pytest.approx(0.0 - (36 - 5) / 36)
 
@@ -209,16 +218,16 @@ def test_points_learn_the_smallest_object_and_nothing_of_crowds_and_difficult_on
     for seed in range(12):
         boxes = some_boxes(seed, 6)
         boxes.crowd_N[0] = boxes.difficult_N[1] = True
-        targets = assign(points_P2, 1.5 / size, boxes)
+        targets = assign(points_P2, 1.5 / size, pad_boxes([boxes], torch.device("cpu")))
         slow = slow_assign(points_P2.tolist(), 1.5 / size, boxes)
-        assert targets.object_P.tolist() == [best is not None for best, _ in slow]
-        assert targets.counts_P.tolist() == [counts for _, counts in slow]
+        assert targets.object_BP[0].tolist() == [best is not None for best, _ in slow]
+        assert targets.counts_BP[0].tolist() == [counts for _, counts in slow]
         for place, (best, _) in enumerate(slow):
             if best is not None:
-                assert targets.class_P[place] == boxes.classes_N[best]
-                assert torch.equal(targets.box_P4[place], boxes.boxes_N4[best])
-        num_learnt += int(targets.object_P.sum())
-        num_unknown += int((~targets.counts_P).sum())
+                assert targets.class_BP[0, place] == boxes.classes_N[best]
+                assert torch.equal(targets.box_BP4[0, place], boxes.boxes_N4[best])
+        num_learnt += int(targets.object_BP.sum())
+        num_unknown += int((~targets.counts_BP).sum())
     assert min(num_learnt, num_unknown) > 50
 
 
@@ -250,7 +259,7 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_pictures() -> None:
 
 
 def test_gradients_reach_every_weight_and_stay_finite() -> None:
-    detector = Detector(image_size=32, width=4, num_classes=3)
+    detector = small_detector(image_size=32, width=4, num_classes=3)
     initialise(detector, 0)
     set_dropout_keys(detector, torch.arange(2, dtype=torch.int32))
     loss = detection_loss(detector(torch.randn(2, 1, 32, 32)), [some_boxes(1, 4), some_boxes(2, 3)])
@@ -301,7 +310,7 @@ def test_two_ranks_and_accumulation_train_as_one(tmp_path: Path) -> None:
     on_ranks(2, tune_and_save, str(tmp_path / "weights.pt"))
     two = torch.load(tmp_path / "weights.pt", weights_only=True)
     whole = tuned(Ranks.single(), 8)
-    start = Detector(image_size=32, width=4, num_classes=3, norm="instance")
+    start = small_detector(image_size=32, width=4, num_classes=3, norm="instance")
     initialise(start, 0)
     moved = max(
         float((whole[name] - tensor).abs().max()) for name, tensor in start.state_dict().items()
@@ -311,7 +320,7 @@ def test_two_ranks_and_accumulation_train_as_one(tmp_path: Path) -> None:
 
 
 def test_frozen_features_leave_the_head_to_learn() -> None:
-    model = Detector(image_size=32, width=4, num_classes=3)
+    model = small_detector(image_size=32, width=4, num_classes=3)
     recipe = FinetuneRecipe.model_validate({"run": "run", "task": "detect", "init": "somewhere"})
     stage = replace(Stage(StageRecipe(epochs=1, learning_rate=1e-3, features="frozen"), 0, 8))
     build_stage(model, recipe, stage)

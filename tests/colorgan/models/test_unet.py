@@ -4,13 +4,13 @@ from collections.abc import Iterable
 
 import pytest
 import torch
+from helpers.networks import small_classifier, small_unet
 from torch import Tensor, nn
 
 from colorgan.errors import ArchitectureError
 from colorgan.models.discriminator import Discriminator
 from colorgan.models.layers import KeyedDropout
 from colorgan.models.modes import evaluating, initialise, set_dropout_keys, set_inference
-from colorgan.models.unet import Classifier, UNet
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:
@@ -28,19 +28,19 @@ def _numel(tensors: Iterable[Tensor]) -> int:
 
 
 def test_segmenter_counts_as_the_reference() -> None:
-    model = UNet(image_size=256, width=64, num_outputs=21, tanh=False, bias_before_norm=True)
+    model = small_unet(image_size=256, width=64, num_outputs=21, tanh=False, bias_before_norm=True)
     assert count_parameters(model) == (54_464_149, 9_856)
 
 
 def test_classifier_counts_as_the_reference() -> None:
-    model = Classifier(image_size=256, width=64, num_classes=20, bias_before_norm=True)
+    model = small_classifier(image_size=256, width=64, num_classes=20, bias_before_norm=True)
     assert count_parameters(model) == (38_507_988, 4_864)
 
 
 @pytest.mark.parametrize("image_size", [32, 64, 128, 256, 512])
 @pytest.mark.parametrize("width", [4, 6])
 def test_every_power_of_two_goes_through(image_size: int, width: int) -> None:
-    model = UNet(image_size=image_size, width=width).eval()
+    model = small_unet(image_size=image_size, width=width).eval()
     with torch.no_grad():
         out = model(torch.randn(1, 1, image_size, image_size))
         features = model.encoder(torch.randn(1, 1, image_size, image_size))
@@ -54,7 +54,7 @@ def test_other_sizes_are_refused_in_a_sentence(image_size: int) -> None:
     with pytest.raises(
         ArchitectureError, match=f"image size {image_size} .*use 32, 64, 128, 256 or 512"
     ):
-        UNet(image_size=image_size, width=4)
+        small_unet(image_size=image_size, width=4)
 
 
 def test_patch_maps_of_code_and_text() -> None:
@@ -75,7 +75,7 @@ def test_the_text_discriminator_sees_70_pixels() -> None:
 
 
 def test_weights_are_a_function_of_the_seed_with_the_papers_spread() -> None:
-    first, second = UNet(image_size=64, width=16), UNet(image_size=64, width=16)
+    first, second = small_unet(image_size=64, width=16), small_unet(image_size=64, width=16)
     initialise(first, 3)
     initialise(second, 3)
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
@@ -112,7 +112,7 @@ def test_dropout_without_keys_is_an_error() -> None:
 
 
 def test_running_inference_does_not_see_the_other_pictures_and_the_papers_does() -> None:
-    model = UNet(image_size=32, width=4)
+    model = small_unet(image_size=32, width=4)
     initialise(model, 0)
     x = torch.randn(4, 1, 32, 32)
     set_dropout_keys(model, torch.arange(4, dtype=torch.int32))
@@ -133,7 +133,7 @@ def test_running_inference_does_not_see_the_other_pictures_and_the_papers_does()
 
 
 def test_evaluating_gives_every_part_its_mode_back() -> None:
-    model = UNet(image_size=32, width=4).train()
+    model = small_unet(image_size=32, width=4).train()
     model.encoder.blocks[1].eval()
     with evaluating(model):
         assert not any(part.training for part in model.modules())

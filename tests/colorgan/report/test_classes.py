@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +29,17 @@ from colorgan.report.sections.gallery import colored_section, psnr_db
 
 
 def plain(
-    per_class: dict[str, float | None], confusion: list[list[float]] | None = None
+    per_class: dict[str, float | None], confusion: list[list[int]] | None = None
 ) -> SavedEvaluation:
-    names = tuple(per_class)
     return SavedEvaluation(
-        Path(),
-        "m",
-        ("d",),
-        "classifier",
-        "running",
-        1,
-        {"mAP": 0.1},
-        per_class,
-        confusion or [],
-        names,
+        model="m",
+        data=("d",),
+        kind="classifier",
+        inference="running",
+        images_seen=1,
+        scores={"mAP": 0.1},
+        per_class=per_class,
+        confusion=confusion or [],
     )
 
 
@@ -125,7 +121,12 @@ def test_overlays_of_the_first_picture_that_can_be_read(tmp_path: Path) -> None:
     page = classes_blocks("k", {"scratch": seeds}, files)
     assert "Photo, truth, prediction: scratch" in page
     assert files["k-1-overlays.png"].startswith(b"\x89PNG")
-    assert classes_blocks("k", {"a": [replace(seeds[0], per_class={}, confusion=[])]}, {}) == Html()
+    assert (
+        classes_blocks(
+            "k", {"a": [seeds[0].model_copy(update={"per_class": {}, "confusion": []})]}, {}
+        )
+        == Html()
+    )
 
 
 def test_psnr_is_that_of_skimage() -> None:

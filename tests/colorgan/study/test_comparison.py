@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.networks import small_config
 from scipy.stats import t as student
 from sklearn.metrics import f1_score, jaccard_score
 
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
+from colorgan.evaluation.classifier_scores import score_classifier
 from colorgan.evaluation.metrics import first_positive_accuracy, mean_average_precision
-from colorgan.evaluation.record import Evaluation, write_evaluation
-from colorgan.evaluation.task_scores import score_classifier
+from colorgan.evaluation.record import Evaluation, SavedEvaluation, write_evaluation
 from colorgan.study.bootstrap import (
     SCORED_BY,
     multiplicities_NR,
@@ -277,7 +278,9 @@ def test_evaluation_folders_are_read_as_they_are_written(tmp_path: Path) -> None
                 difficult_BC=data["difficult_NC"].bool(),
             )
             folders[seed] = tmp_path / f"{name}-{seed}"
-            evaluation = score_classifier([(batch, data["scores_NC"])], Ranks.single())
+            evaluation = score_classifier(
+                [(batch, data["scores_NC"])], Ranks.single(), small_config("classifier")
+            )
             write_evaluation(folders[seed], evaluation, {"kind": "classifier"})
     for metric in ("mAP", "mAP_11_point", "mAP_all_objects", "first_positive_accuracy"):
         found = compare(
@@ -311,9 +314,15 @@ def test_scores_that_the_evidence_does_not_give_are_compared_by_seed(tmp_path: P
     counts = {name: torch.from_numpy(tensor) for name, tensor in segmented().items()}
     own_size = slow_score("mIoU", np.arange(12))
     scores = {"mIoU_own_size": own_size, "mIoU": 0.4, "mIoU_void_as_background": 0.3}
-    write_evaluation(tmp_path / "own", Evaluation(scores, per_image=counts), {})
-    write_evaluation(tmp_path / "squashed", Evaluation({"mIoU": own_size}, per_image=counts), {})
-    write_evaluation(tmp_path / "boxes", Evaluation({"AP50": 0.2}), {})
+    write_evaluation(
+        tmp_path / "own", Evaluation(SavedEvaluation(scores=scores), per_image=counts), {}
+    )
+    write_evaluation(
+        tmp_path / "squashed",
+        Evaluation(SavedEvaluation(scores={"mIoU": own_size}), per_image=counts),
+        {},
+    )
+    write_evaluation(tmp_path / "boxes", Evaluation(SavedEvaluation(scores={"AP50": 0.2})), {})
     for folder, metric, has_evidence in (
         ("own", "mIoU_own_size", True),
         ("own", "mIoU", False),

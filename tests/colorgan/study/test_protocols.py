@@ -12,13 +12,14 @@ from typing import Any, get_args
 import pytest
 import torch
 import yaml
+from colorgan.evaluation.detection_metrics import COCO_NAMES
+from helpers.networks import small_config
 
 from colorgan.config.recipe import FinetuneRecipe
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
-from colorgan.evaluation.detection_scores import COCO_NAMES
-from colorgan.evaluation.task_scores import score_classifier, score_segmenter
-from colorgan.models.model_folder import ModelConfig
+from colorgan.evaluation.classifier_scores import score_classifier
+from colorgan.evaluation.segmenter_scores import score_segmenter
 from colorgan.probes.linear import Score
 from colorgan.study.protocols import METRIC_TITLES, PROTOCOLS, Arm, Protocol, find_protocol
 
@@ -73,21 +74,15 @@ def scored_names() -> dict[str, set[str]]:
         mask_BHW=mask_BHW,
         stored_masks=[mask_BHW[0].to(torch.uint8)],
     )
-    architecture: dict[str, Any] = {
-        "num_outputs": 2,
-        "image_size": 32,
-        "width": 4,
-        "norm": "batch",
-        "dropout": 0.5,
-    }
-    architecture["bias_before_norm"] = False
-    config = ModelConfig.model_validate(
-        {"kind": "segmenter", "architecture": architecture, "ab_scale": 128}
-    )
+    config = small_config("segmenter")
     ranks = Ranks.single()
     detected = {"AP50", "AP50_11_point", *COCO_NAMES}
     return {
-        "classify": set(score_classifier([(classified, torch.zeros(1, 2))], ranks).scores),
+        "classify": set(
+            score_classifier(
+                [(classified, torch.zeros(1, 2))], ranks, small_config("classifier")
+            ).scores
+        ),
         "segment": set(
             score_segmenter([(segmented, torch.zeros(1, 2, 1, 2))], ranks, config).scores
         ),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.networks import small_unet
 from helpers.toy import ToyLoader, on_ranks, toy_recipe, train_toy
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,7 +17,6 @@ from colorgan.distributed.ranks import Ranks
 from colorgan.errors import CheckpointError, TrainingError, UsageError
 from colorgan.models.discriminator import Discriminator
 from colorgan.models.modes import dropout_keys, initialise, set_dropout_keys
-from colorgan.models.unet import UNet
 from colorgan.tasks.colorization import build_pretraining
 from colorgan.tasks.pretraining import pretrain
 from colorgan.training.loop import Hooks, Intervals, StopSignals, fit
@@ -52,7 +52,7 @@ def test_two_steps_equal_a_hand_written_gan(tmp_path: Path) -> None:
     _, strategy, _ = train_toy(recipe, ONE, num_steps=2, micro_batch_size=8)
 
     generator, discriminator = (
-        UNet(image_size=32, width=4),
+        small_unet(image_size=32, width=4),
         Discriminator(width=4, num_strided_blocks=2),
     )
     initialise(generator, 0)

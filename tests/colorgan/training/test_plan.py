@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.networks import small_classifier
 from helpers.toy import ToyLoader, toy_recipe
 from torch import nn
 
 from colorgan.data import open_loaders
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
-from colorgan.models.unet import Classifier
 from colorgan.tasks.colorization import build_pretraining
 from colorgan.training.memory import (
     STRATEGIES,
@@ -86,7 +86,7 @@ def test_estimated_memory_is_what_a_step_takes(tmp_path: Path) -> None:
 
 
 def test_counting_activations_changes_no_network() -> None:
-    network = Classifier(image_size=32, width=4, num_classes=3, hidden_width=8)
+    network = small_classifier(image_size=32, width=4, num_classes=3, hidden_width=8)
     network.encoder.eval()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     modes = [part.training for part in network.modules()]

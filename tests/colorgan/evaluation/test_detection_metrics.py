@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from colorgan.evaluation.detection_scores import (
+from colorgan.evaluation.detection_metrics import (
     COCO_NAMES,
-    ScoredPicture,
+    ScoredImage,
     area_precision,
     coco_scores,
     detection_scores,
     eleven_point_precision,
-    scored_picture,
+    scored_image,
     voc_curve,
 )
 from colorgan.models.detector import Detections
@@ -36,11 +36,11 @@ def picture(
     true: list[tuple[Box, int]],
     difficult: tuple[int, ...] = (),
     crowd: tuple[int, ...] = (),
-) -> ScoredPicture:
+) -> ScoredImage:
     """Detections (box, score, class), best first, and objects (box, class), of which some are difficult or crowds."""
     true_M4 = np.array([box for box, _ in true], np.float64).reshape(-1, 4)
     marks = [np.isin(np.arange(len(true)), each) for each in (difficult, crowd)]
-    return ScoredPicture(
+    return ScoredImage(
         np.array([box for box, _, _ in found], np.float64).reshape(-1, 4),
         np.array([score for _, score, _ in found], np.float64),
         np.array([index for _, _, index in found], np.int64),
@@ -51,7 +51,7 @@ def picture(
     )
 
 
-def random_pictures(seed: int, num_pictures: int = 12, num_classes: int = 3) -> list[ScoredPicture]:
+def random_pictures(seed: int, num_pictures: int = 12, num_classes: int = 3) -> list[ScoredImage]:
     """Objects, detections near them, and detections of nothing."""
     random = np.random.default_rng(seed)
     pictures = []
@@ -69,7 +69,7 @@ def random_pictures(seed: int, num_pictures: int = 12, num_classes: int = 3) -> 
         order = random.permutation(len(boxes))
         flags = random.uniform(size=(2, number)) < 0.2
         areas = (true_M4[:, 2:] - true_M4[:, :2]).prod(1) * 0.7
-        picture = ScoredPicture(
+        picture = ScoredImage(
             boxes[order],
             scores.copy(),
             classes[order],
@@ -161,10 +161,11 @@ def test_a_small_detection_within_a_crowd_is_left_out_by_coco_alone() -> None:
     assert detection_scores([crowd], 1)[0]["AP50"] == 0.5
 
 
-def ported_voc_eval(pictures: list[ScoredPicture], index: int, use_07_metric: bool) -> float:
+def ported_voc_eval(pictures: list[ScoredImage], index: int, use_07_metric: bool) -> float:
     """`voc_eval` of Fast R-CNN (R. Girshick), the usual port of VOC's kit, for boxes in memory and half-open.
 
-    Its 11 points are written with the rounding taken off: np.arange makes the fourth larger than 3 / 10.
+    Its 11 points are written with the rounding taken off: np.arange makes the fourth larger than 3
+    / 10.
     """
     objects, npos = [], 0
     for p in pictures:
@@ -284,7 +285,7 @@ def test_scoring_is_silent_and_in_the_sources_pixels(capsys: pytest.CaptureFixtu
         source_size = (500, 250)
 
     found = Detections(Truth.boxes_N4, torch.tensor([0.9]), Truth.classes_N)
-    one = scored_picture(found, Truth())
+    one = scored_image(found, Truth())
     assert one.boxes_N4.tolist() == [pytest.approx([50, 50, 150, 150])]
     scores, _ = detection_scores([one], 2)
     assert scores["AP_large"] == pytest.approx(1) and np.isnan(scores["AP_medium"])

@@ -14,8 +14,9 @@ from sklearn.metrics import average_precision_score, confusion_matrix, jaccard_s
 
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import TrainingError
+from colorgan.evaluation.downstream import evaluate_model
 from colorgan.evaluation.record import write_evaluation
-from colorgan.evaluation.task_scores import score_model, score_segmenter
+from colorgan.evaluation.segmenter_scores import score_segmenter
 from colorgan.models.model_folder import Architecture, ModelConfig, build_model
 from colorgan.models.modes import initialise
 from datasets.corpora.voc import CLASSES
@@ -100,7 +101,7 @@ def test_segmentation_is_scored_at_each_pictures_own_size(folder: Path, tmp_path
     """IoU of every class as scikit-learn has it on the corpus' own masks, void left out; counts add up to it."""
     model, config = model_of("segmenter", len(CLASSES) + 1)
     masks_loader = loader(folder / "own", "mask")
-    evaluation = score_model(
+    evaluation = evaluate_model(
         model, config, masks_loader.eval_batches(), ONE, seed=0, num_pictures=2
     )
     logits, ids = logits_of(model, masks_loader)
@@ -118,7 +119,7 @@ def test_segmentation_is_scored_at_each_pictures_own_size(folder: Path, tmp_path
     assert len(set(p)) > 2
     expected = jaccard_score(y, p, labels=there, average=None)
     names = ("background", *CLASSES)
-    found = {name: value for name, value in evaluation.per_class.items() if value == value}
+    found = {name: value for name, value in evaluation.record.per_class.items() if value == value}
     assert found == pytest.approx(
         {names[i]: value for i, value in zip(there, expected, strict=True)}
     )
@@ -141,7 +142,7 @@ def test_masks_of_another_size_are_scored_at_the_networks(folder: Path) -> None:
     """Squashed masks are nobody's own size: the score is not given, the confusion is scikit-learn's."""
     model, config = model_of("segmenter", len(CLASSES) + 1)
     masks_loader = loader(folder / "squash", "mask")
-    evaluation = score_model(model, config, masks_loader.eval_batches(), ONE, seed=0)
+    evaluation = evaluate_model(model, config, masks_loader.eval_batches(), ONE, seed=0)
     logits, _ = logits_of(model, masks_loader)
     truth = torch.cat(
         [batch.mask_BHW for batch in masks_loader.eval_batches() if batch.mask_BHW is not None]
@@ -150,9 +151,7 @@ def test_masks_of_another_size_are_scored_at_the_networks(folder: Path) -> None:
     assert "mIoU_own_size" not in evaluation.scores
     kept = truth != 255
     expected = confusion_matrix(truth[kept], logits.argmax(1)[kept], labels=range(len(CLASSES) + 1))
-    assert evaluation.confusion_CC is not None and np.array_equal(
-        evaluation.confusion_CC.numpy(), expected
-    )
+    assert np.array_equal(evaluation.record.confusion, expected)
     assert evaluation.save_pictures is None
 
 
@@ -160,7 +159,7 @@ def test_classification_keeps_what_its_scores_come_from(folder: Path, tmp_path: 
     """Scores and labels of each image, from which scikit-learn's step-wise AP is near; best classes by true ones."""
     model, config = model_of("classifier", len(CLASSES))
     classes_loader = loader(folder / "own", "classes")
-    evaluation = score_model(model, config, classes_loader.eval_batches(), ONE, seed=0)
+    evaluation = evaluate_model(model, config, classes_loader.eval_batches(), ONE, seed=0)
     logits, _ = logits_of(model, classes_loader)
     classes_loader.close()
     scores, positives = evaluation.per_image["scores_NC"], evaluation.per_image["positives_NC"]
@@ -169,16 +168,16 @@ def test_classification_keeps_what_its_scores_come_from(folder: Path, tmp_path: 
         if positives[:, index].sum() > 0:
             # The area under the monotone envelope is never under that of the steps.
             assert (
-                evaluation.per_class[name]
+                evaluation.record.per_class[name]
                 >= average_precision_score(positives[:, index], scores[:, index]) - 1e-6
             )
         else:
-            assert np.isnan(evaluation.per_class[name])
+            assert np.isnan(evaluation.record.per_class[name])
     by_hand = torch.zeros(len(CLASSES), len(CLASSES), dtype=torch.int64)
     for row, best in zip(positives, scores.argmax(1), strict=True):
         for index in row.nonzero()[:, 0]:
             by_hand[index, best] += 1
-    assert evaluation.confusion_CC is not None and torch.equal(evaluation.confusion_CC, by_hand)
+    assert evaluation.record.confusion == by_hand.tolist()
     write_evaluation(tmp_path, evaluation, {})
     written = json.loads((tmp_path / "scores.json").read_text())["per_class"]
     absent = {name for index, name in enumerate(CLASSES) if not positives[:, index].any()}
@@ -190,5 +189,5 @@ def test_classification_keeps_what_its_scores_come_from(folder: Path, tmp_path: 
 def test_a_rank_without_pictures_has_none_of_its_own_size(folder: Path) -> None:
     """A short set leaves a rank without any batch; alone, that is an error in words."""
     _, config = model_of("segmenter", len(CLASSES) + 1)
-    with pytest.raises(TrainingError, match="none of the pictures"):
+    with pytest.raises(TrainingError, match="none of the images"):
         score_segmenter(iter([]), ONE, config)

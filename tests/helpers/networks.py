@@ -1,0 +1,67 @@
+"""Small networks built from plain sizes, for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from colorgan.models.detector import Detector
+from colorgan.models.layers import NormName
+from colorgan.models.model_folder import Architecture, ModelConfig
+from colorgan.models.unet import Classifier, Encoder, UNet
+
+
+def small_encoder(
+    image_size: int = 32,
+    width: int = 4,
+    *,
+    norm: NormName = "batch",
+    bias_before_norm: bool = False,
+) -> Encoder:
+    """The U-Net's encoder."""
+    return Encoder(image_size=image_size, width=width, norm=norm, bias_before_norm=bias_before_norm)
+
+
+def small_unet(
+    image_size: int = 32,
+    width: int = 4,
+    *,
+    norm: NormName = "batch",
+    bias_before_norm: bool = False,
+    **arguments: Any,
+) -> UNet:
+    """A U-Net whose encoder and decoder have the same norm."""
+    encoder = small_encoder(image_size, width, norm=norm, bias_before_norm=bias_before_norm)
+    return UNet(encoder, norm=norm, bias_before_norm=bias_before_norm, **arguments)
+
+
+def small_classifier(
+    image_size: int = 32, width: int = 4, *, bias_before_norm: bool = False, **arguments: Any
+) -> Classifier:
+    """A classifier on the U-Net's encoder."""
+    return Classifier(
+        small_encoder(image_size, width, bias_before_norm=bias_before_norm), **arguments
+    )
+
+
+def small_detector(
+    image_size: int = 32, width: int = 4, *, norm: NormName = "batch", **arguments: Any
+) -> Detector:
+    """A detector on the U-Net's encoder."""
+    encoder = small_encoder(image_size, width, norm=norm)
+    return Detector(encoder, head_width=4 * width, norm=norm, **arguments)
+
+
+def small_config(kind: str, num_outputs: int = 2, **fields: Any) -> ModelConfig:
+    """A config of a 32 x 32 network of width 4."""
+    architecture = Architecture(
+        image_size=32,
+        width=4,
+        norm="batch",
+        bias_before_norm=False,
+        dropout=0.5,
+        num_outputs=num_outputs,
+        head_width=8,
+    )
+    return ModelConfig.model_validate(
+        {"kind": kind, "architecture": architecture, "ab_scale": 128.0, **fields}
+    )
