@@ -67,6 +67,7 @@ FRONT_DOORS = {
         "metrics",
         "generator_scores",
         "downstream",
+        "strips",
         "picture_grids",
     },
     "colorgan.runs": {"run", "reading", "provenance"},

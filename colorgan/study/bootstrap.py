@@ -1,6 +1,6 @@
 """The arithmetic of a bootstrap over test images and seeds; colorgan/study/comparison.py draws its intervals with it.
 
-Scores of many resamples at once, from the per-image evidence that colorgan/evaluation/task_scores.py leaves. A resample is told by
+Scores of many resamples at once, from the per-image evidence that colorgan/evaluation leaves. A resample is told by
 how often it holds each image, so no image is copied: average precision is computed with these multiplicities as
 weights, segmentation from weighted sums of counts.
 

@@ -89,7 +89,7 @@ class Protocol:
             labels) is taken, and the report says which.
         input: what the network sees.
         head: what is put on the features.
-        metric: the headline, a score of colorgan/evaluation/task_scores.py.
+        metric: the headline, a score of colorgan/evaluation.
         further: other scores shown beside it.
         source: whose rules, in which paper, section and year.
         stages: by arm; empty where nothing is trained but the head.
