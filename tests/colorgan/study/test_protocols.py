@@ -12,13 +12,13 @@ from typing import Any, get_args
 import pytest
 import torch
 import yaml
-from colorgan.evaluation.detection_metrics import COCO_NAMES
 from helpers.networks import small_config
 
 from colorgan.config.recipe import FinetuneRecipe
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
 from colorgan.evaluation.classifier_scores import score_classifier
+from colorgan.evaluation.detection_metrics import COCO_NAMES
 from colorgan.evaluation.segmenter_scores import score_segmenter
 from colorgan.probes.linear import Score
 from colorgan.study.protocols import METRIC_TITLES, PROTOCOLS, Arm, Protocol, find_protocol
