@@ -58,7 +58,7 @@ class Summary(_Record):
     taken: Count
     converted: dict[str, Count] = {}
     left_out: dict[str, LeftOut] = {}
-    labels_dropped: dict[str, Count] = {}
+    labels_dropped: dict[str, LeftOut] = {}
     near_grey: Count = 0
     off_profile: Count = 0
     low_quality: Count = 0

@@ -35,7 +35,12 @@ SHARDS_FLOORS: tuple[tuple[str, ...], ...] = (
     ("decoding",),
     ("packing", "loading"),
 )
-DATASETS_FLOORS: tuple[tuple[str, ...], ...] = (("errors",), ("corpora", "download"), ("sample",))
+DATASETS_FLOORS: tuple[tuple[str, ...], ...] = (
+    ("errors",),
+    ("corpora", "download"),
+    ("sample",),
+    ("opening",),
+)
 FLOORS = {"colorgan": COLORGAN_FLOORS, "shards": SHARDS_FLOORS, "datasets": DATASETS_FLOORS}
 # Between the projects' packages: who may import what, and from where.
 CROSSINGS = {
@@ -79,7 +84,7 @@ FRONT_DOORS = {
     "colorgan.study": {"study", "record", "runner", "single_runs"},
     "colorgan.report": {"page"},
     "shards.loading": {"loader", "shard_set", "boxes"},
-    "shards.packing": {"pack", "merging", "rebuilding", "verifying"},
+    "shards.packing": {"pack", "appending", "merging", "rebuilding", "verifying", "report"},
 }
 
 

@@ -69,7 +69,7 @@ class Instances:
         for annotation in self.annotations.get(image.id, []):
             found = self._object(annotation, image)
             if isinstance(found, str):
-                dropped.append(f"annotation {annotation.get('id')}: {found}")
+                dropped.append(f"{found}: annotation {annotation.get('id')}")
             else:
                 objects.append(found)
         return objects, tuple(dropped)
@@ -86,14 +86,14 @@ class Instances:
         """
         class_index = self.class_of_annotation(annotation)
         if class_index is None:
-            return f"its category {annotation.get('category_id')!r} is not listed"
+            return f"its category is not listed ({annotation.get('category_id')!r})"
 
         if not annotation.get("bbox"):
             return "it has no bbox"
         try:
             x, y, width, height = np.asarray(annotation["bbox"], np.float64).tolist()
         except (TypeError, ValueError, OverflowError):
-            return f"its bbox {str(annotation['bbox'])[:40]} is not four numbers"
+            return f"its bbox is not four numbers ({str(annotation['bbox'])[:40]})"
 
         box = (x, y, x + width, y + height)
         fault = box_fault(box, image.size)

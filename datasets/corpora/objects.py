@@ -24,7 +24,7 @@ def box_fault(box: Box, size: tuple[int, int] | None) -> str:
     if size is not None:
         width, height = size
         if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
-            return f"its box lies outside the picture of {width} x {height}"
+            return f"its box lies outside the picture ({width} x {height})"
     return ""
 
 

@@ -53,7 +53,7 @@ def read_annotation(path: Path, class_of: dict[str, int]) -> Annotation:
         try:
             objects.append(_object(item, name, class_of, size))
         except ValueError as error:
-            dropped.append(f"object {number} ({name or 'no name'}): {error}")
+            dropped.append(f"{error}: object {number}")
     return Annotation(objects, tuple(dropped), size)
 
 
@@ -111,7 +111,7 @@ def _object(
         ValueError: why it is dropped.
     """
     if name not in class_of:
-        raise ValueError("its class is not in the list of classes")
+        raise ValueError(f"its class is not in the list of classes ({name or 'no name'})")
 
     x0, y0, x1, y1 = (_number(item, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
     box: Box = (max(0.0, x0 - 1), max(0.0, y0 - 1), x1, y1)
@@ -130,7 +130,7 @@ def _number(item: Element, part: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise ValueError(f"its {part} is {text[:40]!r}, no number") from error
+        raise ValueError(f"its {part} is no number ({text[:40]!r})") from error
 
 
 def _text(item: Element, part: str) -> str:

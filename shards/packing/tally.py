@@ -1,6 +1,7 @@
 """Counts of what became of the photos of some records; added up from worker to shard to set.
 
-A chunk's tally is made in a worker, a shard's is saved in its state, and the set's becomes summary.json.
+A chunk's tally is made in a worker, a shard's is saved in its state, and the set's becomes
+summary.json.
 """
 
 from __future__ import annotations
@@ -16,11 +17,41 @@ from shards.summary import NUM_EXAMPLES, LeftOut, PhotoSize, Summary
 
 
 @dataclass
+class Reasons:
+    """Counts by reason, with the first names of each."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, sentence: str, name: str) -> None:
+        """Count one more; what follows a colon or bracket differs from file to file."""
+        reason = sentence.partition(":")[0].partition(" (")[0]
+        self._add(reason, 1, [name])
+
+    def add_all(self, other: dict[str, LeftOut]) -> None:
+        """Add other counts."""
+        for reason, each in other.items():
+            self._add(reason, each.count, each.examples)
+
+    def _add(self, reason: str, count: int, names: Iterable[str]) -> None:
+        self.counts[reason] += count
+        own = self.examples.setdefault(reason, [])
+        own.extend(list(names)[: NUM_EXAMPLES - len(own)])
+
+    def by_reason(self) -> dict[str, LeftOut]:
+        """Return the record of summary.json, the commonest reason first."""
+        return {
+            reason: LeftOut(count=count, examples=tuple(self.examples[reason]))
+            for reason, count in self.counts.most_common()
+        }
+
+
+@dataclass
 class Tally:
     """Counts over some photos; see `Summary` for what each one means."""
 
     converted: Counter[str] = field(default_factory=Counter)
-    labels_dropped: Counter[str] = field(default_factory=Counter)
+    labels_dropped: Reasons = field(default_factory=Reasons)
     near_grey: int = 0
     off_profile: int = 0
     low_quality: int = 0
@@ -30,7 +61,8 @@ class Tally:
     def add_photo(self, picture: StoredPicture, source: str, dropped: Iterable[str]) -> None:
         """Count one photo that was packed."""
         self.converted.update(picture.changes)
-        self.labels_dropped.update(dropped)
+        for sentence in dropped:
+            self.labels_dropped.add(sentence, source)
         self.near_grey += picture.is_near_grey
         self.off_profile += picture.is_off_profile
         self.low_quality += picture.is_low_quality
@@ -42,7 +74,7 @@ class Tally:
     def add(self, other: Tally) -> None:
         """Add another tally's counts."""
         self.converted.update(other.converted)
-        self.labels_dropped.update(other.labels_dropped)
+        self.labels_dropped.add_all(other.labels_dropped.by_reason())
         self.near_grey += other.near_grey
         self.off_profile += other.off_profile
         self.low_quality += other.low_quality
@@ -65,9 +97,11 @@ class Tally:
     def from_json(cls, document: dict[str, Any]) -> Tally:
         """Return the tally of plain data; counts that are absent are 0."""
         summary = Summary.model_validate({"taken": 0, **document})
+        dropped = Reasons()
+        dropped.add_all(summary.labels_dropped)
         return cls(
             Counter(summary.converted),
-            Counter(summary.labels_dropped),
+            dropped,
             summary.near_grey,
             summary.off_profile,
             summary.low_quality,
@@ -81,7 +115,7 @@ class Tally:
             taken=taken,
             converted=dict(sorted(self.converted.items())),
             left_out=left_out,
-            labels_dropped=dict(sorted(self.labels_dropped.items())),
+            labels_dropped=self.labels_dropped.by_reason(),
             near_grey=self.near_grey,
             off_profile=self.off_profile,
             low_quality=self.low_quality,
@@ -92,22 +126,10 @@ class Tally:
 
 def left_out_by_reason(rejections: Iterable[Rejection]) -> dict[str, LeftOut]:
     """Count rejections by the start of their reason, the commonest first, with a few sources each."""
-    counts: Counter[str] = Counter()
-    examples: dict[str, list[str]] = {}
-
+    reasons = Reasons()
     for rejection in rejections:
-        # What follows the colon or bracket differs from file to file.
-        reason = rejection.reason.partition(":")[0].partition(" (")[0]
-        counts[reason] += 1
-
-        named = examples.setdefault(reason, [])
-        if len(named) < NUM_EXAMPLES:
-            named.append(rejection.source)
-
-    return {
-        reason: LeftOut(count=count, examples=tuple(examples[reason]))
-        for reason, count in counts.most_common()
-    }
+        reasons.add(rejection.reason, rejection.source)
+    return reasons.by_reason()
 
 
 def _area(size: PhotoSize) -> int:

@@ -1,6 +1,7 @@
 """COCO: the real sample against pycocotools, layouts, and files that are wrong."""
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -205,8 +206,8 @@ def test_files_that_contradict_themselves_are_refused(
 
 
 BAD_OBJECTS = [
-    ({"category_id": 4}, "its category 4 is not listed"),
-    ({"category_id": None}, "its category None is not listed"),
+    ({"category_id": 4}, "its category is not listed (4)"),
+    ({"category_id": None}, "its category is not listed (None)"),
     ({"bbox": [1, 2, 3]}, "is not four numbers"),
     ({"bbox": "everywhere"}, "is not four numbers"),
     ({"bbox": [1, 2, 3, float("inf")]}, "its box is not finite"),
@@ -216,7 +217,7 @@ BAD_OBJECTS = [
     ({"bbox": []}, "it has no bbox"),
     ({"bbox": [1, 2, 0, 1]}, "its box has no area"),
     ({"bbox": [1, 2, 2, -1]}, "its box has no area"),
-    ({"bbox": [7, 2, 2, 1]}, "lies outside the picture of 5 x 4"),
+    ({"bbox": [7, 2, 2, 1]}, "lies outside the picture (5 x 4)"),
 ]
 
 
@@ -230,7 +231,7 @@ def test_a_bad_annotation_costs_its_object_and_is_named(
 
     assert len(first.label["objects"]) == 1 and not second.label["objects"]
     (dropped,) = first.dropped
-    assert dropped.startswith("annotation 8: ") and reason in dropped
+    assert dropped.endswith(": annotation 8") and reason in dropped
     assert not first.fault and not second.dropped
 
 
@@ -239,7 +240,9 @@ def test_a_file_of_bad_annotations_only_is_refused(
     tmp_path: Path, change: dict[str, Any], reason: str
 ) -> None:
     make(tmp_path, annotations=[{**ANNOTATION, **change}])
-    with pytest.raises(CorpusError, match=f"none of its annotations can be used: .*{reason}"):
+    with pytest.raises(
+        CorpusError, match=f"none of its annotations can be used: .*{re.escape(reason)}"
+    ):
         open_coco(tmp_path, "train")
 
 
