@@ -1,44 +1,74 @@
-"""What a picture says of itself before its pixels, read without decoding: its size, its kind, and whether it is whole.
+"""Parses JPEG, PNG and WebP headers without decoding: size, bits, channels, end of file.
 
-Used by shards/loading/shard_set.py: a picture or mask that is not what the manifest promises (another size, a palette, 16 bits)
-is told apart here in microseconds, before it fills the memory or lies askew to its mask.
+Used by shards/loading/members.py: an image or mask that differs from its manifest (another size, a
+palette, 16 bits) is recognized here in microseconds, before it fills the memory or is misaligned
+with its mask.
 
-It is also what keeps the process alive. DALI reads the headers of a batch in its threads and in the executor's own;
-where the latter meets a broken one it leaves while the others still work on what it has taken down, and they crash
-(DALI 2.4, image_decoder.h: an exception between RunAll(false) and WaitForWork). So everything that its parsers read,
-up to a JPEG's first scan and to a PNG's end, is walked here first, at least as strictly. Damage in the pixels
-themselves ends in an error that the decoder reports, as it should.
+It also keeps the process alive. DALI parses the headers of a batch in its threads and in the
+executor's own; if the latter meets a broken one, it leaves while the others still work on what it
+has freed, and they crash (DALI 2.4, image_decoder.h: an exception between RunAll(false) and
+WaitForWork). So everything that its parsers read, up to a JPEG's first scan and to the end of a PNG
+or WebP, is walked here first, at least as strictly. Damage in the pixels themselves ends in an
+error that the decoder reports, as it should.
 """
+
+from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
 
 _START_OF_SCAN = 0xDA
 _END_OF_IMAGE = b"\xff\xd9"
-_FRAMES = frozenset(
-    {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
-)  # baseline, extended, progressive; Huffman or arithmetic
-_OTHER_FRAMES = (
-    frozenset(range(0xC0, 0xD0)) - _FRAMES - {0xC4, 0xC8, 0xCC}
-)  # lossless, hierarchical
-_BARE = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})  # no marker, or one without a length
-_PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+# Baseline, extended, progressive; Huffman or arithmetic.
+_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
+# Lossless, hierarchical.
+_OTHER_FRAMES = frozenset(range(0xC0, 0xD0)) - _FRAMES - {0xC4, 0xC8, 0xCC}
+# No marker, or one without a length.
+_BARE = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})
+_EXIF = 0xE1
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_START = _PNG_SIGNATURE + b"\x00\x00\x00\rIHDR"
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+_PNG_PALETTE = 3
+
+_WEBP_ANIMATION, _WEBP_ALPHA = 0x02, 0x10
+_WEBP_LOSSLESS = 0x2F
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Size in pixels as encoded (before any EXIF rotation), bits and number of channels."""
+    """An image's header.
+
+    Attributes:
+        width: In pixels, as encoded: before any EXIF rotation.
+        height: In pixels, as encoded.
+        bits: Per sample; for a palette those of its colors.
+        channels: 1 grey, 3 color, 2 and 4 with transparency.
+        kind: "jpeg", "png" or "webp".
+    """
 
     width: int
     height: int
     bits: int
     channels: int
+    kind: str = "jpeg"
+
+
+def image_header(data: bytes) -> Header | None:
+    """Return an image's header; None if it is none of the three kinds, or is broken."""
+    if data.startswith(_PNG_SIGNATURE):
+        return png_header(data)
+    if data[:4] == b"RIFF":
+        return webp_header(data)
+    return jpeg_header(data)
 
 
 def jpeg_header(data: bytes) -> Header | None:
-    """What a JPEG says of itself; None where it is none, or anything before its first scan is broken."""
+    """Return a JPEG's header; None if it is not one, or is broken before its first scan."""
     if data[:2] != b"\xff\xd8":
         return None
+
     header = None
     position, end = 2, len(data)
     while position + 4 <= end and data[position] == 0xFF:
@@ -48,15 +78,17 @@ def jpeg_header(data: bytes) -> Header | None:
             continue
         if marker == _START_OF_SCAN:
             return header
+
         size = data[position + 2] << 8 | data[position + 3]
         if marker in _BARE or marker in _OTHER_FRAMES or size < 2 or position + 2 + size > end:
             return None
         if marker in _FRAMES:
-            if header is not None or size < 8 or size < 8 + 3 * data[position + 9]:
+            if header is not None:
                 return None
-            bits, height, width, channels = struct.unpack_from(">BHHB", data, position + 4)
-            header = Header(width, height, bits, channels)
-        elif marker == 0xE1 and size < 8 and data[position + 4 : position + 10] == b"Exif\0\0":
+            header = _frame(data, position, size)
+            if header is None:
+                return None
+        elif marker == _EXIF and size < 8 and data[position + 4 : position + 10] == b"Exif\0\0":
             return None
         position += 2 + size
     return None
@@ -81,22 +113,102 @@ def jpeg_has_end(data: bytes) -> bool:
     return data.find(_END_OF_IMAGE, position) >= 0
 
 
-def mask_header(data: bytes) -> Header | None:
-    """What a grey PNG says of itself; None where it is no PNG, not grey, or its chunks are broken."""
+def png_header(data: bytes) -> Header | None:
+    """Return a PNG's header; None if it is not one, or its chunks are broken."""
     if len(data) < 33 or not data.startswith(_PNG_START):
         return None
+
     width, height, bits, color_type = struct.unpack_from(">IIBB", data, 16)
-    if color_type != 0:
+    if color_type not in _PNG_CHANNELS or _chunk_names(data) is None:
         return None
+    if color_type == _PNG_PALETTE:
+        bits = 8  # of the colors; its indices have fewer
+    return Header(width, height, bits, _PNG_CHANNELS[color_type], "png")
+
+
+def mask_header(data: bytes) -> Header | None:
+    """Return a grey PNG's header; None if it is not one, or its chunks are broken.
+
+    Masks with EXIF are refused: the packer writes none, and it is a parser less to trust.
+    """
+    header = png_header(data)
+    if header is None or header.channels != 1:
+        return None
+    return None if b"eXIf" in (_chunk_names(data) or ()) else header
+
+
+def webp_header(data: bytes) -> Header | None:
+    """Return a WebP's header; None if it is not one, is broken, or is animated."""
+    if len(data) < 30 or data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return None
+    end = 8 + int.from_bytes(data[4:8], "little")
+    if end > len(data):
+        return None
+
+    header: Header | None = None
+    has_alpha = False
+    position = 12
+    while position + 8 <= end:
+        name = data[position : position + 4]
+        size = int.from_bytes(data[position + 4 : position + 8], "little")
+        body = data[position + 8 : position + 18]
+        if position + 8 + size > end:
+            return None
+
+        if name == b"VP8X":
+            if size < 10 or body[0] & _WEBP_ANIMATION:
+                return None
+            has_alpha = bool(body[0] & _WEBP_ALPHA)
+        elif name in (b"VP8 ", b"VP8L"):
+            header = _webp_frame(name, body)
+            break
+        position += 8 + size + (size & 1)
+
+    if header is None or not has_alpha:
+        return header
+    return Header(header.width, header.height, 8, 4, "webp")
+
+
+def _frame(data: bytes, position: int, size: int) -> Header | None:
+    if size < 8 or size < 8 + 3 * data[position + 9]:
+        return None
+    bits, height, width, channels = struct.unpack_from(">BHHB", data, position + 4)
+    return Header(width, height, bits, channels)
+
+
+def _chunk_names(data: bytes) -> list[bytes] | None:
+    """Return a PNG's chunks up to its end chunk; None if they are broken or have broken EXIF."""
+    names: list[bytes] = []
     position = 33
     while position + 12 <= len(data):
-        size, name = (
-            int.from_bytes(data[position : position + 4], "big"),
-            data[position + 4 : position + 8],
-        )
+        size = int.from_bytes(data[position : position + 4], "big")
+        name = data[position + 4 : position + 8]
         if name == b"IEND":
-            return Header(width, height, bits, 1)
-        if name == b"eXIf":  # nothing that we write, and a parser less to trust
+            return names
+        if name == b"eXIf" and not _is_exif(data[position + 8 : position + 8 + size]):
             return None
+        names.append(name)
         position += 12 + size
     return None
+
+
+def _is_exif(body: bytes) -> bool:
+    """Return whether EXIF begins as a TIFF file does; DALI parses it for the orientation."""
+    return len(body) >= 8 and body[:4] in (b"II*\0", b"MM\0*")
+
+
+def _webp_frame(name: bytes, body: bytes) -> Header | None:
+    if len(body) < 10:
+        return None
+    if name == b"VP8L":
+        if body[0] != _WEBP_LOSSLESS:
+            return None
+        sides = int.from_bytes(body[1:5], "little")
+        channels = 4 if sides >> 28 & 1 else 3
+        return Header((sides & 0x3FFF) + 1, (sides >> 14 & 0x3FFF) + 1, 8, channels, "webp")
+
+    # A key frame with its start code; both sides are 14 bits, with a scale above them.
+    if body[0] & 1 or body[3:6] != b"\x9d\x01\x2a":
+        return None
+    width, height = struct.unpack_from("<HH", body, 6)
+    return Header(width & 0x3FFF, height & 0x3FFF, 8, 3, "webp")

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.loading.shard_set import ShardSet
-from shards.manifest import MANIFEST_FILE
 from shards.order import WINDOW_SHARDS
 from shards.storage.remote import remote_of
 
@@ -45,7 +44,7 @@ def fetched_ahead(plans: Iterator[P], shards: ShardSet) -> Iterator[P]:
     The look-ahead grows by one plan with each plan taken, up to `_AHEAD_SHARDS` shards' worth of
     samples: the first plan is not delayed, and the number held is bounded.
     """
-    if not any(remote_of(manifest.folder / MANIFEST_FILE) for manifest in shards.manifests):
+    if not any(remote_of(path) for path in shards.shard_paths):
         yield from plans
         return
 

@@ -7,6 +7,7 @@ trusted: a set may come from elsewhere.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +84,13 @@ def class_vectors(label: bytes, num_classes: int) -> ClassVectors:
         group[index] = True
 
     return ClassVectors(present, difficult & ~easy & (present > 0))
+
+
+def vectors_of(indices: Sequence[int], num_classes: int) -> ClassVectors:
+    """Return the class vectors of a label that has classes and no objects."""
+    present = np.zeros(num_classes, np.float32)
+    present[list(indices)] = 1.0
+    return ClassVectors(present, np.zeros(num_classes, np.bool_))
 
 
 def labelled_objects(label: bytes, num_classes: int, stored_size: tuple[int, int]) -> Objects:

@@ -297,7 +297,7 @@ class Loader:
             sample_ids_B=torch.tensor([item.sample_id for item in items]),
             positions_B=torch.tensor([item.position for item in items]),
         )
-        if self._spec.members.num_classes is not None and not self._spec.members.boxes:
+        if self._spec.members.classes is not None and not self._spec.members.boxes:
             self._add_classes(batch, items)
         return batch
 
@@ -340,7 +340,7 @@ def _stored_mask(png: bytes) -> Tensor:
 def _member_spec(shards: ShardSet, targets: Targets, read_timeout_s: float) -> MemberSpec:
     labelled = targets in ("classes", "boxes")
     return MemberSpec(
-        num_classes=len(shards.classes) if labelled else None,
+        classes=shards.classes if labelled else None,
         boxes=targets == "boxes",
         mask=targets == "mask",
         retry=replace(READ_RETRIES, stall_s=read_timeout_s),
@@ -365,6 +365,11 @@ def _check_targets(shards: ShardSet, targets: Targets) -> None:
         raise ManifestError(
             f"{names}: no classes, or not the same ones in all folders, but the task needs "
             f"{targets}; pack a labelled corpus, or give folders of one corpus only."
+        )
+    if targets == "boxes" and any(manifest.is_indexed for manifest in shards.manifests):
+        raise ManifestError(
+            f"{names}: shards made elsewhere have no boxes, but the task needs boxes; pack the "
+            "corpus."
         )
     if targets == "mask" and not shards.has_masks:
         raise ManifestError(

@@ -10,14 +10,21 @@ from pathlib import Path
 import numpy as np
 
 from shards.errors import ShardError
-from shards.images.headers import Header, jpeg_has_end, jpeg_header, mask_header
-from shards.loading.labels import ClassVectors, Objects, class_vectors, labelled_objects
+from shards.foreign_labels import class_indices
+from shards.images.headers import Header, image_header, jpeg_has_end, mask_header
+from shards.loading.labels import (
+    ClassVectors,
+    Objects,
+    class_vectors,
+    labelled_objects,
+    vectors_of,
+)
 from shards.loading.shard_set import ShardSet
 from shards.storage.retries import READ_RETRIES, RetryPolicy
 from shards.storage.shard_files import ReadAt
 
-# The most bytes of a member: 4 per pixel (an uncompressed RGBA image) and room for metadata. A table
-# from elsewhere may promise 4 GB per member, which would be read before any checksum fails.
+# The most bytes of a member: 4 per pixel (an uncompressed RGBA image) and room for metadata. A
+# table from elsewhere may promise 4 GB per member, which would be read before any checksum fails.
 _BYTES_PER_PIXEL = 4
 _METADATA_BYTES = 16 << 20
 
@@ -41,7 +48,7 @@ class MemberSpec:
     """Which members to read beside the image, and how.
 
     Attributes:
-        num_classes: Read the JSON label, with this many classes; None: no label.
+        classes: Read the label of a set with these classes; None: no label.
         boxes: Parse the label's objects instead of its class vectors.
         mask: Read the mask.
         max_pixels: Larger images are refused before anything is decoded.
@@ -49,7 +56,7 @@ class MemberSpec:
             (`stall_s`) a read that does not return is given up.
     """
 
-    num_classes: int | None = None
+    classes: tuple[str, ...] | None = None
     boxes: bool = False
     mask: bool = False
     max_pixels: int = 2**27
@@ -67,16 +74,13 @@ def read_members(shards: ShardSet, row: np.void, spec: MemberSpec, read_at: Read
     _check_num_pixels(path, row, spec.max_pixels)
 
     members = Members(_read_member(path, row, "image", spec, read_at), None, None)
-    _check_image(path, row, members.image)
+    manifest = shards.manifest_of(row)
+    _check_image(path, row, members.image, manifest.image_formats)
 
-    if spec.num_classes is not None:
+    if spec.classes is not None:
         text = _read_member(path, row, "label", spec, read_at)
         try:
-            if spec.boxes:
-                stored_size = int(row["width"]), int(row["height"])
-                members.objects = labelled_objects(text, spec.num_classes, stored_size)
-            else:
-                members.label = class_vectors(text, spec.num_classes)
+            _parse_label(members, text, row, spec.classes, spec.boxes, manifest.label_format)
         except ValueError as error:
             raise BadSampleError(f"{path.name}: label: {error}") from None
 
@@ -94,12 +98,36 @@ def _check_num_pixels(path: Path, row: np.void, max_pixels: int) -> None:
         )
 
 
-def _check_image(path: Path, row: np.void, image: bytes) -> None:
-    header = jpeg_header(image)
-    if header is None or header.bits != 8 or header.channels not in (1, 3):
-        raise BadSampleError(f"{path.name}: the image is not an 8-bit JPEG")
+def _parse_label(
+    members: Members,
+    text: bytes,
+    row: np.void,
+    classes: tuple[str, ...],
+    boxes: bool,
+    label_format: str,
+) -> None:
+    if label_format:  # a shard made elsewhere: classes only
+        indices = class_indices(text, label_format, classes)
+        members.label = vectors_of(indices, len(classes))
+    elif boxes:
+        stored_size = int(row["width"]), int(row["height"])
+        members.objects = labelled_objects(text, len(classes), stored_size)
+    else:
+        members.label = class_vectors(text, len(classes))
+
+
+def _check_image(path: Path, row: np.void, image: bytes, formats: tuple[str, ...]) -> None:
+    header = image_header(image)
+    if header is None or header.kind not in formats:
+        names = " or ".join(name.upper() if name != "webp" else "WebP" for name in formats)
+        raise BadSampleError(f"{path.name}: the image is not an intact {names}")
+    if header.bits > 8 or header.channels not in (1, 3):
+        raise BadSampleError(
+            f"{path.name}: the image has {header.bits} bits and {header.channels} channels, not "
+            "8-bit grey or RGB; packing converts such images"
+        )
     # Decided here, so that the same samples are replaced on a CPU and on a GPU.
-    if not jpeg_has_end(image):
+    if header.kind == "jpeg" and not jpeg_has_end(image):
         raise BadSampleError(f"{path.name}: the image is cut off before its end")
     _check_size(path, "image", header, row)
 

@@ -19,7 +19,13 @@ from shards.errors import ManifestError
 from shards.manifest import Manifest, read_manifest
 from shards.samples_table import SAMPLE_DTYPE
 from shards.storage.cache import Cache
-from shards.storage.remote import DEFAULT_CACHE_GB, default_cache_dir, is_url, open_remote
+from shards.storage.remote import (
+    DEFAULT_CACHE_GB,
+    default_cache_dir,
+    is_url,
+    open_remote,
+    with_cached_shards,
+)
 from shards.storage.retries import FETCH_RETRIES, RetryPolicy
 from shards.storage.staging import stage
 
@@ -56,7 +62,7 @@ class ShardSet:
         self.shard_paths: list[Path] = []
         for manifest in manifests:
             self.shard_sizes += [shard.samples for shard in manifest.shards]
-            self.shard_paths += [manifest.folder / shard.file for shard in manifest.shards]
+            self.shard_paths += [manifest.shard_path(shard) for shard in manifest.shards]
         self.num_samples = sum(self.shard_sizes)
 
         self._tables = [manifest.samples() for manifest in manifests]
@@ -72,6 +78,11 @@ class ShardSet:
             rows[here] = self._tables[folder][ids[here] - self._first_sample[folder]]
             rows["shard"][here] += np.uint32(self._first_shard[folder])
         return rows
+
+    def manifest_of(self, row: np.void) -> Manifest:
+        """Return the manifest of the folder that a row of `rows` belongs to."""
+        folder = int(np.searchsorted(self._first_shard, row["shard"], side="right")) - 1
+        return self.manifests[folder]
 
     def same_classes(self) -> bool:
         """Return whether all folders have the same classes, so that a number means one class."""
@@ -95,6 +106,11 @@ class Storage:
     stage_dir: Path | None = None
     stage_gb: float | None = None
     retry: RetryPolicy = FETCH_RETRIES
+
+    @property
+    def cache(self) -> Cache:
+        """Return the cache for what comes from URLs."""
+        return Cache(self.cache_dir or default_cache_dir(), round(self.cache_gb * 1e9))
 
 
 def open_shards(folders: Sequence[Path | str], storage: Storage | None = None) -> ShardSet:
@@ -126,11 +142,11 @@ def open_shards(folders: Sequence[Path | str], storage: Storage | None = None) -
 
 def _open_folder(folder: Path | str, storage: Storage) -> Manifest:
     if is_url(folder):
-        cache_dir = storage.cache_dir or default_cache_dir()
-        cache = Cache(cache_dir, round(storage.cache_gb * 1e9))
-        return open_remote(str(folder), cache, storage.retry)
+        return open_remote(str(folder), storage.cache, storage.retry)
 
     manifest = read_manifest(Path(folder))
+    if any(shard.is_remote for shard in manifest.shards):
+        return with_cached_shards(manifest, storage.cache, storage.retry)
     if storage.stage_dir is None:
         return manifest
     limit_bytes = None if storage.stage_gb is None else round(storage.stage_gb * 1e9)

@@ -5,8 +5,9 @@ The engine of shards/loading/loader.py; what it makes is in shards/loading/micro
 Python's lock: this thread and the readers hold it for some 80 us per image, in stretches of tens of
 microseconds between calls that release it (pread, crc32, DALI, the compiled kernels). The training
 thread gets it back at such a call, long before Python's switch interval of 5 ms forces it. So
-`sys.setswitchinterval`, which would change every thread of the process, is left alone: with 0.5 ms a
-thread that launches small operators beside a running loader had the same median and no better tail.
+`sys.setswitchinterval`, which would change every thread of the process, is left alone: with 0.5 ms
+a thread that launches small operators beside a running loader had the same median and no better
+tail.
 """
 
 from __future__ import annotations

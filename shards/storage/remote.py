@@ -14,8 +14,9 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,21 +36,31 @@ _KEPT_FAILURE_S = 60.0
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}", re.ASCII)
 
 
-class RemoteFolder:
-    """A packed folder behind a URL and its part of the cache; used by any number of threads."""
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file of a set: its URL, and what the manifest promises about it."""
 
-    def __init__(self, url: str, manifest: Manifest, cache: Cache, retry: RetryPolicy) -> None:
-        self._url = url
-        self._folder = manifest.folder
+    url: str
+    promise: Promise
+
+
+class RemoteFolder:
+    """A set's files behind URLs and their folder in the cache; used by any number of threads.
+
+    Args:
+        folder: The set's part of the cache.
+        files: The files by their names in it.
+        cache: The cache.
+        retry: When a fetch is tried again and given up.
+    """
+
+    def __init__(
+        self, folder: Path, files: Mapping[str, RemoteFile], cache: Cache, retry: RetryPolicy
+    ) -> None:
+        self._folder = folder
+        self._files = files
         self._cache = cache
         self._retry = retry
-
-        self._promises = {
-            shard.file: Promise(shard.bytes, shard.sha256) for shard in manifest.shards
-        }
-        table = manifest.samples_file
-        self._promises[table.file] = Promise(table.bytes, table.sha256)
-
         self._lock = threading.Lock()
         self._fetching: Counter[str] = Counter()
         self._failures: dict[str, tuple[float, str]] = {}
@@ -83,7 +94,8 @@ class RemoteFolder:
             TransferError: It cannot be fetched.
             OSError: The cache cannot be used.
         """
-        promise, path = self._promises[name], self._folder / name
+        path = self._folder / name
+        promise = self._files[name].promise
         if _is_whole(path, promise.size):
             return
 
@@ -95,7 +107,7 @@ class RemoteFolder:
         try:
             with self._counted(name), locked(lock, self._retry.limit_s(promise.size)):
                 if not _is_whole(path, promise.size):
-                    self._fetch(path, promise, needed)
+                    self._fetch(path, needed)
         except (TransferError, TimeoutError) as error:
             self._failures[name] = (time.monotonic(), str(error))
             raise TransferError(str(error)) from error
@@ -108,8 +120,9 @@ class RemoteFolder:
         """Try files again that could not be fetched a moment ago."""
         self._failures.clear()
 
-    def _fetch(self, path: Path, promise: Promise, needed: bool) -> None:
+    def _fetch(self, path: Path, needed: bool) -> None:
         part = path.with_name(path.name + PART)
+        url, promise = self._files[path.name].url, self._files[path.name].promise
         if not self._cache.reserve(part, promise.size, needed=needed):
             return
 
@@ -117,7 +130,7 @@ class RemoteFolder:
             return part.open("r+b")
 
         try:
-            fetch_into(f"{self._url}/{path.name}", open_part, promise, self._retry)
+            fetch_into(url, open_part, promise, self._retry)
             _sync(part)
             part.replace(path)
         finally:
@@ -168,20 +181,77 @@ def open_remote(url: str, cache: Cache, retry: RetryPolicy) -> Manifest:
         _check_names(url, manifest)
         _check_room(url, manifest, cache)
 
-        folder.mkdir(parents=True, exist_ok=True)
-        cache.sweep()
-        remote = _FOLDERS[folder] = RemoteFolder(url, manifest, cache, retry)
-        os.close(remote.open(manifest.samples_file.file))
+        table = manifest.samples_file
+        files = _remote_shards(url, manifest)
+        files[table.file] = RemoteFile(f"{url}/{table.file}", Promise(table.bytes, table.sha256))
+        remote = _open_folder(folder, files, cache, retry)
+        os.close(remote.open(table.file))
     except TransferError as error:
         raise ManifestError(
             f"{error}. Check the address (a folder that holds {MANIFEST_FILE}) and the network."
         ) from error
     except OSError as error:
-        raise ManifestError(
-            f"{cache.folder}: cannot hold fetched shards ({error.strerror or error}); name another "
-            "folder with data.cache_dir."
-        ) from error
-    return manifest
+        raise _unusable(cache, error) from error
+    return _located(manifest, folder)
+
+
+def with_cached_shards(manifest: Manifest, cache: Cache, retry: RetryPolicy) -> Manifest:
+    """Let the shards of a local manifest that are behind URLs be read through the cache.
+
+    Returns:
+        The manifest; those shards' locations are their paths in the cache.
+
+    Raises:
+        ManifestError: Hostile names or addresses, or a cache that is too small or cannot be used.
+    """
+    where = str(manifest.folder)
+    _check_names(where, manifest)
+    _check_room(where, manifest, cache)
+    for shard in manifest.shards:
+        if shard.is_remote:
+            _checked_url(shard.location)
+
+    folder = cache.folder.absolute() / f"indexed-{manifest.digest[:32]}"
+    try:
+        _open_folder(folder, _remote_shards(where, manifest), cache, retry)
+    except OSError as error:
+        raise _unusable(cache, error) from error
+    return _located(manifest, folder)
+
+
+def _remote_shards(url: str, manifest: Manifest) -> dict[str, RemoteFile]:
+    """Return the shards that are behind URLs: their own, or beside a manifest behind a URL."""
+    files = {}
+    for shard in manifest.shards:
+        address = shard.location or f"{url}/{shard.file}"
+        if is_url(address):
+            files[shard.file] = RemoteFile(address, Promise(shard.bytes, shard.sha256))
+    return files
+
+
+def _located(manifest: Manifest, folder: Path) -> Manifest:
+    """Return the manifest with its remote shards at their paths in the cache."""
+    shards = []
+    for shard in manifest.shards:
+        location = str(folder / shard.file) if shard.is_remote else shard.location
+        shards.append(shard.model_copy(update={"location": location}))
+    return manifest.model_copy(update={"shards": tuple(shards)})
+
+
+def _open_folder(
+    folder: Path, files: Mapping[str, RemoteFile], cache: Cache, retry: RetryPolicy
+) -> RemoteFolder:
+    folder.mkdir(parents=True, exist_ok=True)
+    cache.sweep()
+    remote = _FOLDERS[folder] = RemoteFolder(folder, files, cache, retry)
+    return remote
+
+
+def _unusable(cache: Cache, error: OSError) -> ManifestError:
+    return ManifestError(
+        f"{cache.folder}: cannot hold fetched shards ({error.strerror or error}); name another "
+        "folder with data.cache_dir."
+    )
 
 
 def default_cache_dir() -> Path:
@@ -222,8 +292,11 @@ def _checked_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def _check_names(url: str, manifest: Manifest) -> None:
-    """Refuse all but plain names, each once: they become files of the cache and parts of URLs."""
+def _check_names(where: str, manifest: Manifest) -> None:
+    """Refuse all but plain names, each once: they become files of the cache and parts of URLs.
+
+    A manifest behind a URL must not name files of this machine either.
+    """
     table = manifest.samples_file.file
     seen = {table}
 
@@ -231,17 +304,22 @@ def _check_names(url: str, manifest: Manifest) -> None:
         name = shard.file
         if not _SAFE_NAME.fullmatch(name) or not name.endswith(".tar") or name in seen:
             raise ManifestError(
-                f"{url}/{MANIFEST_FILE}: {name!r} is not the name of a shard, or comes twice."
+                f"{where}/{MANIFEST_FILE}: {name!r} is not the name of a shard, or comes twice."
+            )
+        if is_url(where) and shard.location and not shard.is_remote:
+            raise ManifestError(
+                f"{where}/{MANIFEST_FILE}: shard {name} is at {shard.location}, on the machine "
+                "that indexed it; index its address there instead."
             )
         seen.add(name)
 
     if not _SAFE_NAME.fullmatch(table) or not table.endswith(".npy"):
         raise ManifestError(
-            f"{url}/{MANIFEST_FILE}: {table!r} is not the name of a table of samples."
+            f"{where}/{MANIFEST_FILE}: {table!r} is not the name of a table of samples."
         )
 
 
-def _check_room(url: str, manifest: Manifest, cache: Cache) -> None:
+def _check_room(where: str, manifest: Manifest, cache: Cache) -> None:
     """Require room for a window of shards.
 
     A rank reads from all shards of a window in turn; with fewer in the cache every read would be a
@@ -253,7 +331,7 @@ def _check_room(url: str, manifest: Manifest, cache: Cache) -> None:
     if needed > cache.limit_bytes:
         needed_gb, limit_gb = needed / 1e9, cache.limit_bytes / 1e9
         raise ManifestError(
-            f"{url}: a window of its shards takes {needed_gb:.3g} GB, the cache may hold "
+            f"{where}: a window of its shards takes {needed_gb:.3g} GB, the cache may hold "
             f"{limit_gb:.3g}; set data.cache_gb to {needed_gb * 1.5:.2g} or more, or copy the "
             "folder."
         )

@@ -53,7 +53,10 @@ def stage(manifest: Manifest, root: Path, limit_bytes: int | None = None) -> Man
             f"{root}: shards cannot be staged there ({error.strerror or error}); name another "
             "folder, or unset COLORGAN_STAGE_DIR."
         ) from error
-    return read_manifest(copy)
+    # The copy of a manifest still has the locations of shards made elsewhere.
+    staged = read_manifest(copy, check_files=False)
+    shards = [shard.model_copy(update={"location": ""}) for shard in staged.shards]
+    return staged.model_copy(update={"shards": tuple(shards)})
 
 
 def _room(root: Path, limit_bytes: int | None) -> int:
@@ -82,10 +85,10 @@ def _copy(manifest: Manifest, copy: Path, room: int) -> None:
         if room >= 0:
             fitting.append(shard)
         else:
-            _link(manifest.folder, partial, shard)
+            _link(manifest.shard_path(shard), partial / shard.file)
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        sizes = list(pool.map(lambda shard: _copy_shard(manifest.folder, partial, shard), fitting))
+        sizes = list(pool.map(lambda shard: _copy_shard(manifest, shard, partial), fitting))
     partial.rename(copy)
     _print_summary(manifest, copy, sizes, time.monotonic() - start)
 
@@ -105,25 +108,26 @@ def _print_summary(manifest: Manifest, copy: Path, sizes: list[int], seconds: fl
     print(text, flush=True)
 
 
-def _copy_shard(source: Path, target: Path, shard: ShardInfo) -> int:
+def _copy_shard(manifest: Manifest, shard: ShardInfo, folder: Path) -> int:
     """Copy one shard and return its bytes; 0 if the disk was full and it is a link now."""
+    source, target = manifest.shard_path(shard), folder / shard.file
     digest = ""
     for _ in range(2):  # a network file system may have had a bad moment
         try:
-            digest, size = _copy_file(source / shard.file, target / shard.file)
+            digest, size = _copy_file(source, target)
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
-            (target / shard.file).unlink(missing_ok=True)
-            _link(source, target, shard)
+            target.unlink(missing_ok=True)
+            _link(source, target)
             return 0
         if digest == shard.sha256:
             return size
 
     raise ManifestError(
-        f"{source / shard.file}: its sha256 is {digest[:12]}, the manifest has "
-        f"{shard.sha256[:12]}. Check the folder with python launcher/pack.py --verify {source}, "
-        "and pack the shard again with --only NUMBER."
+        f"{source}: its sha256 is {digest[:12]}, the manifest has {shard.sha256[:12]}. Check the "
+        f"folder with python launcher/pack.py --verify {manifest.folder}, and pack the shard again "
+        "with --only NUMBER."
     )
 
 
@@ -137,5 +141,5 @@ def _copy_file(source: Path, target: Path) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def _link(source: Path, target: Path, shard: ShardInfo) -> None:
-    (target / shard.file).symlink_to((source / shard.file).resolve())
+def _link(source: Path, target: Path) -> None:
+    target.symlink_to(source.resolve())

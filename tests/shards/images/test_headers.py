@@ -10,7 +10,7 @@ def test_headers() -> None:
     assert jpeg_header(jpeg(picture(1, 40, 56))) == Header(56, 40, 8, 3)
     assert jpeg_header(jpeg(picture(1, 8, 9)[..., 0])) == Header(9, 8, 8, 1)
     assert jpeg_header(cut_in_the_pixels(jpeg(picture(1, 8, 9)))) == Header(9, 8, 8, 3)
-    assert mask_header(png(np.zeros((5, 6), np.uint8))) == Header(6, 5, 8, 1)
+    assert mask_header(png(np.zeros((5, 6), np.uint8))) == Header(6, 5, 8, 1, "png")
 
 
 def test_broken_headers_are_none() -> None:

@@ -225,7 +225,7 @@ def test_replaced_samples_are_recorded(damaged: Path) -> None:
     assert (
         "does not decode" in reasons
         and "another checksum" in reasons
-        and "not an 8-bit JPEG" in reasons
+        and "not an intact JPEG" in reasons
     )
 
 

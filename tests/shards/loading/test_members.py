@@ -24,7 +24,7 @@ from shards.storage.retries import RetryPolicy
 from shards.storage.shard_files import ShardFiles
 
 QUICK = RetryPolicy(num_tries=3, wait_s=0.001)
-EVERYTHING = MemberSpec(num_classes=3, mask=True, retry=QUICK)
+EVERYTHING = MemberSpec(classes=("cat", "dog", "owl"), mask=True, retry=QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +111,10 @@ def test_damaged_shard(folder: Path, harm: Callable[[ShardSet], None], reason: s
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"image": b"garbage"}, "the image is not an 8-bit JPEG"),
+        ({"image": b"garbage"}, "the image is not an intact JPEG"),
         ({"image": cut_in_the_pixels(tiny_sample(1).image)}, "the image is cut off before its end"),
         ({"image": jpeg(picture(0, 64, 64))}, "the image is 64x64, the manifest has 32x32"),
-        ({"image": png(np.zeros((32, 32), np.uint8))}, "the image is not an 8-bit JPEG"),
+        ({"image": png(np.zeros((32, 32), np.uint8))}, "the image is not an intact JPEG"),
         ({"mask": b""}, "no mask"),
         ({"mask": png(np.zeros((31, 32), np.uint8))}, "the mask is 32x31, the manifest has 32x32"),
         ({"mask": png(np.zeros((32, 32), bool))}, "the mask is not an 8-bit grey PNG"),

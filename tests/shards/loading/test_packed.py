@@ -93,7 +93,7 @@ def test_a_sample_is_one_seek_whatever_is_read_of_it(shards: ShardSet) -> None:
 
     for row in shards.rows(np.arange(NUM_GOOD)):
         spans.clear()
-        read_members(shards, row, MemberSpec(num_classes=2, mask=True), read_at)
+        read_members(shards, row, MemberSpec(classes=("a", "b"), mask=True), read_at)
         gaps = [begin - end for (_, end), (begin, _) in pairwise(spans)]
         assert len(gaps) == 2 and all(BLOCK <= gap < 2 * BLOCK for gap in gaps)
     files.close()
