@@ -23,7 +23,7 @@ COLORGAN_FLOORS: tuple[tuple[str, ...], ...] = (
     ("evaluation", "training"),
     ("runs", "probes"),
     ("tasks", "study"),
-    ("report",),
+    ("report", "doctor"),
 )
 # errors.py, files.py, records.py and a file per record on disk are the ground of shards; packing and loading never touch each other.
 SHARDS_FLOORS: tuple[tuple[str, ...], ...] = (
@@ -83,6 +83,7 @@ FRONT_DOORS = {
     "colorgan.probes": {"probe", "record", "settings", "svm"},
     "colorgan.study": {"study", "record", "runner", "single_runs"},
     "colorgan.report": {"page"},
+    "colorgan.doctor": {"examine"},
     "shards.loading": {"loader", "shard_set", "boxes"},
     "shards.packing": {"pack", "appending", "merging", "rebuilding", "verifying", "report"},
 }

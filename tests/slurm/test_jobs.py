@@ -159,7 +159,11 @@ def test_dead_nodes_do_not_end_a_run(
     ("extra", "status", "told"),
     [
         (["--lerning_rate", "1"], 2, "FAILED: a mistake, told above"),
-        (["--optimizer.learning_rate", "1e30"], 65, "FAILED: NaN or infinity in a loss, told above"),
+        (
+            ["--optimizer.learning_rate", "1e30"],
+            65,
+            "FAILED: NaN or infinity in a loss, told above",
+        ),
     ],
 )
 def test_a_jobs_own_fault_is_not_requeued(

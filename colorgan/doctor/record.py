@@ -1,0 +1,81 @@
+"""Findings of the doctor: their table on the screen, and doctor.json on the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from colorgan.files import replacing
+
+RECORD = "doctor.json"
+Verdict = Literal["fine", "slow", "broken", "not checked"]
+LINE_WIDTH = 100
+
+
+class Finding(BaseModel):
+    """One check of the machine.
+
+    Attributes:
+        name: What was checked.
+        verdict: "slow" costs time, "broken" makes commands fail or give wrong numbers.
+        detail: What was found, with figures and units.
+        advice: What to do about it; empty if fine.
+        figures: The measured numbers by name, for programs.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    verdict: Verdict
+    detail: str
+    advice: str = ""
+    figures: dict[str, float] = {}
+
+
+class Examination(BaseModel):
+    """Everything that the doctor found, and the recipe keys it suggests."""
+
+    model_config = ConfigDict(frozen=True)
+
+    device: str
+    versions: dict[str, str]
+    findings: tuple[Finding, ...]
+    suggested: dict[str, Any] = {}
+    seconds: float = 0.0
+
+    @property
+    def broken(self) -> bool:
+        """Whether any check failed."""
+        return any(finding.verdict == "broken" for finding in self.findings)
+
+    def write(self, folder: Path) -> Path:
+        """Write doctor.json into a folder, whole or not at all; return its path."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / RECORD
+        with replacing(path) as partial:
+            partial.write_text(self.model_dump_json(indent=1) + "\n")
+        return path
+
+
+def table(findings: tuple[Finding, ...]) -> str:
+    """Return a text table, one row per finding, its advice on a line below."""
+    width = max(len(finding.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines += _wrapped(f"{finding.name:{width}}  {finding.verdict:11}  ", finding.detail)
+        if finding.advice:
+            lines += _wrapped(" " * (width + 2) + "do this      ", finding.advice)
+    return "\n".join(lines)
+
+
+def _wrapped(head: str, text: str) -> list[str]:
+    """Return `text` behind `head`, wrapped to LINE_WIDTH with the following lines indented."""
+    words = text.split()
+    lines = [head]
+    for word in words:
+        if len(lines[-1]) + len(word) > LINE_WIDTH and lines[-1].strip():
+            lines.append(" " * len(head))
+        lines[-1] += f"{word} "
+    return [line.rstrip() for line in lines]

@@ -1,0 +1,50 @@
+"""Examine this machine: what is fine, what is slow and why, what is broken and what to do.
+
+Checks driver, architecture, bf16, decoding, all-reduce, DeepSpeed, shared memory, open files, disk
+and cores; lets one rank fail, stops and resumes a run, and measures loader and training step. Takes
+under five minutes, with or without a GPU. Ends with status 0 if nothing is broken, else 1.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from colorgan.config.command import run_command
+from colorgan.config.command_line import parse
+from colorgan.doctor.examine import IMAGE_SIZE, DoctorSettings, examine
+from colorgan.errors import ColorganError, UsageError
+
+HERE = Path(__file__).resolve().parent
+
+
+def main(argv: list[str]) -> int:
+    """Examine; return 1 if anything is broken."""
+    settings = parse(
+        DoctorSettings,
+        argv,
+        verb="python launcher/doctor.py",
+        description=__doc__ or "",
+        next_line="accelerate launch launcher/pretrain.py",
+    )
+
+    with tempfile.TemporaryDirectory() as folder:
+        data = packed_sample(Path(folder))
+        return int(examine(settings, data).broken)
+
+
+def packed_sample(folder: Path) -> Path:
+    """Draw and pack the built-in sample at IMAGE_SIZE; return the packed folder."""
+    out = folder / "packed"
+    words = {"corpus": "sample", "root": folder / "raw", "split": "val", "out": out}
+    command = [sys.executable, str(HERE / "pack.py"), f"--image=squash:{IMAGE_SIZE}"]
+    command += [f"--{key}={value}" for key, value in words.items()]
+    if subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode:
+        raise UsageError("the built-in sample could not be packed: see the message above")
+    return out
+
+
+if __name__ == "__main__":
+    run_command(main, ColorganError)
