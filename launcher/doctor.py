@@ -12,9 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from colorgan.config.command import run_command
+from colorgan.config.command import command_text, run_command
 from colorgan.config.command_line import parse
-from colorgan.doctor.examine import IMAGE_SIZE, DoctorSettings, examine
+from colorgan.doctor.settings import IMAGE_SIZE, DoctorSettings
 from colorgan.errors import ColorganError, UsageError
 
 HERE = Path(__file__).resolve().parent
@@ -25,10 +25,13 @@ def main(argv: list[str]) -> int:
     settings = parse(
         DoctorSettings,
         argv,
-        verb="python launcher/doctor.py",
+        command=command_text("doctor"),
         description=__doc__ or "",
-        next_line="accelerate launch launcher/pretrain.py",
+        next_line=command_text("pretrain"),
     )
+
+    # Torch is imported after the settings have been checked.
+    from colorgan.doctor.examine import examine
 
     with tempfile.TemporaryDirectory() as folder:
         data = packed_sample(Path(folder))

@@ -83,7 +83,7 @@ FRONT_DOORS = {
     "colorgan.probes": {"probe", "record", "settings", "svm"},
     "colorgan.study": {"study", "record", "runner", "single_runs"},
     "colorgan.report": {"page"},
-    "colorgan.doctor": {"examine"},
+    "colorgan.doctor": {"examine", "settings"},
     "shards.loading": {"loader", "shard_set", "boxes"},
     "shards.packing": {"pack", "appending", "merging", "rebuilding", "verifying", "report"},
 }

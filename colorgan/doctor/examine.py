@@ -9,29 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 from colorgan.distributed.launch_profile import wants_cpu
 from colorgan.distributed.ranks import has_bf16
 from colorgan.doctor import checks, machine
 from colorgan.doctor.record import Examination, Finding, table
+from colorgan.doctor.settings import IMAGE_SIZE, DoctorSettings
 from colorgan.runs.provenance import device_name, source_version, versions
-
-IMAGE_SIZE = 64  # of the packed sample that the checks read
-BUSY_ADVICE = "cores"
-
-
-class DoctorSettings(BaseModel):
-    """What to examine."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    out: Path = Field(Path(), description="folder for doctor.json; its disk is examined")
-    device: str = Field("auto", pattern="^(auto|cpu)$", description="auto: a GPU if there is one")
-    width: int = Field(
-        0, ge=0, description="network width of the benchmark; 0: 64 on a GPU, else 16"
-    )
-    seconds: float = Field(4.0, gt=0, description="seconds of measuring per setting")
 
 
 def examine(settings: DoctorSettings, data: Path) -> Examination:
@@ -81,7 +65,6 @@ def _examinations(
         machine.check_shared_memory,
         machine.check_open_files,
         lambda: machine.check_disk(settings.out),
-        checks.check_deepspeed,
     )
     for check in quick:
         yield check()
@@ -91,6 +74,7 @@ def _examinations(
     yield checks.check_error_on_one_rank(bench)
     with tempfile.TemporaryDirectory(dir=settings.out, prefix=".doctor-") as folder:
         yield checks.check_resume(bench, Path(folder))
+    yield checks.check_deepspeed(bench)
     yield checks.check_loader(bench, 32, settings.seconds)
 
 

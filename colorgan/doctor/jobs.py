@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 # What a launcher or an outer run has set and a job must not inherit.
@@ -20,15 +22,15 @@ class JobResult:
     """How a job ended.
 
     Attributes:
-        results: The JSON objects that rank 0 printed.
+        results: The JSON objects that the ranks printed, rank 0's first.
         statuses: Exit status per rank; None for a rank that had to be killed.
-        seconds: From the start of the first rank to the end of the last.
+        ended: When the last rank ended, in seconds since the epoch.
         errors: What each rank wrote to standard error.
     """
 
     results: list[dict[str, Any]]
     statuses: tuple[int | None, ...]
-    seconds: float
+    ended: float
     errors: tuple[str, ...]
 
     @property
@@ -51,7 +53,13 @@ class JobResult:
 
 
 def run_job(
-    name: str, settings: dict[str, Any], *, world_size: int = 1, on_cpu: bool, timeout_s: float
+    name: str,
+    settings: dict[str, Any],
+    *,
+    world_size: int = 1,
+    on_cpu: bool,
+    timeout_s: float,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> JobResult:
     """Run a job of `colorgan.doctor.worker` on `world_size` new processes and wait for all.
 
@@ -61,12 +69,13 @@ def run_job(
         world_size: Number of ranks, all on this machine.
         on_cpu: Keep to the CPU although there may be a GPU.
         timeout_s: Seconds after which the ranks that are left are killed.
+        environment: Further variables, as a launch profile sets them.
     """
     began = time.monotonic()
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "colorgan.doctor.worker", name, json.dumps(settings)],
-            env=_environment(rank, world_size, port, on_cpu),
+            env={**_environment(rank, world_size, port, on_cpu), **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -88,9 +97,9 @@ def run_job(
             statuses.append(None)
 
     return JobResult(
-        results=_results(outputs[0][0]),
+        results=_results("".join(output for output, _ in outputs)),
         statuses=tuple(statuses),
-        seconds=time.monotonic() - began,
+        ended=time.time(),
         errors=tuple(error for _, error in outputs),
     )
 

@@ -1,4 +1,4 @@
-"""Checks of the machine that need no training: driver, architecture, precision, cores, memory, files, disk."""
+"""Checks of the machine without training: driver, precision, cores, memory, files, disk."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from colorgan.files import replacing
 RECORD = "doctor.json"
 Verdict = Literal["fine", "slow", "broken", "not checked"]
 LINE_WIDTH = 100
+NAME_WIDTH = 30  # findings are printed as they come, in one column
 
 
 class Finding(BaseModel):
@@ -61,12 +62,11 @@ class Examination(BaseModel):
 
 def table(findings: tuple[Finding, ...]) -> str:
     """Return a text table, one row per finding, its advice on a line below."""
-    width = max(len(finding.name) for finding in findings)
     lines = []
     for finding in findings:
-        lines += _wrapped(f"{finding.name:{width}}  {finding.verdict:11}  ", finding.detail)
+        lines += _wrapped(f"{finding.name:{NAME_WIDTH}} {finding.verdict:12}", finding.detail)
         if finding.advice:
-            lines += _wrapped(" " * (width + 2) + "do this      ", finding.advice)
+            lines += _wrapped(f"{'':{NAME_WIDTH}} {'do this:':12}", finding.advice)
     return "\n".join(lines)
 
 

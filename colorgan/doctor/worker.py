@@ -1,4 +1,4 @@
-"""One job of the doctor in a process of its own, so that a crash, a hang or a full GPU ends the job alone.
+"""One job of the doctor in its own process: a crash, a hang or a full GPU ends the job alone.
 
     python -m colorgan.doctor.worker JOB '{"key": value}'      prints one JSON line per result
 
@@ -102,7 +102,7 @@ def job_loader(ranks: Ranks, data: str, image_size: int, batch: int, seconds: fl
 
 
 class RepeatedBatch:
-    """Stands in for a loader: the same global batch for ever, so that the step alone is measured."""
+    """A loader that yields the same global batch forever: the step alone is measured."""
 
     wait_s = 0.0
 
@@ -117,7 +117,7 @@ class RepeatedBatch:
 def job_steps(
     ranks: Ranks, data: str, network: dict[str, Any], settings: list[dict[str, Any]], seconds: float
 ) -> None:
-    """Measure the training step with each of `settings` (groups of `batch`), one after the other."""
+    """Measure the training step with each of `settings`, groups of the recipe's `batch`."""
     for batch in settings:
         recipe = recipe_of(
             data, network=network, discriminator={"width": network["width"]}, batch=batch
@@ -162,7 +162,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 def job_resume(ranks: Ranks, data: str, folder: str, batch: dict[str, Any]) -> None:
-    """Train a run at one go and another with a stop in the middle; compare their last checkpoints."""
+    """Train one run at a stretch and one with a stop; compare their last checkpoints."""
     finals = [
         _small_run(ranks, data, Path(folder) / name, batch, stops)
         for name, stops in (("whole", (48,)), ("stopped", (24, 48)))
@@ -228,7 +228,9 @@ def job_allreduce(ranks: Ranks, megabytes: int, repeats: int) -> None:
 
 def job_fail(ranks: Ranks) -> None:
     """Fail on rank 1 while the others wait for it in a collective call."""
+    ranks.barrier()
     if ranks.rank == 1:
+        emit(failed_at=time.time())
         raise ColorganError(FAILURE)
     dist.all_reduce(torch.ones(1, device=ranks.device))
     _wait_for(ranks.device)
