@@ -12,7 +12,7 @@ import itertools
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from colorgan.config.recipe import PretrainRecipe
 from colorgan.data import Batch, ShardSet, open_loaders, open_set, open_whole_set
 from colorgan.distributed.ranks import Ranks, joined_ranks
 from colorgan.errors import ColorganError
-from colorgan.tasks.pretraining import build_pretraining, pretrain
+from colorgan.tasks.colorization import build_pretraining
+from colorgan.tasks.pretraining import pretrain
 from colorgan.training.loop import Hooks, Intervals, StepReport, StopSignals, fit
 from shards.errors import ShardError
 
@@ -236,7 +237,7 @@ def job_fail(ranks: Ranks) -> None:
     _wait_for(ranks.device)
 
 
-JOBS = {
+JOBS: dict[str, Callable[..., None]] = {
     "decode": job_decode,
     "loader": job_loader,
     "steps": job_steps,

@@ -92,7 +92,9 @@ def test_manifest_of_a_newer_version_and_a_short_shard(
             )
 
 
-def test_a_folder_that_is_no_generator(tmp_path: Path, packed: dict[str, Path], command: Command) -> None:
+def test_a_folder_that_is_no_generator(
+    tmp_path: Path, packed: dict[str, Path], command: Command
+) -> None:
     tune = ["--task", "classify", "--data.train", packed["voc-train"], "--run", tmp_path / "run"]
     for init in (packed["train"], tmp_path / "nothing"):
         with pytest.raises(ColorganError, match="is not a model folder"):
@@ -101,7 +103,9 @@ def test_a_folder_that_is_no_generator(tmp_path: Path, packed: dict[str, Path], 
             command("colorize", "--generator", init, "--out", tmp_path / "o", "x.jpg")
 
 
-def test_other_classes_than_the_head(tmp_path: Path, packed: dict[str, Path], command: Command) -> None:
+def test_other_classes_than_the_head(
+    tmp_path: Path, packed: dict[str, Path], command: Command
+) -> None:
     words = [
         "--task",
         "classify",
@@ -233,7 +237,9 @@ def test_the_papers_recipe_needs_data(command: Command) -> None:
         command("pretrain", "--config", "coco_paper")
 
 
-def test_a_damaged_recipe_of_a_run(tmp_path: Path, packed: dict[str, Path], command: Command) -> None:
+def test_a_damaged_recipe_of_a_run(
+    tmp_path: Path, packed: dict[str, Path], command: Command
+) -> None:
     for text in ("", "a: [", "- 1"):
         (tmp_path / "recipe.yaml").write_text(text)
         with pytest.raises(ColorganError, match=r"recipe\.yaml is damaged"):

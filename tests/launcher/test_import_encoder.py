@@ -287,7 +287,13 @@ def test_what_does_not_fit_is_told_and_nothing_written(
     ],
 )
 def test_a_file_that_lacks_a_part_is_refused(
-    file: str, encoder: str, missing: str, tmp_path: Path, generator: Path, command: Command, timm: Any
+    file: str,
+    encoder: str,
+    missing: str,
+    tmp_path: Path,
+    generator: Path,
+    command: Command,
+    timm: Any,
 ) -> None:
     """Also where what is missing would start as a constant, which two random networks share."""
     state = {

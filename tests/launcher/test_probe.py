@@ -170,7 +170,9 @@ def test_mistakes_are_told_before_long_work(
         "COCO": other,
     }
     with pytest.raises((ColorganError, ShardError), match=sentence):
-        command("probe", *words(packed, tmp_path / "out", *(places.get(word, word) for word in more)))
+        command(
+            "probe", *words(packed, tmp_path / "out", *(places.get(word, word) for word in more))
+        )
     assert not (tmp_path / "out" / "probe.json").exists()
 
 

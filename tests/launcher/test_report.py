@@ -71,7 +71,9 @@ def test_real_runs_become_a_page(tmp_path: Path, packed: dict[str, Path], comman
     assert "Best by PSNR" in page
 
 
-def test_a_folder_that_is_no_run_is_told_and_nothing_is_written(tmp_path: Path, command: Command) -> None:
+def test_a_folder_that_is_no_run_is_told_and_nothing_is_written(
+    tmp_path: Path, command: Command
+) -> None:
     (tmp_path / "no run").mkdir()
     with pytest.raises(
         UsageError,
