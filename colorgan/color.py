@@ -65,13 +65,13 @@ def lab_to_rgb_B3HW(lab_B3HW: Tensor) -> Tensor:
 
 
 def normalise_lab_B3HW(lab_B3HW: Tensor, ab_scale: float = 128.0) -> Tensor:
-    """CIELAB -> what the networks see: L / 50 - 1 and ab / ab_scale (128 in the paper, 110 in pix2pix)."""
+    """Return the networks' Lab: L / 50 - 1, ab / ab_scale (128 in the paper, 110 in pix2pix)."""
     lightness, a, b = lab_B3HW.unbind(-3)
     return torch.stack([lightness / 50.0 - 1.0, a / ab_scale, b / ab_scale], dim=-3)
 
 
 def denormalise_lab_B3HW(normalised_B3HW: Tensor, ab_scale: float = 128.0) -> Tensor:
-    """The inverse of `normalise_lab_B3HW`."""
+    """Invert `normalise_lab_B3HW`."""
     lightness, a, b = normalised_B3HW.unbind(-3)
     return torch.stack([(lightness + 1.0) * 50.0, a * ab_scale, b * ab_scale], dim=-3)
 

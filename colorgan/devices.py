@@ -1,4 +1,7 @@
-"""Small things that depend on the device: copies that do not wait for it, exact float32, and memory that ran out."""
+"""Small things that depend on the device.
+
+Copies that do not wait for it, exact float32, and memory that ran out.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a CPU tensor on a device; the host does not wait for a GPU's queue, as a copy of pageable memory would.
+    """Return a CPU tensor on a device.
+
+    The host does not wait for a GPU's queue, as a copy of pageable memory would.
 
     Args:
         tensor: On the CPU, or already on the device, where it is returned as it is.

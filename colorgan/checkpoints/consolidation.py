@@ -105,10 +105,10 @@ def streamed_probe(weights: Path, config: ModelConfig) -> Tensor:
         return probe(load_model(weights.parent)[0], size, torch.device("cpu"))
 
     module = empty_model(config)
-    with WeightsFile(weights) as file:
-        file.check_fits(module)
-        with _read_in_turn(module, file), _without_onednn():
-            return probe(module, size, torch.device("cpu"))
+    file = WeightsFile(weights)
+    file.check_fits(module)
+    with _read_in_turn(module, file), _without_onednn():
+        return probe(module, size, torch.device("cpu"))
 
 
 @contextmanager

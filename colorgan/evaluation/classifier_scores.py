@@ -1,4 +1,4 @@
-"""Scores of a multilabel classifier: average precisions (colorgan/evaluation/metrics.py) and the paper's accuracy.
+"""Scores of a multilabel classifier: average precisions and the paper's accuracy.
 
 N images, B images of a batch, C classes.
 """
@@ -32,7 +32,9 @@ class _Row:
 def score_classifier(
     predictions: Iterable[Prediction], ranks: Ranks, config: ModelConfig, num_pictures: int = 0
 ) -> Evaluation:
-    """Return average precisions and accuracy from logits B x C. Called on all ranks; the same on all.
+    """Return average precisions and accuracy from logits B x C. Called on all ranks.
+
+    The same on all.
 
     `mAP` and `mAP_11_point` leave out images where a class is present as difficult objects only, as
     VOC does; `mAP_all_objects` counts them, as the paper does. The confusion has, for every class

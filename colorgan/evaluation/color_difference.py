@@ -1,4 +1,6 @@
-"""How far apart the colors of two images are, in units of CIELAB: CIEDE2000 and the distance of chroma.
+"""How far apart the colors of two images are, in units of CIELAB.
+
+CIEDE2000 and the distance of chroma.
 
 Lab as in colorgan/color.py: D65, 2 degree observer. Both are means over an image's pixels, in
 float64.
@@ -52,7 +54,10 @@ def ciede2000_B(lab_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
 
 
 def chroma_error_B(lab_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
-    """Return the mean over the pixels of sqrt((a - a*)^2 + (b - b*)^2), in Lab units, float64, B; lightness is left out."""
+    """Return the mean over the pixels of sqrt((a - a*)^2 + (b - b*)^2), in Lab units, float64, B.
+
+    Lightness is left out.
+    """
     _check_shapes(lab_B3HW, target_B3HW)
     difference_B2HW = lab_B3HW[:, 1:].double() - target_B3HW[:, 1:].double()
     return torch.hypot(*difference_B2HW.unbind(1)).flatten(1).mean(dim=1)
@@ -71,7 +76,9 @@ def _seventh_power_share(chroma: Tensor) -> Tensor:
 
 
 def _hue_difference_and_mean(hue_1: Tensor, hue_2: Tensor, grey: Tensor) -> tuple[Tensor, Tensor]:
-    """The shorter way round from one hue to the other, and the hue half way; radians, the mean in [0, 2 pi).
+    """Return the shorter way round from one hue to the other, and the hue half way.
+
+    Radians, the mean in [0, 2 pi).
 
     A grey pixel has no hue: no difference, and the mean is then the sum, the other's hue (equations
     10 and 14).

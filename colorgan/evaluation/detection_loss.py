@@ -1,4 +1,6 @@
-"""The loss of detection: which points an object is learnt at, and FCOS's three terms (arXiv:2006.09214, eq. 2).
+"""The loss of detection: which points learn an object, and FCOS's three terms.
+
+Source: arXiv:2006.09214, eq. 2.
 
 Each image's terms are divided by its own number of points with an object, then averaged over images
 (as torchvision's RetinaNet does): the loss then does not depend on how a batch is cut into
@@ -50,7 +52,9 @@ def detection_loss(raw_BOHW: Tensor, boxes: Sequence[Boxes]) -> Tensor:
 
 @dataclass(frozen=True)
 class PaddedBoxes:
-    """The objects of several images as one tensor each; an image with fewer objects ends with boxes of no area.
+    """The objects of several images as one tensor each.
+
+    An image with fewer objects ends with boxes of no area.
 
     Attributes:
         boxes_BN4: float32.
@@ -98,7 +102,7 @@ class PointTargets:
 
 
 def assign(points_P2: Tensor, radius: float, objects: PaddedBoxes) -> PointTargets:
-    """Give each point the smallest object around it whose middle is within `radius`, along x and along y.
+    """Give each point the smallest object around it whose middle is within `radius` in x and y.
 
     Points in a crowd region or a difficult object, and in no other's middle, teach nothing: neither
     that an object is there (Fast R-CNN leaves difficult ones out of training) nor that none is
@@ -130,7 +134,7 @@ def assign(points_P2: Tensor, radius: float, objects: PaddedBoxes) -> PointTarge
 
 
 def centre_ness(sides_X4: Tensor) -> Tensor:
-    """Return FCOS's centre-ness of points from their distances to the left, top, right and bottom (eq. 3)."""
+    """Return FCOS's centre-ness (eq. 3) from distances to the left, top, right and bottom."""
     # Start and end by axis.
     ends_X22 = sides_X4.clamp(min=0.0).view(*sides_X4.shape[:-1], 2, 2)
     share_X2 = ends_X22.amin(dim=-2) / ends_X22.amax(dim=-2).clamp(min=1e-9)
@@ -140,7 +144,7 @@ def centre_ness(sides_X4: Tensor) -> Tensor:
 def image_losses(
     classes_BPC: Tensor, centre_BP: Tensor, boxes_BP4: Tensor, targets: PointTargets
 ) -> Tensor:
-    """Return each image's loss, B: focal of the classes, GIoU of the boxes (weighted by centre-ness), centre-ness.
+    """Return each image's loss, B: the classes' focal, the boxes' GIoU and the centre-ness term.
 
     Args:
         classes_BPC: Logits.
@@ -166,7 +170,10 @@ def image_losses(
 
 
 def focal_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Return Lin et al. 2017's focal loss (arXiv:1708.02002, eq. 5) of each element; `target` is 0 or 1."""
+    """Return Lin et al. 2017's focal loss (arXiv:1708.02002, eq. 5) of each element.
+
+    `target` is 0 or 1.
+    """
     probability = logits.sigmoid()
     right = torch.where(target > 0, probability, 1.0 - probability)
     weight = torch.where(target > 0, FOCAL_ALPHA, 1.0 - FOCAL_ALPHA)
@@ -175,7 +182,7 @@ def focal_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def giou(first_X4: Tensor, second_X4: Tensor) -> Tensor:
-    """Return the generalised intersection over union of boxes pair by pair, in (-1, 1] (Rezatofighi et al. 2019)."""
+    """Return the generalised IoU of boxes pair by pair, in (-1, 1] (Rezatofighi et al. 2019)."""
     inner_low_X2 = torch.maximum(first_X4[..., :2], second_X4[..., :2])
     inner_high_X2 = torch.minimum(first_X4[..., 2:], second_X4[..., 2:])
     common_X = (inner_high_X2 - inner_low_X2).clamp(min=0.0).prod(dim=-1)

@@ -38,7 +38,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ScoredImage:
-    """One image's detections, best first, and its objects; boxes in pixels of the source, float64."""
+    """One image's detections, best first, and its objects.
+
+    Boxes in pixels of the source, float64.
+    """
 
     boxes_N4: Floats
     scores_N: Floats
@@ -69,7 +72,7 @@ def scored_image(found: Detections, truth: Boxes) -> ScoredImage:
 def detection_scores(
     images: Sequence[ScoredImage], num_classes: int
 ) -> tuple[dict[str, float], list[float]]:
-    """Return all scores by name, and VOC's average precision per class (NaN for a class without objects).
+    """Return all scores by name, and VOC's average precision per class (NaN without objects).
 
     `AP50` is VOC 2010+'s (the area under the curve), `AP50_11_point` VOC 2007's; a COCO score
     without any object to find (no small ones, say) is NaN.
@@ -89,7 +92,9 @@ def detection_scores(
 
 
 def voc_curve(images: Sequence[ScoredImage], index: int) -> tuple[Floats, Floats, int]:
-    """Return recall and precision after each detection of a class that counts, best first, and its number of objects.
+    """Return recall and precision after each detection of a class, and its number of objects.
+
+    Detections that count come best first.
 
     Difficult objects and crowd regions are neither to be found nor wrong to find.
     """
@@ -116,7 +121,10 @@ def voc_curve(images: Sequence[ScoredImage], index: int) -> tuple[Floats, Floats
 def _hits(
     boxes_N4: Floats, scores_N: Floats, true_M4: Floats, ignored_M: NDArray[np.bool_]
 ) -> list[tuple[float, bool]]:
-    """Score and rightness of each detection of one class in one image, best first; those ignored are left out."""
+    """Score and rightness of each detection of one class in one image, best first.
+
+    Those ignored are left out.
+    """
     overlap_NM = overlaps(torch.from_numpy(boxes_N4), torch.from_numpy(true_M4)).numpy()
     taken: set[int] = set()
     hits = []
@@ -133,7 +141,10 @@ def _hits(
 
 
 def area_precision(recall_N: Floats, precision_N: Floats, number: int) -> float:
-    """Return the area under the curve whose precision never rises with recall (VOC 2010+); NaN without objects."""
+    """Return the area under the curve whose precision never rises with recall (VOC 2010+).
+
+    NaN without objects.
+    """
     if not number:
         return float("nan")
 
@@ -142,7 +153,10 @@ def area_precision(recall_N: Floats, precision_N: Floats, number: int) -> float:
 
 
 def eleven_point_precision(recall_N: Floats, precision_N: Floats, number: int) -> float:
-    """Return the mean of the best precision at a recall of 0, 0.1, ... 1 or more (VOC 2007); NaN without objects."""
+    """Return the mean of the best precision at a recall of 0, 0.1, ... 1 or more (VOC 2007).
+
+    NaN without objects.
+    """
     if not number:
         return float("nan")
 
@@ -163,7 +177,10 @@ def _mean(values: Sequence[float]) -> float:
 
 
 class _CocoEvaluation(COCOeval):  # type: ignore[misc]
-    """COCOeval that leaves out difficult objects too, matched by the usual overlap; COCO itself has none."""
+    """COCOeval that leaves out difficult objects too, matched by the usual overlap.
+
+    COCO itself has none.
+    """
 
     def _prepare(self) -> None:
         super()._prepare()

@@ -1,4 +1,7 @@
-"""Scores of a detector from its raw outputs: VOC's and COCO's average precisions, with pictures of the boxes."""
+"""Scores of a detector from its raw outputs.
+
+VOC's and COCO's average precisions, with pictures of the boxes.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ _Overlay = tuple[Tensor, NamedBoxes, NamedBoxes]
 def score_detector(
     predictions: Iterable[Prediction], ranks: Ranks, config: ModelConfig, num_pictures: int = 0
 ) -> Evaluation:
-    """Return VOC's and COCO's average precisions (colorgan/evaluation/detection_metrics.py) from raw outputs.
+    """Return VOC's and COCO's average precisions from raw outputs.
 
     `per_class` is VOC 2010+'s average precision at an overlap of 0.5. Called on all ranks; the same
     on all.
@@ -63,7 +66,7 @@ def score_detector(
 def _overlays(
     batch: Batch, detections: Sequence[Detections], config: ModelConfig, room: int
 ) -> list[_Overlay]:
-    """The first images of a batch with their boxes, at most `room`."""
+    """Return the first images of a batch with their boxes, at most `room`."""
     assert batch.boxes is not None
     lab_B3HW = batch.lab_B3HW[:room]
     rgb_B3HW = to_rgb(lab_B3HW[:, :1], lab_B3HW[:, 1:], config.ab_scale).cpu()
@@ -74,7 +77,7 @@ def _overlays(
 
 
 def _true_boxes(truth: Boxes, classes: Sequence[str]) -> NamedBoxes:
-    """The true boxes with their classes; in brackets where they are not scored."""
+    """Return the true boxes with their classes; in brackets where they are not scored."""
     unscored = (truth.difficult_N | truth.crowd_N).tolist()
     named = []
     for place, index in enumerate(truth.classes_N.tolist()):
@@ -84,7 +87,7 @@ def _true_boxes(truth: Boxes, classes: Sequence[str]) -> NamedBoxes:
 
 
 def _found_boxes(found: Detections, classes: Sequence[str]) -> NamedBoxes:
-    """The few best detections that are fairly sure; the best one in any case."""
+    """Return the few best detections that are fairly sure; the best one in any case."""
     named = []
     for place, score in enumerate(found.scores_N[:MAX_SHOWN].tolist()):
         if place == 0 or score >= MIN_SHOWN_SCORE:

@@ -129,7 +129,9 @@ def evaluate_model(
     seed: int,
     num_pictures: int = 0,
 ) -> Evaluation:
-    """Score a fine-tuned model with its config's inference behavior. Called on all ranks; the same on all.
+    """Score a fine-tuned model with its config's inference behavior. Called on all ranks.
+
+    The same on all.
 
     Args:
         model: On the ranks' device; left in the mode it was in.

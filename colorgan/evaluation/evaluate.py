@@ -106,7 +106,8 @@ def check_data(settings: EvaluateSettings, config: ModelConfig, shards: ShardSet
     """
     if config.classes and shards.classes != config.classes:
         raise UsageError(
-            f"{settings.data[0]} has {len(shards.classes)} classes, {settings.model} was trained on "
+            f"{settings.data[0]} has {len(shards.classes)} classes, {settings.model} was trained "
+            "on "
             f"{len(config.classes)} others: score it on a set of the same corpus"
         )
     check_inference(settings.inference, config.architecture, settings.model)
@@ -114,7 +115,8 @@ def check_data(settings: EvaluateSettings, config: ModelConfig, shards: ShardSet
     is_original = set(shards.image_policies) == {"original"}
     if settings.own_size and (config.kind != "generator" or not is_original):
         raise UsageError(
-            f"--own_size scores a generator on sets packed with --image original; {settings.model} is a {config.kind} "
+            f"--own_size scores a generator on sets packed with --image original; {settings.model} "
+            f"is a {config.kind} "
             f"and {settings.data[0]} was packed as {shards.image_policies[0]}"
         )
 
@@ -136,7 +138,9 @@ def _score(subject: _Subject, loader: Loader) -> tuple[Evaluation, str]:
 
 
 def _score_generator(subject: _Subject, loader: Loader) -> tuple[Evaluation, str]:
-    """Score at the network's size and, where asked, at each photo's own; save pictures. Called on all ranks.
+    """Score at the network's size and, where asked, at each photo's own; save pictures.
+
+    Called on all ranks.
 
     `best` and `worst` show the last of the two.
     """
@@ -170,7 +174,10 @@ def _score_generator(subject: _Subject, loader: Loader) -> tuple[Evaluation, str
 
 
 def _own_size_photos(loader: Loader) -> Iterator[tuple[int, Tensor]]:
-    """This rank's photos as packed: number in the set and uint8 sRGB 3HW; those too small for SSIM are left out."""
+    """Return this rank's photos as packed: number in the set and uint8 sRGB 3HW.
+
+    Those too small for SSIM are left out.
+    """
     for batch in loader.eval_batches():
         jpegs = batch.stored_jpegs or ()
         for sample_id, jpeg in zip(batch.sample_ids_B.tolist(), jpegs, strict=True):
@@ -180,7 +187,7 @@ def _own_size_photos(loader: Loader) -> Iterator[tuple[int, Tensor]]:
 
 
 def _about(settings: EvaluateSettings, config: ModelConfig) -> dict[str, Any]:
-    """What the scores were computed with."""
+    """Return what the scores were computed with."""
     return {
         "model": str(settings.model),
         "data": [str(folder) for folder in settings.data],

@@ -1,4 +1,4 @@
-"""How well a generator colors: scores of held-out images beside those of no color at all, and pictures of them.
+"""How well a generator colors: scores of held-out images beside those of no color at all.
 
 Scores are computed per image on float sRGB in [0, 1] after Lab -> RGB, clipped to what can be
 shown, and averaged in the order of the images, so that neither batch size nor the number of ranks
@@ -50,7 +50,7 @@ CELLS = ("grey", "coloured", "original")
 
 @dataclass(frozen=True)
 class ShownImage:
-    """An image to look at: its PSNR and that of its grey version in dB, and its `CELLS`, uint8 3HW on the CPU."""
+    """An image to look at: its PSNR and its grey version's in dB, and its `CELLS`, uint8 3HW."""
 
     psnr: float
     grey_psnr: float
@@ -89,7 +89,10 @@ def score_coloring(
     num_pictures: int = 0,
     num_ranked: int = 0,
 ) -> ColoringScores:
-    """Color this rank's batches and score every image. The generator is left in the mode it was in."""
+    """Color this rank's batches and score every image.
+
+    The generator is left in the mode it was in.
+    """
     scores = ColoringScores(num_pictures, num_ranked)
     with evaluating(generator):
         for batch in batches:
@@ -138,7 +141,7 @@ def _add(
     predicted_B2HW: Tensor,
     ab_scale: float,
 ) -> None:
-    """Score a batch from its normalised Lab and the chroma predicted for it, some images at a time."""
+    """Score a batch from its normalised Lab and its predicted chroma, some images at a time."""
     height, width = lab_B3HW.shape[-2:]
     at_a_time = max(1, SCORED_PIXELS // (height * width))
     for start in range(0, len(sample_ids), at_a_time):
@@ -152,7 +155,7 @@ def _add(
 def _score(
     lab_B3HW: Tensor, predicted_B2HW: Tensor, ab_scale: float
 ) -> tuple[list[Tensor], list[list[float]]]:
-    """The images of `CELLS`, sRGB B3HW each, and one row of `COLUMNS` per image."""
+    """Return the images of `CELLS`, sRGB B3HW each, and one row of `COLUMNS` per image."""
     luminance_B1HW, chroma_B2HW = lab_B3HW[:, :1], lab_B3HW[:, 1:]
     none_B2HW = torch.zeros_like(chroma_B2HW)
     grey = to_rgb(luminance_B1HW, none_B2HW, ab_scale)
@@ -220,7 +223,7 @@ def _to_show(rgb_3HW: Tensor) -> Tensor:
 
 
 def mean_scores(scores: ColoringScores, ranks: Ranks) -> dict[str, float]:
-    """Return the mean of every column over all ranks' images, with minimum and maximum of PSNR and SSIM.
+    """Return the mean of every column over all images, and the range of PSNR and SSIM.
 
     `colourfulness_ratio` is the mean of the colored over the mean of the originals: a mean of
     ratios would be that of the few near-grey originals. It is NaN where all originals are grey.
@@ -235,7 +238,8 @@ def mean_scores(scores: ColoringScores, ranks: Ranks) -> dict[str, float]:
 
     if not by_sample:
         raise TrainingError(
-            "no image could be scored: all are unreadable (check them with launcher/pack.py --verify DIR), "
+            "no image could be scored: all are unreadable (check them with launcher/pack.py "
+            "--verify DIR), "
             "or have a side under 11 pixels, the window of SSIM"
         )
     ordered = [by_sample[sample_id] for sample_id in sorted(by_sample)]
@@ -255,7 +259,10 @@ def mean_scores(scores: ColoringScores, ranks: Ranks) -> dict[str, float]:
 
 
 def scores_table(scores: Mapping[str, float]) -> str:
-    """Return a text table, one row per score: mean, minimum and maximum of the colored images, mean of the grey ones."""
+    """Return a text table, one row per score.
+
+    Mean, minimum and maximum of the colored images, mean of the grey ones.
+    """
     lines = [f"{'':24}{'coloured':>9}{'min':>9}{'max':>9}{'grey':>9}"]
     for title, name, digits in (
         ("PSNR, dB", "psnr", 2),
@@ -279,7 +286,10 @@ def scores_table(scores: Mapping[str, float]) -> str:
 
 
 def save_pictures(path: Path, shown: Sequence[ShownImage]) -> None:
-    """Save images as one captioned grid, and as strips in the folder of the same name without .png. Rank 0 only."""
+    """Save images as one captioned grid, and as strips in the folder of the same name without .png.
+
+    Rank 0 only.
+    """
     if not shown:
         return
 
@@ -297,7 +307,10 @@ def save_pictures(path: Path, shown: Sequence[ShownImage]) -> None:
 
 
 def save_best_and_worst(folder: Path, scores: ColoringScores, ranks: Ranks) -> None:
-    """Save the `num_ranked` images of highest and of lowest PSNR as `best` and `worst`. Called on all ranks."""
+    """Save the `num_ranked` images of highest and of lowest PSNR as `best` and `worst`.
+
+    Called on all ranks.
+    """
     gathered = ranks.gather(scores.ranked)
     if not ranks.main:
         return
@@ -315,6 +328,7 @@ def scores_text(scores: Mapping[str, float]) -> str:
         f"CIEDE2000 {scores['ciede2000']:.2f} (grey {scores['grey_ciede2000']:.2f}), "
         f"chroma error {scores['chroma_error']:.2f} (grey {scores['grey_chroma_error']:.2f}), "
         f"L1 of ab {scores['chroma_l1']:.3f} (grey {scores['grey_chroma_l1']:.3f}), "
-        f"colourfulness {scores['colourfulness']:.1f} (original {scores['original_colourfulness']:.1f}) "
+        f"colourfulness {scores['colourfulness']:.1f} (original "
+        f"{scores['original_colourfulness']:.1f}) "
         f"on {scores['images']:.0f} held-out images"
     )

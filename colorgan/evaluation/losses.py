@@ -1,4 +1,7 @@
-"""Losses of classification and segmentation; detection's is in colorgan/evaluation/detection_loss.py."""
+"""Losses of classification and segmentation.
+
+Detection's is in colorgan/evaluation/detection_loss.py.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from colorgan.evaluation.picture_grids import VOID
 
 
 def classification_loss(logits_BC: Tensor, batch: Batch, void: str = "ignore") -> Tensor:
-    """Return the mean binary cross-entropy over images and classes; difficult objects count as present.
+    """Return the mean binary cross-entropy over images and classes.
+
+    Difficult objects count as present.
 
     Args:
         logits_BC: One logit per class.

@@ -1,4 +1,6 @@
-"""Scores of colored images, of multilabel classification and of segmentation: pure functions on tensors.
+"""Scores of colored images, of multilabel classification and of segmentation.
+
+Pure functions on tensors.
 
 Scores of colored images come per image, so that ranks add them up without taking means of means;
 segmentation scores come from a confusion matrix that adds up over batches and ranks. Where the
@@ -25,7 +27,9 @@ Interpolation = Literal["area", "11-point"]
 
 
 def psnr_B(rgb_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio per image in dB, data range 1; infinite for equal images.
+    """Return the peak signal-to-noise ratio per image in dB, data range 1.
+
+    Infinite for equal images.
 
     Args:
         rgb_B3HW: sRGB in [0, 1].
@@ -40,7 +44,9 @@ def psnr_B(rgb_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
 
 
 def ssim_B(rgb_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
-    """Return the structural similarity per image: 11x11 Gaussian, sigma 1.5, K1 0.01, K2 0.03, range 1, mean over RGB.
+    """Return the structural similarity per image.
+
+    11x11 Gaussian, sigma 1.5, K1 0.01, K2 0.03, range 1, mean over RGB.
 
     Windows wholly inside the image count, as in Wang et al. 2004, TensorFlow and skimage
     (torchmetrics counts mirrored ones at the borders too). In float64, as variances of flat areas
@@ -98,7 +104,10 @@ def colorfulness_B(rgb_B3HW: Tensor) -> Tensor:
 
 
 def chroma_l1_B(ab_B2HW: Tensor, target_B2HW: Tensor) -> Tensor:
-    """Return the mean of |a - a*| and |b - b*| over both channels and all pixels, in Lab units; float64, B."""
+    """Return the mean of |a - a*| and |b - b*| over both channels and all pixels, in Lab units.
+
+    Float64, B.
+    """
     if ab_B2HW.shape != target_B2HW.shape:
         raise ValueError(
             f"chroma of unequal shapes: {tuple(ab_B2HW.shape)} and {tuple(target_B2HW.shape)}"
@@ -160,7 +169,10 @@ def average_precision(
 
 @dataclass(frozen=True)
 class MeanAveragePrecision:
-    """`value` is the mean over the `num_classes` classes with a positive; others are NaN in `per_class`."""
+    """`value` is the mean over the `num_classes` classes with a positive.
+
+    Others are NaN in `per_class`.
+    """
 
     value: float
     per_class: tuple[float, ...]
@@ -174,7 +186,7 @@ def mean_average_precision(
     ignore_NC: Tensor | None = None,
     interpolation: Interpolation = "area",
 ) -> MeanAveragePrecision:
-    """Return `average_precision` of each class, and the mean over the classes with at least one positive image."""
+    """Return `average_precision` per class, and its mean over the classes with a positive image."""
     if scores_NC.shape != positives_NC.shape:
         raise ValueError(
             f"scores {tuple(scores_NC.shape)} do not match targets {tuple(positives_NC.shape)}"
@@ -193,7 +205,7 @@ def mean_average_precision(
 
 
 def first_positive_accuracy(scores_NC: Tensor, positives_NC: Tensor) -> float:
-    """Return the paper's "accuracy": the share of images whose best class is the first positive one, in class order.
+    """Return the paper's "accuracy": how often the best class is the first positive one.
 
     Keras gives this for `metrics=["accuracy"]` on multi-hot targets: categorical accuracy, the
     arg-max of the scores equals the arg-max of the target. An image without positives counts as
@@ -212,11 +224,15 @@ def confusion_matrix(
     ignore: int = 255,
     void_as_background: bool = False,
 ) -> Tensor:
-    """Return counts of pixels, int64 C x C: row = true class, column = predicted class; matrices add up.
+    """Return counts of pixels, int64 C x C: row = true class, column = predicted class.
+
+    Matrices add up.
 
     Args:
         predicted: Class indices, any shape.
-        target: Class indices of the same shape; `ignore` marks void.
+        target: Class indices of the same shape.
+        num_classes: C.
+        ignore: The index in `target` that marks void.
         void_as_background: Count void as class 0, as the paper's code does; otherwise void pixels
             are left out, as in the VOC protocol.
 
@@ -247,19 +263,25 @@ def confusion_matrix(
 
 
 def iou_per_class(matrix_CC: Tensor) -> Tensor:
-    """Return intersection over union per class, float64; NaN for a class neither present nor predicted."""
+    """Return intersection over union per class, float64.
+
+    NaN for a class neither present nor predicted.
+    """
     matrix = matrix_CC.double()
     correct = matrix.diagonal()
     return correct / (matrix.sum(0) + matrix.sum(1) - correct)
 
 
 def mean_iou(matrix_CC: Tensor) -> float:
-    """Return the mean of `iou_per_class` over the classes present or predicted; NaN for no pixels."""
+    """Return the mean of `iou_per_class` over the classes present or predicted.
+
+    NaN for no pixels.
+    """
     return float(iou_per_class(matrix_CC).nanmean())
 
 
 def dice_per_class(matrix_CC: Tensor) -> Tensor:
-    """Return the Dice coefficient per class, 2 |A and B| / (|A| + |B|), which is its F1 over pixels; float64.
+    """Return Dice per class, 2 |A and B| / (|A| + |B|), which is its F1 over pixels; float64.
 
     NaN for a class neither present nor predicted.
     """
@@ -268,7 +290,9 @@ def dice_per_class(matrix_CC: Tensor) -> Tensor:
 
 
 def mean_dice(matrix_CC: Tensor) -> float:
-    """Return the mean of `dice_per_class` over the classes present or predicted, without class 0; NaN for none.
+    """Return the mean of `dice_per_class` over the classes present or predicted, without class 0.
+
+    NaN for none.
 
     Medical convention: class 0, the background, is easy and most of the image, and would hide how
     well the rest is found.
@@ -283,7 +307,7 @@ def pixel_accuracy(matrix_CC: Tensor) -> float:
 
 
 def _gaussian_windows(maps: Tensor) -> Tensor:
-    """The Gaussian mean of each window inside the image: the last two sides shrink by 10."""
+    """Return the Gaussian mean of each window inside the image: the last two sides shrink by 10."""
     distance = torch.arange(SSIM_WINDOW_PX, dtype=torch.float64) - SSIM_WINDOW_PX // 2
     weights = torch.softmax(-(distance**2) / (2 * 1.5**2), dim=0).tolist()
 
@@ -299,5 +323,6 @@ def _gaussian_windows(maps: Tensor) -> Tensor:
 def _check_pictures(rgb_B3HW: Tensor, target_B3HW: Tensor) -> None:
     if rgb_B3HW.shape != target_B3HW.shape or rgb_B3HW.ndim != 4:
         raise ValueError(
-            f"images of shapes {tuple(rgb_B3HW.shape)} and {tuple(target_B3HW.shape)}, not B3HW twice"
+            f"images of shapes {tuple(rgb_B3HW.shape)} and {tuple(target_B3HW.shape)}, not B3HW "
+            "twice"
         )

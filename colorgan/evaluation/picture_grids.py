@@ -1,4 +1,6 @@
-"""Picture grids to look at, as PNG: grey, colored, original; photo with true and predicted mask, or boxes.
+"""Picture grids to look at, as PNG: grey, colored, original.
+
+Photo with true and predicted mask, or boxes.
 
 Text is drawn with Pillow's built-in font; files appear whole or not at all.
 """
@@ -75,7 +77,9 @@ def mask_grid(
     classes: Sequence[str] = (),
     captions: Sequence[str] = (),
 ) -> None:
-    """Save a grid with one row per image: photo, true mask over it, predicted mask over it; below, the classes seen.
+    """Save a grid with one row per image: photo, true mask over it, predicted mask over it.
+
+    Below, the classes seen.
 
     Args:
         path: The PNG to write; its folder is made if absent.
@@ -127,7 +131,7 @@ def box_grid(
 
 
 def _draw_boxes(picture: Image.Image, boxes: NamedBoxes, colors: Bytes) -> Bytes:
-    """A copy of the photo with frames and their names, the first on top."""
+    """Return a copy of the photo with frames and their names, the first on top."""
     picture = picture.copy()
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=14)
     for (x0, y0, x1, y1), index, name in reversed(boxes):
@@ -148,7 +152,10 @@ def _rgb(color_3: Bytes) -> tuple[int, ...]:
 
 
 def paint_mask(photo_HW3: Bytes, mask_HW: Bytes, colors_256x3: Bytes) -> Bytes:
-    """Return the photo with each pixel of a class tinted in its color; the background (0) stays as it is."""
+    """Return the photo with each pixel of a class tinted in its color.
+
+    The background (0) stays as it is.
+    """
     opacity_HW1 = np.where(mask_HW == 0, 0.0, MASK_OPACITY)[..., None]
     mixed_HW3 = photo_HW3 * (1.0 - opacity_HW1) + colors_256x3[mask_HW] * opacity_HW1
     painted: Bytes = np.rint(mixed_HW3).astype(np.uint8)
@@ -156,7 +163,10 @@ def paint_mask(photo_HW3: Bytes, mask_HW: Bytes, colors_256x3: Bytes) -> Bytes:
 
 
 def mask_colors(palette: Sequence[tuple[int, int, int]] = ()) -> Bytes:
-    """Return a color for every index, 256 x 3: the palette's, VOC's color map beyond its end, 255 = void."""
+    """Return a color for every index, 256 x 3.
+
+    The palette's, VOC's color map beyond its end, 255 = void.
+    """
     colors = np.zeros((256, 3), dtype=np.uint8)
     for index in range(256):
         # VOC's map deals out the index's bits to the channels, three at a time, to the highest
@@ -194,7 +204,10 @@ def _grid(
     captions: Sequence[str],
     legend: Sequence[_Entry] = (),
 ) -> Image.Image:
-    """Cells side by side under headers; small pictures are enlarged by whole steps, so that text fits."""
+    """Cells side by side under headers.
+
+    Small pictures are enlarged by whole steps, so that text fits.
+    """
     if not rows:
         raise ValueError("a picture grid needs at least one row")
     if captions and len(captions) != len(rows):

@@ -1,4 +1,4 @@
-"""Outputs of a fine-tuned model over a set, and its per-image rows put in the set's order over all ranks."""
+"""Outputs of a fine-tuned model over a set, and rows of all ranks in the set's order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def predictions(model: nn.Module, batches: Iterable[Batch], seed: int) -> Iterat
 
 
 def rows_in_order(ranks: Ranks, rows: Sequence[tuple[int, Row]]) -> tuple[list[int], list[Row]]:
-    """Return all ranks' sample numbers, ascending, and their rows. Called on all ranks; the same on all.
+    """Return all ranks' sample numbers, ascending, and their rows. Called on all ranks.
+
+    The same on all.
 
     Args:
         ranks: This process's place among the ranks.
@@ -47,7 +49,8 @@ def rows_in_order(ranks: Ranks, rows: Sequence[tuple[int, Row]]) -> tuple[list[i
 
     if not by_sample:
         raise TrainingError(
-            "none of the images to score could be read: check them with launcher/pack.py --verify DIR"
+            "none of the images to score could be read: check them with launcher/pack.py --verify "
+            "DIR"
         )
     ids = sorted(by_sample)
     return ids, [by_sample[sample_id] for sample_id in ids]

@@ -1,4 +1,6 @@
-"""An evaluation folder: what a model scored on a set, with the evidence. Written and read here alone.
+"""An evaluation folder: what a model scored on a set, with the evidence.
+
+Written and read here alone.
 
     scores.json               scores, per class, confusion, and what they were computed with
     per_image.safetensors     what a bootstrap over images needs (colorgan/study/comparison.py)
@@ -105,7 +107,9 @@ class SavedEvaluation(BaseModel):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of scoring a set: the record and its evidence; the same on all ranks but for the pictures.
+    """The result of scoring a set: the record and its evidence.
+
+    The same on all ranks but for the pictures.
 
     Attributes:
         record: What scores.json will hold.
@@ -125,7 +129,9 @@ class Evaluation:
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, about: Mapping[str, Any]) -> None:
-    """Write the evaluation folder, scores.json last: once it exists, the rest is complete. Rank 0 only.
+    """Write the evaluation folder, scores.json last: once it exists, the rest is complete.
+
+    Rank 0 only.
 
     Args:
         folder: Made if absent; an evaluation that it holds is replaced.
@@ -164,7 +170,8 @@ def read_evaluation(folder: Path) -> SavedEvaluation:
         fields, scores = {}, {}
     if not scores:
         raise UsageError(
-            f"{path} holds no scores: write it with `accelerate launch launcher/evaluate.py --out DIR`"
+            f"{path} holds no scores: write it with `accelerate launch launcher/evaluate.py --out "
+            "DIR`"
         )
 
     classes = entries(fields.get("classes"), MAX_CLASSES)
@@ -209,7 +216,7 @@ def _shares(value: Any) -> dict[str, float | None]:
 
 
 def _confusion(value: Any) -> list[list[int]]:
-    """A square of counts, or []."""
+    """Return a square of counts, or []."""
     rows = entries(value, MAX_CLASSES + 1)
     if not 0 < len(rows) <= MAX_CLASSES:
         return []

@@ -1,4 +1,4 @@
-"""Scores of a segmenter: intersection over union and Dice per class, at the network's size and the images' own.
+"""Scores of a segmenter: IoU and Dice per class, at the network's size and the images' own.
 
 N images, B images of a batch, C classes with the background, H x W pixels.
 """
@@ -134,7 +134,10 @@ def _count(predictions: Iterable[Prediction], config: ModelConfig, num_pictures:
 
 
 def iou_of_counts(counts_3C: Tensor) -> Tensor:
-    """Return intersection over union per class from its pixels right, predicted and true; NaN for none of either."""
+    """Return intersection over union per class from its pixels right, predicted and true.
+
+    NaN for none of either.
+    """
     right, predicted, true = counts_3C.double()
     iou_C: Tensor = right / (predicted + true - right)
     return iou_C
@@ -163,7 +166,7 @@ def _predicted_at_size(logits_CHW: Tensor, mask_HW: Tensor) -> Tensor:
 
 
 def _overlays(batch: Batch, predicted_BHW: Tensor, ab_scale: float, room: int) -> list[_Overlay]:
-    """The first images of a batch with their masks, at most `room`."""
+    """Return the first images of a batch with their masks, at most `room`."""
     assert batch.mask_BHW is not None
     lab_B3HW = batch.lab_B3HW[:room]
     rgb_B3HW = to_rgb(lab_B3HW[:, :1], lab_B3HW[:, 1:], ab_scale).cpu()
@@ -171,7 +174,10 @@ def _overlays(batch: Batch, predicted_BHW: Tensor, ab_scale: float, room: int) -
 
 
 def segmenter_text(config: ModelConfig, scores: Mapping[str, float]) -> str:
-    """Return the scores of a segmenter in one line; Dice first where there is one class beside the background."""
+    """Return the scores of a segmenter in one line.
+
+    Dice first where there is one class beside the background.
+    """
     parts = [f"mIoU {percent(scores['mIoU'])} (void left out)"]
     if len(config.classes) == 1:
         parts.insert(0, f"Dice {percent(scores['dice'])} ({config.classes[0]})")

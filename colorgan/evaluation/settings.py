@@ -36,7 +36,8 @@ class EvaluateSettings(BaseModel):
     num_pictures: Annotated[int, Field(ge=0)] = Field(8, description="images shown in the pictures")
     own_size: bool = Field(
         False,
-        description="a generator: score at each photo's own size too, as colorize does; needs --image original",
+        description="a generator: score at each photo's own size too, as colorize does; "
+        "needs --image original",
     )
     timeout_s: Annotated[int, Field(gt=0)] = Field(
         600, description="seconds after which a silent rank ends the run"

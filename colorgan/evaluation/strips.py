@@ -1,7 +1,7 @@
-"""Strips: one PNG per image with its cells side by side, and their scores in a JSON file, to be laid out anywhere.
+"""Strips: one PNG per image with its cells side by side, and a JSON file of their scores.
 
-    images-000000000064/strips.json        what the cells show, and each strip's file, sample and scores
-    images-000000000064/sample-12.png      grey | coloured | original, without captions or gaps
+    images-000000000064/strips.json      what the cells show; each strip's file, sample and scores
+    images-000000000064/sample-12.png    grey | coloured | original, without captions or gaps
 
 A strip's cells are equally wide. The captioned grids of colorgan/evaluation/picture_grids.py show
 the same images.
@@ -107,7 +107,10 @@ def write_strips(
 
 
 def read_index(folder: Path) -> StripIndex | None:
-    """Return the record of a folder of strips; None where there is none, or it is damaged. Sizes are bounded."""
+    """Return the record of a folder of strips; None where there is none, or it is damaged.
+
+    Sizes are bounded.
+    """
     fields = read_json(folder / STRIPS)
     cells = tuple(short(name) for name in entries(fields.get("cells"), MAX_CELLS))
     if not cells or len(set(cells)) != len(cells):
@@ -143,7 +146,7 @@ def read_strips(folder: Path, most: int = MAX_STRIPS) -> list[OpenStrip]:
 
 
 def _open(path: Path) -> Image.Image | None:
-    """An RGB image; None when it cannot be read or is enormous."""
+    """Return an RGB image; None when it cannot be read or is enormous."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")

@@ -45,7 +45,9 @@ def to_rgb(luminance_B1HW: Tensor, chroma_B2HW: Tensor, ab_scale: float) -> Tens
 
 @dataclass(frozen=True)
 class ColorStrip:
-    """Some rows of a colored photo; all float32, 1 x channels x rows x width, on the generator's device.
+    """Some rows of a colored photo.
+
+    All float32, 1 x channels x rows x width, on the generator's device.
 
     Attributes:
         top: The first row's number.
@@ -102,7 +104,7 @@ def color_strips(
 
 
 def _shrunk(photo_3HW: Tensor, side: int, rows: int) -> Tensor:
-    """The photo as a float32 square in [0, 1], 1 x 3 x side x side, on the CPU.
+    """Return the photo as a float32 square in [0, 1], 1 x 3 x side x side, on the CPU.
 
     Never on a GPU: its antialiasing kernel keeps all weights of one output pixel in 48 KiB of
     shared memory and refuses to shrink by more than about 47. Width first and some rows at a time,
@@ -120,7 +122,9 @@ def _shrunk(photo_3HW: Tensor, side: int, rows: int) -> Tensor:
 def color_photo(
     generator: nn.Module, photo_3HW: Tensor, *, image_size: int, ab_scale: float, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Color a photo of any size: chroma at the network's size, luminance at the photo's own; see `color_strips`.
+    """Color a photo of any size: chroma at the network's size, luminance at the photo's own.
+
+    See `color_strips`.
 
     Args:
         generator: Left in the mode it was in.
@@ -145,7 +149,7 @@ def color_photo(
 def lab_and_predicted(
     generator: nn.Module, photo_3HW: Tensor, image_size: int, ab_scale: float, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Return a photo's own normalised Lab and the generator's chroma, both at its own size, float32; see `color_strips`."""
+    """Return a photo's own normalised Lab and its predicted chroma, float32; see `color_strips`."""
     strips = list(
         color_strips(generator, photo_3HW, image_size=image_size, ab_scale=ab_scale, seed=seed)
     )

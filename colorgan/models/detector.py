@@ -1,4 +1,4 @@
-"""Object detection: an anchor-free head on the U-Net's decoder features, and how its output becomes boxes.
+"""Object detection: an anchor-free head on the U-Net's features, and its output as boxes.
 
 The head is FCOS's (Tian et al., "FCOS: A Simple and Strong Anchor-Free Object Detector", TPAMI
 2022, arXiv:2006.09214) at one level of stride 4, where the paper has five of stride 8 to 128: the
@@ -36,7 +36,10 @@ MIN_SCORE, MAX_CANDIDATES, MAX_OVERLAP, MAX_DETECTIONS = 0.05, 400, 0.6, 100
 
 
 class Detector(nn.Module):
-    """Encoder, the decoder's blocks up to stride 4, and the head; nothing of the decoder beyond that."""
+    """Encoder, the decoder's blocks up to stride 4, and the head.
+
+    Nothing of the decoder beyond that.
+    """
 
     def __init__(
         self,
@@ -69,7 +72,10 @@ class Detector(nn.Module):
 
 
 class Head(nn.Module):
-    """Two branches: class, and distances to the sides; centre-ness belongs to the second (FCOS, section 3.4)."""
+    """Two branches: class, and distances to the sides.
+
+    Centre-ness belongs to the second (FCOS, section 3.4).
+    """
 
     def __init__(self, inputs: int, channels: int, num_classes: int) -> None:
         super().__init__()
@@ -135,7 +141,10 @@ class Detections:
 
 
 def detect(raw_BOHW: Tensor) -> list[Detections]:
-    """Return each image's detections; a score is the root of class probability times centre-ness (FCOS, eq. 4)."""
+    """Return each image's detections.
+
+    A score is the root of class probability times centre-ness (FCOS, eq. 4).
+    """
     found = predictions(raw_BOHW)
     scores_BPC = (found.classes_BPC.sigmoid() * found.centre_BP.sigmoid()[..., None]).sqrt()
     return [

@@ -1,12 +1,11 @@
-"""The generator as a user takes it: one call loads it from a folder or from the Hugging Face hub, one call colours.
+"""The generator's Python interface: loaded from a folder or from the Hugging Face hub.
 
-    generator = Generator.from_pretrained("runs/pretrain/generator")      # or "user/name" on the hub
-    coloured = generator.colour(photo)                                    # uint8, 3 x H x W
-    generator.push_to_hub("user/name")                                    # huggingface_hub's conventions
+    generator = Generator.from_pretrained("runs/pretrain/generator")  # or "user/name" on the hub
+    colored = generator.color(photo)                                  # uint8, 3 x H x W
+    generator.push_to_hub("user/name")                                # huggingface_hub's
 
 It holds a network of `colorgan/models/unet.py` and the config of its folder; both are read and
-written by `colorgan/models/model_folder.py`, so that a folder from here is one that every verb
-takes.
+written by `colorgan/models/model_folder.py`, so that every command takes the folder.
 """
 
 from __future__ import annotations
@@ -25,6 +24,8 @@ from colorgan.models.model_folder import ModelConfig, load_model, write_model
 from colorgan.models.modes import set_inference
 from colorgan.models.weights_file import CONFIG, WEIGHTS
 
+HUB_KEYWORDS = frozenset(("revision", "token", "cache_dir", "force_download", "local_files_only"))
+
 
 class Generator(
     nn.Module,
@@ -34,7 +35,7 @@ class Generator(
     tags=["image-colorization", "gan", "pix2pix"],
     pipeline_tag="image-to-image",
 ):
-    """Maps normalised luminance to normalised chroma; see `forward` and `colour`."""
+    """Maps normalised luminance to normalised chroma; see `forward` and `color`."""
 
     def __init__(self, network: nn.Module, model_config: ModelConfig) -> None:
         super().__init__()
@@ -43,12 +44,17 @@ class Generator(
         set_inference(network, model_config.inference)
 
     def forward(self, luminance_B1HW: Tensor) -> Tensor:
-        """Map L' = L/50 - 1 (B, 1, S, S) to a and b over `model_config.ab_scale` (B, 2, S, S), in [-1, 1]."""
+        """Map L/50 - 1 (B, 1, S, S) to ab over `model_config.ab_scale` (B, 2, S, S), in [-1, 1]."""
         chroma_B2HW: Tensor = self.network(luminance_B1HW)
         return chroma_B2HW
 
     def color(self, photo_3HW: Tensor, seed: int = 0) -> Tensor:
-        """Return a photo (uint8 sRGB, 3HW, any size; its own colours are not used) in colour, as float sRGB, 3HW."""
+        """Return a photo in color, as float sRGB in [0, 1], 3HW.
+
+        Args:
+            photo_3HW: uint8 sRGB of any size; its own colors are not used.
+            seed: Of the dropout of "paper" inference.
+        """
         config = self.model_config
         _, colored = color_photo(
             self.network,
@@ -97,12 +103,14 @@ class Generator(
         return cls(*load_model(path, "generator")).eval()
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Write the folder that `from_pretrained` and every verb take."""
+        """Write the folder that `from_pretrained` and every command take."""
         write_model(save_directory, self.network, self.model_config)
 
 
 def export_onnx(folder: Path, out: Path) -> None:
-    """Write a generator folder's network as ONNX: `luminance` (B, 1, S, S) to `chroma` (B, 2, S, S), any B.
+    """Write a generator folder's network as ONNX.
+
+    `luminance` (B, 1, S, S) to `chroma` (B, 2, S, S), any B.
 
     Raises:
         ModelFolderError: no generator folder, or the extra `onnx` is not installed.
@@ -132,7 +140,9 @@ def export_onnx(folder: Path, out: Path) -> None:
 
 
 def check_onnx(path: Path, folder: Path, tolerance: float = 1e-3) -> float:
-    """Run the ONNX file with onnxruntime on random luminance; return the largest difference from the network.
+    """Run the ONNX file with onnxruntime on random luminance.
+
+    Return the largest difference from the network.
 
     Raises:
         ModelFolderError: onnxruntime is not installed, or the outputs differ by more than

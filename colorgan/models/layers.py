@@ -1,4 +1,4 @@
-"""Layers of the networks: dropout by key, batch norm, and the blocks that halve and double the side."""
+"""Layers of the networks: dropout by key, batch norm, blocks that halve or double the side."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ class KeyedDropout(nn.Module):
         self.at_inference = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return `x` with a share `probability` of its elements zeroed and the rest scaled up; same shape."""
+        """Return `x` with a share `probability` of its elements zeroed and the rest scaled up.
+
+        Same shape.
+        """
         if self.probability == 0.0 or not (self.training or self.at_inference):
             return x
 
@@ -53,7 +56,7 @@ def _mix(h: Tensor) -> Tensor:
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that can use the batch's own statistics at inference without touching the running ones."""
+    """Batch norm that can use the batch's own statistics at inference; the running ones stay."""
 
     batch_statistics_at_inference = False
 
@@ -93,7 +96,10 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Transposed convolution 4x4, stride 2, norm, dropout, skip concatenated, ReLU: doubles the side."""
+    """Transposed convolution 4x4, stride 2, norm, dropout, skip concatenated, ReLU.
+
+    Doubles the side.
+    """
 
     def __init__(
         self, inputs: int, outputs: int, *, norm: NormName, bias: bool, dropout: float, salt: int
@@ -104,6 +110,6 @@ class Up(nn.Module):
         self.dropout = KeyedDropout(dropout, salt)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Map B x inputs x H x W, and a skip at twice the side, to B x (outputs + the skip's channels) x 2H x 2W."""
+        """Map B x inputs x H x W and a skip to B x (outputs + the skip's channels) x 2H x 2W."""
         x = self.dropout(self.norm(self.conv(x)))
         return F.relu(torch.cat([x, skip], dim=1))

@@ -1,4 +1,4 @@
-"""Models on disk: a folder of `model.safetensors` and `config.json`, which is all that later commands need.
+"""Models on disk: a folder of `model.safetensors` and `config.json`, all that commands need.
 
     checkpoint -> consolidate -> generator/ -> fine-tuning, evaluation, colorize
     fine-tuning -> model/ -> evaluation
@@ -51,7 +51,7 @@ class Architecture(BaseModel):
 
 
 class ModelConfig(BaseModel):
-    """The record in `config.json`: the network, how color is normalised, and where the weights come from."""
+    """The record in `config.json`: the network, its normalisation, where its weights come from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -140,7 +140,8 @@ def read_config(folder: Path) -> ModelConfig:
     if not path.is_file() or not (folder / WEIGHTS).is_file():
         raise ModelFolderError(
             f"{folder} is not a model folder ({CONFIG} and {WEIGHTS}): make one with "
-            "`python launcher/consolidate.py --run DIR` (of weights from elsewhere with launcher/import_encoder.py)"
+            "`python launcher/consolidate.py --run DIR` (of weights from elsewhere with "
+            "launcher/import_encoder.py)"
         )
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ModelFolderError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes: it is not ours")
@@ -204,8 +205,9 @@ def load_model(folder: Path, *kinds: str) -> tuple[nn.Module, ModelConfig]:
     except ArchitectureError as error:
         raise ModelFolderError(f"{folder / CONFIG}: {error}") from None
 
-    with WeightsFile(folder / WEIGHTS) as file, torch.no_grad():
-        file.check_fits(module)
+    file = WeightsFile(folder / WEIGHTS)
+    file.check_fits(module)
+    with torch.no_grad():
         if config.architecture.encoder == UNET:
             module = module.to_empty(device="cpu")
         else:
@@ -237,7 +239,9 @@ def write_model(folder: Path, module: nn.Module, config: ModelConfig) -> None:
 
 
 def partial_folder(out: Path) -> Path:
-    """Make and return the folder in which a model folder is written before it is renamed; it is beside `out`.
+    """Make and return the folder in which a model folder is written before it is renamed.
+
+    It is beside `out`.
 
     Raises:
         ModelFolderError: `out` cannot be a model folder.
@@ -263,7 +267,9 @@ def replace_folder(partial: Path, out: Path) -> None:
 
 
 def probe(module: nn.Module, image_size: int, device: torch.device) -> Tensor:
-    """Return the network's output with running statistics, on the CPU, for a fixed luminance pattern of one image.
+    """Return the network's output for a fixed luminance pattern, with running statistics.
+
+    Float32 on the CPU, of one image.
 
     Args:
         module: On `device`; left in the mode it was in.

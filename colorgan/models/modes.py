@@ -1,4 +1,4 @@
-"""States of a network: weights drawn from a seed, keys of its dropout, and two meanings of eval mode."""
+"""States of a network: weights from a seed, keys of its dropout, two meanings of eval mode."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ Inference = Literal["running", "paper"]
 
 
 def initialise(module: nn.Module, seed: int) -> None:
-    """Draw every convolution and dense weight from N(0, 0.02), biases 0, norms 1 and 0; a function of `seed` alone."""
+    """Draw every convolution and dense weight from N(0, 0.02), biases 0, norms 1 and 0.
+
+    A function of `seed` alone.
+    """
     random = torch.Generator().manual_seed(seed)
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
@@ -28,7 +31,7 @@ def initialise(module: nn.Module, seed: int) -> None:
 
 
 def set_dropout_keys(module: nn.Module, keys_B: Tensor) -> None:
-    """Give every dropout layer of `module` the keys (int32, one per sample) of the batch that comes next.
+    """Give every dropout layer of `module` the keys of the next batch, int32, one per sample.
 
     They are copied to the module's device once, for all layers, and the host does not wait for the
     copy.
@@ -43,7 +46,10 @@ def set_dropout_keys(module: nn.Module, keys_B: Tensor) -> None:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """While open, `module` is in eval mode; each of its parts then goes back to the mode it was in."""
+    """While open, `module` is in eval mode.
+
+    Each of its parts then goes back to the mode it was in.
+    """
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -55,7 +61,10 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def using_inference(module: nn.Module, inference: Inference) -> Iterator[None]:
-    """While open, `module.eval()` means `inference` (see `set_inference`); then what it meant before."""
+    """While open, `module.eval()` means `inference` (see `set_inference`).
+
+    Then what it meant before.
+    """
     norms: list[tuple[BatchNorm, bool]] = []
     dropouts: list[tuple[KeyedDropout, bool]] = []
     for part in module.modules():
@@ -91,7 +100,9 @@ def set_inference(module: nn.Module, inference: Inference) -> None:
 
 
 def dropout_keys(seed: int, positions_B: Tensor) -> Tensor:
-    """Return one int32 key per sample for `KeyedDropout`: a function of the seed and of the sample's position.
+    """Return one int32 key per sample for `KeyedDropout`.
+
+    A function of the seed and of the sample's position.
 
     `positions_B` (int64) numbers every sample of a run once, so a key belongs to one image of one
     step, whichever rank or micro-batch it is in.

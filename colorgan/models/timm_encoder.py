@@ -1,4 +1,6 @@
-"""Encoders of timm, with their weights or torchvision's: what pretraining by colouring can be compared with.
+"""Encoders of timm, with their weights or torchvision's.
+
+What pretraining by colouring can be compared with.
 
 launcher/import_encoder.py makes a model folder of one; fine-tuning then starts from it as from a
 generator. It sees what ours see, luminance alone, as the grey photo it stands for. Needs the extra
@@ -23,7 +25,9 @@ from colorgan.models.unet import FeaturePyramid
 
 
 class TimmEncoder(FeaturePyramid):
-    """A convolutional network of timm without its classifier; the levels of stride 2 (or 4) and deeper.
+    """A convolutional network of timm without its classifier.
+
+    The levels of stride 2 (or 4) and deeper.
 
     Raises:
         ArchitectureError: timm is not installed, knows no such network, or its levels do not halve
@@ -38,19 +42,23 @@ class TimmEncoder(FeaturePyramid):
         try:
             self.body: nn.Module = timm.create_model(name, features_only=True, **timm_arguments)
         except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
-            raise ArchitectureError(f"timm's {name}: {_told(error)}") from None
+            raise ArchitectureError(f"timm's {name}: {_reason(error)}") from None
+
+        # Levels of stride 1, which some networks have, are left out.
         info: Any = self.body.feature_info
         channels, strides = info.channels(), info.reduction()
         self._first = sum(stride == 1 for stride in strides)
         self.channels, self.strides = tuple(channels[self._first :]), tuple(strides[self._first :])
         first = self.strides[0]
-        if first not in (2, 4) or self.strides != tuple(
-            first << level for level in range(len(self.strides))
-        ):
+        halving = tuple(first << level for level in range(len(self.strides)))
+        if first not in (2, 4) or self.strides != halving:
             raise ArchitectureError(
-                f"timm's {name} has features of strides {', '.join(map(str, strides))}: a decoder needs each level at "
-                "half the side of the one before, as convolutional networks such as resnet50 or convnext_tiny have"
+                f"timm's {name} has features of strides {', '.join(map(str, strides))}: a decoder "
+                "needs each level at "
+                "half the side of the one before, as convolutional networks such as resnet50 or "
+                "convnext_tiny have"
             )
+
         settings: Any = self.body.pretrained_cfg
         self._mean, self._std = tuple(settings["mean"]), tuple(settings["std"])
 
@@ -60,16 +68,19 @@ class TimmEncoder(FeaturePyramid):
         return features[self._first :]
 
     def _photo(self, luminance_B1HW: Tensor) -> Tensor:
-        """The grey photo with this luminance, normalised as timm's weights expect it; B x 3 x H x W."""
-        grey_B3HW = lab_to_rgb_B3HW(
-            denormalise_lab_B3HW(nn.functional.pad(luminance_B1HW, (0, 0, 0, 0, 0, 2)))
-        )
-        mean, std = (grey_B3HW.new_tensor(part).view(3, 1, 1) for part in (self._mean, self._std))
+        """Return the grey photo with this luminance, normalised as timm's weights expect it.
+
+        B x 3 x H x W.
+        """
+        lab_B3HW = nn.functional.pad(luminance_B1HW, (0, 0, 0, 0, 0, 2))
+        grey_B3HW = lab_to_rgb_B3HW(denormalise_lab_B3HW(lab_B3HW))
+        mean = grey_B3HW.new_tensor(self._mean).view(3, 1, 1)
+        std = grey_B3HW.new_tensor(self._std).view(3, 1, 1)
         return (grey_B3HW - mean) / std
 
 
 class Backbone(nn.Module):
-    """Nothing but an encoder, under the name that it has in the networks of the tasks."""
+    """An encoder alone, under the name that it has in the networks of the tasks."""
 
     def __init__(self, encoder: FeaturePyramid) -> None:
         super().__init__()
@@ -82,7 +93,9 @@ class Backbone(nn.Module):
 
 
 def pretrained_encoder(name: str, weights: Path | None, image_size: int) -> TimmEncoder:
-    """Return timm's network with weights from a file of timm's or torchvision's, or with those that timm downloads.
+    """Return timm's network with weights from a file, or with those that timm downloads.
+
+    The file is timm's or torchvision's.
 
     A file is read as safetensors or by `torch.load(weights_only=True)`; nothing of it is executed.
 
@@ -93,32 +106,35 @@ def pretrained_encoder(name: str, weights: Path | None, image_size: int) -> Timm
             level.
     """
     if weights is not None and not weights.is_file():
-        raise ModelFolderError(f"--weights {weights} is no file")
-    _check_features(
-        TimmEncoder(name, pretrained=False), name, image_size
-    )  # before anything is downloaded
-    logging.getLogger("timm").setLevel(
-        logging.ERROR
-    )  # it warns of the classifier's weights, which are not used
-    overlay = (
-        {"pretrained_cfg_overlay": {"file": str(weights), "custom_load": False}} if weights else {}
-    )
+        raise ModelFolderError(f"--weights {weights} is not a file")
+
+    # Before anything is downloaded.
+    _check_features(TimmEncoder(name, pretrained=False), name, image_size)
+
+    # It warns of the classifier's weights, which are not used.
+    logging.getLogger("timm").setLevel(logging.ERROR)
+    overlay: dict[str, Any] = {}
+    if weights:
+        overlay["pretrained_cfg_overlay"] = {"file": str(weights), "custom_load": False}
+
     where = weights or "the download"
     try:
         with _missing_keys() as missing:
             encoder = TimmEncoder(name, pretrained=True, **overlay)
     except Exception as error:  # whatever reading a file from elsewhere, or the network, may raise
-        told = _told(error).removeprefix(f"timm's {name}: ")
+        reason = _reason(error).removeprefix(f"timm's {name}: ")
         raise ModelFolderError(
-            f"{where} cannot be read as weights of timm's {name}: {told}"
+            f"{where} cannot be read as weights of timm's {name}: {reason}"
         ) from None
+
     classifier = _timm().get_pretrained_cfg_value(name, "classifier") or ()
-    unused = tuple(
-        f"{each}." for each in ([classifier] if isinstance(classifier, str) else classifier)
-    )
-    if lacking := [key for key in missing if not key.startswith(unused)]:
+    classifiers = [classifier] if isinstance(classifier, str) else classifier
+    unused = tuple(f"{each}." for each in classifiers)
+    lacking = [key for key in missing if not key.startswith(unused)]
+    if lacking:
         raise ModelFolderError(
-            f"{where} holds no weights for {len(lacking)} parts of timm's {name}, for one {lacking[0]}: it is of "
+            f"{where} holds no weights for {len(lacking)} parts of timm's {name}, for one "
+            f"{lacking[0]}: it is of "
             "another network, or its layers are named otherwise than timm's"
         )
     return encoder
@@ -126,7 +142,10 @@ def pretrained_encoder(name: str, weights: Path | None, image_size: int) -> Timm
 
 @contextmanager
 def _missing_keys() -> Iterator[list[str]]:
-    """While open, what `load_state_dict` finds missing is collected: timm takes what is there and does not say."""
+    """While open, collect the keys that any `load_state_dict` finds missing.
+
+    timm loads what a file has, and reports what is missing in its log only.
+    """
     missing: list[str] = []
     load = nn.Module.load_state_dict
 
@@ -143,31 +162,35 @@ def _missing_keys() -> Iterator[list[str]]:
 
 
 def _check_features(encoder: TimmEncoder, name: str, image_size: int) -> None:
-    """Refuse features of other sizes than announced, and parts that a head on the last level would never train."""
+    """Refuse features of unexpected sizes, and parts that a head on the last level cannot train."""
     try:
         features = encoder.eval()(torch.zeros(1, 1, image_size, image_size))
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ModelFolderError(
-            f"timm's {name} takes no pictures of {image_size}x{image_size}: {_told(error)}"
+            f"timm's {name} takes no pictures of {image_size}x{image_size}: {_reason(error)}"
         ) from None
-    wanted = [
-        (c, image_size // s, image_size // s)
-        for c, s in zip(encoder.channels, encoder.strides, strict=True)
-    ]
+
+    expected = []
+    for channels, stride in zip(encoder.channels, encoder.strides, strict=True):
+        side = image_size // stride
+        expected.append((channels, side, side))
     given = [tuple(level.shape[1:]) for level in features]
-    if given != wanted:
+    if given != expected:
         raise ModelFolderError(
-            f"timm's {name} gives features of {given} for {image_size}x{image_size}, not of {wanted}"
+            f"timm's {name} gives features of {given} for {image_size}x{image_size}, not of "
+            f"{expected}"
         )
+
     features[-1].sum().backward()
     if idle := [key for key, part in encoder.body.named_parameters() if part.grad is None]:
         raise ArchitectureError(
-            f"timm's {name}: {idle[0]} and {len(idle) - 1} other parts have no say in its last level"
+            f"timm's {name}: {idle[0]} and {len(idle) - 1} other parts have no say in its last "
+            "level"
         )
 
 
-def _told(error: Exception) -> str:
-    """The first sentence that says something: torch heads a list of what does not fit with a line of its own."""
+def _reason(error: Exception) -> str:
+    """Return the first sentence with a reason; torch's lists of mismatches have a heading."""
     lines = str(error).strip().split("\n")
     return lines[min(1, len(lines) - 1)].strip().split(". ")[0][:300] or type(error).__name__
 
@@ -181,6 +204,7 @@ def _timm() -> Any:
         ) from None
     except RuntimeError as error:  # torchvision's operators do not load
         raise ArchitectureError(
-            f"timm needs torchvision, which was built for another torch ({_told(error)}): install the torchvision "
-            f"that belongs to torch {torch.__version__}, from where that came"
+            "timm needs torchvision, but the one here was built for another torch "
+            f"({_reason(error)}): install the torchvision that belongs to torch "
+            f"{torch.__version__}, from where that came"
         ) from None

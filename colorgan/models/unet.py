@@ -1,4 +1,4 @@
-"""The U-Net: its encoder and decoder, the generator and segmenter made of both, the classifier of the first.
+"""The U-Net: its encoder and decoder, the generator and segmenter of both, the classifier.
 
 Layer order and sizes follow the reference code (Treneska et al., Sensors 2022, 22(4):1599; the
 pix2pix of Isola et al. 2017). Nothing here knows of data, losses or ranks; components take plain
@@ -33,13 +33,14 @@ def num_downsamplings(image_size: int) -> int:
     is_power_of_two = image_size & (image_size - 1) == 0
     if not MIN_IMAGE_SIZE <= image_size <= MAX_IMAGE_SIZE or not is_power_of_two:
         raise ArchitectureError(
-            f"image size {image_size} does not fit the U-Net, which halves it down to 1: use 32, 64, 128, 256 or 512"
+            f"image size {image_size} does not fit the U-Net, which halves it down to 1: use 32, "
+            "64, 128, 256 or 512"
         )
     return image_size.bit_length() - 1
 
 
 class FeaturePyramid(nn.Module):
-    """An encoder: L' (B, 1, S, S) to a list of features, largest first, each with half the side of the one before.
+    """An encoder: L' (B, 1, S, S) to features, largest first, each half as large as the last.
 
     Attributes:
         channels: of each level.
@@ -115,7 +116,7 @@ def decoder_blocks(
 
 
 def run_decoder(blocks: Iterable[nn.Module], features: list[Tensor]) -> Tensor:
-    """Return the output of the decoder's first blocks, or of all of them, for the encoder's features."""
+    """Return the output of some of the decoder's first blocks for the encoder's features."""
     x = features[-1]
     for block, skip in zip(blocks, reversed(features[:-1]), strict=False):
         x = block(x, skip)
@@ -123,7 +124,7 @@ def run_decoder(blocks: Iterable[nn.Module], features: list[Tensor]) -> Tensor:
 
 
 class Decoder(nn.Module):
-    """CD512-CD512-CD512-C512-C256-C128-C64 with skips, then a transposed convolution to `num_outputs` channels."""
+    """CD512-CD512-CD512-C512-C256-C128-C64 with skips, then a transposed convolution."""
 
     def __init__(
         self,

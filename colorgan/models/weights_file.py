@@ -1,4 +1,4 @@
-"""A safetensors file read and written tensor by tensor."""
+"""A safetensors file, written and read tensor by tensor. Nothing is ever unpickled."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 import os
 import struct
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,50 +16,10 @@ from torch import Tensor, nn
 
 from colorgan.errors import ModelFolderError
 
-RUN_ELEMENTS = 4 << 20  # copied at a time: 16 MiB of float32
-
-
-def write_safetensors(
-    path: Path,
-    shapes: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
-    read: Callable[[str, int, int], Tensor],
-) -> None:
-    """Write a safetensors file from tensors that are read in runs: `read(name, offset, length)`, in elements.
-
-    Format: 8 bytes little-endian header length, JSON header, data (huggingface/safetensors README,
-    "Format").
-    """
-    names = {code: name for name, code in DTYPES.items()}
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name in sorted(shapes):
-        dtype, shape = shapes[name]
-        size = dtype.itemsize * torch.Size(shape).numel()
-        header[name] = {
-            "dtype": names[dtype],
-            "shape": list(shape),
-            "data_offsets": [offset, offset + size],
-        }
-        offset += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name in sorted(shapes):
-            count = torch.Size(shapes[name][1]).numel()
-            for start in range(0, count, RUN_ELEMENTS):
-                run = read(name, start, min(RUN_ELEMENTS, count - start))
-                file.write(run.contiguous().view(-1).view(torch.uint8).numpy().data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-
-
-MAX_HEADER_BYTES = 16 << 20
-
-
+# Elements that are copied at a time: 16 MiB of float32.
+BLOCK_ELEMENTS = 4 << 20
+# By the format's names.
 DTYPES = {
     "F32": torch.float32,
     "F64": torch.float64,
@@ -73,83 +34,123 @@ DTYPES = {
 }
 
 
+def write_safetensors(
+    path: Path,
+    shapes: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+    read: Callable[[str, int, int], Tensor],
+) -> None:
+    """Write a safetensors file block by block, so that no tensor is ever whole in memory.
+
+    Format: 8 bytes little-endian header length, JSON header, data (huggingface/safetensors README,
+    "Format").
+
+    Args:
+        path: The file to write.
+        shapes: Type and shape of each tensor.
+        read: `read(name, offset, length)` returns elements of a tensor; offsets ascend.
+    """
+    header = _header(shapes)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        for name in sorted(shapes):
+            count = torch.Size(shapes[name][1]).numel()
+            for start in range(0, count, BLOCK_ELEMENTS):
+                block = read(name, start, min(BLOCK_ELEMENTS, count - start))
+                file.write(block.contiguous().view(-1).view(torch.uint8).numpy().data)
+
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _header(shapes: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> bytes:
+    codes = {dtype: code for code, dtype in DTYPES.items()}
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name in sorted(shapes):
+        dtype, shape = shapes[name]
+        end = offset + dtype.itemsize * torch.Size(shape).numel()
+        entries[name] = {
+            "dtype": codes[dtype],
+            "shape": list(shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    # The data begins at a multiple of 8 bytes.
+    return text + b" " * (-len(text) % 8)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
 class WeightsFile:
-    """A safetensors file, opened with its header checked and no tensor read. It never unpickles.
+    """A safetensors file, opened with its header checked and no tensor read.
 
     Raises:
-        ModelFolderError: on opening, when the file is no safetensors file or promises what it does
-            not hold.
+        ModelFolderError: On opening, when the file is not a safetensors file or its header names
+            more data than the file has.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with safe_open(
-                path, "pt"
-            ):  # checks that the parts follow each other and fill the file exactly
-                pass
-            self._file: BinaryIO = path.open("rb")
-            self._entries, self._start = _read_header(self._file)
-        except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-            raise ModelFolderError(
-                f"{path} is no file of weights: {str(error).splitlines()[0][:200]}"
-            ) from None
+            # Checks that the tensors follow each other and fill the file exactly.
+            with safe_open(path, "pt") as file:
+                self._entries = {name: _entry(file, name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError) as error:
+            reason = str(error).splitlines()[0][:200]
+            raise ModelFolderError(f"{path} is not a file of weights: {reason}") from None
 
     def check_fits(self, module: nn.Module) -> None:
-        """Compare names, shapes and kinds of number with those of a network, before anything is read.
+        """Compare names, shapes and kinds of number with a network's, before anything is read.
 
         Raises:
-            ModelFolderError: they differ; names the first tensor that does.
+            ModelFolderError: They differ; names the first tensor that does.
         """
-        wanted = module.state_dict()
-        for name in sorted(wanted.keys() | self._entries.keys()):
-            if name not in wanted or name not in self._entries:
-                where = CONFIG if name not in wanted else "the file"
+        needed = module.state_dict()
+        for name in sorted(needed.keys() | self._entries.keys()):
+            if name not in needed:
                 raise ModelFolderError(
-                    f"{self.path} does not fit {CONFIG}: {where} knows no {name[:200]}"
+                    f"{self.path} does not fit {CONFIG}: {CONFIG} has no {name[:200]}"
                 )
-            entry, tensor = self._entries[name], wanted[name]
+            if name not in self._entries:
+                raise ModelFolderError(
+                    f"{self.path} does not fit {CONFIG}: the file has no {name[:200]}"
+                )
+
+            entry, tensor = self._entries[name], needed[name]
             same_kind = entry.dtype.is_floating_point == tensor.dtype.is_floating_point
             if entry.shape != tuple(tensor.shape) or not same_kind:
                 raise ModelFolderError(
-                    f"{self.path} does not fit {CONFIG}: {name} is {entry.dtype} of {list(entry.shape)}, "
-                    f"{tensor.dtype} of {list(tensor.shape)} is needed"
+                    f"{self.path} does not fit {CONFIG}: {name} is {entry.dtype} of "
+                    f"{list(entry.shape)}, {tensor.dtype} of {list(tensor.shape)} is needed"
                 )
 
     def read(self, name: str) -> Tensor:
-        """Return one tensor, in memory of its own, with the dtype of the file."""
-        entry = self._entries[name]
-        buffer = torch.empty(entry.size, dtype=torch.uint8)
-        self._file.seek(self._start + entry.offset)
-        if self._file.readinto(buffer.numpy().data) != entry.size:  # type: ignore[attr-defined]
-            raise ModelFolderError(f"{self.path} has become shorter while it was read")
-        return buffer.view(entry.dtype).view(entry.shape)
+        """Return one tensor, in memory of its own, with the dtype of the file.
 
-    def __enter__(self) -> WeightsFile:
-        return self
+        The file is opened for it alone: a mapping that stays open would count every tensor read so
+        far as this process's memory.
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-
-class _Entry(NamedTuple):
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    offset: int
-    size: int
+        Raises:
+            ModelFolderError: The file can no longer be read.
+        """
+        try:
+            with safe_open(self.path, "pt") as file:
+                tensor: Tensor = file.get_tensor(name).clone()
+        except (SafetensorError, OSError) as error:
+            reason = str(error).splitlines()[0][:200]
+            raise ModelFolderError(f"{self.path} can no longer be read: {reason}") from None
+        return tensor
 
 
-def _read_header(file: BinaryIO) -> tuple[dict[str, _Entry], int]:
-    """Return what each tensor of a safetensors file is, and where its data begins."""
-    length = int.from_bytes(file.read(8), "little")
-    if length > MAX_HEADER_BYTES:
-        raise ValueError(f"a header of {length} bytes")
-    header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    entries = {}
-    for name, part in header.items():
-        if part["dtype"] not in DTYPES:
-            raise ValueError(f"{name[:200]} is of type {part['dtype']}")
-        start, stop = part["data_offsets"]
-        entries[name] = _Entry(DTYPES[part["dtype"]], tuple(part["shape"]), start, stop - start)
-    return entries, 8 + length
+def _entry(file: Any, name: str) -> _Entry:
+    part = file.get_slice(name)
+    code = part.get_dtype()
+    if code not in DTYPES:
+        raise ValueError(f"{name[:200]} is of type {code}")
+    return _Entry(DTYPES[code], tuple(part.get_shape()))

@@ -1,4 +1,6 @@
-"""The pretext task: a conditional GAN that colors grey images (Treneska et al. 2022; Isola et al. 2017).
+"""The pretext task: a conditional GAN that colors grey images (Treneska et al. 2022; Isola et al.
+
+2017).
 
 `build_pretraining` translates a recipe into the task and its networks; `colorgan.training.loop.fit`
 trains them.
@@ -96,7 +98,10 @@ class PretrainTask:
 
 @torch.no_grad()
 def _colors(fake_B2HW: Tensor, chroma_B2HW: Tensor) -> dict[str, Tensor]:
-    """Colorfulness and saturation of the output, which colorgan/runs/health.py watches; in normalised units."""
+    """Colorfulness and saturation of the output, which colorgan/runs/health.py watches.
+
+    In normalised units.
+    """
     return {
         "colourfulness/output": lab_colorfulness(fake_B2HW).mean(),
         "colourfulness/data": lab_colorfulness(chroma_B2HW).mean(),
@@ -116,7 +121,10 @@ def generator_config(recipe: NetworkRecipe) -> ModelConfig:
 def build_pretraining(
     recipe: PretrainRecipe, ranks: Ranks, total_images: int
 ) -> tuple[PretrainTask, Strategy]:
-    """Return the task and its networks on this rank's device, drawn from the seed. Called on all ranks."""
+    """Return the task and its networks on this rank's device, drawn from the seed.
+
+    Called on all ranks.
+    """
     generator = build_model(generator_config(recipe.network))
     initialise(generator, recipe.seed)
     networks: dict[str, nn.Module] = {GENERATOR: generator.to(ranks.device)}

@@ -60,7 +60,7 @@ class FinetuneJob:
 
 
 def finetune(job: FinetuneJob, ranks: Ranks) -> RunResult:
-    """Train through the stages in the recipe's run folder, from its newest checkpoint if there is one.
+    """Train through the stages in the run folder, from its newest checkpoint if there is one.
 
     At the end `<run>/model` holds the trained network and `<run>/evaluation` its scores on the
     validation set with their evidence. Called on all ranks.
@@ -126,7 +126,9 @@ class _Training:
     evaluations: dict[int, Evaluation] = field(default_factory=dict)
 
     def train(self) -> int:
-        """Train from the run's newest checkpoint through the stages that are left; return images seen.
+        """Train from the run's newest checkpoint through the stages that are left.
+
+        Return images seen.
 
         A finished run is scored again and left as it is. Called on all ranks.
         """
@@ -213,7 +215,8 @@ def run(recipe: FinetuneRecipe, ranks: Ranks) -> int:
     """
     if not recipe.data.train:
         raise UsageError(
-            "data.train is not given: name a folder that launcher/pack.py has written, for instance of VOC with "
+            "data.train is not given: name a folder that launcher/pack.py has written, for "
+            "instance of VOC with "
             "`python launcher/pack.py --corpus voc --root VOCdevkit --split train --out DIR`"
         )
     shards = open_set(recipe.data.train, *recipe.data.cache, ranks)
@@ -245,14 +248,18 @@ def run(recipe: FinetuneRecipe, ranks: Ranks) -> int:
 
 
 def _open_val(recipe: FinetuneRecipe, shards: ShardSet, ranks: Ranks) -> ShardSet | None:
-    """Open the validation set, if any; its classes must be those of the training set. Called on all ranks."""
+    """Open the validation set, if any; its classes must be those of the training set.
+
+    Called on all ranks.
+    """
     if not recipe.data.val:
         return None
 
     val_shards = open_set(recipe.data.val, *recipe.data.cache, ranks)
     if val_shards.classes != shards.classes:
         raise UsageError(
-            f"{recipe.data.val[0]} has other classes than {recipe.data.train[0]} ({len(val_shards.classes)} and "
+            f"{recipe.data.val[0]} has other classes than {recipe.data.train[0]} "
+            f"({len(val_shards.classes)} and "
             f"{len(shards.classes)}): validate on a split of the same corpus"
         )
     return val_shards
@@ -278,7 +285,8 @@ def _print_result(recipe: FinetuneRecipe, config: ModelConfig, result: RunResult
     """Print how the run ended and the next command. Rank 0 only."""
     if result.stopped:
         print(
-            f"{result.stopped}: saved at {result.images_seen:,} images; rerunning the command resumes it"
+            f"{result.stopped}: saved at {result.images_seen:,} images; rerunning the command "
+            "resumes it"
         )
         return
 

@@ -1,4 +1,7 @@
-"""The network that fine-tuning begins with: drawn from the seed, or with a generator's or encoder's features."""
+"""The network that fine-tuning begins with.
+
+Drawn from the seed, or with a generator's or encoder's features.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +82,7 @@ def _drawn_config(
     classes: tuple[str, ...],
     palette: tuple[tuple[int, int, int], ...],
 ) -> ModelConfig:
-    """The config of a network drawn from the seed."""
+    """Return the config of a network drawn from the seed."""
     sizes = recipe.network.model_dump(exclude={"ab_scale"})
     return ModelConfig(
         kind=task.kind,
@@ -95,7 +98,10 @@ def _drawn_config(
 
 
 def new_layers(model: nn.Module, task: DownstreamTask) -> tuple[str, ...]:
-    """Return how the names of the layers begin that are not pretrained: behind an encoder from elsewhere, all."""
+    """Return how the names of the layers begin that are not pretrained.
+
+    Behind an encoder from elsewhere, all.
+    """
     return (task.new_layers,) if isinstance(model.encoder, Encoder) else ("decoder.", "head.")
 
 
@@ -106,7 +112,8 @@ def _check_network(recipe: FinetuneRecipe, source: ModelConfig) -> None:
         asked = getattr(recipe.network, key)
         if asked != have[key]:
             raise ModelFolderError(
-                f"network.{key} is {asked} but {recipe.init} has {have[key]}: leave network.{key} out"
+                f"network.{key} is {asked} but {recipe.init} has {have[key]}: leave network.{key} "
+                "out"
             )
 
 

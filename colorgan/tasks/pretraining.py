@@ -37,7 +37,9 @@ def pretrain(
     train: Loader,
     val: Loader | None,
 ) -> RunResult:
-    """Train in the recipe's run folder, from its newest checkpoint if there is one. Called on all ranks.
+    """Train in the recipe's run folder, from its newest checkpoint if there is one.
+
+    Called on all ranks.
 
     Raises:
         UsageError: The folder holds a run of another recipe.
@@ -163,7 +165,8 @@ def _print_result(recipe: PretrainRecipe, result: RunResult) -> None:
     """Print how the run ended and the next command. Rank 0 only."""
     if result.stopped:
         print(
-            f"{result.stopped}: saved at {result.images_seen:,} images; rerunning the command resumes it"
+            f"{result.stopped}: saved at {result.images_seen:,} images; rerunning the command "
+            "resumes it"
         )
         return
 

@@ -60,7 +60,7 @@ def stages_in_images(recipe: FinetuneRecipe, num_samples: int) -> list[Stage]:
 
 
 def build_stage(model: nn.Module, recipe: FinetuneRecipe, stage: Stage) -> TransferTask:
-    """Return the task of one stage: features frozen (and their statistics fixed) or not, a fresh optimizer."""
+    """Return the task of one stage, with a fresh optimizer; its features learn or are frozen."""
     task = TASKS[recipe.task]
     _freeze(model, new_layers(model, task), frozen=stage.recipe.features == "frozen")
 
@@ -78,7 +78,10 @@ def build_stage(model: nn.Module, recipe: FinetuneRecipe, stage: Stage) -> Trans
 
 
 def _freeze(model: nn.Module, learned_anew: tuple[str, ...], *, frozen: bool) -> None:
-    """Put the model in training mode; where `frozen`, all but the new layers keep their weights and statistics."""
+    """Put the model in training mode.
+
+    Where `frozen`, all but the new layers keep their weights and statistics.
+    """
     model.train()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not frozen or name.startswith(learned_anew))

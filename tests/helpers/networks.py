@@ -17,7 +17,7 @@ def small_encoder(
     norm: NormName = "batch",
     bias_before_norm: bool = False,
 ) -> Encoder:
-    """The U-Net's encoder."""
+    """Return the U-Net's encoder."""
     return Encoder(image_size=image_size, width=width, norm=norm, bias_before_norm=bias_before_norm)
 
 
@@ -29,7 +29,7 @@ def small_unet(
     bias_before_norm: bool = False,
     **arguments: Any,
 ) -> UNet:
-    """A U-Net whose encoder and decoder have the same norm."""
+    """Return a U-Net whose encoder and decoder have the same norm."""
     encoder = small_encoder(image_size, width, norm=norm, bias_before_norm=bias_before_norm)
     return UNet(encoder, norm=norm, bias_before_norm=bias_before_norm, **arguments)
 
@@ -37,7 +37,7 @@ def small_unet(
 def small_classifier(
     image_size: int = 32, width: int = 4, *, bias_before_norm: bool = False, **arguments: Any
 ) -> Classifier:
-    """A classifier on the U-Net's encoder."""
+    """Return a classifier on the U-Net's encoder."""
     return Classifier(
         small_encoder(image_size, width, bias_before_norm=bias_before_norm), **arguments
     )
@@ -46,13 +46,13 @@ def small_classifier(
 def small_detector(
     image_size: int = 32, width: int = 4, *, norm: NormName = "batch", **arguments: Any
 ) -> Detector:
-    """A detector on the U-Net's encoder."""
+    """Return a detector on the U-Net's encoder."""
     encoder = small_encoder(image_size, width, norm=norm)
     return Detector(encoder, head_width=4 * width, norm=norm, **arguments)
 
 
 def small_config(kind: str, num_outputs: int = 2, **fields: Any) -> ModelConfig:
-    """A config of a 32 x 32 network of width 4."""
+    """Return a config of a 32 x 32 network of width 4."""
     architecture = Architecture(
         image_size=32,
         width=4,

@@ -1,4 +1,4 @@
-"""A generator scored by the verb, at the network's size and at each photo's own, with its best and worst pictures."""
+"""A generator scored at the network's size and at each photo's own, with best and worst."""
 
 from __future__ import annotations
 
@@ -64,10 +64,8 @@ def read(path: Path) -> np.ndarray:
 def test_scores_at_own_size_are_those_of_what_colorize_gives(
     generator: Path, photos: Path, tmp_path: Path, verb: Callable[..., str]
 ) -> None:
-    told = verb(
-        "evaluate", "--model", generator, "--data", photos / "origin", "--out", tmp_path, "--own_size", "true",
-        "--num_pictures", 2,
-    )  # fmt: skip
+    words = ["--model", generator, "--data", photos / "origin", "--out", tmp_path]
+    told = verb("evaluate", *words, "--own_size", "true", "--num_pictures", 2)
     assert (
         "4 held-out images, running inference, at 32x32" in told
         and "3 of them at their own sizes" in told

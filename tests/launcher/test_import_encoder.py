@@ -251,7 +251,7 @@ def test_probes_and_studies_take_it(
             ("--encoder", "resnet50"),
             "network.safetensors cannot be read as weights of timm's resnet50: size mismatch",
         ),
-        (("--weights", "/nowhere.pth"), "^--weights /nowhere.pth is no file"),
+        (("--weights", "/nowhere.pth"), "^--weights /nowhere.pth is not a file"),
         (("--like", "/nowhere"), "^/nowhere is not a model folder"),
     ],
 )

@@ -1,4 +1,4 @@
-"""CIEDE2000 against its authors' test data and scikit-image, on drawn colours and on real photos."""
+"""CIEDE2000 against its authors' test data and scikit-image, on drawn and real images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ SHARMA = (
 
 
 def drawn() -> tuple[Tensor, Tensor]:
-    """Two pictures of Lab noise, far outside sRGB too, with grey areas in one, the other, and both: 4x3x32x33."""
+    """Two pictures of Lab noise, far outside sRGB too, with grey areas in one, the other, and both.
+
+    4x3x32x33.
+    """
     generator = torch.Generator().manual_seed(0)
     scale, shift = (
         torch.tensor(values).view(3, 1, 1)

@@ -1,4 +1,4 @@
-"""Scores of boxes: by hand, against the usual Python port of VOC's development kit, and COCO's own files read back."""
+"""Scores of boxes: by hand, against the usual port of VOC's kit, and COCO's files read back."""
 
 import contextlib
 import io
@@ -37,7 +37,7 @@ def picture(
     difficult: tuple[int, ...] = (),
     crowd: tuple[int, ...] = (),
 ) -> ScoredImage:
-    """Detections (box, score, class), best first, and objects (box, class), of which some are difficult or crowds."""
+    """Return detections (box, score, class), best first, and objects (box, class)."""
     true_M4 = np.array([box for box, _ in true], np.float64).reshape(-1, 4)
     marks = [np.isin(np.arange(len(true)), each) for each in (difficult, crowd)]
     return ScoredImage(
@@ -162,7 +162,9 @@ def test_a_small_detection_within_a_crowd_is_left_out_by_coco_alone() -> None:
 
 
 def ported_voc_eval(pictures: list[ScoredImage], index: int, use_07_metric: bool) -> float:
-    """`voc_eval` of Fast R-CNN (R. Girshick), the usual port of VOC's kit, for boxes in memory and half-open.
+    """`voc_eval` of Fast R-CNN (R.
+
+    Girshick), the usual port of VOC's kit, for boxes in memory and half-open.
 
     Its 11 points are written with the rounding taken off: np.arange makes the fourth larger than 3
     / 10.

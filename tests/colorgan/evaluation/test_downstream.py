@@ -31,7 +31,7 @@ NUM_IMAGES = 9
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A drawn VOC, packed with its pictures as they are."""
+    """Return a drawn VOC, packed with its pictures as they are."""
     root = tmp_path_factory.mktemp("scoring")
     write_sample(
         root / "raw", num_train=1, num_val=1, num_voc_train=NUM_IMAGES, num_voc_val=1, size=56
@@ -64,7 +64,7 @@ def loader(folder: Path, target: str) -> Loader:
 
 
 def model_of(kind: str, num_outputs: int) -> tuple[torch.nn.Module, ModelConfig]:
-    """A network of random weights, large enough ones that it predicts several classes."""
+    """Return a network of random weights, large enough ones that it predicts several classes."""
     architecture = Architecture(
         image_size=32,
         width=4,
@@ -91,14 +91,17 @@ def logits_of(model: torch.nn.Module, loader: Loader) -> tuple[torch.Tensor, lis
 
 
 def true_masks(folder: Path) -> list[np.ndarray]:
-    """The masks as the corpus has them, in the order of the set (by name)."""
+    """Return the masks as the corpus has them, in the order of the set (by name)."""
     year = folder / "raw" / "VOCdevkit" / "VOC2012"
     names = sorted((year / "ImageSets" / "Segmentation" / "train.txt").read_text().split())
     return [np.array(Image.open(year / "SegmentationClass" / f"{name}.png")) for name in names]
 
 
 def test_segmentation_is_scored_at_each_pictures_own_size(folder: Path, tmp_path: Path) -> None:
-    """IoU of every class as scikit-learn has it on the corpus' own masks, void left out; counts add up to it."""
+    """IoU of every class as scikit-learn has it on the corpus' own masks, void left out.
+
+    Counts add up to it.
+    """
     model, config = model_of("segmenter", len(CLASSES) + 1)
     masks_loader = loader(folder / "own", "mask")
     evaluation = evaluate_model(
@@ -139,7 +142,10 @@ def test_segmentation_is_scored_at_each_pictures_own_size(folder: Path, tmp_path
 
 
 def test_masks_of_another_size_are_scored_at_the_networks(folder: Path) -> None:
-    """Squashed masks are nobody's own size: the score is not given, the confusion is scikit-learn's."""
+    """Squashed masks are nobody's own size.
+
+    The score is not given, the confusion is scikit-learn's.
+    """
     model, config = model_of("segmenter", len(CLASSES) + 1)
     masks_loader = loader(folder / "squash", "mask")
     evaluation = evaluate_model(model, config, masks_loader.eval_batches(), ONE, seed=0)
@@ -156,7 +162,10 @@ def test_masks_of_another_size_are_scored_at_the_networks(folder: Path) -> None:
 
 
 def test_classification_keeps_what_its_scores_come_from(folder: Path, tmp_path: Path) -> None:
-    """Scores and labels of each image, from which scikit-learn's step-wise AP is near; best classes by true ones."""
+    """Scores and labels of each image, from which scikit-learn's step-wise AP is near.
+
+    Best classes by true ones.
+    """
     model, config = model_of("classifier", len(CLASSES))
     classes_loader = loader(folder / "own", "classes")
     evaluation = evaluate_model(model, config, classes_loader.eval_batches(), ONE, seed=0)

@@ -39,7 +39,10 @@ class Pictures:
 
 
 def batches(chromas: list[float]) -> list[Pictures]:
-    """Flat pictures, two a batch, numbered from 100: the nearer the chroma is to 0.05, the better they are coloured."""
+    """Flat pictures, two a batch, numbered from 100.
+
+    The nearer the chroma is to 0.05, the better they are coloured.
+    """
     lab = torch.zeros(len(chromas), 3, 16, 16)
     lab[:, 1:] = torch.tensor(chromas).view(-1, 1, 1, 1)
     ids = torch.arange(100, 100 + len(chromas))

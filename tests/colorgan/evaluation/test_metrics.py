@@ -38,7 +38,10 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def two_pictures() -> tuple[Tensor, Tensor]:
-    """Smooth ramps with a flat half (where float32 variances cancel), and the same with noise: 3x3x40x33."""
+    """Smooth ramps with a flat half (where float32 variances cancel), and the same with noise.
+
+    3x3x40x33.
+    """
     base = torch.linspace(0, 1, 33).expand(3, 3, 40, 33).clone()
     base[:, :, 20:] = 0.73
     return (base + 0.1 * (noise(3, 3, 40, 33) - 0.5)).clamp(0, 1), base

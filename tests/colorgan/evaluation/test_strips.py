@@ -1,4 +1,7 @@
-"""Strips: the cells that go in come out; what somebody else wrote in their folder is bounded or left out."""
+"""Strips: the cells that go in come out.
+
+What somebody else wrote in their folder is bounded or left out.
+"""
 
 from __future__ import annotations
 

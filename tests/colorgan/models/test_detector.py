@@ -1,4 +1,4 @@
-"""The detector: its network, what it is taught where, its losses and its decoding, against plain loops and by hand."""
+"""The detector: its network, targets, losses and decoding, against plain loops and by hand."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -133,7 +133,7 @@ def test_suppression_is_the_greedy_one(limit: float) -> None:
 def raw_output(
     size: int, num_classes: int, objects: list[tuple[int, int, int, float, float]]
 ) -> Tensor:
-    """A raw output that holds boxes of half-sides 0.2 x 0.2 at (row, column, class, class logit, centre logit)."""
+    """Return a raw output with boxes of half-sides 0.2 at (row, column, class, two logits)."""
     raw = torch.full((1, num_classes + 5, size, size), -20.0)
     raw[:, -4:] = 0.0  # exp(0) * 0.2
     for row, column, index, logit, centre in objects:
@@ -279,7 +279,10 @@ class BoxLoader(ToyLoader):
 
 
 def tuned(ranks: Ranks, micro_batch_size: int) -> dict[str, Tensor]:
-    """The weights after three steps of plain gradient descent; norms that do not look at the batch."""
+    """Return the weights after three steps of plain gradient descent.
+
+    Norms that do not look at the batch.
+    """
     recipe = FinetuneRecipe.model_validate(
         {"run": "run", "task": "detect", "batch": {"global_batch_size": 8}}
     )

@@ -14,7 +14,10 @@ from colorgan.models.modes import evaluating, initialise, set_dropout_keys, set_
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:
-    """Return (all, non-trainable) numbers in Keras' way: batch norm's two moving statistics count, as non-trainable."""
+    """Return (all, non-trainable) numbers in Keras' way.
+
+    Batch norm's two moving statistics count, as non-trainable.
+    """
     moving = _numel(
         buffer
         for name, buffer in module.named_buffers()

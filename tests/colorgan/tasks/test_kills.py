@@ -1,4 +1,6 @@
-"""SIGKILL at any moment, also inside a save: an intact checkpoint is found, the end is the same bit for bit.
+"""SIGKILL at any moment, also inside a save.
+
+An intact checkpoint is found, the end is the same bit for bit.
 
 `benchmarks/kills.py` does the same sixty times, with the real loader and several ranks.
 """
@@ -79,7 +81,7 @@ def test_four_kills(tmp_path: Path) -> None:
 
 
 def newest_name(checkpoints: Path) -> int:
-    """The images seen of the newest whole checkpoint, by its name."""
+    """Return the images seen of the newest whole checkpoint, by its name."""
     return max(
         (int(path.name.removeprefix("images-")) for path in checkpoints.glob("images-*")), default=0
     )
