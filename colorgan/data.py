@@ -14,7 +14,7 @@ from pathlib import Path
 
 from colorgan.config.recipe import RunRecipe
 from colorgan.distributed.ranks import Ranks, cores_a_rank, num_nodes
-from shards.errors import ManifestError, PictureError
+from shards.errors import ManifestError, PictureError, ShardError
 from shards.images.conversion import decode_upright
 from shards.images.policy import MAX_PIXELS_LIMIT
 from shards.loading.boxes import Boxes
@@ -28,6 +28,7 @@ __all__ = [
     "Loader",
     "Loaders",
     "PictureError",
+    "ShardError",
     "ShardSet",
     "Targets",
     "decode_upright",

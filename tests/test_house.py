@@ -62,7 +62,7 @@ FRONT_DOORS = {
         ),
         *("modes", "colorizing", "weights_file"),
     },
-    "colorgan.distributed": {"ranks", "strategy", "phase", "state"},
+    "colorgan.distributed": {"launch_profile", "ranks", "strategy", "phase", "state"},
     "colorgan.checkpoints": {"checkpoint", "writer", "consolidation"},
     "colorgan.training": {"loop", "plan", "memory", "schedules"},
     "colorgan.evaluation": {
@@ -77,7 +77,7 @@ FRONT_DOORS = {
     },
     "colorgan.runs": {"run", "reading", "provenance"},
     "colorgan.tasks": {
-        *("pretraining", "finetuning", "sample_data"),
+        *("pretraining", "finetuning", "colorization", "sample_data"),
         *("consolidating", "photo_coloring", "encoder_import"),
     },
     "colorgan.probes": {"probe", "record", "settings", "svm"},

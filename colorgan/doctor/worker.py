@@ -25,13 +25,12 @@ from colorgan.checkpoints.checkpoint import Checkpoint, checkpoint_path, open_ch
 from colorgan.color import normalise_lab_B3HW, rgb_to_lab_B3HW
 from colorgan.config.command import run_command
 from colorgan.config.recipe import PretrainRecipe
-from colorgan.data import Batch, ShardSet, open_loaders, open_set, open_whole_set
+from colorgan.data import Batch, ShardError, ShardSet, open_loaders, open_set, open_whole_set
 from colorgan.distributed.ranks import Ranks, joined_ranks
 from colorgan.errors import ColorganError
 from colorgan.tasks.colorization import build_pretraining
 from colorgan.tasks.pretraining import pretrain
 from colorgan.training.loop import Hooks, Intervals, StepReport, StopSignals, fit
-from shards.errors import ShardError
 
 JOB_TIMEOUT_S = 60
 FAILURE = "a failure made on purpose on rank 1"
