@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from shards.loading.loader import queue_length
 from shards.loading.micro_batches import Plan
 from shards.loading.stream import Stream
+from shards.order import Draws
 
 MICRO_BATCHES_PER_STEP = (1, 4, 16, 64)
 
@@ -54,7 +55,8 @@ def idle_share(
 ) -> float:
     """Return the share of the time that the device waits for the loader."""
     one = np.zeros(1, np.int64)
-    plans = iter([Plan(one, one, one)] * num_micro_batches * (num_steps + 1))
+    plan = Plan(one, Draws(one, one, one, one))
+    plans = iter([plan] * num_micro_batches * (num_steps + 1))
     maker: Any = SleepingMaker(decoder_s)
     stream = Stream(maker, plans, max_ready)
 

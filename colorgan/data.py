@@ -102,6 +102,7 @@ def open_loaders(
             world_size=ranks.world_size,
             num_nodes=num_nodes(ranks.world_size),
             seed=recipe.seed,
+            weights=data.weights if training else (),
             random_crop_min_area=data.random_crop_min_area if training else 1.0,
             flip=data.flip and training,
             targets=targets,

@@ -22,6 +22,11 @@ and 0):
       1          0.3263 n                0.0017                     0.004 %              1.00
       8          0.3263 n                0.0048                     0.087 %              0.13
 
+Sets of different sizes are mixed by weights (MixedOrder): the stream is cut into cycles of
+MIX_CYCLE positions, of which each set gets its share exactly, at drawn places; each set has an
+order and epochs of its own, which its positions go through one after another. So a small set comes
+around more often than a large one, and no set is used up before the others.
+
 All draws hash (seed, purpose, epoch, ...) with splitmix64, a counter-based generator (Steele, Lea
 and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014): no hidden state,
 vectorised.
@@ -29,6 +34,7 @@ vectorised.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -61,6 +67,10 @@ _CROP_Y = 5
 _FLIP = 6
 _REPLACE = 7
 _SPREAD = 8
+_MIX = 9
+
+# Positions over which the sets' shares are exact. A set with less than one of them cannot be mixed.
+MIX_CYCLE = 65_536
 
 
 def splitmix64(counter: Hashes) -> Hashes:
@@ -154,6 +164,16 @@ class Order:
             position += stop - within
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
+    def draws(self, first: int, count: int) -> Draws:
+        """Return the samples at positions `first` to `first + count - 1` of the stream.
+
+        Raises:
+            OrderError: As `sample_ids`.
+        """
+        ids = self.sample_ids(first, count)
+        epochs = np.arange(first, first + count) // self.num_samples
+        return Draws(ids, epochs, np.zeros_like(ids), np.full_like(ids, self.num_samples))
+
     def _cut(self, window: int) -> int:
         """Return where a window starts in the drawn shards; even windows, so that none is short."""
         return len(self.sizes) * window // self.num_windows
@@ -190,6 +210,129 @@ class Order:
         within = np.arange(sizes.sum()) - np.repeat(first_samples, sizes)
         blocks: Ids = np.repeat(first_blocks, sizes) + within // self.run_samples
         return blocks
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The samples at some positions of the stream.
+
+    Attributes:
+        ids: The samples, int64.
+        epochs: How often each was due before, int64: crops and flips are drawn from it.
+        firsts: First sample of the set that each belongs to, int64: bad samples are replaced from
+            there ...
+        counts: ... and number of samples of that set, int64.
+    """
+
+    ids: Ids
+    epochs: Ids
+    firsts: Ids
+    counts: Ids
+
+
+class MixedOrder:
+    """The endless sequence of sample ids over several sets, mixed by weights.
+
+    Args:
+        set_shard_sizes: Samples in each shard, per set; ids count through the sets in this order.
+        weights: One positive number per set: its share of the stream is its weight over their sum.
+        seed: Any integer.
+
+    Raises:
+        OrderError: Not one positive weight per set, a set without samples, or a share under one in
+            MIX_CYCLE.
+    """
+
+    def __init__(
+        self, set_shard_sizes: Sequence[Sequence[int]], weights: Sequence[float], seed: int
+    ) -> None:
+        _check_weights(set_shard_sizes, weights)
+        sizes = np.array([sum(each) for each in set_shard_sizes], np.int64)
+        self.num_samples = int(sizes.sum())
+        self.run_samples = run_samples_of(self.num_samples)
+
+        self._seed = seed
+        self._sizes = sizes
+        self._firsts = np.cumsum(sizes) - sizes
+        # Sets of the same shape must not be shuffled alike: each has a seed of its own.
+        self._orders = [
+            Order(
+                each, int(draw(seed, _MIX, index)[0] >> np.uint64(1)), run_samples=self.run_samples
+            )
+            for index, each in enumerate(set_shard_sizes)
+        ]
+        self._per_cycle = _apportioned(weights)
+        self._owners = np.repeat(np.arange(len(weights)), self._per_cycle)
+        self._cycle = lru_cache(maxsize=2)(self._draw_cycle)
+
+    def draws(self, first: int, count: int) -> Draws:
+        """Return the samples at positions `first` to `first + count - 1` of the stream.
+
+        Raises:
+            OrderError: A negative position.
+        """
+        if first < 0 or count < 0:
+            raise OrderError(f"no order for positions {first} to {first + count}.")
+
+        positions = np.arange(first, first + count)
+        owners = np.empty(count, np.int64)
+        turns = np.empty(count, np.int64)
+        for cycle in range(first // MIX_CYCLE, (first + count - 1) // MIX_CYCLE + 1):
+            here = positions // MIX_CYCLE == cycle
+            within = positions[here] - cycle * MIX_CYCLE
+            of_cycle, ranks = self._cycle(cycle)
+            owners[here] = of_cycle[within]
+            turns[here] = cycle * self._per_cycle[of_cycle[within]] + ranks[within]
+
+        ids = np.empty(count, np.int64)
+        for owner in np.unique(owners):
+            here = owners == owner
+            # A set's turns within a stretch of the stream follow one another without a gap.
+            own = self._orders[owner].sample_ids(int(turns[here][0]), int(here.sum()))
+            ids[here] = self._firsts[owner] + own
+        return Draws(ids, turns // self._sizes[owners], self._firsts[owners], self._sizes[owners])
+
+    def _draw_cycle(self, cycle: int) -> tuple[Ids, Ids]:
+        """Return the set at each position of a cycle, and how many of its turns came before it."""
+        places = permutation(MIX_CYCLE, int(draw(self._seed, _MIX, -1, cycle)[0]))
+        owners = self._owners[places]
+
+        ranks = np.empty(MIX_CYCLE, np.int64)
+        for owner, number in enumerate(self._per_cycle):
+            ranks[owners == owner] = np.arange(number)
+        return owners, ranks
+
+
+def _check_weights(set_shard_sizes: Sequence[Sequence[int]], weights: Sequence[float]) -> None:
+    if len(weights) != len(set_shard_sizes):
+        raise OrderError(
+            f"{len(weights)} weights for {len(set_shard_sizes)} folders; give one weight per "
+            "folder."
+        )
+    if not all(0.0 < weight < math.inf for weight in weights):
+        raise OrderError(f"weights {list(weights)}: each must be a positive number.")
+    if not all(sum(sizes) for sizes in set_shard_sizes):
+        raise OrderError("a folder without samples cannot be mixed with others; leave it out.")
+
+    least = min(weights) / math.fsum(weights)
+    if least * MIX_CYCLE < 1.0:
+        raise OrderError(
+            f"weights {list(weights)}: the smallest is {least:.2g} of their sum, less than one "
+            f"sample in {MIX_CYCLE:,}; leave that folder out or raise its weight."
+        )
+
+
+def _apportioned(weights: Sequence[float]) -> Ids:
+    """Return each set's positions per cycle: its share, rounded so that they add up to it.
+
+    Largest remainders get the positions that rounding down leaves over (Hamilton's method).
+    """
+    shares = np.array(weights, np.float64) / math.fsum(weights) * MIX_CYCLE
+    numbers = np.floor(shares).astype(np.int64)
+    left = MIX_CYCLE - int(numbers.sum())
+    largest = np.argsort(numbers - shares, kind="stable")[:left]
+    numbers[largest] += 1
+    return numbers
 
 
 @dataclass(frozen=True)
@@ -266,6 +409,12 @@ def crop_windows(
     return np.stack([tops, lefts, window_heights, window_widths], axis=1).astype(np.int32)
 
 
-def replacement(seed: int, epoch: int, sample_id: int, attempt: int, num_samples: int) -> int:
-    """Return the sample that replaces a bad one in its `attempt`-th try (from 1), on every rank."""
-    return int(draw(seed, _REPLACE, epoch, sample_id, attempt)[0] % np.uint64(num_samples))
+def replacement(
+    seed: int, epoch: int, sample_id: int, attempt: int, num_samples: int, first: int = 0
+) -> int:
+    """Return the sample that replaces a bad one in its `attempt`-th try (from 1), on every rank.
+
+    It is one of the `num_samples` samples from `first` on.
+    """
+    drawn = draw(seed, _REPLACE, epoch, sample_id, attempt)[0] % np.uint64(num_samples)
+    return first + int(drawn)

@@ -40,6 +40,10 @@ class DataRecipe(Section):
         (),
         description="packed folders to train on, or URLs (https://, s3://); several are mixed",
     )
+    weights: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (),
+        description="each training folder's share when several are mixed; none: by their sizes",
+    )
     val: tuple[Folder, ...] = Field(
         (), description="packed folders to validate on, or URLs; none: no validation"
     )

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import io
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Literal
@@ -35,7 +35,7 @@ from shards.loading.micro_batches import BatchMaker, Decoded, Item, Plan, Stream
 from shards.loading.run_reads import MAX_NODES, RunReads
 from shards.loading.shard_set import ShardSet
 from shards.loading.stream import Stream
-from shards.order import Order, rank_slice
+from shards.order import Draws, MixedOrder, Order, rank_slice
 from shards.storage.retries import READ_RETRIES
 from shards.storage.shard_files import ReadAt, ShardFiles
 
@@ -92,6 +92,8 @@ class Loader:
         world_size: Number of ranks.
         num_nodes: Machines that the ranks run on; it changes how files are read, not the batches.
         seed: Of the order, the crops and the flips.
+        weights: Training: each folder's share of the stream, as one positive number per folder;
+            empty: every sample of every folder comes once per epoch.
         random_crop_min_area: Smallest share of an image's area that a training crop keeps; 1 = no
             crop.
         flip: Mirror every other training image.
@@ -124,6 +126,7 @@ class Loader:
         world_size: int = 1,
         num_nodes: int = 1,
         seed: int = 0,
+        weights: Sequence[float] = (),
         random_crop_min_area: float = 1.0,
         flip: bool = False,
         targets: Targets = "none",
@@ -147,7 +150,7 @@ class Loader:
         self._global_batch_size = global_batch_size
         self._micro_batch_size = micro_batch_size
         self._bad_samples = BadSamples(max_bad_share)
-        self._order = Order(shards.shard_sizes, seed)
+        self._order = _order(shards, seed, weights)
 
         self._max_ready = queue_length(prefetch_batches, self._slice.num_micro_batches)
 
@@ -200,8 +203,8 @@ class Loader:
     def train_batches(self, images_seen: int) -> Iterator[list[Batch]]:
         """Yield this rank's micro-batches of one global batch after another, without end.
 
-        Starts in constant time at any position. Every sample comes once per epoch, except bad ones;
-        a global batch may cross an epoch's edge.
+        Starts in constant time at any position. Every sample comes once per epoch, except bad ones
+        (with weights: once per epoch of its own folder); a global batch may cross an epoch's edge.
 
         Args:
             images_seen: Samples that all ranks together have been trained on.
@@ -261,15 +264,14 @@ class Loader:
             first = images_seen + step * self._global_batch_size + self._slice.offset
             for index in range(self._slice.num_micro_batches):
                 begin = first + index * size
-                positions = np.arange(begin, begin + size)
-                epochs = positions // self.shards.num_samples
-                yield Plan(positions, epochs, self._order.sample_ids(begin, size))
+                yield Plan(np.arange(begin, begin + size), self._order.draws(begin, size))
 
     def _eval_plans(self) -> Iterator[Plan]:
         size, number = self._micro_batch_size, self.shards.num_samples
         for begin in range(self.rank * size, number, self.world_size * size):
             positions = np.arange(begin, min(begin + size, number))
-            yield Plan(positions, np.zeros_like(positions), positions)
+            zeros = np.zeros_like(positions)
+            yield Plan(positions, Draws(positions, zeros, zeros, np.full_like(zeros, number)))
 
     def _run(self, spec: StreamSpec, plans: Iterator[Plan]) -> Iterator[Decoded]:
         maker = BatchMaker(self.shards, spec, self._bad_samples, self._read_at)
@@ -307,6 +309,14 @@ class Loader:
         difficult_BC = np.stack([label.difficult for label in labels])
         batch.classes_BC = _on_device(torch.from_numpy(present_BC), self._spec.device)
         batch.difficult_BC = _on_device(torch.from_numpy(difficult_BC), self._spec.device)
+
+
+def _order(shards: ShardSet, seed: int, weights: Sequence[float]) -> Order | MixedOrder:
+    if not weights:
+        return Order(shards.shard_sizes, seed)
+
+    sizes = [[shard.samples for shard in manifest.shards] for manifest in shards.manifests]
+    return MixedOrder(sizes, weights, seed)
 
 
 def queue_length(prefetch_batches: int, num_micro_batches: int) -> int:

@@ -31,7 +31,7 @@ from shards.loading.fetch_ahead import fetched_ahead
 from shards.loading.members import BadSampleError, Members, MemberSpec
 from shards.loading.read_ahead import PendingReads, ReadAhead
 from shards.loading.shard_set import ShardSet
-from shards.order import crop_windows, flips, replacement
+from shards.order import Draws, crop_windows, flips, replacement
 from shards.storage.shard_files import ReadAt
 
 # Replacements tried for one position: with half of a set bad, a hundred in a row have odds of
@@ -41,11 +41,20 @@ _MAX_ATTEMPTS = 100
 
 @dataclass(frozen=True)
 class Plan:
-    """One micro-batch to make: its positions, the epoch of each, and the samples due; all (B,)."""
+    """One micro-batch to make.
+
+    Attributes:
+        positions: Its positions in the stream, int64, shape (B,).
+        draws: The samples due at them.
+    """
 
     positions: NDArray[np.int64]
-    epochs: NDArray[np.int64]
-    ids: NDArray[np.int64]
+    draws: Draws
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Return the samples due."""
+        return self.draws.ids
 
 
 @dataclass(slots=True)
@@ -57,6 +66,8 @@ class Item:
     planned_id: int
     sample_id: int
     members: Members
+    replace_first: int = 0  # replacements come from this sample on ...
+    replace_count: int = 0  # ... and are this many
     attempt: int = 0
 
 
@@ -163,10 +174,12 @@ class BatchMaker:
             sample_id = int(plan.ids[index])
             item = Item(
                 position=int(plan.positions[index]),
-                epoch=int(plan.epochs[index]),
+                epoch=int(plan.draws.epochs[index]),
                 planned_id=sample_id,
                 sample_id=sample_id,
                 members=Members(b"", None, None),
+                replace_first=int(plan.draws.firsts[index]),
+                replace_count=int(plan.draws.counts[index]),
             )
             if self._fill(item, result):
                 items.append(item)
@@ -192,7 +205,12 @@ class BatchMaker:
                 return False
 
             item.sample_id = replacement(
-                self._spec.seed, item.epoch, item.planned_id, item.attempt, self._shards.num_samples
+                self._spec.seed,
+                item.epoch,
+                item.planned_id,
+                item.attempt,
+                item.replace_count,
+                item.replace_first,
             )
             self._bad_samples.add(Replaced(item.position, bad_id, item.sample_id, reason))
 

@@ -9,9 +9,11 @@ from scipy import stats
 from shards import order as order_module
 from shards.errors import OrderError
 from shards.order import (
+    MIX_CYCLE,
     RUN_SAMPLES,
     SMALL_SET,
     SPREAD_RUNS,
+    MixedOrder,
     Order,
     crop_windows,
     draw_uniform,
@@ -296,3 +298,98 @@ def test_replacements_differ_by_attempt_and_lie_in_the_set() -> None:
     assert len(set(chosen)) > 45
     assert all(0 <= sample_id < 10_000 for sample_id in chosen)
     assert chosen[0] == replacement(3, 1, 77, 1, 10_000)
+
+
+MIXES = [
+    ([[500, 400], [300]], [1.0, 1.0]),
+    ([[100] * 7, [9, 1], [50] * 3], [0.7, 0.1, 0.2]),
+    ([[4000], [200]], [1.0, 99.0]),
+]
+
+
+@pytest.mark.parametrize(("sizes", "weights"), MIXES)
+def test_shares_of_a_mix_are_exact_over_a_cycle(
+    sizes: list[list[int]], weights: list[float]
+) -> None:
+    order = MixedOrder(sizes, weights, 3)
+    firsts = np.cumsum([0, *(sum(each) for each in sizes)])
+    for cycle in range(2):
+        ids = order.draws(cycle * MIX_CYCLE, MIX_CYCLE).ids
+        owners = np.searchsorted(firsts, ids, side="right") - 1
+        shares = np.bincount(owners, minlength=len(sizes)) / MIX_CYCLE
+        assert shares == pytest.approx(np.array(weights) / sum(weights), abs=1 / MIX_CYCLE)
+
+    # And nearly so over any batch: no set comes in a lump.
+    batches = owners[: MIX_CYCLE // 256 * 256].reshape(-1, 256)
+    largest = int(np.argmax(weights))
+    expected = 256 * weights[largest] / sum(weights)
+    assert np.abs((batches == largest).sum(1) - expected).max() < 45
+
+
+@pytest.mark.parametrize(("sizes", "weights"), MIXES)
+def test_each_set_of_a_mix_goes_through_epochs_of_its_own(
+    sizes: list[list[int]], weights: list[float]
+) -> None:
+    order = MixedOrder(sizes, weights, 5)
+    draws = order.draws(0, MIX_CYCLE + 1000)
+    first = 0
+    for set_sizes in sizes:
+        number = sum(set_sizes)
+        here = draws.firsts == first
+        assert set(draws.counts[here].tolist()) == {number}
+        epochs, ids = draws.epochs[here], draws.ids[here]
+
+        whole_epochs = len(ids) // number
+        assert np.array_equal(epochs, np.arange(len(ids)) // number)
+        for epoch in range(min(whole_epochs, 20)):
+            once = sorted(ids[epochs == epoch].tolist())
+            assert once == list(range(first, first + number))
+        first += number
+
+
+@pytest.mark.parametrize(("sizes", "weights"), MIXES)
+def test_any_range_of_a_mix_equals_the_whole(sizes: list[list[int]], weights: list[float]) -> None:
+    """Also over a cycle's edge: resuming anywhere, on any number of ranks, sees the same samples."""
+    begin = MIX_CYCLE - 300
+    whole = MixedOrder(sizes, weights, 11).draws(begin, 700)
+    for first, count in itertools.product(range(0, 600, 37), (1, 5, 64, 100)):
+        part = MixedOrder(sizes, weights, 11).draws(begin + first, count)
+        expected = slice(first, first + count)
+        assert np.array_equal(part.ids, whole.ids[expected])
+        assert np.array_equal(part.epochs, whole.epochs[expected])
+    assert MixedOrder(sizes, weights, 11).draws(7, 0).ids.shape == (0,)
+
+
+def test_the_order_of_a_mix_is_pinned() -> None:
+    """A change here changes what every resumed run sees."""
+    draws = MixedOrder([[4, 4], [3]], [2.0, 1.0], 1).draws(0, 20)
+    assert draws.ids.tolist() == PINNED_MIX
+
+
+PINNED_MIX = [2, 5, 6, 10, 3, 0, 7, 4, 8, 9, 9, 10, 1, 2, 0, 6, 1, 3, 4, 8]
+
+
+def test_a_far_position_of_a_mix_draws_one_cycle() -> None:
+    order = MixedOrder([[1000] * 100, [500] * 9], [3.0, 1.0], 0)
+    draws = order.draws(10**12 + 5, 256)
+    assert draws.ids.max() < 104_500
+    assert draws.epochs.min() > 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("sizes", "weights", "message"),
+    [
+        ([[5], [5]], [1.0], "1 weights for 2 folders"),
+        ([[5], [5]], [1.0, 0.0], "must be a positive number"),
+        ([[5], [5]], [1.0, -1.0], "must be a positive number"),
+        ([[5], [5]], [1.0, float("nan")], "must be a positive number"),
+        ([[5], [5]], [1.0, float("inf")], "must be a positive number"),
+        ([[5], []], [1.0, 1.0], "without samples"),
+        ([[5], [5]], [1.0, 1e-6], "less than one sample in 65,536"),
+    ],
+)
+def test_strange_weights_are_refused(
+    sizes: list[list[int]], weights: list[float], message: str
+) -> None:
+    with pytest.raises(OrderError, match=message):
+        MixedOrder(sizes, weights, 0)

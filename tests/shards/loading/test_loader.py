@@ -19,7 +19,7 @@ from helpers.tiny_set import TinySample, png, tiny_sample, without_quantization,
 from shards.errors import LoadError, ManifestError, OrderError
 from shards.loading.loader import Batch, Loader
 from shards.loading.shard_set import open_shards
-from shards.order import Order, replacement
+from shards.order import MixedOrder, Order, replacement
 from shards.storage.shard_files import ShardFiles
 
 NUM_SAMPLES = 50
@@ -133,6 +133,39 @@ def test_resume_at_any_point_on_other_ranks(folder: Path) -> None:
         assert_same(whole, parts)
     edge = train(folder, NUM_SAMPLES, 1)  # no multiple of the batch
     assert ids(edge) == Order([8] * 6 + [2], 3).sample_ids(NUM_SAMPLES, 24).tolist()
+
+
+def test_folders_are_mixed_by_weight_on_any_ranks_from_any_position(
+    folder: Path, tmp_path: Path, samples: list[TinySample]
+) -> None:
+    """A folder of 9 has half of the stream beside one of 50; its bad samples are replaced in it."""
+    few = [replace(samples[3], image=b"garbage"), *samples[4:12]]
+    small = write_set(tmp_path / "small", few)
+    settings: dict[str, Any] = SETTINGS | {
+        "weights": (1.0, 1.0),
+        "flip": True,
+        "max_bad_share": 0.5,
+    }
+
+    def run(images_seen: int, steps: int, world: int) -> list[list[Batch]]:
+        shards = open_shards([folder, small])
+        loaders = [Loader(shards, rank=rank, world_size=world, **settings) for rank in range(world)]
+        ranks = [list(islice(loader.train_batches(images_seen), steps)) for loader in loaders]
+        for loader in loaders:
+            loader.close()
+        return [[batch for rank in ranks for batch in rank[step]] for step in range(steps)]
+
+    whole = run(0, 20, 1)
+    seen = ids(whole)
+    from_small = [index for index in seen if index >= NUM_SAMPLES]
+    assert abs(len(from_small) - 240) < 60
+    assert NUM_SAMPLES not in seen
+
+    planned = MixedOrder([[8] * 6 + [2], [8, 1]], [1.0, 1.0], SETTINGS["seed"]).draws(0, 20 * 24)
+    for due, used in zip(planned.ids.tolist(), seen, strict=True):
+        assert used == due or (due == NUM_SAMPLES and used > NUM_SAMPLES)
+
+    assert_same(whole, run(0, 4, 3) + run(96, 16, 2))
 
 
 def test_targets_belong_to_their_samples(folder: Path) -> None:

@@ -17,6 +17,7 @@ from shards.loading.members import Members
 from shards.loading.micro_batches import Decoded, Item, Plan
 from shards.loading.shard_set import ShardSet, open_shards
 from shards.loading.stream import Stream
+from shards.order import Draws
 
 LONG_S = 60.0  # for what must happen; the test fails if it does not
 
@@ -90,7 +91,7 @@ def test_the_next_step_is_made_while_the_consumer_works_on_this_one(
 def plans(number: int) -> Iterator[Plan]:
     for position in range(number):
         one = np.array([position])
-        yield Plan(one, one, one)
+        yield Plan(one, Draws(one, one, one, one))
 
 
 def fake_stream(maker: Any, number: int, max_ready: int = 2) -> Stream:
