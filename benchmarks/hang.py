@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from colorgan.runs.hang_reports import SUMMARY, RankStatus, read_standing
+from colorgan.runs.hang_reports import SUMMARY, RankStatus, read_status
 from colorgan.runs.log import read_log
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,7 +63,7 @@ def wait_for_rank(run: Path, rank: int) -> RankStatus:
             steps = len(read_log(run))
         except OSError:
             continue
-        beats = [read_standing(path) for path in run.glob(f"hangs/*/.beat-{rank:05d}")]
+        beats = [read_status(path) for path in run.glob(f"hangs/*/.beat-{rank:05d}")]
         if steps > 5 and beats and beats[0] is not None:
             return beats[0]
     raise SystemExit("the run did not start in two minutes")

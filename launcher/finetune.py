@@ -37,7 +37,12 @@ def main(argv: list[str]) -> int:
     from colorgan.tasks.finetuning import run
 
     launch = recipe.launch
-    with joined_ranks(timeout_s=launch.timeout_s, torch_threads=launch.torch_threads) as ranks:
+    with joined_ranks(
+        timeout_s=launch.timeout_s,
+        torch_threads=launch.torch_threads,
+        deterministic=launch.deterministic,
+        tf32=True,
+    ) as ranks:
         return run(recipe, ranks)
 
 

@@ -44,7 +44,12 @@ def main(argv: list[str]) -> int:
     from colorgan.tasks.sample_data import with_sample
 
     launch = recipe.launch
-    with joined_ranks(timeout_s=launch.timeout_s, torch_threads=launch.torch_threads) as ranks:
+    with joined_ranks(
+        timeout_s=launch.timeout_s,
+        torch_threads=launch.torch_threads,
+        deterministic=launch.deterministic,
+        tf32=True,
+    ) as ranks:
         if not recipe.data.train:
             recipe = with_sample(recipe, ranks, HERE / "pack.py")
         return run(recipe, ranks)

@@ -162,6 +162,10 @@ class BatchRecipe(Section):
         False, description="memory format of the networks (faster in bf16 and on GPUs)"
     )
     compile: bool = Field(False, description="torch.compile the networks")
+    compress_gradients: bool = Field(
+        False,
+        description="send gradients between ranks as bfloat16 (for GPUs without NVLink; DDP only)",
+    )
 
 
 class OutputRecipe(Section):
@@ -182,6 +186,11 @@ class OutputRecipe(Section):
     keep_every_images: NonNegativeInt = Field(
         0, description="checkpoints at multiples of this are never removed; 0 = none"
     )
+    trackers: tuple[str, ...] = Field(
+        ("tensorboard",),
+        description="where else values and pictures are logged: tensorboard, wandb, mlflow, ... of "
+        "accelerate.tracking, where installed; [] for none",
+    )
 
 
 class LaunchRecipe(Section):
@@ -192,6 +201,12 @@ class LaunchRecipe(Section):
     )
     torch_threads: NonNegativeInt = Field(
         0, description="compute threads per rank; 0 = this rank's share of the cores"
+    )
+    gradient_bucket_mb: PositiveInt = Field(
+        25, description="MiB of gradients that DDP sends at a time"
+    )
+    deterministic: bool = Field(
+        True, description="GPU: cuDNN algorithms that give the same numbers every time; off: faster"
     )
 
 

@@ -89,12 +89,40 @@ class Ranks:
                 raise LaunchError(f"rank {rank} failed: {problem}")
         return result  # type: ignore[return-value]
 
-    def any(self, flag: bool) -> bool:
-        """Return whether `flag` holds on any rank. Called on all ranks."""
-        if self.control is None:
+
+class LaggedAny:
+    """Agree on a flag that any rank may raise, one call late and without waiting for slow ranks.
+
+    Each call starts a small asynchronous sum and returns the result of the one before, which has
+    usually arrived meanwhile. All ranks get the same answer at the same call. With one rank there
+    is no lag.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._pending: tuple[torch.Tensor, Any] | None = None
+
+    def update(self, flag: bool) -> bool:
+        """Pass on this rank's flag; return whether any rank's was up at the call before.
+
+        Called on all ranks.
+        """
+        if self._ranks.control is None:
             return flag
+
+        raised = self.finish()
         total = torch.tensor([int(flag)])
-        dist.all_reduce(total, group=self.control)
+        work = dist.all_reduce(total, group=self._ranks.control, async_op=True)
+        self._pending = total, work
+        return raised
+
+    def finish(self) -> bool:
+        """Wait for the sum in progress; return its answer. Called on all ranks."""
+        if self._pending is None:
+            return False
+        total, work = self._pending
+        self._pending = None
+        work.wait()
         return bool(total.item())
 
 

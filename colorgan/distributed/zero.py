@@ -175,7 +175,7 @@ class Zero:
         return [part for parts in averaged for part in parts or []]
 
     def _held(self, name: str) -> dict[str, Piece]:
-        """Return this rank's part of each weight, as views: a partition in stage 3, else a slice."""
+        """Return views of this rank's part of each weight: its partition (stage 3) or a slice."""
         rank, size = self.ranks.rank, self.ranks.world_size
         parameters = self.phases[name].module.named_parameters()
         if self._stage < 3:

@@ -14,8 +14,7 @@ from pathlib import Path
 from colorgan.evaluation.record import SavedEvaluation
 from colorgan.report.published import OWN_SIZE, Metric, Published
 from colorgan.report.report_data import ReportData
-from colorgan.runs.reading import RunFolder, differences, short_names
-from colorgan.runs.run import FREE_KEYS
+from colorgan.runs.reading import FREE_KEYS, RunFolder, differences, short_names
 
 SCRATCH, PRETRAINED = "scratch", "generator"
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from colorgan.errors import UsageError
 from colorgan.evaluation.record import SCORES, SavedEvaluation, read_evaluation
 from colorgan.probes.record import PROBE, Probe, read_probe
-from colorgan.runs.reading import KINDS, RunFolder, read_run, short_names
-from colorgan.runs.run import RECIPE
+from colorgan.runs.reading import KINDS, RECIPE, RunFolder, read_run, short_names
 from colorgan.study.record import STUDY, Study, read_study
 from colorgan.study.single_runs import compared_runs
 

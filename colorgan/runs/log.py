@@ -1,88 +1,69 @@
-"""The story of a run on disk: `log.jsonl`, one JSON object a line, and TensorBoard scalars beside it.
+"""A run's log: `log.jsonl`, one JSON object per line, written and read.
 
     {"kind": "train", "images": 12800, "time": 1767225600.0, "values": {"loss/generator": 5.31}}
 
-`images` is how many the run had seen, `time` seconds since 1970; a value that is no finite number is null. A
-resumed run drops what was logged beyond the images that it resumes from, so the file reads as one story.
+`images` is how many the run had seen, `time` seconds since 1970; NaN and infinity are written as
+null. A resumed run drops what was logged beyond the images that it resumes from, so that the file
+reads as the log of one uninterrupted run.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from colorgan.files import replacing, whole
 
 Kind = Literal["train", "validate", "save", "event"]
 
 LOG_NAME = "log.jsonl"
-TENSORBOARD_NAME = "tensorboard"
 
 
 class RunLog:
-    """Writes a run's log; rank 0 has the real one, other ranks one that is not `enabled` and silent."""
+    """Appends to a run's log. Rank 0 only.
 
-    def __init__(
-        self, folder: Path, resume_from_images: int | None, *, enabled: bool = True
-    ) -> None:
-        """Opens or goes on with the log in `folder`, which is made if absent.
+    Args:
+        folder: The run folder, which is made if absent.
+        resume_from_images: Images seen by the loaded checkpoint: later lines are dropped. None at
+            the beginning of a run: all lines are dropped.
+    """
 
-        Args:
-            folder: The run folder.
-            resume_from_images: What the loaded checkpoint had seen: later lines are dropped. None for a run
-                that starts at the beginning: all lines are dropped.
-            enabled: False on ranks other than 0.
-        """
-        self._file: TextIO | None = None
-        self._scalars: SummaryWriter | None = None
-        if not enabled:
-            return
-        from torch.utils.tensorboard import SummaryWriter  # two seconds, for rank 0 only
-
+    def __init__(self, folder: Path, resume_from_images: int | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / LOG_NAME
-        last_images = -1 if resume_from_images is None else resume_from_images
-        _keep_until(path, last_images)
+        _keep_until(path, -1 if resume_from_images is None else resume_from_images)
         self._file = path.open("a", encoding="utf-8")
-        # TensorBoard hides the older files' steps from purge_step on.
-        self._scalars = SummaryWriter(str(folder / TENSORBOARD_NAME), purge_step=last_images + 1)
 
     def write(
         self, kind: Kind, images: int, values: Mapping[str, float] | None = None, **fields: Any
     ) -> None:
-        """Appends one line, and each value to TensorBoard as `kind/name` at step `images`.
+        """Append one line; it is on disk when this returns.
 
         Args:
-            kind: What the line tells.
+            kind: What the line reports.
             images: How many images the run has seen.
             values: Scalars by name.
-            fields: Anything else that JSON can hold: the text of an event, the folder of a checkpoint.
+            fields: Anything else that JSON can hold: the text of an event, a checkpoint's folder.
+
+        Raises:
+            OSError: The line could not be written.
         """
-        if self._file is None or self._scalars is None:
-            return
         line: dict[str, Any] = {"kind": kind, "images": images, "time": round(time.time(), 3)}
         if values:
             line["values"] = {name: _finite(value) for name, value in values.items()}
-        self._file.write(json.dumps({**line, **fields}, allow_nan=False, default=str) + "\n")
+
+        text = json.dumps({**line, **fields}, allow_nan=False, default=str)
+        self._file.write(text + "\n")
         self._file.flush()
-        for name, value in (values or {}).items():
-            self._scalars.add_scalar(f"{kind}/{name}", value, images, new_style=True)
-        if kind != "train":
-            self._scalars.flush()
 
     def close(self) -> None:
-        """Closes both files; more than once does no harm."""
-        if self._file is not None and self._scalars is not None:
-            self._file.close()
-            self._scalars.close()
-        self._file = self._scalars = None
+        """Close the file; calling it again does nothing."""
+        self._file.close()
 
     def __enter__(self) -> RunLog:
         return self
@@ -97,51 +78,45 @@ class RunLog:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log, also while it is being written: a half-written line is left out.
+    """Return the lines of a run's log, also while it is being written.
+
+    A half-written or damaged line is left out.
 
     Raises:
         OSError: There is no log.
     """
-    return [
-        line
-        for line in map(_parse, (folder / LOG_NAME).read_bytes().split(b"\n"))
-        if line is not None
-    ]
+    lines = (folder / LOG_NAME).read_bytes().split(b"\n")
+    entries = [_parse(line) for line in lines]
+    return [entry for entry in entries if entry is not None]
 
 
 def _keep_until(path: Path, last_images: int) -> None:
-    """Rewrites the log, atomically, without later lines and without what a killed process half wrote."""
+    """Drop later lines, and what a killed process wrote half of."""
     try:
         before = path.read_bytes()
     except FileNotFoundError:
         return
-    lines = before.split(b"\n")
-    kept = [
-        line
-        for line in lines
-        if (entry := _parse(line)) is not None and entry["images"] <= last_images
-    ]
-    after = b"".join(line + b"\n" for line in kept)
-    if after == before:
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(after)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    kept = []
+    for line in before.split(b"\n"):
+        entry = _parse(line)
+        if entry is not None and entry["images"] <= last_images:
+            kept.append(line + b"\n")
+
+    after = b"".join(kept)
+    if after != before:
+        with replacing(path) as partial:
+            partial.write_bytes(after)
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         entry = json.loads(line)
-    except ValueError:  # also of bytes that are no UTF-8
+    except (ValueError, RecursionError):  # also of bytes that are not UTF-8
         return None
-    whole = isinstance(entry, dict) and isinstance(entry.get("images"), int) and "kind" in entry
-    return entry if whole else None
+    if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str):
+        return None
+    return entry if whole(entry.get("images")) is not None else None
 
 
 def _finite(value: float) -> float | None:

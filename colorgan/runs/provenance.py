@@ -1,4 +1,4 @@
-"""What a run was made with, for its log: versions of the libraries, the commit of this source, the machine's device."""
+"""What a run was made with: library versions, the commit of this source, the machine's device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-# As the report names them -> the distribution's name.
+# The report's name of each library -> its distribution.
 LIBRARIES = {
     "torch": "torch",
     "DALI": "nvidia-dali-cuda130",
@@ -21,14 +21,14 @@ LIBRARIES = {
 
 
 def versions(source: str) -> dict[str, str]:
-    """Return name -> version of Python, the libraries that are installed, and the source's commit as `source`."""
-    found = {"Python": platform.python_version()}
+    """Return the versions of Python and the installed libraries, and the commit as `source`."""
+    by_name = {"Python": platform.python_version()}
     for name, distribution in LIBRARIES.items():
         try:
-            found[name] = version(distribution)
+            by_name[name] = version(distribution)
         except PackageNotFoundError:
             continue  # DeepSpeed is optional
-    return {**found, "source": source}
+    return {**by_name, "source": source}
 
 
 def device_name(device: torch.device) -> str:
@@ -39,15 +39,16 @@ def device_name(device: torch.device) -> str:
 
 
 def source_version() -> str:
-    """Return the commit of this source tree, or the installed version where it is not a git checkout."""
+    """Return the commit of this source tree, or the installed version outside a git checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
+        result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
-        pass
+        return _installed_version()
+    return result.stdout.strip()
 
+
+def _installed_version() -> str:
     try:
         return version("colorgan")
     except PackageNotFoundError:

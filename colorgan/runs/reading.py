@@ -1,6 +1,7 @@
-"""Run folders (pretraining, fine-tuning) as plain data: recipe, log, pictures, newest checkpoint's state.
+"""Read run folders as plain data: recipe, log, pictures, the newest checkpoint's state.
 
-Nothing here trusts a file: what is absent or damaged becomes a note that the page shows. No tensor is read.
+Nothing here trusts a file: what is missing or damaged becomes a note that the page shows. No tensor
+is read.
 """
 
 from __future__ import annotations
@@ -12,14 +13,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from colorgan.config.settings import show
-from colorgan.errors import UsageError
 from colorgan.evaluation.record import SavedEvaluation, read_evaluations
-from colorgan.files import mapping, number, numbers, read_json, read_text
+from colorgan.files import mapping, number, numbers, read_json
 from colorgan.runs.log import LOG_NAME, read_log
-from colorgan.runs.run import FREE_KEYS, RECIPE
+from colorgan.runs.recipe import FREE_KEYS, RECIPE, read_recipe
+
+__all__ = [
+    "FREE_KEYS",
+    "KINDS",
+    "LOG_NAME",
+    "RECIPE",
+    "Kind",
+    "RunFolder",
+    "SavedCheckpoint",
+    "differences",
+    "flat",
+    "read_run",
+    "short_names",
+]
 
 Kind = Literal["pretrain", "classify", "segment", "detect"]
 KINDS: tuple[Kind, ...] = ("pretrain", "classify", "segment", "detect")
@@ -28,7 +40,7 @@ MAX_LOG_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class SavedCheckpoint:
-    """A checkpoint folder as it lies on disk."""
+    """A checkpoint folder on disk."""
 
     name: str
     num_bytes: int
@@ -53,33 +65,29 @@ class RunFolder:
 
     @property
     def title(self) -> str:
-        """Number and name: how charts and tables call it."""
+        """Number and name, as charts and tables show them."""
         return f"{self.number}. {self.name}"
 
     @cached_property
     def total_images(self) -> int | None:
-        """How long the run is to be, as its log says."""
-        totals = [e.get("total_images") for e in self.log if isinstance(e.get("total_images"), int)]
-        total = totals[-1] if totals else None
-        return total if isinstance(total, int) and total > 0 else None
+        """The planned length in images; None if the log does not have it."""
+        totals = [e["total_images"] for e in self.log if isinstance(e.get("total_images"), int)]
+        return totals[-1] if totals and totals[-1] > 0 else None
 
     @cached_property
     def starts(self) -> list[dict[str, Any]]:
         """The log's line of each start: ranks, device, versions."""
-        return [
-            entry
-            for entry in self.log
-            if entry["kind"] == "event" and entry.get("text") == "started"
-        ]
+        events = [entry for entry in self.log if entry["kind"] == "event"]
+        return [entry for entry in events if entry.get("text") == "started"]
 
     @cached_property
     def images_seen(self) -> int:
-        """The furthest that the log tells of."""
+        """The most images seen of any line of the log."""
         return max((entry["images"] for entry in self.log), default=0)
 
     @property
     def finished(self) -> bool:
-        """Whether it saw all its images and scored the result, or has no validation set."""
+        """Whether it has seen all its images."""
         return self.total_images is not None and self.images_seen >= self.total_images
 
     @property
@@ -88,70 +96,66 @@ class RunFolder:
         return self.recipe.get("seed")
 
     def curve(self, kind: str, name: str) -> list[tuple[int, float]]:
-        """(images, value) of one logged value; lines that lack it, or hold no finite number, are left out."""
+        """Return (images, value) of one logged value, without lines that lack a finite one."""
         points = []
         for entry in self.log:
-            value = (
-                number(mapping(entry.get("values")).get(name)) if entry["kind"] == kind else None
-            )
+            if entry["kind"] != kind:
+                continue
+            value = number(mapping(entry.get("values")).get(name))
             if value is not None:
                 points.append((entry["images"], value))
         return points
 
     def names(self, kind: str) -> list[str]:
-        """Every value's name that lines of a kind hold, as first met."""
-        found = (
-            name
-            for entry in self.log
-            if entry["kind"] == kind
-            for name in mapping(entry.get("values"))
-        )
-        return list(dict.fromkeys(str(name) for name in found))
+        """Return the name of every value in lines of a kind, in order of first appearance."""
+        names: dict[str, None] = {}
+        for entry in self.log:
+            if entry["kind"] == kind:
+                names |= dict.fromkeys(str(name) for name in mapping(entry.get("values")))
+        return list(names)
 
     @cached_property
     def last_scores(self) -> dict[str, float]:
-        """The last validation; {} without one."""
+        """The last validation's scores; {} without one."""
         lines = [entry for entry in self.log if entry["kind"] == "validate"]
         return numbers(lines[-1].get("values")) if lines else {}
 
     @property
     def last_scores_images(self) -> int:
         """The images seen at the last validation."""
-        return max(
-            (entry["images"] for entry in self.log if entry["kind"] == "validate"), default=0
-        )
+        lines = [entry for entry in self.log if entry["kind"] == "validate"]
+        return max((entry["images"] for entry in lines), default=0)
 
     def setting(self, dotted: str, default: Any = None) -> Any:
-        """A value of the recipe by its dotted key."""
+        """Return a value of the recipe by its dotted key."""
         here: Any = self.recipe
         for part in dotted.split("."):
             here = here.get(part) if isinstance(here, dict) else None
         return default if here is None else here
 
     def folders(self, dotted: str) -> list[str]:
-        """A setting that is one folder or several."""
-        found = self.setting(dotted, [])
-        return [str(each) for each in found] if isinstance(found, list) else [str(found)]
+        """Return a setting that is one folder or several."""
+        value = self.setting(dotted, [])
+        return [str(each) for each in value] if isinstance(value, list) else [str(value)]
 
     @property
     def model(self) -> dict[str, Any]:
-        """What the newest checkpoint says of the network."""
+        """The newest checkpoint's description of the network."""
         return mapping(self.state.get("model"))
 
     @property
     def same_but_seed(self) -> str:
-        """Equal for runs that differ only in seed (and in what does not enter the weights)."""
-        kept = {
-            key: value
-            for key, value in flat(self.recipe).items()
-            if not _ignored(key, (*FREE_KEYS, "seed"))
-        }
+        """A text equal for runs that differ only in seed and in keys that leave weights alone."""
+        kept = {}
+        for key, value in flat(self.recipe).items():
+            if not _ignored(key, (*FREE_KEYS, "seed")):
+                kept[key] = value
         kept["data_digest"] = self.state.get("data_digest", self.setting("data.train"))
         return json.dumps(kept, sort_keys=True, default=str)
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of paths that tell them apart."""
+    """Return the shortest ends of paths that tell them apart."""
     most = max((len(path.parts) for path in paths), default=1)
     for count in range(1, most + 1):
         names = ["/".join(path.parts[-count:]) for path in paths]
@@ -161,7 +165,7 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 
 
 def flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted keys; lists are values."""
+    """Return nested settings as dotted keys; lists are values."""
     leaves: dict[str, Any] = {}
     for key, value in recipe.items():
         if isinstance(value, dict) and value:
@@ -174,11 +178,20 @@ def flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def differences(
     runs: Iterable[RunFolder], ignore: Sequence[str] = ("run", "dry_run")
 ) -> dict[str, list[str]]:
-    """Dotted key -> each run's value as text, for the keys on which runs differ; "(absent)" where it has none."""
-    settings = [{key: show(value) for key, value in flat(run.recipe).items()} for run in runs]
-    keys = dict.fromkeys(key for each in settings for key in each if not _ignored(key, ignore))
-    rows = {key: [each.get(key, "(absent)") for each in settings] for key in keys}
-    return {key: values for key, values in rows.items() if len(set(values)) > 1}
+    """Return the dotted keys on which runs differ, with each run's value as text.
+
+    A key that a run lacks is "(absent)".
+    """
+    settings = []
+    for run in runs:
+        settings.append({key: show(value) for key, value in flat(run.recipe).items()})
+
+    rows = {}
+    for key in dict.fromkeys(key for each in settings for key in each):
+        values = [each.get(key, "(absent)") for each in settings]
+        if not _ignored(key, ignore) and len(set(values)) > 1:
+            rows[key] = values
+    return rows
 
 
 def _ignored(key: str, ignore: Sequence[str]) -> bool:
@@ -189,32 +202,29 @@ def read_run(folder: Path) -> RunFolder:
     """Read a run folder.
 
     Raises:
-        UsageError: its recipe cannot be read; one sentence.
+        UsageError: Its recipe cannot be read.
     """
+    recipe = read_recipe(folder / RECIPE)
     notes: list[str] = []
-    recipe = _read_recipe(folder / RECIPE)
-    checkpoints = [
-        _saved(path) for path in sorted((folder / "checkpoints").glob("images-*")) if path.is_dir()
-    ]
-    state: dict[str, Any] = {}
-    for checkpoint in reversed([each for each in checkpoints if each.complete]):
-        state = read_json(folder / "checkpoints" / checkpoint.name / "state.json")
-        if state:
-            break
+    checkpoints = _saved_checkpoints(folder / "checkpoints")
+    state = _newest_state(folder / "checkpoints", checkpoints)
     if not state:
         notes.append(
             "No complete checkpoint: data digest, source version and number of ranks are not known."
         )
-    evaluations, damaged = read_evaluations(folder)
-    pictures = sorted(
-        (count, path)
-        for path in folder.glob("pictures/images-*.png")
-        if (count := _count(path)) is not None
-    )
+
     log = _read_log(folder, notes)
-    kind = _kind(recipe)
+    evaluations, damaged = read_evaluations(folder)
     return RunFolder(
-        folder, kind, recipe, log, pictures, checkpoints, state, evaluations, notes + damaged
+        path=folder,
+        kind=_kind(recipe),
+        recipe=recipe,
+        log=log,
+        pictures=_pictures(folder),
+        checkpoints=checkpoints,
+        state=state,
+        evaluations=evaluations,
+        notes=notes + damaged,
     )
 
 
@@ -226,36 +236,38 @@ def _kind(recipe: Mapping[str, Any]) -> Kind:
 
 
 def _read_log(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
-    path = folder / LOG_NAME
     try:
-        if path.stat().st_size > MAX_LOG_BYTES:
+        if (folder / LOG_NAME).stat().st_size > MAX_LOG_BYTES:
             notes.append(f"{LOG_NAME} is over {MAX_LOG_BYTES >> 20} MiB: left out.")
             return []
-        return [entry for entry in read_log(folder) if isinstance(entry["kind"], str)]
+        return read_log(folder)
     except OSError:
-        notes.append(f"There is no {LOG_NAME}: the run has not started, or its log was taken away.")
+        notes.append(f"There is no {LOG_NAME}: the run has not started, or its log was removed.")
         return []
 
 
-def _read_recipe(path: Path) -> dict[str, Any]:
-    try:
-        text = read_text(path)
-        # Repeated references (&a, *a) unfold without bound; no recipe of ours has one.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ValueError
-        recipe = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        recipe = None
-    if not isinstance(recipe, dict) or not recipe:
-        raise UsageError(f"{path} is not a recipe that a run wrote: leave {path.parent} out")
-    return {str(key): value for key, value in recipe.items()}
+def _saved_checkpoints(folder: Path) -> list[SavedCheckpoint]:
+    saved = []
+    for path in sorted(folder.glob("images-*")):
+        if path.is_dir():
+            sizes = [file.stat().st_size for file in path.iterdir() if file.is_file()]
+            complete = (path / "COMPLETE").is_file()
+            saved.append(SavedCheckpoint(path.name, sum(sizes), complete))
+    return saved
 
 
-def _saved(path: Path) -> SavedCheckpoint:
-    num_bytes = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-    return SavedCheckpoint(path.name, num_bytes, (path / "COMPLETE").is_file())
+def _newest_state(folder: Path, checkpoints: Sequence[SavedCheckpoint]) -> dict[str, Any]:
+    for checkpoint in reversed(checkpoints):
+        state = read_json(folder / checkpoint.name / "state.json") if checkpoint.complete else {}
+        if state:
+            return state
+    return {}
 
 
-def _count(path: Path) -> int | None:
-    digits = path.stem.removeprefix("images-")
-    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 20 else None
+def _pictures(folder: Path) -> list[tuple[int, Path]]:
+    pictures = []
+    for path in folder.glob("pictures/images-*.png"):
+        digits = path.stem.removeprefix("images-")
+        if digits.isascii() and digits.isdigit() and len(digits) < 20:
+            pictures.append((int(digits), path))
+    return sorted(pictures)

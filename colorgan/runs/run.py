@@ -1,75 +1,65 @@
-"""A run folder: what a training run leaves on disk, and how it is taken up again.
+"""A run folder: what a training run writes, and how it is resumed.
 
-    <run>/recipe.yaml  log.jsonl  tensorboard/  pictures/  checkpoints/  and what consolidation makes of it
+    <run>/recipe.yaml  log.jsonl  tensorboard/  pictures/  checkpoints/  and what consolidation
+    makes
 
-The same command started again goes on from the newest intact checkpoint; another recipe or other data is refused with
-the difference. Methods are called on all ranks unless marked.
+    with open_run(recipe, ranks, ...) as run:
+        images_seen = run.resume(strategy)
+        fit(..., hooks from run.report, run.save, ...)
+        run.finish_saving()
+
+Rerunning the command resumes from the newest intact checkpoint; another recipe or other data is
+refused with the difference.
 """
 
 from __future__ import annotations
 
 import faulthandler
-import fcntl
-import os
 import re
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
-import yaml
 from torch.distributed import DistError
 
 from colorgan.checkpoints.checkpoint import Checkpoint, checkpoint_path, latest_checkpoint
 from colorgan.checkpoints.writer import CheckpointWriter
 from colorgan.config.recipe import RunRecipe
-from colorgan.config.settings import dump_recipe, recipe_difference
+from colorgan.config.settings import dump_recipe
 from colorgan.data import Loader
 from colorgan.distributed.phase import Strategy
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import (
-    CheckpointError,
     ColorganError,
+    ExitStatus,
     LostRankError,
     NotFiniteError,
-    OtherRecipeError,
-    OtherWeightsError,
     SaveError,
-    UsageError,
 )
-from colorgan.models.model_folder import ModelConfig, probe
+from colorgan.files import owned_folder
+from colorgan.models.model_folder import ModelConfig
 from colorgan.runs.display import Display
 from colorgan.runs.health import HealthWatch
 from colorgan.runs.log import Kind, RunLog
 from colorgan.runs.provenance import device_name, source_version, versions
-from colorgan.runs.watchdog import Watchdog
+from colorgan.runs.recipe import RECIPE, compare_recipes, read_recipe, refuse_change, write_recipe
+from colorgan.runs.saving import (
+    RunSaver,
+    RunState,
+    changed_versions,
+    check_same_data,
+    check_same_start,
+)
+from colorgan.runs.trackers import Trackers, check_trackers
+from colorgan.runs.watchdog import Watchdog, lost_rank_text
 from colorgan.training.loop import StepReport
 
-# What may change between two starts of one run: it does not enter the weights. `data.train` is
-# compared by its digest. `data.hardware_decoder_share` is not among them: a GPU's hardware decoder
-# gives other pixels than its CUDA decoder, by a level or two.
-FREE_KEYS = (
-    *("run", "dry_run", "output", "launch"),
-    *(
-        "data.train",
-        "data.val",
-        "data.decode_threads",
-        "data.prefetch_batches",
-        "data.max_bad_share",
-    ),
-    *("data.cache_dir", "data.cache_gb"),
-)
-RECIPE = "recipe.yaml"
-OTHER_RECIPE, OTHER_WEIGHTS = (
-    "of another recipe",
-    "began with other weights",
-)  # a study looks for these
-EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped by a signal after saving; the same command goes on (all: colorgan/errors.py)
-# What torch's collectives say, as RuntimeError, when a peer is gone (gloo) or did not come in time.
+CHECKPOINTS = "checkpoints"
+# What torch's collectives raise as RuntimeError when a peer is gone (gloo) or did not come in time.
 LOST = re.compile(
     r"Connection (closed|reset|refused)|Broken pipe|[Tt]imed out|NCCL|gloo|Socket", re.ASCII
 )
@@ -77,280 +67,345 @@ LOST = re.compile(
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended: by itself, or stopped by a signal (named) after saving; the last scores, if validated."""
+    """How a run ended, by itself or stopped by a signal after saving, and its last scores."""
 
     images_seen: int
     stopped: str | None
     scores: dict[str, float]
 
+    @property
+    def exit_status(self) -> ExitStatus:
+        """The command's exit status."""
+        return ExitStatus.STOPPED if self.stopped else ExitStatus.DONE
 
+
+@dataclass
 class Run:
-    """A run folder that this process group owns while the context is open.
+    """An open run folder. Methods are called on all ranks unless marked.
 
-    Args:
-        model: what the trained network is; saved in every checkpoint, for consolidation.
-        model_role: the network's name among the phases.
-
-    Raises:
-        UsageError: the folder holds a run of another recipe, or another process is training in it.
+    Attributes:
+        checkpoint: The one that the run resumes from; None at its beginning.
+        watchdog: Watches this rank while the run is open.
     """
 
-    def __init__(
-        self,
-        recipe: RunRecipe,
-        ranks: Ranks,
-        *,
-        total_images: int,
-        data_digest: str,
-        model: ModelConfig,
-        model_role: str,
-        title: str,
-    ) -> None:
-        self.folder, self.recipe, self.ranks = recipe.run, recipe, ranks
-        self.total_images = total_images
-        self._plain = recipe.model_dump(mode="json")
-        self._digest = data_digest
-        self._model, self._role = model, model_role
-        self._title = title
-        self._version = source_version()
-        self._open = ExitStack()
-        output = recipe.output
-        self._writer = CheckpointWriter(
-            self.folder / "checkpoints",
-            ranks,
-            keep_last=output.keep_last,
-            keep_every_images=output.keep_every_images,
-            background=output.background_save,
-        )
-        self._open.callback(self._writer.close)
-        self._num_told = 0
-        self._log: RunLog | None = None
-        self.display = Display(total_images, 0, title, enabled=False)
-        self._images_seen = 0
-        self._health = HealthWatch()
-        self.watchdog = Watchdog(
-            self.folder / "hangs",
-            ranks,
-            timeout_s=recipe.launch.timeout_s,
-            global_batch_size=recipe.batch.global_batch_size,
-        )
+    recipe: RunRecipe
+    ranks: Ranks
+    checkpoint: Checkpoint | None
+    watchdog: Watchdog
+    _saver: RunSaver
+    _reporter: Reporter | None  # rank 0 only
+    _health: HealthWatch
+    _images_seen: int = 0
+    _num_skipped: int = 0
 
-    def _claim(self) -> None:
-        """Rank 0: lock the folder, and compare or write its recipe."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        self._open.callback(os.close, lock)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"{self.folder} is in use by another process: choose another --run"
-            ) from None
-        path = self.folder / RECIPE
-        if path.exists():
-            _refuse_difference(_read_recipe(path), self._plain, self.folder)
-        partial = path.with_name(f".{RECIPE}.partial")
-        partial.write_text(dump_recipe(self.recipe))
-        partial.replace(path)
-
-    def restore(self) -> Checkpoint | None:
-        """Return the newest intact checkpoint of this run, or None at its beginning; opens log and display.
-
-        Raises:
-            CheckpointError: it was trained on other data, or began with other weights.
-        """
-        found = latest_checkpoint(self.folder / "checkpoints", self.ranks, self.message)
-        if found is not None and found.state["data_digest"] != self._digest:
-            raise CheckpointError(
-                f"{found.path} was trained on other data (manifest digest {found.state['data_digest'][:12]}, "
-                f"now {self._digest[:12]}): give the folders it was trained on, or another --run"
-            )
-        began = found.state["model"].get("init_digest") if found else ""
-        if found is not None and began and began != self._model.init_digest:
-            raise OtherWeightsError(
-                f"{found.path} {OTHER_WEIGHTS} than those at init now (digest {began[:12]}, now "
-                f"{self._model.init_digest[:12]}): give another --run, or remove {self.folder}"
-            )
-        self._images_seen = images_seen = found.images_seen if found else 0
-        if self.ranks.main:
-            self._log = self._open.enter_context(RunLog(self.folder, images_seen))
-            self.display = self._open.enter_context(
-                Display(self.total_images, images_seen, self._title)
-            )
-            self.record(
-                "event",
-                images_seen,
-                text="started",
-                total_images=self.total_images,
-                ranks=self.ranks.world_size,
-                device=device_name(self.ranks.device),
-                versions=versions(self._version),
-            )
-            if found:
-                self.message(f"goes on from {found.path} ({images_seen:,} images seen)")
-        return found
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.recipe.run
 
     def checkpoint_path(self, images_seen: int) -> Path:
         """Return the folder of the checkpoint at that many images."""
-        return checkpoint_path(self.folder / "checkpoints", images_seen)
+        return checkpoint_path(self.folder / CHECKPOINTS, images_seen)
 
-    def load(self, strategy: Strategy, found: Checkpoint, *, with_optimizers: bool = True) -> int:
-        """Give the strategy what a checkpoint holds; return the images seen."""
-        strategy.load_state(found, with_optimizers=with_optimizers)
-        return found.images_seen
+    def resume(self, strategy: Strategy, *, with_optimizers: bool = True) -> int:
+        """Load the run's checkpoint, if there is one, into the strategy; return images seen."""
+        if self.checkpoint is None:
+            return 0
+        strategy.load_state(self.checkpoint, with_optimizers=with_optimizers)
+        return self.checkpoint.images_seen
 
     def save(self, strategy: Strategy, images_seen: int) -> None:
-        """Write a checkpoint of everything the run needs to go on; it is there at a later report or `finish_saving`.
+        """Write a checkpoint of everything the run needs to resume.
+
+        It is logged at a later report or by `finish_saving`.
 
         Raises:
-            SaveError: a rank could not write; the checkpoints before are as they were.
+            SaveError: A rank could not write; the earlier checkpoints are intact.
         """
-        model = self._model.model_copy(
-            update={
-                "images_seen": images_seen,
-                "data_digest": self._digest,
-                "recipe": self._plain,
-                "source_version": self._version,
-            }
-        )
-        state = {
-            "images_seen": images_seen,
-            "data_digest": self._digest,
-            "recipe": self._plain,
-            "world_size": self.ranks.world_size,
-            "model_role": self._role,
-            "model": model.model_dump(mode="json"),
-        }
-        roles = {**strategy.state(), "probe": self._probes(strategy)}
-        self._published(lambda: self._writer.start(roles, state))
+        self._log_published(self._saver.start(strategy, images_seen))
 
     def finish_saving(self) -> None:
-        """Wait until the checkpoint that is being written, if there is one, is there. Called on all ranks.
+        """Wait until the checkpoint in progress, if there is one, is published.
 
         Raises:
-            SaveError: a rank could not write it; the checkpoints before are as they were.
+            SaveError: As in `save`.
         """
-        self._published(self._writer.finish)
+        self._log_published(self._saver.finish())
 
-    def _published(self, work: Callable[[], list[Path]]) -> None:
-        try:
-            paths = work()
-        except CheckpointError as error:
-            raise SaveError(str(error)) from None
+    def _log_published(self, paths: list[Path]) -> None:
         for path in paths:
             images_seen = int(path.name.rpartition("-")[2])
             self.record("save", images_seen, path=str(path.relative_to(self.folder)))
 
-    def _probes(self, strategy: Strategy) -> dict[str, torch.Tensor]:
-        size = self._model.architecture.image_size
-        outputs = {"raw": probe(strategy.evaluated(self._role, ema=False), size, self.ranks.device)}
-        if strategy.ema_name == self._role:
-            outputs["average"] = probe(strategy.evaluated(self._role), size, self.ranks.device)
-        return outputs
-
     def report(self, step: StepReport, loader: Loader) -> None:
-        """Log and show what the loop reports, and what the loader skipped. Called on all ranks; rank 0 shows."""
-        extra = {"images_per_s": step.images_per_s, "wait_share": step.wait_share}
+        """Log and show what the loop reports, and the samples that the loader skipped."""
         self._images_seen = step.images_seen
-        self.record("train", step.images_seen, {**step.values, **extra})
-        self.display.update(step.images_seen, step.values, step.images_per_s, step.wait_share)
-        for warning in self._health.judge(step.values):
+        if self._reporter is not None:
+            self._reporter.step(step, self.ranks.device)
+
+        warnings = self._health.judge(step.values)
+        slow = self._health.judge_rate(step.images_per_s, step.wait_share)
+        for warning in (*warnings, *([slow] if slow else [])):
             self.record("event", step.images_seen, text=warning)
             self.message(f"at {step.images_seen:,} images: {warning}")
-        self._tell_bad_samples(loader)
-        self._published(self._writer.take_published)
 
-    def _tell_bad_samples(self, loader: Loader) -> None:
-        """Log and show what the loaders of all ranks skipped since the last call. Called on all ranks."""
-        new, self._num_told = loader.replaced[self._num_told :], len(loader.replaced)
-        for told in self.ranks.gather(
-            [f"sample {bad.sample_id} skipped: {bad.reason}" for bad in new]
-        ):
-            for text in told:
+        self._log_skipped(loader)
+        self._log_published(self._saver.take_published())
+
+    def _log_skipped(self, loader: Loader) -> None:
+        """Log and show what the loaders of all ranks skipped since the last call."""
+        skipped = loader.replaced[self._num_skipped :]
+        self._num_skipped = len(loader.replaced)
+        texts = [f"sample {bad.sample_id} skipped: {bad.reason}" for bad in skipped]
+        for rank_texts in self.ranks.gather(texts):
+            for text in rank_texts:
                 self.record("event", self._images_seen, text=text)
                 self.message(text)
 
     def record(
         self, kind: Kind, images_seen: int, values: Mapping[str, float] | None = None, **fields: Any
     ) -> None:
-        """Append a line to the log. Rank 0 writes, others do nothing.
+        """Append a line to the log. Rank 0 writes, others do nothing."""
+        if self._reporter is not None:
+            self._reporter.record(kind, images_seen, values, **fields)
 
-        A log that cannot be written (full disk) is told and does not end the run: a checkpoint that cannot does.
-        """
-        if self._log is None:
-            return
-        try:
-            self._log.write(kind, images_seen, values, **fields)
-        except OSError as error:
-            self.message(f"the log in {self.folder} could not be written: {error.strerror}")
+    def picture(self, name: str, images_seen: int, path: Path) -> None:
+        """Pass a picture of this run folder on to the trackers. Rank 0 does, others do nothing."""
+        if self._reporter is not None:
+            self._reporter.trackers.picture(name, images_seen, path)
 
     def message(self, text: str) -> None:
         """Show a line. Rank 0 shows, others do nothing."""
-        if self.ranks.main:
-            self.display.message(text)
+        if self._reporter is not None:
+            self._reporter.display.message(text)
 
-    def __enter__(self) -> Run:
-        try:
-            self.ranks.on_all_ranks(self._claim if self.ranks.main else lambda: None)
-            self._open.enter_context(self.watchdog)
-        except BaseException:
-            self._open.close()
-            raise
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
+@dataclass
+class Reporter:
+    """Where rank 0 writes what happens: log, trackers, display."""
+
+    folder: Path
+    log: RunLog
+    trackers: Trackers
+    display: Display
+
+    def step(self, step: StepReport, device: torch.device) -> None:
+        """Report the values of a log point."""
+        extra = {"images_per_s": step.images_per_s, "wait_share": step.wait_share}
+        self.record("train", step.images_seen, {**step.values, **extra})
+        self.display.update(step.images_seen, step.values, step.images_per_s, step.wait_share)
+
+        rates = {f"learning_rate/{name}": rate for name, rate in step.learning_rates.items()}
+        self.trackers.values("train", step.images_seen, {**rates, **_device_memory(device)})
+
+    def record(
+        self, kind: Kind, images_seen: int, values: Mapping[str, float] | None = None, **fields: Any
     ) -> None:
-        if isinstance(value, NotFiniteError):  # told on all ranks: what was saved before it stays
+        """Append a line to the log, and its values to the trackers.
+
+        A log that cannot be written (full disk) is reported and does not end the run: a checkpoint
+        that cannot be written does.
+        """
+        try:
+            self.log.write(kind, images_seen, values, **fields)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            self.display.message(f"the log in {self.folder} could not be written: {reason}")
+        if values:
+            self.trackers.values(kind, images_seen, values)
+
+
+def _device_memory(device: torch.device) -> dict[str, float]:
+    if device.type != "cuda":
+        return {}
+    return {
+        "device_memory_mib/allocated": torch.cuda.max_memory_allocated(device) / 2**20,
+        "device_memory_mib/reserved": torch.cuda.memory_reserved(device) / 2**20,
+    }
+
+
+@contextmanager
+def open_run(
+    recipe: RunRecipe,
+    ranks: Ranks,
+    *,
+    total_images: int,
+    data_digest: str,
+    model: ModelConfig,
+    model_role: str,
+    title: str,
+) -> Iterator[Run]:
+    """Open a run folder, which this process group owns while the context is open.
+
+    Called on all ranks.
+
+    Args:
+        recipe: The run's recipe; `recipe.run` is the folder.
+        ranks: This process among the ranks.
+        total_images: The run's length.
+        data_digest: Digest of the training set's manifest.
+        model: What the trained network is; saved in every checkpoint, for consolidation.
+        model_role: The network's name among the phases.
+        title: Shown before the progress bar.
+
+    Raises:
+        UsageError: Another process trains in the folder, or its recipe is damaged.
+        OtherRecipeError: The folder holds a run with another recipe.
+        OtherWeightsError: The run started from other weights.
+        CheckpointError: It was trained on other data, or no checkpoint is intact.
+        LostRankError: Another rank ended while this one waited for it.
+    """
+    folder = recipe.run
+    source = source_version()
+    made_with = versions(source)
+    plain = recipe.model_dump(mode="json")
+    state = RunState(0, data_digest, plain, ranks.world_size, model_role, {}, made_with)
+    watchdog = Watchdog(
+        folder / "hangs",
+        ranks,
+        timeout_s=recipe.launch.timeout_s,
+        global_batch_size=recipe.batch.global_batch_size,
+    )
+
+    with ExitStack() as stack:
+        notes: list[str] = []
+        ranks.on_all_ranks(lambda: _claim(stack, recipe, ranks))
+        stack.enter_context(watchdog)
+        checkpoint = latest_checkpoint(folder / CHECKPOINTS, ranks, notes.append)
+        if checkpoint is not None:
+            notes += _check_checkpoint(checkpoint, recipe, data_digest, model, made_with)
+        ranks.on_all_ranks(lambda: write_recipe(folder, recipe) if ranks.main else None)
+
+        output = recipe.output
+        writer = CheckpointWriter(
+            folder / CHECKPOINTS,
+            ranks,
+            keep_last=output.keep_last,
+            keep_every_images=output.keep_every_images,
+            background=output.background_save,
+        )
+        stack.callback(writer.close)
+        images_seen = checkpoint.images_seen if checkpoint else 0
+        run = Run(
+            recipe,
+            ranks,
+            checkpoint,
+            watchdog,
+            RunSaver(ranks, state, model, writer),
+            _open_reporter(stack, recipe, total_images, images_seen, title) if ranks.main else None,
+            HealthWatch(),
+            images_seen,
+        )
+        _log_start(run, total_images, made_with, notes)
+        with _errors_reported(run):
+            yield run
+
+
+def _claim(stack: ExitStack, recipe: RunRecipe, ranks: Ranks) -> None:
+    """Own the folder and compare its recipe. Rank 0 does, others do nothing."""
+    if not ranks.main:
+        return
+
+    check_trackers(recipe.output.trackers)
+    stack.enter_context(owned_folder(recipe.run))
+    path = recipe.run / RECIPE
+    if path.exists():
+        refuse_change(compare_recipes(read_recipe(path), recipe), recipe.run)
+
+
+def _check_checkpoint(
+    checkpoint: Checkpoint,
+    recipe: RunRecipe,
+    data_digest: str,
+    model: ModelConfig,
+    made_with: Mapping[str, str],
+) -> list[str]:
+    """Compare a checkpoint with the run that is to resume from it; return notes for the user.
+
+    Also where `recipe.yaml` is gone: a run's checkpoints hold all of it.
+    """
+    state = RunState.of(checkpoint)
+    refuse_change(compare_recipes(state.recipe, recipe), recipe.run)
+    check_same_data(checkpoint, state, data_digest)
+    check_same_start(checkpoint, state, model)
+
+    notes = [f"resumes from {checkpoint.path} ({checkpoint.images_seen:,} images seen)"]
+    changed = changed_versions(state, made_with)
+    if changed:
+        notes.append(
+            f"the checkpoint was written with other versions ({', '.join(changed)}): the result "
+            "may "
+            "differ from an uninterrupted run's in rounding"
+        )
+    return notes
+
+
+def _open_reporter(
+    stack: ExitStack, recipe: RunRecipe, total_images: int, images_seen: int, title: str
+) -> Reporter:
+    """Open log, display and trackers. Rank 0 only."""
+    log = stack.enter_context(RunLog(recipe.run, images_seen))
+    display = stack.enter_context(Display(total_images, images_seen, title))
+    trackers = Trackers(recipe.output.trackers, recipe.run, images_seen, display.message)
+    stack.callback(trackers.close)
+    trackers.recipe(recipe.model_dump(mode="json"), dump_recipe(recipe))
+    return Reporter(recipe.run, log, trackers, display)
+
+
+def _log_start(run: Run, total_images: int, made_with: Mapping[str, str], notes: list[str]) -> None:
+    images_seen = run.checkpoint.images_seen if run.checkpoint else 0
+    run.record(
+        "event",
+        images_seen,
+        text="started",
+        total_images=total_images,
+        ranks=run.ranks.world_size,
+        device=device_name(run.ranks.device),
+        versions=dict(made_with),
+    )
+    for note in notes:
+        run.message(note)
+
+
+@contextmanager
+def _errors_reported(run: Run) -> Iterator[None]:
+    """Log an error that ends the run, and name the rank that was lost."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, NotFiniteError):  # raised on all ranks: what was saved before it stays
             with suppress(SaveError):
-                self.finish_saving()
-        lost = _lost_rank(value, self) if self.ranks.world_size > 1 else None
-        if error := lost or (value if isinstance(value, ColorganError) else None):
-            self.record("event", self._images_seen, text=str(error), status=error.exit_status)
-        if value is not None and self.ranks.world_size > 1:
-            # Leaving is not to hang either (a communicator that waits for the peer): the stacks, then status 1.
-            faulthandler.dump_traceback_later(self.recipe.launch.timeout_s, exit=True)
-        with suppress(OSError):  # a full disk, told before
-            self._open.__exit__(kind, value, trace)
+                run.finish_saving()
+
+        several = run.ranks.world_size > 1
+        lost = _lost_rank(error, run) if several else None
+        told = lost or error
+        if isinstance(told, ColorganError):
+            status = int(told.exit_status)
+            run.record("event", run._images_seen, text=str(told), status=status)
+        else:
+            text = f"{type(error).__name__}: {error}"[:2000]
+            run.record("event", run._images_seen, text=text, status=int(ExitStatus.FAULT))
+        if several:
+            # Leaving may hang, too (a communicator that waits for its peer): the stacks, then
+            # status 1.
+            faulthandler.dump_traceback_later(run.recipe.launch.timeout_s, exit=True)
         if lost is not None:
-            raise lost from value
+            raise lost from error
+        raise
 
 
-def _lost_rank(value: BaseException | None, run: Run) -> LostRankError | None:
-    """Return what to raise for an error of a collective call, with the ranks of this machine that have ended."""
-    if not isinstance(value, RuntimeError) or not (
-        isinstance(value, DistError) or LOST.search(str(value))
-    ):
+def _lost_rank(error: BaseException, run: Run) -> LostRankError | None:
+    """Return what to raise for an error of a collective call, with the ranks that have ended."""
+    if not isinstance(error, RuntimeError):
         return None
+    if not isinstance(error, DistError) and not LOST.search(str(error)):
+        return None
+
+    # The process table may be a moment behind the connection.
     until = time.monotonic() + 2.0
     while not (gone := run.watchdog.lost_ranks()) and time.monotonic() < until:
         time.sleep(0.1)
-    who = ", ".join(
-        f"rank {s.rank} (process {s.process} on {s.host}) ended, last at '{s.point}'" for s in gone
-    )
-    return LostRankError(
-        f"{who or 'another rank cannot be reached'}: {str(value).splitlines()[0][:200]}; "
-        "the same command goes on from the last checkpoint"
-    )
 
-
-def _read_recipe(path: Path) -> dict[str, Any]:
-    try:
-        recipe = yaml.safe_load(path.read_text())
-    except yaml.YAMLError:
-        recipe = None
-    if not isinstance(recipe, dict):
-        raise UsageError(f"{path} is damaged: choose another --run, or put the run's recipe back")
-    return recipe
-
-
-def _refuse_difference(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
-    lines = recipe_difference(old, new, ignore=FREE_KEYS)
-    if lines:
-        raise OtherRecipeError(
-            f"{folder} holds a run {OTHER_RECIPE}: choose another --run, or undo\n  "
-            + "\n  ".join(lines)
-        )
+    detail = str(error).splitlines()[0][:200]
+    return LostRankError(lost_rank_text(gone, detail))

@@ -1,10 +1,12 @@
-"""Notices a rank that hangs, leaves every rank's report in the run folder, and ends the processes.
+"""Notice a rank that hangs or is gone, write every rank's report, end the processes.
 
-    Run (opens it) -> fit (notes each point reached) -> <run>/hangs/<start>/rank-00001.json ... summary.txt -> status 76
+    open_run -> fit (notes each point) -> <run>/hangs/<start>/rank-00001.json ... summary.txt ->
+    status 76
 
-The main thread notes points, which costs under a microsecond. A thread of each rank looks whether they move on, and
-writes the last one to a small beat file, so that the others can say where a rank was that no longer answers. It needs
-no collective call: reports and summary go through the shared file system, also when rank 0 is the one that hangs.
+The main thread notes points, which costs under a microsecond. A thread of each rank checks that
+they move on, and writes the last one to a small beat file, so that the others know where a rank was
+that no longer answers. It needs no collective call: reports, beats and summary go through the
+shared file system, also when rank 0 is the one that hangs.
 """
 
 from __future__ import annotations
@@ -25,18 +27,26 @@ from types import TracebackType
 from typing import Any, NamedTuple, TextIO, TypeVar
 
 from colorgan.distributed.ranks import Ranks
-from colorgan.runs.hang_reports import SUMMARY, RankStatus, read_standing, summary_text
+from colorgan.errors import ExitStatus
+from colorgan.files import replacing
+from colorgan.runs.hang_reports import SUMMARY, RankStatus, read_status, summary_text
 
-EXIT_HUNG = (
-    76  # EX_PROTOCOL: a rank did not answer; the same command goes on from the last checkpoint
-)
 TRIPPED = ".tripped"
+ENDED = ".ended"  # a rank has ended with an error: its beat says which and why
 BEAT_BYTES = 4096
+MAX_ERROR = 400  # characters of an error in a beat
+LOOK_S = 1.0  # between two looks whether a peer has ended
+# A main thread that notices a lost peer itself (gloo) raises within this time, with a better
+# sentence.
+LOST_GRACE_S = 5.0
 T = TypeVar("T")
 
 
 class Point(NamedTuple):
-    """A place in the program that a rank has reached; `number` counts the points before it, alike on all ranks."""
+    """A place in the program that a rank has reached.
+
+    `number` counts the points before it and is the same on all ranks.
+    """
 
     name: str
     images_seen: int
@@ -44,14 +54,26 @@ class Point(NamedTuple):
     batches: tuple[Any, ...] = ()
 
 
+class Process(NamedTuple):
+    """A rank's process; `started` as in `process_start`."""
+
+    rank: int
+    host: str
+    process: int
+    started: int
+
+
 class Watchdog:
     """Watches this rank while open. Entered and left on all ranks.
 
     Args:
-        folder: where reports go, one folder a start; None: watch nothing.
-        timeout_s: all ranks have ended this long after one of them stopped moving. It trips a little earlier, so that
-            reports can be written before the process group's own timeout of the same length.
-        end: ends the process; for tests.
+        folder: Where reports go, one folder per start.
+        ranks: This process among the ranks.
+        timeout_s: All ranks have ended this long after one of them stopped moving. It trips a
+            little earlier, so that reports can be written before the process group's own timeout of
+            the same length.
+        global_batch_size: Images per step, to count steps.
+        end: Ends the process; for tests.
     """
 
     def __init__(
@@ -68,10 +90,13 @@ class Watchdog:
         self._margin_s = min(60.0, max(1.0, 0.2 * timeout_s))  # for the reports
         self._patience_s = max(1.0, timeout_s - self._margin_s)
         self._beat_s = min(5.0, max(0.1, timeout_s / 40))
+        self._look_s = min(LOOK_S, self._beat_s)
         self._point = Point("start", 0, 0)
         self._collective = "none yet"
         self._idle_s = 0.0
+        self._error = ""
         self._closed = threading.Event()
+        self._peers: list[Process] = []  # the other ranks of this machine
         self._thread: threading.Thread | None = None
         self._stacks: TextIO | None = None
         self._beat = -1
@@ -87,34 +112,42 @@ class Watchdog:
         """Note that the main thread has reached a point: under a microsecond, no system call.
 
         Args:
-            name: the same words at the same place on all ranks; noted again, it counts as moving on.
-            batches: this rank's micro-batches of the step, for their places in the order; None keeps the last.
-            collective: all ranks wait for each other here.
+            name: The same words at the same place on all ranks; noted again, it counts as moving.
+            images_seen: By the run.
+            batches: This rank's micro-batches of the step, for their positions in the order; None
+                keeps the last ones.
+            collective: All ranks wait for each other here.
         """
         before = self._point
-        number = before.number + (name != before.name or images_seen != before.images_seen)
-        self._point = Point(
-            name, images_seen, number, before.batches if batches is None else tuple(batches)
-        )
+        moved = name != before.name or images_seen != before.images_seen
+        kept = before.batches if batches is None else tuple(batches)
+        self._point = Point(name, images_seen, before.number + moved, kept)
         if collective:
             self._collective = f"{name} at {images_seen} images"
 
     def moving(self, items: Iterable[T], name: str, images_seen: int) -> Iterator[T]:
-        """Yield `items`, each one noted as moving on."""
+        """Yield `items`, each one noted as moving."""
         for item in items:
             self.note(name, images_seen)
             yield item
 
     def __enter__(self) -> Watchdog:
-        if sys.gettrace() is not None:  # someone steps through it
+        if sys.gettrace() is not None:  # a debugger steps through the run
             return self
+
         name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}"
         self.folder = self.folder / self._ranks.gather(name)[0]
         self.folder.mkdir(parents=True, exist_ok=True)
         self._beat = os.open(self._beat_path(self._ranks.rank), os.O_RDWR | os.O_CREAT, 0o644)
         self._write_beat()
         self._stacks = self._path("stacks.txt").open("w")
-        self._ranks.barrier()  # every rank's process is known to the others from here on
+        me = Process(
+            self._ranks.rank, socket.gethostname(), os.getpid(), process_start(os.getpid())
+        )
+        self._peers = [
+            peer for peer in self._ranks.gather(me) if peer.host == me.host and peer != me
+        ]
+
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
         return self
@@ -127,113 +160,163 @@ class Watchdog:
     ) -> None:
         if self._thread is None or self._stacks is None:
             return
+
         self._closed.set()
         self._thread.join()
         self._thread = None
         faulthandler.cancel_dump_traceback_later()
+        if value is not None:
+            self._error = f"{type(value).__name__}: {value}"[:MAX_ERROR]
+            with suppress(OSError):
+                self._write_beat()
+                (self.folder / ENDED).touch()
         self._stacks.close()
         os.close(self._beat)
         self._path("stacks.txt").unlink(missing_ok=True)
-        if value is None or self._ranks.world_size == 1:  # else the others read who was where
+
+        # After an error the others read where this rank was, and why it ended.
+        if value is None or self._ranks.world_size == 1:
             self._beat_path(self._ranks.rank).unlink(missing_ok=True)
             for folder in (self.folder, self.folder.parent):
                 with suppress(OSError):  # not empty, or gone
                     folder.rmdir()
 
     def _watch(self) -> None:
+        """Run in the watchdog's thread: beat, and look at this rank and the others."""
         seen, then = self._point, time.monotonic()
-        while not self._closed.wait(self._beat_s):
+        beat_at = then
+        lost_since: float | None = None
+        while not self._closed.wait(self._look_s):
             now = time.monotonic()
             # A process that was suspended (SIGSTOP, scontrol suspend) has not aged meanwhile.
-            self._idle_s += min(now - then, 2 * self._beat_s)
+            self._idle_s += min(now - then, 2 * self._look_s)
             then = now
             if self._point is not seen:
                 seen, self._idle_s = self._point, 0.0
-            with suppress(OSError):  # a full disk
-                self._write_beat()
+
+            if now - beat_at >= self._beat_s:
+                beat_at = now
+                with suppress(OSError):  # a full disk
+                    self._write_beat()
+
             assert self._stacks is not None
-            # Only a thread of C can still tell the stacks when the interpreter itself is stuck.
+            # Only a thread of C can write the stacks when the interpreter itself is stuck.
             faulthandler.dump_traceback_later(self._patience_s + self._margin_s, file=self._stacks)
+
             if self._idle_s > self._patience_s or (self.folder / TRIPPED).exists():
                 self._report_and_end()
                 return
 
-    def standing(self) -> dict[str, Any]:
+            lost_since = (lost_since or now) if self._rank_is_lost() else None
+            if lost_since is not None and now - lost_since > LOST_GRACE_S:
+                self._end_after_lost_rank()
+                return
+
+    def status(self) -> dict[str, Any]:
         """Return where this rank is, as JSON data."""
         point = self._point
-        slots = [int(slot) for batch in point.batches for slot in batch.positions_B.tolist()]
-        samples = [int(sample) for batch in point.batches for sample in batch.sample_ids_B.tolist()]
+        positions = [int(p) for batch in point.batches for p in batch.positions_B.tolist()]
+        samples = [int(s) for batch in point.batches for s in batch.sample_ids_B.tolist()]
         return {
             "rank": self._ranks.rank,
             "host": socket.gethostname(),
             "process": os.getpid(),
-            "started": started(os.getpid()),
+            "started": process_start(os.getpid()),
+            "device": self._ranks.device.type,
             "point": point.name,
             "number": point.number,
             "step": point.images_seen // self._batch,
             "images_seen": point.images_seen,
-            "sample_positions": [min(slots), max(slots)] if slots else [],
+            "sample_positions": [min(positions), max(positions)] if positions else [],
             "samples": samples[:64],
             "last_collective": self._collective,
             "idle_s": round(self._idle_s, 1),
+            "error": self._error,
         }
 
     def _write_beat(self) -> None:
-        standing = {key: value for key, value in self.standing().items() if key != "samples"}
-        os.pwrite(
-            self._beat, json.dumps({**standing, "time": time.time()}).encode().ljust(BEAT_BYTES), 0
-        )
+        status = {key: value for key, value in self.status().items() if key != "samples"}
+        text = json.dumps({**status, "time": time.time()}).encode()
+        os.pwrite(self._beat, text.ljust(BEAT_BYTES), 0)
+
+    def _end_after_lost_rank(self) -> None:
+        """End this process, whose main thread still waits for a rank that is gone (NCCL)."""
+        peers = self.lost_ranks()
+        print(lost_rank_text(peers), file=sys.stderr, flush=True)
+        self._end(ExitStatus.LOST_RANK)
 
     def _report_and_end(self) -> None:
-        """In the watchdog's thread: report, wait for the others' reports, sum up, end all processes."""
+        """Report, wait for the others' reports, write the summary, end all processes."""
         deadline = time.monotonic() + self._margin_s
         with suppress(OSError):
             (self.folder / TRIPPED).touch()
-            report = {**self.standing(), "time": time.time(), "stacks": python_stacks()}
-            partial = self._path("json.partial")
-            partial.write_text(json.dumps(report, indent=1))
-            partial.replace(self._path("json"))
-        everyone = range(self._ranks.world_size)
-        silent = list(everyone)
-        while silent and time.monotonic() < deadline - 0.5 * self._margin_s:
-            time.sleep(0.02)
-            silent = [rank for rank in everyone if not self._path("json", rank).exists()]
-        reported = [rank for rank in everyone if rank not in silent]
-        if not reported or self._ranks.rank == reported[0]:
-            self._sum_up()
-        while (
-            not (self.folder / SUMMARY).exists()
-            and time.monotonic() < deadline - 0.2 * self._margin_s
-        ):
-            time.sleep(0.02)
-        for rank in silent:
-            if (peer := read_standing(self._beat_path(rank))) is not None:
-                end_process(peer)
-        self._end(EXIT_HUNG)
+            report = {**self.status(), "time": time.time(), "stacks": python_stacks()}
+            with replacing(self._path("json")) as path:
+                path.write_text(json.dumps(report, indent=1))
 
-    def _sum_up(self) -> None:
-        text = summary_text(self.standings(), self._patience_s)
-        with suppress(OSError):
-            partial = self.folder / f".{SUMMARY}.partial-{self._ranks.rank}"
-            partial.write_text(text)
-            partial.replace(self.folder / SUMMARY)
+        silent = self._wait_for_reports(deadline - 0.5 * self._margin_s)
+        reported = [rank for rank in range(self._ranks.world_size) if rank not in silent]
+        if not reported or self._ranks.rank == reported[0]:
+            self._write_summary()
+
+        until = deadline - 0.2 * self._margin_s
+        while not (self.folder / SUMMARY).exists() and time.monotonic() < until:
+            time.sleep(0.02)
+
+        for rank in silent:
+            peer = read_status(self._beat_path(rank))
+            if peer is not None:
+                end_process(peer)
+        self._end(ExitStatus.HUNG)
+
+    def _wait_for_reports(self, until: float) -> list[int]:
+        """Return the ranks that have left no report by then."""
+        silent = list(range(self._ranks.world_size))
+        while silent and time.monotonic() < until:
+            time.sleep(0.02)
+            silent = [rank for rank in silent if not self._path("json", rank).exists()]
+        return silent
+
+    def _write_summary(self) -> None:
+        text = summary_text(self.statuses(), self._patience_s)
+        with suppress(OSError), replacing(self.folder / SUMMARY) as path:
+            path.write_text(text)
         print(f"{text}\nReports: {self.folder}", file=sys.stderr, flush=True)
 
-    def standings(self) -> list[RankStatus | None]:
-        """Return where every rank is, from its report or else its last beat; None: neither can be read."""
+    def statuses(self) -> list[RankStatus | None]:
+        """Return where every rank is, from its report or else its last beat."""
         ranks = range(self._ranks.world_size)
         return [
-            read_standing(self._path("json", r)) or read_standing(self._beat_path(r)) for r in ranks
+            read_status(self._path("json", rank)) or read_status(self._beat_path(rank))
+            for rank in ranks
         ]
 
+    def _rank_is_lost(self) -> bool:
+        """Return whether another rank has ended early; one look costs a few system calls.
+
+        A rank that ends well removes its beat first.
+        """
+        if (self.folder / ENDED).exists():
+            return bool(self.lost_ranks())
+        return any(
+            process_start(peer.process) != peer.started and self._beat_path(peer.rank).exists()
+            for peer in self._peers
+        )
+
     def lost_ranks(self) -> list[RankStatus]:
-        """Return the ranks whose process on this machine has ended, as they stood at their last beat."""
-        peers = [read_standing(self._beat_path(rank)) for rank in range(self._ranks.world_size)]
-        return [
-            peer
-            for peer in peers
-            if peer and peer.host == socket.gethostname() and not is_alive(peer)
-        ]
+        """Return the other ranks that have ended early, as of their last beat.
+
+        A process of this machine is looked up; one of another machine has left its error.
+        """
+        lost = []
+        for rank in range(self._ranks.world_size):
+            peer = None if rank == self._ranks.rank else read_status(self._beat_path(rank))
+            if peer is None:
+                continue
+            here = peer.host == socket.gethostname()
+            if peer.error or (here and not is_alive(peer)):
+                lost.append(peer)
+        return lost
 
     def _path(self, ending: str, rank: int | None = None) -> Path:
         return self.folder / f"rank-{self._ranks.rank if rank is None else rank:05d}.{ending}"
@@ -242,20 +325,36 @@ class Watchdog:
         return self.folder / f".beat-{rank:05d}"
 
 
+def lost_rank_text(peers: Iterable[RankStatus], detail: str = "") -> str:
+    """Return the sentence that names ranks that ended, and how to go on."""
+    names = []
+    for peer in peers:
+        why = f" with {peer.error}" if peer.error else ""
+        names.append(
+            f"rank {peer.rank} (process {peer.process} on {peer.host}) ended{why}, last at "
+            f"'{peer.point}'"
+        )
+    who = ", ".join(names) or "another rank cannot be reached"
+    reason = f": {detail}" if detail else ""
+    return f"{who}{reason}; rerunning the command resumes from the last checkpoint"
+
+
 def python_stacks() -> dict[str, list[str]]:
-    """Return the Python stack of every thread of this process, by the thread's name, innermost line last."""
+    """Return the Python stack of every thread by the thread's name, innermost line last."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     stacks = {}
     for ident, frame in sys._current_frames().items():
-        lines = [
-            f"{e.filename}:{e.lineno} {e.name}: {e.line}" for e in traceback.extract_stack(frame)
-        ]
+        summary = traceback.extract_stack(frame)
+        lines = [f"{each.filename}:{each.lineno} {each.name}: {each.line}" for each in summary]
         stacks[names.get(ident, f"thread {ident}")] = lines
     return stacks
 
 
-def started(process: int) -> int:
-    """Return when a process of this machine started, in clock ticks since boot; 0 where it is not known or ended."""
+def process_start(process: int) -> int:
+    """Return when a process of this machine started, in clock ticks since boot.
+
+    It is 0 if the process has ended or is unknown.
+    """
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -264,12 +363,15 @@ def started(process: int) -> int:
 
 
 def is_alive(peer: RankStatus) -> bool:
-    """Return whether a rank's process still runs; only for ranks of this machine."""
-    return started(peer.process) == peer.started != 0
+    """Return whether a rank's process still runs; only for ranks of this machine.
+
+    A process id may have been given to another process since: the start time tells them apart.
+    """
+    return process_start(peer.process) == peer.started != 0
 
 
 def end_process(peer: RankStatus) -> None:
-    """Kill a rank of this machine that does not answer, so that nothing waits for it and its memory comes free."""
+    """Kill a rank of this machine that does not answer, so that its memory is released."""
     if peer.host == socket.gethostname() and is_alive(peer) and peer.process != os.getpid():
         with suppress(OSError):
             os.kill(peer.process, signal.SIGKILL)

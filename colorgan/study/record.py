@@ -16,8 +16,7 @@ from colorgan.config.settings import show
 from colorgan.errors import UsageError
 from colorgan.files import entries, mapping, number, read_text, short, whole
 from colorgan.probes.record import PROBE, Probe, read_probe
-from colorgan.runs.reading import RunFolder, flat, read_run
-from colorgan.runs.run import RECIPE
+from colorgan.runs.reading import RECIPE, RunFolder, flat, read_run
 
 STUDY = "study.json"
 MAX_PROTOCOLS, MAX_ARMS, MAX_SEEDS, MAX_COMPARISONS, MAX_FURTHER = 40, 12, 50, 40, 8

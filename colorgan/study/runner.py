@@ -24,8 +24,13 @@ from typing import BinaryIO
 import torch
 import yaml
 
-from colorgan.errors import ColorganError, NotFiniteError
-from colorgan.runs.run import EXIT_STOPPED, OTHER_RECIPE, OTHER_WEIGHTS
+from colorgan.errors import (
+    ColorganError,
+    ExitStatus,
+    NotFiniteError,
+    OtherRecipeError,
+    OtherWeightsError,
+)
 from colorgan.study.trials import Step
 
 TRAINING = ("pretrain", "finetune", "probe")
@@ -98,7 +103,7 @@ class Runner:
         if failed:
             raise failed[0]
         if self._stopped:
-            raise StepError("stopped; the same command goes on from there", EXIT_STOPPED)
+            raise StepError("stopped; the same command goes on from there", ExitStatus.STOPPED)
 
     def _recipe_path(self, step: Step) -> Path:
         return self._folder / f"{step.name.replace('/', '-').replace(' ', '-')}.yaml"
@@ -127,10 +132,10 @@ class Runner:
         finally:
             self._places.put(place)
         lines = last_lines(log)
-        if status == EXIT_STOPPED or self._stopped:
+        if status == ExitStatus.STOPPED or self._stopped:
             self._failed = True
             raise StepError(
-                f"{step.name}: stopped; the same command goes on from there", EXIT_STOPPED
+                f"{step.name}: stopped; the same command goes on from there", ExitStatus.STOPPED
             )
         if step.may_diverge and (
             status == NotFiniteError.exit_status or DIVERGED in " ".join(lines)
@@ -141,9 +146,9 @@ class Runner:
             self._failed = True
             tail = "\n  ".join(lines[-TAIL_LINES:])
             run = step.recipe.get("run")
-            if OTHER_RECIPE in tail:
+            if status == ExitStatus.OTHER_RECIPE or OtherRecipeError.__name__ in tail:
                 tail += f"\n  (the study was told otherwise before: give another --out, or remove {run})"
-            if OTHER_WEIGHTS in tail:
+            if status == ExitStatus.OTHER_WEIGHTS or OtherWeightsError.__name__ in tail:
                 tail += f"\n  (a generator was replaced: give another --out, or remove {run} and its other seeds')"
             raise StepError(
                 f"{step.name} ended with status {status} (its whole output: {log}):\n  {tail}",

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from colorgan.errors import UsageError
 from colorgan.evaluation.record import EVALUATION, SavedEvaluation
-from colorgan.runs.reading import RunFolder, flat, short_names
-from colorgan.runs.run import FREE_KEYS
+from colorgan.runs.reading import FREE_KEYS, RunFolder, flat, short_names
 from colorgan.study.comparison import Comparison as Compared
 from colorgan.study.comparison import compare, read_arm
 from colorgan.study.protocols import METRIC_TITLES

@@ -147,6 +147,8 @@ def build_pretraining(
         gradient_clip_norm=recipe.optimizer.gradient_clip_norm,
         channels_last=recipe.batch.channels_last,
         compile=recipe.batch.compile,
+        compress_gradients=recipe.batch.compress_gradients,
+        gradient_bucket_mb=recipe.launch.gradient_bucket_mb,
         ema=GENERATOR,
         ema_half_life_images=recipe.ema_half_life_images,
     )

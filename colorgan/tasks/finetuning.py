@@ -9,11 +9,12 @@ colorgan/evaluation/downstream.py.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from torch import nn
 
-from colorgan.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from colorgan.checkpoints.checkpoint import open_checkpoint
 from colorgan.checkpoints.consolidation import consolidate
 from colorgan.config.recipe import FinetuneRecipe
 from colorgan.config.settings import dump_recipe
@@ -24,7 +25,7 @@ from colorgan.errors import UsageError
 from colorgan.evaluation.downstream import TASKS, evaluate_model, scores_text
 from colorgan.evaluation.record import EVALUATION, Evaluation, write_evaluation
 from colorgan.models.model_folder import ModelConfig
-from colorgan.runs.run import EXIT_STOPPED, Run, RunResult
+from colorgan.runs.run import Run, RunResult, open_run
 from colorgan.tasks.initial_model import initial_model
 from colorgan.tasks.transfer import MODEL, Stage, build_stage, stage_strategy, stages_in_images
 from colorgan.training.loop import Hooks, StopSignals, fit
@@ -84,8 +85,8 @@ def finetune(job: FinetuneJob, ranks: Ranks) -> RunResult:
         return RunResult(images_seen, stop.agreed, scores)
 
 
-def _open_run(job: FinetuneJob, ranks: Ranks) -> Run:
-    return Run(
+def _open_run(job: FinetuneJob, ranks: Ranks) -> AbstractContextManager[Run]:
+    return open_run(
         job.recipe,
         ranks,
         total_images=job.total_images,
@@ -132,11 +133,11 @@ class _Training:
 
         A finished run is scored again and left as it is. Called on all ranks.
         """
-        checkpoint = self.run.restore()
+        checkpoint = self.run.checkpoint
         images_seen = checkpoint.images_seen if checkpoint else 0
         stages = self.job.stages
         if images_seen >= self.job.total_images:
-            self._score_finished(stages[-1], checkpoint, images_seen)
+            self._score_finished(stages[-1], images_seen)
             return images_seen
 
         strategy: Strategy | None = None
@@ -150,7 +151,7 @@ class _Training:
             if checkpoint is not None:
                 # A stage that has not begun has a fresh optimizer.
                 begun = images_seen > stage.first_image
-                self.run.load(strategy, checkpoint, with_optimizers=begun)
+                self.run.resume(strategy, with_optimizers=begun)
                 checkpoint = None
 
             images_seen = fit(
@@ -175,14 +176,11 @@ class _Training:
             note=self.run.watchdog.note,
         )
 
-    def _score_finished(
-        self, stage: Stage, checkpoint: Checkpoint | None, images_seen: int
-    ) -> None:
+    def _score_finished(self, stage: Stage, images_seen: int) -> None:
         """Score a run that has seen all its images. Called on all ranks."""
         task = build_stage(self.job.model, self.job.recipe, stage)
         strategy = stage_strategy(self.job.recipe, self.run.ranks, task)
-        if checkpoint is not None:
-            self.run.load(strategy, checkpoint)
+        self.run.resume(strategy)
         self.run.message(f"this run has seen its {images_seen:,} images: nothing to train")
         self._score(images_seen, strategy)
 
@@ -244,7 +242,7 @@ def run(recipe: FinetuneRecipe, ranks: Ranks) -> int:
 
     if ranks.main:
         _print_result(recipe, config, result)
-    return EXIT_STOPPED if result.stopped else 0
+    return result.exit_status
 
 
 def _open_val(recipe: FinetuneRecipe, shards: ShardSet, ranks: Ranks) -> ShardSet | None:

@@ -20,7 +20,7 @@ from colorgan.evaluation.generator_scores import (
     score_coloring,
     scores_text,
 )
-from colorgan.runs.run import EXIT_STOPPED, Run, RunResult
+from colorgan.runs.run import Run, RunResult, open_run
 from colorgan.tasks.colorization import GENERATOR, build_pretraining, generator_config
 from colorgan.training.loop import Hooks, StopSignals, fit
 from colorgan.training.memory import memory_bytes
@@ -48,7 +48,7 @@ def pretrain(
         TrainingError: NaN or infinite loss.
     """
     task, strategy = build_pretraining(recipe, ranks, total_images)
-    opened = Run(
+    opened = open_run(
         recipe,
         ranks,
         total_images=total_images,
@@ -67,8 +67,7 @@ def pretrain(
             note=run.watchdog.note,
         )
 
-        checkpoint = run.restore()
-        images_seen = run.load(strategy, checkpoint) if checkpoint else 0
+        images_seen = run.resume(strategy)
         if images_seen >= total_images:
             run.message(f"this run has seen its {total_images:,} images: nothing to train")
             validation.score(images_seen)
@@ -108,6 +107,7 @@ class _Validation:
         if run.ranks.main:
             path = run.folder / "pictures" / f"images-{images_seen:012d}.png"
             save_pictures(path, colored.first)
+            run.picture("validation", images_seen, path)
 
 
 def run(recipe: PretrainRecipe, ranks: Ranks) -> int:
@@ -139,7 +139,7 @@ def run(recipe: PretrainRecipe, ranks: Ranks) -> int:
 
     if ranks.main:
         _print_result(recipe, result)
-    return EXIT_STOPPED if result.stopped else 0
+    return result.exit_status
 
 
 def _print_plan(

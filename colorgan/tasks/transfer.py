@@ -98,5 +98,7 @@ def stage_strategy(recipe: FinetuneRecipe, ranks: Ranks, task: TransferTask) -> 
         gradient_clip_norm=recipe.gradient_clip_norm,
         channels_last=recipe.batch.channels_last,
         compile=recipe.batch.compile,
+        compress_gradients=recipe.batch.compress_gradients,
+        gradient_bucket_mb=recipe.launch.gradient_bucket_mb,
     )
     return open_strategy(ranks, task.phases, settings)

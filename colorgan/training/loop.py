@@ -1,25 +1,27 @@
-"""The training loop: `fit` takes a task through its phases, one step a global batch, counted in images seen.
+"""The training loop: `fit` trains a task's phases, one global batch per step.
 
     loader -> fit(task, strategy) -> log, validations, checkpoints
 
-Pretraining has two phases (discriminator, generator), fine-tuning one; the loop knows neither. All functions are
-called on all ranks.
+Pretraining has two phases (discriminator, generator), fine-tuning one; the loop knows neither. All
+functions are called on all ranks.
 """
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from colorgan.data import Batch, Loader
 from colorgan.distributed.phase import Network, Phase, Strategy
-from colorgan.distributed.ranks import Ranks
+from colorgan.distributed.ranks import LaggedAny, Ranks
 from colorgan.errors import NotFiniteError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
@@ -50,17 +52,26 @@ class Intervals:
 
 @dataclass
 class StepReport:
-    """What the loop tells at each log point."""
+    """The loop's report at a log point.
+
+    Attributes:
+        images_seen: By the run.
+        values: Means since the last report, over all ranks.
+        images_per_s: Over all ranks.
+        wait_share: Share of the time spent waiting for the loader on this rank.
+        learning_rates: By phase, of the last step.
+    """
 
     images_seen: int
-    values: dict[str, float]  # means since the last report, over all ranks
+    values: dict[str, float]
     images_per_s: float
-    wait_share: float  # of the time, spent waiting for the loader on this rank
+    wait_share: float
+    learning_rates: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class Meter:
-    """Sums named scalars on the device; one transfer a report."""
+    """Sums named scalars on the device; one transfer per report."""
 
     sums: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -72,25 +83,38 @@ class Meter:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + 1
 
+    def means(self) -> dict[str, Tensor]:
+        """Return the means on the device."""
+        return {name: total / self.counts[name] for name, total in self.sums.items()}
+
     def flush(self, ranks: Ranks) -> dict[str, float]:
-        """Return the means over all ranks and start again. Called on all ranks."""
-        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        """Return the means over all ranks and start again. Called on all ranks.
+
+        Waits for the device.
+        """
+        totals: list[float] = []
+        if self.sums:
+            totals = torch.stack([total.reshape(()) for total in self.sums.values()]).tolist()
+        means = {}
+        for name, total in zip(self.sums, totals, strict=True):
+            means[name] = total / self.counts[name]
         self.sums, self.counts = {}, {}
+
         gathered = ranks.gather(means)
         return {name: sum(each[name] for each in gathered) / len(gathered) for name in means}
 
 
 class StopSignals:
-    """While open, SIGTERM, SIGINT (Ctrl-C) and SIGUSR2 ask the run to save and stop instead of killing it.
+    """While open, SIGTERM, SIGINT (Ctrl-C) and SIGUSR2 make the run save and stop, not end at once.
 
-    `received` is this rank's signal; `agreed` is what all ranks stop for, set at the end of the same step on all of
-    them. A second SIGINT ends the process at once.
+    `received` is this rank's signal. `agreed` is the one that all ranks stop for, set at the end of
+    the same step on all of them. A second SIGINT ends the process at once.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None
         self.agreed: str | None = None
-        self._previous: dict[signal.Signals, object] = {}
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
         for number in STOP_SIGNALS:
@@ -109,7 +133,7 @@ class StopSignals:
         trace: TracebackType | None,
     ) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
 
 
 class Note(Protocol):
@@ -122,7 +146,9 @@ class Note(Protocol):
         batches: Iterable[Batch] | None = None,
         *,
         collective: bool = False,
-    ) -> None: ...
+    ) -> None:
+        """Note the point."""
+        ...
 
 
 def _note_nothing(
@@ -135,7 +161,8 @@ def _note_nothing(
 class Hooks:
     """What the loop calls at its points; each is called on all ranks.
 
-    `note(point, images_seen, batches, collective=...)` is told every point reached (colorgan/runs/watchdog.py).
+    `note(point, images_seen, batches, collective=...)` is called at every point
+    (colorgan/runs/watchdog.py).
     """
 
     report: Callable[[StepReport], None]
@@ -154,54 +181,103 @@ def fit(
     *,
     images_seen: int = 0,
 ) -> int:
-    """Train from `images_seen` to `cadence.total_images` or to a stop signal on any rank; return images seen.
+    """Train from `images_seen` to `intervals.total_images`; return images seen.
 
-    The end of a run is validated and saved in any case; a stop is saved.
+    A stop signal on any rank ends training on all, at most one step later. The end of a run is
+    validated and saved in any case; a stop is saved.
 
     Raises:
-        NotFiniteError: a loss is not a finite number (seen at the next log point, before anything is saved).
+        NotFiniteError: A loss is NaN or infinite (noticed at the next log point, before anything is
+            saved).
     """
     ranks, note = strategy.ranks, hooks.note
     batches = loader.train_batches(images_seen)
     meter, clock = Meter(), _Clock(loader)
+    agreement = LaggedAny(ranks)
+
     while images_seen < intervals.total_images:
         note("wait for the loader", images_seen)
         micro_batches = next(batches)
         note("batch read", images_seen, micro_batches)
-        for phase in task.phases:
-            if (images_seen // intervals.global_batch_size) % phase.every == 0:
-                meter.add(_turn(task, strategy, phase, micro_batches, images_seen, note))
-        note("end of the step: shared statistics", images_seen, collective=True)
-        strategy.end_step(intervals.global_batch_size)
+        rates = _train_step(task, strategy, micro_batches, images_seen, intervals, meter, note)
+
         before, images_seen = images_seen, images_seen + intervals.global_batch_size
         clock.count(intervals.global_batch_size)
-        ended = images_seen >= intervals.total_images
         note("end of the step: agree on stopping", images_seen, collective=True)
-        stopped = ranks.any(stop.received is not None)
-        if stopped:
+        if agreement.update(stop.received is not None):
             stop.agreed = next(name for name in ranks.gather(stop.received) if name)
 
-        def due(
-            every: int, before: int = before, now: int = images_seen, ended: bool = ended
-        ) -> bool:
-            return ended or bool(every and before // every < now // every)
-
-        if due(intervals.log_every_images) or stopped or due(intervals.save_every_images):
+        due = _Due(intervals, before, images_seen, stopped=stop.agreed is not None)
+        if due.report:
             note("gather what is logged", images_seen, collective=True)
             values = meter.flush(ranks)
+            # The flush has waited for the device: that time belongs to the steps.
+            clock.count(0)
             _check_finite(values, images_seen)
-            hooks.report(clock.report(images_seen, values))
-        if due(intervals.validate_every_images) and not stopped:
+            hooks.report(clock.report(images_seen, values, rates))
+        if due.validation:
             note("validate", images_seen)
             hooks.validate(images_seen)
-        if due(intervals.save_every_images) or stopped:
+        if due.save:
             note("save", images_seen, collective=True)
             hooks.save(images_seen)
             note("saved", images_seen)
         clock.start()
-        if stopped:
+        if stop.agreed is not None:
             break
+
+    agreement.finish()
     return images_seen
+
+
+def _train_step(
+    task: Task,
+    strategy: Strategy,
+    micro_batches: Sequence[Batch],
+    images_seen: int,
+    intervals: Intervals,
+    meter: Meter,
+    note: Note,
+) -> dict[str, float]:
+    """Train every phase whose turn it is; return the learning rates by phase."""
+    rates = {}
+    step = images_seen // intervals.global_batch_size
+    for phase in task.phases:
+        if step % phase.every == 0:
+            meter.add(_turn(task, strategy, phase, micro_batches, images_seen, note))
+            rates[phase.name] = phase.learning_rate(images_seen)
+
+    note("end of the step: shared statistics", images_seen, collective=True)
+    strategy.end_step(intervals.global_batch_size)
+    return rates
+
+
+@dataclass(frozen=True)
+class _Due:
+    """What is to be done after a step that went from `before` to `now` images."""
+
+    intervals: Intervals
+    before: int
+    now: int
+    stopped: bool
+
+    def _reached(self, every: int) -> bool:
+        """Whether the step reached a multiple of `every`, or the end."""
+        ended = self.now >= self.intervals.total_images
+        return ended or bool(every and self.before // every < self.now // every)
+
+    @property
+    def save(self) -> bool:
+        return self.stopped or self._reached(self.intervals.save_every_images)
+
+    @property
+    def report(self) -> bool:
+        """Also before each save, so that NaN is noticed first."""
+        return self.save or self._reached(self.intervals.log_every_images)
+
+    @property
+    def validation(self) -> bool:
+        return not self.stopped and self._reached(self.intervals.validate_every_images)
 
 
 def _turn(
@@ -212,39 +288,42 @@ def _turn(
     images_seen: int,
     note: Note,
 ) -> dict[str, Tensor]:
-    """One phase of one step: accumulate over the micro-batches, update; return the means of what was logged."""
+    """Train one phase of one step, accumulating over the micro-batches.
+
+    Return the means of what was logged.
+    """
     meter = Meter()
     networks = strategy.networks(phase)
+    count = len(micro_batches)
+
     with strategy.turn(phase):
         for index, batch in enumerate(micro_batches):
-            last = index == len(micro_batches) - 1  # its backward shares the gradients
-            note(
-                f"{phase.name}: micro-batch {index + 1} of {len(micro_batches)}",
-                images_seen,
-                collective=last,
-            )
+            last = index == count - 1  # its backward pass shares the gradients
+            note(f"{phase.name}: micro-batch {index + 1} of {count}", images_seen, collective=last)
             with strategy.micro_step(phase, last=last):
                 with strategy.autocast():
                     loss, values = task.loss(phase, batch, networks)
-                strategy.backward(phase, loss / len(micro_batches))
+                strategy.backward(phase, loss / count)
             meter.add({f"loss/{phase.name}": loss, **values})
+
         note(f"{phase.name}: update", images_seen, collective=True)
         norm = strategy.step(phase, images_seen)
-    means = {name: total / meter.counts[name] for name, total in meter.sums.items()}
-    return {**means, f"gradient_norm/{phase.name}": norm}
+
+    return {**meter.means(), f"gradient_norm/{phase.name}": norm}
 
 
 def _check_finite(values: Mapping[str, float], images_seen: int) -> None:
     for name, value in values.items():
-        if value != value or value in (float("inf"), float("-inf")):
+        if not math.isfinite(value):
             raise NotFiniteError(
                 f"{name} is {value} at {images_seen} images: lower optimizer.learning_rate or set "
-                "optimizer.gradient_clip_norm; the run goes on from its last checkpoint"
+                "optimizer.gradient_clip_norm; rerunning the command resumes from the last "
+                "checkpoint"
             )
 
 
 class _Clock:
-    """Images a second and the loader's share of the time, without what validation and saving took."""
+    """Images per second and the loader's share of the time, without validation and saving."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
@@ -257,14 +336,19 @@ class _Clock:
         self._since = time.perf_counter()
 
     def count(self, num_images: int) -> None:
+        """Count the time since the last call, and the images trained in it."""
         now = time.perf_counter()
         self._elapsed += now - self._since
         self._since = now
         self._images += num_images
 
-    def report(self, images_seen: int, values: dict[str, float]) -> StepReport:
+    def report(
+        self, images_seen: int, values: dict[str, float], rates: dict[str, float]
+    ) -> StepReport:
         elapsed = max(self._elapsed, 1e-9)
         waited = self._loader.wait_s - self._waited
-        report = StepReport(images_seen, values, self._images / elapsed, min(1.0, waited / elapsed))
+        report = StepReport(
+            images_seen, values, self._images / elapsed, min(1.0, waited / elapsed), rates
+        )
         self._elapsed, self._images, self._waited = 0.0, 0, self._loader.wait_s
         return report

@@ -70,16 +70,14 @@ def test_plain_lines_come_at_a_pace_and_the_last_one_always(now: list[float]) ->
     )
 
 
-def test_scores_and_messages_are_lines_too(now: list[float]) -> None:
+def test_messages_are_lines_as_they_are(now: list[float]) -> None:
     console, out = plain()
     with Display(100, 0, "t", console) as display:
         display.message(
             "[bold]saved[/bold] :smile: checkpoints/0000000064, a line longer than the console is wide"
         )
-        display.scores(64, {"psnr": 20.94, "ssim": 0.853, "images": 1234.0})
     assert out.getvalue().splitlines() == [
         "[bold]saved[/bold] :smile: checkpoints/0000000064, a line longer than the console is wide",
-        "validation at 64 images: psnr 20.9 ssim 0.853 images 1,234",
     ]
 
 
@@ -88,7 +86,6 @@ def test_any_number_can_be_shown(value: float) -> None:
     for console, out in (plain(), terminal()):
         with Display(0, 0, "t", console) as display:
             display.update(0, {"loss/x": value}, value, value)
-            display.scores(0, {"psnr": value})
         assert out.getvalue()
 
 
@@ -96,11 +93,10 @@ def test_the_live_view_shows_it_all() -> None:
     console, out = terminal()
     with Display(20_000, 10_000, "pretrain", console) as display:
         display.update(12_800, LOSSES, 151.2, 0.004)
-        display.scores(12_800, {"psnr": 20.94})
         display.message("saved")
     text = out.getvalue()
     for part in ("pretrain", "━", "12,800/20,000 64%", "151 img/s", "left 0:48", "generator 5.31   discriminator 0.612",
-                 "waiting for data 0.4%", "psnr 20.9   at 12,800 images", "saved", "gradient norm"):  # fmt: skip
+                 "waiting for data 0.4%", "saved", "gradient norm"):  # fmt: skip
         assert part in text
     assert text.count(HIDE) == text.count(SHOW) == 1 and text.index(HIDE) < text.index(SHOW)
 
@@ -124,15 +120,6 @@ def test_the_live_view_is_not_redrawn_more_often_than_needed(now: list[float]) -
             now[0] += 0.001
             display.update(images, {}, 1.0, 0.0)
         assert out.getvalue()[before:].count("━") < 8 * 40
-
-
-def test_other_ranks_show_nothing() -> None:
-    for console, out in (plain(), terminal()):
-        with Display(100, 0, "t", console, enabled=False) as display:
-            display.update(100, LOSSES, 1.0, 0.0)
-            display.scores(100, {"psnr": 1.0})
-            display.message("saved")
-        assert out.getvalue() == ""
 
 
 def test_durations() -> None:

@@ -36,7 +36,7 @@ def test_a_healthy_run_hears_nothing() -> None:
         ),
         (
             {"discriminator_accuracy/real": 0.1, "discriminator_accuracy/fake": 0.1},
-            "calls real what is fake",
+            "takes real images for fake",
         ),
         ({"colourfulness/output": 0.01}, "nearly grey"),
         ({"colourfulness/output": 0.3}, "too strong"),
@@ -91,3 +91,19 @@ def test_a_warning_is_an_event_in_the_log(tmp_path: Path, monkeypatch: pytest.Mo
         "share of saturated output is 1 (usual: at most 0.05)" in event["text"] for event in events
     )
     assert len({event["text"].split(" is ")[0] for event in events}) == len(events)  # once each
+
+
+def test_a_rate_far_under_its_best_is_told_once() -> None:
+    watch = HealthWatch()
+    rates = [100.0] * 8 + [30.0] * 5
+    heard = [watch.judge_rate(rate, wait_share=0.0) for rate in rates]
+    assert [sentence for sentence in heard if sentence] == [
+        "training computes 30 images/s, of 100 at its best: other processes may be using this "
+        "machine's cores. Lower --launch.torch_threads, or run fewer of them"
+    ]
+
+
+def test_a_slow_loader_is_no_sign_of_busy_cores() -> None:
+    watch = HealthWatch()
+    assert not any(watch.judge_rate(100.0, wait_share=0.0) for _ in range(8))
+    assert not any(watch.judge_rate(30.0, wait_share=0.7) for _ in range(8))

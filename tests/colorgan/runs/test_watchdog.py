@@ -19,10 +19,10 @@ from torch.multiprocessing import ProcessExitedException
 
 from colorgan.checkpoints.checkpoint import latest_checkpoint
 from colorgan.distributed.ranks import Ranks
-from colorgan.errors import LostRankError, NotFiniteError, SaveError
+from colorgan.errors import ExitStatus, LostRankError, NotFiniteError, SaveError
 from colorgan.runs.hang_reports import SUMMARY, RankStatus, verdict
 from colorgan.runs.log import read_log
-from colorgan.runs.watchdog import EXIT_HUNG, Watchdog, is_alive, started
+from colorgan.runs.watchdog import Watchdog, is_alive, process_start
 from colorgan.tasks.pretraining import pretrain
 
 ONE = Ranks.single()
@@ -40,14 +40,14 @@ def standing(rank: int, **changes: Any) -> RankStatus:
 @pytest.mark.parametrize(
     ("odd", "sentence"),
     [
-        ({"stack": None, "time": 38.0}, "Rank 2 does not answer (process 102 on a is stopped, killed or cut off): last "
-         "heard of 12.0 s before, at 'agree' of step 9."),
-        ({"number": 61, "point": "read"}, "Rank 2 is behind: at 'read' of step 9, where the others have gone on to "
-         "'agree' of step 9."),
-        ({"images_seen": 64, "step": 8, "number": 69}, "Rank 2 is behind: at 'agree' of step 8, where the others"),
-        ({"stack": ("/y/read.py:3 read",)}, "All are at 'agree' of step 9, but Rank 2 is in /y/read.py:3 read, not in"),
+        ({"stack": None, "time": 38.0}, "Rank 2 does not answer (process 102 on a is stopped, killed or cut off): its "
+         "last sign was 12.0 s before, at 'agree' of step 9."),
+        ({"number": 61, "point": "read"}, "Rank 2 is behind: at 'read' of step 9, while the others are at 'agree' "
+         "of step 9."),
+        ({"images_seen": 64, "step": 8, "number": 69}, "Rank 2 is behind: at 'agree' of step 8, while the others"),
+        ({"stack": ("/y/read.py:3 read",)}, "All are at 'agree' of step 9, but Rank 2 is in /y/read.py:3 read, which"),
         ({"stack": ("/torch/distributed/c.py:7 gather",)}, "but Rank 2 is in /torch/distributed/c.py:7 gather and not"),
-        ({}, "All ranks stand at 'agree' of step 9 in the same call"),
+        ({}, "All ranks are at 'agree' of step 9 in the same call"),
     ],
 )  # fmt: skip
 def test_the_rank_that_differs_is_named(odd: dict[str, Any], sentence: str) -> None:
@@ -67,7 +67,7 @@ def test_it_ends_a_process_that_stops_moving_and_no_other(tmp_path: Path) -> Non
         assert not ended
         watchdog.note("asleep", 640, ToyBatches, collective=True)
         time.sleep(2.5)
-    assert ended == [EXIT_HUNG]
+    assert ended == [ExitStatus.HUNG]
     report = json.loads((watchdog.folder / "rank-00000.json").read_text())
     assert report["point"] == "asleep"
     assert report["images_seen"] == 640
@@ -91,7 +91,7 @@ def test_a_run_that_ends_well_leaves_no_trace(tmp_path: Path) -> None:
 
 
 def test_a_process_id_that_is_used_again_is_another_process() -> None:
-    me = standing(0, process=os.getpid(), started=started(os.getpid()))
+    me = standing(0, process=os.getpid(), started=process_start(os.getpid()))
     assert is_alive(me)
     assert not is_alive(replace(me, started=me.started - 1))
     assert not is_alive(replace(me, process=2**22 + 1))
@@ -162,7 +162,7 @@ def test_a_hung_rank_is_named_and_all_end(tmp_path: Path, fault: Any, named: str
     assert (
         time.monotonic() - before < 60
     )  # seconds: 6 of them the timeout, the others to start on a busy machine
-    assert caught.value.exit_code == EXIT_HUNG or caught.value.signal_name == "SIGKILL"
+    assert caught.value.exit_code == ExitStatus.HUNG or caught.value.signal_name == "SIGKILL"
     summary = next(tmp_path.glob(f"hangs/*/{SUMMARY}")).read_text()
     assert named in summary
     assert len(list(tmp_path.glob("hangs/*/rank-*.json"))) == (2 if fault is _hang_on_main else 1)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from colorgan.checkpoints.checkpoint import latest_checkpoint
 from colorgan.distributed.ranks import Ranks
-from colorgan.errors import CheckpointError, TrainingError, UsageError
+from colorgan.errors import TrainingError
 from colorgan.models.discriminator import Discriminator
 from colorgan.models.modes import dropout_keys, initialise, set_dropout_keys
 from colorgan.tasks.colorization import build_pretraining
@@ -241,30 +241,12 @@ def test_two_ranks_stop_together_and_go_on_bit_for_bit(tmp_path: Path) -> None:
         assert torch.equal(tensor, resumed[name]), name
 
 
-def test_another_recipe_or_other_data_is_refused_with_the_difference(tmp_path: Path) -> None:
-    _pretrain(tmp_path)
-    with pytest.raises(UsageError, match=r"another recipe.*\n  seed: 0 -> 1"):
-        _pretrain(tmp_path, seed=1)
-    loader, recipe = ToyLoader(8, 8), toy_recipe(tmp_path, ema_half_life_images=20)
-    with pytest.raises(CheckpointError, match="other data"):
-        pretrain(recipe, ONE, total_images=48, data_digest="xyz", train=loader, val=None)
-
-
 def test_a_finished_run_is_scored_again_and_left_as_it_is(tmp_path: Path) -> None:
     first = _pretrain(tmp_path)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "checkpoints").rglob("*")}
     second = _pretrain(tmp_path)
     assert second.scores == first.scores
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "checkpoints").rglob("*")} == before
-
-
-def test_a_run_folder_in_use_is_refused(tmp_path: Path) -> None:
-    import fcntl
-
-    with (tmp_path / ".lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(UsageError, match="in use by another process"):
-            _pretrain(tmp_path)
 
 
 def test_a_loss_that_is_no_number_stops_before_saving(tmp_path: Path) -> None:

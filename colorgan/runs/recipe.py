@@ -1,0 +1,111 @@
+"""A run's recipe on disk: `recipe.yaml`, written, read, and compared at each start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from colorgan.config.recipe import RunRecipe
+from colorgan.config.settings import dump_recipe, recipe_difference
+from colorgan.errors import OtherRecipeError, UsageError
+from colorgan.files import read_text, replacing
+
+RECIPE = "recipe.yaml"
+
+# What may change between two starts of one run, because it does not enter the weights. `data.train`
+# is compared by its digest. `data.hardware_decoder_share` is not among them: a GPU's hardware decoder
+# gives other pixels than its CUDA decoder, by a level or two.
+FREE_KEYS = (
+    "run",
+    "dry_run",
+    "output",
+    "launch",
+    "resume_from",
+    "reset_optimizer",
+    "data.train",
+    "data.val",
+    "data.decode_threads",
+    "data.prefetch_batches",
+    "data.max_bad_share",
+    "data.cache_dir",
+    "data.cache_gb",
+)
+# The length of a run, which may grow: `stages` are compared by colorgan.tasks.
+LENGTH_KEYS = ("images", "epochs")
+
+
+def write_recipe(folder: Path, recipe: RunRecipe) -> None:
+    """Write a run's recipe, whole or not at all."""
+    with replacing(folder / RECIPE) as path:
+        path.write_text(dump_recipe(recipe))
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Return the recipe in a file, as plain data.
+
+    Raises:
+        UsageError: It cannot be read, or is not a recipe.
+    """
+    try:
+        text = read_text(path)
+        # Repeated references (&a, *a) unfold without bound; no recipe of ours has one.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ValueError
+        recipe = yaml.safe_load(text)
+    except (OSError, yaml.YAMLError, ValueError, RecursionError):
+        recipe = None
+
+    if not isinstance(recipe, dict) or not recipe:
+        raise UsageError(
+            f"{path} is not a recipe that a run wrote: restore it, or choose another folder"
+        )
+    return {str(key): value for key, value in recipe.items()}
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a new start's recipe differs from the run's."""
+
+    keys: list[str]  # lines `key: old -> new` of keys that must not change
+    length: list[str]  # the same of the run's length
+
+    @property
+    def same_length(self) -> bool:
+        """Whether the run is to be as long as before."""
+        return not self.length
+
+
+def compare_recipes(old: Mapping[str, Any], recipe: RunRecipe) -> Change:
+    """Return what a new start changes of a run's recipe, without what may change freely."""
+    before = with_defaults(old, recipe)
+    now = recipe.model_dump(mode="json")
+    lines = recipe_difference(before, now, ignore=FREE_KEYS)
+    length = [line for line in lines if line.partition(":")[0] in LENGTH_KEYS]
+    return Change([line for line in lines if line not in length], length)
+
+
+def with_defaults(old: Mapping[str, Any], recipe: RunRecipe) -> dict[str, Any]:
+    """Return a recipe from disk with the defaults of keys that are newer than the file."""
+    try:
+        return type(recipe).model_validate(dict(old)).model_dump(mode="json")
+    except ValidationError:
+        return dict(old)
+
+
+def refuse_change(change: Change, folder: Path) -> None:
+    """Refuse a start whose recipe differs from the run's.
+
+    Raises:
+        OtherRecipeError: Some key differs; names each with both values.
+    """
+    lines = [*change.keys, *change.length]
+    if lines:
+        raise OtherRecipeError(
+            f"{folder} holds a run with another recipe: choose another --run, or undo\n  "
+            + "\n  ".join(lines)
+        )
