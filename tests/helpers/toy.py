@@ -22,6 +22,9 @@ from colorgan.training.loop import Hooks, Intervals, StopSignals, fit
 
 SIZE = 32
 
+# Networks this small are slower with several threads, and far slower where the cores are shared.
+torch.set_num_threads(1)
+
 
 @dataclass
 class ToyBatch:
