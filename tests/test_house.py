@@ -17,7 +17,7 @@ ROOTS = ("colorgan", "shards", "datasets", "launcher")
 # From the ground up: a package imports from lower floors only, never from its own floor or a higher one.
 COLORGAN_FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "color", "devices"),
-    ("files",),
+    ("files", "launchers"),
     ("config", "models", "distributed"),
     ("checkpoints", "data"),
     ("evaluation", "training"),

@@ -31,6 +31,7 @@ from colorgan.distributed.ranks import Ranks
 from colorgan.distributed.state import Piece, Roles, rank_slice
 from colorgan.errors import CheckpointError
 from colorgan.files import read_json, replacing, sync
+from colorgan.launchers import saving
 
 POLL_S = 0.02
 CLOSE_S = 2.0  # how long a writer that is closed early waits for the other ranks' notes
@@ -137,6 +138,7 @@ class CheckpointWriter:
             timer.start()
         self._thread.shutdown()
 
+    @saving()
     def _publish(self, pending: _Pending) -> None:
         """Wait for every rank's note, then publish the checkpoint; runs in rank 0's thread."""
         notes = [_note_path(pending.partial, rank) for rank in range(self._ranks.world_size)]
@@ -230,6 +232,7 @@ def _copies(ranks: Ranks, roles: Roles) -> dict[str, dict[str, Piece]]:
     return held
 
 
+@saving()
 def _write_pieces(partial: Path, ranks: Ranks, held: Mapping[str, Mapping[str, Piece]]) -> None:
     """Write this rank's files and its note; runs in the rank's thread."""
     digests = {}

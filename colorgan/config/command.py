@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from colorgan.errors import ColorganError, ExitStatus
+from colorgan.launchers import adopt_launcher, end_with_launchers
 
 # Faults of the disk and of the user's paths. Others (a reset connection) keep their traceback.
 _PATH_FAULTS = (
@@ -55,6 +56,8 @@ def run_command(main: Main, *errors: type[Exception]) -> NoReturn:
         main: Takes the words after the script's name; returning None means status 0.
         errors: Error classes of other packages whose messages are sentences for the user.
     """
+    adopt_launcher()
+    end_with_launchers()
     # A notebook's value names a module that other environments lack: `import matplotlib` fails.
     os.environ["MPLBACKEND"] = "Agg"
 

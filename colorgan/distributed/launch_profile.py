@@ -14,9 +14,15 @@ from dataclasses import dataclass
 import torch
 
 from colorgan.errors import LaunchError
+from colorgan.launchers import launchers_above
 
 PROFILES = "launcher/configs/accelerate"
 _ZERO = "ACCELERATE_DEEPSPEED_"
+_OTHER_STRATEGIES = {
+    "FSDP": "ACCELERATE_USE_FSDP",
+    "Megatron-LM": "ACCELERATE_USE_MEGATRON_LM",
+    "a parallelism_config": "ACCELERATE_USE_PARALLELISM_CONFIG",
+}
 
 
 @dataclass(frozen=True)
@@ -43,16 +49,83 @@ def launch_profile(environment: Mapping[str, str] | None = None) -> LaunchProfil
             installed.
     """
     env = os.environ if environment is None else environment
-    precision = env.get("ACCELERATE_MIXED_PRECISION", "no")
+    if not any(name.startswith("ACCELERATE_") for name in env):
+        return DATA_PARALLEL  # accelerate did not start this process; its library stays unloaded
+
+    from accelerate.utils import parse_flag_from_env, patch_environment
+
+    with patch_environment(**env):
+        _refuse_unsupported()
+        if not parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+            return DATA_PARALLEL
+        return _zero_profile(env)
+
+
+def _refuse_unsupported() -> None:
+    """Raise if accelerate was asked for something that this project does not do, or does itself."""
+    from accelerate.utils import TorchDynamoPlugin, parse_choice_from_env, parse_flag_from_env
+
+    precision = parse_choice_from_env("ACCELERATE_MIXED_PRECISION", "no")
     if precision != "no":
         raise LaunchError(
             f"the launch profile asks for mixed_precision {precision}, but precision is the "
-            "recipe's: set "
-            'mixed_precision: "no" (or --mixed_precision no) and --batch.precision bf16'
+            'recipe\'s: set mixed_precision: "no" (or --mixed_precision no) and --batch.precision '
+            "bf16"
         )
-    if env.get("ACCELERATE_USE_DEEPSPEED", "false").lower() != "true":
-        return LaunchProfile()
-    return _zero_profile(env)
+
+    backend = TorchDynamoPlugin().backend.value
+    if backend.lower() != "no":
+        raise LaunchError(
+            f"the launch profile asks for dynamo_backend {backend.lower()}, but compiling is the "
+            "recipe's: set dynamo_backend no and --batch.compile true"
+        )
+
+    for name, flag in _OTHER_STRATEGIES.items():
+        if parse_flag_from_env(flag):
+            raise LaunchError(
+                f"the launch profile asks for {name}, which is not supported: use "
+                f"{PROFILES}/ddp.yaml, or zero1.yaml to zero3.yaml"
+            )
+
+    _refuse_training_settings()
+
+
+def _refuse_training_settings() -> None:
+    """Raise for accumulation and clipping, which accelerate passes on only to DeepSpeed."""
+    from accelerate.utils import parse_choice_from_env
+
+    steps = parse_choice_from_env("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "auto")
+    clipping = parse_choice_from_env("ACCELERATE_GRADIENT_CLIPPING", "auto")
+    given = _launcher_arguments()
+    steps = given.get("gradient_accumulation_steps") or steps
+    clipping = given.get("gradient_clipping") or clipping
+
+    if steps not in ("auto", "1"):
+        raise LaunchError(
+            f"the launch profile asks for gradient_accumulation_steps {steps}, but accumulation is "
+            "the recipe's: remove it and set --batch.micro_batch_size"
+        )
+    if clipping not in ("auto", "none") and float(clipping) > 0:
+        raise LaunchError(
+            f"the launch profile asks for gradient_clipping {clipping}, but clipping is the "
+            "recipe's: remove it and set --optimizer.gradient_clip_norm"
+        )
+
+
+def _launcher_arguments() -> dict[str, str]:
+    """Return the two options that `accelerate launch` was given and does not pass on."""
+    from accelerate.commands.launch import launch_command_parser
+
+    for launcher in launchers_above():
+        words = list(launcher.words)
+        if "launch" not in words:
+            continue
+        arguments, _ = launch_command_parser().parse_known_args(words[words.index("launch") + 1 :])
+        options = ("gradient_accumulation_steps", "gradient_clipping")
+        given = {name: getattr(arguments, name, None) for name in options}
+        return {name: str(value) for name, value in given.items() if value is not None}
+
+    return {}
 
 
 def _zero_profile(env: Mapping[str, str]) -> LaunchProfile:

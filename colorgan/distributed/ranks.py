@@ -25,6 +25,7 @@ from colorgan.distributed.launch_profile import (
     launch_profile,
     wants_cpu,
 )
+from colorgan.distributed.rendezvous import meet, read_place
 from colorgan.errors import LaunchError
 
 NVIDIA_DEVICE = Path("/dev/nvidia0")
@@ -175,27 +176,31 @@ def open_ranks(*, timeout_s: int, torch_threads: int = 0) -> Ranks:
         torch_threads: Compute threads of this rank; 0 shares the machine's cores among its ranks.
 
     Raises:
-        LaunchError: The launcher started another number of processes than it announced, or its
+        LaunchError: A rank did not join, the launcher's variables contradict each other, or its
             profile does not fit this machine.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
-    rank = int(os.environ.get("RANK", 0))
+    place = read_place()
+    world_size, rank = place.world_size, place.rank
     check_launch()
     profile = launch_profile()
     torch.set_num_threads(torch_threads or cores_a_rank())
-    device = _device(int(os.environ.get("LOCAL_RANK", 0)))
+    device = _device(place.local_rank)
     if world_size == 1:
         return Ranks(0, 1, device, profile=profile)
 
     backend = "nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=timeout_s)
     device_id = device if device.type == "cuda" else None
-    dist.init_process_group(backend, timeout=timeout, device_id=device_id)
-    if dist.get_world_size() != world_size:
-        raise LaunchError(
-            f"the launcher announced {world_size} ranks, but {dist.get_world_size()} joined: "
-            "start the run again"
-        )
+    store = meet(place)
+    store.set_timeout(timeout)
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=rank,
+        world_size=world_size,
+        timeout=timeout,
+        device_id=device_id,
+    )
 
     control = dist.group.WORLD
     if backend == "nccl":
@@ -238,8 +243,11 @@ def _device(local_rank: int) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         _refuse_hidden_gpu()
+        _refuse_idle_gpus()
         return torch.device("cpu")
 
+    if torch.cuda.device_count() == 1 and "SLURM_STEP_ID" in os.environ:
+        local_rank = 0  # srun --gpus-per-task shows each task its own GPU only
     if local_rank >= torch.cuda.device_count():
         raise LaunchError(
             f"local rank {local_rank} has no GPU: this machine has {torch.cuda.device_count()}; "
@@ -270,6 +278,17 @@ def _refuse_hidden_gpu() -> None:
         f"this machine has an NVIDIA GPU, but {reason}; to train on the CPU, set "
         "CUDA_VISIBLE_DEVICES=-1"
     )
+
+
+def _refuse_idle_gpus() -> None:
+    """Raise if SLURM has given the job GPUs that PyTorch cannot use."""
+    gpus = os.environ.get("SLURM_GPUS_ON_NODE", "0")
+    if gpus.isdigit() and int(gpus) > 0:
+        raise LaunchError(
+            f"SLURM has given this job {gpus} GPUs on this node, but PyTorch {torch.__version__} "
+            "sees none: the job would run on the CPU. Install PyTorch's CUDA build and load the "
+            "driver, or set CUDA_VISIBLE_DEVICES=-1 to run on the CPU"
+        )
 
 
 def _driver_version() -> str:

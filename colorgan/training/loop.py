@@ -24,7 +24,7 @@ from colorgan.distributed.phase import Network, Phase, Strategy
 from colorgan.distributed.ranks import LaggedAny, Ranks
 from colorgan.errors import NotFiniteError
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 
 
 class Task(Protocol):
@@ -105,7 +105,7 @@ class Meter:
 
 
 class StopSignals:
-    """While open, SIGTERM, SIGINT (Ctrl-C) and SIGUSR2 make the run save and stop, not end at once.
+    """While open, SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGUSR2 make the run save and stop.
 
     `received` is this rank's signal. `agreed` is the one that all ranks stop for, set at the end of
     the same step on all of them. A second SIGINT ends the process at once.
@@ -118,6 +118,9 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         for number in STOP_SIGNALS:
+            # `nohup` has a closed terminal ignored; the other signals SLURM's scripts ignore for us.
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._previous[number] = signal.signal(number, self._receive)
         return self
 

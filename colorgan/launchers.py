@@ -1,0 +1,159 @@
+"""What started this process: accelerate, torchrun, DeepSpeed or srun, and what follows from it.
+
+`adopt_launcher` gives every rank the same variables, whatever has started it. `end_with_launchers`
+ends this process when a launcher above it has died, so that no rank is left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from colorgan.errors import ExitStatus
+
+# Words of the command lines of launchers: their scripts and modules, and those of this project.
+_LAUNCHERS = re.compile(
+    r"(^|/)(accelerate|torchrun|deepspeed)(\.exe)?$|^torch\.distributed\.(run|launch)$"
+    r"|^accelerate\.commands\.launch$|^deepspeed\.launcher\.\w+$|(^|/)study\.py$|/colorgan$"
+)
+_WORDS_LOOKED_AT = 5  # of a command line: python -m MODULE, python SCRIPT
+_POLL_S = 0.5
+# After the launcher's death: in general, and while a checkpoint is being written.
+STOP_WITHIN_S = 12.0
+SAVE_WITHIN_S = 55.0
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process of this machine; `started`, in ticks since boot, tells it from one with its id."""
+
+    id: int
+    started: int
+    words: tuple[str, ...]
+
+    @property
+    def is_alive(self) -> bool:
+        """True while this very process runs; a zombie does not."""
+        state, _, started = _stat(self.id)
+        return started == self.started and state not in ("Z", "X", "")
+
+
+def adopt_launcher(environment: MutableMapping[str, str] | None = None) -> None:
+    """Set torchrun's variables from those of srun or DeepSpeed's launcher, if these started us.
+
+    Called first by every command. Sets RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR
+    and MASTER_PORT.
+    """
+    env = os.environ if environment is None else environment
+
+    if "LOCAL_SIZE" in env and "RANK" in env:  # DeepSpeed's launcher
+        env.setdefault("LOCAL_WORLD_SIZE", env["LOCAL_SIZE"])
+
+    tasks = env.get("SLURM_STEP_NUM_TASKS", "1")
+    if "RANK" in env or "WORLD_SIZE" in env or not tasks.isdigit() or int(tasks) < 2:
+        return
+
+    env["RANK"] = env.get("SLURM_PROCID", "0")
+    env["WORLD_SIZE"] = tasks
+    env["LOCAL_RANK"] = env.get("SLURM_LOCALID", "0")
+    env["LOCAL_WORLD_SIZE"] = str(_tasks_on_this_node(env))
+    nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST", "")
+    env.setdefault("MASTER_ADDR", first_node(nodes) or "127.0.0.1")
+    step = f"{env.get('SLURM_JOB_ID', '')}.{env.get('SLURM_STEP_ID', '')}"
+    env.setdefault("MASTER_PORT", str(20_000 + zlib.crc32(step.encode()) % 10_000))
+
+
+def first_node(nodes: str) -> str:
+    """Return the first host of SLURM's list (`gpu[03-05,9],login`: `gpu03`)."""
+    first = re.match(r"([^,\[]*)(?:\[([0-9]+)[^\]]*\]([^,\[]*))?", nodes)
+    return "".join(part or "" for part in first.groups()) if first else ""
+
+
+def _tasks_on_this_node(env: Mapping[str, str]) -> int:
+    """Read `2(x3),1`: two tasks on each of three nodes, one on the fourth."""
+    node = int(env.get("SLURM_NODEID", "0"))
+    counts: list[int] = []
+    for part in env.get("SLURM_STEP_TASKS_PER_NODE", "1").split(","):
+        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part.strip())
+        if match:
+            counts += [int(match[1])] * int(match[2] or 1)
+    return counts[node] if node < len(counts) else 1
+
+
+def launchers_above() -> list[Process]:
+    """Return the launchers among the processes above this one, the nearest first."""
+    found = []
+    process = os.getppid()
+
+    while process > 1:
+        _, parent, started = _stat(process)
+        words = _words(process)
+        if any(_LAUNCHERS.search(word) for word in words[:_WORDS_LOOKED_AT]):
+            found.append(Process(process, started, words))
+        process = parent
+
+    return found
+
+
+_SAVES: set[object] = set()  # under way in this process, in any of its threads
+
+
+@contextmanager
+def saving() -> Iterator[None]:
+    """While open, the process counts as writing a checkpoint."""
+    token = object()
+    _SAVES.add(token)
+    try:
+        yield
+    finally:
+        _SAVES.discard(token)
+
+
+def end_with_launchers(*, exit_now: Callable[[int], None] = os._exit) -> None:
+    """Watch the launchers above this process; when one has died, stop as after SIGTERM.
+
+    A process that still runs `STOP_WITHIN_S` later is ended, or `SAVE_WITHIN_S` later while it
+    writes a checkpoint. Without a launcher nothing is watched: what a shell starts may outlive it.
+
+    Args:
+        exit_now: Ends the process; for tests.
+    """
+    launchers = launchers_above()
+    if not launchers:
+        return
+
+    def watch() -> None:
+        while all(launcher.is_alive for launcher in launchers):
+            time.sleep(_POLL_S)
+
+        os.kill(os.getpid(), signal.SIGTERM)
+        died = time.monotonic()
+        while time.monotonic() - died < (SAVE_WITHIN_S if _SAVES else STOP_WITHIN_S):
+            time.sleep(_POLL_S)
+        exit_now(ExitStatus.LOST_RANK)
+
+    threading.Thread(target=watch, name="launchers", daemon=True).start()
+
+
+def _stat(process: int) -> tuple[str, int, int]:
+    """Return state, parent and start of a process; ("", 0, 0) if it is gone."""
+    with suppress(OSError, ValueError, IndexError):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return fields[0], int(fields[1]), int(fields[19])
+    return "", 0, 0
+
+
+def _words(process: int) -> tuple[str, ...]:
+    try:
+        data = Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return ()
+    return tuple(word.decode(errors="replace") for word in data.split(b"\0") if word)

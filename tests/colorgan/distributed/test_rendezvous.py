@@ -1,0 +1,84 @@
+"""The launcher's variables are checked, and a rank that is missing is named soon."""
+
+from __future__ import annotations
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from colorgan.distributed.rendezvous import Place, meet, read_place
+from colorgan.errors import LaunchError
+
+ONE = {"MASTER_ADDR": "h", "MASTER_PORT": "29500"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+
+
+def test_the_place_of_a_rank() -> None:
+    assert read_place({}) == Place(0, 1, 0, "", 0)
+    given = {**ONE, "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
+    assert read_place(given) == Place(3, 4, 1, "h", 29500)
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (
+            {"RANK": "0", "WORLD_SIZE": "2"},
+            "RANK=0 WORLD_SIZE=2 announces several processes, but MASTER_ADDR and MASTER_PORT are not",
+        ),
+        ({**ONE, "WORLD_SIZE": "2"}, "RANK is not set"),
+        ({**ONE, "RANK": "1"}, "WORLD_SIZE is not set"),
+        ({**ONE, "RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 is not below WORLD_SIZE=2"),
+        ({**ONE, "RANK": "x", "WORLD_SIZE": "2"}, "RANK=x is not a whole number"),
+        (
+            {**ONE, "RANK": "0", "WORLD_SIZE": "0"},
+            "WORLD_SIZE=0 is not a whole number of at least 1",
+        ),
+        ({**ONE, "RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "99999"}, "MASTER_PORT=99999"),
+    ],
+)
+def test_variables_that_do_not_fit(env: dict[str, str], message: str) -> None:
+    with pytest.raises(LaunchError, match=message):
+        read_place(env)
+
+
+def test_ranks_meet() -> None:
+    port = free_port()
+    with ThreadPoolExecutor(3) as pool:
+        stores = list(
+            pool.map(lambda rank: meet(Place(rank, 3, rank, "127.0.0.1", port), 20), range(3))
+        )
+    stores[0].set("key", "value")
+    assert stores[2].get("key") == b"value"
+
+
+def test_ranks_that_never_come_are_named() -> None:
+    with pytest.raises(LaunchError, match=r"2 of 3 ranks did not join within 1 s: rank 1, 2\. Did"):
+        meet(Place(0, 3, 0, "127.0.0.1", free_port()), 1)
+
+
+def test_an_absent_first_rank_is_said() -> None:
+    place = Place(1, 2, 0, "127.0.0.1", free_port())
+    with pytest.raises(LaunchError, match="rank 1 could not reach rank 0 within 1 s"):
+        meet(place, 1)
+
+
+def test_a_port_in_use_is_said() -> None:
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        place = Place(0, 2, 0, "127.0.0.1", other.getsockname()[1])
+        with pytest.raises(LaunchError, match="of this machine is in use: is another run starting"):
+            meet(place, 1)
