@@ -114,8 +114,9 @@ def _open_store(place: Place, timeout_s: float) -> Store:
     # torchrun's own process serves a store for its ranks; elsewhere rank 0 does.
     by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     serves = place.rank == 0 and not by_agent
-    where = f"MASTER_ADDR={place.address}, MASTER_PORT={place.port}"
 
+    if not serves:
+        _wait_for_server(place, timeout_s)
     try:
         return dist.TCPStore(  # type: ignore[attr-defined]
             place.address,
@@ -133,10 +134,28 @@ def _open_store(place: Place, timeout_s: float) -> Store:
                 f"port {place.port} of this machine is in use: is another run starting here? Set "
                 "another MASTER_PORT (--main_process_port, --master-port)"
             ) from None
-        raise LaunchError(
-            f"rank {place.rank} could not reach rank 0 within {timeout_s:.0f} s ({where}): did it "
-            "start, and is the address the one that this machine reaches it by?"
-        ) from None
+        raise _unreachable(place, timeout_s) from None
+
+
+def _wait_for_server(place: Place, timeout_s: float) -> None:
+    """Wait until rank 0 listens; torch's own client prints its C++ stack when it gives up."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            socket.create_connection((place.address, place.port), timeout=5).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise _unreachable(place, timeout_s) from None
+            time.sleep(0.1)
+
+
+def _unreachable(place: Place, timeout_s: float) -> LaunchError:
+    return LaunchError(
+        f"rank {place.rank} could not reach rank 0 within {timeout_s:.0f} s "
+        f"(MASTER_ADDR={place.address}, MASTER_PORT={place.port}): did it start, and is the "
+        "address the one that this machine reaches it by?"
+    )
 
 
 def _missing(arrivals: Store, world_size: int) -> list[int]:
