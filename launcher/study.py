@@ -1,40 +1,35 @@
-"""Does pretraining help, by how much, and is it real? Pretrain, transfer, compare, report.
+"""Does pretraining help, by how much, and is it real? Pretrain, transfer by every protocol, compare, report.
 
-Runs the other commands one after the other: pack -> pretrain -> consolidate -> fine-tune each arm with
-each seed by each protocol -> the table with intervals -> report. Arms are `scratch` and every
-generator. Rerunning the command resumes it. Without data it studies the built-in sample.
+Runs the other commands: pack -> pretrain -> consolidate -> fine-tune each arm with each seed by
+each protocol -> the table with intervals -> report. Arms are `scratch` and every generator.
+Rerunning the command resumes it. Without data it studies the built-in sample. --dry_run true prints
+the steps with their cost and what differences the study could show; --list_steps true prints the
+steps as JSON for a scheduler.
 """
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from colorgan.config.command import run_command
 from colorgan.config.command_line import parse
 from colorgan.errors import ColorganError
-from colorgan.study.runner import Runner
-from colorgan.study.study import StudySettings, check, run_study
+from colorgan.study.study import StudySettings, run_study
 
 LAUNCHER = Path(__file__).resolve().parent
-VERB = "python launcher/study.py"
 
 
 def main(argv: list[str]) -> int:
-    """Run what is missing; return the exit status."""
+    """Run the steps that are not complete; return the exit status."""
     settings = parse(
         StudySettings,
         argv,
-        command=VERB,
+        verb="python launcher/study.py",
         description=__doc__ or "",
         next_line="open OUT/report/report.html in a browser",
         recipes=LAUNCHER / "configs",
     )
-    check(settings)
-    settings.out.mkdir(parents=True, exist_ok=True)
-    runner = Runner(settings.out / "steps", LAUNCHER, settings.jobs, shlex.split(settings.launch))
-    with runner:
-        run_study(settings, runner)
+    run_study(settings, LAUNCHER)
     return 0
 
 

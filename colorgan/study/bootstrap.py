@@ -1,10 +1,12 @@
-"""The arithmetic of a bootstrap over test images and seeds; colorgan/study/comparison.py draws its intervals with it.
+"""The arithmetic of a bootstrap over test images and seeds, for the intervals of colorgan/study/comparison.py.
 
-Scores of many resamples at once, from the per-image evidence that colorgan/evaluation leaves. A resample is told by
-how often it holds each image, so no image is copied: average precision is computed with these multiplicities as
-weights, segmentation from weighted sums of counts.
+Scores of many resamples at once, from the per-image evidence that
+colorgan/evaluation/task_scores.py writes. A
+resample is given by how often it contains each image, so no image is copied: average precision is
+computed with these multiplicities as weights, segmentation from weighted sums of counts.
 
-N images, R resamples, S seeds, C classes, G groups of images of equal score.
+N images, R resamples, P pretraining seeds, S fine-tuning seeds, C classes, G groups of images of
+equal score.
 """
 
 # ruff: noqa: N802 (a function's name ends in the shape that it returns)
@@ -21,7 +23,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Evidence = Mapping[str, NDArray[Any]]
 
-# 97.5 % quantiles of Student's t with 1, 2, ... 10 degrees of freedom, and of the normal distribution.
+# 97.5 % quantiles of Student's t with 1, 2, ... 10 degrees of freedom, and of the normal
+# distribution.
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 _NORMAL = 1.960
 RESAMPLES_AT_ONCE = 250  # 1.5 MB of multiplicities for 5,823 images: they stay in a core's cache
@@ -30,7 +33,7 @@ RESAMPLES_AT_ONCE = 250  # 1.5 MB of multiplicities for 5,823 images: they stay 
 def multiplicities_NR(
     num_images: int, num_resamples: int, generator: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """How often each of N images is in each of R resamples of N images, drawn with replacement.
+    """Return how often each of N images is in each of R resamples of N images, drawn with replacement.
 
     A multiplicity over 255 has a chance below 1e-500 and is not provided for.
     """
@@ -48,9 +51,10 @@ def resampled_average_precision_R(
     *,
     eleven_points: bool = False,
 ) -> Floats:
-    """`colorgan.evaluation.metrics.average_precision` of one class in each resample; NaN in one without positives.
+    """Return the average precision of one class in each resample; NaN in one without positives.
 
-    Only groups with a positive are looked at: precision falls over all others, so none of them is on the envelope.
+    It is `colorgan.evaluation.metrics.average_precision`. Groups without a positive are skipped:
+    precision falls over them, so none of them is on the envelope.
 
     Args:
         scores_N: any monotone score, no NaN.
@@ -59,6 +63,7 @@ def resampled_average_precision_R(
         ignore_N: images that do not count for this class.
         eleven_points: the mean over recalls 0, 0.1, ... 1 in place of the area.
     """
+    # Images by falling score, and the ends of the groups of equal scores that hold a positive.
     kept = np.arange(len(scores_N)) if ignore_N is None else np.flatnonzero(~ignore_N)
     order = kept[np.argsort(-scores_N[kept], kind="stable")]
     scores, positives = scores_N[order], positives_N[order]
@@ -66,16 +71,20 @@ def resampled_average_precision_R(
     group_of_positive = np.unique(np.searchsorted(last_of_group, np.flatnonzero(positives)))
     if not len(group_of_positive):
         return np.full(multiplicity_NR.shape[1], np.nan)
+
     ends = last_of_group[group_of_positive] + 1
     starts = np.append(0, ends[:-1])
     images, found_images = order[: ends[-1]], order[positives]
     starts_of_found = np.searchsorted(np.flatnonzero(positives), starts)
+
+    # Images seen and positives found down to each group, then precision's envelope from the right.
     seen_GR = np.add.reduceat(multiplicity_NR[images], starts, axis=0, dtype=np.int32).cumsum(
         axis=0
     )
     new_GR = np.add.reduceat(multiplicity_NR[found_images], starts_of_found, axis=0, dtype=np.int32)
     found_GR = new_GR.cumsum(axis=0)
     envelope_GR = np.maximum.accumulate((found_GR / np.maximum(seen_GR, 1))[::-1], axis=0)[::-1]
+
     total_R = found_GR[-1]
     if eleven_points:
         reached = [
@@ -85,6 +94,7 @@ def resampled_average_precision_R(
         precision_R = np.sum(reached, axis=0) / 11
     else:
         precision_R = (new_GR * envelope_GR).sum(axis=0) / np.maximum(total_R, 1)
+
     return np.where(total_R > 0, precision_R, np.nan)
 
 
@@ -115,7 +125,7 @@ def _first_positive_accuracy(evidence: Evidence, multiplicity_NR: NDArray[np.uin
 
 
 def _counts_3CR(evidence: Evidence, multiplicity_NR: NDArray[np.uint8]) -> Floats:
-    """Pixels right, predicted and true a class; whole numbers below 2^53, exact in float64."""
+    """Return right, predicted and true pixels per class; whole numbers below 2^53, exact in float64."""
     counts_N3C = evidence["counts_N3C"].astype(np.float64)
     counts_3CR: Floats = np.tensordot(counts_N3C, multiplicity_NR.astype(np.float64), axes=(0, 0))
     return counts_3CR
@@ -141,14 +151,14 @@ def _share(part: Floats, whole: Floats) -> Floats:
 
 
 def _mean_of_numbers(values_CR: Floats) -> Floats:
-    """The mean over the classes that have a value in a resample; NaN where none has."""
+    """Return the mean over the classes that have a value in a resample; NaN where none has."""
     known_CR = ~np.isnan(values_CR)
     return _share(
         np.where(known_CR, values_CR, 0.0).sum(axis=0), known_CR.sum(axis=0).astype(np.float64)
     )
 
 
-# By the name of the score in scores.json: how a resample is scored from the evidence.
+# By the name of the score in scores.json: the function that scores resamples from the evidence.
 SCORED_BY = {
     "mAP": _mean_average_precision(eleven_points=False, difficult_count=False),
     "mAP_11_point": _mean_average_precision(eleven_points=True, difficult_count=False),
@@ -165,11 +175,11 @@ SCORED_BY = {
 def resampled_score_R(
     metric: str, evidence: Evidence, multiplicity_NR: NDArray[np.uint8]
 ) -> Floats:
-    """The score of this name (a key of `SCORED_BY`) in each resample.
+    """Return the score of this name (a key of `SCORED_BY`) in each resample.
 
     Args:
         metric: as in scores.json.
-        evidence: the tensors of per_image.safetensors, one row an image.
+        evidence: the tensors of per_image.safetensors, one row per image.
         multiplicity_NR: how often each image counts.
     """
     blocks = range(0, multiplicity_NR.shape[1], RESAMPLES_AT_ONCE)
@@ -180,37 +190,54 @@ def resampled_score_R(
     return np.concatenate([SCORED_BY[metric](evidence, part) for part in parts])
 
 
-def over_seeds_R(
-    differences_S: Floats, resampled_R: Floats, generator: np.random.Generator
+def over_runs_R(
+    differences_PS: Floats, resampled_R: Floats, generator: np.random.Generator
 ) -> Floats:
-    """Each resample's difference over S seeds drawn with replacement, widened for small S.
+    """Return each resample's difference over pretraining and fine-tuning seeds drawn with replacement.
+
+    The two levels are crossed: a resample draws P of the rows and S of the columns, independently
+    of each other and of the images (Owen's pigeonhole bootstrap). A level of one seed is not
+    resampled.
 
     Args:
-        differences_S: on the images themselves.
-        resampled_R: the mean over all seeds on each resample of the images.
+        differences_PS: of P pretraining seeds (rows) and S fine-tuning seeds, on the images
+            themselves.
+        resampled_R: the mean over all runs on each resample of the images.
     """
-    num_seeds = len(differences_S)
-    if num_seeds == 1:
+    over_all_R = resampled_R
+    variances = [float(resampled_R.var())]
+    inverse_freedom = 0.0
+
+    # Fine-tuning seeds first: with one pretraining run the draws are those of older studies.
+    for level_X in (differences_PS.mean(axis=0), differences_PS.mean(axis=1)):
+        num_seeds = len(level_X)
+        if num_seeds == 1:
+            continue
+
+        drawn_XR = generator.integers(num_seeds, size=(num_seeds, len(resampled_R)))
+        deviation_R = level_X[drawn_XR].mean(axis=0) - level_X.mean()
+        over_all_R = over_all_R + deviation_R * math.sqrt(num_seeds / (num_seeds - 1))
+        variances.append(float(level_X.var(ddof=1)) / num_seeds)
+        inverse_freedom += variances[-1] ** 2 / (num_seeds - 1)
+
+    if len(variances) == 1:
         return resampled_R
-    drawn_SR = generator.integers(num_seeds, size=(num_seeds, len(resampled_R)))
-    deviation_R = differences_S[drawn_SR].mean(axis=0) - differences_S.mean()
-    over_both_R = resampled_R + deviation_R * math.sqrt(num_seeds / (num_seeds - 1))
-    of_seeds = float(differences_S.var(ddof=1)) / num_seeds
-    of_images = float(resampled_R.var())
-    inverse_freedom = (
-        (of_seeds / (of_seeds + of_images)) ** 2 / (num_seeds - 1) if of_seeds else 0.0
-    )
-    centre = over_both_R.mean()
-    widened_R: Floats = (
-        centre + (over_both_R - centre) * student_quantile(inverse_freedom) / _NORMAL
-    )
+
+    # Satterthwaite's degrees of freedom of the sum of the variances; images have as good as
+    # infinitely many.
+    total = sum(variances)
+    inverse_freedom = inverse_freedom / total**2 if total else 0.0
+    center = over_all_R.mean()
+    widening = student_quantile(inverse_freedom) / _NORMAL
+    widened_R: Floats = center + (over_all_R - center) * widening
     return widened_R
 
 
 def student_quantile(inverse_freedom: float) -> float:
-    """The 97.5 % quantile of Student's t with 1 / `inverse_freedom` (0 to 1) degrees of freedom.
+    """Return the 97.5 % quantile of Student's t with 1 / `inverse_freedom` (0 to 1) degrees of freedom.
 
-    Interpolated in that inverse, in which it is convex: never too small, and right to 0.02 from three degrees on.
+    Interpolated in that inverse, in which it is convex: never too small, and exact to 0.02 from
+        three degrees on.
     """
     inverses = [1 / freedom for freedom in range(len(_STUDENT), 0, -1)]
     return float(np.interp(inverse_freedom, [0.0, *inverses], [_NORMAL, *reversed(_STUDENT)]))

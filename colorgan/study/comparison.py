@@ -1,10 +1,10 @@
-"""Two arms of a study compared fairly: the same seeds, the same test images, and an interval that says how sure it is.
+"""Two arms of a study compared fairly: the same seeds, the same test images, and an interval for the difference.
 
-`compare` takes what each arm scored by seed, with the per-image evidence of its evaluation folders where there is some
-(`read_arm`), and gives means, deviations, the paired difference, its 95 % interval and the verdict in words. Called by
-launcher/study.py; plain numpy, the same result for the same seed.
+`read_arm` reads each run's score and the per-image evidence in its evaluation folder; `compare`
+returns means, deviations, the paired difference, its 95 % interval and the verdict in words. Plain
+numpy; the same seed gives the same result.
 
-N images, S seeds, R resamples.
+N images, P pretraining seeds, S fine-tuning seeds, R resamples.
 """
 
 # ruff: noqa: N802 (a function's name ends in the shape that it returns)
@@ -16,6 +16,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -29,76 +30,116 @@ from colorgan.study.bootstrap import (
     Evidence,
     Floats,
     multiplicities_NR,
-    over_seeds_R,
+    over_runs_R,
     resampled_score_R,
 )
 
+RunKey = tuple[int, int]  # pretraining seed, fine-tuning seed
+Level = Literal["pretraining", "seeds", "images"]
+
 LEVEL = 0.95
 NUM_RESAMPLES = 2000
-# What is the same for every model that is scored on the same images with the same labels.
+# Equal for all models that are scored on the same images with the same labels.
 _LABELS = ("sample_ids_N", "positives_NC", "difficult_NC")
 
 
 @dataclass(frozen=True)
 class ArmScores:
-    """What one arm scored.
+    """The scores of one arm.
 
     Attributes:
-        name: as the verdict calls it.
-        values: the score of each seed, a share in [0, 1].
-        evidence: the per-image tensors of each seed; empty where there are none for this score.
+        name: of the arm, for the verdict.
+        values: the score of each run, a share in [0, 1].
+        evidence: the per-image tensors of each run; empty if the score has none.
     """
 
     name: str
-    values: Mapping[int, float]
-    evidence: Mapping[int, Evidence] = field(default_factory=dict)
+    values: Mapping[RunKey, float]
+    evidence: Mapping[RunKey, Evidence] = field(default_factory=dict)
+
+    @property
+    def pretraining_seeds(self) -> list[int]:
+        """The seeds of its pretraining, sorted; scratch has one."""
+        return sorted({pretraining for pretraining, _ in self.values})
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of its fine-tuning, sorted."""
+        return sorted({seed for _, seed in self.values})
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Shares in [0, 1], like the scores; a deviation or an interval that cannot be told is None.
+    """The difference of two arms; shares in [0, 1], like the scores.
 
     Attributes:
-        means: of the arm and of the one it is held against.
-        deviations: over seeds, with S - 1 in the denominator; None for one seed.
-        difference: arm less against, the mean over seeds of the paired differences.
-        low: lower end of the 95 % interval of the difference.
+        means: of the arm and of the one it is compared with.
+        deviations: over runs, with n - 1 in the denominator; None for one run.
+        difference: arm less against, the mean of the paired differences.
+        low: lower end of the 95 % interval of the difference; None without an interval.
         high: its upper end.
-        resampled: what the interval accounts for.
+        resampled: the levels that the interval accounts for.
         verdict: the difference and its interval in words, in points of a hundred.
     """
 
     arm: str
     against: str
     seeds: tuple[int, ...]
+    pretraining_seeds: tuple[int, ...]
     means: tuple[float, float]
     deviations: tuple[float | None, float | None]
     difference: float
     low: float | None
     high: float | None
-    resampled: Literal["seeds and images", "seeds", "images", "nothing"]
+    resampled: tuple[Level, ...]
     verdict: str
     level: float = LEVEL
 
+    @property
+    def is_difference(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
-def read_arm(name: str, folders: Mapping[int, Path], metric: str) -> ArmScores:
-    """Read an arm's evaluation folders, one a seed.
 
-    The per-image evidence is taken where it is the score's own: not for scores that it does not give (detection,
-    void as background), and not where it was counted at the pictures' own size and the score was not.
+def survives_many(comparison: Comparison, num_comparisons: int) -> bool:
+    """Return whether 0 stays out of the interval at Bonferroni's level of 1 - 0.05 / `num_comparisons`.
+
+    The half-widths grow as the normal quantiles do; Student's widening is in them already.
+    """
+    assert comparison.low is not None and comparison.high is not None
+    normal = NormalDist()
+    tail = (1 - comparison.level) / 2
+    factor = normal.inv_cdf(1 - tail / num_comparisons) / normal.inv_cdf(1 - tail)
+    if comparison.difference > 0:
+        return comparison.difference - factor * (comparison.difference - comparison.low) > 0
+    return comparison.difference + factor * (comparison.high - comparison.difference) < 0
+
+
+def read_arm(name: str, folders: Mapping[RunKey, Path], metric: str) -> ArmScores:
+    """Read an arm's evaluation folders, one per run.
+
+    The per-image evidence is used only if the score follows from it: not for detection or void as
+    background, and not if it was counted at the images' own size and the score was not.
 
     Raises:
-        UsageError: A folder holds no evaluation, or not this score, or evidence that gives another score.
+        UsageError: A folder holds no evaluation, or not this score, or evidence that gives another
+            score.
     """
-    values = {seed: _recorded(folder, metric) for seed, folder in folders.items()}
-    evidence = {seed: _evidence(folder, metric) for seed, folder in folders.items()}
-    for seed, tensors in evidence.items():
-        if tensors and not abs(_points(metric, tensors) - values[seed]) < 1e-6:
+    values = {run: _recorded(folder, metric) for run, folder in folders.items()}
+    evidence = {}
+    for run, folder in folders.items():
+        tensors = _evidence(folder, metric)
+        if not tensors:
+            continue
+
+        points = _points(metric, tensors)
+        if not abs(points - values[run]) < 1e-6:
             raise UsageError(
-                f"{folders[seed]}: scores.json says {metric} {values[seed]:.6f}, per_image.safetensors gives "
-                f"{_points(metric, tensors):.6f}: score the model again with launcher/evaluate.py --out"
+                f"{folder}: {metric} is {values[run]:.6f} in scores.json and {points:.6f} by "
+                "per_image.safetensors: score the model again with launcher/evaluate.py --out"
             )
-    return ArmScores(name, values, {seed: tensors for seed, tensors in evidence.items() if tensors})
+        evidence[run] = tensors
+    return ArmScores(name, values, evidence)
 
 
 def _scores(folder: Path) -> dict[str, Any]:
@@ -106,7 +147,7 @@ def _scores(folder: Path) -> dict[str, Any]:
         scores = json.loads((folder / "scores.json").read_text())["scores"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            f"{folder}: no evaluation that can be read here ({error}): run launcher/evaluate.py --out {folder}"
+            f"{folder}: the evaluation cannot be read ({error}): run launcher/evaluate.py --out {folder}"
         ) from error
     return dict(scores)
 
@@ -133,7 +174,7 @@ def _evidence(folder: Path, metric: str) -> Evidence:
 
 
 def _points(metric: str, evidence: Evidence) -> float:
-    """The score of the images themselves, each once."""
+    """Return the score of the images themselves, each once."""
     return float(
         resampled_score_R(metric, evidence, np.ones((_num_images(evidence), 1), np.uint8))[0]
     )
@@ -153,16 +194,23 @@ def compare(
 ) -> Comparison:
     """Compare two arms over the seeds that both were trained with.
 
-    The interval is a paired two-way percentile bootstrap: a resample draws S of the seeds and N of the test images,
-    both with replacement and independently (Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1, 2007), and
-    takes the same seeds and images for both arms (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter
-    13, for percentiles). Resampling three seeds understates what a fourth could do: the interval would cover the truth
-    in 77 % of studies. Hence two corrections of Hesterberg, What Teachers Should Know About the Bootstrap, The American
-    Statistician 69, 2015: the seeds' deviations are widened by sqrt(S / (S - 1)), and all by t / z with Student's t
-    of as many degrees of freedom as Satterthwaite (Biometrics Bulletin 2, 1946) gives the sum of both variances, S - 1
-    where the seeds make all of it. Simulated, 92 to 99 % of intervals then cover the truth, for 2 to 10 seeds.
+    The interval is a paired percentile bootstrap over up to three levels: a resample draws P of the
+    pretraining seeds, S of the fine-tuning seeds and N of the test images, with replacement and
+    independently of each other (Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1,
+    2007), the same for both arms (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
+    chapter 13, for percentiles). An arm with one pretraining, like scratch, is paired with every
+    pretraining seed of the other.
 
-    With one seed the interval is over images alone, without evidence over seeds alone, and the verdict says so.
+    Resampling three seeds understates what a fourth could do: the interval would cover the truth in
+    77 % of studies. Hence two corrections of Hesterberg, What Teachers Should Know About the
+    Bootstrap, The American
+    Statistician 69, 2015: the deviations of n seeds are widened by sqrt(n / (n - 1)), and all by t
+    / z with Student's t of the degrees of freedom that Satterthwaite (Biometrics Bulletin 2, 1946)
+    gives the sum of the variances. Simulated, 92 to 99 % of intervals then cover the truth, for 2
+    to 10 seeds.
+
+    A level of one seed is not resampled, and without evidence the images are not; the verdict names
+    the levels.
 
     Args:
         metric: the score's name; needed with evidence alone.
@@ -170,37 +218,43 @@ def compare(
         seed: of the resamples.
 
     Raises:
-        UsageError: The arms have other seeds, or were scored on other images.
+        UsageError: the arms have other seeds, or were scored on other images.
     """
-    seeds = _common_seeds(arm, against)
-    differences_S = np.array([arm.values[each] - against.values[each] for each in seeds])
-    with_images = len(arm.evidence) == len(against.evidence) == len(seeds)
+    differences_PS = _paired_differences_PS(arm, against)
+    difference = float(differences_PS.mean())
     generator = np.random.default_rng(seed)
-    resampled_R = np.full(num_resamples, differences_S.mean())
-    if with_images:
+    resampled_R = np.full(num_resamples, difference)
+    levels: list[Level] = []
+    if differences_PS.shape[0] > 1:
+        levels.append("pretraining")
+    if differences_PS.shape[1] > 1:
+        levels.append("seeds")
+
+    if all(len(each.evidence) == len(each.values) for each in (arm, against)):
         _check_images(arm, against)
         drawn_R = _resampled_difference_R(arm, against, metric, num_resamples, generator)
         drawn_R = drawn_R[~np.isnan(drawn_R)]  # a resample without any positive has no score
-        with_images = len(drawn_R) > 1
-        resampled_R = drawn_R if with_images else resampled_R
+        if len(drawn_R) > 1:
+            levels.append("images")
+            resampled_R = drawn_R
+
     low, high = None, None
-    if with_images or len(seeds) > 1:
+    if levels:
         tail = (1 - LEVEL) / 2
-        over_both_R = over_seeds_R(differences_S, resampled_R, generator)
-        low, high = (float(limit) for limit in np.nanquantile(over_both_R, [tail, 1 - tail]))
-    difference = float(differences_S.mean())
-    resampled = _resampled(len(seeds), with_images)
+        over_all_R = over_runs_R(differences_PS, resampled_R, generator)
+        low, high = (float(limit) for limit in np.nanquantile(over_all_R, [tail, 1 - tail]))
     return Comparison(
         arm=arm.name,
         against=against.name,
-        seeds=tuple(seeds),
+        seeds=tuple(arm.seeds),
+        pretraining_seeds=tuple(max(arm.pretraining_seeds, against.pretraining_seeds, key=len)),
         means=(_mean(arm), _mean(against)),
         deviations=(_deviation(arm), _deviation(against)),
         difference=difference,
         low=low,
         high=high,
-        resampled=resampled,
-        verdict=verdict(arm.name, difference, low, high, resampled),
+        resampled=tuple(levels),
+        verdict=verdict(arm.name, difference, low, high, levels),
     )
 
 
@@ -212,30 +266,57 @@ def _deviation(arm: ArmScores) -> float | None:
     return statistics.stdev(arm.values.values()) if len(arm.values) > 1 else None
 
 
-def _common_seeds(arm: ArmScores, against: ArmScores) -> list[int]:
-    if not arm.values or set(arm.values) != set(against.values):
+def _paired_differences_PS(arm: ArmScores, against: ArmScores) -> Floats:
+    """Return arm less against for each pretraining seed (rows) and fine-tuning seed (columns)."""
+    if not arm.values or arm.seeds != against.seeds:
         raise UsageError(
-            f"{arm.name} was trained with seeds {_listed(arm.values)}, {against.name} with {_listed(against.values)}: "
-            "a fair comparison needs the same seeds on both sides, and at least one"
+            f"{arm.name} was trained with seeds {_listed(arm.seeds)}, {against.name} with "
+            f"{_listed(against.seeds)}: a fair comparison needs the same seeds on both sides, and at "
+            "least one"
         )
-    return sorted(arm.values)
+
+    rows, other_rows = arm.pretraining_seeds, against.pretraining_seeds
+    if len(rows) > 1 and len(other_rows) > 1 and rows != other_rows:
+        raise UsageError(
+            f"{arm.name} was pretrained with seeds {_listed(rows)}, {against.name} with "
+            f"{_listed(other_rows)}: a fair comparison needs the same seeds on both sides"
+        )
+    values_PS, others_PS = _matrix_PS(arm), _matrix_PS(against)
+    differences_PS: Floats = values_PS - others_PS
+    return differences_PS
 
 
-def _listed(seeds: Mapping[int, float]) -> str:
-    return ", ".join(map(str, sorted(seeds))) or "none"
+def _matrix_PS(arm: ArmScores) -> Floats:
+    missing = [
+        (pretraining, seed)
+        for pretraining in arm.pretraining_seeds
+        for seed in arm.seeds
+        if (pretraining, seed) not in arm.values
+    ]
+    if missing:
+        raise UsageError(
+            f"{arm.name} has no run with pretraining seed {missing[0][0]} and seed {missing[0][1]}: "
+            "every pretraining seed needs every fine-tuning seed"
+        )
+    rows = [[arm.values[row, seed] for seed in arm.seeds] for row in arm.pretraining_seeds]
+    return np.array(rows, dtype=np.float64)
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds)) or "none"
 
 
 def _check_images(arm: ArmScores, against: ArmScores) -> None:
-    """Every evaluation has the same images with the same labels: sample numbers alone are alike in any two sets."""
-    (first_seed, first), *_ = arm.evidence.items()
+    """Check that all evaluations have the same images and labels: sample numbers alone are alike in any two sets."""
+    (first_run, first), *_ = arm.evidence.items()
     for one in (arm, against):
-        for seed, evidence in one.evidence.items():
-            if not all(
-                np.array_equal(a, b) for a, b in zip(_labels(first), _labels(evidence), strict=True)
-            ):
+        for run, evidence in one.evidence.items():
+            pairs = zip(_labels(first), _labels(evidence), strict=True)
+            if not all(np.array_equal(a, b) for a, b in pairs):
                 raise UsageError(
-                    f"{one.name} with seed {seed} was scored on other images than {arm.name} with seed {first_seed} "
-                    f"({_num_images(evidence):,} and {_num_images(first):,}, or other labels): score both on one set"
+                    f"{one.name} with seed {run[1]} was scored on other images than {arm.name} with seed "
+                    f"{first_run[1]} ({_num_images(evidence):,} and {_num_images(first):,}, or other "
+                    "labels): score both on one set"
                 )
 
 
@@ -251,40 +332,33 @@ def _resampled_difference_R(
     num_resamples: int,
     generator: np.random.Generator,
 ) -> Floats:
-    """The mean over all seeds of the difference on each resample of the images."""
+    """Return the mean over all runs of the difference on each resample of the images."""
     num_images = _num_images(next(iter(arm.evidence.values())))
     multiplicity_NR = multiplicities_NR(num_images, num_resamples, generator)
-    mean_of = [
-        np.mean(
-            [
-                resampled_score_R(metric, tensors, multiplicity_NR)
-                for tensors in one.evidence.values()
-            ],
-            axis=0,
-        )
-        for one in (arm, against)
-    ]
-    difference_R: Floats = mean_of[0] - mean_of[1]
+    means = []
+    for one in (arm, against):
+        scores = [
+            resampled_score_R(metric, each, multiplicity_NR) for each in one.evidence.values()
+        ]
+        means.append(np.mean(scores, axis=0))
+    difference_R: Floats = means[0] - means[1]
     return difference_R
 
 
-def _resampled(
-    num_seeds: int, with_images: bool
-) -> Literal["seeds and images", "seeds", "images", "nothing"]:
-    if num_seeds > 1:
-        return "seeds and images" if with_images else "seeds"
-    return "images" if with_images else "nothing"
-
-
 def verdict(
-    name: str, difference: float, low: float | None, high: float | None, resampled: str
+    name: str, difference: float, low: float | None, high: float | None, levels: Sequence[Level]
 ) -> str:
-    """The difference in words, in points of a hundred: `pretrained is better by 1.2 points (95 % interval ...)`."""
+    """Return the difference in words, in points: `pretrained is better by 1.2 points (95 % interval ...)`."""
     if low is None or high is None:
         return f"no difference shown ({_points_text(difference)} points with one seed, no interval)"
-    limits = {"seeds": ", over seeds alone", "images": ", over images alone, one seed"}.get(
-        resampled, ""
-    )
+
+    limits = ""
+    if "images" not in levels:
+        limits = ", over seeds alone"
+    elif "seeds" not in levels:
+        limits = ", over images alone, one seed"
+    if "pretraining" in levels:
+        limits += ", over pretraining seeds too"
     interval = f"95 % interval {_points_text(low)} to {_points_text(high)}{limits}"
     if low > 0 or high < 0:
         word = "better" if low > 0 else "worse"
@@ -293,5 +367,5 @@ def verdict(
 
 
 def _points_text(share: float) -> str:
-    """One decimal, and never -0.0."""
+    """Return one decimal, never -0.0."""
     return f"{round(100 * share, 1) + 0.0:.1f}"

@@ -1,21 +1,24 @@
-"""The evaluation protocols as plain data: which pictures, which network, which schedule, which score, and whose rules.
+"""The evaluation protocols as plain data: images, network, schedule, score and source of each.
 
-launcher/study.py packs, trains and scores what stands here, once a seed and an arm; the report quotes it. Nothing here
-runs. Paper: Treneska et al., Sensors 2022, 22(4):1599; text and code of it are told apart where they differ.
+A study packs, trains and scores by them, once per arm and seed; the report quotes them. Nothing
+here runs. Paper: Treneska et al., Sensors 2022, 22(4):1599; where its text and its code differ,
+this is noted.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from colorgan.config.recipe import StageRecipe
 from colorgan.errors import UsageError
 
 Task = Literal["classify", "segment", "detect", "linear", "lowshot", "knn"]
-Arm = Literal["scratch", "pretrained"]
+FROZEN: frozenset[str] = frozenset({"linear", "lowshot", "knn"})
+StartKind = Literal["scratch", "pretrained"]
 
 # Each score that a protocol names, in the words of a table's head. Scores are shares in [0, 1].
 METRIC_TITLES = {
@@ -37,14 +40,15 @@ METRIC_TITLES = {
 
 
 @dataclass(frozen=True)
-class Part:
-    """One packed folder: what launcher/pack.py is to be told beside --corpus, --root and --out.
+class PackedPart:
+    """One packed folder: the settings of launcher/pack.py beside --corpus, --root and --out.
 
     Attributes:
         split: `--split`.
-        image: `--image`; `original` where pictures are scored at their own size.
+        image: `--image`; `original` where images are scored at their own size.
         stratify: `--stratify`, shares in percent; such a call packs several folders.
-        fold: which of those folders this part is: `train`, `val` or `test`; empty without `stratify`.
+        fold: which of those folders this part is: `train`, `val` or `test`; empty without
+            `stratify`.
     """
 
     split: str
@@ -58,22 +62,63 @@ class Part:
         stratified = {"stratify": self.stratify, "seed": "0"} if self.stratify else {}
         return {"split": self.split, "image": self.image, **stratified}
 
+    @property
+    def last_fold(self) -> str:
+        """The fold that a stratified call of the packer writes last; empty without `stratify`."""
+        folds = ("train", "val", "test")
+        return folds[self.stratify.count(",")] if self.stratify else ""
+
+    def is_on_disk(self, root: Path) -> bool:
+        """Return whether VOC's list of the split exists and one of its images has labels.
+
+        Args:
+            root: VOCdevkit, the folder that holds it, or one year's folder.
+        """
+        path = self._list(root)
+        if path is None:
+            return False
+
+        annotations = path.parents[2] / "Annotations"
+        return any((annotations / f"{key}.xml").is_file() for key in path.read_text().split())
+
+    def num_on_disk(self, root: Path) -> int | None:
+        """Return the number of images by VOC's list of the split; None if there is no list."""
+        path = self._list(root)
+        if path is None:
+            return None
+
+        count = len(path.read_text().split())
+        if not self.stratify:
+            return count
+        shares = list(map(int, self.stratify.split(",")))
+        return round(count * shares[("train", "val", "test").index(self.fold)] / 100)
+
+    def _list(self, root: Path) -> Path | None:
+        """Return the text file that lists a split of VOC."""
+        year, _, name = self.split.partition("-")
+        sets = "Segmentation" if name.startswith("seg-") else "Main"
+        for parent in (root, root / "VOCdevkit", root.parent):
+            path = parent / f"VOC{year}" / "ImageSets" / sets / f"{name.removeprefix('seg-')}.txt"
+            if path.is_file():
+                return path
+        return None
+
 
 @dataclass(frozen=True)
-class Data:
-    """What is trained on and what is scored.
+class Split:
+    """One way to split a corpus.
 
     Attributes:
         title: the parts in words.
-        train: both arms train on it.
+        train: all arms train on it.
         test: the headline is computed on it, once, after training.
-        selection: held out by the protocol itself, neither trained on nor in the headline; None: nothing is.
+        selection: held out by the protocol itself, neither trained on nor in the headline.
     """
 
     title: str
-    train: Part
-    test: Part
-    selection: Part | None = None
+    train: PackedPart
+    test: PackedPart
+    selection: PackedPart | None = None
 
 
 @dataclass(frozen=True)
@@ -81,33 +126,34 @@ class Protocol:
     """One row of the table.
 
     Attributes:
-        name: what a user types.
-        title: what the report prints.
-        task: classify, segment and detect train the network; linear, lowshot and knn judge its frozen features.
+        name: in settings and folders.
+        title: in the report.
+        task: classify, segment and detect train the network; linear, lowshot and knn judge its
+            frozen features.
         corpus: `--corpus` of launcher/pack.py.
-        data: ways to split the corpus, best first: the first one whose splits are on disk (the test part with its
-            labels) is taken, and the report says which.
-        input: what the network sees.
-        head: what is put on the features.
-        metric: the headline, a score of colorgan/evaluation.
+        data: ways to split the corpus, best first: the first whose parts are on disk (the test part
+            with its labels) is taken, and the report names it.
+        input: the network's input.
+        head: the layers on the features.
+        metric: the headline, a score of colorgan/evaluation/task_scores.py.
         further: other scores shown beside it.
-        source: whose rules, in which paper, section and year.
-        stages: by arm; empty where nothing is trained but the head.
-        settings: further keys of the fine-tuning recipe (colorgan/config/recipe.py), dotted, the same for both arms. They
-            leave the network out: from scratch it is that of the generator, with other weights.
+        source: paper, section and year of the rules.
+        stages: by kind of start; empty where only the head is trained.
+        settings: further dotted keys of the fine-tuning recipe, the same for all arms. The network
+            is not among them: from scratch it is that of the generator, with other weights.
     """
 
     name: str
     title: str
     task: Task
     corpus: str
-    data: tuple[Data, ...]
+    data: tuple[Split, ...]
     input: str
     head: str
     metric: str
     further: tuple[str, ...]
     source: str
-    stages: Mapping[Arm, tuple[StageRecipe, ...]] = field(default_factory=dict)
+    stages: Mapping[StartKind, tuple[StageRecipe, ...]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -116,18 +162,18 @@ class Protocol:
         return bool(self.stages) and self.stages["scratch"] == self.stages["pretrained"]
 
 
-def _same_stages(epochs: float) -> dict[Arm, tuple[StageRecipe, ...]]:
+def _same_stages(epochs: float) -> dict[StartKind, tuple[StageRecipe, ...]]:
     """All weights at 3e-4 with a cosine decay in both arms, so that only the weights they start from differ."""
     stage = StageRecipe(epochs=epochs, learning_rate=3e-4, schedule="cosine")
     return {"scratch": (stage,), "pretrained": (stage,)}
 
 
-def _stratified(split: str, title: str) -> tuple[Data, ...]:
+def _stratified(split: str, title: str) -> tuple[Split, ...]:
     """The paper's 70/20/10: one call of the packer gives the three parts."""
     train, selection, test = (
-        Part(split, stratify="70,20,10", fold=fold) for fold in ("train", "val", "test")
+        PackedPart(split, stratify="70,20,10", fold=fold) for fold in ("train", "val", "test")
     )
-    return (Data(title, train, test, selection),)
+    return (Split(title, train, test, selection),)
 
 
 _SQUASHED = "luminance alone, squashed to 256x256"
@@ -136,23 +182,27 @@ _SEGMENTER = "the whole generator, its last layer replaced by one output a class
 _AUGMENTED = {"data.flip": True, "data.random_crop_min_area": 0.5}
 _PAPER = "Treneska et al., Sensors 2022, 22(4):1599"
 _VOC2007 = (
-    Data("VOC 2007: trained on trainval, scored on test", Part("2007-trainval"), Part("2007-test")),
-    Data(
+    Split(
+        "VOC 2007: trained on trainval, scored on test",
+        PackedPart("2007-trainval"),
+        PackedPart("2007-test"),
+    ),
+    Split(
         "VOC 2007: trained on train, scored on val (test is not on disk)",
-        Part("2007-train"),
-        Part("2007-val"),
+        PackedPart("2007-train"),
+        PackedPart("2007-val"),
     ),
 )
 _VOC2007_BOXES = (
-    Data(
+    Split(
         "VOC 2007: trained on trainval, scored on test",
-        Part("2007-trainval"),
-        Part("2007-test", image="original"),
+        PackedPart("2007-trainval"),
+        PackedPart("2007-test", image="original"),
     ),
-    Data(
+    Split(
         "VOC 2007: trained on train, scored on val (test is not on disk)",
-        Part("2007-train"),
-        Part("2007-val", image="original"),
+        PackedPart("2007-train"),
+        PackedPart("2007-val", image="original"),
     ),
 )
 
@@ -207,7 +257,11 @@ PROTOCOLS = (
         task="classify",
         corpus="voc",
         data=(
-            Data("VOC 2012: trained on train, scored on val", Part("2012-train"), Part("2012-val")),
+            Split(
+                "VOC 2012: trained on train, scored on val",
+                PackedPart("2012-train"),
+                PackedPart("2012-val"),
+            ),
         ),
         input=_SQUASHED,
         head=_CLASSIFIER,
@@ -223,10 +277,10 @@ PROTOCOLS = (
         task="segment",
         corpus="voc",
         data=(
-            Data(
+            Split(
                 "VOC 2012: trained on seg-train, scored on seg-val",
-                Part("2012-seg-train"),
-                Part("2012-seg-val", image="original"),
+                PackedPart("2012-seg-train"),
+                PackedPart("2012-seg-val", image="original"),
             ),
         ),
         input=f"{_SQUASHED}; the outputs are scaled back to the picture's own size",
@@ -311,10 +365,10 @@ PROTOCOLS = (
         task="detect",
         corpus="coco",
         data=(
-            Data(
+            Split(
                 "COCO 2017: trained on train, scored on val",
-                Part("train2017"),
-                Part("val2017", image="original"),
+                PackedPart("train2017"),
+                PackedPart("val2017", image="original"),
             ),
         ),
         input=_SQUASHED,
@@ -330,15 +384,39 @@ PROTOCOLS = (
 
 
 def find_protocol(name: str) -> Protocol:
-    """Return the protocol of this name.
+    """Return the protocol of this name; `NAME@10` trains on a stratified 10 % of its training part.
 
     Raises:
-        UsageError: There is none; the sentence names the nearest.
+        UsageError: there is none; the sentence names the nearest.
     """
+    plain, at, share = name.partition("@")
     by_name = {protocol.name: protocol for protocol in PROTOCOLS}
-    if name not in by_name:
-        nearest = difflib.get_close_matches(name, by_name, n=1, cutoff=0.0)[0]
+    if plain not in by_name:
+        nearest = difflib.get_close_matches(plain, by_name, n=1, cutoff=0.0)[0]
         raise UsageError(
-            f"{name!r} is no protocol, do you mean {nearest}? There are: {', '.join(by_name)}"
+            f"unknown protocol {plain!r}, do you mean {nearest}? There are: {', '.join(by_name)}"
         )
-    return by_name[name]
+    return _with_labels(by_name[plain], share) if at else by_name[plain]
+
+
+def _with_labels(protocol: Protocol, share: str) -> Protocol:
+    """Return the protocol on a share of its training images, in percent, each class in the same share."""
+    if not share.isdigit() or not 0 < int(share) < 100:
+        raise UsageError(f"{protocol.name}@{share}: give the labels as a whole percentage, 1 to 99")
+    if any(split.train.stratify for split in protocol.data):
+        raise UsageError(
+            f"{protocol.name}@{share}: its training part is a stratified split already; "
+            "take a protocol with fixed splits"
+        )
+
+    fewer = []
+    for split in protocol.data:
+        stratify = f"{share},{100 - int(share)}"
+        train = replace(split.train, stratify=stratify, fold="train")
+        fewer.append(replace(split, title=f"{split.title}, {share} % of the labels", train=train))
+    return replace(
+        protocol,
+        name=f"{protocol.name}@{share}",
+        title=f"{protocol.title}, {share} % of the labels",
+        data=tuple(fewer),
+    )

@@ -1,6 +1,7 @@
-"""A study's folder as plain data: protocols, arms, a value a seed, and the runs behind them where they lie in it.
+"""study.json: written and read here, nowhere else. Scores are shares in [0, 1].
 
-study.json is written by launcher/study.py; values are shares in [0, 1]. What is damaged is left out and told.
+Reading trusts nothing: text and lists are cut to bounds, a value of another type counts as absent.
+Runs are opened only inside the study's folder, also after it was moved.
 """
 
 from __future__ import annotations
@@ -10,108 +11,223 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from colorgan.config.settings import show
 from colorgan.errors import UsageError
-from colorgan.files import entries, mapping, number, read_text, short, whole
+from colorgan.files import entries, mapping, number, numbers, read_text, short, whole
 from colorgan.probes.record import PROBE, Probe, read_probe
 from colorgan.runs.reading import RECIPE, RunFolder, flat, read_run
 
 STUDY = "study.json"
-MAX_PROTOCOLS, MAX_ARMS, MAX_SEEDS, MAX_COMPARISONS, MAX_FURTHER = 40, 12, 50, 40, 8
-MAX_SOURCE = 600
+MAX_PROTOCOLS, MAX_ARMS, MAX_VALUES, MAX_COMPARISONS, MAX_FURTHER = 40, 12, 250, 40, 8
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class ArmValues:
-    """One arm by one score: a value a seed."""
+def _list(value: Any, most: int) -> list[Any]:
+    return list(value[:most]) if isinstance(value, list | tuple) else []
 
-    name: str
-    values: tuple[float | None, ...]  # in the order of the protocol's seeds; None: not there
+
+def _list_of(most: int) -> BeforeValidator:
+    return BeforeValidator(lambda value: _list(value, most))
+
+
+def _record(value: Any) -> Any:
+    return value if isinstance(value, BaseModel) else mapping(value)
+
+
+def _records(most: int) -> BeforeValidator:
+    return BeforeValidator(lambda value: [_record(each) for each in _list(value, most)])
+
+
+def _with_difference(value: Any) -> list[Any]:
+    """Return the comparisons that have a difference."""
+    records = [_record(each) for each in _list(value, MAX_COMPARISONS)]
+    return [
+        each
+        for each in records
+        if isinstance(each, BaseModel) or number(each.get("difference")) is not None
+    ]
+
+
+def _text(most: int) -> BeforeValidator:
+    return BeforeValidator(lambda value: short(value, most))
+
+
+Name = Annotated[str, _text(40)]
+Text = Annotated[str, _text(300)]
+LongText = Annotated[str, _text(600)]
+Folder = Annotated[str, _text(4096)]
+Number = Annotated[float | None, BeforeValidator(number)]
+Count = Annotated[int | None, BeforeValidator(whole)]
+Values = Annotated[tuple[Number, ...], _list_of(MAX_VALUES)]
+Seeds = Annotated[tuple[Name, ...], _list_of(MAX_VALUES)]
+
+
+class Record(BaseModel):
+    """A part of study.json; keys that it does not know are left out."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ArmValues(Record):
+    """One arm by one score.
+
+    Attributes:
+        values: one per run, by pretraining seed and then by fine-tuning seed; None: no score.
+    """
+
+    name: Name = ""
+    values: Values = ()
 
     @property
     def known(self) -> list[float]:
-        """The values that are there."""
+        """The values that exist."""
         return [value for value in self.values if value is not None]
 
     @property
     def mean(self) -> float | None:
-        """Over the seeds."""
+        """Over all runs."""
         return statistics.fmean(self.known) if self.known else None
 
     @property
     def deviation(self) -> float | None:
-        """Sample standard deviation over the seeds; None of one seed."""
+        """Sample standard deviation over the runs; None for one run."""
         return statistics.stdev(self.known) if len(self.known) > 1 else None
 
 
-@dataclass(frozen=True)
-class StudyArm(ArmValues):
-    """One way to start: a value a seed by the headline, and the runs that gave them."""
+class ArmRecord(ArmValues):
+    """One way to start by the headline, and the folders of its runs."""
 
-    settings: str
-    runs: tuple[RunFolder, ...]
-    probes: tuple[Probe, ...]
+    settings: Annotated[dict[str, Any], BeforeValidator(mapping)] = {}
+    pretraining_seeds: Seeds = ()
+    runs: Annotated[tuple[Folder, ...], _list_of(MAX_VALUES)] = ()
+
+    @property
+    def settings_text(self) -> str:
+        """The settings in a line: stages in words, the rest by key."""
+        stages = [mapping(stage) for stage in entries(self.settings.get("stages"), 10)]
+        words = []
+        for stage in stages:
+            frozen = " with frozen features" if stage.get("features") == "frozen" else ""
+            epochs, rate = _plain(stage.get("epochs")), _plain(stage.get("learning_rate"))
+            words.append(f"{epochs} epochs at {rate}{frozen}")
+
+        rest = []
+        for key, value in flat(self.settings).items():
+            if key != "stages" and value not in ({}, None):
+                rest.append(f"{key} {show(value)}")
+        return short("; ".join([", then ".join(words), *rest] if words else rest), 800)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The difference of two arms, paired by seed, with its interval."""
+class ComparisonRecord(Record):
+    """The difference of two arms, paired by seeds, with its interval."""
 
-    arm: str
-    against: str
-    difference: float
-    low: float | None
-    high: float | None
-    level: float
-    verdict: str
+    arm: Name = ""
+    against: Name = ""
+    difference: Number = None
+    low: Number = None
+    high: Number = None
+    level: Annotated[float, BeforeValidator(lambda value: number(value) or 0.95)] = 0.95
+    verdict: Text = ""
 
 
-@dataclass(frozen=True)
-class FurtherScore:
+Comparisons = Annotated[tuple[ComparisonRecord, ...], BeforeValidator(_with_difference)]
+
+
+class FurtherScore(Record):
     """The same runs by a score that is not the protocol's headline."""
 
-    title: str
-    arms: tuple[ArmValues, ...]
-    comparisons: tuple[Comparison, ...]
+    metric: Name = ""
+    metric_title: Text = ""
+    arms: Annotated[tuple[ArmValues, ...], _records(MAX_ARMS)] = ()
+    comparisons: Comparisons = ()
 
 
-@dataclass(frozen=True)
-class StudyProtocol:
+class SplitRecord(Record):
+    """The images of a protocol."""
+
+    title: Text = ""
+    train: Count = None
+    test: Count = None
+    classes: Count = None
+
+
+class ProtocolRecord(Record):
     """One protocol of a study."""
 
-    name: str
-    title: str
-    task: str
-    metric: str
-    metric_title: str
-    source: str
-    data_title: str
-    train: int | None
-    test: int | None
-    classes: int | None
-    seeds: tuple[str, ...]
-    arms: tuple[StudyArm, ...]
-    comparisons: tuple[Comparison, ...]
-    further: tuple[FurtherScore, ...] = ()
+    name: Name = ""
+    title: Text = ""
+    task: Name = ""
+    metric: Name = ""
+    metric_title: Text = ""
+    source: LongText = ""
+    input: Text = ""
+    head: Text = ""
+    prediction: LongText = ""
+    data: Annotated[SplitRecord, BeforeValidator(_record)] = SplitRecord()
+    seeds: Seeds = ()
+    arms: Annotated[tuple[ArmRecord, ...], _records(MAX_ARMS)] = ()
+    comparisons: Comparisons = ()
+    further: Annotated[tuple[FurtherScore, ...], _records(MAX_FURTHER)] = ()
 
     @property
     def of_the_paper(self) -> bool:
-        """Whether it is one of Treneska et al.'s, by its name in colorgan/study/protocols.py."""
+        """Whether it is one of Treneska et al.'s."""
         return self.name.startswith("paper-")
+
+
+class StudyRecord(Record):
+    """The whole of study.json.
+
+    Attributes:
+        core_minutes: measured cost by step; empty in studies of older versions.
+    """
+
+    protocols: Annotated[tuple[ProtocolRecord, ...], _records(MAX_PROTOCOLS)] = ()
+    core_minutes: Annotated[dict[str, float], BeforeValidator(numbers)] = {}
+
+
+def write_study(out: Path, record: StudyRecord) -> None:
+    """Write study.json, whole or not at all."""
+    partial = out / f".{STUDY}.partial"
+    text = json.dumps(record.model_dump(mode="json"), indent=1, allow_nan=False)
+    partial.write_text(text + "\n")
+    partial.replace(out / STUDY)
+
+
+@dataclass(frozen=True)
+class ArmFolders:
+    """The runs and probes of an arm that can be read."""
+
+    runs: tuple[RunFolder, ...] = ()
+    probes: tuple[Probe, ...] = ()
 
 
 @dataclass(frozen=True)
 class Study:
-    """Everything that a study's folder tells."""
+    """A study's folder.
+
+    Attributes:
+        folders: the runs behind each arm, by protocol and arm.
+        of_single_runs: put together from runs without a study.json.
+    """
 
     path: Path
-    protocols: tuple[StudyProtocol, ...]
+    protocols: tuple[ProtocolRecord, ...]
+    folders: dict[tuple[str, str], ArmFolders]
     notes: list[str] = field(default_factory=list)
-    of_single_runs: bool = False  # no study.json: compared by colorgan/study/single_runs.py
+    core_minutes: dict[str, float] = field(default_factory=dict)
+    of_single_runs: bool = False
+
+    def behind(self, protocol: ProtocolRecord) -> dict[str, ArmFolders]:
+        """Return the runs behind a protocol, by arm."""
+        nothing = ArmFolders()
+        names = [arm.name for arm in protocol.arms]
+        return {name: self.folders.get((protocol.name, name), nothing) for name in names}
 
 
 def read_study(folder: Path) -> Study:
@@ -121,104 +237,43 @@ def read_study(folder: Path) -> Study:
         UsageError: study.json is damaged or holds no protocol.
     """
     path = folder / STUDY
-    notes: list[str] = []
     try:
-        told = entries(mapping(json.loads(read_text(path))).get("protocols"), MAX_PROTOCOLS)
+        text = mapping(json.loads(read_text(path)))
+        text["protocols"] = [
+            each for each in entries(text.get("protocols"), MAX_PROTOCOLS) if mapping(each)
+        ]
+        record = StudyRecord.model_validate(text)
     except (OSError, ValueError, RecursionError):
-        told = []
-    protocols = tuple(_protocol(folder, mapping(each), notes) for each in told if mapping(each))
-    if not protocols:
+        record = StudyRecord()
+
+    if not record.protocols:
         raise UsageError(
             f"{path} holds no protocols: write it again with launcher/study.py, or leave {folder} out"
         )
-    return Study(folder, protocols, notes)
+
+    notes: list[str] = []
+    folders = {
+        (protocol.name, arm.name): _folders(folder, arm, notes)
+        for protocol in record.protocols
+        for arm in protocol.arms
+    }
+    return Study(folder, record.protocols, folders, notes, record.core_minutes)
 
 
-def _protocol(folder: Path, told: dict[str, Any], notes: list[str]) -> StudyProtocol:
-    data = mapping(told.get("data"))
-    seeds = tuple(short(seed, 20) for seed in entries(told.get("seeds"), MAX_SEEDS))
-    arms = tuple(
-        _arm(folder, mapping(each), len(seeds), notes)
-        for each in entries(told.get("arms"), MAX_ARMS)
-    )
-    metric = short(told.get("metric"))
-    return StudyProtocol(
-        name=short(told.get("name")),
-        title=short(told.get("title") or told.get("name")),
-        task=short(told.get("task")),
-        metric=metric,
-        metric_title=short(told.get("metric_title") or metric),
-        source=short(told.get("source"), MAX_SOURCE),
-        data_title=short(data.get("title"), 300),
-        train=whole(data.get("train")),
-        test=whole(data.get("test")),
-        classes=whole(data.get("classes")),
-        seeds=seeds,
-        arms=arms,
-        comparisons=_comparisons(told),
-        further=tuple(
-            _further(mapping(each), len(seeds))
-            for each in entries(told.get("further"), MAX_FURTHER)
-        ),
-    )
-
-
-def _further(told: dict[str, Any], num_seeds: int) -> FurtherScore:
-    arms = [mapping(each) for each in entries(told.get("arms"), MAX_ARMS)]
-    return FurtherScore(
-        title=short(told.get("metric_title") or told.get("metric")),
-        arms=tuple(ArmValues(short(arm.get("name"), 40), _values(arm, num_seeds)) for arm in arms),
-        comparisons=_comparisons(told),
-    )
-
-
-def _values(arm: dict[str, Any], num_seeds: int) -> tuple[float | None, ...]:
-    return tuple(number(value) for value in entries(arm.get("values"), num_seeds))
-
-
-def _comparisons(told: dict[str, Any]) -> tuple[Comparison, ...]:
-    found = (
-        _comparison(mapping(each)) for each in entries(told.get("comparisons"), MAX_COMPARISONS)
-    )
-    return tuple(each for each in found if each is not None)
-
-
-def _arm(folder: Path, told: dict[str, Any], num_seeds: int, notes: list[str]) -> StudyArm:
-    name = short(told.get("name"), 40)
-    paths = [str(path) for path in entries(told.get("runs"), num_seeds)]
-    inside = [found for path in paths if (found := _inside(folder, path)) is not None]
-    if len(inside) < len(paths):
-        gone = len(paths) - len(inside)
+def _folders(study: Path, arm: ArmRecord, notes: list[str]) -> ArmFolders:
+    inside = [found for path in arm.runs if (found := _inside(study, path)) is not None]
+    missing = len(arm.runs) - len(inside)
+    if missing:
         notes.append(
-            f"{gone} of {len(paths)} runs of {name} are not in {folder}: no curves and classes of theirs."
+            f"{missing} of {len(arm.runs)} runs of {arm.name} are not in {study}: their curves and "
+            "classes are left out."
         )
-    return StudyArm(
-        name=name,
-        settings=short(_settings(mapping(told.get("settings"))), 800),
-        values=_values(told, num_seeds),
-        runs=tuple(
-            _readable([path for path in inside if (path / RECIPE).is_file()], read_run, notes)
-        ),
-        probes=tuple(
-            _readable([path for path in inside if (path / PROBE).is_file()], read_probe, notes)
-        ),
+
+    runs = [path for path in inside if (path / RECIPE).is_file()]
+    probes = [path for path in inside if (path / PROBE).is_file()]
+    return ArmFolders(
+        tuple(_readable(runs, read_run, notes)), tuple(_readable(probes, read_probe, notes))
     )
-
-
-def _settings(told: dict[str, Any]) -> str:
-    """An arm's settings in a line: stages in words, the rest by key."""
-    stages = [mapping(stage) for stage in entries(told.get("stages"), 10)]
-    words = [
-        f"{_plain(stage.get('epochs'))} epochs at {_plain(stage.get('learning_rate'))}"
-        + (" with frozen features" if stage.get("features") == "frozen" else "")
-        for stage in stages
-    ]
-    rest = [
-        f"{key} {show(value)}"
-        for key, value in flat(told).items()
-        if key != "stages" and value not in ({}, None)
-    ]
-    return "; ".join([", then ".join(words), *rest] if words else rest)
 
 
 def _plain(value: Any) -> str:
@@ -237,25 +292,10 @@ def _readable(folders: Sequence[Path], read: Callable[[Path], T], notes: list[st
 
 
 def _inside(folder: Path, path: str) -> Path | None:
-    """A run's folder inside the study's, also after the study was moved; nothing outside of it is opened."""
+    """Return a run's folder inside the study's, also after the study was moved; nothing outside."""
     parts = [part for part in Path(path).parts[-12:] if part not in ("/", "..", ".")]
     for start in range(len(parts)):
         found = folder.joinpath(*parts[start:])
         if found.is_dir() and found.resolve().is_relative_to(folder.resolve()):
             return found
     return None
-
-
-def _comparison(told: dict[str, Any]) -> Comparison | None:
-    difference = number(told.get("difference"))
-    if difference is None:
-        return None
-    return Comparison(
-        arm=short(told.get("arm"), 40),
-        against=short(told.get("against"), 40),
-        difference=difference,
-        low=number(told.get("low")),
-        high=number(told.get("high")),
-        level=number(told.get("level")) or 0.95,
-        verdict=short(told.get("verdict"), 300),
-    )

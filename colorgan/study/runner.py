@@ -1,29 +1,33 @@
-"""The steps of a study, run: each a verb in a process of its own, told by a recipe file, done once.
+"""Runs the steps of a study: each is a command in its own process, configured by a YAML file, and runs once.
 
-    <folder>/<step>.yaml    what the step was told; <step>.done when it has ended well
-    <folder>/<step>.log     all it said
-
-launcher/study.py says which steps there are (colorgan/study/trials.py makes them).
+<folder>/<step>.yaml        its recipe; renamed to .done when it has succeeded
+<folder>/<step>.diverged    its recipe, if it may diverge and did
+<folder>/<step>.log         its output
+<folder>/<step>.cost.json   its cost (colorgan/study/costs.py)
+<folder>/.lock              held by the study that runs here: process and host
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import queue
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
 import torch
-import yaml
 
+<<<<<<< HEAD
 from colorgan.errors import (
     ColorganError,
     ExitStatus,
@@ -32,16 +36,23 @@ from colorgan.errors import (
     OtherWeightsError,
 )
 from colorgan.study.trials import Step
+=======
+from colorgan.errors import ColorganError, NotFiniteError, UsageError
+from colorgan.runs.reading import read_run
+from colorgan.runs.run import EXIT_STOPPED, RECIPE
+from colorgan.study.costs import write_cost
+from colorgan.study.steps import IN_PROCESS, TRAINING, Step
+>>>>>>> 1d916c4 (wip study engine)
 
-TRAINING = ("pretrain", "finetune", "probe")
 TAIL_LINES = 12
 MAX_LOG_BYTES = 4096
-LEFT_BEHIND_S = 120.0  # what a stopped launcher leaves behind may still save for so long
-DIVERGED = NotFiniteError.__name__  # also where a launcher has made another status of it
+LEFT_BEHIND_S = 120.0  # processes that a stopped launcher leaves behind may save for so long
+EXIT_MISTAKE = 2
+RESUMES = "rerunning the command resumes it"
 
 
 class StepError(ColorganError):
-    """A step has failed; its own words were shown, and its status becomes ours."""
+    """A step has failed; the message has the end of its output, and its exit status becomes ours."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -49,35 +60,61 @@ class StepError(ColorganError):
 
 
 class Runner:
-    """Runs steps, some side by side, each in a process of its own with its share of the machine.
+    """Runs steps, some side by side, each in its own process with its share of the machine.
 
-    A step is done when its file is there and it was told the same as now. SIGTERM and Ctrl-C go on to what runs,
-    which saves and stops; the study then ends with status 75.
+    SIGTERM, SIGHUP and Ctrl-C are passed on to the running steps, which save and stop; the study
+    then ends with status 75. If the study itself is killed, the kernel sends its steps SIGTERM.
 
     Args:
-        folder: where recipes, outputs and marks of the steps are kept.
-        launcher: the folder of the verbs.
+        folder: for recipes, output and marks of the steps.
+        launcher: the folder of the commands.
         jobs: steps side by side.
         launch: words that start training; none: this Python, one process.
     """
 
     def __init__(self, folder: Path, launcher: Path, jobs: int, launch: Sequence[str]) -> None:
-        self._folder, self.launcher, self._jobs, self._launch = folder, launcher, jobs, launch
+        self.launcher = launcher
+        self._folder = folder
+        self._jobs = jobs
+        self._launch = launch
+        self._open = ExitStack()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+
         self._places: queue.Queue[int] = queue.Queue()
         for place in range(jobs):
             self._places.put(place)
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._stopped = self._failed = False
         folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Runner:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
             signal.signal(number, self._stop)
         return self
 
     def __exit__(self, *_: object) -> None:
         for process in list(self._running):
             _terminate(process)
+        self._open.close()
+
+    def lock(self) -> None:
+        """Hold the folder against other studies.
+
+        Raises:
+            UsageError: another process holds it; the sentence names it.
+        """
+        file = self._open.enter_context((self._folder / ".lock").open("a+"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read(200).strip() or "another process"
+            raise UsageError(
+                f"{self._folder.parent} is in use by {holder}: wait for it, or give another --out"
+            ) from None
+
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         self._stopped = True
@@ -85,53 +122,103 @@ class Runner:
             _terminate(process)
 
     def run(self, steps: Sequence[Step]) -> None:
-        """Run those that are not done, and tell of each.
+        """Run the steps that are not complete, parents before children, and print a line per step.
 
         Raises:
-            StepError: the first that failed; those side by side with it have ended, no other has begun.
+            StepError: the first failure; steps side by side with it have ended, no other has begun.
+            UsageError: a recipe cannot be made from the results so far.
         """
-        self._failed = False
-        missing = [step for step in steps if not self._is_done(step)]
-        if not missing:
-            return
+        waiting = list(steps)
+        absent = {step.name for step in steps}
+        running: dict[Future[None], Step] = {}
+        failures: list[BaseException] = []
         with ThreadPoolExecutor(self._jobs) as pool:
-            jobs = [
-                pool.submit(self._run, step, f"{n}/{len(missing)}")
-                for n, step in enumerate(missing, 1)
-            ]
-        failed = [error for job in jobs if (error := job.exception()) is not None]
-        if failed:
-            raise failed[0]
+            while True:
+                ready = [each for each in waiting if absent.isdisjoint(each.parents)]
+                if failures or self._stopped:
+                    ready = []
+                for step in ready[: self._jobs - len(running)]:
+                    waiting.remove(step)
+                    if self._is_complete(step):
+                        absent.discard(step.name)
+                    else:
+                        count = f"{len(steps) - len(waiting)}/{len(steps)}"
+                        running[pool.submit(self._run, step, count)] = step
+
+                if ready and len(running) < self._jobs:
+                    continue  # complete steps may have made others ready
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    step = running.pop(future)
+                    error = future.exception()
+                    if error is None:
+                        absent.discard(step.name)
+                    else:
+                        failures.append(error)
+
+        if failures:
+            raise failures[0]
         if self._stopped:
+<<<<<<< HEAD
             raise StepError("stopped; the same command goes on from there", ExitStatus.STOPPED)
+=======
+            raise StepError(f"stopped; {RESUMES}", EXIT_STOPPED)
+>>>>>>> 1d916c4 (wip study engine)
 
-    def _recipe_path(self, step: Step) -> Path:
-        return self._folder / f"{step.name.replace('/', '-').replace(' ', '-')}.yaml"
+    def run_one(self, step: Step, steps: Sequence[Step]) -> None:
+        """Run one step whose parents are complete, for a scheduler that keeps the order itself.
 
-    def _is_done(self, step: Step) -> bool:
-        path = self._recipe_path(step)
-        told = path.with_suffix(".done")
-        return step.done.exists() and told.exists() and told.read_text() == recipe_text(step)
+        Raises:
+            UsageError: a parent is not complete.
+            StepError: it failed.
+        """
+        absent = []
+        for parent in steps:
+            ended = parent.done.exists() or self._has_diverged(parent)
+            if parent.name in step.parents and not ended:
+                absent.append(parent.name)
+        if absent:
+            raise UsageError(f"--step {step.name}: {', '.join(absent)} must be complete first")
+        if not self._is_complete(step):
+            self._run(step, "1/1")
+
+    def _is_complete(self, step: Step) -> bool:
+        if step.always:
+            return False
+        if step.is_complete(self._folder):
+            return True
+
+        return self._has_diverged(step)
+
+    def _has_diverged(self, step: Step) -> bool:
+        """Return whether the step may diverge, and did with the same recipe."""
+        mark = self._folder / f"{step.file_name}.diverged"
+        return step.may_diverge and mark.exists() and mark.read_text() == step.text()
 
     def _run(self, step: Step, count: str) -> None:
-        if self._stopped or self._failed:
+        begin = time.monotonic()
+        if step.command == IN_PROCESS:
+            assert step.action is not None
+            step.action()
+            print(f"[{count}] {step.name} ({time.monotonic() - begin:.0f} s)", flush=True)
             return
-        path, start, place = self._recipe_path(step), time.monotonic(), self._places.get()
-        path.write_text(recipe_text(step))
-        launch = self._launch if step.verb in TRAINING else ()
-        command = [
-            *(launch or [sys.executable]),
-            str(self.launcher / f"{step.verb}.py"),
-            "--config",
-            str(path),
-        ]
+
+        place = self._places.get()
+        text = step.text()
+        path = self._folder / f"{step.file_name}.yaml"
+        path.write_text(text)
+        if step.always:
+            step.done.unlink(missing_ok=True)
         log = path.with_suffix(".log")
         try:
             with log.open("wb") as output:
-                status = self._wait(command, output, place)
+                status = self._wait(step, path, output, place)
         finally:
             self._places.put(place)
+
         lines = last_lines(log)
+<<<<<<< HEAD
         if status == ExitStatus.STOPPED or self._stopped:
             self._failed = True
             raise StepError(
@@ -154,49 +241,106 @@ class Runner:
                 f"{step.name} ended with status {status} (its whole output: {log}):\n  {tail}",
                 status or 1,
             )
+=======
+        if status == EXIT_STOPPED or self._stopped:
+            raise StepError(f"{step.name}: stopped; {RESUMES}", EXIT_STOPPED)
+        if step.may_diverge and status != 0 and _diverged(step, status):
+            path.with_suffix(".diverged").write_text(text)
+            print(f"[{count}] {step.name}: diverged, no score", flush=True)
+            return
+        if status != 0 or not step.done.exists():
+            raise _failure(step, status, log, lines)
+
+>>>>>>> 1d916c4 (wip study engine)
         path.rename(path.with_suffix(".done"))
-        told = [line for line in lines if not line.startswith(("Next:", "next:"))]
+        shown = [line for line in lines if not line.startswith(("Next:", "next:"))]
         print(
-            f"[{count}] {step.name} ({time.monotonic() - start:.0f} s): {told[-1] if told else 'done'}",
+            f"[{count}] {step.name} ({time.monotonic() - begin:.0f} s): "
+            f"{shown[-1] if shown else 'done'}",
             flush=True,
         )
 
-    def _wait(self, command: Sequence[str], output: BinaryIO, place: int) -> int:
-        """Start a step in a session of its own: what a launcher starts is stopped with it. Return its status."""
+    def _wait(self, step: Step, recipe: Path, output: BinaryIO, place: int) -> int:
+        """Start a step in its own session, so that its whole group can be stopped; return its status."""
+        launch = self._launch if step.command in TRAINING and self._launch else [sys.executable]
+        command = [*launch, str(self.launcher / f"{step.command}.py"), "--config", str(recipe)]
+        begin = time.monotonic()
         process = subprocess.Popen(
-            command,
+            [*_ends_with_us(), *command],
             stdout=output,
             stderr=output,
             env=self._environment(place),
             start_new_session=True,
         )
         self._running.add(process)
-        if self._stopped:  # the signal came while it was started
+        if self._stopped:  # the signal arrived while the step was started
             _terminate(process)
         with suppress(ProcessLookupError):
             os.sched_setaffinity(process.pid, self._cores(place))
-        status = process.wait()
+
+        status, core_seconds = _status_and_cost(process)
         self._running.discard(process)
+        write_cost(self._folder, step, time.monotonic() - begin, core_seconds)
+
+        # A launcher may end before the run that it started has saved.
         until = time.monotonic() + LEFT_BEHIND_S
         while self._stopped and _lives(process.pid) and time.monotonic() < until:
-            time.sleep(0.1)  # a launcher may end before the run that it started has saved
+            time.sleep(0.1)
         return status
 
     def _cores(self, place: int) -> set[int]:
-        """This place's share of the cores; with more places than cores all of them."""
+        """Return this place's share of the cores; all of them if there are more places than cores."""
         cores = sorted(os.sched_getaffinity(0))
         return set(cores[place :: self._jobs] if len(cores) >= self._jobs else cores)
 
     def _environment(self, place: int) -> dict[str, str]:
-        """With several places each sees its share of the GPUs only."""
+        """Return the environment; with several places each sees only its share of the GPUs."""
         if self._jobs == 1 or not torch.cuda.is_available():
             return dict(os.environ)
-        names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(
-            map(str, range(torch.cuda.device_count()))
-        )
-        gpus = names.split(",")
+
+        every = ",".join(map(str, range(torch.cuda.device_count())))
+        gpus = (os.environ.get("CUDA_VISIBLE_DEVICES") or every).split(",")
         mine = gpus[place :: self._jobs] if len(gpus) >= self._jobs else [gpus[place % len(gpus)]]
         return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(mine)}
+
+
+def _ends_with_us() -> list[str]:
+    """Return the words that have the kernel stop a step when the study is killed; none without setpriv.
+
+    The signal is bound to the thread that starts the process, and the threads of the pool live as
+    long as their steps.
+    """
+    program = shutil.which("setpriv")
+    return [program, "--pdeathsig", "TERM"] if program else []
+
+
+def _status_and_cost(process: subprocess.Popen[bytes]) -> tuple[int, float]:
+    """Wait for a process; return its exit status and the core-seconds of it and its children."""
+    _, raw, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(raw)
+    return process.returncode, usage.ru_utime + usage.ru_stime
+
+
+def _diverged(step: Step, status: int) -> bool:
+    """Return whether training ended by a loss that is not finite; a launcher hides the run's status."""
+    if status == NotFiniteError.exit_status:
+        return True
+
+    run = Path(str(step.recipe().get("run", "")))
+    if not (run / RECIPE).is_file():
+        return False
+    events = [entry for entry in read_run(run).log if entry["kind"] == "event"]
+    return bool(events) and events[-1].get("status") == NotFiniteError.exit_status
+
+
+def _failure(step: Step, status: int, log: Path, lines: Sequence[str]) -> StepError:
+    tail = "\n  ".join(lines[-TAIL_LINES:])
+    run = step.recipe().get("run")
+    if status == EXIT_MISTAKE and run:
+        tail += f"\n  (if the study's settings or a generator changed: give another --out, or remove {run})"
+    return StepError(
+        f"{step.name} ended with status {status} (its whole output: {log}):\n  {tail}", status or 1
+    )
 
 
 def _terminate(process: subprocess.Popen[bytes]) -> None:
@@ -212,18 +356,9 @@ def _lives(group: int) -> bool:
     return True
 
 
-def recipe_text(step: Step) -> str:
-    """Return what a step is told, as YAML; what it reads, as comments."""
-    read = "".join(f"# {name}: {digest}\n" for name, digest in step.inputs.items())
-    return read + yaml.safe_dump(dict(step.recipe), sort_keys=False)
-
-
 def last_lines(log: Path) -> list[str]:
-    """Return the last lines of a step's output that say something."""
+    """Return the last non-empty lines of a step's output."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - MAX_LOG_BYTES))
-        return [
-            line.strip()
-            for line in file.read().decode(errors="replace").splitlines()
-            if line.strip()
-        ]
+        text = file.read().decode(errors="replace")
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,7 +1,4 @@
-"""Fine-tuning runs that were given by themselves, compared like those of a study: scratch against each generator.
-
-The chain of slurm/study.sh ends here: its runs are those of launcher/study.py, without a study.json.
-"""
+"""Fine-tuning runs without a study, compared like those of one: scratch against each generator."""
 
 from __future__ import annotations
 
@@ -11,13 +8,14 @@ from pathlib import Path
 
 from colorgan.errors import UsageError
 from colorgan.evaluation.record import EVALUATION, SavedEvaluation
-from colorgan.runs.reading import FREE_KEYS, RunFolder, flat, short_names
-from colorgan.study.comparison import Comparison as Compared
-from colorgan.study.comparison import compare, read_arm
+from colorgan.runs.reading import RunFolder, flat, short_names
+from colorgan.runs.run import FREE_KEYS
+from colorgan.study.arms import SCRATCH
+from colorgan.study.comparison import read_arm
 from colorgan.study.protocols import METRIC_TITLES
-from colorgan.study.record import Comparison, StudyArm, StudyProtocol
+from colorgan.study.record import ArmFolders, ArmRecord, ProtocolRecord, SplitRecord, Study
+from colorgan.study.table import compared
 
-SCRATCH = "scratch"
 # The headline of each task: the first score that all its runs have.
 HEADLINES = {"classify": ("mAP",), "segment": ("mIoU_own_size", "mIoU"), "detect": ("AP50", "AP")}
 TITLES = {
@@ -25,122 +23,113 @@ TITLES = {
     "segment": "Semantic segmentation",
     "detect": "Object detection",
 }
-
-OWN = ("seed", "init", "stages", "network")  # what may differ between arms and seeds
+OWN_KEYS = ("seed", "init", "stages", "network")  # they may differ between arms and seeds
 
 Arms = Mapping[str, Mapping[int, RunFolder]]
 
 
-def compared_runs(runs: Sequence[RunFolder]) -> tuple[list[StudyProtocol], list[str]]:
-    """Return a table for each set that runs from scratch and from a generator were scored on, and notes.
+def compared_runs(runs: Sequence[RunFolder]) -> tuple[Study | None, list[str]]:
+    """Return a table per set on which scratch and a generator were scored, and notes; None without any.
 
-    Runs belong together when their recipes differ in seed, stages, network (a generator brings its own) and in what
-    they start from, which is their arm.
+    Runs belong together if their recipes differ only in seed, stages, network (a generator brings
+    its own) and in what they start from, which is their arm.
     """
-    groups: dict[str, dict[str, dict[int, RunFolder]]] = {}
-    tables, notes = [], []
-    for run in runs:
-        if (
-            run.setting("task") not in HEADLINES
-            or not isinstance(run.seed, int)
-            or _evaluation(run) is None
-        ):
-            continue
-        arm = groups.setdefault(_shared(run), {}).setdefault(str(run.setting("init", SCRATCH)), {})
-        if run.seed in arm:
-            notes.append(
-                f"{run.path} is not compared: {arm[run.seed].path} is the same arm and seed."
-            )
-        arm.setdefault(run.seed, run)
-    for arms in groups.values():
-        if SCRATCH not in arms or len(arms) == 1:
-            continue
+    tables: list[ProtocolRecord] = []
+    folders: dict[tuple[str, str], ArmFolders] = {}
+    groups, notes = _grouped(runs)
+    for arms in groups:
         first = next(iter(arms[SCRATCH].values()))
         task = str(first.setting("task"))
         try:
-            tables.append(_table(task, first.folders("data.val"), _named(arms)))
+            name = f"{task}-{len(tables)}" if tables else task
+            tables.append(_table(name, task, first.folders("data.val"), arms))
+            for arm, by_seed in arms.items():
+                folders[name, arm] = ArmFolders(tuple(by_seed.values()))
         except UsageError as error:
             notes.append(f"{TITLES[task]} is not compared: {error}.")
-    return tables, notes
+
+    study = Study(Path("runs"), tuple(tables), folders, of_single_runs=True) if tables else None
+    return study, notes
+
+
+def _grouped(runs: Sequence[RunFolder]) -> tuple[list[Arms], list[str]]:
+    """Return the runs that can be compared, by arm and seed, scratch first."""
+    groups: dict[str, dict[str, dict[int, RunFolder]]] = {}
+    notes = []
+    for run in runs:
+        scored = run.setting("task") in HEADLINES and _evaluation(run) is not None
+        if not scored or not isinstance(run.seed, int):
+            continue
+
+        arms = groups.setdefault(_shared(run), {})
+        by_seed = arms.setdefault(str(run.setting("init", SCRATCH)), {})
+        if run.seed in by_seed:
+            notes.append(
+                f"{run.path} is not compared: {by_seed[run.seed].path} is the same arm and seed."
+            )
+        by_seed.setdefault(run.seed, run)
+    return [_named(arms) for arms in groups.values() if SCRATCH in arms and len(arms) > 1], notes
 
 
 def _evaluation(run: RunFolder) -> SavedEvaluation | None:
-    """The evaluation that the run itself, or evaluate.py into its folder, has left."""
+    """Return the evaluation in the run's own folder."""
     return next((each for each in run.evaluations if each.path == run.path / EVALUATION), None)
 
 
 def _shared(run: RunFolder) -> str:
-    """Equal for runs that are to be compared."""
-    free = (*FREE_KEYS, *OWN)
-    kept = {
-        key: value
-        for key, value in flat(run.recipe).items()
-        if not any(f"{key}.".startswith(f"{own}.") for own in free)
-    }
-    return json.dumps(
-        [kept, run.folders("data.train"), run.folders("data.val")], sort_keys=True, default=str
-    )
+    """Return a text that is equal for runs that are to be compared."""
+    free = (*FREE_KEYS, *OWN_KEYS)
+    kept = {}
+    for key, value in flat(run.recipe).items():
+        if not any(f"{key}.".startswith(f"{name}.") for name in free):
+            kept[key] = value
+    data = [run.folders("data.train"), run.folders("data.val")]
+    return json.dumps([kept, *data], sort_keys=True, default=str)
 
 
 def _named(arms: Arms) -> Arms:
-    """The arms by short names."""
+    """Return the arms by short names, scratch first."""
     inits = [init for init in arms if init != SCRATCH]
-    names = dict(zip(inits, short_names([Path(init) for init in inits]), strict=True))
-    return {names.get(init, init)[-40:]: by_seed for init, by_seed in arms.items()}
+    names = short_names([Path(init) for init in inits])
+    others = {name[-40:]: arms[init] for init, name in zip(inits, names, strict=True)}
+    return {SCRATCH: arms[SCRATCH], **others}
 
 
-def _table(task: str, data: Sequence[str], arms: Arms) -> StudyProtocol:
+def _table(name: str, task: str, data: Sequence[str], arms: Arms) -> ProtocolRecord:
     metric = _headline(task, arms)
-    scores = {
-        name: read_arm(name, {seed: run.path / EVALUATION for seed, run in by_seed.items()}, metric)
-        for name, by_seed in arms.items()
-    }
-    found = [compare(scores[name], scores[SCRATCH], metric) for name in arms if name != SCRATCH]
+    scores = {}
+    for arm, by_seed in arms.items():
+        folders = {(0, seed): by_seed[seed].path / EVALUATION for seed in sorted(by_seed)}
+        scores[arm] = read_arm(arm, folders, metric)
+
+    pairs = [(arm, SCRATCH) for arm in arms if arm != SCRATCH]
     seeds = sorted(arms[SCRATCH])
     first = _evaluation(arms[SCRATCH][seeds[0]])
     counts = first.scores if first else {}
-    return StudyProtocol(
-        name=task,
+    where = ", ".join(Path(each).name for each in data)
+    return ProtocolRecord(
+        name=name,
         title=TITLES[task],
         task=task,
         metric=metric,
         metric_title=METRIC_TITLES[metric],
         source="the runs' own recipes",
-        data_title=f"scored on {', '.join(Path(each).name for each in data)}"[:300],
-        train=None,
-        test=int(counts["images"]) if "images" in counts else None,
-        classes=int(counts["classes"]) if "classes" in counts else None,
+        data=SplitRecord(
+            title=f"scored on {where}",
+            test=int(counts["images"]) if "images" in counts else None,
+            classes=int(counts["classes"]) if "classes" in counts else None,
+        ),
         seeds=tuple(map(str, seeds)),
         arms=tuple(
-            StudyArm(
-                name,
-                tuple(scores[name].values[seed] for seed in seeds),
-                "",
-                tuple(arms[name].values()),
-                (),
-            )
-            for name in (SCRATCH, *(name for name in arms if name != SCRATCH))
+            ArmRecord(name=arm, values=tuple(each.values.values())) for arm, each in scores.items()
         ),
-        comparisons=tuple(map(_comparison, found)),
+        comparisons=compared(scores, pairs, metric),
     )
 
 
 def _headline(task: str, arms: Arms) -> str:
-    runs = [run for by_seed in arms.values() for run in by_seed.values()]
-    known = [set(each.scores) for run in runs if (each := _evaluation(run)) is not None]
+    evaluations = [_evaluation(run) for by_seed in arms.values() for run in by_seed.values()]
     for metric in HEADLINES[task]:
-        if all(metric in scores for scores in known):
+        if all(each is not None and metric in each.scores for each in evaluations):
             return metric
     raise UsageError(f"its runs have no score in common of {', '.join(HEADLINES[task])}")
-
-
-def _comparison(found: Compared) -> Comparison:
-    return Comparison(
-        arm=found.arm,
-        against=found.against,
-        difference=found.difference,
-        low=found.low,
-        high=found.high,
-        level=found.level,
-        verdict=found.verdict,
-    )

@@ -1,0 +1,109 @@
+"""Arms of a study: what networks start from, scratch or pretrained generators, and the network they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from colorgan.config.recipe import NetworkRecipe
+from colorgan.config.settings import leaves
+from colorgan.errors import UsageError
+from colorgan.models.model_folder import read_config, weights_digest
+
+SCRATCH, RANDOM = "scratch", "random"
+# Keys of `network` that an encoder from elsewhere shares with the U-Net.
+SHARED = ("image_size", "ab_scale", "norm", "bias_before_norm", "dropout")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What one fine-tuning run starts from.
+
+    Attributes:
+        name: begins the names of its run folders.
+        generator: folder of the weights; None for scratch and random weights.
+        seed: of the pretraining.
+    """
+
+    name: str
+    generator: Path | None = None
+    seed: int = 0
+
+    def inputs(self) -> dict[str, str]:
+        """Return the digest of the weights, for the steps that start from them."""
+        if self.generator is None:
+            return {}
+        return {"weights of init": weights_digest(self.generator)}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to start: a row of the table. With several pretraining seeds it has several starts."""
+
+    name: str
+    starts: tuple[Start, ...]
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether it starts from generators."""
+        return self.starts[0].generator is not None
+
+
+def scratch_arm() -> Arm:
+    """Return the arm that starts from random weights."""
+    return Arm(SCRATCH, (Start(SCRATCH),))
+
+
+def network_of_folder(folder: Path) -> dict[str, Any]:
+    """Return the architecture of a generator as keys of a recipe's `network`; without `width` for an encoder.
+
+    Encoders from elsewhere are networks of their own: only their input and the decoder's settings
+        count.
+    """
+    config = read_config(folder)
+    plain = {**config.architecture.model_dump(), "ab_scale": config.ab_scale}
+    keys = [*SHARED] if config.kind == "encoder" else [*SHARED, "width"]
+    return {key: plain[key] for key in keys}
+
+
+def network_of_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `network` of a pretraining recipe with the schema's defaults."""
+    own = {
+        key.removeprefix("network."): value
+        for key, value in leaves(recipe)
+        if key.startswith("network.")
+    }
+    plain = NetworkRecipe.model_validate(own).model_dump()
+    return {key: plain[key] for key in (*SHARED, "width")}
+
+
+def shared_network(networks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the network of all arms; from scratch it is the same with other weights.
+
+    Args:
+        networks: of each pretrained arm, generators first.
+
+    Raises:
+        UsageError: two arms differ, or no arm is a generator.
+    """
+    (first, network), *others = networks.items()
+    if "width" not in network:
+        raise UsageError(
+            f"no arm is a generator: {first} is an encoder from elsewhere, and scratch is the U-Net"
+        )
+
+    for name, other in others:
+        for key, value in other.items():
+            if value != network[key]:
+                raise UsageError(
+                    f"{first} has {key} {network[key]}, {name} has {value}: arms are compared on "
+                    "one network; make another study for the other"
+                )
+    return dict(network)
+
+
+def generators_first(networks: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
+    """Return the arms' names, encoders from elsewhere last."""
+    return sorted(networks, key=lambda name: "width" not in networks[name])

@@ -1,0 +1,296 @@
+"""A study as a list of steps, parents first: pack, pretrain, consolidate, search, fine-tune, probe, table, report.
+
+Nothing runs here: one list is executed on one machine (colorgan/study/runner.py) or submitted to a
+cluster (`launcher/study.py --list_steps true`).
+
+    <out>/pretrain/<arm>/    run folder, generator/ and evaluation/; <arm>@<seed>/ with pretraining
+    seeds <out>/study.json         the table (colorgan/study/table.py) <out>/report/
+    report.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from colorgan.config.recipe import PretrainRecipe
+from colorgan.config.settings import leaves
+from colorgan.errors import UsageError
+from colorgan.study.arms import (
+    Arm,
+    Start,
+    generators_first,
+    network_of_folder,
+    network_of_recipe,
+    scratch_arm,
+    shared_network,
+)
+from colorgan.study.protocols import FROZEN, Protocol, Split, find_protocol
+from colorgan.study.record import STUDY
+from colorgan.study.settings import StudySettings
+from colorgan.study.steps import IN_PROCESS, Step
+from colorgan.study.table import write_table
+from colorgan.study.trial import Trial
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps of a study.
+
+    Args:
+        settings: checked by `check`.
+        launcher: the folder of the commands and of `configs/`.
+    """
+
+    settings: StudySettings
+    launcher: Path
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        """All steps, parents first, each once."""
+        steps = [*self._sample_steps(), *self._pretraining_steps()]
+        for trial in self.trials:
+            steps += trial.steps()
+        steps += self._final_steps([step.name for step in steps])
+
+        once: dict[str, Step] = {}
+        for step in steps:
+            once.setdefault(step.name, step)
+        return list(once.values())
+
+    @cached_property
+    def recipes(self) -> dict[str, dict[str, Any]]:
+        """The recipes of the arms to pretrain, with their data and scaled size.
+
+        Raises:
+            UsageError: one is not a recipe of launcher/pretrain.py.
+        """
+        recipes = self.settings.pretrain
+        if not recipes and not self.settings.generators:
+            text = (self.launcher / "configs" / "sample.yaml").read_text()
+            recipes = {"pretrained": yaml.safe_load(text)}
+
+        complete = {}
+        for name, recipe in recipes.items():
+            recipe = _scaled(recipe, self.settings.scale)
+            complete[name] = self._with_data(recipe)
+            _check_recipe(name, complete[name])
+        return complete
+
+    @cached_property
+    def arms(self) -> tuple[Arm, ...]:
+        """Scratch, then every pretrained arm; encoders from elsewhere last."""
+        arms = {
+            name: Arm(name, (Start(name, path),)) for name, path in self.settings.generators.items()
+        }
+        for name in self.recipes:
+            starts = []
+            for folder, seed in self._pretraining_runs(name).items():
+                starts.append(Start(folder.name, folder / "generator", seed))
+            arms[name] = Arm(name, tuple(starts))
+        return (scratch_arm(), *(arms[name] for name in generators_first(self._networks)))
+
+    @cached_property
+    def network(self) -> dict[str, Any]:
+        """The network that all arms share."""
+        return shared_network(
+            {name: self._networks[name] for name in generators_first(self._networks)}
+        )
+
+    @cached_property
+    def trials(self) -> list[Trial]:
+        """One trial per protocol, on the first of its splits that is on disk."""
+        return [self._trial(find_protocol(name)) for name in self.settings.protocols]
+
+    @cached_property
+    def _networks(self) -> dict[str, dict[str, Any]]:
+        given = {name: network_of_folder(path) for name, path in self.settings.generators.items()}
+        return {**given, **{name: network_of_recipe(each) for name, each in self.recipes.items()}}
+
+    # --- Corpora
+
+    def _root(self, protocol: Protocol) -> Path:
+        roots = self.settings.roots
+        if protocol.corpus == "coco":
+            if roots.coco is None:
+                raise UsageError(f"{protocol.name} needs --roots.coco, the folder of that corpus")
+            return roots.coco
+        return roots.voc or self.settings.out / "raw" / "VOCdevkit"
+
+    def _split(self, protocol: Protocol, root: Path) -> Split:
+        """Return the first way of splitting the corpus that is on disk; of one way, that one."""
+        for split in protocol.data[:-1]:
+            if split.train.is_on_disk(root) and split.test.is_on_disk(root):
+                return split
+        return protocol.data[-1]
+
+    def _trial(self, protocol: Protocol) -> Trial:
+        settings = self.settings
+        root = self._root(protocol)
+        parents = {
+            folder.name: f"consolidate {folder.name}"
+            for name in self.recipes
+            for folder in self._pretraining_runs(name)
+        }
+        if settings.roots.voc is None:
+            parents["voc"] = self._sample_step("voc-train", 64).name
+        return Trial(
+            protocol,
+            self._split(protocol, root),
+            root,
+            settings.out,
+            self.arms,
+            settings.seeds,
+            self.network,
+            dict(leaves(settings.finetune)),
+            settings.epochs_times.get(protocol.name, 1.0),
+            settings.search,
+            parents,
+        )
+
+    def _sample_step(self, split: str, image_size: int) -> Step:
+        """Return the step that draws the built-in sample and packs one of its splits."""
+        folder = self.settings.out / "shards" / f"sample-{split}-{image_size}"
+        recipe = {
+            "corpus": "sample",
+            "root": str(self.settings.out / "raw"),
+            "split": split,
+            "image": f"squash:{image_size}",
+            "out": str(folder),
+        }
+        return Step(f"pack {folder.name}", "pack", folder / "manifest.json", recipe=lambda: recipe)
+
+    def _sample_steps(self) -> Iterator[Step]:
+        """Yield the steps of the built-in sample, one after the other: the first draws the images."""
+        steps = []
+        if self.settings.roots.voc is None:
+            steps.append(self._sample_step("voc-train", 64))
+        for recipe in self.recipes.values():
+            for folder in _data_folders(recipe):
+                _, split, size = (*Path(folder).name.split("-"), "")[:3]
+                if Path(folder).parent == self.settings.out / "shards" and size.isdigit():
+                    steps.append(self._sample_step(split, int(size)))
+
+        before: tuple[str, ...] = ()
+        for step in {step.name: step for step in steps}.values():
+            yield Step(step.name, step.command, step.done, before, step.recipe)
+            before = (step.name,)
+
+    # --- Pretraining
+
+    def _with_data(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a pretraining recipe with its data: the built-in sample if it names none."""
+        data = recipe.get("data") or {}
+        if "data.train" in recipe or "train" in data:
+            return dict(recipe)
+
+        size = int(network_of_recipe(recipe)["image_size"])
+        folders = {
+            split: [str(self._sample_step(split, size).done.parent)] for split in ("train", "val")
+        }
+        return {**recipe, "data": {**data, **folders}}
+
+    def _pretraining_runs(self, name: str) -> dict[Path, int]:
+        """Return the run folders of an arm with their seeds."""
+        parent = self.settings.out / "pretrain"
+        seeds = self.settings.pretrain_seeds
+        if not seeds:
+            return {parent / name: int(self.recipes[name].get("seed", 0))}
+        return {parent / f"{name}@{seed}": seed for seed in seeds}
+
+    def _pretraining_steps(self) -> Iterator[Step]:
+        packed = {str(step.done.parent): step.name for step in self._sample_steps()}
+        for name, recipe in self.recipes.items():
+            for run, seed in self._pretraining_runs(name).items():
+                own = {"seed": seed} if self.settings.pretrain_seeds else {}
+                parents = tuple(packed[each] for each in _data_folders(recipe) if each in packed)
+                yield from self._one_pretraining({**recipe, **own, "run": str(run)}, run, parents)
+
+    def _one_pretraining(
+        self, recipe: dict[str, Any], run: Path, parents: tuple[str, ...]
+    ) -> Iterator[Step]:
+        """Yield pretraining, its generator, and the generator's scores where there is a validation set."""
+        pretrain = f"pretrain {run.name}"
+        generator = run / "generator"
+        yield Step(pretrain, "pretrain", run / "log.jsonl", parents, lambda: recipe)
+
+        words = {"run": str(run), "out": str(generator)}
+        consolidate = f"consolidate {run.name}"
+        yield Step(
+            consolidate, "consolidate", generator / "config.json", (pretrain,), lambda: words
+        )
+
+        val = dict(leaves(recipe)).get("data.val")
+        if val:
+            scored = {"model": str(generator), "data": val, "out": str(run / "evaluation")}
+            done = run / "evaluation" / "scores.json"
+            yield Step(f"evaluate {run.name}", "evaluate", done, (consolidate,), lambda: scored)
+
+    # --- The end
+
+    def _final_steps(self, names: list[str]) -> Iterator[Step]:
+        out = self.settings.out
+        page = out / "report" / "report.html"
+        trained = [trial for trial in self.trials if trial.protocol.task not in FROZEN]
+        if trained:
+            yield Step(
+                "table",
+                IN_PROCESS,
+                out / STUDY,
+                tuple(names),
+                action=lambda: write_table(self.settings, trained),
+                always=True,
+            )
+
+        folders = [str(out)] if trained else []
+        for trial in self.trials:
+            if trial.protocol.task in FROZEN:
+                folders += [str(step.done.parent) for step in trial.probes()]
+        recipe = {"out": str(page.parent), "runs": folders}
+        parents = ("table",) if trained else tuple(names)
+        yield Step("report", "report", page, parents, lambda: recipe, always=True)
+
+
+def _data_folders(recipe: Mapping[str, Any]) -> list[str]:
+    """Return the packed folders that a pretraining recipe names."""
+    plain = dict(leaves(recipe))
+    found: list[str] = []
+    for key in ("data.train", "data.val"):
+        value = plain.get(key) or []
+        found += [value] if isinstance(value, str) else [str(each) for each in value]
+    return found
+
+
+def _scaled(recipe: Mapping[str, Any], scale: float) -> dict[str, Any]:
+    """Return the recipe with its image size multiplied, in the spelling that it has."""
+    if scale == 1.0:
+        return dict(recipe)
+
+    size = round(network_of_recipe(recipe)["image_size"] * scale)
+    if "network.image_size" in recipe:
+        return {**recipe, "network.image_size": size}
+    return {**recipe, "network": {**(recipe.get("network") or {}), "image_size": size}}
+
+
+def _check_recipe(name: str, recipe: Mapping[str, Any]) -> None:
+    nested: dict[str, Any] = {}
+    for key, value in leaves(recipe):
+        *groups, last = key.split(".")
+        place = nested
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+
+    try:
+        PretrainRecipe.model_validate(nested)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()
+        )
+        raise UsageError(f"--pretrain {name} is not a recipe of pretrain.py: {problems}") from None

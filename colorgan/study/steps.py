@@ -1,0 +1,131 @@
+"""A step of a study: one command with its recipe, the file that shows it is complete, and its parents.
+
+The study's plan (colorgan/study/plan.py) is a list of steps, parents first. The runner executes
+them on one machine; `launcher/study.py --list_steps true` prints them as JSON for a scheduler.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from colorgan.errors import UsageError
+
+TRAINING = ("pretrain", "finetune", "probe")
+IN_PROCESS = "study"  # the command of steps that are functions of the study itself
+
+Recipe = Mapping[str, Any]
+
+
+def _nothing() -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a study.
+
+    Attributes:
+        name: unique in a study.
+        command: the script in launcher/ without .py; `study` for a function of the study itself.
+        done: the file that exists when the step has succeeded.
+        parents: names of the steps that must be complete before it.
+        recipe: return the command's settings, dotted or nested. Called when the parents are
+            complete: a searched learning rate is known only then.
+        inputs: return digests of the files that the step reads; it is repeated when they change.
+        action: the function of an in-process step.
+        may_diverge: a NaN or infinite loss is no failure; a search tries rates that are too high.
+        always: repeat it in every run of the study; it is cheap.
+    """
+
+    name: str
+    command: str
+    done: Path
+    parents: tuple[str, ...] = ()
+    recipe: Callable[[], Recipe] = _nothing
+    inputs: Callable[[], Mapping[str, str]] = field(default=_nothing)
+    action: Callable[[], None] | None = None
+    may_diverge: bool = False
+    always: bool = False
+
+    @property
+    def file_name(self) -> str:
+        """The name of its files in the folder of steps, without ending."""
+        return self.name.replace("/", "-").replace(" ", "-")
+
+    def text(self) -> str:
+        """Return the recipe as YAML, with the digests of its inputs as comments."""
+        digests = "".join(f"# {name}: {digest}\n" for name, digest in self.inputs().items())
+        return digests + yaml.safe_dump(dict(self.recipe()), sort_keys=False)
+
+    def is_complete(self, folder: Path) -> bool:
+        """Return whether its output exists and was made from the same recipe and inputs.
+
+        Args:
+            folder: the folder of steps.
+        """
+        mark = folder / f"{self.file_name}.done"
+        if not self.done.exists() or not mark.exists():
+            return False
+
+        return mark.read_text() == self.text()
+
+
+def find_step(steps: Sequence[Step], name: str) -> Step:
+    """Return the step of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for step in steps:
+        if step.name == name:
+            return step
+    raise UsageError(
+        f"--step {name!r}: the study has no such step; --list_steps true prints their names"
+    )
+
+
+def list_steps(steps: Sequence[Step], folder: Path, launcher: Path) -> str:
+    """Write the recipes that are known already and return the steps as a JSON list, parents first.
+
+    Each entry has `name`, `command` (the script in launcher/), `words` (its arguments), `parents`,
+    `complete`, and `recipe`, the YAML file; null while it depends on parents that are not complete.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    complete: set[str] = set()
+    entries = []
+    for step in steps:
+        ready = all(parent in complete for parent in step.parents)
+        if ready and not step.always and step.is_complete(folder):
+            complete.add(step.name)
+
+        path = folder / f"{step.file_name}.yaml"
+        known = step.command != IN_PROCESS and _write_recipe(step, path)
+        entries.append(
+            {
+                "name": step.name,
+                "command": step.command,
+                "words": ["--config", str(path)] if known else ["--step", step.name],
+                "parents": list(step.parents),
+                "recipe": str(path) if known else None,
+                "done": str(step.done),
+                "complete": step.name in complete,
+            }
+        )
+    return json.dumps(entries, indent=1)
+
+
+def _write_recipe(step: Step, path: Path) -> bool:
+    """Write a step's recipe; return False while it depends on results that do not exist yet."""
+    try:
+        text = yaml.safe_dump(dict(step.recipe()), sort_keys=False)
+    except UsageError:
+        return False
+
+    path.write_text(text)
+    return True

@@ -1,0 +1,181 @@
+"""The table of a study: every run's score, each arm against scratch, and a verdict; written to study.json.
+
+A protocol on which every run predicts one class has no verdict: nothing was learnt that could be
+compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from colorgan.evaluation.record import EVALUATION, SCORES, read_evaluation
+from colorgan.study.arms import SCRATCH, Arm
+from colorgan.study.comparison import ArmScores, RunKey, compare, read_arm, survives_many
+from colorgan.study.costs import read_costs
+from colorgan.study.protocols import METRIC_TITLES
+from colorgan.study.record import (
+    ArmRecord,
+    ArmValues,
+    ComparisonRecord,
+    FurtherScore,
+    ProtocolRecord,
+    SplitRecord,
+    StudyRecord,
+    write_study,
+)
+from colorgan.study.settings import StudySettings
+from colorgan.study.trial import Trial, best_rates, read_scores
+
+Folders = Mapping[str, Mapping[RunKey, Path]]  # arm -> (pretraining seed, seed) -> evaluation
+# A model that gives one class to this share of all pixels or images has learnt nothing else.
+ONE_CLASS_SHARE = 0.995
+
+
+def write_table(settings: StudySettings, trials: Sequence[Trial]) -> None:
+    """Write study.json from the evaluation folders of all runs, and print the verdicts.
+
+    Raises:
+        UsageError: an evaluation is missing, damaged or of other images.
+    """
+    rows = [protocol_record(trial, settings) for trial in trials]
+    minutes = read_costs(settings.out / "steps")
+    write_study(settings.out, StudyRecord(protocols=tuple(rows), core_minutes=minutes))
+
+    num_comparisons = sum(len(row.comparisons) for row in rows)
+    for row in rows:
+        print(f"{row.title}: {row.metric_title}, {row.data.test} images")
+        for each in row.comparisons:
+            print(f"  {each.arm} and {each.against}: {each.verdict}")
+    if num_comparisons > 1:
+        print(
+            f"{num_comparisons} comparisons at 95 % each: by chance alone one in twenty would show a "
+            "difference. The verdicts say which stay with Bonferroni's correction."
+        )
+
+
+def protocol_record(trial: Trial, settings: StudySettings) -> ProtocolRecord:
+    """Return one protocol's part of study.json."""
+    protocol = trial.protocol
+    folders = evaluation_folders(trial)
+    train = json.loads((trial.folder_of(trial.split.train) / "manifest.json").read_text())
+    test = read_scores(next(iter(folders[SCRATCH].values())) / SCORES)
+    scores = trial.search_scores()
+    best = best_rates(scores)
+
+    # Every protocol has as many comparisons; together they are corrected for.
+    pairs = _pairs(trial.arms, settings.comparisons)
+    num_comparisons = len(pairs) * len(settings.protocols)
+    headline = {name: read_arm(name, runs, protocol.metric) for name, runs in folders.items()}
+    comparisons = compared(headline, pairs, protocol.metric, num_comparisons, folders)
+
+    arms = []
+    for arm in trial.arms:
+        tried = {f"{rate:g}": score for rate, score in scores.get(arm.name, {}).items()}
+        stages = trial.stages_of(arm, best.get(arm.name))
+        arms.append(
+            ArmRecord(
+                name=arm.name,
+                settings={"stages": stages, "search": tried},
+                values=tuple(headline[arm.name].values.values()),
+                pretraining_seeds=tuple(str(start.seed) for start in arm.starts if arm.pretrained),
+                runs=tuple(str(folder.parent) for folder in folders[arm.name].values()),
+            )
+        )
+    return ProtocolRecord(
+        name=protocol.name,
+        title=protocol.title,
+        task=protocol.task,
+        metric=protocol.metric,
+        metric_title=METRIC_TITLES[protocol.metric],
+        source=protocol.source,
+        input=protocol.input,
+        head=protocol.head,
+        prediction=settings.predictions.get(protocol.name, ""),
+        data=SplitRecord(
+            title=trial.split.title,
+            train=sum(shard["samples"] for shard in train["shards"]),
+            test=int(test["images"]),
+            classes=int(test["classes"]),
+        ),
+        seeds=tuple(map(str, trial.seeds)),
+        arms=tuple(arms),
+        comparisons=comparisons,
+        further=tuple(further_score(folders, pairs, metric) for metric in protocol.further),
+    )
+
+
+def evaluation_folders(trial: Trial) -> Folders:
+    """Return the evaluation folder of every run."""
+    return {
+        arm.name: {
+            (start.seed, seed): trial.folder(start, seed) / EVALUATION
+            for start in arm.starts
+            for seed in trial.seeds
+        }
+        for arm in trial.arms
+    }
+
+
+def _pairs(arms: Sequence[Arm], further: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    against_scratch = [(arm.name, SCRATCH) for arm in arms if arm.pretrained]
+    return [*against_scratch, *further]
+
+
+def compared(
+    scores: Mapping[str, ArmScores],
+    pairs: Sequence[tuple[str, str]],
+    metric: str,
+    num_comparisons: int = 1,
+    folders: Folders | None = None,
+) -> tuple[ComparisonRecord, ...]:
+    """Return the comparisons of pairs of arms.
+
+    Args:
+        num_comparisons: of the whole study, for the correction that the verdict names.
+        folders: where the predictions are looked at; None: they are not.
+    """
+    records = []
+    for name, against in pairs:
+        found = compare(scores[name], scores[against], metric)
+        verdict = found.verdict
+        one_class = (
+            _one_class([*folders[name].values(), *folders[against].values()]) if folders else ""
+        )
+        if one_class:
+            verdict = f"no verdict: every run predicts one class ({one_class})"
+        elif num_comparisons > 1 and found.is_difference:
+            stays = survives_many(found, num_comparisons)
+            word = "stays" if stays else "does not stay"
+            verdict = f"{verdict}; {word} with Bonferroni for {num_comparisons} comparisons"
+        plain = asdict(found)
+        plain["verdict"] = verdict
+        records.append(ComparisonRecord.model_validate(plain))
+    return tuple(records)
+
+
+def _one_class(folders: Sequence[Path]) -> str:
+    """Return the class that every run gives to nearly everything; "" if one of them does not."""
+    names = set()
+    for folder in folders:
+        evaluation = read_evaluation(folder)
+        columns = [sum(column) for column in zip(*evaluation.confusion, strict=True)]
+        total = sum(columns)
+        if not total or max(columns) < ONE_CLASS_SHARE * total:
+            return ""
+        names.add(evaluation.confusion_names[columns.index(max(columns))])
+    return ", ".join(sorted(names))
+
+
+def further_score(folders: Folders, pairs: Sequence[tuple[str, str]], metric: str) -> FurtherScore:
+    """Return the runs by another score."""
+    scores = {name: read_arm(name, runs, metric) for name, runs in folders.items()}
+    arms = [ArmValues(name=name, values=tuple(arm.values.values())) for name, arm in scores.items()]
+    return FurtherScore(
+        metric=metric,
+        metric_title=METRIC_TITLES[metric],
+        arms=tuple(arms),
+        comparisons=compared(scores, pairs, metric),
+    )
