@@ -1,4 +1,4 @@
-"""Does pretraining help, by how much, and is it real? Pretrain, transfer by every protocol, compare, report.
+"""Does pretraining help, by how much, and is it real? Pretrain, transfer, compare, report.
 
 Runs the other commands: pack -> pretrain -> consolidate -> fine-tune each arm with each seed by
 each protocol -> the table with intervals -> report. Arms are `scratch` and every generator.
@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from colorgan.config.command import run_command
+from colorgan.config.command import command_text, run_command
 from colorgan.config.command_line import parse
 from colorgan.errors import ColorganError
-from colorgan.study.study import StudySettings, run_study
+from colorgan.study.settings import StudySettings
 
 LAUNCHER = Path(__file__).resolve().parent
 
@@ -24,11 +24,15 @@ def main(argv: list[str]) -> int:
     settings = parse(
         StudySettings,
         argv,
-        verb="python launcher/study.py",
+        command=command_text("study"),
         description=__doc__ or "",
         next_line="open OUT/report/report.html in a browser",
         recipes=LAUNCHER / "configs",
     )
+
+    # Torch is imported after the settings have been checked.
+    from colorgan.study.study import run_study
+
     run_study(settings, LAUNCHER)
     return 0
 

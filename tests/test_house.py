@@ -81,7 +81,7 @@ FRONT_DOORS = {
         *("consolidating", "photo_coloring", "encoder_import"),
     },
     "colorgan.probes": {"probe", "record", "settings", "svm"},
-    "colorgan.study": {"study", "record", "runner", "single_runs"},
+    "colorgan.study": {"study", "settings", "record", "single_runs"},
     "colorgan.report": {"page"},
     "colorgan.doctor": {"examine", "settings"},
     "shards.loading": {"loader", "shard_set", "boxes"},

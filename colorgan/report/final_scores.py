@@ -1,74 +1,92 @@
-"""Final scores of runs by protocol and recipe, as mean and spread over seeds, beside the paper's.
+"""Final scores of runs by conditions and recipe, as mean and spread over seeds, beside the paper's.
 
-Scores under different protocols never share a column: a `Protocol` is everything that makes two numbers comparable.
+Scores under different conditions never share a column: `Conditions` is everything that makes two numbers comparable.
 """
 
 from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from colorgan.evaluation.record import SavedEvaluation
-from colorgan.report.published import OWN_SIZE, Metric, Published
+from colorgan.report.published import (
+    OWN_SIZE,
+    PAPER_COLOR_IMAGES,
+    PAPER_COLOR_SIZE,
+    Metric,
+    Published,
+)
 from colorgan.report.report_data import ReportData
 from colorgan.runs.reading import FREE_KEYS, RunFolder, differences, short_names
 
 SCRATCH, PRETRAINED = "scratch", "generator"
-
-
 MODEL_KINDS = {
     "generator": "pretrain",
     "classifier": "classify",
     "segmenter": "segment",
     "detector": "detect",
 }
+EACH_SIZE = -1  # images are scored at their own size
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """What makes scores comparable, as far as the files tell."""
+class Conditions:
+    """What makes scores comparable, as far as the files show.
+
+    Attributes:
+        size: in pixels; -1: each image's own.
+    """
 
     task: str
     data: tuple[str, ...]
     images: int
     classes: int
-    size: int  # pixels; -1: each picture's own
+    size: int
     inference: str
 
 
 @dataclass(frozen=True)
 class Result:
-    """The final scores of one run under one protocol."""
+    """The final scores of one run under one set of conditions."""
 
     run: RunFolder
-    protocol: Protocol
-    scores: dict[str, float]
+    conditions: Conditions
+    scores: Mapping[str, float]
     source: str
     evaluation: SavedEvaluation | None = None
 
 
 @dataclass(frozen=True)
-class Arm:
+class SeedGroup:
     """Runs that differ only in seed."""
 
     label: str
     results: list[Result]
 
     def values(self, key: str) -> dict[str, float]:
-        """The score of each seed that has it."""
-        return {str(each.run.seed): each.scores[key] for each in self.results if key in each.scores}
+        """Return the score of each seed that has it."""
+        found = {}
+        for each in self.results:
+            if key in each.scores:
+                found[str(each.run.seed)] = each.scores[key]
+        return found
 
     @property
     def seeds(self) -> str:
         """The seeds, in order."""
         return ", ".join(str(each.run.seed) for each in self.results)
 
+    @property
+    def numbers(self) -> str:
+        """The runs' numbers on the page."""
+        return ", ".join(str(each.run.number) for each in self.results)
+
 
 def spread(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> str:
-    """Mean, and the sample standard deviation after ± where there are several values."""
+    """Return the mean, and the sample standard deviation after ± if there are several values."""
     if not values:
         return "–"
     mean = f"{scale * statistics.fmean(values):.{digits}f}"
@@ -76,148 +94,193 @@ def spread(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> str:
 
 
 def final_results(report_data: ReportData) -> tuple[list[Result], list[str]]:
-    """Return every run's final scores by protocol, and notes on what was left out.
+    """Return every run's final scores by conditions, and notes on what was left out.
 
-    An evaluation stands for a validation with the same protocol; runs that are not at their end have none.
+    An evaluation replaces a validation under the same conditions; unfinished runs have no result.
     """
     results: list[Result] = []
     notes: list[str] = []
     for run in report_data.runs:
-        found: dict[Protocol, Result] = {}
-        if not run.finished:
-            notes.append(
-                f"{run.title} is not at its end ({run.images_seen:,} of {run.total_images or '?'} images): "
-                "its scores are in no table."
-            )
-        elif run.last_scores:
-            protocol = _protocol(run, run.setting("data.val", []), _inference(run), run.last_scores)
-            found[protocol] = Result(run, protocol, run.last_scores, "last validation")
-        else:
-            notes.append(f"{run.title} was not validated (no data.val).")
-        for each in run.evaluations + [
-            e for e in report_data.evaluations if run_of(e.model, report_data.runs) is run
-        ]:
-            if (
-                run.finished
-                and MODEL_KINDS.get(each.kind) == run.kind
-                and each.images_seen == run.images_seen
-            ):
-                protocol = _protocol(run, each.data, each.inference, each.scores)
-                found[protocol] = Result(run, protocol, each.scores, "evaluation", each)
-                own = {
-                    key.removesuffix(OWN_SIZE): v
-                    for key, v in each.scores.items()
-                    if key.endswith(OWN_SIZE)
-                }
-                if run.kind == "pretrain" and own:
-                    protocol = replace(_protocol(run, each.data, each.inference, own), size=-1)
-                    found[protocol] = Result(run, protocol, own, "evaluation")
-            elif run.finished:
-                notes.append(
-                    f"{each.path} scores another model than {run.title} ends with: it is in no table."
-                )
-        results += found.values()
+        found, own_notes = _results_of(run, report_data)
+        results += found
+        notes += own_notes
     return results, notes + _twins(results)
 
 
+def _results_of(run: RunFolder, report_data: ReportData) -> tuple[list[Result], list[str]]:
+    if not run.finished:
+        seen = f"{run.images_seen:,} of {run.total_images or '?'} images"
+        return [], [f"{run.title} is unfinished ({seen}): its scores are in no table."]
+
+    found: dict[Conditions, Result] = {}
+    notes = []
+    if run.last_scores:
+        data = run.setting("data.val", [])
+        conditions = _conditions(run, data, _inference(run), run.last_scores)
+        found[conditions] = Result(run, conditions, run.last_scores, "last validation")
+    else:
+        notes.append(f"{run.title} was not validated (no data.val).")
+
+    given = [each for each in report_data.evaluations if run_of(each.model, report_data.runs) is run]
+    for each in [*run.evaluations, *given]:
+        of_the_end = each.images_seen == run.images_seen
+        if MODEL_KINDS.get(each.kind) != run.kind or not of_the_end:
+            notes.append(
+                f"{each.path} scores another model than {run.title} ends with: it is in no table."
+            )
+            continue
+        for result in _evaluated(run, each):
+            found[result.conditions] = result
+    return list(found.values()), notes
+
+
+def _evaluated(run: RunFolder, each: SavedEvaluation) -> list[Result]:
+    """Return an evaluation's scores, and those at the images' own size as conditions of their own."""
+    conditions = _conditions(run, each.data, each.inference, each.scores)
+    results = [Result(run, conditions, each.scores, "evaluation", each)]
+    own = {}
+    for key, value in each.scores.items():
+        if key.endswith(OWN_SIZE):
+            own[key.removesuffix(OWN_SIZE)] = value
+    if run.kind == "pretrain" and own:
+        conditions = _conditions(run, each.data, each.inference, own)
+        results.append(Result(run, replace(conditions, size=EACH_SIZE), own, "evaluation"))
+    return results
+
+
 def _twins(results: Sequence[Result]) -> list[str]:
-    first: dict[tuple[str, str, Protocol], Result] = {}
+    first: dict[tuple[str, str, Conditions], Result] = {}
     notes = []
     for result in results:
-        before = first.setdefault(
-            (result.run.same_but_seed, str(result.run.seed), result.protocol), result
-        )
+        key = (result.run.same_but_seed, str(result.run.seed), result.conditions)
+        before = first.setdefault(key, result)
         if before is not result:
-            told = f"{before.run.title} and {result.run.title} have the same recipe and seed: the later one is counted."
-            notes.append(told)
+            notes.append(
+                f"{before.run.title} and {result.run.title} have the same recipe and seed: only the "
+                "later one is counted."
+            )
     return notes
 
 
 def run_of(folder: str, runs: Sequence[RunFolder]) -> RunFolder | None:
-    """Return the run whose model or generator folder is meant, also where the path was relative; None if unclear."""
+    """Return the run of a model or generator folder, also for a relative path; None if unclear."""
     owner = Path(os.path.normpath(folder)).parent
     parts = owner.parts if owner.parts != (".",) else ()
     fits = [run for run in runs if parts and run.path.parts[-len(parts) :] == parts]
     exact = [run for run in fits if run.path == owner]
-    return exact[0] if exact else fits[0] if len(fits) == 1 else None
+    if exact:
+        return exact[0]
+    return fits[0] if len(fits) == 1 else None
 
 
-def by_protocol(results: Sequence[Result], task: str) -> dict[Protocol, list[Arm]]:
-    """Return the arms under each protocol of a task; scratch first."""
-    grouped: dict[Protocol, list[Result]] = {}
+def by_conditions(results: Sequence[Result], task: str) -> dict[Conditions, list[SeedGroup]]:
+    """Return the runs of a task under each set of conditions, grouped by recipe; scratch first."""
+    grouped: dict[Conditions, list[Result]] = {}
     for result in results:
         if result.run.kind == task:
-            grouped.setdefault(result.protocol, []).append(result)
-    return {protocol: _arms(each) for protocol, each in grouped.items()}
+            grouped.setdefault(result.conditions, []).append(result)
+    return {conditions: _seed_groups(each) for conditions, each in grouped.items()}
 
 
-def _arms(results: Sequence[Result]) -> list[Arm]:
+def _seed_groups(results: Sequence[Result]) -> list[SeedGroup]:
     same: dict[str, dict[str, Result]] = {}
-    for result in results:  # a seed that was run twice counts once
+    for result in results:  # of a seed that was run twice the later counts
         same.setdefault(result.run.same_but_seed, {})[str(result.run.seed)] = result
-    arms = [Arm(_start(each), list(each.values())) for each in same.values()]
-    for start in {arm.label for arm in arms}:
-        twins = [arm for arm in arms if arm.label == start]
-        differing = differences([arm.results[0].run for arm in twins], ignore=(*FREE_KEYS, "seed"))
-        for place, arm in enumerate(twins):
-            if len(twins) > 1:
-                words = (
-                    ", ".join(f"{key} {values[place]}" for key, values in differing.items())
-                    or "other training data"
-                )
-                arms[arms.index(arm)] = replace(arm, label=f"{start} ({words})")
-    return sorted(arms, key=lambda arm: not arm.label.startswith(SCRATCH))
+
+    by_start: dict[str, list[SeedGroup]] = {}
+    for by_seed in same.values():
+        init = next(iter(by_seed.values())).run.setting("init", SCRATCH)
+        start = SCRATCH if init == SCRATCH else PRETRAINED
+        by_start.setdefault(start, []).append(SeedGroup(start, list(by_seed.values())))
+
+    groups = []
+    for twins in by_start.values():
+        groups += _told_apart(twins)
+    return sorted(groups, key=lambda group: not group.label.startswith(SCRATCH))
 
 
-def _start(results: dict[str, Result]) -> str:
-    init = next(iter(results.values())).run.setting("init", SCRATCH)
-    return SCRATCH if init == SCRATCH else PRETRAINED
+def _told_apart(twins: list[SeedGroup]) -> list[SeedGroup]:
+    """Return groups with the same start under labels that name the settings on which they differ."""
+    if len(twins) == 1:
+        return twins
+
+    runs = [group.results[0].run for group in twins]
+    differing = differences(runs, ignore=(*FREE_KEYS, "seed"))
+    labelled = []
+    for place, group in enumerate(twins):
+        words = ", ".join(f"{key} {values[place]}" for key, values in differing.items())
+        label = f"{group.label} ({words or 'other training data'})"
+        labelled.append(replace(group, label=label))
+    return labelled
 
 
-def paired_difference(scratch: Arm, pretrained: Arm, metric: Metric) -> tuple[str, str]:
-    """Return pretrained - scratch over the seeds that both have, and what it shows in words."""
+def paired_difference(
+    scratch: SeedGroup, pretrained: SeedGroup, metric: Metric
+) -> tuple[str, str]:
+    """Return pretrained - scratch over the seeds that both have, and its meaning in words."""
     low, high = scratch.values(metric.key), pretrained.values(metric.key)
     gaps = [high[seed] - low[seed] for seed in low if seed in high]
     if not gaps:
         return "–", "no seed in common"
+
     better = sum(gap > 0 for gap in gaps)
     text = spread(gaps, metric.scale)
     text = text.replace("-", "−", 1) if text.startswith("-") else f"+{text}"
     if len(gaps) == 1:
-        return text, "one seed: its spread is not known"
-    sure = better in (0, len(gaps))
+        return text, "one seed: its spread is unknown"
     words = f"better with {better} of {len(gaps)} seeds"
-    return text, words if sure else f"{words}: no clear difference"
+    return text, words if better in (0, len(gaps)) else f"{words}: no clear difference"
 
 
-def departures(protocol: Protocol, paper: Published) -> str:
-    """Return in what a protocol is known to differ from the paper's."""
+def departures(conditions: Conditions, paper: Published) -> str:
+    """Return the known differences of our conditions from the paper's."""
     ways = ["data and split"]
     for name, ours, theirs in (
-        ("images", protocol.images, paper.images),
-        ("classes", protocol.classes, paper.classes),
-        ("size", protocol.size, paper.size),
+        ("images", conditions.images, paper.images),
+        ("classes", conditions.classes, paper.classes),
+        ("size", conditions.size, paper.size),
     ):
         if ours != theirs:
             ways.append(name)
-    return ", ".join([*ways, *(["inference"] if protocol.inference != "paper" else [])])
+    if conditions.inference != "paper":
+        ways.append("inference")
+    return ", ".join(ways)
+
+
+def color_departures(conditions: Conditions) -> str:
+    """Return the known differences of our conditions from the paper's coloring."""
+    ways = ["data"]
+    if conditions.images != PAPER_COLOR_IMAGES:
+        ways.append("images")
+    if conditions.size != PAPER_COLOR_SIZE:
+        ways.append("size")
+    if conditions.inference != "paper":
+        ways.append("inference")
+    return ", ".join(ways)
 
 
 def data_name(data: Sequence[str]) -> str:
     """Return the folders' own names."""
-    return " + ".join(short_names([Path(folder) for folder in data])) or "not known"
+    return " + ".join(short_names([Path(folder) for folder in data])) or "unknown"
+
+
+def size_text(pixels: int) -> str:
+    """Return a size in words."""
+    if pixels < 0:
+        return "each photo's own"
+    return f"{pixels}×{pixels}" if pixels else "unknown"
 
 
 def _inference(run: RunFolder) -> str:
-    return str(run.model.get("inference") or run.setting("inference", "not known"))
+    return str(run.model.get("inference") or run.setting("inference", "unknown"))
 
 
-def _protocol(
-    run: RunFolder, data: Sequence[str], inference: str, scores: dict[str, float]
-) -> Protocol:
+def _conditions(
+    run: RunFolder, data: Sequence[str], inference: str, scores: Mapping[str, float]
+) -> Conditions:
     folders = [data] if isinstance(data, str) else data
     size = run.model.get("architecture", {}).get("image_size", run.setting("network.image_size", 0))
-    return Protocol(
+    return Conditions(
         run.kind,
         tuple(os.path.normpath(str(folder)) for folder in folders),
         int(scores.get("images", 0)),

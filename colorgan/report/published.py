@@ -95,7 +95,7 @@ PAPER = {
         pretrained=47.07,
     ),
 }
-PAPER_COLOURS = {
+PAPER_COLORS = {
     "psnr": 20.94, "psnr_min": 8.82, "psnr_max": 42.61, "ssim": 0.85, "ssim_min": 0.31, "ssim_max": 0.99,
 }  # fmt: skip
 # Its Table 2: other networks and protocols, on whole VOC. Classification mAP, segmentation mIoU, detection mAP, in %.
@@ -105,4 +105,4 @@ EARLIER = (
     ("Larsson 2017, ResNet-152", 77.3, 60.0, None),
     ("Zhang 2017, split-brain", 67.1, 36.0, 46.7),
 )
-PAPER_COLOUR_DATA, PAPER_COLOUR_IMAGES, PAPER_COLOUR_SIZE = "COCO 2014 test, random", 4000, 256
+PAPER_COLOR_DATA, PAPER_COLOR_IMAGES, PAPER_COLOR_SIZE = "COCO 2014 test, random", 4000, 256

@@ -1,7 +1,4 @@
-"""What a report is made of: the folders that a user names, read by what they hold.
-
-RUN... -> read_folders -> colorgan/report/page.py (the page)
-"""
+"""The contents of a report: the folders that a user names, read by what they hold."""
 
 from __future__ import annotations
 
@@ -21,16 +18,20 @@ MAX_PRETRAINED = 20  # of one study
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything that a report is made of."""
+    """The contents of a report.
+
+    Attributes:
+        evaluations: of folders that were given by themselves; runs have their own.
+    """
 
     runs: list[RunFolder]
-    evaluations: list[SavedEvaluation]  # of folders that were given by themselves
+    evaluations: list[SavedEvaluation]
     notes: list[str] = field(default_factory=list)
     studies: list[Study] = field(default_factory=list)
     probes: list[Probe] = field(default_factory=list)
 
     def of(self, *kinds: str) -> list[RunFolder]:
-        """The runs of some kinds, in order."""
+        """Return the runs of some kinds, in order."""
         return [run for run in self.runs if run.kind in kinds]
 
 
@@ -42,44 +43,48 @@ def read_folders(folders: Sequence[Path]) -> ReportData:
     """
     report_data = ReportData([], [])
     for folder in _with_pretraining(folders):
-        if (folder / STUDY).is_file():
-            report_data.studies.append(read_study(folder))
-        elif (folder / RECIPE).is_file():
-            report_data.runs.append(read_run(folder))
-        elif (folder / PROBE).is_file():
-            report_data.probes.append(read_probe(folder))
-        elif (folder / SCORES).is_file():
-            report_data.evaluations.append(read_evaluation(folder))
-        else:
-            what = (
-                "has no recipe.yaml, study.json, scores.json or probe.json"
-                if folder.is_dir()
-                else "is no folder"
-            )
-            raise UsageError(
-                f"{folder} {what}: give run folders of launcher/pretrain.py or finetune.py, --out folders of "
-                "launcher/evaluate.py or probe.py, or the folder of a study"
-            )
+        _read(folder, report_data)
+
     report_data.runs.sort(key=lambda run: KINDS.index(run.kind))
     names = short_names([run.path for run in report_data.runs])
     for number, (run, name) in enumerate(zip(report_data.runs, names, strict=True), 1):
         run.number, run.name = number, name
-    tables, notes = compared_runs(report_data.runs)
-    if tables:
-        report_data.studies.append(Study(Path("runs"), tuple(tables), of_single_runs=True))
-    report_data.notes.extend(
-        [*(note for study in report_data.studies for note in study.notes), *notes]
-    )
+
+    single_runs, notes = compared_runs(report_data.runs)
+    if single_runs is not None:
+        report_data.studies.append(single_runs)
+    for study in report_data.studies:
+        report_data.notes.extend(study.notes)
+    report_data.notes.extend(notes)
     return report_data
 
 
+def _read(folder: Path, report_data: ReportData) -> None:
+    """Read one folder into the report's data."""
+    if (folder / STUDY).is_file():
+        report_data.studies.append(read_study(folder))
+    elif (folder / RECIPE).is_file():
+        report_data.runs.append(read_run(folder))
+    elif (folder / PROBE).is_file():
+        report_data.probes.append(read_probe(folder))
+    elif (folder / SCORES).is_file():
+        report_data.evaluations.append(read_evaluation(folder))
+    else:
+        what = "is not a folder"
+        if folder.is_dir():
+            what = "has no recipe.yaml, study.json, scores.json or probe.json"
+        raise UsageError(
+            f"{folder} {what}: give run folders of launcher/pretrain.py or finetune.py, --out folders of "
+            "launcher/evaluate.py or probe.py, or the folder of a study"
+        )
+
+
 def _with_pretraining(folders: Sequence[Path]) -> list[Path]:
-    """Each folder once, and after a study the pretraining runs that it made."""
+    """Return each folder once, and after a study its pretraining runs."""
     found: list[Path] = []
     for folder in (path.resolve() for path in folders):
         found.append(folder)
         if (folder / STUDY).is_file():
-            found += sorted(path.parent.resolve() for path in folder.glob(f"pretrain/*/{RECIPE}"))[
-                :MAX_PRETRAINED
-            ]
+            runs = sorted(path.parent.resolve() for path in folder.glob(f"pretrain/*/{RECIPE}"))
+            found += runs[:MAX_PRETRAINED]
     return list(dict.fromkeys(found))

@@ -1,4 +1,4 @@
-"""Arms of a study: what networks start from, scratch or pretrained generators, and the network they share."""
+"""Arms of a study: scratch and pretrained generators, and the network that they share."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from colorgan.config.recipe import NetworkRecipe
 from colorgan.config.settings import leaves
 from colorgan.errors import UsageError
 from colorgan.models.model_folder import read_config, weights_digest
+from colorgan.study.protocols import SCRATCH
 
-SCRATCH, RANDOM = "scratch", "random"
 # Keys of `network` that an encoder from elsewhere shares with the U-Net.
 SHARED = ("image_size", "ab_scale", "norm", "bias_before_norm", "dropout")
 
@@ -40,7 +40,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to start: a row of the table. With several pretraining seeds it has several starts."""
+    """One way to start: a row of the table, with a start per pretraining seed."""
 
     name: str
     starts: tuple[Start, ...]
@@ -57,7 +57,7 @@ def scratch_arm() -> Arm:
 
 
 def network_of_folder(folder: Path) -> dict[str, Any]:
-    """Return the architecture of a generator as keys of a recipe's `network`; without `width` for an encoder.
+    """Return the architecture of a model folder as keys of a recipe's `network`.
 
     Encoders from elsewhere are networks of their own: only their input and the decoder's settings
         count.

@@ -1,4 +1,4 @@
-"""The arithmetic of a bootstrap over test images and seeds, for the intervals of colorgan/study/comparison.py.
+"""The arithmetic of a bootstrap over test images and seeds (colorgan/study/comparison.py).
 
 Scores of many resamples at once, from the per-image evidence that
 colorgan/evaluation/task_scores.py writes. A
@@ -33,7 +33,7 @@ RESAMPLES_AT_ONCE = 250  # 1.5 MB of multiplicities for 5,823 images: they stay 
 def multiplicities_NR(
     num_images: int, num_resamples: int, generator: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Return how often each of N images is in each of R resamples of N images, drawn with replacement.
+    """Return how often each of N images is in each of R resamples, drawn with replacement.
 
     A multiplicity over 255 has a chance below 1e-500 and is not provided for.
     """
@@ -125,7 +125,7 @@ def _first_positive_accuracy(evidence: Evidence, multiplicity_NR: NDArray[np.uin
 
 
 def _counts_3CR(evidence: Evidence, multiplicity_NR: NDArray[np.uint8]) -> Floats:
-    """Return right, predicted and true pixels per class; whole numbers below 2^53, exact in float64."""
+    """Return right, predicted and true pixels per class, below 2^53: exact in float64."""
     counts_N3C = evidence["counts_N3C"].astype(np.float64)
     counts_3CR: Floats = np.tensordot(counts_N3C, multiplicity_NR.astype(np.float64), axes=(0, 0))
     return counts_3CR
@@ -193,7 +193,7 @@ def resampled_score_R(
 def over_runs_R(
     differences_PS: Floats, resampled_R: Floats, generator: np.random.Generator
 ) -> Floats:
-    """Return each resample's difference over pretraining and fine-tuning seeds drawn with replacement.
+    """Return each resample's difference over seeds drawn with replacement.
 
     The two levels are crossed: a resample draws P of the rows and S of the columns, independently
     of each other and of the images (Owen's pigeonhole bootstrap). A level of one seed is not
@@ -203,6 +203,7 @@ def over_runs_R(
         differences_PS: of P pretraining seeds (rows) and S fine-tuning seeds, on the images
             themselves.
         resampled_R: the mean over all runs on each resample of the images.
+        generator: of the draws.
     """
     over_all_R = resampled_R
     variances = [float(resampled_R.var())]
@@ -234,7 +235,7 @@ def over_runs_R(
 
 
 def student_quantile(inverse_freedom: float) -> float:
-    """Return the 97.5 % quantile of Student's t with 1 / `inverse_freedom` (0 to 1) degrees of freedom.
+    """Return the 97.5 % quantile of Student's t with 1 / `inverse_freedom` (0 to 1) degrees.
 
     Interpolated in that inverse, in which it is convex: never too small, and exact to 0.02 from
         three degrees on.

@@ -56,6 +56,7 @@ def estimates(
     """Return the estimated core-minutes of each step; None: unknown.
 
     Args:
+        steps: of the study.
         folder: of the steps, with the costs of those that have run.
         expected: core-minutes by command or protocol, from the recipe.
     """
@@ -80,7 +81,7 @@ def estimates(
 
 
 def cost_text(steps: Sequence[Step], folder: Path, expected: Mapping[str, float]) -> str:
-    """Return a text table, one row per step with its state and core-minutes, and the total of the rest."""
+    """Return a text table: per step its state and core-minutes, then the total of the rest."""
     minutes = estimates(steps, folder, expected)
     width = max(len(step.name) for step in steps)
     lines = [f"{'step':{width}}  state     core-minutes"]

@@ -1,11 +1,11 @@
-"""A study as a list of steps, parents first: pack, pretrain, consolidate, search, fine-tune, probe, table, report.
+"""A study as a list of steps, parents first, from packing to the report.
 
 Nothing runs here: one list is executed on one machine (colorgan/study/runner.py) or submitted to a
 cluster (`launcher/study.py --list_steps true`).
 
-    <out>/pretrain/<arm>/    run folder, generator/ and evaluation/; <arm>@<seed>/ with pretraining
-    seeds <out>/study.json         the table (colorgan/study/table.py) <out>/report/
-    report.html
+    <out>/pretrain/<arm>/    run folder, generator/, evaluation/; <arm>@<seed>/ with several seeds
+    <out>/study.json         the table (colorgan/study/table.py)
+    <out>/report/            report.html
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class Plan:
         return Step(f"pack {folder.name}", "pack", folder / "manifest.json", recipe=lambda: recipe)
 
     def _sample_steps(self) -> Iterator[Step]:
-        """Yield the steps of the built-in sample, one after the other: the first draws the images."""
+        """Yield the steps of the built-in sample in a chain: the first one draws the images."""
         steps = []
         if self.settings.roots.voc is None:
             steps.append(self._sample_step("voc-train", 64))
@@ -215,7 +215,7 @@ class Plan:
     def _one_pretraining(
         self, recipe: dict[str, Any], run: Path, parents: tuple[str, ...]
     ) -> Iterator[Step]:
-        """Yield pretraining, its generator, and the generator's scores where there is a validation set."""
+        """Yield pretraining, its generator, and with a validation set the generator's scores."""
         pretrain = f"pretrain {run.name}"
         generator = run / "generator"
         yield Step(pretrain, "pretrain", run / "log.jsonl", parents, lambda: recipe)

@@ -1,4 +1,4 @@
-"""What difference a study can show, before it runs: from assumed spreads, images and numbers of runs.
+"""The difference that a study can show, before it runs, from assumed spreads.
 
 A paired difference has the variance a/P + b/S + c/N with P pretraining seeds, S fine-tuning seeds
 and N test images. A true difference of (1.96 + 0.84) standard deviations leaves 0 out of the 95 %
@@ -26,6 +26,9 @@ def detectable_difference(
     """Return the difference in points that is shown with a chance of 80 %.
 
     Args:
+        num_images: scored.
+        num_seeds: of fine-tuning.
+        num_pretraining_seeds: of pretraining.
         spreads: standard deviations in points: over pretraining seeds, over fine-tuning seeds, and
             of one image.
     """
@@ -49,7 +52,8 @@ def power_text(plan: Plan) -> str:
     settings = plan.settings
     num_pretraining = max(1, len(settings.pretrain_seeds))
     lines = [
-        f"Differences that this study shows with a chance of {100 * POWER:.0f} %, if the assumed spreads "
+        f"Differences that this study shows with a chance of {100 * POWER:.0f} %, if the "
+        "assumed spreads "
         "(assumed_spreads) hold:"
     ]
     for trial in plan.trials:

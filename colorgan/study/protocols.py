@@ -17,6 +17,7 @@ from colorgan.config.recipe import StageRecipe
 from colorgan.errors import UsageError
 
 Task = Literal["classify", "segment", "detect", "linear", "lowshot", "knn"]
+SCRATCH, RANDOM = "scratch", "random"  # starts without pretraining, of runs and of probes
 FROZEN: frozenset[str] = frozenset({"linear", "lowshot", "knn"})
 StartKind = Literal["scratch", "pretrained"]
 
@@ -27,7 +28,8 @@ METRIC_TITLES = {
     "mAP_all_objects": "mean AP, area under the curve, difficult objects count",
     "first_positive_accuracy": "the paper's accuracy (best class is the first positive one)",
     "mIoU": "mean IoU at the network's size, void left out",
-    "mIoU_void_as_background": "mean IoU at the network's size, void as background (the paper's code)",
+    "mIoU_void_as_background": "mean IoU at the network's size, void as background (the "
+    "paper's code)",
     "mIoU_own_size": "mean IoU at each picture's own size, void left out",
     "pixel_accuracy": "pixel accuracy, void left out",
     "dice": "mean Dice of the classes but background, void left out",
@@ -58,7 +60,7 @@ class PackedPart:
 
     @property
     def pack_arguments(self) -> dict[str, str]:
-        """Names (without `--`) and values for launcher/pack.py; the seed of a stratified split is 0."""
+        """Names (without `--`) and values for launcher/pack.py; stratified splits have seed 0."""
         stratified = {"stratify": self.stratify, "seed": "0"} if self.stratify else {}
         return {"split": self.split, "image": self.image, **stratified}
 
@@ -158,18 +160,18 @@ class Protocol:
 
     @property
     def searchable(self) -> bool:
-        """Whether the arms train alike, so that a learning rate may be searched for each; the paper's do not."""
+        """Whether the arms train alike, so that each may search a learning rate."""
         return bool(self.stages) and self.stages["scratch"] == self.stages["pretrained"]
 
 
 def _same_stages(epochs: float) -> dict[StartKind, tuple[StageRecipe, ...]]:
-    """All weights at 3e-4 with a cosine decay in both arms, so that only the weights they start from differ."""
+    """Return the same stage for all arms, so that only the weights they start from differ."""
     stage = StageRecipe(epochs=epochs, learning_rate=3e-4, schedule="cosine")
     return {"scratch": (stage,), "pretrained": (stage,)}
 
 
 def _stratified(split: str, title: str) -> tuple[Split, ...]:
-    """The paper's 70/20/10: one call of the packer gives the three parts."""
+    """Return the paper's 70/20/10: one call of the packer makes the three parts."""
     train, selection, test = (
         PackedPart(split, stratify="70,20,10", fold=fold) for fold in ("train", "val", "test")
     )
@@ -177,7 +179,10 @@ def _stratified(split: str, title: str) -> tuple[Split, ...]:
 
 
 _SQUASHED = "luminance alone, squashed to 256x256"
-_CLASSIFIER = "last level averaged (the U-Net's is 1x1), two dense layers of 4096 (ReLU, dropout 0.5), one sigmoid a class"
+_CLASSIFIER = (
+    "last level averaged (the U-Net's is 1x1), two dense layers of 4096 (ReLU, "
+    "dropout 0.5), one sigmoid a class"
+)
 _SEGMENTER = "the whole generator, its last layer replaced by one output a class and background"
 _AUGMENTED = {"data.flip": True, "data.random_crop_min_area": 0.5}
 _PAPER = "Treneska et al., Sensors 2022, 22(4):1599"
@@ -227,7 +232,8 @@ PROTOCOLS = (
         settings={"batch.global_batch_size": 32, "head_width": 4096},
         metric="first_positive_accuracy",
         further=("mAP_all_objects", "mAP"),
-        source=f"{_PAPER}, classification: 47.18 % from scratch, 52.83 % pretrained; the code's schedule and accuracy",
+        source=f"{_PAPER}, classification: 47.18 % from scratch, 52.83 % pretrained; the "
+        "code's schedule and accuracy",
     ),
     Protocol(
         name="paper-segmentation",
@@ -249,7 +255,8 @@ PROTOCOLS = (
         settings={"batch.global_batch_size": 16, "void": "background"},
         metric="mIoU_void_as_background",
         further=("mIoU", "pixel_accuracy", "dice"),
-        source=f"{_PAPER}, segmentation: 44.66 % from scratch, 47.07 % pretrained; void as in the code",
+        source=f"{_PAPER}, segmentation: 44.66 % from scratch, 47.07 % pretrained; void as in "
+        "the code",
     ),
     Protocol(
         name="voc2012-classification",
@@ -269,7 +276,8 @@ PROTOCOLS = (
         settings={"batch.global_batch_size": 32, **_AUGMENTED},
         metric="mAP",
         further=("mAP_11_point", "mAP_all_objects", "first_positive_accuracy"),
-        source="Everingham et al., VOC 2012 development kit, classification task: AP as since 2010, difficult left out",
+        source="Everingham et al., VOC 2012 development kit, classification task: AP as "
+        "since 2010, difficult left out",
     ),
     Protocol(
         name="voc2012-segmentation",
@@ -289,7 +297,8 @@ PROTOCOLS = (
         settings={"batch.global_batch_size": 16, "void": "ignore", **_AUGMENTED},
         metric="mIoU_own_size",
         further=("mIoU", "pixel_accuracy", "dice"),
-        source="Everingham et al., VOC 2012 development kit, segmentation task: IoU a class, void left out",
+        source="Everingham et al., VOC 2012 development kit, segmentation task: IoU a class, "
+        "void left out",
     ),
     Protocol(
         name="voc2007-classification",
@@ -303,7 +312,8 @@ PROTOCOLS = (
         settings={"batch.global_batch_size": 32, **_AUGMENTED},
         metric="mAP_11_point",
         further=("mAP", "mAP_all_objects"),
-        source="Everingham et al., The PASCAL VOC challenge, IJCV 88, 2010, section 4.2: AP at 11 points; "
+        source="Everingham et al., The PASCAL VOC challenge, IJCV 88, 2010, section 4.2: AP "
+        "at 11 points; "
         "fine-tuned as by Zhang et al., Colorful Image Colorization, ECCV 2016, table 2",
     ),
     Protocol(
@@ -313,10 +323,12 @@ PROTOCOLS = (
         corpus="voc",
         data=_VOC2007,
         input=_SQUASHED,
-        head="one linear classifier a class on frozen features, its regularisation chosen within the training part",
+        head="one linear classifier a class on frozen features, its regularisation chosen "
+        "within the training part",
         metric="mAP",
         further=("mAP_11_point",),
-        source="Goyal et al., Scaling and Benchmarking Self-Supervised Visual Representation Learning, ICCV 2019, "
+        source="Goyal et al., Scaling and Benchmarking Self-Supervised Visual Representation "
+        "Learning, ICCV 2019, "
         "section 6.1",
     ),
     Protocol(
@@ -329,7 +341,8 @@ PROTOCOLS = (
         head="one linear classifier a class on frozen features, from k positive pictures a class",
         metric="mAP",
         further=("mAP_11_point",),
-        source="Goyal et al., Scaling and Benchmarking Self-Supervised Visual Representation Learning, ICCV 2019, "
+        source="Goyal et al., Scaling and Benchmarking Self-Supervised Visual Representation "
+        "Learning, ICCV 2019, "
         "section 6.2",
     ),
     Protocol(
@@ -339,10 +352,12 @@ PROTOCOLS = (
         corpus="voc",
         data=_VOC2007,
         input=_SQUASHED,
-        head="weighted vote of the nearest training pictures by cosine similarity; nothing is trained",
+        head="weighted vote of the nearest training pictures by cosine similarity; nothing "
+        "is trained",
         metric="mAP",
         further=("mAP_11_point",),
-        source="Wu et al., Unsupervised Feature Learning via Non-Parametric Instance Discrimination, CVPR 2018, "
+        source="Wu et al., Unsupervised Feature Learning via Non-Parametric Instance "
+        "Discrimination, CVPR 2018, "
         "section 3.4, with VOC's classes in place of ImageNet's",
     ),
     Protocol(
@@ -357,7 +372,8 @@ PROTOCOLS = (
         settings={"batch.global_batch_size": 16, "data.flip": True},
         metric="AP50",
         further=("AP50_11_point", "AP", "AP75"),
-        source="Everingham et al., The PASCAL VOC challenge, IJCV 88, 2010, section 4.2: box AP at IoU 0.5",
+        source="Everingham et al., The PASCAL VOC challenge, IJCV 88, 2010, section 4.2: box "
+        "AP at IoU 0.5",
     ),
     Protocol(
         name="coco-detection",
@@ -377,7 +393,8 @@ PROTOCOLS = (
         settings={"batch.global_batch_size": 32, "data.flip": True},
         metric="AP",
         further=("AP50_coco", "AP75", "AP50"),
-        source="Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014, and the detection evaluation of "
+        source="Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014, and the "
+        "detection evaluation of "
         "cocodataset.org",
     ),
 )
@@ -400,7 +417,7 @@ def find_protocol(name: str) -> Protocol:
 
 
 def _with_labels(protocol: Protocol, share: str) -> Protocol:
-    """Return the protocol on a share of its training images, in percent, each class in the same share."""
+    """Return the protocol on a share of its training images, in percent, stratified by class."""
     if not share.isdigit() or not 0 < int(share) < 100:
         raise UsageError(f"{protocol.name}@{share}: give the labels as a whole percentage, 1 to 99")
     if any(split.train.stratify for split in protocol.data):

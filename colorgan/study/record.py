@@ -17,12 +17,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from colorgan.config.settings import show
 from colorgan.errors import UsageError
-from colorgan.files import entries, mapping, number, numbers, read_text, short, whole
+from colorgan.files import entries, mapping, number, numbers, read_text, replacing, short, whole
 from colorgan.probes.record import PROBE, Probe, read_probe
 from colorgan.runs.reading import RECIPE, RunFolder, flat, read_run
 
 STUDY = "study.json"
-MAX_PROTOCOLS, MAX_ARMS, MAX_VALUES, MAX_COMPARISONS, MAX_FURTHER = 40, 12, 250, 40, 8
+MAX_PROTOCOLS, MAX_ARMS, MAX_VALUES, MAX_COMPARISONS, MAX_FURTHER = 40, 12, 50, 40, 8
 
 T = TypeVar("T")
 
@@ -193,10 +193,9 @@ class StudyRecord(Record):
 
 def write_study(out: Path, record: StudyRecord) -> None:
     """Write study.json, whole or not at all."""
-    partial = out / f".{STUDY}.partial"
     text = json.dumps(record.model_dump(mode="json"), indent=1, allow_nan=False)
-    partial.write_text(text + "\n")
-    partial.replace(out / STUDY)
+    with replacing(out / STUDY) as partial:
+        partial.write_text(text + "\n")
 
 
 @dataclass(frozen=True)
@@ -248,7 +247,8 @@ def read_study(folder: Path) -> Study:
 
     if not record.protocols:
         raise UsageError(
-            f"{path} holds no protocols: write it again with launcher/study.py, or leave {folder} out"
+            f"{path} holds no protocols: write it again with launcher/study.py, or leave "
+            f"{folder} out"
         )
 
     notes: list[str] = []

@@ -1,4 +1,4 @@
-"""Runs the steps of a study: each is a command in its own process, configured by a YAML file, and runs once.
+"""Run a study's steps: each is a command in its own process, configured by YAML, and runs once.
 
 <folder>/<step>.yaml        its recipe; renamed to .done when it has succeeded
 <folder>/<step>.diverged    its recipe, if it may diverge and did
@@ -9,50 +9,34 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import queue
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
 import torch
 
-<<<<<<< HEAD
-from colorgan.errors import (
-    ColorganError,
-    ExitStatus,
-    NotFiniteError,
-    OtherRecipeError,
-    OtherWeightsError,
-)
-from colorgan.study.trials import Step
-=======
-from colorgan.errors import ColorganError, NotFiniteError, UsageError
-from colorgan.runs.reading import read_run
-from colorgan.runs.run import EXIT_STOPPED, RECIPE
+from colorgan.errors import ColorganError, ExitStatus, UsageError
 from colorgan.study.costs import write_cost
 from colorgan.study.steps import IN_PROCESS, TRAINING, Step
->>>>>>> 1d916c4 (wip study engine)
 
 TAIL_LINES = 12
 MAX_LOG_BYTES = 4096
 LEFT_BEHIND_S = 120.0  # processes that a stopped launcher leaves behind may save for so long
-EXIT_MISTAKE = 2
 RESUMES = "rerunning the command resumes it"
 
 
 class StepError(ColorganError):
-    """A step has failed; the message has the end of its output, and its exit status becomes ours."""
+    """A step has failed: the end of its output as message, its exit status as ours."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -60,7 +44,7 @@ class StepError(ColorganError):
 
 
 class Runner:
-    """Runs steps, some side by side, each in its own process with its share of the machine.
+    """Run steps, some side by side, each in its own process with its share of the machine.
 
     SIGTERM, SIGHUP and Ctrl-C are passed on to the running steps, which save and stop; the study
     then ends with status 75. If the study itself is killed, the kernel sends its steps SIGTERM.
@@ -77,7 +61,6 @@ class Runner:
         self._folder = folder
         self._jobs = jobs
         self._launch = launch
-        self._open = ExitStack()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
 
@@ -94,27 +77,6 @@ class Runner:
     def __exit__(self, *_: object) -> None:
         for process in list(self._running):
             _terminate(process)
-        self._open.close()
-
-    def lock(self) -> None:
-        """Hold the folder against other studies.
-
-        Raises:
-            UsageError: another process holds it; the sentence names it.
-        """
-        file = self._open.enter_context((self._folder / ".lock").open("a+"))
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            holder = file.read(200).strip() or "another process"
-            raise UsageError(
-                f"{self._folder.parent} is in use by {holder}: wait for it, or give another --out"
-            ) from None
-
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         self._stopped = True
@@ -135,9 +97,8 @@ class Runner:
         with ThreadPoolExecutor(self._jobs) as pool:
             while True:
                 ready = [each for each in waiting if absent.isdisjoint(each.parents)]
-                if failures or self._stopped:
-                    ready = []
-                for step in ready[: self._jobs - len(running)]:
+                free = 0 if failures or self._stopped else self._jobs - len(running)
+                for step in ready[:free]:
                     waiting.remove(step)
                     if self._is_complete(step):
                         absent.discard(step.name)
@@ -145,26 +106,16 @@ class Runner:
                         count = f"{len(steps) - len(waiting)}/{len(steps)}"
                         running[pool.submit(self._run, step, count)] = step
 
-                if ready and len(running) < self._jobs:
+                if ready[:free] and len(running) < self._jobs:
                     continue  # complete steps may have made others ready
                 if not running:
                     break
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    step = running.pop(future)
-                    error = future.exception()
-                    if error is None:
-                        absent.discard(step.name)
-                    else:
-                        failures.append(error)
+                failures += _collect(running, absent)
 
         if failures:
             raise failures[0]
         if self._stopped:
-<<<<<<< HEAD
-            raise StepError("stopped; the same command goes on from there", ExitStatus.STOPPED)
-=======
-            raise StepError(f"stopped; {RESUMES}", EXIT_STOPPED)
->>>>>>> 1d916c4 (wip study engine)
+            raise StepError(f"stopped; {RESUMES}", ExitStatus.STOPPED)
 
     def run_one(self, step: Step, steps: Sequence[Step]) -> None:
         """Run one step whose parents are complete, for a scheduler that keeps the order itself.
@@ -218,40 +169,15 @@ class Runner:
             self._places.put(place)
 
         lines = last_lines(log)
-<<<<<<< HEAD
         if status == ExitStatus.STOPPED or self._stopped:
-            self._failed = True
-            raise StepError(
-                f"{step.name}: stopped; the same command goes on from there", ExitStatus.STOPPED
-            )
-        if step.may_diverge and (
-            status == NotFiniteError.exit_status or DIVERGED in " ".join(lines)
-        ):
-            print(f"[{count}] {step.name}: diverged, no score", flush=True)
-            return
-        if status != 0 or not step.done.exists():
-            self._failed = True
-            tail = "\n  ".join(lines[-TAIL_LINES:])
-            run = step.recipe.get("run")
-            if status == ExitStatus.OTHER_RECIPE or OtherRecipeError.__name__ in tail:
-                tail += f"\n  (the study was told otherwise before: give another --out, or remove {run})"
-            if status == ExitStatus.OTHER_WEIGHTS or OtherWeightsError.__name__ in tail:
-                tail += f"\n  (a generator was replaced: give another --out, or remove {run} and its other seeds')"
-            raise StepError(
-                f"{step.name} ended with status {status} (its whole output: {log}):\n  {tail}",
-                status or 1,
-            )
-=======
-        if status == EXIT_STOPPED or self._stopped:
-            raise StepError(f"{step.name}: stopped; {RESUMES}", EXIT_STOPPED)
-        if step.may_diverge and status != 0 and _diverged(step, status):
+            raise StepError(f"{step.name}: stopped; {RESUMES}", ExitStatus.STOPPED)
+        if step.may_diverge and status == ExitStatus.NOT_FINITE:
             path.with_suffix(".diverged").write_text(text)
             print(f"[{count}] {step.name}: diverged, no score", flush=True)
             return
         if status != 0 or not step.done.exists():
             raise _failure(step, status, log, lines)
 
->>>>>>> 1d916c4 (wip study engine)
         path.rename(path.with_suffix(".done"))
         shown = [line for line in lines if not line.startswith(("Next:", "next:"))]
         print(
@@ -261,15 +187,18 @@ class Runner:
         )
 
     def _wait(self, step: Step, recipe: Path, output: BinaryIO, place: int) -> int:
-        """Start a step in its own session, so that its whole group can be stopped; return its status."""
+        """Start a step in its own session, so that its group can be stopped; return its status."""
         launch = self._launch if step.command in TRAINING and self._launch else [sys.executable]
         command = [*launch, str(self.launcher / f"{step.command}.py"), "--config", str(recipe)]
         begin = time.monotonic()
+        statuses = recipe.with_suffix(".statuses")
+        shutil.rmtree(statuses, ignore_errors=True)
+        statuses.mkdir()
         process = subprocess.Popen(
             [*_ends_with_us(), *command],
             stdout=output,
             stderr=output,
-            env=self._environment(place),
+            env={**self._environment(place), "COLORGAN_STATUS_DIR": str(statuses)},
             start_new_session=True,
         )
         self._running.add(process)
@@ -286,10 +215,13 @@ class Runner:
         until = time.monotonic() + LEFT_BEHIND_S
         while self._stopped and _lives(process.pid) and time.monotonic() < until:
             time.sleep(0.1)
+        if status != ExitStatus.DONE:
+            status = _status_of_ranks(statuses, status)
+        shutil.rmtree(statuses, ignore_errors=True)
         return status
 
     def _cores(self, place: int) -> set[int]:
-        """Return this place's share of the cores; all of them if there are more places than cores."""
+        """Return this place's share of the cores; all, if there are more places than cores."""
         cores = sorted(os.sched_getaffinity(0))
         return set(cores[place :: self._jobs] if len(cores) >= self._jobs else cores)
 
@@ -304,8 +236,21 @@ class Runner:
         return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(mine)}
 
 
+def _collect(running: dict[Future[None], Step], absent: set[str]) -> list[BaseException]:
+    """Wait until a step ends; remove it from `running`, from `absent` if it succeeded."""
+    failures = []
+    for future in wait(running, return_when=FIRST_COMPLETED).done:
+        step = running.pop(future)
+        error = future.exception()
+        if error is None:
+            absent.discard(step.name)
+        else:
+            failures.append(error)
+    return failures
+
+
 def _ends_with_us() -> list[str]:
-    """Return the words that have the kernel stop a step when the study is killed; none without setpriv.
+    """Return the words that have the kernel stop a step when the study is killed.
 
     The signal is bound to the thread that starts the process, and the threads of the pool live as
     long as their steps.
@@ -321,23 +266,28 @@ def _status_and_cost(process: subprocess.Popen[bytes]) -> tuple[int, float]:
     return process.returncode, usage.ru_utime + usage.ru_stime
 
 
-def _diverged(step: Step, status: int) -> bool:
-    """Return whether training ended by a loss that is not finite; a launcher hides the run's status."""
-    if status == NotFiniteError.exit_status:
-        return True
+def _status_of_ranks(folder: Path, status: int) -> int:
+    """Return the status of the first rank that failed by itself; launchers make status 1 of it."""
+    found = []
+    for path in sorted(folder.glob("rank-*")):
+        text = path.read_text().strip()
+        if text.isdigit() and int(text) != ExitStatus.DONE:
+            found.append(int(text))
 
-    run = Path(str(step.recipe().get("run", "")))
-    if not (run / RECIPE).is_file():
-        return False
-    events = [entry for entry in read_run(run).log if entry["kind"] == "event"]
-    return bool(events) and events[-1].get("status") == NotFiniteError.exit_status
+    own = [each for each in found if each != ExitStatus.LOST_RANK]
+    return next(iter([*own, *found]), status)
 
 
 def _failure(step: Step, status: int, log: Path, lines: Sequence[str]) -> StepError:
     tail = "\n  ".join(lines[-TAIL_LINES:])
     run = step.recipe().get("run")
-    if status == EXIT_MISTAKE and run:
-        tail += f"\n  (if the study's settings or a generator changed: give another --out, or remove {run})"
+    if status == ExitStatus.OTHER_RECIPE:
+        tail += f"\n  (the study had other settings before: give another --out, or remove {run})"
+    if status == ExitStatus.OTHER_WEIGHTS:
+        tail += (
+            f"\n  (a generator was replaced: give another --out, or remove {run} and the runs with "
+            "other seeds)"
+        )
     return StepError(
         f"{step.name} ended with status {status} (its whole output: {log}):\n  {tail}", status or 1
     )

@@ -1,19 +1,13 @@
-"""Settings of a study, and the mistakes in them that can be found before hours of work."""
+"""The settings of launcher/study.py; no heavy import."""
 
 from __future__ import annotations
 
-import shlex
-import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from colorgan.errors import UsageError
-from colorgan.models.model_folder import read_config
-from colorgan.probes.svm import check_sklearn
-from colorgan.study.arms import RANDOM, SCRATCH
-from colorgan.study.protocols import FROZEN, Protocol, find_protocol
+from colorgan.study.protocols import RANDOM, SCRATCH
 
 DEFAULT_PROTOCOLS = (
     "paper-classification",
@@ -21,8 +15,6 @@ DEFAULT_PROTOCOLS = (
     "voc2012-classification",
     "voc2012-segmentation",
 )
-# Keys of the fine-tuning recipe that the study sets for each arm, seed and protocol.
-OWN_KEYS = {"task", "init", "seed", "run", "stages", "network", "dry_run"}
 
 Seed = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -40,7 +32,7 @@ class Roots(BaseModel):
 
 
 class AssumedSpreads(BaseModel):
-    """Standard deviations of a paired difference, in points; they say beforehand what a study can show.
+    """Standard deviations of a paired difference, in points, for the power of a study.
 
     The defaults are those of mAP in docs/transfer.md: twins of one recipe differed by as much as
         the gain.
@@ -112,7 +104,8 @@ class StudySettings(BaseModel):
     )
     epochs_times: dict[str, Positive] = Field(
         {},
-        description="{PROTOCOL: FACTOR} on its epochs, for all arms alike (small corpora need more)",
+        description="{PROTOCOL: FACTOR} on its epochs, for all arms alike (small corpora "
+        "need more)",
     )
     finetune: dict[str, Any] = Field(
         {},
@@ -166,44 +159,3 @@ class StudySettings(BaseModel):
                     f"{', '.join(sorted(known))}"
                 )
         return self
-
-
-def check(settings: StudySettings) -> None:
-    """Find the mistakes that can be found before hours of work.
-
-    Raises:
-        UsageError, ModelFolderError: one of them, in a sentence.
-    """
-    for name in (*settings.epochs_times, *settings.predictions):
-        find_protocol(name)
-    for name in settings.protocols:
-        _check_protocol(find_protocol(name), settings)
-    for key, root in (("voc", settings.roots.voc), ("coco", settings.roots.coco)):
-        if root is not None and not root.is_dir():
-            raise UsageError(f"--roots.{key} {root} is not a folder")
-    for name, folder in settings.generators.items():
-        _check_generator(name, folder)
-
-    taken = sorted({str(key).split(".")[0] for key in settings.finetune} & OWN_KEYS)
-    if taken:
-        raise UsageError(
-            f"--finetune {taken[0]}: the study itself sets it for each arm, seed and protocol"
-        )
-    if settings.launch and shutil.which(shlex.split(settings.launch)[0]) is None:
-        raise UsageError(f"--launch {settings.launch!r}: program not found")
-
-
-def _check_protocol(protocol: Protocol, settings: StudySettings) -> None:
-    if protocol.corpus == "coco" and settings.roots.coco is None:
-        raise UsageError(f"{protocol.name} needs --roots.coco, the folder of that corpus")
-    if protocol.task in FROZEN - {"knn"}:
-        check_sklearn()
-
-
-def _check_generator(name: str, folder: Path) -> None:
-    kind = read_config(folder).kind
-    if kind not in ("generator", "encoder"):
-        raise UsageError(
-            f"--generators {name}: {folder} holds a {kind}; give the output of consolidate.py or "
-            "import_encoder.py"
-        )

@@ -10,9 +10,8 @@ from colorgan.errors import UsageError
 from colorgan.evaluation.record import EVALUATION, SavedEvaluation
 from colorgan.runs.reading import RunFolder, flat, short_names
 from colorgan.runs.run import FREE_KEYS
-from colorgan.study.arms import SCRATCH
 from colorgan.study.comparison import read_arm
-from colorgan.study.protocols import METRIC_TITLES
+from colorgan.study.protocols import METRIC_TITLES, SCRATCH
 from colorgan.study.record import ArmFolders, ArmRecord, ProtocolRecord, SplitRecord, Study
 from colorgan.study.table import compared
 
@@ -29,7 +28,7 @@ Arms = Mapping[str, Mapping[int, RunFolder]]
 
 
 def compared_runs(runs: Sequence[RunFolder]) -> tuple[Study | None, list[str]]:
-    """Return a table per set on which scratch and a generator were scored, and notes; None without any.
+    """Return a table per set on which scratch and a generator were scored, and notes.
 
     Runs belong together if their recipes differ only in seed, stages, network (a generator brings
     its own) and in what they start from, which is their arm.

@@ -1,4 +1,4 @@
-"""A step of a study: one command with its recipe, the file that shows it is complete, and its parents.
+"""A step of a study: one command with its recipe, its parents and the file that it completes.
 
 The study's plan (colorgan/study/plan.py) is a list of steps, parents first. The runner executes
 them on one machine; `launcher/study.py --list_steps true` prints them as JSON for a scheduler.

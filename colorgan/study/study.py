@@ -5,17 +5,14 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from colorgan.errors import UsageError
+from colorgan.files import owned_folder
+from colorgan.study.checks import STEPS, check, check_folder
 from colorgan.study.costs import cost_text, read_costs
 from colorgan.study.plan import Plan
 from colorgan.study.power import power_text
-from colorgan.study.record import STUDY
 from colorgan.study.runner import Runner
-from colorgan.study.settings import StudySettings, check
+from colorgan.study.settings import StudySettings
 from colorgan.study.steps import find_step, list_steps
-
-STEPS = "steps"
-
 
 def run_study(settings: StudySettings, launcher: Path) -> None:
     """Run every step of a study; complete ones cost nothing.
@@ -50,26 +47,8 @@ def run_study(settings: StudySettings, launcher: Path) -> None:
         if settings.step:
             runner.run_one(find_step(steps, settings.step), steps)
             return
-        runner.lock()
-        runner.run(steps)
+
+        with owned_folder(folder):
+            runner.run(steps)
     print(f"{sum(read_costs(folder).values()):.1f} core-minutes in all")
     print(f"Next: open {settings.out / 'report' / 'report.html'} in a browser")
-
-
-def check_folder(out: Path) -> None:
-    """Refuse a folder that holds something other than a study.
-
-    Raises:
-        UsageError: it is a file, a run, or has other contents.
-    """
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise UsageError(f"--out {out} is a file: give a folder")
-
-    names = {path.name for path in out.iterdir()}
-    if names and not names & {STEPS, STUDY}:
-        raise UsageError(
-            f"--out {out} holds something other than a study ({', '.join(sorted(names)[:3])}): give "
-            "another folder"
-        )

@@ -1,4 +1,4 @@
-"""The table of a study: every run's score, each arm against scratch, and a verdict; written to study.json.
+"""The table of a study: every run's score, each arm against scratch, a verdict.
 
 A protocol on which every run predicts one class has no verdict: nothing was learnt that could be
 compared.
@@ -12,10 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from colorgan.evaluation.record import EVALUATION, SCORES, read_evaluation
-from colorgan.study.arms import SCRATCH, Arm
+from colorgan.study.arms import Arm
 from colorgan.study.comparison import ArmScores, RunKey, compare, read_arm, survives_many
 from colorgan.study.costs import read_costs
-from colorgan.study.protocols import METRIC_TITLES
+from colorgan.study.protocols import METRIC_TITLES, SCRATCH
 from colorgan.study.record import (
     ArmRecord,
     ArmValues,
@@ -51,7 +51,8 @@ def write_table(settings: StudySettings, trials: Sequence[Trial]) -> None:
             print(f"  {each.arm} and {each.against}: {each.verdict}")
     if num_comparisons > 1:
         print(
-            f"{num_comparisons} comparisons at 95 % each: by chance alone one in twenty would show a "
+            f"{num_comparisons} comparisons at 95 % each: by chance alone one in twenty would "
+            "show a "
             "difference. The verdicts say which stay with Bonferroni's correction."
         )
 
@@ -134,6 +135,9 @@ def compared(
     """Return the comparisons of pairs of arms.
 
     Args:
+        scores: of each arm.
+        pairs: (arm, the arm that it is compared with).
+        metric: the score's name.
         num_comparisons: of the whole study, for the correction that the verdict names.
         folders: where the predictions are looked at; None: they are not.
     """

@@ -1,4 +1,4 @@
-"""One protocol of a study as steps: packing, the search of learning rates, fine-tuning runs or probes.
+"""One protocol of a study as steps: packing, search of learning rates, fine-tuning or probes.
 
 <out>/shards/...                          packed parts, shared by the protocols
 <out>/<protocol>/<start>-<seed>/          fine-tuning runs and probes; evaluation/ in each run
@@ -19,8 +19,8 @@ from colorgan.errors import UsageError
 from colorgan.evaluation.record import EVALUATION, SCORES
 from colorgan.files import mapping, number, read_json
 from colorgan.probes.record import PROBE
-from colorgan.study.arms import RANDOM, SCRATCH, Arm, Start
-from colorgan.study.protocols import FROZEN, PackedPart, Protocol, Split
+from colorgan.study.arms import Arm, Start
+from colorgan.study.protocols import FROZEN, RANDOM, SCRATCH, PackedPart, Protocol, Split
 from colorgan.study.steps import IN_PROCESS, Step
 
 HELD_OUT = "80,20"  # of the training part, for a search where the protocol holds nothing out itself
@@ -91,13 +91,13 @@ class Trial:
         return f"squash:{side}"
 
     def folder_of(self, part: PackedPart) -> Path:
-        """Return the packed folder of a part; the parts of a stratified split share their parent."""
+        """Return the packed folder of a part; parts of a stratified split share their parent."""
         words = (self.protocol.corpus, part.split, self.image_of(part), part.stratify)
         name = "-".join(word.replace(":", "").replace(",", "-") for word in words if word)
         return self.out / "shards" / name / part.fold
 
     def pack(self, part: PackedPart) -> Step:
-        """Return the step that packs a part, and with it those it shares a stratified split with."""
+        """Return the step that packs a part and all others of its stratified split."""
         folder = self.folder_of(part)
         out = folder.parent if part.fold else folder
         recipe = {"corpus": self.protocol.corpus, "root": str(self.root), **part.pack_arguments}
@@ -130,7 +130,7 @@ class Trial:
         return train, replace(train, fold="val")
 
     def search(self) -> list[Step]:
-        """Return a run per arm and learning rate, on the parts of a search, with the first seeds."""
+        """Return a run per arm and learning rate, on the parts of a search, with the first seed."""
         parts = self.search_parts()
         steps = []
         for arm in self.arms:
@@ -171,7 +171,7 @@ class Trial:
         (self.search_folder / RATES).write_text(json.dumps(found, indent=1) + "\n")
 
     def search_scores(self) -> Scores:
-        """Return what the search scored; a single rate is taken untried; {} where none was searched.
+        """Return what the search scored; a single rate is taken untried; {} without a search.
 
         Raises:
             UsageError: the search is not complete.
@@ -208,7 +208,7 @@ class Trial:
         return self.out / self.protocol.name / f"{start.name}-{seed}"
 
     def stages_of(self, arm: Arm, learning_rate: float | None) -> list[dict[str, Any]]:
-        """Return an arm's stages; a searched rate replaces that of the stages that train all weights."""
+        """Return an arm's stages; a searched rate replaces that of the full ones."""
         stages = self.protocol.stages["pretrained" if arm.pretrained else "scratch"]
         plain = [stage.model_dump() for stage in stages]
         for stage in plain:
@@ -307,7 +307,7 @@ def _search_score(path: Path, metric: str) -> float | None:
 
 
 def best_rates(scores: Mapping[str, Mapping[float, float | None]]) -> dict[str, float]:
-    """Return the learning rate of each arm that scored best: of equals the lowest, a single one untried.
+    """Return each arm's best learning rate: of equals the lowest, a single one untried.
 
     Raises:
         UsageError: none of several rates of an arm has a score.

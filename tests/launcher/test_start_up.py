@@ -11,7 +11,7 @@ import pytest
 from helpers.commands import LAUNCHER, PROJECT
 
 HEAVY = {"torch", "nvidia", "matplotlib", "deepspeed", "accelerate", "tensorboard", "timm"}
-COMMANDS = sorted({path.stem for path in LAUNCHER.glob("*.py")} - {"study"})
+COMMANDS = sorted({path.stem for path in LAUNCHER.glob("*.py")})
 # Runs a script as `python SCRIPT WORDS` does, and prints its status and what it has imported.
 RUN = """
 import json, runpy, sys

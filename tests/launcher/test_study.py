@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-import runpy
+import re
 import shutil
 import signal
 import subprocess
@@ -19,14 +20,17 @@ from helpers.commands import LAUNCHER, command_line
 from safetensors.torch import load_file, save_file
 
 from colorgan.config.settings import leaves
-from colorgan.errors import CheckpointError, ColorganError
+from colorgan.errors import CheckpointError, ColorganError, UsageError
 from colorgan.models.model_folder import Architecture, ModelConfig, build_model
 from colorgan.models.modes import initialise
 from colorgan.models.weights_file import CONFIG, WEIGHTS
+from colorgan.files import owned_folder
+from colorgan.study.arms import Arm, Start, scratch_arm
 from colorgan.study.comparison import compare, read_arm
+from colorgan.study.plan import Plan
 from colorgan.study.protocols import find_protocol
-from colorgan.study.runner import recipe_text
-from colorgan.study.trials import Arm, Trial, best_rates
+from colorgan.study.settings import StudySettings
+from colorgan.study.trial import Trial, best_rates
 from datasets.sample.corpus import write_sample
 
 SEEDS = (3,)
@@ -35,7 +39,7 @@ PROTOCOL = "voc2012-segmentation"
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe of a study of one protocol with a drawn VOC and a generator of random weights."""
+    """Return a study of one protocol with a drawn VOC and a generator of random weights."""
     folder = tmp_path_factory.mktemp("study")
     write_sample(folder / "raw", num_train=1, num_val=1, num_voc_train=40, num_voc_val=8, size=48)
     architecture = Architecture(
@@ -79,7 +83,7 @@ def test_a_study_ends_with_its_table_and_runs_nothing_twice(recipe: Path) -> Non
     arms = [
         read_arm(
             name,
-            {seed: out / PROTOCOL / f"{name}-{seed}" / "evaluation" for seed in SEEDS},
+            {(0, seed): out / PROTOCOL / f"{name}-{seed}" / "evaluation" for seed in SEEDS},
             row["metric"],
         )
         for name in ("pretrained", "scratch")
@@ -94,6 +98,13 @@ def test_a_study_ends_with_its_table_and_runs_nothing_twice(recipe: Path) -> Non
     judged, trained = ((held_out / f"{part}.txt").read_text().split() for part in ("val", "train"))
     assert len(searched["sample_ids_N"]) == len(judged) and len({*judged, *trained}) == 40
     assert (out / "report" / "report.html").stat().st_size > 10_000
+
+    # Every step has a measured cost, in study.json but for the steps after the table.
+    costs = {path.name.removesuffix(".cost.json") for path in (out / "steps").glob("*.cost.json")}
+    assert costs == {path.stem for path in (out / "steps").glob("*.log")}
+    assert "core-minutes in all" in first.stdout
+    record = json.loads((out / "study.json").read_text())
+    assert f"{PROTOCOL}/scratch-{SEEDS[0]}" in record["core_minutes"]
 
     logs = {path: path.stat().st_mtime_ns for path in (out / "steps").glob("*.log")}
     second = command_line("python", LAUNCHER / "study.py", "--config", recipe)
@@ -120,19 +131,18 @@ def test_a_generator_replaced_in_its_place_is_noticed(
         "--head_width",
         8,
     )
-    told = []
+    texts = []
     for factor in (1.0, 1.5):
         weights = load_file(folder / WEIGHTS)
         weights["encoder.blocks.0.conv.weight"] *= factor
         save_file(weights, folder / WEIGHTS)
-        arms = (Arm("scratch", None), Arm("ours", folder))
-        trial = Trial(
-            protocol, protocol.data[0], tmp_path, tmp_path, arms, (0,), {"image_size": 32}, {}
-        )
-        told.append([recipe_text(step) for step in trial.runs({}).values()])
+        arms = (scratch_arm(), Arm("ours", (Start("ours", folder),)))
+        network = {"image_size": 32}
+        trial = Trial(protocol, protocol.data[0], tmp_path, tmp_path, arms, (0,), network, {})
+        texts.append([step.text() for step in trial.runs().values()])
         if factor == 1.0:
             verb(*words, "--stages", "[{epochs: 0.1, learning_rate: 0.001}]")
-    assert [first == second for first, second in zip(*told, strict=True)] == [True, False]
+    assert [first == second for first, second in zip(*texts, strict=True)] == [True, False]
     with pytest.raises(
         CheckpointError, match=r"began with other weights than those at init now .* or remove .*run"
     ):
@@ -153,7 +163,7 @@ def test_a_stopped_study_says_so_and_goes_on(recipe: Path, tmp_path: Path) -> No
         os.kill(study.pid, signal.SIGTERM)
         _, told = study.communicate(timeout=120)
     assert study.returncode == 75, told
-    assert "the same command goes on" in told
+    assert "rerunning the command resumes it" in told
     steps = tmp_path / "out" / "steps"
     assert not list(steps.glob(f"{PROTOCOL}*.done"))
     assert list(steps.glob("pack*.done"))
@@ -165,56 +175,145 @@ def test_a_stopped_study_says_so_and_goes_on(recipe: Path, tmp_path: Path) -> No
         (("--protocols", "[voc2012-segmentatoin]"), "do you mean voc2012-segmentation"),
         (("--protocols", "[coco-detection]"), "needs --roots.coco"),
         (("--generators", "{scratch: gen}"), "cannot name an arm"),
-        (("--epochs_times", "{nothing: 2}"), "no protocol"),
+        (("--epochs_times", "{nothing: 2}"), "unknown protocol"),
         (("--generators", "{a: /nowhere}"), "is not a model folder"),
-        (("--roots.voc", "/nowhere"), "is no folder"),
+        (("--roots.voc", "/nowhere"), "is not a folder"),
         (("--finetune", "{seed: 3}"), "the study itself sets it"),
-        (("--launch", "no-such-launcher x"), "there is no such program"),
+        (("--launch", "no-such-launcher x"), "program not found"),
+        (("--protocols", "[voc2012-segmentation@0]"), "whole percentage, 1 to 99"),
+        (("--protocols", "[paper-classification@10]"), "a stratified split already"),
+        (("--pretrain", "{gan: {imagse: 3}}"), "imagse"),
+        (("--comparisons", "[[gan, l1]]"), "is not a pair of arms"),
+        (("--step", "nothing"), "the study has no such step"),
     ],
 )
-def test_bad_settings_are_told_in_one_sentence(
+def test_bad_settings_are_reported_in_one_sentence(
     recipe: Path, tmp_path: Path, verb: Callable[..., str], words: tuple[str, str], sentence: str
 ) -> None:
-    """What is wrong is told before anything runs."""
+    """Before anything runs."""
     with pytest.raises(ColorganError, match=sentence):
         verb("study", "--config", recipe, "--out", tmp_path / "out", *words)
     assert not list(tmp_path.glob("out/*/*.log"))
 
 
-def test_nested_settings_go_before_the_protocols_own(recipe: Path) -> None:
-    """`{data: {flip: false}}` says the same as `{data.flip: false}`; a search that diverged everywhere says so."""
-    script = runpy.run_path(str(LAUNCHER / "study.py"), run_name="launcher_study")
-    settings = script["StudySettings"](
-        out=recipe.parent, finetune={"data": {"flip": False}, "head_width": 8}
-    )
-    flat = dict(leaves(settings.finetune))
+def test_nested_settings_override_the_protocols_own(recipe: Path) -> None:
+    """`{data: {flip: false}}` is `{data.flip: false}`; arms differ in start and rate alone."""
+    out = recipe.parent / "nested"
+    settings = StudySettings(out=out, finetune={"data": {"flip": False}, "head_width": 8})
     protocol = find_protocol(PROTOCOL)
-    arms = (Arm("scratch", None), Arm("g", recipe.parent / "generator"))
+    arms = (scratch_arm(), Arm("g", (Start("g", recipe.parent / "generator"),)))
     trial = Trial(
         protocol,
         protocol.data[0],
         recipe.parent,
-        recipe.parent,
+        out,
         arms,
         (0,),
         {"image_size": 32},
-        flat,
+        dict(leaves(settings.finetune)),
+        rates=(0.25, 0.5),
     )
-    told = [step.recipe for step in trial.runs({"scratch": 0.5, "g": 0.25}).values()]
-    assert [(each["data.flip"], each["head_width"]) for each in told] == [(False, 8)] * 2
-    assert [each["stages"][0]["learning_rate"] for each in told] == [0.5, 0.25]
-    # Nothing that could favour an arm differs but what it starts from and what its search has found.
-    assert {key for key in told[0] if told[0][key] != told[1].get(key)} == {
-        "init",
-        "run",
-        "stages",
-        "network.image_size",
-    }
+    runs = list(trial.runs().values())
+    with pytest.raises(UsageError, match="the search of learning rates is not complete"):
+        runs[0].recipe()
+
+    trial.search_folder.mkdir(parents=True)
+    scores = {"scratch": {"0.25": 0.1, "0.5": 0.2}, "g": {"0.25": 0.2, "0.5": None}}
+    (trial.search_folder / "rates.json").write_text(json.dumps(scores))
+    recipes = [step.recipe() for step in runs]
+    assert [(each["data.flip"], each["head_width"]) for each in recipes] == [(False, 8)] * 2
+    assert [each["stages"][0]["learning_rate"] for each in recipes] == [0.5, 0.25]
+    differing = {key for key in recipes[0] if recipes[0][key] != recipes[1].get(key)}
+    assert differing == {"init", "run", "stages", "network.image_size"}
+
+    single = dataclasses.replace(trial, rates=(0.5,))
+    assert single.search_scores() == {"scratch": {0.5: None}, "g": {0.5: None}}
+    assert not single.is_searched
+
+
+def test_the_best_rate_is_the_lowest_of_equals() -> None:
     assert best_rates({"a": {0.1: 0.3, 0.01: 0.3, 1.0: None}}) == {"a": 0.01}
-    with pytest.raises(ColorganError, match="diverged at every rate"):
-        best_rates({"a": {1.0: None, 2.0: None}})
-    assert script["search"](trial, (0.5,), None) == {
-        "scratch": {0.5: None},
-        "g": {0.5: None},
-    }  # nothing to try
     assert best_rates({"a": {0.5: None}}) == {"a": 0.5}
+    with pytest.raises(UsageError, match="diverged at every rate"):
+        best_rates({"a": {1.0: None, 2.0: None}})
+
+
+def test_the_steps_are_listed_for_a_scheduler(recipe: Path, tmp_path: Path) -> None:
+    """JSON, parents first; recipes that depend on the search come later; one step runs by name."""
+    out = tmp_path / "listed"
+    words = ["--config", recipe, "--out", out, "--protocols", f"[{PROTOCOL}, {PROTOCOL}@50]"]
+    listed = command_line("python", LAUNCHER / "study.py", *words, "--list_steps", "true")
+    assert listed.returncode == 0, listed.stderr
+    steps = json.loads(listed.stdout)
+    names = [step["name"] for step in steps]
+    assert len(set(names)) == len(names)
+    for place, step in enumerate(steps):
+        assert set(step["parents"]) <= set(names[:place]), step["name"]
+        assert not step["complete"]
+    by_name = {step["name"]: step for step in steps}
+    run = by_name[f"{PROTOCOL}/scratch-{SEEDS[0]}"]
+    assert run["recipe"] is None and f"{PROTOCOL}/rates" in run["parents"]
+    assert Path(by_name[names[0]]["recipe"]).is_file()
+    assert by_name["report"]["parents"] == ["table"]
+    fewer = [name for name in names if name.startswith("pack") and "50-50" in name]
+    assert len(fewer) == 1
+
+    early = command_line("python", LAUNCHER / "study.py", *words, "--step", run["name"])
+    assert early.returncode == 2 and "must be complete first" in early.stderr
+    one = command_line("python", LAUNCHER / "study.py", *words, "--step", names[0])
+    assert one.returncode == 0, one.stderr
+    again = command_line("python", LAUNCHER / "study.py", *words, "--list_steps", "true")
+    assert [step["complete"] for step in json.loads(again.stdout)[:2]] == [True, False]
+
+
+def test_a_dry_run_prices_the_steps_and_names_what_can_be_shown(
+    recipe: Path, tmp_path: Path
+) -> None:
+    words = ["--config", recipe, "--out", tmp_path / "dry", "--dry_run", "true"]
+    words += ["--expected_core_minutes", "{finetune: 2.5}"]
+    dry = command_line("python", LAUNCHER / "study.py", *words)
+    assert dry.returncode == 0, dry.stderr
+    # Four runs of the search and two that count, at 2.5 each; packing is not priced.
+    assert re.search(r"left: 15\.0 core-minutes, and \d+ steps of unknown cost", dry.stdout)
+    assert re.search(rf"{PROTOCOL}: [\d.]+ points \(8 test images, 1 fine-tuning seeds", dry.stdout)
+    assert not (tmp_path / "dry").exists()
+
+
+def test_a_study_holds_its_folder_and_refuses_another_kind(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("seed: 1")
+    words = ["--config", recipe, "--out", tmp_path / "run"]
+    refused = command_line("python", LAUNCHER / "study.py", *words)
+    assert refused.returncode == 2 and "something other than a study" in refused.stderr
+
+    (tmp_path / "held" / "steps").mkdir(parents=True)
+    with owned_folder(tmp_path / "held" / "steps"):
+        words = ["--config", recipe, "--out", tmp_path / "held"]
+        second = command_line("python", LAUNCHER / "study.py", *words)
+    assert second.returncode == 2
+    assert f"in use by another process (process {os.getpid()} on host " in second.stderr
+
+
+def test_pretraining_seeds_are_runs_of_their_own(recipe: Path, tmp_path: Path) -> None:
+    settings = StudySettings.model_validate(
+        {
+            "out": tmp_path / "out",
+            "pretrain": {"l1": {"network": {"image_size": 32, "width": 8}, "images": 64}},
+            "pretrain_seeds": [0, 7],
+            "protocols": [PROTOCOL, "knn"],
+            "seeds": [0, 1],
+            "scale": 2,
+            "roots": {"voc": recipe.parent / "raw" / "VOCdevkit"},
+        }
+    )
+    plan = Plan(settings, LAUNCHER)
+    steps = {step.name: step for step in plan.steps}
+    assert [steps[f"pretrain l1@{seed}"].recipe()["seed"] for seed in (0, 7)] == [0, 7]
+    assert plan.network["image_size"] == 64
+    runs = [name for name in steps if name.startswith(f"{PROTOCOL}/")]
+    assert runs == [
+        f"{PROTOCOL}/{start}-{seed}" for seed in (0, 1) for start in ("scratch", "l1@0", "l1@7")
+    ]
+    assert "consolidate l1@7" in steps[f"{PROTOCOL}/l1@7-0"].parents
+    assert "consolidate l1@0" in steps["knn/random-1"].parents
+    assert {"evaluate l1@0", "evaluate l1@7"} <= set(steps)

@@ -1,4 +1,4 @@
-"""Curves of fine-tuning, one protocol overlaid: a colour an arm, seeds thin, their mean bold."""
+"""Curves of fine-tuning, one protocol overlaid: a color per arm, runs thin, their mean bold."""
 
 from __future__ import annotations
 
@@ -6,32 +6,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from colorgan.report.drawing.charts import Line
-from colorgan.report.drawing.figures import Files, Spec, charts, legend, percent
-from colorgan.report.drawing.html import Html, element, join
+from colorgan.report.blocks import Block, Heading, Legend
+from colorgan.report.charts import ChartSpec, Files, Line, charts, percent
 from colorgan.report.final_scores import SCRATCH, data_name
 from colorgan.report.published import METRICS, TITLES
 from colorgan.report.report_data import ReportData
 from colorgan.runs.reading import RunFolder
 
-Arms = Mapping[str, Sequence[RunFolder]]
-Points = list[tuple[float, float]]
+Runs = Mapping[str, Sequence[RunFolder]]  # by arm
 
 
-def finetuning_section(report_data: ReportData, files: Files) -> Html:
-    """Return loss and scores over fine-tuning, scratch against pretrained, a group for each task and validation set."""
-    groups: dict[tuple[str, str], dict[str, list[RunFolder]]] = {}
+def finetuning_section(report_data: ReportData, files: Files) -> list[Block]:
+    """Return loss and scores over fine-tuning, a group per task and validation set."""
     runs = [run for run in report_data.runs if run.kind in METRICS]
-    for run in sorted(runs, key=lambda run: start_of(run) != SCRATCH):
-        where = data_name(run.folders("data.val"))
-        groups.setdefault((run.kind, where), {}).setdefault(start_of(run), []).append(run)
-    parts = []
+    runs.sort(key=lambda run: start_of(run) != SCRATCH)
+    groups: dict[tuple[str, str], dict[str, list[RunFolder]]] = {}
+    for run in runs:
+        group = groups.setdefault((run.kind, data_name(run.folders("data.val"))), {})
+        group.setdefault(start_of(run), []).append(run)
+
+    blocks: list[Block] = []
     for (kind, where), arms in groups.items():
-        parts += [
-            element("h3", f"{TITLES[kind]}, {where}"),
-            arm_curves(arms, kind, files, TITLES[kind]),
-        ]
-    return join(parts)
+        blocks.append(Heading(f"{TITLES[kind]}, {where}"))
+        blocks += arm_curves(arms, kind, files, TITLES[kind])
+    return blocks
 
 
 def start_of(run: RunFolder) -> str:
@@ -40,51 +38,46 @@ def start_of(run: RunFolder) -> str:
     return SCRATCH if run.kind == "pretrain" or init == SCRATCH else f"generator {init}"
 
 
-def arm_curves(arms: Arms, kind: str, files: Files, prefix: str) -> Html:
+def arm_curves(arms: Runs, kind: str, files: Files, prefix: str) -> list[Block]:
     """Return the arms' training loss and scores over images seen.
 
     Args:
-        kind: the runs' kind, for the scores' names.
+        arms: the runs of each arm.
+        kind: of the runs, for the names of their scores.
+        files: receives the PNGs.
         prefix: begins the names of the PNGs.
     """
-    losses = _arm_lines(arms, "train", "loss/model")
-    seeds = max((len(runs) for runs in arms.values()), default=0)
-    told = "thin: a line a seed; bold: their mean" if seeds > 1 else ""
-    drawn: list[Spec] = [("Training loss", losses, told, {})]
-    at_end = all(
-        len(run.curve("validate", metric.key)) < 2
-        for runs in arms.values()
-        for run in runs
-        for metric in METRICS.get(kind, ())
-    )
-    for metric in () if at_end else METRICS.get(kind, ()):
-        lines = [
-            replace(line, points=percent(line.points))
-            for line in _arm_lines(arms, "validate", metric.key)
-        ]
-        if lines:
-            drawn.append((metric.name, lines, metric.meaning, {"unit": metric.unit}))
-    named = legend([(name, place) for place, name in enumerate(arms)])
-    return join([named, charts(files, drawn, prefix)])
+    several = max((len(runs) for runs in arms.values()), default=0) > 1
+    note = "thin: a line per run; bold: their mean" if several else ""
+    specs = [ChartSpec("Training loss", _arm_lines(arms, "train", "loss/model"), note)]
+    for metric in METRICS.get(kind, ()):
+        lines = []
+        for line in _arm_lines(arms, "validate", metric.key):
+            lines.append(replace(line, points=percent(line.points)))
+        # Scores of a run that is validated at its end alone are in the tables.
+        if any(len(line.points) > 1 for line in lines):
+            specs.append(ChartSpec(metric.name, lines, metric.meaning, metric.unit))
+    return [Legend(list(arms)), *charts(files, specs, prefix)]
 
 
-def _arm_lines(arms: Arms, kind: str, name: str) -> list[Line]:
+def _arm_lines(arms: Runs, kind: str, name: str) -> list[Line]:
     lines = []
     for place, (arm, runs) in enumerate(arms.items()):
         curves = [points for run in runs if (points := run.curve(kind, name))]
         mean = mean_curve(curves)
-        if len(curves) > 1 and len(mean) > 1:
-            lines += [Line(arm, points, place, thin=True) for points in curves]
+        with_mean = len(curves) > 1 and len(mean) > 1
+        for points in curves:
+            lines.append(Line(arm, points, place, thin=with_mean))
+        if with_mean:
             lines.append(Line(arm, mean, place))
-        else:
-            lines += [Line(arm, points, place) for points in curves]
     return lines
 
 
-def mean_curve(curves: Sequence[Sequence[tuple[int, float]]]) -> Points:
+def mean_curve(curves: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[float, float]]:
     """Return the mean at the images at which every curve has a point."""
     if not curves:
         return []
+
     values = [dict(points) for points in curves]
     shared = sorted(set(values[0]).intersection(*values[1:]))
     return [(images, fmean(each[images] for each in values)) for images in shared]

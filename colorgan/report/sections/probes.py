@@ -1,117 +1,154 @@
-"""Tables of probes of frozen features: linear classifiers, few labels, nearest neighbours; mAP in per cent by level.
+"""Tables of probes of frozen features: linear classifiers, few labels, nearest neighbors; mAP in percent by level.
 
-An arm is a name and its probes, one a seed: their means stand in the tables.
+An arm is a name and its probes, one per seed: the tables have their means.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from colorgan.probes.record import Probe
-from colorgan.report.drawing.html import Html, join, table
+from colorgan.report.blocks import Block, Table
+from colorgan.runs.reading import short_names
 
-Arms = Mapping[str, Sequence[Probe]]
+Probes = Mapping[str, Sequence[Probe]]  # by arm
 NO_VALUE = "–"
+CHOSEN = "\u00a0*"
 
 
-def probe_tables(arms: Arms) -> Html:
+def probe_tables(arms: Probes) -> list[Block]:
     """Return the tables that any of the arms has."""
-    return join([_linear(arms), _lowshot(arms), _knn(arms)])
+    return [*_linear(arms), *_low_shot(arms), *_knn(arms)]
 
 
-def _linear(arms: Arms) -> Html | None:
-    """A row a level, a column an arm."""
-    found = {name: probes for name, probes in arms.items() if any(probe.linear for probe in probes)}
+def by_model(probes: Sequence[Probe]) -> dict[str, list[Probe]]:
+    """Return probes by their model's short name; those of one model are one arm."""
+    models = list(dict.fromkeys(each.model for each in probes))
+    names = dict(zip(models, short_names([Path(model) for model in models]), strict=True))
+    arms: dict[str, list[Probe]] = {}
+    for each in probes:
+        arms.setdefault(names[each.model], []).append(each)
+    return arms
+
+
+def best_of(probes: Sequence[Probe]) -> tuple[str, list[float]]:
+    """Return a name and the mAP of each probe at the level that its training part chose.
+
+    Linear classifiers come first, then nearest neighbors; ("", []) without either.
+    """
+    linear = []
+    for each in probes:
+        if each.best_linear is not None and each.best_linear < len(each.linear):
+            linear.append(each.linear[each.best_linear][0])
+    known = [value for value in linear if value is not None]
+    if known:
+        return "linear classifiers", known
+
+    nearest = []
+    for each in probes:
+        if each.best_knn is not None and each.best_knn[1] in each.neighbors:
+            level, k = each.best_knn
+            if level < len(each.knn):
+                nearest.append(each.knn[level][each.neighbors.index(k)])
+    known = [value for value in nearest if value is not None]
+    return ("nearest neighbors", known) if known else ("", [])
+
+
+def _linear(arms: Probes) -> list[Block]:
+    """Return a row per level, a column per arm."""
+    found = {name: probes for name, probes in arms.items() if any(each.linear for each in probes)}
     if not found:
-        return None
-    levels = max((probe.levels for probes in found.values() for probe in probes), key=len)
+        return []
 
-    def cell(probes: Sequence[Probe], level: int) -> str:
-        values = [p.linear[level][0] for p in probes if level < len(p.linear)]
-        best = "\u00a0*" if any(probe.best_linear == level for probe in probes) else ""
-        return spread(values) + best if values else NO_VALUE
+    levels = max((each.levels for probes in found.values() for each in probes), key=len)
+    rows = []
+    for level, name in enumerate(levels):
+        cells = []
+        for probes in found.values():
+            values = [each.linear[level][0] for each in probes if level < len(each.linear)]
+            chosen = CHOSEN if any(each.best_linear == level for each in probes) else ""
+            cells.append(spread(values) + chosen if values else NO_VALUE)
+        rows.append([name, *cells])
 
-    rows = [
-        [name, *(cell(probes, level) for probes in found.values())]
-        for level, name in enumerate(levels)
-    ]
-    told = f"Linear, one classifier a class, by level; * chosen by the training part alone. {_counts(found)}"
-    return table(("Level", *found), rows, told)
-
-
-def _lowshot(arms: Arms) -> Html | None:
-    found = {
-        name: probes for name, probes in arms.items() if any(probe.lowshot for probe in probes)
-    }
-    if not found:
-        return None
-    columns = max((probe.shots for probes in found.values() for probe in probes), key=len)
-
-    def cell(probes: Sequence[Probe], level: int, place: int) -> str:
-        shots = [
-            p.lowshot[level][place]
-            for p in probes
-            if level < len(p.lowshot) and place < len(p.lowshot[level])
-        ]
-        mean, deviation = (_mean([shot[i] for shot in shots]) for i in (0, 1))
-        return (
-            _percent(mean)
-            if deviation is None
-            else f"{_percent(mean)}\u00a0±\u00a0{_percent(deviation)}"
-        )
-
-    told = f"Linear from k positive pictures a class: mean ± deviation over the draws. {_counts(found)}"
-    return table(
-        ("Arm, level", *(f"k = {k}" for k in columns)), _rows(found, len(columns), cell), told
+    caption = (
+        "Linear, one classifier per class, by level; * chosen by the training part alone. "
+        + _counts(found)
     )
+    return [Table(("Level", *found), rows, caption)]
 
 
-def _knn(arms: Arms) -> Html | None:
-    found = {name: probes for name, probes in arms.items() if any(probe.knn for probe in probes)}
+def _low_shot(arms: Probes) -> list[Block]:
+    found = {name: probes for name, probes in arms.items() if any(each.low_shot for each in probes)}
     if not found:
-        return None
-    columns = max((probe.neighbours for probes in found.values() for probe in probes), key=len)
+        return []
 
-    def cell(probes: Sequence[Probe], level: int, place: int) -> str:
-        values = [
-            p.knn[level][place] for p in probes if level < len(p.knn) and place < len(p.knn[level])
-        ]
-        best = (
-            "\u00a0*" if any(probe.best_knn == (level, columns[place]) for probe in probes) else ""
-        )
-        return _percent(_mean(values)) + best
+    columns = max((each.shots for probes in found.values() for each in probes), key=len)
+    rows = []
+    for name, probes in found.items():
+        for level, title in enumerate(probes[0].levels):
+            cells = [_shot(probes, level, place) for place in range(len(columns))]
+            rows.append([f"{name}, {title}", *cells])
+    caption = f"Linear from k positive images per class: mean ± deviation over draws. {_counts(found)}"
+    return [Table(("Arm, level", *(f"k = {k}" for k in columns)), rows, caption)]
 
-    told = f"k nearest neighbours, nothing trained; * chosen by the training part alone. {_counts(found)}"
-    return table(
-        ("Arm, level", *(f"k = {k}" for k in columns)), _rows(found, len(columns), cell), told
+
+def _shot(probes: Sequence[Probe], level: int, place: int) -> str:
+    means, deviations = [], []
+    for each in probes:
+        if level < len(each.low_shot) and place < len(each.low_shot[level]):
+            mean, deviation = each.low_shot[level][place]
+            means.append(mean)
+            deviations.append(deviation)
+    deviation = _mean(deviations)
+    spread_text = "" if deviation is None else f"\u00a0±\u00a0{_percent(deviation)}"
+    return _percent(_mean(means)) + spread_text
+
+
+def _knn(arms: Probes) -> list[Block]:
+    found = {name: probes for name, probes in arms.items() if any(each.knn for each in probes)}
+    if not found:
+        return []
+
+    columns = max((each.neighbors for probes in found.values() for each in probes), key=len)
+    rows = []
+    for name, probes in found.items():
+        for level, title in enumerate(probes[0].levels):
+            cells = [_nearest(probes, level, place, k) for place, k in enumerate(columns)]
+            rows.append([f"{name}, {title}", *cells])
+    caption = (
+        "k nearest neighbors, nothing trained; * chosen by the training part alone. "
+        + _counts(found)
     )
+    return [Table(("Arm, level", *(f"k = {k}" for k in columns)), rows, caption)]
 
 
-def _rows(
-    arms: Arms, num_columns: int, cell: Callable[[Sequence[Probe], int, int], str]
-) -> list[list[str]]:
-    """A row a level of each arm."""
-    return [
-        [f"{name}, {title}", *(cell(probes, level, place) for place in range(num_columns))]
-        for name, probes in arms.items()
-        for level, title in enumerate(probes[0].levels)
-    ]
+def _nearest(probes: Sequence[Probe], level: int, place: int, k: int) -> str:
+    values = []
+    for each in probes:
+        if level < len(each.knn) and place < len(each.knn[level]):
+            values.append(each.knn[level][place])
+    chosen = CHOSEN if any(each.best_knn == (level, k) for each in probes) else ""
+    return _percent(_mean(values)) + chosen
 
 
-def _counts(arms: Arms) -> str:
+def _counts(arms: Probes) -> str:
     first = next(iter(arms.values()))[0]
-    counts = (
-        (first.train, "pictures to train"),
+    counts = []
+    for count, what in (
+        (first.train, "images to train"),
         (first.test, "to score"),
         (first.classes, "classes"),
-    )
+    ):
+        if count:
+            counts.append(f"{count:,} {what}")
     seeds = ", ".join(f"{name} {len(probes)}" for name, probes in arms.items())
-    return f"mAP in %. {', '.join(f'{count:,} {what}' for count, what in counts if count)}. Probes: {seeds}."
+    return f"mAP in %. {', '.join(counts)}. Probes: {seeds}."
 
 
 def spread(shares: Sequence[float | None]) -> str:
-    """Return the mean in per cent, and the sample standard deviation after ± where there are several."""
+    """Return the mean in percent, and the sample standard deviation after ± if there are several."""
     known = [100 * share for share in shares if share is not None]
     if not known:
         return NO_VALUE

@@ -42,12 +42,14 @@ def test_a_study_is_read_with_the_runs_behind_it(folder: Path) -> None:
     assert [each.name for each in found.protocols] == [each["name"] for each in told]
     assert [each.of_the_paper for each in found.protocols] == [True, False, False, False]
     scratch = found.protocols[0].arms[0]
+    behind = found.behind(found.protocols[0])
     assert scratch.mean == pytest.approx(statistics.fmean(told[0]["arms"][0]["values"]))
     assert scratch.deviation == pytest.approx(statistics.stdev(told[0]["arms"][0]["values"]))
-    assert [run.seed for run in scratch.runs] == [0, 1, 2]
-    assert len(scratch.runs[0].evaluations[0].per_class) == 20
-    assert scratch.settings == "4 epochs at 0.0003"
-    assert [len(arm.probes) for arm in found.protocols[3].arms] == [3, 3]
+    assert [run.seed for run in behind["scratch"].runs] == [0, 1, 2]
+    assert len(behind["scratch"].runs[0].evaluations[0].per_class) == 20
+    assert scratch.settings_text == "4 epochs at 0.0003"
+    probed_arms = found.behind(found.protocols[3]).values()
+    assert [len(arm.probes) for arm in probed_arms] == [3, 3]
     assert found.notes == []
 
 
@@ -56,9 +58,9 @@ def test_a_study_that_was_moved_finds_its_runs_and_opens_none_outside(
 ) -> None:
     moved = tmp_path / "elsewhere"
     shutil.copytree(folder, moved)
-    assert all(
-        moved in run.path.parents for arm in read_study(moved).protocols[0].arms for run in arm.runs
-    )
+    runs = [run for behind in read_study(moved).folders.values() for run in behind.runs]
+    assert len(runs) == 18
+    assert all(moved in run.path.parents for run in runs)
     outside = make_run(tmp_path / "outside", {"task": "classify"}, {"mAP": 0.5})
     (moved / "paper-classification" / "link").symlink_to(outside)
     told = json.loads((moved / "study.json").read_text())
@@ -69,7 +71,7 @@ def test_a_study_that_was_moved_finds_its_runs_and_opens_none_outside(
     ]
     (moved / "study.json").write_text(json.dumps(told))
     found = read_study(moved)
-    assert found.protocols[0].arms[0].runs == ()
+    assert found.behind(found.protocols[0])["scratch"].runs == ()
     assert "3 of 3 runs of scratch are not in" in found.notes[0]
 
 

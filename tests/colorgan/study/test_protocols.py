@@ -1,4 +1,4 @@
-"""The table of protocols: complete, valid under the recipe's schema and the packer's words, and the paper's numbers."""
+"""Protocols: complete, valid for the recipe's schema and the packer, and the paper's numbers."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from colorgan.evaluation.classifier_scores import score_classifier
 from colorgan.evaluation.detection_metrics import COCO_NAMES
 from colorgan.evaluation.segmenter_scores import score_segmenter
 from colorgan.probes.linear import Score
-from colorgan.study.protocols import METRIC_TITLES, PROTOCOLS, Arm, Protocol, find_protocol
+from colorgan.study.protocols import METRIC_TITLES, PROTOCOLS, Protocol, StartKind, find_protocol
 
 PROJECT = Path(__file__).resolve().parents[3]
 TRAINED = {"classify", "segment", "detect"}
 each_protocol = pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)
 
 
-def recipe_of(protocol: Protocol, arm: Arm) -> FinetuneRecipe:
-    """The arm's recipe, read as fine-tuning reads its keys."""
+def recipe_of(protocol: Protocol, arm: StartKind) -> FinetuneRecipe:
+    """Return the arm's recipe, read as fine-tuning reads its keys."""
     keys: dict[str, Any] = {
         "init": "scratch" if arm == "scratch" else "generator",
         "stages": protocol.stages[arm],
@@ -62,7 +62,7 @@ def test_a_protocol_names_scores_that_exist_and_its_source(protocol: Protocol) -
 
 
 def scored_names() -> dict[str, set[str]]:
-    """The scores that one picture gets, by task."""
+    """Return the scores of one image, by task."""
     classified: Any = SimpleNamespace(
         sample_ids_B=torch.tensor([0]),
         classes_BC=torch.ones(1, 2),
@@ -100,7 +100,7 @@ def test_the_scores_are_those_that_scoring_gives() -> None:
 
 @each_protocol
 def test_stages_and_settings_are_a_recipe(protocol: Protocol) -> None:
-    assert set(protocol.stages) == (set(get_args(Arm)) if protocol.task in TRAINED else set())
+    assert set(protocol.stages) == (set(get_args(StartKind)) if protocol.task in TRAINED else set())
     recipes = [recipe_of(protocol, arm) for arm in protocol.stages]
     epochs = {sum(stage.epochs for stage in recipe.stages) for recipe in recipes}
     assert len(epochs) <= 1, "the arms see unequal numbers of pictures"
@@ -159,6 +159,6 @@ def test_the_papers_scratch_arms() -> None:
 
 def test_a_misspelt_name_is_told_the_nearest() -> None:
     with pytest.raises(
-        UsageError, match="'voc2007-detect' is no protocol, do you mean voc2007-detection"
+        UsageError, match="unknown protocol 'voc2007-detect', do you mean voc2007-detection"
     ):
         find_protocol("voc2007-detect")

@@ -9,10 +9,14 @@ from helpers.drawn_runs import VOC, scored, tuned
 
 from colorgan.report.page import write_report
 from colorgan.report.report_data import read_folders
-from colorgan.study.comparison import ArmScores, compare
+from colorgan.study.comparison import ArmScores, RunKey, compare
 
 SCRATCH = {0: 0.20, 1: 0.22, 2: 0.21}
 GENERATOR = {0: 0.30, 1: 0.31, 2: 0.29}
+
+
+def by_run(values: dict[int, float]) -> dict[RunKey, float]:
+    return {(0, seed): value for seed, value in values.items()}
 
 
 def runs_of(folder: Path, arm: str, values: dict[int, float]) -> list[Path]:
@@ -30,12 +34,14 @@ def test_the_table_is_that_of_a_study(tmp_path: Path) -> None:
     runs = [*runs_of(tmp_path, "generator", GENERATOR), *runs_of(tmp_path, "scratch", SCRATCH)]
     (study,) = read_folders(runs).studies
     (table,) = study.protocols
-    assert (table.metric, table.seeds, table.test) == ("mAP", ("0", "1", "2"), 8)
+    assert (table.metric, table.seeds, table.data.test) == ("mAP", ("0", "1", "2"), 8)
     assert [(arm.name, arm.values) for arm in table.arms] == [
         ("scratch", tuple(SCRATCH.values())),
         ("generator", tuple(GENERATOR.values())),
     ]
-    expected = compare(ArmScores("generator", GENERATOR), ArmScores("scratch", SCRATCH), "mAP")
+    expected = compare(
+        ArmScores("generator", by_run(GENERATOR)), ArmScores("scratch", by_run(SCRATCH)), "mAP"
+    )
     (found,) = table.comparisons
     assert (found.difference, found.low, found.high) == (
         expected.difference,
@@ -60,7 +66,7 @@ def test_arms_of_other_seeds_are_not_compared_and_the_page_says_why(tmp_path: Pa
 
 
 def test_runs_of_other_recipes_are_not_put_in_one_table(tmp_path: Path) -> None:
-    """Another batch is another experiment; a second run of an arm and seed is named, not taken for the first."""
+    """Another batch is another experiment; a second run of an arm and seed is named."""
     scratch, generator = (
         runs_of(tmp_path, "scratch", SCRATCH),
         runs_of(tmp_path, "generator", GENERATOR),

@@ -1,1 +1,0 @@
-"""Charts, figures and images of the report."""

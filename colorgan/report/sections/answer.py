@@ -1,0 +1,96 @@
+"""The answer at the top of the page: the studies' verdicts, and a card per task, probe and generator."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from colorgan.probes.record import Probe
+from colorgan.report.blocks import Card
+from colorgan.report.published import METRICS
+from colorgan.report.report_data import ReportData
+from colorgan.report.sections.probes import best_of, by_model
+from colorgan.report.sections.transfer import interval_text, percent_text, points
+from colorgan.runs.reading import RunFolder
+from colorgan.study.record import ComparisonRecord, ProtocolRecord, Study
+
+
+def verdicts(report_data: ReportData) -> list[str]:
+    """Return a sentence per protocol and arm: the study's verdict."""
+    sentences = []
+    for study in report_data.studies:
+        for protocol in study.protocols:
+            for each in protocol.comparisons:
+                if each.verdict:
+                    sentences.append(f"{protocol.title}: {each.verdict}")
+    return sentences
+
+
+def answer_cards(report_data: ReportData) -> list[Card]:
+    """Return a card per protocol with a comparison, per set of probes, and per scored generator."""
+    cards = []
+    for study in report_data.studies:
+        for protocol in study.protocols:
+            cards += [_study_card(protocol, each) for each in protocol.comparisons[:1]]
+            cards += _probe_cards(protocol.title, _study_probes(study, protocol))
+    cards += _probe_cards("Frozen features", by_model(report_data.probes))
+    for run in report_data.of("pretrain"):
+        cards += _generator_card(run)
+    return cards
+
+
+def _study_card(protocol: ProtocolRecord, each: ComparisonRecord) -> Card:
+    arms = {arm.name: arm for arm in protocol.arms}
+    means = []
+    for name in (each.against, each.arm):
+        if name in arms:
+            means.append(f"{name} {percent_text(arms[name].mean)}\u00a0%")
+    names = {metric.key: metric.name for metrics in METRICS.values() for metric in metrics}
+    metric = names.get(protocol.metric, protocol.metric)
+
+    kind = "unclear"
+    if each.low is not None and each.high is not None and not each.low <= 0 <= each.high:
+        kind = "better" if each.low > 0 else "worse"
+    runs = len(protocol.seeds)
+    text = f"{metric}: {', '.join(means)}; {runs} seeds{interval_text(each)}."
+    return Card(protocol.title, points(each.difference), text, kind)
+
+
+def _study_probes(study: Study, protocol: ProtocolRecord) -> dict[str, Sequence[Probe]]:
+    behind = study.behind(protocol)
+    return {name: each.probes for name, each in behind.items() if each.probes}
+
+
+def _probe_cards(title: str, arms: Mapping[str, Sequence[Probe]]) -> list[Card]:
+    """Return a card with each arm's mAP at the level that the training part chose; [] without."""
+    texts, values = [], {}
+    method = ""
+    for name, probes in arms.items():
+        found, shares = best_of(probes)
+        if shares:
+            method = found
+            values[name] = statistics.fmean(shares)
+            texts.append(f"{name} {100 * values[name]:.1f}\u00a0%")
+    if not values:
+        return []
+
+    best = max(values, key=lambda name: values[name])
+    text = f"mAP of {method}: {', '.join(texts)}."
+    return [Card(f"{title}: {method}", f"{best} {100 * values[best]:.1f}\u00a0%", text)]
+
+
+def _generator_card(run: RunFolder) -> list[Card]:
+    scores = run.last_scores
+    if "psnr" not in scores:
+        return []
+
+    gap = ""
+    kind = ""
+    if "grey_psnr" in scores:
+        gain = scores["psnr"] - scores["grey_psnr"]
+        kind = "better" if gain > 0 else "worse"
+        word = "above" if gain > 0 else "below"
+        gap = f"{abs(gain):.2f} dB {word} the same images left grey. "
+    count = f"{scores.get('images', 0):,.0f} held-out images"
+    text = f"{gap}{count}, after {run.last_scores_images:,} images."
+    return [Card(run.title, f"{scores['psnr']:.2f} dB PSNR", text, kind)]

@@ -1,0 +1,79 @@
+"""Mistakes in a study's settings that can be found before hours of work."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+
+from colorgan.errors import UsageError
+from colorgan.models.model_folder import read_config
+from colorgan.probes.svm import check_sklearn
+from colorgan.study.protocols import FROZEN, Protocol, find_protocol
+from colorgan.study.record import STUDY
+from colorgan.study.settings import StudySettings
+
+STEPS = "steps"  # the folder of the steps' recipes, marks and logs
+# Keys of the fine-tuning recipe that the study sets for each arm, seed and protocol.
+OWN_KEYS = {"task", "init", "seed", "run", "stages", "network", "dry_run"}
+
+
+def check(settings: StudySettings) -> None:
+    """Find the mistakes that can be found before hours of work.
+
+    Raises:
+        UsageError, ModelFolderError: one of them, in a sentence.
+    """
+    for name in (*settings.epochs_times, *settings.predictions):
+        find_protocol(name)
+    for name in settings.protocols:
+        _check_protocol(find_protocol(name), settings)
+    for key, root in (("voc", settings.roots.voc), ("coco", settings.roots.coco)):
+        if root is not None and not root.is_dir():
+            raise UsageError(f"--roots.{key} {root} is not a folder")
+    for name, folder in settings.generators.items():
+        _check_generator(name, folder)
+
+    taken = sorted({str(key).split(".")[0] for key in settings.finetune} & OWN_KEYS)
+    if taken:
+        raise UsageError(
+            f"--finetune {taken[0]}: the study itself sets it for each arm, seed and protocol"
+        )
+    if settings.launch and shutil.which(shlex.split(settings.launch)[0]) is None:
+        raise UsageError(f"--launch {settings.launch!r}: program not found")
+
+
+def _check_protocol(protocol: Protocol, settings: StudySettings) -> None:
+    if protocol.corpus == "coco" and settings.roots.coco is None:
+        raise UsageError(f"{protocol.name} needs --roots.coco, the folder of that corpus")
+    if protocol.task in FROZEN - {"knn"}:
+        check_sklearn()
+
+
+def _check_generator(name: str, folder: Path) -> None:
+    kind = read_config(folder).kind
+    if kind not in ("generator", "encoder"):
+        raise UsageError(
+            f"--generators {name}: {folder} holds a {kind}; give the output of consolidate.py or "
+            "import_encoder.py"
+        )
+
+
+def check_folder(out: Path) -> None:
+    """Refuse a folder that holds something other than a study.
+
+    Raises:
+        UsageError: it is a file, a run, or has other contents.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UsageError(f"--out {out} is a file: give a folder")
+
+    names = {path.name for path in out.iterdir()}
+    if names and not names & {STEPS, STUDY}:
+        raise UsageError(
+            f"--out {out} holds something other than a study "
+            f"({', '.join(sorted(names)[:3])}): give "
+            "another folder"
+        )
