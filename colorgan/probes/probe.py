@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
@@ -15,11 +14,11 @@ from colorgan.config.progress import images_shown
 from colorgan.data import Loader, ShardSet, open_set, open_whole_set
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import ModelFolderError, UsageError
-from colorgan.files import replacing
 from colorgan.models.model_folder import ModelConfig, build_model, load_model, read_config
 from colorgan.models.unet import FeaturePyramid
 from colorgan.probes.features import Features, extract_features, level_grids, random_encoder
-from colorgan.probes.settings import RANDOM, RESULT, DataSettings, ProbeSettings
+from colorgan.probes.record import write_probe
+from colorgan.probes.settings import RANDOM, DataSettings, ProbeSettings
 from colorgan.probes.svm import check_sklearn
 from colorgan.probes.tables import Protocol, plain, probe, tables
 
@@ -57,11 +56,9 @@ def run(settings: ProbeSettings, ranks: Ranks) -> None:
     probed = probe(protocols, train, test, ranks, seed=settings.seed, shown=telling(ranks))
     if ranks.main:
         print(tables(probed, grids, train, test))
-        write(
-            settings.out / RESULT,
-            {**about(settings, config, train_set, test_set, train, test), **plain(probed, grids)},
-        )
-        print(f"Written: {settings.out / RESULT}")
+        origin = about(settings, config, train_set, test_set, train, test)
+        path = write_probe(settings.out, {**origin, **plain(probed, grids)})
+        print(f"Written: {path}")
 
 
 def check(settings: ProbeSettings, ranks: Ranks) -> None:
@@ -194,9 +191,3 @@ def installed(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def write(path: Path, text: dict[str, Any]) -> None:
-    """Write JSON, whole or not at all. Rank 0 only."""
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(text, indent=1, allow_nan=False) + "\n")

@@ -1,29 +1,32 @@
-"""Probes of frozen features (launcher/probe.py's probe.json) as plain data; scores are shares in [0, 1]."""
+"""probe.json: written and read here, nowhere else. Scores are shares in [0, 1]."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from colorgan.errors import UsageError
-from colorgan.files import entries, mapping, number, read_json, short, whole
+from colorgan.files import entries, mapping, number, read_json, replacing, short, whole
 
 PROBE = "probe.json"
-MAX_LEVELS, MAX_COLUMNS = 16, 16
+MAX_LEVELS, MAX_COLUMNS, MAX_CLASSES = 16, 16, 1000
 Row = tuple[float | None, ...]
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What one encoder's frozen features are worth, level by level, the largest level first.
+    """The scores of one encoder's frozen features, level by level, the largest level first.
 
     Attributes:
         linear: each level's mAP, mAP at 11 points, and mAP cross-validated on the training part.
-        shots: the numbers of positive pictures a class; `lowshot` has each level's mean and deviation for each.
-        neighbours: the numbers of neighbours; `knn` has each level's mAP for each.
-        best_linear: the level that the training part prefers; `best_knn` level and number of neighbours.
+        shots: numbers of positive images per class; `low_shot` has each level's mean and deviation
+            for each.
+        neighbors: numbers of neighbors; `knn` has each level's mAP for each.
+        best_linear: the level that the training part prefers.
+        best_knn: the level and number of neighbors that it prefers.
     """
 
     path: Path
@@ -35,75 +38,97 @@ class Probe:
     levels: tuple[str, ...]
     linear: tuple[Row, ...]
     shots: tuple[int, ...]
-    lowshot: tuple[tuple[tuple[float | None, float | None], ...], ...]
-    neighbours: tuple[int, ...]
+    low_shot: tuple[tuple[tuple[float | None, float | None], ...], ...]
+    neighbors: tuple[int, ...]
     knn: tuple[Row, ...]
     best_linear: int | None
     best_knn: tuple[int, int] | None
 
 
+def write_probe(folder: Path, fields: Mapping[str, Any]) -> Path:
+    """Write probe.json, whole or not at all; return its path. Rank 0 only.
+
+    Args:
+        folder: of the probe.
+        fields: settings, sets and scores (colorgan/probes/tables.py); NaN is not allowed.
+    """
+    path = folder / PROBE
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(fields, indent=1, allow_nan=False) + "\n")
+    return path
+
+
 def read_probe(folder: Path) -> Probe:
-    """Read the folder of a probe.
+    """Read the folder of a probe; what is damaged counts as absent.
 
     Raises:
-        UsageError: probe.json is damaged or holds no table.
+        UsageError: probe.json holds no score.
     """
-    text = read_json(folder / PROBE)
-    linear, lowshot, knn = (mapping(text.get(name)) for name in ("linear", "lowshot", "knn"))
-    lowshot_levels, knn_levels = _levels(lowshot), _levels(knn)
+    fields = read_json(folder / PROBE)
+    linear = mapping(fields.get("linear"))
+    low_shot = _levels(fields, "lowshot")
+    knn = _levels(fields, "knn")
     probe = Probe(
         path=folder,
-        model=short(text.get("model")),
-        seed=short(text.get("seed"), 20),
-        train=_images(text, "train"),
-        test=_images(text, "test"),
-        classes=len(entries(text.get("classes"), 1000)),
-        levels=tuple(map(_level_name, enumerate(entries(text.get("levels"), MAX_LEVELS), 1))),
-        linear=tuple(map(_linear, entries(linear.get("levels"), MAX_LEVELS))),
-        shots=_ks(lowshot_levels),
-        lowshot=tuple(
-            tuple((number(shot.get("mAP_mean")), number(shot.get("mAP_std"))) for shot in level)
-            for level in lowshot_levels
-        ),
-        neighbours=_ks(knn_levels),
-        knn=tuple(
-            tuple(number(mapping(k.get("score")).get("mAP")) for k in level) for level in knn_levels
-        ),
+        model=short(fields.get("model")),
+        seed=short(fields.get("seed"), 20),
+        train=_num_images(fields, "train"),
+        test=_num_images(fields, "test"),
+        classes=len(entries(fields.get("classes"), MAX_CLASSES)),
+        levels=_level_names(fields),
+        linear=tuple(_linear(level) for level in entries(linear.get("levels"), MAX_LEVELS)),
+        shots=_ks(low_shot),
+        low_shot=tuple(tuple(_shot(each) for each in level) for level in low_shot),
+        neighbors=_ks(knn),
+        knn=tuple(tuple(_mAP(each) for each in level) for level in knn),
         best_linear=whole(linear.get("best_level")),
-        best_knn=_best(knn),
+        best_knn=_best_knn(fields),
     )
-    if not (probe.linear or probe.lowshot or probe.knn):
+    if not (probe.linear or probe.low_shot or probe.knn):
         raise UsageError(
             f"{folder / PROBE} holds no scores: write it again with launcher/probe.py --out DIR"
         )
     return probe
 
 
-def _levels(told: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
-    levels = entries(told.get("levels"), MAX_LEVELS)
+def _levels(fields: Mapping[str, Any], protocol: str) -> list[list[dict[str, Any]]]:
+    """Return a protocol's entries by level."""
+    levels = entries(mapping(fields.get(protocol)).get("levels"), MAX_LEVELS)
     return [[mapping(each) for each in entries(level, MAX_COLUMNS)] for level in levels]
 
 
 def _linear(level: Any) -> Row:
     score = mapping(mapping(level).get("score"))
-    values = (score.get("mAP"), score.get("mAP_11_point"), mapping(level).get("cross_validated"))
-    return tuple(map(number, values))
+    cross_validated = mapping(level).get("cross_validated")
+    return number(score.get("mAP")), number(score.get("mAP_11_point")), number(cross_validated)
+
+
+def _shot(entry: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    return number(entry.get("mAP_mean")), number(entry.get("mAP_std"))
+
+
+def _mAP(entry: Mapping[str, Any]) -> float | None:  # noqa: N802 (the field's spelling)
+    return number(mapping(entry.get("score")).get("mAP"))
 
 
 def _ks(levels: list[list[dict[str, Any]]]) -> tuple[int, ...]:
     return tuple(whole(each.get("k")) or 0 for each in levels[0]) if levels else ()
 
 
-def _best(knn: Mapping[str, Any]) -> tuple[int, int] | None:
+def _best_knn(fields: Mapping[str, Any]) -> tuple[int, int] | None:
+    knn = mapping(fields.get("knn"))
     level, k = whole(knn.get("best_level")), whole(knn.get("best_k"))
     return None if level is None or k is None else (level, k)
 
 
-def _images(text: Mapping[str, Any], part: str) -> int | None:
-    return whole(mapping(mapping(text.get("data")).get(part)).get("images"))
+def _num_images(fields: Mapping[str, Any], part: str) -> int | None:
+    return whole(mapping(mapping(fields.get("data")).get(part)).get("images"))
 
 
-def _level_name(numbered: tuple[int, Any]) -> str:
-    place, level = numbered
-    told = [whole(mapping(level).get(key)) for key in ("channels", "grid")]
-    return f"{place}: {told[0]}×{told[1]}×{told[1]}" if None not in told else str(place)
+def _level_names(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    names = []
+    for place, level in enumerate(entries(fields.get("levels"), MAX_LEVELS), 1):
+        channels, grid = whole(mapping(level).get("channels")), whole(mapping(level).get("grid"))
+        known = channels is not None and grid is not None
+        names.append(f"{place}: {channels}×{grid}×{grid}" if known else str(place))
+    return tuple(names)

@@ -1,1 +1,4 @@
-"""One page and its pictures from runs, evaluations, probes and studies; `page.write_report` is the way in."""
+"""One page and its pictures from runs, evaluations, probes and studies.
+
+Front door: `page`.
+"""

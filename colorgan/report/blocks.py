@@ -1,4 +1,4 @@
-"""The parts of a page as plain data: sections return lists of blocks, templates/blocks/ renders them.
+"""The parts of a page as plain data: sections return blocks, templates/blocks/ renders them.
 
 Each class names its template. Text is escaped when it is rendered; only `Markup` is not.
 """
@@ -127,7 +127,8 @@ class Photos:
     """Rows of photos.
 
     Attributes:
-        compare: each row is one photo grey, colored and original; a click lays them over each other.
+        compare: each row is one photo grey, colored and original; a click lays them over each
+            other.
     """
 
     template: ClassVar[str] = "photos"

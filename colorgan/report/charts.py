@@ -1,6 +1,7 @@
-"""Charts of the report, each drawn twice: SVG in the page, which follows light and dark, and PNG beside it.
+"""Charts of the report, drawn twice: SVG in the page, for light and dark, and PNG beside it.
 
-Colors in the SVG are CSS variables of style.css. The page's script shows values under the pointer from `Figure.data`.
+Colors in the SVG are CSS variables of style.css. The page's script shows values under the pointer
+from `Figure.data`.
 """
 
 from __future__ import annotations
@@ -158,7 +159,7 @@ def _scale(axes: Axes, spec: ChartSpec) -> None:
 
 
 def _data(axes: Axes, spec: ChartSpec) -> str:
-    """Return the points with the place of the axes, as shares of the drawing, for the page's script."""
+    """Return, for the page's script, the points and the place of the axes in the drawing."""
     box = axes.get_position()
     lines = []
     for line in spec.lines:

@@ -1,6 +1,7 @@
 """Final scores of runs by conditions and recipe, as mean and spread over seeds, beside the paper's.
 
-Scores under different conditions never share a column: `Conditions` is everything that makes two numbers comparable.
+Scores under different conditions never share a column: `Conditions` is everything that makes two
+numbers comparable.
 """
 
 from __future__ import annotations
@@ -121,7 +122,9 @@ def _results_of(run: RunFolder, report_data: ReportData) -> tuple[list[Result], 
     else:
         notes.append(f"{run.title} was not validated (no data.val).")
 
-    given = [each for each in report_data.evaluations if run_of(each.model, report_data.runs) is run]
+    given = [
+        each for each in report_data.evaluations if run_of(each.model, report_data.runs) is run
+    ]
     for each in [*run.evaluations, *given]:
         of_the_end = each.images_seen == run.images_seen
         if MODEL_KINDS.get(each.kind) != run.kind or not of_the_end:
@@ -135,7 +138,7 @@ def _results_of(run: RunFolder, report_data: ReportData) -> tuple[list[Result], 
 
 
 def _evaluated(run: RunFolder, each: SavedEvaluation) -> list[Result]:
-    """Return an evaluation's scores, and those at the images' own size as conditions of their own."""
+    """Return an evaluation's scores; those at own size are under conditions of their own."""
     conditions = _conditions(run, each.data, each.inference, each.scores)
     results = [Result(run, conditions, each.scores, "evaluation", each)]
     own = {}
@@ -156,7 +159,8 @@ def _twins(results: Sequence[Result]) -> list[str]:
         before = first.setdefault(key, result)
         if before is not result:
             notes.append(
-                f"{before.run.title} and {result.run.title} have the same recipe and seed: only the "
+                f"{before.run.title} and {result.run.title} have the same recipe and seed: "
+                "only the "
                 "later one is counted."
             )
     return notes
@@ -200,7 +204,7 @@ def _seed_groups(results: Sequence[Result]) -> list[SeedGroup]:
 
 
 def _told_apart(twins: list[SeedGroup]) -> list[SeedGroup]:
-    """Return groups with the same start under labels that name the settings on which they differ."""
+    """Return groups of one start under labels that name the settings on which they differ."""
     if len(twins) == 1:
         return twins
 
@@ -214,9 +218,7 @@ def _told_apart(twins: list[SeedGroup]) -> list[SeedGroup]:
     return labelled
 
 
-def paired_difference(
-    scratch: SeedGroup, pretrained: SeedGroup, metric: Metric
-) -> tuple[str, str]:
+def paired_difference(scratch: SeedGroup, pretrained: SeedGroup, metric: Metric) -> tuple[str, str]:
     """Return pretrained - scratch over the seeds that both have, and its meaning in words."""
     low, high = scratch.values(metric.key), pretrained.values(metric.key)
     gaps = [high[seed] - low[seed] for seed in low if seed in high]

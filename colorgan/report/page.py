@@ -1,9 +1,9 @@
-"""The report: run folders -> one self-contained page (report.html), its tables as text (report.md), its PNGs.
+"""The report: run folders -> one self-contained page (report.html), report.md and PNGs.
 
     read_folders -> sections (blocks) -> templates -> files
 
-The page needs no network; every text from a file is escaped, and its content security policy lets only its own
-script run.
+The page needs no network; every text from a file is escaped, and its content security policy lets
+only its own script run.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ Row = list[tuple[str, Image.Image]]  # captions and images
 
 
 def triples(path: Path) -> list[Row]:
-    """Return grey, colored, original of each strip beside a grid's PNG, the largest gain over grey first."""
+    """Return grey, colored, original of the strips beside a PNG, the largest gain first."""
     strips = [strip for strip in read_strips(path.with_suffix("")) if _is_whole(strip)]
     strips.sort(key=_gain, reverse=True)
     rows = []
@@ -63,7 +63,9 @@ def progress(pictures: Sequence[tuple[int, Path]], total_images: int | None) -> 
     """
     moments: list[tuple[str, dict[int, OpenStrip]]] = []
     for images, path in _spread(pictures):
-        strips = [strip for strip in read_strips(path.with_suffix(""), MAX_PHOTOS) if _is_whole(strip)]
+        strips = [
+            strip for strip in read_strips(path.with_suffix(""), MAX_PHOTOS) if _is_whole(strip)
+        ]
         caption = f"{images:,}"
         if total_images:
             caption = f"{100 * min(1.0, images / total_images):.0f} %"

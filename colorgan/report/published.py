@@ -1,4 +1,4 @@
-"""What the paper published (Treneska et al., Sensors 2022, 22(4), 1599), and the names of our scores; plain data."""
+"""Published results (Treneska et al., Sensors 2022, 22(4), 1599) and the names of our scores."""
 
 from __future__ import annotations
 
@@ -96,9 +96,15 @@ PAPER = {
     ),
 }
 PAPER_COLORS = {
-    "psnr": 20.94, "psnr_min": 8.82, "psnr_max": 42.61, "ssim": 0.85, "ssim_min": 0.31, "ssim_max": 0.99,
-}  # fmt: skip
-# Its Table 2: other networks and protocols, on whole VOC. Classification mAP, segmentation mIoU, detection mAP, in %.
+    "psnr": 20.94,
+    "psnr_min": 8.82,
+    "psnr_max": 42.61,
+    "ssim": 0.85,
+    "ssim_min": 0.31,
+    "ssim_max": 0.99,
+}
+# Its Table 2: other networks and protocols, on whole VOC. Classification mAP, segmentation mIoU,
+# detection mAP, in %.
 EARLIER = (
     ("Zhang 2016, AlexNet", 65.9, 35.6, 47.9),
     ("Larsson 2016, VGG-16", None, 50.2, None),

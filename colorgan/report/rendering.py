@@ -1,6 +1,7 @@
-"""Blocks -> HTML by the templates: one page without other files, its text escaped, its only script its own.
+"""Blocks -> HTML by the templates: one page without other files, its text escaped.
 
-A content security policy lets the browser run this script alone and fetch nothing, whatever a run's files hold.
+A content security policy lets the browser run this script alone and fetch nothing, whatever a run's
+files hold.
 """
 
 from __future__ import annotations

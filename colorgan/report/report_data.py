@@ -74,7 +74,8 @@ def _read(folder: Path, report_data: ReportData) -> None:
         if folder.is_dir():
             what = "has no recipe.yaml, study.json, scores.json or probe.json"
         raise UsageError(
-            f"{folder} {what}: give run folders of launcher/pretrain.py or finetune.py, --out folders of "
+            f"{folder} {what}: give run folders of launcher/pretrain.py or finetune.py, --out "
+            "folders of "
             "launcher/evaluate.py or probe.py, or the folder of a study"
         )
 

@@ -14,6 +14,7 @@ from colorgan.study.runner import Runner
 from colorgan.study.settings import StudySettings
 from colorgan.study.steps import find_step, list_steps
 
+
 def run_study(settings: StudySettings, launcher: Path) -> None:
     """Run every step of a study; complete ones cost nothing.
 

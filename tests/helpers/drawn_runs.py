@@ -1,4 +1,4 @@
-"""Folders as the commands leave them, without weights: runs, evaluations, probes and a study, drawn from a seed."""
+"""Folders as the commands leave them, without weights, drawn from a seed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 import torch
 import yaml
 
-from colorgan.evaluation.picture_grids import color_grid, mask_grid
+from colorgan.evaluation.picture_grids import color_grid, mask_grid, to_uint8_HWC
+from colorgan.evaluation.strips import write_strips
 
 HOSTILE = "<script>alert(1)</script>\" onload='x' $x_1$ ‮gpj"
 GREY = {"psnr": 20.0, "ssim": 0.8, "grey_psnr": 18.0, "grey_ssim": 0.7, "images": 4.0}
@@ -42,7 +43,7 @@ VERSIONS = {
 
 
 def line(kind: str, at: int, **values: float | None) -> dict[str, Any]:
-    """A line of a log."""
+    """Return a line of a log."""
     return {"kind": kind, "images": at, "time": 1.0, **({"values": values} if values else {})}
 
 
@@ -54,7 +55,7 @@ def make_run(
     total: int = 100,
     seen: int = 100,
 ) -> Path:
-    """A run folder as training leaves it, without weights."""
+    """Write a run folder as training leaves it, without weights."""
     folder.mkdir(parents=True)
     base = {
         "run": str(folder),
@@ -90,7 +91,7 @@ def make_run(
 
 
 def tuned(folder: Path, seed: int, accuracy: float, init: str = "scratch", **recipe: Any) -> Path:
-    """A finished fine-tuning run of a classifier."""
+    """Write a finished fine-tuning run of a classifier."""
     scores = {
         "first_positive_accuracy": accuracy,
         "mAP": accuracy / 2,
@@ -100,17 +101,23 @@ def tuned(folder: Path, seed: int, accuracy: float, init: str = "scratch", **rec
     return make_run(folder, {"seed": seed, "task": "classify", "init": init, **recipe}, scores)
 
 
-def grid(path: Path, size: int, num_rows: int, shade: float) -> Path:
-    """A picture of grey, coloured, original: black, a shade, white."""
+def grid(path: Path, size: int, num_rows: int, shade: float, *, strips: bool = True) -> Path:
+    """Write a picture of grey, colored, original: black, a shade, white.
 
-    def flat(value: float) -> torch.Tensor:
-        return torch.full((3, size, size), value)
-
-    color_grid(
-        path,
-        [(flat(0.0), flat(shade), flat(1.0))] * num_rows,
-        [f"sample {i}" for i in range(num_rows)],
-    )
+    Args:
+        path: of the captioned grid.
+        size: of each image in pixels.
+        num_rows: images; each gains a decibel less over grey than the one before.
+        shade: of the colored images, in [0, 1].
+        strips: write the folder of strips too; runs of older versions have none.
+    """
+    images = [torch.full((3, size, size), value) for value in (0.0, shade, 1.0)]
+    color_grid(path, [tuple(images)] * num_rows, [f"sample {i}" for i in range(num_rows)])
+    if strips:
+        pixels = [to_uint8_HWC(image) for image in images]
+        scores = [{"psnr": 20.0 + row, "grey_psnr": 18.0 + 2 * row} for row in range(num_rows)]
+        rows = [(row, each, pixels) for row, each in enumerate(scores)]
+        write_strips(path.with_suffix(""), ("grey", "coloured", "original"), rows)
     return path
 
 
@@ -122,7 +129,7 @@ def scored(
     scores: dict[str, float],
     **about: Any,
 ) -> Path:
-    """An evaluation folder; classes score from the seed, a class is taken for the next one now and then."""
+    """Write an evaluation folder; classes score by the seed, some are taken for the next."""
     folder.mkdir(parents=True)
     draw = random.Random(seed)
     names = ["background", *classes] if kind == "segmenter" else list(classes)
@@ -163,7 +170,7 @@ def _overlays(path: Path, classes: Sequence[str], draw: random.Random) -> None:
 
 
 def probed(folder: Path, model: str, seed: int, lift: float) -> Path:
-    """A folder of launcher/probe.py with two levels."""
+    """Write a folder of launcher/probe.py with two levels."""
     folder.mkdir(parents=True)
 
     def score(value: float) -> dict[str, Any]:
@@ -210,7 +217,7 @@ def probed(folder: Path, model: str, seed: int, lift: float) -> Path:
 
 
 def study(folder: Path, seeds: Sequence[int] = (0, 1), classes: Sequence[str] = VOC) -> Path:
-    """A study of one of the paper's protocols, two of the field's and one on frozen features, runs included."""
+    """Write a study of four protocols, its runs included."""
     protocols = [
         _protocol(
             folder,

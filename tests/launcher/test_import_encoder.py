@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from colorgan.study.trials import Arm
 from helpers.commands import LAUNCHER
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -29,7 +30,6 @@ from colorgan.models.model_folder import (
     save_model,
 )
 from colorgan.models.weights_file import CONFIG, WEIGHTS
-from colorgan.study.trials import Arm
 from colorgan.tasks.initial_model import initial_model
 from colorgan.tasks.transfer import build_stage, stages_in_images
 

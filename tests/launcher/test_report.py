@@ -61,7 +61,7 @@ def test_real_runs_become_a_page(tmp_path: Path, packed: dict[str, Path], comman
     told = command("report", "--out", out, run, tuned, tmp_path / "colours")
     assert told.rstrip().endswith(f"Next: open {out / 'report.html'} in a browser")
     page, text = (out / "report.html").read_text(), (out / "report.md").read_text()
-    assert "12 held-out pictures" in page
+    assert "12 held-out images" in page
     assert "own, on voc-val" in page
     assert text.count("| scratch | 0 |") == 2  # the validation set and the evaluation's
     assert (out / "progress-1.png").exists()

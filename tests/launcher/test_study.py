@@ -21,10 +21,10 @@ from safetensors.torch import load_file, save_file
 
 from colorgan.config.settings import leaves
 from colorgan.errors import CheckpointError, ColorganError, UsageError
+from colorgan.files import owned_folder
 from colorgan.models.model_folder import Architecture, ModelConfig, build_model
 from colorgan.models.modes import initialise
 from colorgan.models.weights_file import CONFIG, WEIGHTS
-from colorgan.files import owned_folder
 from colorgan.study.arms import Arm, Start, scratch_arm
 from colorgan.study.comparison import compare, read_arm
 from colorgan.study.plan import Plan

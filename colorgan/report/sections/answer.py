@@ -1,4 +1,4 @@
-"""The answer at the top of the page: the studies' verdicts, and a card per task, probe and generator."""
+"""The answer at the top of the page: verdicts, and a card per task, probe and generator."""
 
 from __future__ import annotations
 

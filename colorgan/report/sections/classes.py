@@ -1,6 +1,7 @@
 """Scores of each class with bars, confusions as heat maps, and overlays on photos.
 
-An arm is a name and the evaluations of its runs: class scores are means over them, confusions are added up.
+An arm is a name and the evaluations of its runs: class scores are means over them, confusions are
+added up.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from colorgan.evaluation.record import SavedEvaluation
-from colorgan.report.blocks import Bar, Block, Group, HeatMap, Heading, Table, Text, data_uri
+from colorgan.report.blocks import Bar, Block, Group, Heading, HeatMap, Table, Text, data_uri
 from colorgan.report.charts import Files, free_name, plain
 from colorgan.report.final_scores import MODEL_KINDS, Result, by_conditions, data_name, spread
 from colorgan.report.photos import open_picture, picture_block, png_bytes
@@ -105,7 +106,7 @@ def _bar(share: float | None) -> str | Bar:
 
 
 def summed(evaluations: Sequence[SavedEvaluation]) -> tuple[tuple[str, ...], Matrix]:
-    """Return the names and the sum of the confusions with the first one's classes; ((), []) without any."""
+    """Return the names and the sum of the confusions with the first one's classes."""
     found = [each for each in evaluations if each.confusion]
     if not found:
         return (), []
@@ -226,9 +227,7 @@ def classes_section(
     return blocks + _without_runs(report_data, results, files)
 
 
-def _without_runs(
-    report_data: ReportData, results: Sequence[Result], files: Files
-) -> list[Block]:
+def _without_runs(report_data: ReportData, results: Sequence[Result], files: Files) -> list[Block]:
     counted = {id(each.evaluation) for each in results if each.evaluation}
     groups: dict[tuple[str, str], dict[str, list[SavedEvaluation]]] = {}
     for each in report_data.evaluations:

@@ -107,8 +107,8 @@ def _evaluation(each: SavedEvaluation, number: int, files: Files) -> list[Block]
         return []
 
     counted = f"{each.scores.get('images', 0):,.0f} photos, {each.inference} inference"
-    title = Heading(f"Evaluation of {short(each.model)} ({counted})")
-    return [title, *score_lines(each.scores), *shown]
+    heading = Heading(f"Evaluation of {short(each.model)} ({counted})")
+    return [heading, *score_lines(each.scores), *shown]
 
 
 def score_lines(scores: Mapping[str, float]) -> list[Block]:
@@ -124,9 +124,7 @@ def score_lines(scores: Mapping[str, float]) -> list[Block]:
     return lines
 
 
-def _end(
-    each: SavedEvaluation, what: str, title: str, number: int, files: Files
-) -> list[Block]:
+def _end(each: SavedEvaluation, what: str, title: str, number: int, files: Files) -> list[Block]:
     """Return the photos of one picture file: by strips where there are, else whole."""
     path = each.pictures.get(what)
     picture = open_picture(path)

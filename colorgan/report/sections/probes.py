@@ -1,6 +1,6 @@
-"""Tables of probes of frozen features: linear classifiers, few labels, nearest neighbors; mAP in percent by level.
+"""Tables of probes of frozen features: linear classifiers, few labels, nearest neighbors.
 
-An arm is a name and its probes, one per seed: the tables have their means.
+mAP in percent by level. An arm is a name and its probes, one per seed: the tables have their means.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def _low_shot(arms: Probes) -> list[Block]:
         for level, title in enumerate(probes[0].levels):
             cells = [_shot(probes, level, place) for place in range(len(columns))]
             rows.append([f"{name}, {title}", *cells])
-    caption = f"Linear from k positive images per class: mean ± deviation over draws. {_counts(found)}"
+    caption = (
+        f"Linear from k positive images per class: mean ± deviation over draws. {_counts(found)}"
+    )
     return [Table(("Arm, level", *(f"k = {k}" for k in columns)), rows, caption)]
 
 
@@ -148,7 +150,7 @@ def _counts(arms: Probes) -> str:
 
 
 def spread(shares: Sequence[float | None]) -> str:
-    """Return the mean in percent, and the sample standard deviation after ± if there are several."""
+    """Return the mean in percent, with the sample standard deviation of several."""
     known = [100 * share for share in shares if share is not None]
     if not known:
         return NO_VALUE

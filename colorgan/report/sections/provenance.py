@@ -20,7 +20,7 @@ UNKNOWN = "unknown"
 
 
 def recipes_section(report_data: ReportData) -> list[Block]:
-    """Return the differences between the runs of a kind, and each recipe; of an arm its first run's."""
+    """Return the differences between runs, and each recipe; of an arm its first run's."""
     blocks: list[Block] = []
     for kind, name in KIND_NAMES.items():
         runs = report_data.of(kind)
@@ -58,8 +58,8 @@ def provenance_section(report_data: ReportData) -> list[Block]:
         blocks.append(Table(header, [_origin(run) for run in runs]))
     blocks += [Heading("Versions that trained"), versions]
     if runs:
-        header = ("Run", "Checkpoint", "Bytes", "State")
-        blocks.append(_folded("Checkpoints", header, _checkpoints(runs)))
+        saved = _folded("Checkpoints", ("Run", "Checkpoint", "Bytes", "State"), _checkpoints(runs))
+        blocks.append(saved)
         blocks.append(_folded("Events", ("Run", "Images", "Event", "Exit status"), _events(runs)))
     return blocks
 
@@ -82,7 +82,7 @@ def _last_versions(run: RunFolder) -> dict[str, Any]:
 
 
 def _versions(report_data: ReportData) -> Block | None:
-    """Return a row per set of versions, with the runs that last started with it; None without runs."""
+    """Return a row per set of versions, with the runs that last started with it."""
     named = [(run.title, run) for run in report_data.runs]
     for study in report_data.studies:
         for behind in study.folders.values():

@@ -123,7 +123,9 @@ def _transfer_table(task: str, found: Mapping[Conditions, list[SeedGroup]]) -> l
             if any(group.values(metric.key) for group in groups):
                 columns.append((metric, conditions, groups))
 
-    rows = [[name] for name in ("Protocol", "Metric", "Data", "Images", "Classes", "Size", "Inference")]
+    rows = [
+        [name] for name in ("Protocol", "Metric", "Data", "Images", "Classes", "Size", "Inference")
+    ]
     if paper is not None:
         rows = [[*row, cell] for row, cell in zip(rows, _paper_cells(paper, task), strict=True)]
     for metric, conditions, _ in columns:
@@ -134,7 +136,11 @@ def _transfer_table(task: str, found: Mapping[Conditions, list[SeedGroup]]) -> l
         rows.append(["Differs from the paper in", NO_VALUE, *ways])
     rows += _start_rows(paper, columns)
 
-    header = ["", *(["Paper"] if paper else []), *(f"Ours: {metric.name}" for metric, _, _ in columns)]
+    header = [
+        "",
+        *(["Paper"] if paper else []),
+        *(f"Ours: {metric.name}" for metric, _, _ in columns),
+    ]
     source = f"Paper: {SOURCE}. " if paper else ""
     caption = f"{source}Pretrained runs start from a generator."
     table = Table(header, rows, caption, "long", sortable=False)

@@ -1,4 +1,4 @@
-"""The report's section on transfer: a study's protocols, each with its own table, chart and verdict.
+"""The section on transfer: a study's protocols, each with its own table, chart and verdict.
 
 The paper's protocols and the field's are apart, and no two protocols share a column.
 """
@@ -103,9 +103,7 @@ def interval_text(each: ComparisonRecord) -> str:
     return f", {100 * each.level:g} % interval {_signed(each.low)} to {_signed(each.high)}"
 
 
-def _protocol(
-    protocol: ProtocolRecord, behind: Mapping[str, ArmFolders], files: Files
-) -> Block:
+def _protocol(protocol: ProtocolRecord, behind: Mapping[str, ArmFolders], files: Files) -> Block:
     paper = next((each for each in PAPER.values() if each.protocol == protocol.name), None)
     stem = free_name(files, protocol.name)
     means = ", ".join(f"{arm.name} {percent_text(arm.mean)} %" for arm in protocol.arms)

@@ -1,10 +1,13 @@
-"""The report's parts: what is read, how scores are grouped, and a page that is whole, safe and says what is missing."""
+"""The report: folders read, scores grouped, a page that is whole, safe and names what is missing."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import warnings
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -12,56 +15,46 @@ from helpers.drawn_runs import GREY, HOSTILE, grid, line, make_run, tuned
 from PIL import Image
 
 from colorgan.errors import UsageError
-from colorgan.report.drawing.html import Html, element, join
-from colorgan.report.drawing.photos import cut_grid, open_picture, progress
+from colorgan.report.blocks import Heading, Table, Text
 from colorgan.report.final_scores import (
-    by_protocol,
+    by_conditions,
     final_results,
     paired_difference,
     run_of,
     spread,
 )
 from colorgan.report.page import write_report
+from colorgan.report.photos import open_picture, progress, triples
 from colorgan.report.published import METRICS
+from colorgan.report.rendering import render
 from colorgan.report.report_data import read_folders
 from colorgan.report.sections.scores import markdown
 from colorgan.runs.reading import differences, read_run, short_names
 
 
-def test_text_is_escaped_unless_it_is_html_already() -> None:
+def test_text_is_escaped_and_hidden_characters_are_shown() -> None:
     assert (
-        element("p", 'a < b & "c"', title='"')
-        == '<p title="&quot;">a &lt; b &amp; &quot;c&quot;</p>'
+        render([Text('a < b & "c"', 'x" y')])
+        == '<p class="x&#34; y">a &lt; b &amp; &#34;c&#34;</p>'
     )
-    assert join([Html("<br>"), "<br>", None]) == "<br>&lt;br&gt;"
-    assert element("p", "a\x00\u202eb\u00a0c\ud800") == "<p>a\\x00\\u202eb\u00a0c\\ud800</p>"
+    hidden = render([Heading("a\x00\u202eb\u00a0c\ud800")])
+    assert hidden == "<h3>a\\x00\\u202eb\u00a0c\\ud800</h3>"
+    table = render([Table(("<b>", "x"), [["<i>", "1"], ["&", "2"]], "<c>")])
+    assert "<b>" not in table and "<i>" not in table and "&lt;c&gt;" in table
+    assert 'class=" sortable"' in table
 
 
-@pytest.mark.parametrize("size", [32, 64, 128, 256])
-@pytest.mark.parametrize("num_rows", [1, 5])
-def test_a_grid_is_cut_into_the_cells_it_was_made_of(
-    tmp_path: Path, size: int, num_rows: int
-) -> None:
-    picture = open_picture(grid(tmp_path / "g.png", size, num_rows, 0.5))
-    assert picture is not None
-    rows = cut_grid(picture)
-    assert len(rows) == num_rows
-    for row in rows:
-        assert [cell.getextrema()[0] for cell in row] == [(0, 0), (128, 128), (255, 255)]
-
-
-def test_what_is_no_grid_is_not_cut(tmp_path: Path) -> None:
-    assert cut_grid(Image.new("RGB", (411, 1203))) == []
+def test_what_cannot_be_read_is_no_picture(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     assert open_picture(tmp_path / "x.png") is None
-    assert progress([(5, tmp_path / "x.png"), (6, tmp_path / "absent.png")], 10) is None
+    assert progress([(5, tmp_path / "x.png"), (6, tmp_path / "absent.png")], 10) == []
+    assert triples(tmp_path / "absent.png") == []
 
 
 def test_progress_takes_the_first_and_the_last_of_many(tmp_path: Path) -> None:
     pictures = [(n, grid(tmp_path / f"{n}.png", 32, 1, n / 100)) for n in range(10, 110, 10)]
-    found = progress(pictures, 100)
-    assert found is not None
-    captions = [caption for caption, _ in found.rows()[0]]
+    (row,) = progress(pictures, 100)
+    captions = [caption for caption, _ in row]
     assert captions[0] == "grey"
     assert captions[-2:] == ["100 %", "original"]
     assert len(captions) == 7
@@ -79,9 +72,9 @@ def test_runs_that_differ_only_in_seed_are_one_arm_and_pairs_are_by_seed(tmp_pat
         tuned(tmp_path / f"g{seed}", seed, 0.3 + seed / 5, init="g/generator") for seed in (1, 0)
     ]
     results, notes = final_results(read_folders(runs))
-    ((protocol, arms),) = by_protocol(results, "classify").items()
+    ((conditions, arms),) = by_conditions(results, "classify").items()
     assert notes == []
-    assert (protocol.images, protocol.classes, protocol.size) == (8, 3, 32)
+    assert (conditions.images, conditions.classes, conditions.size) == (8, 3, 32)
     assert [arm.label for arm in arms] == ["scratch", "generator"]
     gap, words = paired_difference(*arms, METRICS["classify"][0])
     assert gap == "+15.00 ± 7.07"  # 10 and 20 points
@@ -94,7 +87,7 @@ def test_other_protocols_and_other_recipes_share_no_mean(tmp_path: Path) -> None
     runs.append(
         tuned(tmp_path / "c", 2, 0.4, data={"train": ["shards/t"], "val": ["shards/other"]})
     )
-    grouped = by_protocol(final_results(read_folders(runs))[0], "classify")
+    grouped = by_conditions(final_results(read_folders(runs))[0], "classify")
     assert [[len(arm.results) for arm in arms] for arms in grouped.values()] == [[1, 1], [1]]
     labels = {arm.label for arms in grouped.values() for arm in arms}
     assert labels == {"scratch (head_width (absent))", "scratch (head_width 7)", "scratch"}
@@ -104,7 +97,7 @@ def test_unfinished_runs_are_in_no_table_and_are_told(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", {}, GREY, total=200)
     results, notes = final_results(read_folders([run]))
     assert results == []
-    assert "not at its end (100 of 200 images)" in notes[0]
+    assert "is unfinished (100 of 200 images)" in notes[0]
 
 
 def test_an_evaluation_belongs_to_its_run_and_only_if_of_its_last_weights(tmp_path: Path) -> None:
@@ -125,7 +118,7 @@ def test_an_evaluation_belongs_to_its_run_and_only_if_of_its_last_weights(tmp_pa
     assert run_of("runs/a/model", report_data.runs) is report_data.runs[0]
     assert run_of("elsewhere/a/model", report_data.runs) is None
     results, notes = final_results(report_data)
-    assert [(r.source, r.protocol.inference) for r in results] == [
+    assert [(r.source, r.conditions.inference) for r in results] == [
         ("last validation", "running"),
         ("evaluation", "paper"),
     ]
@@ -145,7 +138,7 @@ def test_what_is_no_run_is_told_in_one_sentence(tmp_path: Path) -> None:
         match=r"has no recipe\.yaml, study\.json, scores\.json or probe\.json: give run folders",
     ):
         read_folders([tmp_path])
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         read_folders([tmp_path / "absent"])
     (tmp_path / "recipe.yaml").write_text("[1, 2")
     with pytest.raises(UsageError, match="is not a recipe that a run wrote"):
@@ -216,7 +209,13 @@ def test_the_page_is_whole_safe_and_fetches_nothing(report: Path) -> None:
     page = report.read_text()
     seen = Reader(page)
     tags = {tag for tag, _ in seen.elements}
-    assert not tags & {"script", "iframe", "object", "embed", "link", "base", "form"}
+    assert not tags & {"iframe", "object", "embed", "link", "base", "form"}
+    script = (files("colorgan.report") / "page.js").read_text()
+    assert page.count("<script>") == 1 and f"<script>{script}</script>" in page
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    policies = [a["content"] for tag, a in seen.elements if a.get("http-equiv")]
+    assert policies == [policy]
     for tag, attributes in seen.elements:
         assert not [key for key in attributes if key.startswith("on")], tag
         for key in ("src", "href", "xlink:href"):
@@ -240,16 +239,16 @@ def test_the_page_tells_the_papers_numbers_in_columns_of_their_own(report: Path)
     ):
         assert value in text
     assert "20.00\u00a0% (seed 0; run 2)" in text
-    assert "+10.00 points (one seed: its spread is not known)" in text
-    assert "2.00 dB above the same pictures left grey" in text
+    assert "+10.00 points (one seed: its spread is unknown)" in text
+    assert "2.00 dB above the same images left grey" in text
     assert "far ahead of the generator" in text
     assert "No finished segmentation run was given." in text
 
 
 def test_pictures_and_text_lie_beside_the_page_and_nothing_half_written(report: Path) -> None:
-    files = sorted(path.name for path in report.parent.iterdir())
-    assert {"report.html", "report.md", "progress-1.png", "generator-loss.png"} <= set(files)
-    assert not [name for name in files if name.startswith(".")]
+    names = sorted(path.name for path in report.parent.iterdir())
+    assert {"report.html", "report.md", "progress-1.png", "generator-loss.png"} <= set(names)
+    assert not [name for name in names if name.startswith(".")]
     for path in report.parent.glob("*.png"):
         Image.open(path).verify()
 

@@ -1,4 +1,4 @@
-"""Studies and probes in the report: what is read, what is refused, and what the page and the text say of them."""
+"""Studies and probes in the report: reading, refusals, and their tables, cards and text."""
 
 from __future__ import annotations
 
@@ -15,15 +15,12 @@ from helpers.drawn_runs import HOSTILE, make_run, probed, study
 
 from colorgan.errors import UsageError
 from colorgan.probes.record import read_probe
-from colorgan.report.drawing.charts import draw_study
+from colorgan.report.rendering import render
 from colorgan.report.report_data import ReportData, read_folders
+from colorgan.report.sections.answer import answer_cards, verdicts
 from colorgan.report.sections.probes import probe_tables, spread
-from colorgan.report.sections.transfer import (
-    points,
-    transfer_cards,
-    transfer_markdown,
-    transfer_section,
-)
+from colorgan.report.sections.transfer import points, transfer_markdown, transfer_section
+from colorgan.report.study_chart import draw_study
 from colorgan.study.record import read_study
 
 
@@ -115,7 +112,7 @@ def test_what_is_not_as_agreed_is_left_out_bounded_and_escaped(
     (tmp_path / "study.json").write_text(
         json.dumps({"protocols": [{"name": "n", "title": "t", **wrong}]})
     )
-    page = transfer_section(read_folders([tmp_path]), {})
+    page = render(transfer_section(read_folders([tmp_path]), {}))
     assert "<script" not in page
     assert " onload='x'" not in re.sub(r">[^<]*<", "><", page)
     assert len(page) < 100_000
@@ -123,7 +120,7 @@ def test_what_is_not_as_agreed_is_left_out_bounded_and_escaped(
 
 def test_each_protocol_has_its_own_table_chart_and_verdict(folder: Path) -> None:
     files: dict[str, bytes] = {}
-    page = transfer_section(read_folders([folder]), files)
+    page = render(transfer_section(read_folders([folder]), files))
     papers, fields = text_of(page).split("The field's protocols")
     assert "47.18" in papers
     assert "1,713" in papers
@@ -165,7 +162,7 @@ def test_further_scores_are_told_for_each_arm(folder: Path, tmp_path: Path) -> N
     ]
     (tmp_path / "study.json").write_text(json.dumps(told))
     report_data = read_folders([tmp_path])
-    page, text = text_of(transfer_section(report_data, {})), transfer_markdown(report_data)
+    page, text = text_of(render(transfer_section(report_data, {}))), transfer_markdown(report_data)
     for part in ("another score", "20.00 ± 10.00", "30.00 ± 0.00 (+10.00; +5.00 to +15.00)"):
         assert part in page and part in text
     assert "| a third one | 20.00 ± 10.00 | – |" in text
@@ -173,10 +170,13 @@ def test_further_scores_are_told_for_each_arm(folder: Path, tmp_path: Path) -> N
 
 def test_cards_and_text_say_the_same(folder: Path) -> None:
     report_data = read_folders([folder])
-    cards = [text_of(card) for card in transfer_cards(report_data)]
-    assert len(cards) == 4
-    assert "+4.00 points" in cards[0]
-    assert "First-positive accuracy" in cards[0]
+    cards = answer_cards(report_data)
+    assert [card.kind for card in cards] == ["better", "unclear", "worse", "better", ""]
+    assert cards[0].value == "+4.00 points"
+    assert "First-positive accuracy" in cards[0].text
+    # The last one is that of the study's probes, at the level that the training part chose.
+    assert cards[4].value == "pretrained 43.0\u00a0%"
+    assert verdicts(report_data)[0] == "paper classification: pretraining helps"
     text = transfer_markdown(report_data)
     assert text.count("\n## ") == 4
     assert (
@@ -188,9 +188,10 @@ def test_cards_and_text_say_the_same(folder: Path) -> None:
 
 def test_a_chart_shows_every_seed_and_the_interval(folder: Path) -> None:
     protocol = read_study(folder).protocols[0]
-    chart = draw_study(protocol, "key")
-    assert chart is not None
-    # matplotlib draws each kind of marker once and uses it a point: three seeds of two arms, and one difference.
+    files: dict[str, bytes] = {}
+    chart = draw_study(protocol, "key", "read aloud", files)
+    assert chart is not None and list(files) == ["key.png"]
+    # matplotlib defines each marker once and uses it per point: three runs of two arms, one difference.
     assert chart.svg.count("<use ") >= 7
     assert "var(--line-0)" in chart.svg
     assert "var(--line-1)" in chart.svg
@@ -217,19 +218,19 @@ def test_probes_are_means_over_their_seeds(tmp_path: Path) -> None:
         ],
         "pretrained": [read_probe(probed(tmp_path / "p", "g/generator", 0, 0.4))],
     }
-    text = " ".join(text_of(probe_tables(arms)).split())
+    text = " ".join(text_of(render(probe_tables(arms))).split())
     assert (
         "Level random pretrained 1: 64×12×12 25.0 ± 7.1 60.0 2: 128×8×8 35.0 ± 7.1 * 70.0 *" in text
     )
     assert "Arm, level k = 1 k = 96 random, 1: 64×12×12 0.3 ± 1.0 25.0 ± 1.0" in text
     assert "k = 1 k = 5 random, 1: 64×12×12 25.0 25.0 random, 2: 128×8×8 35.0 35.0 *" in text
-    assert "40 pictures to train, 8 to score, 20 classes" in text
+    assert "40 images to train, 8 to score, 20 classes" in text
     assert spread([None, None]) == "–"
 
 
 def test_probes_given_by_themselves_are_grouped_by_model(tmp_path: Path) -> None:
     folders = [probed(tmp_path / f"p{seed}", "g/generator", seed, 0.1) for seed in (0, 1)]
-    text = text_of(transfer_section(read_folders(folders), {}))
+    text = text_of(render(transfer_section(read_folders(folders), {})))
     assert "Probes: generator 2." in text
     (tmp_path / "p0" / "probe.json").write_text('{"linear": {"levels": "x"}}')
     with pytest.raises(UsageError, match=r"probe\.json holds no scores"):
