@@ -126,8 +126,8 @@ def draw(spec: ChartSpec, files: Files, prefix: str = "") -> Figure:
         _scale(axes, spec)
 
         svg = svg_of(drawing, stem)
-        data = _data(axes, spec)
         named = [line for line in spec.lines if not line.thin]
+        data = _data(axes, named, spec.unit)
         files[f"{stem}.png"] = _png(drawing, spec.title, named)
     return Figure(spec.title, svg, _ends(spec.title, named), spec.note, data)
 
@@ -158,19 +158,18 @@ def _scale(axes: Axes, spec: ChartSpec) -> None:
     axes.set_ylabel(spec.unit)
 
 
-def _data(axes: Axes, spec: ChartSpec) -> str:
+def _data(axes: Axes, lines_shown: Sequence[Line], unit: str) -> str:
     """Return, for the page's script, the points and the place of the axes in the drawing."""
     box = axes.get_position()
     lines = []
-    for line in spec.lines:
+    for line in lines_shown:
         points = [[round(x), float(f"{y:.5g}")] for x, y in thinned(line.points)]
-        name = f"{line.name}, one run" if line.thin else line.name
-        lines.append({"name": name, "color": line.color % len(COLORS), "points": points})
+        lines.append({"name": line.name, "color": line.color % len(COLORS), "points": points})
     return json.dumps(
         {
             "box": [round(each, 4) for each in (box.x0, 1 - box.y1, box.width, box.height)],
             "x": axes.get_xlim(),
-            "unit": spec.unit,
+            "unit": unit,
             "lines": lines,
         },
         separators=(",", ":"),

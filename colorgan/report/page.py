@@ -62,12 +62,12 @@ def report_page(report_data: ReportData, files: Files) -> str:
     """
     results, notes = final_results(report_data)
     sections = [
-        Section("runs", "Runs", _runs(report_data)),
         Section("transfer", "Transfer", transfer_section(report_data, files)),
         Section("colored", "Colored photos", colored_section(report_data, files)),
         Section("progress", "Learning progress", progress_section(report_data, files)),
         Section("scores", "Scores beside the paper's", _scores(report_data, results)),
         Section("classes", "By class", classes_section(report_data, results, files)),
+        Section("runs", "Runs", _runs(report_data)),
         Section("pretraining", "Pretraining", pretraining_section(report_data, files)),
         Section("finetuning", "Fine-tuning", finetuning_section(report_data, files)),
         Section("speed", "Throughput", speed_section(report_data, files)),

@@ -1,4 +1,4 @@
-"""The report in a headless browser: on a phone, on a desk, in print, light and dark; it fetches nothing."""
+"""The report in a headless browser: phone, desk, print, light, dark; nothing is fetched."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 # A4 less the page's margins of 14 mm is 182 mm: 688 CSS pixels.
 WIDTHS = {"phone": 360, "dark": 360, "desk": 1200, "print": 688}
 
-# The report has no script: a page around it opens everything that is folded, and measures it in a frame.
+# The page lets only its own script run: a page around it opens what is folded, measures, clicks.
 MEASURE = """
 const luminance = ([r, g, b]) => [r, g, b].map(v => v / 255)
   .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
@@ -39,26 +39,69 @@ const behind = (e, w) => {
 function measure(frame) {
   const d = frame.contentDocument, w = frame.contentWindow
   d.querySelectorAll('details').forEach(each => each.open = true)
-  const found = {width: d.documentElement.scrollWidth, images: d.images.length, right: 0, contrast: 99, pixels: 99}
+  const found = {width: d.documentElement.scrollWidth, images: d.images.length}
+  Object.assign(found, {right: 0, contrast: 99, pixels: 99})
   found.broken = [...d.images].filter(i => !i.complete || !i.naturalWidth).length
-  found.fetched = w.performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('data:'))
+  const names = w.performance.getEntriesByType('resource').map(e => e.name)
+  found.fetched = names.filter(n => !n.startsWith('data:'))
   for (const e of d.querySelectorAll('main *')) {
     if (e.closest('pre')) continue
     found.right = Math.max(found.right, e.getBoundingClientRect().right)
-    if (![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()) || e.closest('.scale')) continue
+    const hasText = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())
+    if (!hasText || e.closest('.scale')) continue
     const style = w.getComputedStyle(e), svg = e.closest('svg')
-    const ink = luminance(rgb(svg ? style.fill : style.color)), paper = luminance(behind(svg || e, w))
+    const ink = luminance(rgb(svg ? style.fill : style.color))
+    const paper = luminance(behind(svg || e, w))
     const contrast = (Math.max(ink, paper) + .05) / (Math.min(ink, paper) + .05)
-    if (contrast < found.contrast) [found.contrast, found.faintest] = [contrast, e.outerHTML.slice(0, 80)]
+    if (contrast < found.contrast) {
+      [found.contrast, found.faintest] = [contrast, e.outerHTML.slice(0, 80)]
+    }
     const scale = svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1
     const pixels = parseFloat(style.fontSize) * scale
-    if (pixels < found.pixels) [found.pixels, found.smallest] = [pixels, e.outerHTML.slice(0, 80)]
+    if (pixels < found.pixels) {
+      [found.pixels, found.smallest] = [pixels, e.outerHTML.slice(0, 80)]
+    }
   }
+  return found
+}
+function use(frame) {
+  const d = frame.contentDocument, w = frame.contentWindow, found = {}
+  const column = () => [...d.querySelectorAll('#runs tbody tr')].map(r => r.cells[3].textContent)
+  d.querySelectorAll('#runs thead th')[3].click()
+  found.falling = column()
+  d.querySelectorAll('#runs thead th')[3].click()
+  found.rising = column()
+
+  const chart = d.querySelector('[data-points]'), area = chart.getBoundingClientRect()
+  const middle = {clientX: area.left + area.width / 2, clientY: area.top + area.height / 2}
+  chart.dispatchEvent(new w.PointerEvent('pointermove', middle))
+  found.tip = chart.querySelector('.tip').textContent
+  chart.dispatchEvent(new w.PointerEvent('pointerleave'))
+  found.tipHidden = chart.querySelector('.tip').hidden
+
+  const dialog = d.querySelector('dialog'), slider = dialog.querySelector('input')
+  d.querySelectorAll('.compare img')[1].click()
+  found.open = dialog.open
+  found.layers = dialog.querySelectorAll('.stage img').length
+  const clips = () => [...dialog.querySelectorAll('.stage img')].map(i => i.style.clipPath)
+  found.colored = clips()
+  slider.value = 150
+  slider.dispatchEvent(new w.Event('input'))
+  found.slid = clips()
+  dialog.querySelector('button').click()
+  found.closed = !dialog.open
+
+  const section = d.querySelector('#speed details')
+  section.open = false
+  d.querySelector('nav a[href="#speed"]').click()
+  found.unfolded = section.open
+  found.sticky = w.getComputedStyle(d.querySelector('nav')).position
   return found
 }
 onload = () => {
   const told = {}
   for (const frame of document.querySelectorAll('iframe')) told[frame.id] = measure(frame)
+  told.used = use(document.querySelector('#desk'))
   document.querySelector('#told').textContent = JSON.stringify(told)
 }
 """
@@ -66,7 +109,7 @@ onload = () => {
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What the browser finds in each frame, of a page with everything in it."""
+    """Return what the browser finds in each frame, of a page with everything in it."""
     root = tmp_path_factory.mktemp("browser")
     run = make_run(
         root / HOSTILE.replace("/", "∕"), {"note": HOSTILE, "loss": {"gan": "bce"}}, GREY
@@ -89,7 +132,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
         probed(root / "p", "g", 0, 0.1),
     ]
     page = write_report(folders, root / "out")
-    # Pictures that wait to be scrolled to would not be there when the page has loaded, which is when it is measured.
+    # The page is measured when it has loaded; lazy pictures would be missing then.
     text = page.read_text().replace('loading="lazy"', "")
     copies = {
         "phone": text,
@@ -145,5 +188,24 @@ def test_on_paper_nothing_is_cut_off(measured: dict[str, dict[str, Any]]) -> Non
 def test_text_can_be_read(measured: dict[str, dict[str, Any]], frame: str) -> None:
     found = measured[frame]
     assert found["contrast"] >= 4.5, found["faintest"]
-    # On paper eighty classes share the width: 4 CSS pixels are a millimetre, and paper is sharper than a screen.
+    # On paper eighty classes share the width: 4 CSS pixels are a millimeter, sharper than a screen.
     assert found["pixels"] >= (4.0 if frame == "print" else 8.0), found["smallest"]
+
+
+def test_tables_sort_charts_show_values_and_photos_enlarge(
+    measured: dict[str, dict[str, Any]],
+) -> None:
+    used = measured["used"]
+    assert used["falling"] == ["1", "1", "0", "0", "0"]
+    assert used["rising"] == ["0", "0", "0", "1", "1"]
+    assert "images" in used["tip"] and "pretrained: " in used["tip"]
+    assert used["tipHidden"] is True
+    assert (used["open"], used["layers"], used["closed"]) == (True, 3, True)
+    # The second of three pictures was clicked: the colored one covers the grey one, whole.
+    assert used["colored"] == ["", "inset(0px)", "inset(0px 100% 0px 0px)"]
+    assert used["slid"] == ["", "inset(0px)", "inset(0px 50% 0px 0px)"]
+
+
+def test_contents_stay_and_open_a_folded_section(measured: dict[str, dict[str, Any]]) -> None:
+    assert measured["used"]["unfolded"] is True
+    assert measured["used"]["sticky"] == "sticky"
