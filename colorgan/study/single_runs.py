@@ -8,8 +8,7 @@ from pathlib import Path
 
 from colorgan.errors import UsageError
 from colorgan.evaluation.record import EVALUATION, SavedEvaluation
-from colorgan.runs.reading import RunFolder, flat, short_names
-from colorgan.runs.run import FREE_KEYS
+from colorgan.runs.reading import FREE_KEYS, RunFolder, flat, short_names
 from colorgan.study.comparison import read_arm
 from colorgan.study.protocols import METRIC_TITLES, SCRATCH
 from colorgan.study.record import ArmFolders, ArmRecord, ProtocolRecord, SplitRecord, Study
