@@ -1,7 +1,7 @@
-"""The official archives of COCO and VOC: where they lie, what they weigh and hash to, which split needs which.
+"""The official archives of COCO and VOC: addresses, sizes, digests, and the splits they hold.
 
-Only facts; datasets/download/download.py fetches and datasets/download/unpack.py unpacks. Sizes and sha256 as TensorFlow Datasets
-records them (url_checksums/coco.txt and voc.txt); of unlabeled2017 only the md5 is published there and elsewhere.
+Facts only; download.py fetches and unpack.py unpacks. Sizes and sha256 are those of TensorFlow
+Datasets (url_checksums/coco.txt and voc.txt); of unlabeled2017 only the md5 is published.
 """
 
 import re
@@ -18,11 +18,11 @@ class Archive:
     """One official file.
 
     Attributes:
-        url: where it lies; a mirror may stand for all but its last part.
+        url: its address; a mirror replaces all but the last part.
         bytes: its exact size.
         digest: `sha256:` or `md5:` and the hexadecimal digest of its bytes.
         top: the one folder that it unpacks to.
-        proof: a path below the root that is there once it is unpacked.
+        proof: a path below the root that exists once it is unpacked.
     """
 
     url: str
@@ -33,7 +33,7 @@ class Archive:
 
     @property
     def name(self) -> str:
-        """The file's name."""
+        """Return the file's name."""
         return self.url.rpartition("/")[2]
 
 
@@ -125,7 +125,7 @@ VOC = {
 
 
 def archives_for(corpus: str, split: str) -> tuple[Archive, ...]:
-    """The archives that a split of a corpus needs.
+    """Return the archives that a split of a corpus needs.
 
     Raises:
         DownloadError: A corpus or split that cannot be fetched, or a split without its year.
@@ -146,8 +146,10 @@ def _coco_archives(split: str) -> tuple[Archive, ...]:
         raise DownloadError(
             f"coco {split}: name the split with its year, one of {', '.join(COCO)}."
         )
-    labelled = split.startswith(("train", "val"))
-    return (pictures, COCO_ANNOTATIONS[split[-4:]]) if labelled else (pictures,)
+
+    if split.startswith(("train", "val")):
+        return pictures, COCO_ANNOTATIONS[split[-4:]]
+    return (pictures,)
 
 
 def _voc_archives(split: str) -> tuple[Archive, ...]:
@@ -156,11 +158,15 @@ def _voc_archives(split: str) -> tuple[Archive, ...]:
         raise DownloadError(
             f"voc {split}: name the split with its year, as in 2012-train or 2007-test."
         )
+
     year, name = match.groups()
+    if name.endswith("test") and year == "2012":
+        raise DownloadError(
+            "voc 2012-test: only its evaluation server gives it out, after a login; put it into "
+            "--root."
+        )
     if name.endswith("test"):
-        if year == "2012":
-            raise DownloadError(
-                "voc 2012-test: is handed out by its evaluation server only, after a login; put it into --root."
-            )
         return (VOC["2007-test"],)
-    return (VOC["2007"], VOC["2007-test"]) if (year, name) == ("2007", "all") else (VOC[year],)
+    if (year, name) == ("2007", "all"):
+        return VOC["2007"], VOC["2007-test"]
+    return (VOC[year],)

@@ -1,17 +1,15 @@
-"""Fetch the official archives of a split into the corpus root and unpack them: `launcher/pack.py --download`.
+"""Fetch and unpack the official archives of a split: `launcher/pack.py --download`.
 
-    <root>/.download/NAME.part      what has arrived so far; a further call goes on behind it
-    <root>/.download/NAME           whole, and of the right size and digest; removed once it is unpacked
-    <root>/.download/NAME.d/        its files on their way to their places (datasets/download/unpack.py)
+    <root>/.download/NAME.part      the bytes so far; a further call resumes behind them
+    <root>/.download/NAME           whole, of the right size and digest; removed once it is unpacked
+    <root>/.download/NAME.d/        its files, before they are moved to their places (unpack.py)
 
-Safe to kill at any moment. A connection that breaks is taken up again; tries are counted anew as long as
+Safe to kill at any moment. A broken connection is resumed; the count of tries starts again whenever
 bytes arrive.
 """
 
-import fcntl
 import hashlib
 import http.client
-import os
 import shutil
 import time
 import urllib.error
@@ -22,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
+
 from datasets.download.archives import Archive
 from datasets.download.unpack import unpack
 from datasets.errors import DownloadError
@@ -29,7 +29,7 @@ from datasets.errors import DownloadError
 FOLDER = ".download"
 BLOCK_BYTES = 1 << 20
 HEADROOM_BYTES = 64 << 20
-# Told at once: another try would be told the same. 416 is not among them: it means that our part is too long.
+# Another try would get the same answer. 416 is not among them: our part is too long then.
 FINAL_STATUSES = (400, 401, 403, 404, 405, 410, 451)
 
 Progress = Callable[[str, int, int], None]  # the archive's name, bytes that are there, bytes in all
@@ -37,7 +37,10 @@ Progress = Callable[[str, int, int], None]  # the archive's name, bytes that are
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long to try: `tries` without a new byte, the wait before each doubling from `wait_s` to a minute."""
+    """How long to try: `tries` without a new byte, with waits from `wait_s` doubling to a minute.
+
+    `timeout_s` is how long the server may be silent.
+    """
 
     tries: int = 6
     wait_s: float = 2.0
@@ -49,45 +52,41 @@ def download(
     root: Path,
     *,
     mirror: str | None = None,
-    patience: RetryPolicy | None = None,
+    retries: RetryPolicy | None = None,
     progress: Progress | None = None,
 ) -> list[str]:
     """Fetch and unpack what is not there yet.
 
     Args:
         archives: those of a split, from `archives_for`.
-        root: the corpus root; made where it is missing.
-        mirror: a URL that stands for the official hosts: `<mirror>/<file name>`. Digests hold all the same.
-        patience: when to give up.
+        root: the corpus root; made if it is missing.
+        mirror: a URL in place of the official hosts: `<mirror>/<file name>`. Digests stay the same.
+        retries: when to give up.
         progress: called with each block that arrives.
 
     Returns:
         The names of the archives that were fetched.
 
     Raises:
-        DownloadError: Too little space, an archive that cannot be reached, is not the official one or is
-            hostile, another download at work, or a disk that fails.
+        DownloadError: Too little space, an archive that cannot be reached, is not the official one
+            or is hostile, another download at work, or a disk that fails.
     """
     wanted = [archive for archive in archives if not is_there(archive, root)]
     if not wanted:
         return []
-    with _telling_disk_errors(root), _alone(root):
+    with _disk_errors_in_words(root), _alone(root):
         _check_space(wanted, root)
         for archive in wanted:
-            path = fetch(
-                archive, root / FOLDER, mirror=mirror, patience=patience, progress=progress
-            )
+            path = fetch(archive, root / FOLDER, mirror=mirror, retries=retries, progress=progress)
             unpack(path, root, top=archive.top, max_bytes=8 * archive.bytes + HEADROOM_BYTES)
             path.unlink()
     return [archive.name for archive in wanted]
 
 
 def is_there(archive: Archive, root: Path) -> bool:
-    """Whether an archive is unpacked below the root: by us, or by the user's own hands."""
-    begun = any(
-        (root / FOLDER / f"{archive.name}{ending}").exists() for ending in ("", ".part", ".d")
-    )
-    return (root / archive.proof).exists() and not begun
+    """Return whether an archive is unpacked below the root, by a download or by its user."""
+    parts = [root / FOLDER / f"{archive.name}{ending}" for ending in ("", ".part", ".d")]
+    return (root / archive.proof).exists() and not any(part.exists() for part in parts)
 
 
 def fetch(
@@ -95,50 +94,56 @@ def fetch(
     folder: Path,
     *,
     mirror: str | None = None,
-    patience: RetryPolicy | None = None,
+    retries: RetryPolicy | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Fetch one archive into a folder, or go on where an earlier call has stopped; return its checked file."""
-    patience = patience or RetryPolicy()
+    """Fetch one archive into a folder, or resume an earlier call; return its checked file."""
+    retries = retries or RetryPolicy()
     target, part = folder / archive.name, folder / f"{archive.name}.part"
     if target.exists() and target.stat().st_size == archive.bytes:
         return target
     url = f"{mirror.rstrip('/')}/{archive.name}" if mirror else archive.url
-    for again in (True, False):
-        _fetch_whole(url, archive, part, patience, progress)
+    # A wrong digest may come from two halves of different files: once more, from the start.
+    for _ in range(2):
+        _fetch_whole(url, archive, part, retries, progress)
         if _digest(part, archive.digest.partition(":")[0]) == archive.digest:
             part.replace(target)
             return target
-        part.unlink()  # perhaps two halves of different files: once more, from the start
-        if not again:
-            break
+        part.unlink()
+
     raise DownloadError(
-        f"{url}: fetched twice, and its digest is not {archive.digest}; it is not the official archive."
+        f"{url}: fetched twice, and its digest is not {archive.digest}; it is not the official "
+        "archive."
     )
 
 
 def _fetch_whole(
-    url: str, archive: Archive, part: Path, patience: RetryPolicy, progress: Progress | None
+    url: str, archive: Archive, part: Path, retries: RetryPolicy, progress: Progress | None
 ) -> None:
     """Fill the part file up to the archive's size."""
     failures, trouble = 0, ""
     while True:
-        have = part.stat().st_size if part.exists() else 0
+        have = _size(part)
         if have == archive.bytes:
             return
-        if failures == patience.tries:
+
+        if failures == retries.tries:
             raise DownloadError(
-                f"{url}: stopped at {have:,} of {archive.bytes:,} bytes after {failures} tries ({trouble}); run "
-                "the same line again to go on from there."
+                f"{url}: stopped at {have:,} of {archive.bytes:,} bytes after {failures} tries "
+                f"({trouble}); rerunning the command resumes it."
             )
         if failures:
-            time.sleep(min(60.0, patience.wait_s * 2 ** (failures - 1)))
+            time.sleep(min(60.0, retries.wait_s * 2 ** (failures - 1)))
+
         try:
-            trouble = _fetch_some(url, archive, part, have, patience.timeout_s, progress)
+            trouble = _fetch_some(url, archive, part, retries.timeout_s, progress)
         except _BrokenError as error:
             trouble = str(error)
-        now = part.stat().st_size if part.exists() else 0
-        failures = 0 if now > have else failures + 1
+        failures = 0 if _size(part) > have else failures + 1
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 class _BrokenError(Exception):
@@ -146,7 +151,7 @@ class _BrokenError(Exception):
 
 
 @contextmanager
-def _telling_network_errors() -> Iterator[None]:
+def _network_errors() -> Iterator[None]:
     try:
         yield
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -154,28 +159,27 @@ def _telling_network_errors() -> Iterator[None]:
 
 
 def _fetch_some(
-    url: str, archive: Archive, part: Path, have: int, timeout_s: float, progress: Progress | None
+    url: str, archive: Archive, part: Path, timeout_s: float, progress: Progress | None
 ) -> str:
     """Append what the server sends behind the bytes that are there; return why it was not all."""
+    have = _size(part)
     headers = {"User-Agent": "colorgan", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
+
     request = urllib.request.Request(url, headers=headers)
-    with _telling_network_errors():
+    response = None
+    with _network_errors():
         try:
             response = urllib.request.urlopen(request, timeout=timeout_s)
         except urllib.error.HTTPError as error:
             with error:
-                status = f"{error.code} {error.reason}"
-                if error.code in FINAL_STATUSES:
-                    raise DownloadError(
-                        f"{url}: the server answers {status}; try a --mirror."
-                    ) from error
-            response = None
-            if error.code == 416:  # what we have is longer than what the server has
+                trouble = _refusal(url, error)
+            if error.code == 416:  # the part is longer than what the server has
                 part.unlink(missing_ok=True)
     if response is None:
-        return f"the server answers {status}"
+        return trouble
+
     with response, part.open("r+b" if have else "wb") as stream:
         start = _start_of(response, have, archive.bytes)
         stream.truncate(start)
@@ -184,14 +188,26 @@ def _fetch_some(
     return "the connection broke off"
 
 
+def _refusal(url: str, error: urllib.error.HTTPError) -> str:
+    """Return a server's refusal in words.
+
+    Raises:
+        DownloadError: another try would get the same answer.
+    """
+    answer = f"the server answers {error.code} {error.reason}"
+    if error.code in FINAL_STATUSES:
+        raise DownloadError(f"{url}: {answer}; try a --mirror.") from error
+    return answer
+
+
 def _start_of(response: http.client.HTTPResponse, have: int, total: int) -> int:
-    """Where the answer's bytes belong: behind ours, or at the start where the server does not resume."""
+    """Return where the answer's bytes belong: behind ours, or 0 if the server does not resume."""
     start = have if response.status == 206 else 0
     content_range = response.headers.get("Content-Range", "")
     length = response.headers.get("Content-Length")
     if response.status == 206 and not content_range.startswith(f"bytes {have}-"):
         raise _BrokenError(
-            f"the server sends the range {content_range!r} instead of the one behind byte {have:,}"
+            f"the server sends the range {content_range!r}, not the one behind byte {have:,}"
         )
     if length is not None and start + int(length) != total:
         raise _BrokenError(
@@ -208,18 +224,18 @@ def _copy(
     have: int,
     progress: Progress | None,
 ) -> None:
-    """Errors of the network and errors of the disk must not be mistaken for each other."""
+    """Copy an answer to the part file; errors of the network and of the disk are kept apart."""
     while True:
-        with _telling_network_errors():
-            block = response.read1(
-                BLOCK_BYTES
-            )  # what is there: read() would lose it when the line stalls
+        with _network_errors():
+            # read1 returns what is there; read would lose it when the connection stalls.
+            block = response.read1(BLOCK_BYTES)
         if not block:
             return
         have += len(block)
         if have > archive.bytes:
             raise DownloadError(
-                f"{url}: sends more than the {archive.bytes:,} bytes of the official archive; it is another file."
+                f"{url}: sends more than the {archive.bytes:,} bytes of the official archive; it "
+                "is another file."
             )
         stream.write(block)
         if progress is not None:
@@ -232,46 +248,42 @@ def _digest(path: Path, kind: str) -> str:
 
 
 def _check_space(archives: Sequence[Archive], root: Path) -> None:
-    """The archives, and the pictures in them, which are as large again (JPEGs do not compress)."""
-    parts = (
-        root / FOLDER / f"{archive.name}{ending}"
-        for archive in archives
-        for ending in ("", ".part")
-    )
-    there = sum(part.stat().st_size for part in parts if part.exists())
+    """Check for the archives' space, and as much again for their JPEGs, which do not compress."""
+    names = [archive.name for archive in archives]
+    parts = [root / FOLDER / f"{name}{ending}" for name in names for ending in ("", ".part")]
+    there = sum(_size(part) for part in parts)
     needed = 2 * sum(archive.bytes for archive in archives) - there + HEADROOM_BYTES
+
     free = shutil.disk_usage(root).free
     if free < needed:
-        names = ", ".join(archive.name for archive in archives)
         raise DownloadError(
-            f"{root}: {names} and what is in them need {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free; give "
-            "another --root."
+            f"{root}: {', '.join(names)} unpacked need {needed / 1e9:,.1f} GB, "
+            f"{free / 1e9:,.1f} GB are free; give another --root."
         )
 
 
 @contextmanager
 def _alone(root: Path) -> Iterator[None]:
-    """Hold the download folder against other downloads, until the block ends or the process dies."""
+    """Hold the download folder against other downloads, until the block or the process ends."""
     (root / FOLDER).mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(root / FOLDER / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    lock = FileLock(root / FOLDER / "lock", timeout=0)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DownloadError(
-                f"{root}: another download is at work here; wait for it."
-            ) from error
+        lock.acquire()
+    except Timeout as error:
+        raise DownloadError(f"{root}: another download is at work here; wait for it.") from error
+
+    try:
         yield
     finally:
-        os.close(descriptor)
+        lock.release()
 
 
 @contextmanager
-def _telling_disk_errors(root: Path) -> Iterator[None]:
+def _disk_errors_in_words(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise DownloadError(
-            f"{error.filename or root}: cannot be written ({error.strerror or error}). Mend that and run the same "
-            "line again: it goes on where it stopped."
+            f"{error.filename or root}: cannot be written ({error.strerror or error}). Fix this; "
+            "rerunning the command resumes it."
         ) from error

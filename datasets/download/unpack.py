@@ -1,8 +1,8 @@
-"""Unpack a zip or tar archive into the corpus root without trusting a word of it.
+"""Unpack a zip or tar archive into the corpus root without trusting it.
 
-Refused: names that lead outside, links and devices, more bytes than promised (counted as they come, so that
-a header cannot lie), too many files, folders beside the expected one. Files arrive in a folder of their own
-and are moved to their places when all are there; a killed call goes on with the files that are missing.
+Refused: names that lead outside, links and devices, more bytes than promised, too many files,
+folders beside the expected one. Files are unpacked into a folder of their own and moved to their
+places when all are there; after an interruption the files that are missing are unpacked.
 """
 
 import shutil
@@ -14,90 +14,108 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 from datasets.errors import DownloadError
 
 MAX_FILES = 500_000  # COCO's largest archive has 123,403
-COPY_BYTES = 1 << 20
+MAX_NAME_BYTES = 255
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """A regular file of an archive, not read yet."""
+@dataclass
+class _Budget:
+    """What the archive may still hold: files of one folder, up to a number of bytes."""
 
-    name: str
-    size: int  # as its header says
+    top: str
+    bytes: int
+    files: int
 
+    def take(self, name: str, size: int) -> None:
+        """Check a regular file by its header.
 
-class _Zip:
-    """A zip file's regular files in order, and their bytes."""
+        Raises:
+            DownloadError: its name leads elsewhere, or it is one too many.
+        """
+        path = PurePosixPath(name)
+        is_odd = any(mark in name for mark in "\\\0:")
+        is_long = any(len(part.encode(errors="replace")) > MAX_NAME_BYTES for part in path.parts)
+        if is_odd or is_long or path.is_absolute() or ".." in path.parts:
+            raise DownloadError(f"{name!r} leads outside, or is no plain name")
+        if path.parts[:1] != (self.top,) or len(path.parts) < 2:
+            raise DownloadError(f"{name!r} does not lie in {self.top}/")
 
-    def __init__(self, path: Path) -> None:
-        self._zip = zipfile.ZipFile(path)
-
-    def members(self) -> Iterator[tuple[_Member, IO[bytes]]]:
-        with self._zip:
-            for info in self._zip.infolist():
-                kind = stat.S_IFMT(info.external_attr >> 16)
-                if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                    raise DownloadError(f"{info.filename!r} is a link or a device")
-                if not info.is_dir():
-                    with self._zip.open(info) as stream:
-                        yield _Member(info.filename, info.file_size), stream
-
-
-class _Tar:
-    """The same of a tar file, which is read once from start to end."""
-
-    def __init__(self, path: Path) -> None:
-        self._tar = tarfile.open(path, "r:")  # noqa: SIM115 (closed in members)
-
-    def members(self) -> Iterator[tuple[_Member, IO[bytes]]]:
-        with self._tar:
-            for info in self._tar:
-                if not (info.isreg() or info.isdir()) or info.issparse():
-                    raise DownloadError(f"{info.name!r} is a link or a device")
-                stream = self._tar.extractfile(info) if info.isreg() else None
-                if stream is not None:
-                    yield _Member(info.name, info.size), stream
-                self._tar.members.clear()  # type: ignore[attr-defined]  # else it grows with the archive
+        if self.files == 0:
+            raise DownloadError(f"it holds more than {MAX_FILES:,} files")
+        if size > self.bytes:
+            raise DownloadError(
+                f"{name!r} makes it larger than the {self.bytes:,} bytes left to it"
+            )
+        self.files -= 1
+        self.bytes -= size
 
 
 def unpack(path: Path, root: Path, *, top: str, max_bytes: int) -> None:
     """Unpack an archive below the root.
 
     Args:
-        path: a .zip or .tar file, trusted in nothing.
+        path: a .zip or .tar file.
         root: where `top` goes; files of the same name that are there already are replaced.
         top: the one folder that the archive may hold.
         max_bytes: of all files together, unpacked.
 
     Raises:
-        DownloadError: The archive is damaged or hostile; nothing of it is left at its place then.
+        DownloadError: The archive is damaged or hostile; none of its files is at its place then.
     """
     staging = path.with_name(f"{path.name}.d")
-    with _telling_faults(path, staging):
-        left = max_bytes
-        for count, (member, stream) in enumerate(_open(path).members()):
-            if count == MAX_FILES:
-                raise DownloadError(f"it holds more than {MAX_FILES:,} files")
-            left = _copy(stream, member, staging / _checked(member.name, top), left)
+    budget = _Budget(top, max_bytes, MAX_FILES)
+    extract = _extract_zip if path.suffix == ".zip" else _extract_tar
+    with _faults_in_words(path, staging):
+        extract(path, staging, budget)
+
     if not (staging / top).is_dir():
         raise DownloadError(f"{path}: holds no {top}/, so it is not the official archive.")
     _move(staging / top, root / top)
     shutil.rmtree(staging)
 
 
-def _open(path: Path) -> _Zip | _Tar:
-    return _Zip(path) if path.suffix == ".zip" else _Tar(path)
+def _extract_zip(path: Path, staging: Path, budget: _Budget) -> None:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise DownloadError(f"{info.filename!r} is a link or a device")
+            if info.is_dir():
+                continue
+
+            budget.take(info.filename, info.file_size)
+            # zipfile reads no more bytes than the header promises, and checks their CRC.
+            if not _is_there(staging / info.filename, info.file_size):
+                archive.extract(info, staging)
+
+
+def _extract_tar(path: Path, staging: Path, budget: _Budget) -> None:
+    with tarfile.open(path, "r:") as archive:
+        for info in archive:
+            if not (info.isreg() or info.isdir()) or info.issparse():
+                raise DownloadError(f"{info.name!r} is a link or a device")
+
+            if info.isreg():
+                budget.take(info.name, info.size)
+                if not _is_there(staging / info.name, info.size):
+                    archive.extract(info, staging, filter="data")
+            # Otherwise tarfile's list grows with the archive.
+            archive.members.clear()  # type: ignore[attr-defined]
+
+
+def _is_there(target: Path, size: int) -> bool:
+    """Return whether an earlier call has unpacked a file whole; a file cut short is smaller."""
+    return target.is_file() and target.stat().st_size == size
 
 
 @contextmanager
-def _telling_faults(path: Path, staging: Path) -> Iterator[None]:
+def _faults_in_words(path: Path, staging: Path) -> Iterator[None]:
     try:
         yield
-    except DownloadError as error:
+    except (DownloadError, tarfile.FilterError) as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise DownloadError(
             f"{path}: cannot be unpacked safely: {error}; it is not the official archive."
@@ -111,48 +129,12 @@ def _telling_faults(path: Path, staging: Path) -> Iterator[None]:
         RuntimeError,
     ) as error:
         raise DownloadError(
-            f"{path}: is damaged ({error}); remove it and run the same line again."
+            f"{path}: is damaged ({error}); remove it and rerun the same command."
         ) from error
 
 
-def _checked(name: str, top: str) -> PurePosixPath:
-    """A member's path, which stays below `top`."""
-    path = PurePosixPath(name)
-    odd = any(mark in name for mark in "\\\0:") or any(
-        len(part.encode()) > 255 for part in path.parts
-    )
-    if odd or path.is_absolute() or ".." in path.parts:
-        raise DownloadError(f"{name!r} leads outside, or is no plain name")
-    if path.parts[:1] != (top,) or len(path.parts) < 2:
-        raise DownloadError(f"{name!r} does not lie in {top}/")
-    return path
-
-
-def _copy(stream: IO[bytes], member: _Member, target: Path, left: int) -> int:
-    """Write one file, where it is not there already, and return the bytes that may still come."""
-    if member.size > left:
-        raise DownloadError(
-            f"{member.name!r} makes it larger than the {left:,} bytes that are left to it"
-        )
-    if target.is_file() and target.stat().st_size == member.size:
-        return left - member.size
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}"[:200] + ".tmp")
-    copied = 0
-    with temporary.open("wb") as out:
-        while block := stream.read(COPY_BYTES):
-            copied += len(block)
-            if copied > member.size:
-                raise DownloadError(f"{member.name!r} is larger than its header says")
-            out.write(block)
-    if copied < member.size:
-        raise EOFError(f"{member.name!r} is cut off")
-    temporary.replace(target)
-    return left - copied
-
-
 def _move(source: Path, target: Path) -> None:
-    """Move a tree to its place: at once where nothing is there, else file by file."""
+    """Move a tree to its place: at once if nothing is there, else file by file."""
     if not target.exists():
         source.rename(target)
         return

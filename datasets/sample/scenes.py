@@ -1,8 +1,8 @@
-"""Draws the scenes of the built-in sample: a background in layers, objects of the 20 VOC classes before it.
+"""Draw the scenes of the built-in sample: objects of the 20 VOC classes before a background.
 
-Everything is painted in CIELAB, so that what a colour depends on is exact: see datasets/sample/backgrounds.py and
-datasets/sample/shapes.py. One seed, one scene, the same bytes each time. These pictures are no benchmark: they are
-there to see every verb work on a machine without any data.
+Everything is painted in CIELAB, so that what a color depends on is exact (backgrounds.py,
+shapes.py). One seed gives one scene, the same bytes each time. These pictures are no benchmark:
+they let every command run on a machine without any data.
 """
 
 import math
@@ -12,19 +12,28 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.sample.backgrounds import BACKGROUNDS, from_hue, paint_background
+from datasets.sample.backgrounds import BACKGROUNDS, paint_background
+from datasets.sample.lab import from_hue, lab_to_rgb
 from datasets.sample.shapes import LOOKS, Look, Plane
 
 NAMES = tuple(LOOKS)  # alphabetical, as VOC's own list
 MIN_VISIBLE_PIXELS = 24  # an object with less to see is not annotated
 DIFFICULT_SHARE = 0.35  # an object with less of it to see is marked difficult
+OUTLINE_PX = 0.7  # half the width of the void outline
+AT_HOME = 0.6  # share of the objects that are drawn from those of the place
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One object of a scene: its class index, if it is mostly hidden, if the picture cuts it off."""
+    """One object of a scene.
 
-    place: int
+    Attributes:
+        class_index: index of its class.
+        difficult: it is mostly hidden.
+        truncated: the picture cuts it off.
+    """
+
+    class_index: int
     difficult: bool
     truncated: bool
 
@@ -48,7 +57,14 @@ class Scene:
 
 @dataclass(slots=True)
 class _Canvas:
-    """What is painted on: CIELAB, which object is in front, outlines; `unit` pixels are 1/128 side."""
+    """The planes of a scene that is being painted.
+
+    Attributes:
+        lab: CIELAB, 3 x H x W.
+        front: number of the object in front, 0 for the background.
+        void_map: the objects' outlines.
+        unit: pixels in 1/128 of the picture's side.
+    """
 
     lab: NDArray[np.float32]
     front: NDArray[np.uint8]
@@ -56,138 +72,183 @@ class _Canvas:
     unit: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """An object to paint: its class, and its middle and radius in pixels."""
+
+    class_index: int
+    x: float
+    y: float
+    radius: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Painted:
+    """An object that was painted: its class, its pixels if nothing hid it, and if it is cut off."""
+
+    class_index: int
+    pixels: int
+    is_cut: bool
+
+
 def draw_scene(seed: Sequence[int], size: int) -> Scene:
-    """Draws one scene.
+    """Draw one scene.
 
     Args:
         seed: numbers that name the scene.
         size: the longer side, pixels; the other is as long or three quarters of it.
     """
     rng = np.random.default_rng(seed)
-    width, height = [(size, size), (size, size * 3 // 4), (size * 3 // 4, size)][rng.integers(3)]
-    zeros = np.zeros((height, width), np.uint8)
-    canvas = _Canvas(
-        np.zeros((3, height, width), np.float32), zeros, zeros.astype(bool), size / 128
-    )
-    place, layers = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
-    horizon = paint_background(canvas.lab, layers, canvas.unit, rng)
-    painted = _paint_objects(canvas, place, horizon, rng)
-    canvas.lab[0] = (canvas.lab[0] - 50) * rng.uniform(0.85, 1.08) + 50 + rng.uniform(-7, 7)
-    canvas.lab[0] += 0.8 * rng.standard_normal((height, width), np.float32)
+    shapes = [(size, size), (size, size * 3 // 4), (size * 3 // 4, size)]
+    width, height = shapes[rng.integers(3)]
+    canvas = _blank(height, width, size / 128)
+
+    background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
+    horizon = paint_background(canvas.lab, background, canvas.unit, rng)
+    painted = _paint_objects(canvas, background.place, horizon, rng)
+
+    # Light of the day, and grain of the film.
+    lightness = canvas.lab[0]
+    lightness[:] = (lightness - 50) * rng.uniform(0.85, 1.08) + 50 + rng.uniform(-7, 7)
+    lightness += 0.8 * rng.standard_normal((height, width), np.float32)
+
     front_HW, instances = _visible(canvas.front, painted)
-    return Scene(lab_to_rgb(canvas.lab), front_HW, canvas.void_map & (front_HW == 0), instances)
+    void_map = canvas.void_map & (front_HW == 0)
+    return Scene(lab_to_rgb(canvas.lab), front_HW, void_map, instances)
+
+
+def _blank(height: int, width: int, unit: float) -> _Canvas:
+    lab = np.zeros((3, height, width), np.float32)
+    front = np.zeros((height, width), np.uint8)
+    return _Canvas(lab, front, front.astype(bool), unit)
 
 
 def _paint_objects(
     canvas: _Canvas, place: str, horizon: float, rng: np.random.Generator
-) -> list[tuple[int, int, bool]]:
-    """Paints 1 to 5 objects, far ones first; returns for each: class, pixels if alone, if cut off."""
-    height, width = canvas.front.shape
-    fitting = [index for index, look in enumerate(LOOKS.values()) if place in look.places.split()]
-    feet = sorted(rng.uniform(0, 1, rng.integers(1, 6)).tolist())
-    painted: list[tuple[int, int, bool]] = []
-    taken: list[float] = []  # objects keep apart where they can
-    for nearness in feet:
-        index = int(
-            rng.choice(fitting) if rng.uniform() < 0.6 and fitting else rng.integers(len(NAMES))
-        )
-        look = LOOKS[NAMES[index]]
-        radius = canvas.unit * (15 + 22 * nearness) * rng.uniform(0.85, 1.25)
-        tries = rng.uniform(0.05, 0.95, 4).tolist()
-        x = width * max(tries, key=lambda at: min((abs(at - other) for other in taken), default=0))
-        taken.append(x / width)
-        y = (horizon + (1 - horizon) * (0.1 + 0.8 * nearness)) * height - 0.7 * radius
-        if "sky" in look.places.split():
-            y = rng.uniform(0.12, 0.55) * height
-        pixels, cut = _paint(canvas, look, len(painted) + 1, (x, y, radius), rng)
-        painted.append((index, pixels, cut))
+) -> list[_Painted]:
+    """Paint 1 to 5 objects, far ones first."""
+    looks = list(LOOKS.values())
+    fitting = [index for index, look in enumerate(looks) if place in look.places.split()]
+    nearnesses = sorted(rng.uniform(0, 1, rng.integers(1, 6)).tolist())
+    painted: list[_Painted] = []
+    taken: list[float] = []
+
+    for nearness in nearnesses:
+        is_at_home = rng.uniform() < AT_HOME and bool(fitting)
+        class_index = int(rng.choice(fitting) if is_at_home else rng.integers(len(NAMES)))
+        look = looks[class_index]
+
+        placed = _place(canvas, class_index, nearness, horizon, taken, rng)
+        painted.append(_paint(canvas, look, len(painted) + 1, placed, rng))
     return painted
 
 
-def _paint(
+def _place(
     canvas: _Canvas,
-    look: Look,
-    number: int,
-    where: tuple[float, float, float],
+    class_index: int,
+    nearness: float,
+    horizon: float,
+    taken: list[float],
     rng: np.random.Generator,
-) -> tuple[int, bool]:
-    """Paints one object in front; returns its pixels within the picture, and if the picture cuts it off."""
-    cx, cy, radius = where
+) -> _Placed:
+    """Draw where an object is, apart from the places that are taken if it can be; take its own."""
     height, width = canvas.front.shape
-    reach = radius * 1.15
-    rows = slice(max(0, int(cy - reach)), max(0, min(height, int(cy + reach) + 1)))
-    columns = slice(max(0, int(cx - reach)), max(0, min(width, int(cx + reach) + 1)))
-    mirror, turn = 2 * int(rng.integers(2)) - 1, rng.uniform(-0.15, 0.15)
+    radius = canvas.unit * (15 + 22 * nearness) * rng.uniform(0.85, 1.25)
+
+    tries: list[float] = rng.uniform(0.05, 0.95, 4).tolist()
+    x = width * max(tries, key=lambda at: _gap(at, taken))
+    taken.append(x / width)
+
+    y = (horizon + (1 - horizon) * (0.1 + 0.8 * nearness)) * height - 0.7 * radius
+    if "sky" in LOOKS[NAMES[class_index]].places.split():
+        y = rng.uniform(0.12, 0.55) * height
+    return _Placed(class_index, x, y, radius)
+
+
+def _gap(at: float, taken: list[float]) -> float:
+    return min((abs(at - other) for other in taken), default=0)
+
+
+def _paint(
+    canvas: _Canvas, look: Look, number: int, placed: _Placed, rng: np.random.Generator
+) -> _Painted:
+    """Paint one object in front."""
+    height, width = canvas.front.shape
+    rows = _span(placed.y, placed.radius, height)
+    columns = _span(placed.x, placed.radius, width)
+    mirror = 2 * int(rng.integers(2)) - 1
+    turn = rng.uniform(-0.15, 0.15)
     tint: list[float] = rng.normal(0, 1, 3).tolist()
     if rows.start >= rows.stop or columns.start >= columns.stop:
-        return 0, True
-    u = (np.arange(columns.start, columns.stop, dtype=np.float32) + (0.5 - cx)) / radius
-    v = ((np.arange(rows.start, rows.stop, dtype=np.float32) + (0.5 - cy)) / radius)[:, None]
-    x, y = (
-        mirror * (math.cos(turn) * u + math.sin(turn) * v),
-        math.cos(turn) * v - math.sin(turn) * u,
-    )
-    distance_px = look.shape(x, y) * radius
+        return _Painted(placed.class_index, 0, True)
+
+    # Coordinates of the object: its radius is 1, turned a little, perhaps mirrored.
+    u = (
+        np.arange(columns.start, columns.stop, dtype=np.float32) + (0.5 - placed.x)
+    ) / placed.radius
+    v = (np.arange(rows.start, rows.stop, dtype=np.float32) + (0.5 - placed.y)) / placed.radius
+    v = v[:, None]
+    x = mirror * (math.cos(turn) * u + math.sin(turn) * v)
+    y = math.cos(turn) * v - math.sin(turn) * u
+
+    distance_px = look.shape(x, y) * placed.radius
     lab = _object_color(look, x, y, distance_px, tint, canvas.unit)
     region = canvas.lab[:, rows, columns]
     region += np.clip(0.5 - distance_px, 0, 1) * (lab - region)
+
     solid = distance_px < 0
     canvas.front[rows, columns][solid] = number
     void = canvas.void_map[rows, columns]
     void[solid] = False
-    void |= np.abs(distance_px) < 0.7
-    cut = cx - radius < 0 or cy - radius < 0 or cx + radius > width or cy + radius > height
-    return int(solid.sum()), bool(cut)
+    void |= np.abs(distance_px) < OUTLINE_PX
+    return _Painted(placed.class_index, int(solid.sum()), _is_cut(placed, height, width))
+
+
+def _local(span: slice, middle: float, radius: float) -> Plane:
+    """Return the middles of pixels in coordinates of an object, whose radius is 1."""
+    pixels = np.arange(span.start, span.stop, dtype=np.float32)
+    return (pixels + (0.5 - middle)) / radius
+
+
+def _span(middle: float, radius: float, size: int) -> slice:
+    """Return the rows or columns that an object reaches, within the picture."""
+    reach = radius * 1.15
+    first = max(0, int(middle - reach))
+    last = max(0, min(size, int(middle + reach) + 1))
+    return slice(first, last)
+
+
+def _is_cut(placed: _Placed, height: int, width: int) -> bool:
+    radius = placed.radius
+    is_left_or_above = placed.x - radius < 0 or placed.y - radius < 0
+    return bool(is_left_or_above or placed.x + radius > width or placed.y + radius > height)
 
 
 def _object_color(
     look: Look, x: Plane, y: Plane, distance_px: Plane, tint: list[float], unit: float
 ) -> NDArray[np.float32]:
-    """Returns an object's CIELAB planes: texture, light from above, a dark line along the edge."""
-    lightness = look.lightness + 6 * min(max(tint[0], -1.5), 1.5) + 11 * look.texture(x, y) - 6 * y
-    lightness = lightness - 16 * np.clip(1 + distance_px / (1.6 * unit), 0, 1)
+    """Return an object's CIELAB planes: texture, light from above, a dark line along the edge."""
+    base = look.lightness + 6 * min(max(tint[0], -1.5), 1.5)
+    lightness = base + 11 * look.texture(x, y) - 6 * y
+    edge = np.clip(1 + distance_px / (1.6 * unit), 0, 1)
+    lightness = lightness - 16 * edge
+
     chroma = np.full_like(lightness, look.chroma + 3 * tint[2])
     return from_hue(lightness, chroma, look.hue_deg + 4 * tint[1])
 
 
 def _visible(
-    front_HW: NDArray[np.uint8], painted: list[tuple[int, int, bool]]
+    front_HW: NDArray[np.uint8], painted: list[_Painted]
 ) -> tuple[NDArray[np.uint8], tuple[Instance, ...]]:
-    """Drops the objects that others hide and numbers the rest anew."""
-    shown = np.bincount(front_HW.ravel(), minlength=len(painted) + 1)[1:]
-    renumber = np.zeros(len(painted) + 1, np.uint8)
+    """Drop the objects that others hide, and number the rest anew."""
+    shown = np.bincount(front_HW.ravel(), minlength=len(painted) + 1)[1:].tolist()
+    new_numbers = np.zeros(len(painted) + 1, np.uint8)
     instances: list[Instance] = []
-    for number, ((index, pixels, cut), visible) in enumerate(
-        zip(painted, shown.tolist(), strict=True), start=1
-    ):
-        if visible >= MIN_VISIBLE_PIXELS:
-            instances.append(Instance(index, visible < DIFFICULT_SHARE * pixels, cut))
-            renumber[number] = len(instances)
-    return renumber[front_HW], tuple(instances)
 
-
-_GAMMA = np.linspace(0, 1, 4097)
-_GAMMA = np.where(_GAMMA <= 0.0031308, 12.92 * _GAMMA, 1.055 * _GAMMA ** (1 / 2.4) - 0.055)
-_GAMMA_BYTES = np.round(255 * _GAMMA).astype(np.uint8)
-_XYZ_TO_RGB = np.array(
-    [
-        [3.2404542, -1.5371385, -0.4985314],
-        [-0.9692660, 1.8760108, 0.0415560],
-        [0.0556434, -0.2040259, 1.0572252],
-    ],
-    np.float32,
-) * np.array([0.95047, 1.0, 1.08883], np.float32)
-
-
-def lab_to_rgb(lab_3HW: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """CIELAB (D65, 2 degrees) to 8-bit sRGB, H x W x 3; what lies outside is cut off.
-
-    The gamma curve is looked up in 4,097 steps: within 4 of 255 in the darkest tones, within 1 elsewhere.
-    """
-    lightness, a, b = lab_3HW
-    middle = (lightness + 16) / 116
-    f = np.stack([middle + a / 500, middle, middle - b / 200])
-    xyz = np.where(f > 6 / 29, f * f * f, (f - 4 / 29) * np.float32(108 / 841))
-    linear = np.clip(np.tensordot(_XYZ_TO_RGB, xyz, 1), 0, 1)
-    rgb: NDArray[np.uint8] = _GAMMA_BYTES[(linear * 4096 + 0.5).astype(np.int32)]
-    return np.moveaxis(rgb, 0, -1).copy()
+    for number, (each, visible) in enumerate(zip(painted, shown, strict=True), start=1):
+        if visible < MIN_VISIBLE_PIXELS:
+            continue
+        is_difficult = visible < DIFFICULT_SHARE * each.pixels
+        instances.append(Instance(each.class_index, is_difficult, each.is_cut))
+        new_numbers[number] = len(instances)
+    return new_numbers[front_HW], tuple(instances)

@@ -1,9 +1,9 @@
-"""What the built-in sample's objects look like: a shape, a texture of luminance and a hue for each VOC class.
+"""The looks of the built-in sample's objects: a shape, a texture and a hue for each VOC class.
 
-Shapes are signed distances (negative inside) over local coordinates x, y in about [-1, 1], y down; one
-formula gives smooth edges, exact masks and outlines at any scale. Textures are luminance in [-1, 1] over the
-same coordinates. A class has one hue, and shape and texture tell it from the others: grey holds what colour
-needs.
+Shapes are signed distances (negative inside) over local coordinates x, y in about [-1, 1], y down;
+one formula gives smooth edges, exact masks and outlines at any scale. Textures are luminance in
+[-1, 1] over the same coordinates. A class has one hue, and shape and texture tell it from the
+others: a grey picture holds what its colors depend on.
 """
 
 import math
@@ -19,21 +19,23 @@ Field = Callable[[Plane, Plane], Plane]
 
 
 def disc(cx: float, cy: float, radius: float) -> Field:
-    """A filled circle."""
+    """Return a filled circle."""
     return lambda x, y: np.hypot(x - cx, y - cy) - radius
 
 
 def ring(cx: float, cy: float, radius: float, thickness: float) -> Field:
-    """A circle's line."""
+    """Return a circle's line."""
     return lambda x, y: np.abs(np.hypot(x - cx, y - cy) - radius) - thickness / 2
 
 
 def bar(x0: float, y0: float, x1: float, y1: float, radius: float) -> Field:
-    """A thick line with round ends."""
+    """Return a thick line with round ends."""
     dx, dy = x1 - x0, y1 - y0
+    # Squared; a line of no length is a point.
     length2 = max(dx * dx + dy * dy, 1e-9)
 
     def field(x: Plane, y: Plane) -> Plane:
+        """Return the distance to the line."""
         along = np.clip(((x - x0) * dx + (y - y0) * dy) / length2, 0, 1)
         return np.hypot(x - x0 - along * dx, y - y0 - along * dy) - radius
 
@@ -43,11 +45,13 @@ def bar(x0: float, y0: float, x1: float, y1: float, radius: float) -> Field:
 def box(
     cx: float, cy: float, half_width: float, half_height: float, round_by: float = 0.08
 ) -> Field:
-    """A rectangle with rounded corners."""
+    """Return a rectangle with rounded corners."""
 
     def field(x: Plane, y: Plane) -> Plane:
+        """Return the distance to the rectangle."""
         over_x = np.abs(x - cx) - half_width + round_by
         over_y = np.abs(y - cy) - half_height + round_by
+
         outside = np.hypot(np.maximum(over_x, 0), np.maximum(over_y, 0))
         distance: Plane = outside + np.minimum(np.maximum(over_x, over_y), 0) - round_by
         return distance
@@ -56,13 +60,14 @@ def box(
 
 
 def polygon(*corners: tuple[float, float]) -> Field:
-    """A convex polygon; corners clockwise as seen with y down."""
+    """Return a convex polygon; corners clockwise as seen with y down."""
     edges = []
     for (x0, y0), (x1, y1) in zip(corners, (*corners[1:], corners[0]), strict=True):
         length = math.hypot(x1 - x0, y1 - y0)
         edges.append((x0, y0, (y1 - y0) / length, -(x1 - x0) / length))
 
     def field(x: Plane, y: Plane) -> Plane:
+        """Return the distance to the farthest edge."""
         sides = [(x - x0) * nx + (y - y0) * ny for x0, y0, nx, ny in edges]
         distance: Plane = np.maximum.reduce(sides)
         return distance
@@ -71,27 +76,28 @@ def polygon(*corners: tuple[float, float]) -> Field:
 
 
 def union(*parts: Field) -> Field:
-    """Everything that lies in one of the parts."""
+    """Return everything that is in one of the parts."""
     return lambda x, y: np.minimum.reduce([part(x, y) for part in parts])
 
 
 def _wave(phase: Plane, sharpness: float = 2.5) -> Plane:
-    """A square wave with soft edges."""
+    """Return a square wave with soft edges."""
     return np.clip(sharpness * np.sin(phase), -1, 1)
 
 
 def stripes(angle_deg: float, per_unit: float) -> Field:
-    """Parallel stripes; 0 degrees makes them upright."""
+    """Return parallel stripes; 0 degrees makes them upright."""
     angle = math.radians(angle_deg)
     kx, ky = 2 * math.pi * per_unit * math.cos(angle), 2 * math.pi * per_unit * math.sin(angle)
     return lambda x, y: _wave(kx * x + ky * y)
 
 
 def checks(per_unit: float, angle_deg: float = 0) -> Field:
-    """A chessboard."""
+    """Return a chessboard."""
     first, second = stripes(angle_deg, per_unit), stripes(angle_deg + 90, per_unit)
 
     def field(x: Plane, y: Plane) -> Plane:
+        """Return the product of two stripes."""
         product: Plane = first(x, y) * second(x, y)
         return product
 
@@ -99,20 +105,21 @@ def checks(per_unit: float, angle_deg: float = 0) -> Field:
 
 
 def dots(per_unit: float) -> Field:
-    """Dark dots on light ground."""
+    """Return dark dots on light ground."""
     k = 2 * math.pi * per_unit
     return lambda x, y: np.clip(0.4 - 2 * np.sin(k * x) * np.sin(k * y), -1, 1)
 
 
 def rings(per_unit: float) -> Field:
-    """Rings about the centre."""
+    """Return rings about the centre."""
     return lambda x, y: _wave(2 * math.pi * per_unit * np.hypot(x, y))
 
 
 def patches() -> Field:
-    """Large irregular patches, like a cow's."""
+    """Return large irregular patches, like a cow's."""
 
     def field(x: Plane, y: Plane) -> Plane:
+        """Return two waves that bend each other."""
         mix: Plane = np.sin(5.5 * x + 2 * np.sin(3.5 * y)) + np.sin(6.5 * y + 2 * np.sin(3 * x))
         clipped: Plane = np.clip(3 * mix, -1, 1)
         return clipped
@@ -121,12 +128,12 @@ def patches() -> Field:
 
 
 def bulge() -> Field:
-    """Light in the middle, dark at the rim."""
+    """Return light in the middle, dark at the rim."""
     return lambda x, y: 1 - 1.6 * np.hypot(x, y)
 
 
 def even() -> Field:
-    """No texture."""
+    """Return no texture."""
     return lambda x, y: np.zeros_like(x)
 
 
@@ -137,7 +144,8 @@ class Look:
     Attributes:
         shape: signed distance, local units.
         texture: luminance in [-1, 1], local units.
-        hue_deg: CIELAB hue, degrees: 25 red, 65 orange, 90 yellow, 140 green, 200 teal, 270 blue, 320 purple.
+        hue_deg: CIELAB hue, degrees: 25 red, 65 orange, 90 yellow, 140 green, 200 teal, 270 blue,
+            320 purple.
         chroma: CIELAB chroma.
         lightness: CIELAB L about which a scene varies it.
         places: the backgrounds where it is mostly seen; `sky` for what flies before them.

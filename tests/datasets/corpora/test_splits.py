@@ -1,4 +1,4 @@
-"""Stratified splits: every class in its share, parts disjoint and complete, the same from any order."""
+"""Stratified splits: each class in its share, parts disjoint and complete, from any order."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ def surplus(
 def split_labels(
     corpus: Corpus, shares: Sequence[int]
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Each record's classes, by its mask or its objects as the test reads them, and its part; checks the partition."""
+    """Return each record's classes, read apart from the code, and its part; check the partition."""
     parts = stratify(corpus, shares, seed=0)
     records = {record.key: record for record in corpus.records()}
     keys = [key for part in parts.values() for key in part.keys]
@@ -94,7 +94,7 @@ def split_labels(
 
 
 def check_shares(corpus: Corpus, shares: Sequence[int]) -> None:
-    """Check that the classes are under 0.75 records off their shares on average; of 20 random splits each is over 1."""
+    """Check that classes are under 0.75 records off their shares; random splits are over 1 off."""
     labels_NC, parts_N = split_labels(corpus, shares)
     assert surplus(labels_NC, parts_N, shares) <= 0.75
     generator = np.random.default_rng(0)
@@ -118,7 +118,7 @@ def test_drawn_classes_keep_their_shares(sample: Path, split: str) -> None:
 
 
 def test_the_papers_sizes() -> None:
-    """As many pictures as VOC 2012 has, with its classes; of its masks the paper takes 2,039, 577 and 297."""
+    """As many pictures as VOC 2012 has; of its masks the paper takes 2,039, 577 and 297."""
     assert part_sizes(17_125, SHARES) == (11_987, 3_425, 1_713)
     for num_records, sizes in ((17_125, [11_987, 3_425, 1_713]), (2_913, [2_039, 583, 291])):
         labels_NC = drawn_labels(num_records)

@@ -1,4 +1,4 @@
-"""datasets/download/download.py and datasets/download/unpack.py against a local server that breaks off, refuses and lies."""
+"""Downloads from a local server that breaks off, refuses and lies; archives that are hostile."""
 
 import hashlib
 import io
@@ -56,7 +56,7 @@ FILES = {"pictures/a/1.jpg": PAYLOAD, "pictures/a/2.jpg": b"two", "pictures/3.jp
 
 @dataclass
 class Server:
-    """What the local server does with the requests that come, one answer a request, then plain answers."""
+    """The local server's answers, one per request, then plain ones."""
 
     url: str
     content: bytes
@@ -71,8 +71,10 @@ class Server:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers: an int is a status, "cut" breaks off halfway, "stall" sends half and waits, "plain" knows no ranges,
-    "shifted" sends another range than asked, "longer" never stops, "page" is a login page.
+    """Answers as it is told to.
+
+    An int is a status, "cut" breaks off halfway, "stall" sends half and waits, "plain" knows no
+    ranges, "shifted" sends another range than asked, "longer" never stops, "page" is a login page.
     """
 
     server: Any
@@ -130,7 +132,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def get(server: Server, root: Path, kind: str = "tar", **options: Any) -> list[str]:
-    return download([server.archive(kind)], root, patience=QUICK, **options)
+    return download([server.archive(kind)], root, retries=QUICK, **options)
 
 
 # ---- fetching ----
@@ -212,7 +214,7 @@ def test_another_file_of_the_same_size_is_refused(server: Server, tmp_path: Path
     archive = server.archive()
     server.content = server.content[:-1] + b"x"
     with pytest.raises(DownloadError, match="fetched twice, and its digest is not sha256:"):
-        download([archive], tmp_path, patience=QUICK)
+        download([archive], tmp_path, retries=QUICK)
     assert contents(tmp_path) == {} and len(server.ranges) == 2
 
 
@@ -228,7 +230,7 @@ def test_no_server_at_all_is_one_sentence(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{free.getsockname()[1]}/x.tar"
     archive = Archive(url, 10, "sha256:" + "0" * 64, "x", "x")
     with pytest.raises(DownloadError, match=r"stopped at 0 of 10 bytes after 3 tries \(.*refused"):
-        download([archive], tmp_path, patience=QUICK)
+        download([archive], tmp_path, retries=QUICK)
 
 
 def test_a_mirror_stands_for_the_host(server: Server, tmp_path: Path) -> None:
@@ -240,14 +242,14 @@ def test_a_mirror_stands_for_the_host(server: Server, tmp_path: Path) -> None:
         archive.top,
         archive.proof,
     )
-    assert download([moved], tmp_path, mirror=f"{server.url}/", patience=QUICK) == ["pictures.tar"]
+    assert download([moved], tmp_path, mirror=f"{server.url}/", retries=QUICK) == ["pictures.tar"]
 
 
 def test_too_little_space_is_told_before_the_first_byte(server: Server, tmp_path: Path) -> None:
     archive = server.archive()
     vast = Archive(archive.url, 10**15, archive.digest, archive.top, archive.proof)
-    with pytest.raises(DownloadError, match=r"need 2,000,000\.1 GB, .* GB are free"):
-        download([vast], tmp_path, patience=QUICK)
+    with pytest.raises(DownloadError, match=r"unpacked need 2,000,000\.1 GB, .* GB are free"):
+        download([vast], tmp_path, retries=QUICK)
     assert server.ranges == []
 
 
@@ -277,7 +279,9 @@ def test_killed_while_fetching_and_finished_by_another_process(
     archive = server.archive()
     server.answers = ["stall"]
     code = (
-        f"from datasets.archives import Archive; from datasets.download import download; from pathlib import Path\n"
+        "from pathlib import Path\n"
+        "from datasets.download.archives import Archive\n"
+        "from datasets.download.download import download\n"
         f"download([{archive!r}], Path({str(tmp_path)!r}))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT)

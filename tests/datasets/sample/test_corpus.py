@@ -1,4 +1,4 @@
-"""The built-in sample: same seed, same bytes; both parts by the real adapters; colours against skimage."""
+"""The built-in sample: same seed, same bytes; read by the real adapters; colors by skimage."""
 
 import hashlib
 import json
@@ -10,9 +10,10 @@ from PIL import Image
 
 from datasets.corpora.voc import CLASSES
 from datasets.errors import CorpusError
-from datasets.sample.corpus import SPLITS, SampleSpec, open_sample, write_sample
-from datasets.sample.corpus import _write as sample_write
-from datasets.sample.scenes import NAMES, draw_scene, lab_to_rgb
+from datasets.sample.corpus import SPLITS, open_sample, write_sample
+from datasets.sample.lab import lab_to_rgb
+from datasets.sample.scenes import NAMES, draw_scene
+from datasets.sample.writing import SampleSpec, write_parts
 
 SPEC = SampleSpec(num_train=12, num_val=3, num_voc_train=5, num_voc_val=4, seed=3, size=96)
 
@@ -115,18 +116,21 @@ def test_a_stamp_of_another_version_is_drawn_again(tmp_path: Path) -> None:
 def test_of_two_that_draw_the_same_the_first_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, spec = tmp_path / "s", SampleSpec(1, 1, 1, 1, seed=0, size=32)
-    write = sample_write
+    root, spec = tmp_path / "out/s", SampleSpec(1, 1, 1, 1, seed=0, size=32)
     inodes = []
 
     def overtaken(fresh: Path, wanted: SampleSpec) -> None:
-        write(fresh, wanted)
-        write(root, wanted)
+        """Draw, while another process puts the same sample into its place."""
+        write_parts(fresh, wanted)
+        monkeypatch.setattr("datasets.sample.corpus.write_parts", write_parts)
+        open_sample(tmp_path / "other", "train", wanted)
+        (tmp_path / "other").rename(root)
         inodes.append(root.stat().st_ino)
 
-    monkeypatch.setattr("datasets.sample.corpus._write", overtaken)
+    monkeypatch.setattr("datasets.sample.corpus.write_parts", overtaken)
     assert open_sample(root, "train", spec).num_records == 1
-    assert [root.stat().st_ino] == inodes and [path.name for path in tmp_path.iterdir()] == ["s"]
+    assert [root.stat().st_ino] == inodes
+    assert [path.name for path in root.parent.iterdir()] == ["s"]
 
 
 def test_writing_again_repairs(tmp_path: Path) -> None:
@@ -144,7 +148,7 @@ def test_an_interrupted_drawing_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("datasets.sample.corpus._write_voc", full)
+    monkeypatch.setattr("datasets.sample.corpus.write_parts", full)
     with pytest.raises(CorpusError, match=r"cannot be written here .No space left"):
         open_sample(tmp_path / "s", "train", SampleSpec(1, 1, 1, 1, size=32))
     assert list(tmp_path.iterdir()) == []
@@ -186,7 +190,7 @@ def test_color_depends_on_class_and_not_on_chance() -> None:
         lab = color.rgb2lab(scene.rgb)
         for number, instance in enumerate(scene.instances, start=1):
             _, a, b = lab[scene.instance_map == number].mean(0)
-            hues.setdefault(instance.place, []).append(np.angle(a + 1j * b))
+            hues.setdefault(instance.class_index, []).append(np.angle(a + 1j * b))
     spread = [
         np.abs(np.angle(np.exp(1j * (np.array(h) - h[0])))).max()
         for h in hues.values()
