@@ -10,7 +10,7 @@ in its workers, lists a sample whose mask raises it among the rejected.
 
 
 class CorpusError(Exception):
-    """The raw corpus cannot be read as asked; the message names the value, the place and a way out."""
+    """The raw corpus cannot be read as asked; the message has the value, where, and a way out."""
 
 
 class DownloadError(CorpusError):

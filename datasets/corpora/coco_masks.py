@@ -112,7 +112,7 @@ class CocoMask:
             raise ValueError(f"a polygon has {len(points)} numbers, which is odd")
         coordinates = np.asarray(points, np.float64).reshape(-1, 2)
         if not (np.abs(coordinates) <= 2.0 * np.asarray([self.width, self.height])).all():
-            raise ValueError("a point lies far outside the picture")
+            raise ValueError(f"a point lies far outside of {self.width} x {self.height} pixels")
 
         steps = np.abs(np.diff(coordinates, axis=0, append=coordinates[:1]))
         if steps.max(axis=1).sum() > MAX_OUTLINE_PX:

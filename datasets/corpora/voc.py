@@ -327,7 +327,9 @@ def _records(files: list[_Files], found: _Classes) -> Iterator[Record]:
             try:
                 annotation = read_annotation(each.annotation, class_of)
             except CorpusError as error:
-                fault = str(error)
+                # The reason comes first: the packer counts records by it.
+                reason = str(error).removeprefix(f"{each.annotation}: ").rstrip(".")
+                fault = f"its XML file {reason}: {each.annotation.name}"
         yield Record(
             record_key(each.name),
             each.image,

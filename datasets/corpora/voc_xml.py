@@ -73,7 +73,7 @@ def _tree(path: Path) -> Element:
     try:
         if path.stat().st_size > MAX_XML_BYTES:
             raise CorpusError(
-                f"{path}: larger than {MAX_XML_BYTES:,} bytes, so it is no annotation of VOC."
+                f"{path}: is larger than {MAX_XML_BYTES:,} bytes, so it is no annotation of VOC."
             )
         tree: Element = defusedxml.ElementTree.fromstring(path.read_bytes(), forbid_dtd=True)
     except DTDForbidden as error:
@@ -85,7 +85,7 @@ def _tree(path: Path) -> Element:
     except DefusedXmlException as error:
         raise CorpusError(f"{path}: defines entities, which annotations never need.") from error
     except (OSError, ParseError, ValueError, LookupError) as error:
-        raise CorpusError(f"{path}: not an XML file that can be read ({error}).") from error
+        raise CorpusError(f"{path}: is no XML file that can be read ({error}).") from error
     return tree
 
 
@@ -111,7 +111,9 @@ def _object(
         ValueError: why it is dropped.
     """
     if name not in class_of:
-        raise ValueError(f"its class is not in the list of classes ({name or 'no name'})")
+        raise ValueError(
+            f"its class is unknown; classes.txt can list your own ({name or 'no name'})"
+        )
 
     x0, y0, x1, y1 = (_number(item, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
     box: Box = (max(0.0, x0 - 1), max(0.0, y0 - 1), x1, y1)

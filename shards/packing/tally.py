@@ -6,6 +6,7 @@ summary.json.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -25,8 +26,7 @@ class Reasons:
 
     def add(self, sentence: str, name: str) -> None:
         """Count one more; what follows a colon or bracket differs from file to file."""
-        reason = sentence.partition(":")[0].partition(" (")[0]
-        self._add(reason, 1, [name])
+        self._add(reason_of(sentence), 1, [name])
 
     def add_all(self, other: dict[str, LeftOut]) -> None:
         """Add other counts."""
@@ -36,7 +36,8 @@ class Reasons:
     def _add(self, reason: str, count: int, names: Iterable[str]) -> None:
         self.counts[reason] += count
         own = self.examples.setdefault(reason, [])
-        own.extend(list(names)[: NUM_EXAMPLES - len(own)])
+        new = [name for name in names if name not in own]
+        own.extend(new[: NUM_EXAMPLES - len(own)])
 
     def by_reason(self) -> dict[str, LeftOut]:
         """Return the record of summary.json, the commonest reason first."""
@@ -62,7 +63,8 @@ class Tally:
         """Count one photo that was packed."""
         self.converted.update(picture.changes)
         for sentence in dropped:
-            self.labels_dropped.add(sentence, source)
+            detail = sentence.removeprefix(reason_of(sentence))
+            self.labels_dropped.add(sentence, source + detail)
         self.near_grey += picture.is_near_grey
         self.off_profile += picture.is_off_profile
         self.low_quality += picture.is_low_quality
@@ -96,7 +98,8 @@ class Tally:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Tally:
         """Return the tally of plain data; counts that are absent are 0."""
-        summary = Summary.model_validate({"taken": 0, **document})
+        # As JSON: strict validation of Python's types refuses the lists that JSON made of tuples.
+        summary = Summary.model_validate_json(json.dumps({"taken": 0, **document}))
         dropped = Reasons()
         dropped.add_all(summary.labels_dropped)
         return cls(
@@ -124,8 +127,13 @@ class Tally:
         )
 
 
+def reason_of(sentence: str) -> str:
+    """Return the part of a sentence that is the same for all files: up to a colon or bracket."""
+    return sentence.partition(":")[0].partition(" (")[0]
+
+
 def left_out_by_reason(rejections: Iterable[Rejection]) -> dict[str, LeftOut]:
-    """Count rejections by the start of their reason, the commonest first, with a few sources each."""
+    """Count rejections by the start of their reason, the commonest first, with a few sources."""
     reasons = Reasons()
     for rejection in rejections:
         reasons.add(rejection.reason, rejection.source)

@@ -198,8 +198,11 @@ def test_names_that_differ_in_case_unicode_form_or_extension_are_found(tmp_path:
 
 
 BAD_OBJECTS = [
-    ("<object><name>unicorn</name></object>", "its class is not in the list of classes (unicorn)"),
-    ("<object/>", "its class is not in the list of classes (no name)"),
+    (
+        "<object><name>unicorn</name></object>",
+        "its class is unknown; classes.txt can list your own (unicorn)",
+    ),
+    ("<object/>", "its class is unknown; classes.txt can list your own (no name)"),
     ("<object><name>dog</name></object>", "it has no bndbox/xmin"),
     (f"<object><name>dog</name>{BOX.replace('3.5', 'x')}</object>", "xmax is no number ('x')"),
     (f"<object><name>dog</name>{BOX.replace('3.5', '')}</object>", "it has no bndbox/xmax"),
@@ -234,20 +237,23 @@ def test_a_box_outside_of_the_stated_size_is_dropped(tmp_path: Path) -> None:
     assert "lies outside the picture (5 x 5)" in annotation.dropped[0]
 
 
-DTD = "has a <!DOCTYPE> declaration"
+DTD = "its XML file has a <!DOCTYPE> declaration"
 
 
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("", "not an XML file"),
-        ("<annotation><object>", "not an XML file"),
-        ('<?xml version="1.0" encoding="martian"?><annotation/>', "not an XML file"),
+        ("", "its XML file is no XML file"),
+        ("<annotation><object>", "its XML file is no XML file"),
+        ('<?xml version="1.0" encoding="martian"?><annotation/>', "its XML file is no XML file"),
         ("<!DOCTYPE annotation><annotation/>", DTD),
         ('<!DOCTYPE a [<!ENTITY e "ha">]><annotation>&e;</annotation>', DTD),
         ('<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><annotation>&e;</annotation>', DTD),
         ('<!DOCTYPE a SYSTEM "http://localhost/x.dtd"><annotation/>', DTD),
-        ("<annotation>" + " " * 5_000_000 + "</annotation>", "larger than 4,000,000 bytes"),
+        (
+            "<annotation>" + " " * 5_000_000 + "</annotation>",
+            "its XML file is larger than 4,000,000 bytes",
+        ),
     ],
 )
 def test_xml_that_is_wrong_or_hostile_costs_its_picture(
@@ -257,7 +263,7 @@ def test_xml_that_is_wrong_or_hostile_costs_its_picture(
     (year / "Annotations/b.xml").write_text(text)
     first, second = open_voc(tmp_path, "train").records()
     assert not first.fault and first.label["objects"]
-    assert message in second.fault and "b.xml" in second.fault and "\n" not in second.fault
+    assert message in second.fault and second.fault.endswith(": b.xml") and "\n" not in second.fault
 
 
 def test_grey_index_masks_are_read_as_palette_ones(tmp_path: Path) -> None:
