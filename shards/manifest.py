@@ -1,16 +1,19 @@
 """The manifest of a packed folder: plain data about its shards and where each sample is in them.
 
-The one thing that loading and training need to know of a corpus. Packing and indexing write it last.
+The one thing that loading and training need to know of a corpus. Packing and indexing write it
+last.
 
     manifest.json    classes, image policy, and per shard its samples, bytes and sha256
     samples.npy      one row per sample (shards/samples_table.py)
 
-A set is packed or indexed. A packed set's shards are our own (shards/packing/pack.py). An indexed set's shards
-were made elsewhere and stay where they are (shards/packing/indexing.py); its manifest differs in this:
+A set is packed or indexed. A packed set's shards are our own (shards/packing/pack.py). An indexed
+set's shards were made elsewhere and stay where they are (shards/packing/indexing.py); its manifest
+differs in this:
 
     shards[].location    absolute path or URL of the tar; without it, the tar is beside the manifest
-    image_formats        what the image members are: "jpeg", "png", "webp"; told apart by their first bytes
-    label_format         what the label members are: "cls" (an integer as text) or "json:FIELD"
+    image_formats        what the image members are: "jpeg", "png", "webp"; told apart by their
+    first bytes label_format         what the label members are: "cls" (an integer as text) or
+    "json:FIELD"
                          (shards/foreign_labels.py reads both); without it, the packer's own JSON
 """
 
@@ -33,6 +36,8 @@ SCHEMA_VERSION = 2
 PACKED_VERSION = 1  # packed sets are still written as version 1, which older releases read
 MANIFEST_FILE = "manifest.json"
 INDEXED_POLICY = "original"
+ImageFormat = Literal["jpeg", "png", "webp"]
+IMAGE_FORMATS: tuple[ImageFormat, ...] = ("jpeg", "png", "webp")
 ADDED_FIELDS = ("image_formats", "label_format")  # absent from the file where they have the default
 
 REPAIR = (
@@ -107,7 +112,7 @@ class Manifest(_Plain):
     image_policy: str
     jpeg_quality: int
     chroma_subsampling: str
-    image_formats: tuple[Literal["jpeg", "png", "webp"], ...] = ("jpeg",)
+    image_formats: tuple[ImageFormat, ...] = ("jpeg",)
     label_format: str = Field("", pattern=r"^(|cls|json:.{1,200})$")
     num_samples: int = Field(ge=0)
     num_rejected: int = Field(ge=0)
@@ -138,7 +143,8 @@ class Manifest(_Plain):
         """Return the table of samples, memory-mapped: `num_samples` rows of SAMPLE_DTYPE in shard order.
 
         Raises:
-            ManifestError: The table is missing, is not a table of samples, or has another number of rows.
+            ManifestError: The table is missing, is not a table of samples, or has another number of
+            rows.
         """
         return read_samples(self.folder / self.samples_file.file, self.num_samples, REPAIR)
 
@@ -187,7 +193,8 @@ def read_manifest(folder: Path, *, check_files: bool = True) -> Manifest:
             (one `stat` per shard); off for shards that are elsewhere.
 
     Raises:
-        ManifestError: Not a packed folder, written by a newer version, wrong or hostile values, counts
+        ManifestError: Not a packed folder, written by a newer version, wrong or hostile values,
+        counts
             that disagree, or files that are missing or shorter than promised.
     """
     manifest = parse_manifest(_read_bytes(folder), folder / MANIFEST_FILE, folder)
@@ -219,7 +226,8 @@ def parse_manifest(content: bytes, where: Path | str, folder: Path) -> Manifest:
 def _read_bytes(folder: Path) -> bytes:
     if folder.is_file() and folder.suffix in (".tar", ".tgz"):
         raise ManifestError(
-            f"{folder}: a tar file; name the packed folder that holds it. Shards made elsewhere are "
+            f"{folder}: a tar file; name the packed folder that holds it. Shards made elsewhere "
+            f"are "
             "made usable by python launcher/pack.py --index SHARDS --out DIR."
         )
     if not folder.is_dir():
@@ -240,11 +248,13 @@ def _no_manifest(folder: Path) -> str:
     tars = next(folder.glob("*.tar"), None)
     if tars is not None and not (folder / "packing.json").exists():
         return (
-            f"{folder}: no {MANIFEST_FILE} in it; its shards were made elsewhere. Make them usable with "
+            f"{folder}: no {MANIFEST_FILE} in it; its shards were made elsewhere. Make them usable "
+            f"with "
             f"python launcher/pack.py --index {folder} --out DIR, then name DIR."
         )
     return (
-        f"{folder}: no {MANIFEST_FILE} in it, so it is not a packed data set, or its packing has not "
+        f"{folder}: no {MANIFEST_FILE} in it, so it is not a packed data set, or its packing has "
+        f"not "
         "finished; rerun the same python launcher/pack.py command."
     )
 
@@ -294,5 +304,6 @@ def _check_size(path: Path, promised: int) -> None:
 
     if size < promised:
         raise ManifestError(
-            f"{path}: {size} bytes, shorter than the {promised} that the manifest promises. {REPAIR}"
+            f"{path}: {size} bytes, shorter than the {promised} that the manifest promises. "
+            f"{REPAIR}"
         )

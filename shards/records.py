@@ -1,7 +1,8 @@
 """The contract between adapters and packer: a Corpus, its Records, and the Masks that they point to.
 
-A record is small and picklable and opens nothing: images and masks are read later, in the packer's workers.
-Mask planes: H x W uint8 class indices, 0 = background, i + 1 = `Corpus.classes[i]`, 255 = void (not scored).
+A record is small and picklable and opens nothing: images and masks are read later, in the packer's
+workers. Mask planes: H x W uint8 class indices, 0 = background, i + 1 = `Corpus.classes[i]`, 255 =
+void (not scored).
 """
 
 from collections.abc import Callable, Iterator
@@ -31,14 +32,15 @@ class Record:
     Attributes:
         key: unique within the split, stable between runs, letters, digits, `_` and `-` only.
         image: the image file, not yet opened.
-        label: plain JSON data. `classes`: sorted 0-based indices into `Corpus.classes`, over all objects,
-            difficult ones and crowds too. `objects`: a list of `{"class": int, "box": [x0, y0, x1, y1],
-            "difficult": bool, "crowd": bool}`, boxes in pixels, half-open; from COCO also `"area"`, the pixels
-            that the object itself covers. Both empty where unlabelled.
+        label: plain JSON data. `classes`: sorted 0-based indices into `Corpus.classes`, over all
+            objects, difficult ones and crowds too. `objects`: a list of `{"class": int, "box": [x0,
+            y0, x1, y1], "difficult": bool, "crowd": bool}`, boxes in pixels, half-open; from COCO
+            also `"area"`, the pixels that the object itself covers. Both empty where unlabelled.
         mask: None if the split has no masks.
-        label_size: width and height that the label states for its image, in whose pixels boxes are given; None
-            if it states none. shards/images/label_frame.py compares it with the image.
-        fault: why the record cannot be packed; the packer lists it among the rejected. Empty if it can.
+        label_size: width and height that the label states for its image, in whose pixels boxes are
+            given; None if it states none. shards/images/label_frame.py compares it with the image.
+        fault: why the record cannot be packed; the packer lists it among the rejected. Empty if it
+            can.
         dropped: one reason per object that was left out of the label.
     """
 

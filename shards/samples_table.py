@@ -73,7 +73,8 @@ def read_samples(path: Path, num_samples: int, advice: str) -> NDArray[np.void]:
         advice: Ends each error: what the user can do.
 
     Raises:
-        ManifestError: The file is missing, is not a table of samples, or has another number of rows.
+        ManifestError: The file is missing, is not a table of samples, or has another number of
+        rows.
     """
     try:
         table: NDArray[np.void] = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -1,7 +1,7 @@
 """summary.json: what packing made of the input, as counts that a person reads and training checks.
 
-Beside the manifest and not part of it: the digest of a set depends on its samples alone, and a set that was
-packed before there were summaries stays whole without one.
+Beside the manifest and not part of it: the digest of a set depends on its samples alone, and a set
+that was packed before there were summaries stays whole without one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Summary(_Record):
 
     Attributes:
         taken: Samples in the set.
-        converted: Photos whose pixels were changed beyond resizing, by kind ("16-bit", "CMYK", ...).
+        converted: Photos whose pixels were changed beyond resizing, by kind ("16-bit", "CMYK",
+            ...).
         left_out: Inputs that are not in the set, by reason.
         labels_dropped: Labels that were dropped while their photo was kept, by reason.
         near_grey: Photos with next to no colour (shards/images/chroma.py).

@@ -1,13 +1,14 @@
 """Which color space a file states for its pixels, and the way from there to sRGB.
 
-A statement counts by its content, not by its name: a profile whose curve and primaries are sRGB's changes nothing,
-whatever it is called. Where a file makes several, the first of these holds (PNG, third edition, section 4.3):
+A statement counts by its content, not by its name: a profile whose curve and primaries are sRGB's
+changes nothing, whatever it is called. Where a file makes several, the first of these holds (PNG,
+third edition, section 4.3):
 
     PNG cICP, AVIF nclx    codes of ITU-T H.273
-    an ICC profile         of RGB, grey or CMYK; one of another kind of color than the pixels' is ignored
-    PNG sRGB               sRGB
-    PNG gAMA and cHRM      a gamma within 5 % of 1/2.2 and no other primaries is sRGB, as libpng takes it
-    EXIF                   ColorSpace 2, or 65535 with interoperability R03: Adobe RGB
+    an ICC profile         of RGB, grey or CMYK; one of another kind of color than the pixels' is
+    ignored PNG sRGB               sRGB
+    PNG gAMA and cHRM      a gamma within 5 % of 1/2.2 and no other primaries is sRGB, as libpng
+    takes it EXIF                   ColorSpace 2, or 65535 with interoperability R03: Adobe RGB
     none                   sRGB
 """
 
@@ -27,7 +28,8 @@ from shards.images.icc import Curve, Primaries
 
 GREY_MODES = ("L", "LA", "1", "I;16", "I;16B", "I;16L", "I")
 RGB_MODES = ("RGB", "RGBA", "P", "PA")
-# A conversion that moves no color by more than this many levels is none: rounding alone moves them by 1.
+# A conversion that moves no color by more than this many levels is none: rounding alone moves them
+# by 1.
 SAME_LEVELS = 2
 SRGB_GAMMA = 1 / 2.2
 GAMMA_TOLERANCE = 0.05

@@ -1,11 +1,12 @@
 """One image file of any kind -> the upright 8-bit JPEG that a shard stores; the mask goes the same way.
 
-Called by shards/packing/samples.py in the packer's workers. shards/images/photo.py judges what a file means.
+Called by shards/packing/samples.py in the packer's workers. shards/images/photo.py judges what a
+file means.
 
-Resizing is Pillow's antialiased bicubic. A JPEG that shrinks 6 times or more is decoded at a half, a quarter
-or an eighth by its DCT first, so that at least 3 times the wanted size is left to resize: on COCO photos at
-64 x 64 that is 54 dB from the full decode (median; JPEG quality 95 itself costs 40 dB), and a 12-megapixel
-photo takes a quarter of the time.
+Resizing is Pillow's antialiased bicubic. A JPEG that shrinks 6 times or more is decoded at a half,
+a quarter or an eighth by its DCT first, so that at least 3 times the wanted size is left to resize:
+on COCO photos at 64 x 64 that is 54 dB from the full decode (median; JPEG quality 95 itself costs
+40 dB), and a 12-megapixel photo takes a quarter of the time.
 """
 
 import io
@@ -55,11 +56,12 @@ class StoredPicture:
 def convert_picture(content: bytes, encoding: Encoding) -> StoredPicture:
     """Turn the bytes of one image file into the JPEG to store.
 
-    The file's own bytes are kept if nothing has to change: an upright 8-bit JPEG in sRGB of a common kind,
-    whose size the policy leaves alone, and which decodes.
+    The file's own bytes are kept if nothing has to change: an upright 8-bit JPEG in sRGB of a
+    common kind, whose size the policy leaves alone, and which decodes.
 
     Raises:
-        PictureError: The file has no one meaning, cannot be decoded, or has less chroma than the encoding
+        PictureError: The file has no one meaning, cannot be decoded, or has less chroma than the
+        encoding
             asks for; the message is the reason.
     """
     with decoding():
@@ -89,7 +91,8 @@ def decode_upright(content: bytes, max_pixels: int) -> NDArray[np.uint8]:
     """Decode one image file of any kind to upright sRGB at its own size, H x W x 3.
 
     Raises:
-        PictureError: The file has no one meaning, cannot be decoded, or has more than `max_pixels` pixels.
+        PictureError: The file has no one meaning, cannot be decoded, or has more than `max_pixels`
+        pixels.
     """
     return np.asarray(open_upright(content, max_pixels))
 
@@ -98,7 +101,8 @@ def open_upright(content: bytes, max_pixels: int) -> Image.Image:
     """Decode one image file of any kind to an upright sRGB image of mode RGB at its own size.
 
     Raises:
-        PictureError: The file has no one meaning, cannot be decoded, or has more than `max_pixels` pixels.
+        PictureError: The file has no one meaning, cannot be decoded, or has more than `max_pixels`
+        pixels.
     """
     with decoding():
         photo = open_photo(content, max_pixels)
@@ -113,13 +117,15 @@ def convert_mask(mask: NDArray[np.uint8], geometry: Geometry, num_classes: int) 
     """Turn a mask of class indices into the PNG to store: turned and resized like its picture, by nearest.
 
     Args:
-        mask: H x W uint8; 0 background, 1 to num_classes, 255 void. shards/images/label_frame.py decides by its
-            size whether it was made on the upright or the stored image, or on a resized copy of one.
+        mask: H x W uint8; 0 background, 1 to num_classes, 255 void. shards/images/label_frame.py
+            decides by its size whether it was made on the upright or the stored image, or on a
+            resized copy of one.
         geometry: That of the picture.
         num_classes: Number of object classes.
 
     Raises:
-        PictureError: A size that fits neither view of the picture, another type, or an index that is no class.
+        PictureError: A size that fits neither view of the picture, another type, or an index that
+        is no class.
     """
     if mask.dtype != np.uint8 or mask.ndim != 2:
         shape = " x ".join(map(str, mask.shape))

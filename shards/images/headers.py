@@ -26,6 +26,8 @@ _OTHER_FRAMES = frozenset(range(0xC0, 0xD0)) - _FRAMES - {0xC4, 0xC8, 0xCC}
 # No marker, or one without a length.
 _BARE = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})
 _EXIF = 0xE1
+# Segments that may state an orientation or a color space: EXIF, an ICC profile, Adobe's marker.
+_TELLING = (b"\xff\xe1", b"\xff\xe2", b"\xff\xee")
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_START = _PNG_SIGNATURE + b"\x00\x00\x00\rIHDR"
@@ -111,6 +113,16 @@ def jpeg_has_end(data: bytes) -> bool:
         else:
             position += 2 + (data[position + 2] << 8 | data[position + 3])
     return data.find(_END_OF_IMAGE, position) >= 0
+
+
+def states_nothing_more(data: bytes) -> bool:
+    """Return True for a JPEG without EXIF, a profile or Adobe's marker: its pixels are upright sRGB.
+
+    Args:
+        data: A JPEG that `jpeg_header` has accepted.
+    """
+    scan = data.find(b"\xff\xda")
+    return not any(data.find(marker, 2, scan) >= 0 for marker in _TELLING)
 
 
 def png_header(data: bytes) -> Header | None:

@@ -1,7 +1,8 @@
 """Small ICC profiles from primaries and a transfer curve, so that every statement of color takes one path.
 
-A PNG's gAMA, cHRM and cICP chunks and EXIF's "Adobe RGB" become a matrix profile here (ICC.1:2001-04, "Three-
-component matrix-based input profiles"); shards/images/color_space.py hands it to littlecms like an embedded one.
+A PNG's gAMA, cHRM and cICP chunks and EXIF's "Adobe RGB" become a matrix profile here
+(ICC.1:2001-04, "Three- component matrix-based input profiles"); shards/images/color_space.py hands
+it to littlecms like an embedded one.
 """
 
 from __future__ import annotations

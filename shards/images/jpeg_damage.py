@@ -1,16 +1,20 @@
 """Damage in a JPEG's pixels that its decoder passes over in silence, found without decoding.
 
-libjpeg fills what is missing with grey and only counts a warning, which Pillow and DALI do not hand on. So the bytes
-are examined here (ITU-T T.81, annexes B and F): every file for what stands between its scans, and a suspicious one
-by walking its Huffman codes to see whether every block of the image is there. Suspicious is a file without its
-end marker, with a marker that has no place in pixel data, or with a long run of zeros: a block of a disk that was
-never written. Walking takes some 1 us per code in Python, so it is done for suspicious files alone.
+libjpeg fills what is missing with grey and only counts a warning, which Pillow and DALI do not hand
+on. So the bytes are examined here (ITU-T T.81, annexes B and F): every file for what stands between
+its scans, and a suspicious one by walking its Huffman codes to see whether every block of the image
+is there. Suspicious is a file without its end marker, with a marker that has no place in pixel
+data, or with a long run of zeros: a block of a disk that was never written. Walking takes some 1 us
+per code in Python, so it is done for suspicious files alone.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 START_OF_IMAGE = b"\xff\xd8"
 END_OF_IMAGE = b"\xff\xd9"
@@ -20,11 +24,13 @@ PROGRESSIVE = 0xC2
 OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
 # Markers that may follow a scan: tables, another scan, the end.
 AFTER_SCAN = frozenset({DHT, SOS, 0xDB, DRI, DNL, 0xFE, EOI, *range(0xE0, 0xF0)})
-# The end of pixel data: a marker other than a stuffed zero or a restart.
-MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")
+# What may follow 0xFF within pixel data: a stuffed zero, a restart, a fill byte.
+INSIDE_PIXELS = np.zeros(256, np.bool_)
+INSIDE_PIXELS[[0x00, 0xFF, *range(0xD0, 0xD8)]] = True
 RESTART = re.compile(rb"\xff+[\xd0-\xd7]")
-# Where the all-zero AC code means "end of block", flat areas may be runs of zeros. Elsewhere it means a small
-# coefficient, and blocks full of those do not exist; such a hole may even resynchronize without a trace.
+# Where the all-zero AC code means "end of block", flat areas may be runs of zeros. Elsewhere it
+# means a small coefficient, and blocks full of those do not exist; such a hole may even
+# resynchronize without a trace.
 ZERO_RUN = bytes(32)
 END_OF_BLOCK = 0
 MAX_WALK_BYTES = 8 << 20  # some 10 s
@@ -40,7 +46,8 @@ class Examined:
     Attributes:
         fault: What is wrong, in words; empty if nothing is.
         lacks_end: All blocks are there, and only the end marker is missing.
-        process: The frame's marker: 0xC0 baseline, 0xC1 extended, 0xC2 progressive, 0xC3 lossless, ...
+        process: The frame's marker: 0xC0 baseline, 0xC1 extended, 0xC2 progressive, 0xC3 lossless,
+            ...
     """
 
     fault: str = ""
@@ -105,8 +112,7 @@ def examine(content: bytes) -> Examined:
 
 
 def _walk_segments(content: bytes) -> Examined:
-    frame: _Frame | None = None
-    tables = _Tables()
+    walk = _Walk(content, _marker_positions(content))
     position = 2
 
     for _ in range(MAX_SEGMENTS):
@@ -117,7 +123,7 @@ def _walk_segments(content: bytes) -> Examined:
 
         marker = content[position + 1]
         if marker == EOI:
-            return Examined(process=frame.process if frame else 0)
+            return Examined(process=walk.process)
 
         size = int.from_bytes(content[position + 2 : position + 4], "big")
         body = content[position + 4 : position + 2 + size]
@@ -125,55 +131,86 @@ def _walk_segments(content: bytes) -> Examined:
             raise ValueError("a segment is cut off")
 
         position += 2 + size
-        if marker in (*SEQUENTIAL, PROGRESSIVE, *OTHER_FRAMES):
-            frame = _parse_frame(marker, body)
-        elif marker == DHT:
-            _parse_codes(body, tables)
-        elif marker == DRI:
-            tables.restart_interval = int.from_bytes(body[:2], "big")
-        elif marker == SOS:
-            if frame is None:
-                raise ValueError("a scan before the frame")
-            end, verdict = _examine_scan(content, position, body, frame, tables)
+        if marker == SOS:
+            verdict = walk.examine_scan(position, body)
             if verdict is not None:
                 return verdict
-            position = end
+            position = walk.scan_end(position)
+        else:
+            walk.take_segment(marker, body)
 
     raise ValueError("more segments than a JPEG can sensibly have")
 
 
-def _examine_scan(
-    content: bytes, start: int, header: bytes, frame: _Frame, tables: _Tables
-) -> tuple[int, Examined | None]:
-    """Return where a scan ends, and the verdict on the file if it is known by now."""
-    match = MARKER.search(content, start)
-    end = match.start() if match else len(content)
-    is_legal = match is not None and match[1][0] in AFTER_SCAN
-    has_zeros = content.find(ZERO_RUN, start, end) >= 0
-
-    if is_legal and not has_zeros:
-        return end, None
-
-    can_walk = frame.process in SEQUENTIAL and end - start <= MAX_WALK_BYTES
-    if not can_walk:
-        fault = "" if is_legal or match is None else _strange_marker(match)
-        done = bool(fault) or match is None
-        return end, Examined(fault, process=frame.process) if done else None
-
-    fault = _walk_scan(content[start:end], header, frame, tables)
-    if fault:
-        # Without any marker and without a hole the file is cut off, which its decoder reports.
-        is_ours = match is not None or has_zeros
-        return end, Examined(fault if is_ours else "", process=frame.process)
-    if is_legal:
-        return end, None
-
-    # Every block is there. Without a marker the file only lacks its end; with a strange one the rest is waste.
-    return end, Examined(lacks_end=True, process=frame.process)
+def _marker_positions(content: bytes) -> NDArray[np.int64]:
+    """Return where a marker that has no place within pixel data stands."""
+    # By numpy, in some 30 us for 60 kB: a regular expression takes 50 times as long.
+    values = np.frombuffer(content, np.uint8)
+    positions = np.flatnonzero(values[:-1] == 0xFF)
+    return positions[~INSIDE_PIXELS[values[positions + 1]]]
 
 
-def _strange_marker(match: re.Match[bytes]) -> str:
-    return f"marker 0x{match[1][0]:02X} is in the middle of its pixels"
+@dataclass
+class _Walk:
+    """A walk over a file's segments, with the frame and the tables that are in force."""
+
+    content: bytes
+    markers: NDArray[np.int64]
+    frame: _Frame | None = None
+    tables: _Tables = field(default_factory=_Tables)
+
+    @property
+    def process(self) -> int:
+        return self.frame.process if self.frame else 0
+
+    def take_segment(self, marker: int, body: bytes) -> None:
+        """Note what a segment before or between the scans states."""
+        if marker in (*SEQUENTIAL, PROGRESSIVE, *OTHER_FRAMES):
+            self.frame = _parse_frame(marker, body)
+        elif marker == DHT:
+            _parse_codes(body, self.tables)
+        elif marker == DRI:
+            self.tables.restart_interval = int.from_bytes(body[:2], "big")
+
+    def scan_end(self, start: int) -> int:
+        """Return the position of the marker that ends a scan's pixel data; of the file's end without one."""
+        following = self.markers[np.searchsorted(self.markers, start) :]
+        return int(following[0]) if len(following) else len(self.content)
+
+    def examine_scan(self, start: int, header: bytes) -> Examined | None:
+        """Return the verdict on the file, if the scan whose data starts here decides it.
+
+        Raises:
+            ValueError: A scan before the frame.
+        """
+        if self.frame is None:
+            raise ValueError("a scan before the frame")
+
+        end = self.scan_end(start)
+        has_marker = end < len(self.content)
+        is_legal = has_marker and self.content[end + 1] in AFTER_SCAN
+        has_zeros = self.content.find(ZERO_RUN, start, end) >= 0
+        if is_legal and not has_zeros:
+            return None
+
+        can_walk = self.process in SEQUENTIAL and end - start <= MAX_WALK_BYTES
+        if not can_walk:
+            if is_legal:
+                return None
+            if not has_marker:
+                return Examined(process=self.process)
+            fault = f"marker 0x{self.content[end + 1]:02X} is in the middle of its pixels"
+            return Examined(fault, process=self.process)
+
+        fault = _walk_scan(self.content[start:end], header, self.frame, self.tables)
+        if fault:
+            # Without any marker and without a hole the file is cut off, which its decoder reports.
+            return Examined(fault if has_marker or has_zeros else "", process=self.process)
+        if is_legal:
+            return None
+
+        # Every block is there. Without a marker only the end is missing; behind a strange one is waste.
+        return Examined(lacks_end=True, process=self.process)
 
 
 def _parse_frame(marker: int, body: bytes) -> _Frame:

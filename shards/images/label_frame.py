@@ -1,15 +1,17 @@
 """Decide in whose pixels a label or mask was made: of the upright image, of the stored one, or of a resized copy.
 
-Annotation tools show a phone photo upright, other programs read its pixels as stored, and photos are resized after
-they were labelled. The size that a label states, or that a mask has, is compared with the image's:
+Annotation tools show a phone photo upright, other programs read its pixels as stored, and photos
+are resized after they were labelled. The size that a label states, or that a mask has, is compared
+with the image's:
 
     the image's upright size                       made on the upright view
     its stored size, where EXIF turns the image    made on the stored pixels, and turned with them
     either one times a factor                      the same, on a copy of another size, and scaled
-    anything else                                  PictureError: the record is rejected with both sizes
+    anything else                                  PictureError: the record is rejected with both
+    sizes
 
-Where both views have one size (EXIF mirrors, turns by 180 degrees, square images), and where no size is stated, the
-label is taken to be made on the upright view, as annotation tools show it.
+Where both views have one size (EXIF mirrors, turns by 180 degrees, square images), and where no
+size is stated, the label is taken to be made on the upright view, as annotation tools show it.
 """
 
 import math
@@ -24,8 +26,9 @@ Box = tuple[float, float, float, float]
 
 # A label may be a pixel off on each side: tools round and count differently. A mask may not.
 LABEL_SLIP_PX = 1
-# A copy's sides are the factor times the image's, rounded or cut to whole pixels. A factor this near to 1 is not taken
-# for a resize: a mask that is a few pixels off was cut or padded, or is another image's.
+# A copy's sides are the factor times the image's, rounded or cut to whole pixels. A factor this
+# near to 1 is not taken for a resize: a mask that is a few pixels off was cut or padded, or is
+# another image's.
 ROUNDING_PX = 1.0
 LEAST_RESIZE = 0.05
 # Boxes may stick out of their image: by a pixel, and by 2 % of its side.
@@ -39,7 +42,8 @@ class LabelFrame:
     Attributes:
         width: of the frame, pixels.
         height: of the frame, pixels.
-        is_stored: the frame is the image as stored, before its EXIF orientation; else the upright view.
+        is_stored: the frame is the image as stored, before its EXIF orientation; else the upright
+            view.
         is_resized: the frame has another size than the image.
     """
 
@@ -71,7 +75,8 @@ class LabelFrame:
         """Refuse boxes that contradict a frame of another size than the image.
 
         Raises:
-            PictureError: a box reaches beyond the stated size, so that was not the size of the labelled image.
+            PictureError: a box reaches beyond the stated size, so that was not the size of the
+            labelled image.
         """
         if not self.is_resized:
             return
@@ -81,7 +86,8 @@ class LabelFrame:
         for _, _, x1, y1 in boxes:
             if x1 > right or y1 > bottom:
                 raise PictureError(
-                    f"its label states {self.width} x {self.height} pixels, which is not the picture's size, "
+                    f"its label states {self.width} x {self.height} pixels, which is not the "
+                    f"picture's size, "
                     f"and has a box that reaches to {x1:g}, {y1:g}: one of them is wrong"
                 )
 
@@ -120,7 +126,8 @@ def mask_frame(size: Size, geometry: Geometry) -> LabelFrame:
         turned = f", turned by EXIF orientation {geometry.orientation}"
         turned = turned if geometry.orientation >= 5 else ""
         raise PictureError(
-            f"mask is {size[1]} x {size[0]} of uint8 (height x width), its picture {height} x {width}{turned}"
+            f"mask is {size[1]} x {size[0]} of uint8 (height x width), its picture {height} x "
+            f"{width}{turned}"
         )
     return frame
 

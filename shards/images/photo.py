@@ -2,14 +2,15 @@
 
     CMYK (Adobe's inverted kind too), YCbCr, palettes, 1-bit, 16-bit     8-bit RGB or grey
     transparency, a transparent color                                   laid on white
-    EXIF orientation                                                    applied to image, mask and boxes
-    a profile or another statement of color that is not sRGB             colors converted to sRGB
-    a JPEG that lacks its end marker alone                               completed
+    EXIF orientation                                                    applied to image, mask and
+    boxes a profile or another statement of color that is not sRGB             colors converted to
+    sRGB a JPEG that lacks its end marker alone                               completed
     text of any size in a PNG                                            skipped
     holes and strange markers in a JPEG, cut-off files                   PictureError
     animated, multi-page, 32-bit, floating point, Lab, HDR               PictureError
     more than max_pixels                                                 PictureError
-    HEIC and JPEG XL                                                     decoded with colorgan[heic], colorgan[jxl]
+    HEIC and JPEG XL                                                     decoded with
+    colorgan[heic], colorgan[jxl]
 
 shards/images/color_space.py, pixels.py and jpeg_damage.py hold the rules.
 """
@@ -231,7 +232,8 @@ def _plugin_format(name: str) -> str:
     package, pillow_format, extra = PLUGINS[name]
     if not _load_plugin(package):
         raise PictureError(
-            f"a {name} file, which needs a plug-in: pip install colorgan[{extra}]; or convert it to JPEG"
+            f"a {name} file, which needs a plug-in: pip install colorgan[{extra}]; or convert it "
+            f"to JPEG"
         )
     return pillow_format
 

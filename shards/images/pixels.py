@@ -76,7 +76,8 @@ def _deep_grey(image: Image.Image) -> Image.Image:
 
 
 def _is_plain_cmyk_jpeg(image: Image.Image) -> bool:
-    # Pillow takes every CMYK JPEG for Adobe's inverted kind; without Adobe's marker it is the plain one.
+    # Pillow takes every CMYK JPEG for Adobe's inverted kind; without Adobe's marker it is the plain
+    # one.
     return image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info
 
 

@@ -1,6 +1,7 @@
 """How pictures are stored: size policies, JPEG settings, and where a picture's points go.
 
-Pure and small; shards/images/conversion.py does the pixels, shards/packing/pack.py hands the settings down.
+Pure and small; shards/images/conversion.py does the pixels, shards/packing/pack.py hands the
+settings down.
 """
 
 import re
@@ -47,7 +48,8 @@ def parse_image_policy(text: str) -> ImagePolicy:
         return ImagePolicy("original")
     if match is None or not 8 <= int(match[2]) <= 8192:
         raise PackError(
-            f"image policy {text!r}: use original, short:N (short side N, never enlarged) or squash:N "
+            f"image policy {text!r}: use original, short:N (short side N, never enlarged) or "
+            f"squash:N "
             "(N x N pixels), with N from 8 to 8192; for example squash:256."
         )
     return ImagePolicy(cast(Literal["short", "squash"], match[1]), int(match[2]))
@@ -74,11 +76,13 @@ class Encoding:
             raise PackError(f"chroma_subsampling {self.chroma_subsampling!r}: use one of {known}.")
         if not 0.0 <= self.min_chroma <= MAX_CHROMA:
             raise PackError(
-                f"min_chroma {self.min_chroma}: use 0 to {MAX_CHROMA}, in Lab units; 2 leaves grey photos out."
+                f"min_chroma {self.min_chroma}: use 0 to {MAX_CHROMA}, in Lab units; 2 leaves grey "
+                f"photos out."
             )
         if not 1 <= self.max_pixels <= MAX_PIXELS_LIMIT:
             raise PackError(
-                f"max_pixels {self.max_pixels}: use 1 to {MAX_PIXELS_LIMIT}; {MAX_PIXELS} is the default."
+                f"max_pixels {self.max_pixels}: use 1 to {MAX_PIXELS_LIMIT}; {MAX_PIXELS} is the "
+                f"default."
             )
 
 

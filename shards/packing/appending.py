@@ -1,9 +1,10 @@
 """Add the new records of a grown corpus to a packed set: `launcher/pack.py --append`.
 
-The shards that are there stay as they are, byte for byte; new ones follow behind them. A record is new if the set
-does not know its key. So the samples of the old shards keep their numbers, and the rule of order stays: an epoch's
-order is a function of the shard sizes, the seed and the epoch, over all samples alike. It is another order than
-before, and the set has another digest: a run on the old set is not resumed on the new one.
+The shards that are there stay as they are, byte for byte; new ones follow behind them. A record is
+new if the set does not know its key. So the samples of the old shards keep their numbers, and the
+rule of order stays: an epoch's order is a function of the shard sizes, the seed and the epoch, over
+all samples alike. It is another order than before, and the set has another digest: a run on the old
+set is not resumed on the new one.
 """
 
 import time
@@ -41,7 +42,8 @@ def append_records(
     Rerunning it after an interruption continues it.
 
     Raises:
-        PackError: Not a finished folder, another corpus, split or classes, another packer, a disk that fails.
+        PackError: Not a finished folder, another corpus, split or classes, another packer, a disk
+        that fails.
     """
     start = time.monotonic()
     request = _request(corpus, out)
@@ -73,14 +75,17 @@ def _request(corpus: Corpus, out: Path) -> Request:
     request = read_request(out)
     if request is None or not (out / MANIFEST_FILE).exists():
         raise PackError(
-            f"{out}: not a finished set, so nothing can be added to it; pack it without --append first."
+            f"{out}: not a finished set, so nothing can be added to it; pack it without --append "
+            f"first."
         )
 
     asked = (corpus.name, corpus.split, corpus.classes, corpus.palette)
     if asked != (request.corpus, request.split, request.classes, request.palette):
         raise PackError(
-            f"{out}: was packed from {request.corpus} {request.split} with {len(request.classes)} classes; "
-            f"{corpus.name} {corpus.split} with {len(corpus.classes)} classes cannot be added. Pack it into "
+            f"{out}: was packed from {request.corpus} {request.split} with {len(request.classes)} "
+            f"classes; "
+            f"{corpus.name} {corpus.split} with {len(corpus.classes)} classes cannot be added. "
+            f"Pack it into "
             "another folder: training takes several folders at once."
         )
     return request
@@ -127,7 +132,8 @@ def _finish(manifest: Manifest, out: Path, request: Request, numbers: range) -> 
             state = load_state(out, number)
             if state is None:
                 raise PackError(
-                    f"{out}: shard {number} has gone while its manifest was written; rerun the same command."
+                    f"{out}: shard {number} has gone while its manifest was written; rerun the "
+                    f"same command."
                 )
             yield state
 

@@ -1,7 +1,8 @@
 """Lines that C libraries print while they decode, caught and given the sample's name.
 
-libtiff and others write to the process's standard error, where a line without a name helps nobody. While a
-worker process of the packer decodes, its standard error is a file in memory, which is read after each photo.
+libtiff and others write to the process's standard error, where a line without a name helps nobody.
+While a worker process of the packer decodes, its standard error is a file in memory, which is read
+after each photo.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A finished set read back: the states of its shards, and which record is in which shard.
 
-For packing one shard again (rebuilding.py), adding shards (appending.py), and noticing changes at the source.
+For packing one shard again (rebuilding.py), adding shards (appending.py), and noticing changes at
+the source.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ def _indexed_keys(tar: Path) -> Iterator[str]:
         lines = index.read_text().splitlines()[1:]
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(
-            f"{index}: cannot be read ({error}), so the records of its shard are not known; pack the shard "
+            f"{index}: cannot be read ({error}), so the records of its shard are not known; pack "
+            f"the shard "
             "again with --only."
         ) from error
 

@@ -1,8 +1,8 @@
 """inputs.jsonl: digests of what each shard was packed from, so that a later change at the source is noticed.
 
-A shard has four digests, over its records in order: their keys and sources, their labels, the sizes of their
-files, and the times of their files. Times alone also differ after a copy, so they count less. Its counts for the
-summary are kept with them.
+A shard has four digests, over its records in order: their keys and sources, their labels, the sizes
+of their files, and the times of their files. Times alone also differ after a copy, so they count
+less. Its counts for the summary are kept with them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ MISSING = (-1, -1)
 class ShardInputs:
     """Digests of one shard's records, sha256 in hexadecimal; "" is not known.
 
-    `tally` has the shard's counts as plain data (shards/packing/tally.py); None if they are not known.
+    `tally` has the shard's counts as plain data (shards/packing/tally.py); None if they are not
+    known.
     """
 
     shard: int

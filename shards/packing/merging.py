@@ -1,7 +1,7 @@
 """The states of finished shards -> samples.npy, rejected.jsonl, summary and, last of all, manifest.json.
 
-The last step of shards/packing/pack.py, and `launcher/pack.py --merge` after parts packed side by side.
-Only the states are read, one at a time: memory does not grow with the set.
+The last step of shards/packing/pack.py, and `launcher/pack.py --merge` after parts packed side by
+side. Only the states are read, one at a time: memory does not grow with the set.
 """
 
 from collections import Counter
@@ -140,7 +140,8 @@ def _check_states(out: Path, num_shards: int) -> None:
 
     first = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
     raise PackError(
-        f"{out}: {len(missing)} of {num_shards} shards are not packed yet ({first}); run their parts, "
+        f"{out}: {len(missing)} of {num_shards} shards are not packed yet ({first}); run their "
+        f"parts, "
         "or run python launcher/pack.py without --part to pack what is missing."
     )
 
@@ -201,6 +202,7 @@ def _all_rejected(out: Path, count: int, reasons: dict[str, LeftOut]) -> str:
     commonest = counts.most_common(COMMONEST_REASONS)
     in_words = "; ".join(f"{number:,}: {reason}" for reason, number in commonest)
     return (
-        f"{out}: all {count} records were rejected; {REJECTED_FILE} in that folder has the reasons. "
+        f"{out}: all {count} records were rejected; {REJECTED_FILE} in that folder has the "
+        f"reasons. "
         f"The commonest are {in_words}."
     )

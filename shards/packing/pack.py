@@ -1,8 +1,8 @@
 """Pack a corpus into tar shards: streamed, in parallel, resumable, and byte for byte the same each time.
 
-Called by launcher/pack.py with an adapter's corpus. Shard k holds the records from k * samples_per_shard on,
-less the rejected ones: a shard's content depends on nothing that happens to the others, and shards can be
-packed in any order, by any number of workers, machines and attempts.
+Called by launcher/pack.py with an adapter's corpus. Shard k holds the records from k *
+samples_per_shard on, less the rejected ones: a shard's content depends on nothing that happens to
+the others, and shards can be packed in any order, by any number of workers, machines and attempts.
 
 Memory: the records of one shard and 3 chunks per worker, whatever the size of the corpus.
 """
@@ -68,8 +68,8 @@ class PackReport:
         rejected: Records, in this call.
         kept: Records of shards that were finished before.
         seconds: That the call took.
-        touched: Shards of a finished set whose files have another time than when they were packed, though
-            labels and sizes are the same.
+        touched: Shards of a finished set whose files have another time than when they were packed,
+            though labels and sizes are the same.
     """
 
     manifest: Manifest | None
@@ -166,12 +166,15 @@ def pack(
         image_policy: `original`, `short:N` or `squash:N`.
         min_chroma: Photos of less mean chroma are left out, in Lab units.
         workers: Processes; 0 works in this one. The output does not depend on it.
-        part: (i, n), i from 1 to n: pack each n-th shard only, beside the other parts; then call `merge`.
+        part: (i, n), i from 1 to n: pack each n-th shard only, beside the other parts; then call
+            `merge`.
         progress: Called after each chunk.
 
     Raises:
-        PackError: Settings that make no sense, another request or another packer in `out`, an empty corpus,
-            a finished set whose labels or photos have changed since, a disk that fails. Single photos never
+        PackError: Settings that make no sense, another request or another packer in `out`, an empty
+        corpus,
+            a finished set whose labels or photos have changed since, a disk that fails. Single
+            photos never
             raise: they are listed in rejected.jsonl.
     """
     start = time.monotonic()
@@ -237,7 +240,8 @@ def all_plans(work: Work) -> Iterator[Plan]:
 def plans_as_packed(work: Work, manifest: Manifest | None) -> Iterator[Plan]:
     """Yield the corpus's records as the shards of a set hold them; see `all_plans`.
 
-    In a set that --append has grown, new records are in the last shards wherever they come in the corpus.
+    In a set that --append has grown, new records are in the last shards wherever they come in the
+    corpus.
     """
     if manifest is None or not work.request.appended_from:
         yield from all_plans(work)
@@ -307,7 +311,8 @@ def _plans(work: Work, part: Part) -> Iterator[Plan]:
         changed = state.inputs.changes(_inputs_of(plan))
         if "records" in changed:
             raise PackError(
-                f"{work.out}: shard {plan.number} was packed from other pictures than the corpus holds now; "
+                f"{work.out}: shard {plan.number} was packed from other pictures than the corpus "
+                f"holds now; "
                 "remove the folder and pack again."
             )
         if "labels" in changed or "sizes" in changed:

@@ -1,7 +1,7 @@
 """Pack one shard of a set again: `launcher/pack.py --only K`, after a damage or a change at the source.
 
-If the bytes come out as the manifest promises, only the shard and its index are replaced; else the tables and
-the manifest are rewritten too, and the set has a new digest.
+If the bytes come out as the manifest promises, only the shard and its index are replaced; else the
+tables and the manifest are rewritten too, and the set has a new digest.
 """
 
 import time
@@ -30,8 +30,8 @@ def rebuild_shard(
     """Pack shard `number` of a packed (or half-packed) folder again, with the settings of the folder.
 
     Returns:
-        A report whose manifest has another digest than before if the bytes differ; without a manifest if
-        the set is not finished yet.
+        A report whose manifest has another digest than before if the bytes differ; without a
+        manifest if the set is not finished yet.
 
     Raises:
         PackError: Not a packed folder, another corpus, or no such shard.

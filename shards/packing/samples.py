@@ -1,7 +1,8 @@
 """Records -> tar bytes: the packer's work on images, done in its worker processes.
 
-shards/packing/pack.py sends chunks of records here and appends what comes back to the shard. A record that
-cannot be packed becomes a line of rejected.jsonl; only a failing disk stops the packing.
+shards/packing/pack.py sends chunks of records here and appends what comes back to the shard. A
+record that cannot be packed becomes a line of rejected.jsonl; only a failing disk stops the
+packing.
 """
 
 import json
@@ -74,7 +75,8 @@ def pack_chunk(job: Job, records: Sequence[Record]) -> PackedChunk:
     """Read, convert and encode some records.
 
     Raises:
-        PackError: The disk fails: an error other than a missing or forbidden file, three times over.
+        PackError: The disk fails: an error other than a missing or forbidden file, three times
+        over.
     """
     packed = PackedChunk()
     parts: list[bytes] = []
@@ -154,7 +156,8 @@ def _pack_record(job: Job, record: Record) -> tuple[StoredPicture, list[bytes]]:
     """Return a record's converted photo, and the data of its members in tar order."""
     if not KEY.fullmatch(record.key) or len(record.key) + len(".json") > MAX_NAME:
         raise PictureError(
-            f"its key cannot name a tar member: 1 to {MAX_NAME - 5} letters, digits, _ and - are allowed"
+            f"its key cannot name a tar member: 1 to {MAX_NAME - 5} letters, digits, _ and - are "
+            f"allowed"
         )
     if record.fault:
         raise PictureError(record.fault)

@@ -1,7 +1,7 @@
 """One shard on its way to the disk: written under a temporary name, renamed when whole, then its state.
 
-The state (a small file in `.packing/`) marks the shard as finished and holds its rows; the manifest is put
-together from the states, so the packer needs no memory of the shards before.
+The state (a small file in `.packing/`) marks the shard as finished and holds its rows; the manifest
+is put together from the states, so the packer needs no memory of the shards before.
 """
 
 import hashlib
@@ -93,7 +93,8 @@ def load_state(out: Path, number: int, *, with_rows: bool = True) -> ShardState 
 def _parsed(head: dict[str, Any], rows: NDArray[np.void]) -> ShardState:
     number = head["number"]
 
-    # A packing that an older release began has the records' digest alone, and rejections without a number.
+    # A packing that an older release began has the records' digest alone, and rejections without a
+    # number.
     inputs = head["inputs"]
     known = inputs if isinstance(inputs, dict) else {"shard": number, "records": inputs}
     rejected = [Rejection(**{"shard": number, **line}) for line in head["rejected"]]
@@ -168,7 +169,8 @@ class ShardWriter:
         for key in packed.keys:
             if key in self._keys:
                 raise PackError(
-                    f"key {key!r} comes twice in {self._file}: a corpus must give each record its own."
+                    f"key {key!r} comes twice in {self._file}: a corpus must give each record its "
+                    f"own."
                 )
             self._keys.add(key)
 

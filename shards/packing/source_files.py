@@ -40,7 +40,8 @@ def read_source(path: Path) -> bytes:
         time.sleep(READ_RETRY_WAIT_S * attempt)
 
     raise PackError(
-        f"{path}: cannot be read after {READ_TRIES} tries ({failure.strerror}). Once the disk is back, "
+        f"{path}: cannot be read after {READ_TRIES} tries ({failure.strerror}). Once the disk is "
+        f"back, "
         "rerun the same command; finished shards are kept."
     ) from failure
 

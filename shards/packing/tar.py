@@ -1,7 +1,7 @@
 """Tar members and DALI's index, byte for byte the same for the same samples.
 
-Plain POSIX USTAR: no extended headers, owner 0, mode 644, a fixed time. GNU tar, Python's tarfile, the
-webdataset library and DALI's readers.webdataset all read it.
+Plain POSIX USTAR: no extended headers, owner 0, mode 644, a fixed time. GNU tar, Python's tarfile,
+the webdataset library and DALI's readers.webdataset all read it.
 """
 
 import tarfile
@@ -13,7 +13,8 @@ MAX_NAME = tarfile.LENGTH_NAME  # 100: longer names need a second field or an ex
 MAX_SIZE = 8**11 - 1  # bytes: eleven octal digits
 TIME_S = 946_684_800  # 2000-01-01; GNU tar warns of times near zero
 
-# A header's fields in turn (POSIX ustar). Written here since tarfile takes 20 times as long, 2 % of packing.
+# A header's fields in turn (POSIX ustar). Written here since tarfile takes 20 times as long, 2 % of
+# packing.
 _MODE_AND_OWNER = b"0000644\0" + 2 * b"0000000\0"
 _CHECKSUM_BLANK = 8 * b" "  # what stands in the checksum's place while it is computed
 _TYPE_AND_REST = (b"0" + bytes(100) + b"ustar\x0000").ljust(BLOCK - 156, b"\0")

@@ -1,7 +1,8 @@
 """Check a packed folder against its manifest: `launcher/pack.py --verify DIR`.
 
-Per shard: its size and sha256, and DALI's index; per sample: the tar headers, the crc32 of each member, and
-that picture, label and mask decode to what the manifest promises. Every bad sample is named.
+Per shard: its size and sha256, and DALI's index; per sample: the tar headers, the crc32 of each
+member, and that picture, label and mask decode to what the manifest promises. Every bad sample is
+named.
 """
 
 import hashlib
@@ -202,7 +203,8 @@ def _check_header(header: bytes, extension: str, size: int) -> tuple[str, str]:
     if ending != extension or info.size != size or not info.isreg():
         return (
             key,
-            f"tar header says {info.name} of {info.size} bytes, the manifest .{extension} of {size}",
+            f"tar header says {info.name} of {info.size} bytes, the manifest .{extension} of "
+            f"{size}",
         )
     return key, ""
 

@@ -1,8 +1,9 @@
 """Worker processes for the packer: chunks of records in, packed chunks out, in order, a few at a time.
 
-Processes are spawned, not forked: the parent may hold a corpus of gigabytes and threads of a progress bar.
-A worker that dies (a decoder's segmentation fault, the kernel out of memory) does not end the packing: its
-chunk is done again record by record, and the record that kills its worker twice is rejected by name.
+Processes are spawned, not forked: the parent may hold a corpus of gigabytes and threads of a
+progress bar. A worker that dies (a decoder's segmentation fault, the kernel out of memory) does not
+end the packing: its chunk is done again record by record, and the record that kills its worker
+twice is rejected by name.
 """
 
 import multiprocessing
@@ -118,7 +119,8 @@ def _single_worker() -> ProcessPoolExecutor:
         pool.submit(os.getpid).result()
     except BrokenProcessPool as error:
         raise PackError(
-            "worker processes cannot start or are killed at once; look at the free memory, and try --workers 1."
+            "worker processes cannot start or are killed at once; look at the free memory, and try "
+            "--workers 1."
         ) from error
     return pool
 

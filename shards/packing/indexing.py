@@ -1,0 +1,432 @@
+"""Shards made elsewhere -> a manifest that loading reads them by: `launcher/pack.py --index SHARDS --out DIR`.
+
+Each shard is read once, in workers, and nothing of it is copied; a shard behind a URL is fetched to
+a temporary file. A finished shard has its state in `.packing/`, so an interrupted call continues;
+the tables are put together from the states, one at a time, so memory does not grow with the set.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from shards.errors import PackError
+from shards.files import replacing, temporary_path
+from shards.images.policy import MAX_PIXELS
+from shards.manifest import (
+    IMAGE_FORMATS,
+    INDEXED_POLICY,
+    MANIFEST_FILE,
+    SCHEMA_VERSION,
+    FileInfo,
+    Manifest,
+    ShardInfo,
+    read_manifest,
+    write_manifest,
+)
+from shards.packing.folder import locked, remove_work_folder
+from shards.packing.foreign_samples import ForeignShard, LabelRule, shard_of
+from shards.packing.shard_file import WORK_FOLDER
+from shards.packing.shard_list import Source, list_shards
+from shards.packing.tally import left_out_by_reason
+from shards.packing.tar_reader import DamagedTarError
+from shards.packing.workers import new_pool
+from shards.rejections import REJECTED_FILE, Rejection, write_rejections
+from shards.samples_table import SAMPLE_DTYPE, SAMPLES_FILE, write_samples
+from shards.storage.retries import FETCH_RETRIES
+from shards.storage.transfer import Promise, TransferError, fetch_into
+from shards.summary import Summary, write_summary
+
+REQUEST_FILE = "indexing.json"
+MAX_SHARD_BYTES = 1 << 40
+IN_FLIGHT = 2  # shards per worker: one in work, one waiting
+ProgressCallback = Callable[[int, int], None]  # shards done, bytes read
+
+
+class IndexRequest(BaseModel):
+    """The content of indexing.json: what an index depends on, beside the shards themselves."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    locations: tuple[str, ...]
+    label_format: str
+    classes: tuple[str, ...]
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """The result of `index_shards`.
+
+    Attributes:
+        manifest: Of the indexed set.
+        num_bytes: Read in this call.
+        seconds: That the call took.
+        was_finished: The folder held this index already.
+    """
+
+    manifest: Manifest
+    num_bytes: int = 0
+    seconds: float = 0.0
+    was_finished: bool = False
+
+
+@dataclass(frozen=True)
+class _State:
+    """One indexed shard: the content of its state file.
+
+    `unreadable` is the reason if the tar is damaged or cannot be fetched; it has no samples then.
+    """
+
+    location: str
+    bytes: int
+    sha256: str
+    rejected: list[Rejection]
+    formats: list[str]
+    highest_class: int
+    class_names: list[str]
+    num_grey: int
+    num_turned: int
+    unreadable: str
+    rows: NDArray[np.void] = field(repr=False, compare=False)
+
+    def write(self, path: Path) -> None:
+        head = {name: value for name, value in vars(self).items() if name != "rows"}
+        head["rejected"] = [asdict(rejection) for rejection in self.rejected]
+        with replacing(path) as temporary:
+            temporary.write_bytes(json.dumps(head).encode() + b"\n" + self.rows.tobytes())
+
+
+@dataclass
+class _Totals:
+    shards: list[ShardInfo] = field(default_factory=list)
+    formats: set[str] = field(default_factory=set)
+    class_names: set[str] = field(default_factory=set)
+    highest_class: int = -1
+    num_grey: int = 0
+    num_turned: int = 0
+    num_bytes: int = 0
+
+    @property
+    def num_samples(self) -> int:
+        return sum(shard.samples for shard in self.shards)
+
+
+def index_shards(
+    shards: str,
+    out: Path,
+    *,
+    label_format: str = "",
+    classes: tuple[str, ...] = (),
+    max_pixels: int = MAX_PIXELS,
+    workers: int = 1,
+    progress: ProgressCallback | None = None,
+) -> IndexReport:
+    """Write a manifest of shards that were made elsewhere, or continue where an earlier call has stopped.
+
+    Args:
+        shards: A folder, a glob, a brace list or URLs; several are joined by `::`.
+        label_format: `cls`, `json:FIELD`, or "" for no labels.
+        classes: Class names in the order of their numbers; empty: taken from the labels.
+        max_pixels: Larger images are left out.
+        workers: Processes, one shard each; 0 works in this one.
+        progress: Called after each shard.
+
+    Raises:
+        PackError: No shards, another request or another packer in `out`, no usable sample, a disk
+        that fails.
+    """
+    start = time.monotonic()
+    sources = list_shards(shards)
+    request = IndexRequest(
+        locations=tuple(source.location for source in sources),
+        label_format=label_format,
+        classes=classes,
+        max_pixels=max_pixels,
+    )
+    _check_request(out, request)
+    if (out / MANIFEST_FILE).exists():
+        return IndexReport(read_manifest(out), was_finished=True)
+
+    with locked(out):
+        with replacing(out / REQUEST_FILE) as temporary:
+            temporary.write_text(request.model_dump_json(indent=1) + "\n")
+
+        num_bytes = _index_all(sources, out, request, workers, progress)
+        manifest = _write_tables(sources, out, request)
+        remove_work_folder(out)
+
+    return IndexReport(manifest, num_bytes, time.monotonic() - start)
+
+
+def index_shard(source: Source, out: Path, number: int, request: IndexRequest) -> int:
+    """Index one shard and write its state; done in a worker. Return the bytes that were read.
+
+    Raises:
+        PackError: The state cannot be written.
+    """
+    rule = LabelRule(request.label_format, request.classes)
+    shard, size, sha256, unreadable = ForeignShard(), 0, "", ""
+    try:
+        with _opened(source, out, number) as stream:
+            shard, size, sha256 = shard_of(stream, rule, request.max_pixels)
+    except (DamagedTarError, TransferError) as error:
+        unreadable = str(error)
+    except OSError as error:
+        unreadable = f"cannot be read ({error.strerror or error})"
+
+    state = _State(
+        source.location,
+        size,
+        sha256,
+        [replace(each, shard=number) for each in shard.rejected],
+        sorted(shard.formats),
+        shard.highest_class,
+        sorted(shard.class_names),
+        shard.num_grey,
+        shard.num_turned,
+        unreadable,
+        shard.table(),
+    )
+    state.write(_state_path(out, number))
+    return size
+
+
+def _check_request(out: Path, request: IndexRequest) -> None:
+    try:
+        there = IndexRequest.model_validate_json((out / REQUEST_FILE).read_bytes())
+    except FileNotFoundError:
+        if (out / MANIFEST_FILE).exists():
+            raise PackError(f"{out}: holds a packed set; index into another folder.") from None
+        return
+    except (OSError, ValidationError) as error:
+        raise PackError(
+            f"{out / REQUEST_FILE}: cannot be read; index into another folder."
+        ) from error
+
+    names = [
+        name for name in IndexRequest.model_fields if getattr(there, name) != getattr(request, name)
+    ]
+    if names:
+        raise PackError(
+            f"{out}: was begun with another request (other {', '.join(names)}); index into another "
+            f"folder, or "
+            "remove this one."
+        )
+
+
+def _index_all(
+    sources: list[Source],
+    out: Path,
+    request: IndexRequest,
+    workers: int,
+    progress: ProgressCallback | None,
+) -> int:
+    """Index the shards that have no state yet; return the bytes read."""
+    missing = [
+        number for number, source in enumerate(sources) if not _is_indexed(source, out, number)
+    ]
+    done = len(sources) - len(missing)
+    num_bytes = 0
+
+    for size in _run(missing, sources, out, request, workers):
+        done += 1
+        num_bytes += size
+        if progress is not None:
+            progress(done, num_bytes)
+    return num_bytes
+
+
+def _run(
+    numbers: list[int], sources: list[Source], out: Path, request: IndexRequest, workers: int
+) -> Iterator[int]:
+    if workers == 0:
+        yield from (index_shard(sources[number], out, number, request) for number in numbers)
+        return
+
+    pending: deque[Future[int]] = deque()
+    with new_pool(workers) as pool:
+        try:
+            for number in numbers:
+                pending.append(_submit(pool, sources[number], out, number, request))
+                if len(pending) >= IN_FLIGHT * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BrokenProcessPool as error:
+            raise PackError(
+                "a worker process died; look at the free memory, and rerun the same command with "
+                "--workers 1: "
+                "finished shards are kept."
+            ) from error
+
+
+def _submit(
+    pool: ProcessPoolExecutor, source: Source, out: Path, number: int, request: IndexRequest
+) -> Future[int]:
+    return pool.submit(index_shard, source, out, number, request)
+
+
+@contextmanager
+def _opened(source: Source, out: Path, number: int) -> Iterator[BinaryIO]:
+    """Open a shard; one behind a URL is in a temporary file for as long."""
+    if not source.is_remote:
+        with Path(source.location).open("rb", buffering=1 << 20) as stream:
+            yield stream
+        return
+
+    fetched = temporary_path(out / WORK_FOLDER / f"{number:06d}.tar")
+    try:
+        with fetched.open("w+b") as stream:
+
+            def restart() -> nullcontext[BinaryIO]:
+                stream.seek(0)
+                stream.truncate()
+                return nullcontext(stream)
+
+            fetch_into(source.location, restart, Promise(MAX_SHARD_BYTES), FETCH_RETRIES)
+            stream.seek(0)
+            yield stream
+    finally:
+        fetched.unlink(missing_ok=True)
+
+
+def _state_path(out: Path, number: int) -> Path:
+    return out / WORK_FOLDER / f"{number:06d}.index"
+
+
+def _is_indexed(source: Source, out: Path, number: int) -> bool:
+    state = _load(out, number, with_rows=False)
+    return state is not None and state.location == source.location and not state.unreadable
+
+
+def _load(out: Path, number: int, *, with_rows: bool = True) -> _State | None:
+    try:
+        with _state_path(out, number).open("rb") as stream:
+            head: dict[str, Any] = json.loads(stream.readline())
+            content = stream.read() if with_rows else b""
+        head["rejected"] = [Rejection(**line) for line in head["rejected"]]
+        return _State(**head, rows=np.frombuffer(content, SAMPLE_DTYPE))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _states(sources: list[Source], out: Path) -> Iterator[_State]:
+    for number in range(len(sources)):
+        state = _load(out, number)
+        if state is None:
+            raise PackError(f"{out}: the state of shard {number} is gone; rerun the same command.")
+        yield state
+
+
+def _write_tables(sources: list[Source], out: Path, request: IndexRequest) -> Manifest:
+    totals = _totals(sources, out)
+    write_rejections(out / REJECTED_FILE, _rejections(sources, out))
+    reasons = left_out_by_reason(_rejections(sources, out))
+    num_rejected = sum(each.count for each in reasons.values())
+    if not totals.num_samples:
+        commonest = next(iter(reasons), "the shards are empty")
+        raise PackError(
+            f"{out}: no usable sample in {len(sources)} shards: {commonest}; {REJECTED_FILE} in "
+            f"that folder "
+            "has all reasons."
+        )
+
+    size, sha256 = write_samples(out / SAMPLES_FILE, totals.num_samples, _rows(sources, out))
+    converted = {"turned by EXIF, used as stored": totals.num_turned} if totals.num_turned else {}
+    summary = Summary(
+        taken=totals.num_samples,
+        converted=converted,
+        left_out=reasons,
+        near_grey=totals.num_grey,
+    )
+    write_summary(summary, out)
+
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        name="indexed",
+        corpus="webdataset",
+        split="all",
+        classes=_classes(totals, request, out),
+        palette=(),
+        has_masks=False,
+        image_policy=INDEXED_POLICY,
+        jpeg_quality=0,
+        chroma_subsampling="",
+        image_formats=tuple(name for name in IMAGE_FORMATS if name in totals.formats),
+        label_format=request.label_format,
+        num_samples=totals.num_samples,
+        num_rejected=num_rejected,
+        samples_file=FileInfo(file=SAMPLES_FILE, bytes=size, sha256=sha256),
+        shards=tuple(totals.shards),
+    )
+    return write_manifest(manifest, out)
+
+
+def _totals(sources: list[Source], out: Path) -> _Totals:
+    totals = _Totals()
+    for source, state in zip(sources, _states(sources, out), strict=True):
+        totals.formats |= set(state.formats)
+        totals.class_names |= set(state.class_names)
+        totals.highest_class = max(totals.highest_class, state.highest_class)
+        totals.num_grey += state.num_grey
+        totals.num_turned += state.num_turned
+
+        if len(state.rows):
+            totals.shards.append(_shard_info(source, state, out))
+    return totals
+
+
+def _shard_info(source: Source, state: _State, out: Path) -> ShardInfo:
+    # A shard beside the manifest is named by its file alone, so that the folder may move.
+    is_beside = source.location == str(out.resolve() / source.file)
+    return ShardInfo(
+        file=source.file,
+        samples=len(state.rows),
+        bytes=state.bytes,
+        sha256=state.sha256,
+        location="" if is_beside else source.location,
+    )
+
+
+def _rows(sources: list[Source], out: Path) -> Iterator[NDArray[np.void]]:
+    index = 0
+    for state in _states(sources, out):
+        rows = state.rows.copy()
+        rows["shard"] = index
+        yield rows
+        index += len(rows) > 0
+
+
+def _rejections(sources: list[Source], out: Path) -> Iterator[Rejection]:
+    for number, (source, state) in enumerate(zip(sources, _states(sources, out), strict=True)):
+        if state.unreadable:
+            yield Rejection(number, "", source.location, f"the whole shard: {state.unreadable}")
+        yield from state.rejected
+
+
+def _classes(totals: _Totals, request: IndexRequest, out: Path) -> tuple[str, ...]:
+    if request.classes or not request.label_format:
+        return request.classes
+    if totals.class_names and totals.highest_class >= 0:
+        kinds = Counter({"names": len(totals.class_names), "numbers": totals.highest_class + 1})
+        raise PackError(
+            f"{out}: its labels are names in some samples and numbers in others ({dict(kinds)}); "
+            f"name the classes "
+            "in their order with --classes FILE."
+        )
+    if totals.class_names:
+        return tuple(sorted(totals.class_names))
+    return tuple(str(number) for number in range(totals.highest_class + 1))

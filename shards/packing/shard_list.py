@@ -1,0 +1,114 @@
+"""Where shards made elsewhere are: a folder, a glob, a brace list or URLs, as a list of locations.
+
+Braces, several lists joined by `::` and ${variables} are expanded by the webdataset library's own
+function.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.errors import PackError
+from shards.storage.transfer import check_scheme
+
+COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+MAX_SHARDS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Source:
+    """One shard: its location, and its name in the manifest.
+
+    Attributes:
+        location: Absolute path, or URL.
+        file: Plain name, unique in the set.
+    """
+
+    location: str
+    file: str
+
+    @property
+    def is_remote(self) -> bool:
+        """True for a URL."""
+        return "://" in self.location
+
+
+def list_shards(text: str) -> list[Source]:
+    """Return the shards that a text names, in order, each once.
+
+    Raises:
+        PackError: There are none, one is missing or compressed, or a URL's scheme is not known.
+    """
+    locations: list[str] = []
+    for pattern in _expanded(text):
+        locations += _locations(pattern)
+
+    if not locations:
+        raise PackError(f"{text}: no .tar file there; name a folder, a glob, a brace list or URLs.")
+    if len(locations) > MAX_SHARDS:
+        raise PackError(f"{text}: {len(locations):,} shards, more than {MAX_SHARDS:,}.")
+
+    unique = list(dict.fromkeys(locations))
+    return [Source(location, name) for location, name in zip(unique, _names(unique), strict=True)]
+
+
+def _expanded(text: str) -> list[str]:
+    if Path(text).exists():
+        return [text]  # a folder may have braces in its name
+
+    from webdataset.shardlists import expand_urls  # here: the library brings torch
+
+    try:
+        return list(expand_urls(text))
+    except (AssertionError, ValueError) as error:
+        raise PackError(f"{text}: cannot be expanded ({error}).") from error
+
+
+def _locations(pattern: str) -> list[str]:
+    if pattern.startswith("pipe:"):
+        raise PackError(f"{pattern}: a command is not run; name its files or URLs.")
+    if "://" in pattern and not pattern.startswith("file://"):
+        check_scheme(pattern)
+        return [_checked(pattern)]
+
+    path = Path(pattern.removeprefix("file://")).expanduser()
+    if path.is_dir():
+        return [_checked(str(each.resolve())) for each in _tars(path)]
+    if path.is_file():
+        return [_checked(str(path.resolve()))]
+
+    matches = sorted(glob.glob(str(path), recursive=True))
+    if not matches:
+        raise PackError(f"{pattern}: no such file; name a folder, a glob, a brace list or URLs.")
+    return [_checked(str(Path(each).resolve())) for each in matches if Path(each).is_file()]
+
+
+def _tars(folder: Path) -> list[Path]:
+    endings = (".tar", *COMPRESSED)
+    return sorted(path for path in folder.iterdir() if path.name.lower().endswith(endings))
+
+
+def _checked(location: str) -> str:
+    if location.lower().endswith(COMPRESSED):
+        raise PackError(
+            f"{location}: compressed, so its samples cannot be read in place; uncompress it first."
+        )
+    return location
+
+
+def _names(locations: list[str]) -> list[str]:
+    """Return a plain name for each location: its last part; numbered in front if two are alike."""
+    last = [
+        re.sub(r"[^A-Za-z0-9._+-]", "_", each.rstrip("/").rpartition("/")[2]) for each in locations
+    ]
+    if len(set(last)) == len(last):
+        return [_as_tar(name) for name in last]
+    return [_as_tar(f"{number:06d}-{name}") for number, name in enumerate(last)]
+
+
+def _as_tar(name: str) -> str:
+    name = name.lstrip(".") or "shard"
+    return name if name.endswith(".tar") else f"{name}.tar"
