@@ -7,6 +7,8 @@ out and why. Rerunning the same command resumes it. Also:
     --out DIR --merge            put the manifest together when all parts are packed
     ... --append                 add the new pictures of a grown corpus to a packed folder
     ... --only 12                pack one shard again, with the settings of the folder
+    --index SHARDS --out DIR     use shards made elsewhere where they are: a folder, a glob, a brace
+                                 list or URLs; nothing is copied
     --verify DIR                 check every sample of a packed folder, and name the bad ones
     ... --stratify 70,20,10      pack OUT/train, OUT/val and OUT/test, each with the same classes
     ... --download               fetch the official archives of COCO or VOC into --root first
@@ -30,12 +32,14 @@ from datasets.corpora.splits import parse_shares, stratify, write_lists
 from datasets.errors import CorpusError
 from datasets.opening import CorpusName, fetch_corpus, open_corpus
 from shards.errors import ShardError
+from shards.foreign_labels import read_names
 from shards.images.policy import MAX_PIXELS, MAX_PIXELS_LIMIT
 from shards.packing.appending import append_records
+from shards.packing.indexing import index_shards
 from shards.packing.merging import merge_parts
 from shards.packing.pack import MAX_SAMPLES_PER_SHARD, PackReport, pack
 from shards.packing.rebuilding import rebuild_shard
-from shards.packing.report import VerifyTally, manifest_lines, pack_lines
+from shards.packing.report import VerifyTally, index_lines, manifest_lines, pack_lines
 from shards.packing.verifying import verify
 from shards.records import Corpus
 
@@ -47,6 +51,7 @@ MODES: dict[str, tuple[str, ...]] = {
     "only": SOURCE,
     "append": SOURCE,
     "merge": ("out",),
+    "index": ("out",),
     "verify": (),
 }
 T = TypeVar("T")
@@ -98,6 +103,17 @@ class PackSettings(BaseModel):
         False, description="put the manifest of packed parts together; needs --out alone"
     )
     append: bool = Field(False, description="pack what a finished folder does not have yet")
+    index: str | None = Field(
+        None, description="shards made elsewhere: a folder, a glob, a brace list or URLs"
+    )
+    labels: str | None = Field(
+        None,
+        pattern="^(cls|json:.{1,200})$",
+        description="for --index: read classes from the cls members, or from json:FIELD",
+    )
+    classes: Path | None = Field(
+        None, description="for --index: text file, one class name per line, in the labels' order"
+    )
     only: int | None = Field(None, ge=0, description="number of the one shard to pack again")
     verify: Path | None = Field(None, description="a packed folder to check; needs nothing else")
     stratify: str | None = Field(
@@ -128,6 +144,8 @@ class PackSettings(BaseModel):
         if missing:
             raise ValueError(f"{', '.join(missing)}: required, not given")
 
+        if self.index is None and (self.labels or self.classes):
+            raise ValueError("--labels and --classes are for --index")
         if self.mask_threshold is not None and self.corpus not in (None, "folder"):
             raise ValueError("--mask_threshold is for --corpus folder")
         if self.stratify is not None:
@@ -147,6 +165,8 @@ def main(argv: list[str]) -> None:
     settings = parse(PackSettings, argv, command=command, description=__doc__ or "", next_line=NEXT)
     if settings.verify is not None:
         verify_folder(settings.verify, settings.workers)
+    elif settings.index is not None:
+        index_into(given(settings.out), settings)
     elif settings.merge:
         out = given(settings.out)
         print(*manifest_lines(merge_parts(out), out, NEXT), sep="\n")
@@ -216,6 +236,22 @@ def pack_into(out: Path, corpus: Corpus, settings: PackSettings) -> PackReport:
             part=part_of(settings.part),
             progress=progress,
         )
+
+
+def index_into(out: Path, settings: PackSettings) -> None:
+    """Write a manifest of shards made elsewhere, and print what they hold."""
+    names = read_names(settings.classes) if settings.classes else ()
+    with images_shown(None) as progress:
+        report = index_shards(
+            given(settings.index),
+            out,
+            label_format=settings.labels or "",
+            classes=names,
+            max_pixels=settings.max_pixels,
+            workers=settings.workers,
+            progress=progress,
+        )
+    print(*index_lines(report, out, NEXT), sep="\n")
 
 
 def part_of(text: str | None) -> tuple[int, int] | None:

@@ -7,10 +7,15 @@ same member again by the same rules.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from shards.errors import PackError
+
 MAX_LABEL_BYTES = 1 << 20
+MAX_NAMES_BYTES = 8 << 20
 JSON_PREFIX = "json:"
 
 
@@ -31,6 +36,26 @@ def label_values(content: bytes, label_format: str) -> list[int | str]:
         return [_number_or_name(content.decode("utf-8").strip())]
 
     return _field_values(content, label_format.removeprefix(JSON_PREFIX))
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """Return the class names of a text file, one per line; empty lines at the end are ignored.
+
+    Raises:
+        PackError: The file cannot be read, holds none, or one twice.
+    """
+    try:
+        with path.open("rb") as stream:
+            text = stream.read(MAX_NAMES_BYTES).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PackError(f"{path}: class names cannot be read ({error}).") from error
+
+    names = tuple(line.strip() for line in text.rstrip().splitlines())
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if not all(names) or twice:
+        what = f"{twice[0]!r} comes twice" if twice else "a line is empty"
+        raise PackError(f"{path}: {what}; give one class name per line.")
+    return names
 
 
 def class_indices(content: bytes, label_format: str, classes: Sequence[str]) -> list[int]:

@@ -85,7 +85,15 @@ FRONT_DOORS = {
     "colorgan.report": {"page"},
     "colorgan.doctor": {"examine", "settings"},
     "shards.loading": {"loader", "shard_set", "boxes"},
-    "shards.packing": {"pack", "appending", "merging", "rebuilding", "verifying", "report"},
+    "shards.packing": {
+        "pack",
+        "appending",
+        "indexing",
+        "merging",
+        "rebuilding",
+        "verifying",
+        "report",
+    },
 }
 
 

@@ -66,6 +66,14 @@ def image_header(data: bytes) -> Header | None:
     return jpeg_header(data)
 
 
+def is_loadable(data: bytes) -> bool:
+    """Return whether loading takes an image as it is: intact, 8 bits, grey or RGB."""
+    header = image_header(data)
+    if header is None or header.bits > 8 or header.channels not in (1, 3):
+        return False
+    return header.kind != "jpeg" or jpeg_has_end(data)
+
+
 def jpeg_header(data: bytes) -> Header | None:
     """Return a JPEG's header; None if it is not one, or is broken before its first scan."""
     if data[:2] != b"\xff\xd8":

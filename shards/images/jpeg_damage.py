@@ -209,7 +209,8 @@ class _Walk:
         if is_legal:
             return None
 
-        # Every block is there. Without a marker only the end is missing; behind a strange one is waste.
+        # Every block is there. Without a marker only the end is missing; behind a strange one is
+        # waste.
         return Examined(lacks_end=True, process=self.process)
 
 

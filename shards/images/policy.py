@@ -76,7 +76,8 @@ class Encoding:
             raise PackError(f"chroma_subsampling {self.chroma_subsampling!r}: use one of {known}.")
         if not 0.0 <= self.min_chroma <= MAX_CHROMA:
             raise PackError(
-                f"min_chroma {self.min_chroma}: use 0 to {MAX_CHROMA}, in Lab units; 2 leaves grey "
+                f"min_chroma {self.min_chroma}: use 0 to {MAX_CHROMA}, in Lab units; 1.5 leaves "
+                f"grey "
                 f"photos out."
             )
         if not 1 <= self.max_pixels <= MAX_PIXELS_LIMIT:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from shards.errors import PictureError
 from shards.foreign_labels import JSON_PREFIX, class_indices, label_values
 from shards.images import jpeg_damage
-from shards.images.headers import jpeg_header, states_nothing_more
+from shards.images.headers import is_loadable, jpeg_header, states_nothing_more
 from shards.images.photo import decoding, open_photo
 from shards.packing.tar_reader import TarMember, TarReader
 from shards.rejections import Rejection
@@ -207,8 +207,8 @@ def _judge(image: _Member, max_pixels: int) -> _Judged:
         conversions = [change for change in photo.changes if change not in (TURNED, "palette")]
         if kind is None:
             conversions.append(str(photo.image.format))
-        if kind == "jpeg" and jpeg_header(content) is None:
-            conversions.append("JPEG that training cannot read")
+        if kind is not None and not conversions and not is_loadable(content):
+            conversions.append(f"{kind} that training cannot read")
         if kind is None or conversions:
             raise PictureError(f"{', '.join(conversions)}, so it needs packing")
 
@@ -219,7 +219,7 @@ def _judge(image: _Member, max_pixels: int) -> _Judged:
 def _judge_plain_jpeg(content: bytes, max_pixels: int) -> _Judged | None:
     """Return what `_judge` does, for most JPEGs 5 times as fast; None if the file has to be opened."""
     header = jpeg_header(content)
-    if header is None or header.bits != 8 or header.channels not in (1, 3):
+    if header is None or not is_loadable(content):
         return None
     if header.width * header.height > max_pixels or not states_nothing_more(content):
         return None

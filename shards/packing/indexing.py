@@ -13,17 +13,16 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shards.errors import PackError
-from shards.files import replacing, temporary_path
+from shards.files import replacing
 from shards.images.policy import MAX_PIXELS
 from shards.manifest import (
     IMAGE_FORMATS,
@@ -36,6 +35,8 @@ from shards.manifest import (
     read_manifest,
     write_manifest,
 )
+from shards.packing.contact_sheet import write_contact_sheet
+from shards.packing.fetching import opened_shard
 from shards.packing.folder import locked, remove_work_folder
 from shards.packing.foreign_samples import ForeignShard, LabelRule, shard_of
 from shards.packing.shard_file import WORK_FOLDER
@@ -45,14 +46,12 @@ from shards.packing.tar_reader import DamagedTarError
 from shards.packing.workers import new_pool
 from shards.rejections import REJECTED_FILE, Rejection, write_rejections
 from shards.samples_table import SAMPLE_DTYPE, SAMPLES_FILE, write_samples
-from shards.storage.retries import FETCH_RETRIES
-from shards.storage.transfer import Promise, TransferError, fetch_into
+from shards.storage.transfer import TransferError
 from shards.summary import Summary, write_summary
 
 REQUEST_FILE = "indexing.json"
-MAX_SHARD_BYTES = 1 << 40
 IN_FLIGHT = 2  # shards per worker: one in work, one waiting
-ProgressCallback = Callable[[int, int], None]  # shards done, bytes read
+ProgressCallback = Callable[[int, int], None]  # samples done, and those of them left out
 
 
 class IndexRequest(BaseModel):
@@ -81,6 +80,15 @@ class IndexReport:
     num_bytes: int = 0
     seconds: float = 0.0
     was_finished: bool = False
+
+
+@dataclass(frozen=True)
+class IndexedShard:
+    """Counts of one shard: bytes that were read, samples taken, and samples left out."""
+
+    num_bytes: int
+    taken: int
+    left_out: int
 
 
 @dataclass(frozen=True)
@@ -171,8 +179,8 @@ def index_shards(
     return IndexReport(manifest, num_bytes, time.monotonic() - start)
 
 
-def index_shard(source: Source, out: Path, number: int, request: IndexRequest) -> int:
-    """Index one shard and write its state; done in a worker. Return the bytes that were read.
+def index_shard(source: Source, out: Path, number: int, request: IndexRequest) -> IndexedShard:
+    """Index one shard and write its state; done in a worker.
 
     Raises:
         PackError: The state cannot be written.
@@ -180,7 +188,8 @@ def index_shard(source: Source, out: Path, number: int, request: IndexRequest) -
     rule = LabelRule(request.label_format, request.classes)
     shard, size, sha256, unreadable = ForeignShard(), 0, "", ""
     try:
-        with _opened(source, out, number) as stream:
+        scratch = out / WORK_FOLDER / f"{number:06d}.tar"
+        with opened_shard(source.location, scratch) as stream:
             shard, size, sha256 = shard_of(stream, rule, request.max_pixels)
     except (DamagedTarError, TransferError) as error:
         unreadable = str(error)
@@ -201,7 +210,7 @@ def index_shard(source: Source, out: Path, number: int, request: IndexRequest) -
         shard.table(),
     )
     state.write(_state_path(out, number))
-    return size
+    return IndexedShard(size, len(state.rows), len(state.rejected))
 
 
 def _check_request(out: Path, request: IndexRequest) -> None:
@@ -238,25 +247,25 @@ def _index_all(
     missing = [
         number for number, source in enumerate(sources) if not _is_indexed(source, out, number)
     ]
-    done = len(sources) - len(missing)
-    num_bytes = 0
+    num_bytes = samples = left_out = 0
 
-    for size in _run(missing, sources, out, request, workers):
-        done += 1
-        num_bytes += size
+    for shard in _run(missing, sources, out, request, workers):
+        num_bytes += shard.num_bytes
+        samples += shard.taken + shard.left_out
+        left_out += shard.left_out
         if progress is not None:
-            progress(done, num_bytes)
+            progress(samples, left_out)
     return num_bytes
 
 
 def _run(
     numbers: list[int], sources: list[Source], out: Path, request: IndexRequest, workers: int
-) -> Iterator[int]:
+) -> Iterator[IndexedShard]:
     if workers == 0:
         yield from (index_shard(sources[number], out, number, request) for number in numbers)
         return
 
-    pending: deque[Future[int]] = deque()
+    pending: deque[Future[IndexedShard]] = deque()
     with new_pool(workers) as pool:
         try:
             for number in numbers:
@@ -275,32 +284,8 @@ def _run(
 
 def _submit(
     pool: ProcessPoolExecutor, source: Source, out: Path, number: int, request: IndexRequest
-) -> Future[int]:
+) -> Future[IndexedShard]:
     return pool.submit(index_shard, source, out, number, request)
-
-
-@contextmanager
-def _opened(source: Source, out: Path, number: int) -> Iterator[BinaryIO]:
-    """Open a shard; one behind a URL is in a temporary file for as long."""
-    if not source.is_remote:
-        with Path(source.location).open("rb", buffering=1 << 20) as stream:
-            yield stream
-        return
-
-    fetched = temporary_path(out / WORK_FOLDER / f"{number:06d}.tar")
-    try:
-        with fetched.open("w+b") as stream:
-
-            def restart() -> nullcontext[BinaryIO]:
-                stream.seek(0)
-                stream.truncate()
-                return nullcontext(stream)
-
-            fetch_into(source.location, restart, Promise(MAX_SHARD_BYTES), FETCH_RETRIES)
-            stream.seek(0)
-            yield stream
-    finally:
-        fetched.unlink(missing_ok=True)
 
 
 def _state_path(out: Path, number: int) -> Path:
@@ -372,6 +357,7 @@ def _write_tables(sources: list[Source], out: Path, request: IndexRequest) -> Ma
         samples_file=FileInfo(file=SAMPLES_FILE, bytes=size, sha256=sha256),
         shards=tuple(totals.shards),
     )
+    write_contact_sheet(manifest.model_copy(update={"folder": out}))
     return write_manifest(manifest, out)
 
 

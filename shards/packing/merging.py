@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from shards.errors import PackError
 from shards.manifest import FileInfo, Manifest, ShardInfo, write_manifest
+from shards.packing.contact_sheet import write_contact_sheet
 from shards.packing.folder import (
     Request,
     finished_manifest,
@@ -129,6 +130,7 @@ def write_tables(
         samples_file=FileInfo(file=samples_file, bytes=size, sha256=sha256),
         shards=tuple(totals.shards),
     )
+    write_contact_sheet(manifest.model_copy(update={"folder": out}))
     return write_manifest(manifest, out)
 
 

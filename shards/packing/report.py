@@ -13,6 +13,8 @@ import numpy as np
 
 from shards.errors import ManifestError
 from shards.manifest import Manifest
+from shards.packing.contact_sheet import SHEET_FILE
+from shards.packing.indexing import IndexReport
 from shards.packing.pack import PackReport
 from shards.packing.tally import left_out_by_reason
 from shards.packing.verifying import ShardCheck
@@ -54,6 +56,18 @@ def pack_lines(report: PackReport, out: Path, command: str, next_line: str) -> I
         yield from manifest_lines(report.manifest, out, next_line)
 
 
+def index_lines(report: IndexReport, out: Path, next_line: str) -> Iterator[str]:
+    """Yield the lines that end an indexing; see `pack_lines`."""
+    if report.was_finished:
+        yield f"{out}: indexed already with this request; nothing to do."
+    else:
+        megabytes = report.num_bytes / 1e6
+        speed = megabytes / max(report.seconds, 1e-9)
+        yield f"read {megabytes:,.1f} MB in {report.seconds:.1f} s ({speed:,.0f} MB/s)"
+
+    yield from manifest_lines(report.manifest, out, next_line)
+
+
 def manifest_lines(manifest: Manifest, out: Path, next_line: str) -> Iterator[str]:
     """Yield what a finished folder holds, what was left out, and what to run next."""
     megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
@@ -74,6 +88,8 @@ def manifest_lines(manifest: Manifest, out: Path, next_line: str) -> Iterator[st
     yield from _reason_lines("left out", left_out)
     if manifest.num_rejected:
         yield f"  each of the {manifest.num_rejected:,} rejected is in {out / REJECTED_FILE}"
+    if (out / SHEET_FILE).exists():
+        yield f"look at {out / SHEET_FILE}: some samples with their labels drawn"
     yield f"next: {next_line.replace('OUT', str(out))}"
 
 

@@ -80,7 +80,8 @@ def _locations(pattern: str) -> list[str]:
     if path.is_file():
         return [_checked(str(path.resolve()))]
 
-    matches = sorted(glob.glob(str(path), recursive=True))
+    # Path.glob takes no absolute pattern.
+    matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
     if not matches:
         raise PackError(f"{pattern}: no such file; name a folder, a glob, a brace list or URLs.")
     return [_checked(str(Path(each).resolve())) for each in matches if Path(each).is_file()]

@@ -42,7 +42,8 @@ class _Header:
     name: str
 
 
-# Name, mode, owner and group, size, time, checksum, type of a regular file, link name, magic of POSIX.
+# Name, mode, owner and group, size, time, checksum, type of a regular file, link name, magic of
+# POSIX.
 PLAIN_HEADER = re.compile(
     rb"(?P<name>[^\0]{1,100})\0*(?<=^.{100})"
     rb".{24}(?P<size>[0-7]{11})[\0 ].{12}(?P<checksum>[0-7]{6})[\0 ]{2}(?P<type>[0x]).{100}ustar\x0000",

@@ -58,10 +58,11 @@ def test_a_folder_is_packed_verified_and_mended_from_anywhere(
     lines = first.stdout.splitlines()
     assert lines[0].startswith("read 7 pictures in ") and "images/s" in lines[0]
     assert lines[1].startswith("packed: 6 samples in 1 shard, ")
-    assert lines[-4:-1] == [
+    assert lines[-5:-1] == [
         "left out: 1",
         "  1 empty file (train/p9.jpg)",
         "  each of the 1 rejected is in packed/rejected.jsonl",
+        "look at packed/sample.png: some samples with their labels drawn",
     ]
     assert lines[-1] == "next: accelerate launch launcher/pretrain.py --data.train packed"
     again = run(*words, cwd=tmp_path)

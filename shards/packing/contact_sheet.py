@@ -1,0 +1,220 @@
+"""sample.png: a few samples of a packed set with their labels drawn, to be looked at before a training.
+
+Turned boxes, shifted masks and a wrong class list are seen at a glance here, and after a week
+otherwise. The same set always gives the same sheet; it is part of no digest.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from shards.errors import PictureError
+from shards.files import replacing
+from shards.foreign_labels import class_indices
+from shards.images.conversion import open_upright
+from shards.images.policy import MAX_PIXELS_LIMIT
+from shards.manifest import Manifest
+from shards.packing.fetching import opened_shard
+from shards.records import VOID
+
+SHEET_FILE = "sample.png"
+COLUMNS, ROWS = 6, 4
+SIDE = 224  # pixels of a cell's longer side
+CAPTION = 30  # two lines of 11 pixels
+GAP = 6
+FONT_SIZE = 11
+MASK_SHARE = 0.55
+PAPER = (255, 255, 255)
+INK = (20, 20, 20)
+DARK = 330  # the sum of a color's levels below which text on it is white
+MAX_LABEL_BYTES = 1 << 22
+MAX_MEMBER_BYTES = 1 << 28
+MAX_DRAWN_BOXES = 40
+# Easily told apart, also for the color-blind (Okabe and Ito, 2008).
+COLORS = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    image: Image.Image
+    label: dict[str, Any]
+    mask: Image.Image | None
+
+
+def write_contact_sheet(manifest: Manifest) -> Path | None:
+    """Draw the sheet into the set's folder and return its path; None if no sample can be drawn.
+
+    Shards behind URLs are not fetched for it.
+
+    Raises:
+        PackError: The disk is full, read-only or gone.
+    """
+    drawn = [_drawn(manifest, row) for row in _chosen(manifest)]
+    cells = [cell for cell in drawn if cell is not None]
+    if not cells:
+        return None
+
+    path = manifest.folder / SHEET_FILE
+    with replacing(path) as temporary:
+        _sheet(cells).save(temporary, "PNG")
+    return path
+
+
+def _chosen(manifest: Manifest) -> list[np.void]:
+    """Return rows spread evenly over the set, from its first sample to its last."""
+    table = manifest.samples()
+    count = min(COLUMNS * ROWS, manifest.num_samples)
+    indices = np.linspace(0, manifest.num_samples - 1, count).round().astype(np.int64)
+    rows = [table[index] for index in indices]
+    return [row for row in rows if _is_local(manifest, row)]
+
+
+def _is_local(manifest: Manifest, row: np.void) -> bool:
+    number = int(row["shard"])
+    return number < len(manifest.shards) and not manifest.shards[number].is_remote
+
+
+def _drawn(manifest: Manifest, row: np.void) -> Image.Image | None:
+    try:
+        sample = _read(manifest, row)
+    except (OSError, ValueError, PictureError, RecursionError):
+        return None  # --verify names bad samples; the sheet goes without them
+
+    image = sample.image
+    scale = SIDE / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    image = image.resize(size, Image.Resampling.BICUBIC)
+    if sample.mask is not None:
+        image = _with_mask(image, sample.mask, manifest)
+
+    cell = Image.new("RGB", (SIDE, SIDE + CAPTION), PAPER)
+    cell.paste(image, (0, 0))
+    draw = ImageDraw.Draw(cell)
+    _draw_boxes(draw, sample.label, scale, manifest)
+    _draw_caption(draw, sample.label, image.height, manifest)
+    return cell
+
+
+def _read(manifest: Manifest, row: np.void) -> _Sample:
+    info = manifest.shards[int(row["shard"])]
+    location = str(manifest.shard_path(info))
+    with opened_shard(location, manifest.folder / info.file) as stream:
+        members = {}
+        for name in ("image", "label", "mask"):
+            stream.seek(int(row[f"{name}_offset"]))
+            members[name] = stream.read(min(int(row[f"{name}_size"]), MAX_MEMBER_BYTES))
+
+    image = open_upright(members["image"], MAX_PIXELS_LIMIT)
+    mask = Image.open(io.BytesIO(members["mask"]), formats=["PNG"]) if members["mask"] else None
+    return _Sample(image, _label(manifest, members["label"]), mask)
+
+
+def _label(manifest: Manifest, content: bytes) -> dict[str, Any]:
+    if not content or len(content) > MAX_LABEL_BYTES:
+        return {}
+    if manifest.label_format:
+        return {"classes": class_indices(content, manifest.label_format, manifest.classes)}
+    label = json.loads(content)
+    return label if isinstance(label, dict) else {}
+
+
+def _with_mask(image: Image.Image, mask: Image.Image, manifest: Manifest) -> Image.Image:
+    indices = np.asarray(mask.resize(image.size, Image.Resampling.NEAREST))
+    colors = np.zeros((256, 3), np.uint8)
+    for index in range(1, VOID):
+        colors[index] = _color(index - 1, manifest)
+    colors[VOID] = PAPER
+
+    pixels = np.asarray(image).astype(np.float64)
+    painted = colors[indices].astype(np.float64)
+    is_object = (indices > 0)[..., None]
+    mixed = np.where(is_object, (1 - MASK_SHARE) * pixels + MASK_SHARE * painted, pixels)
+    return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+def _draw_boxes(
+    draw: ImageDraw.ImageDraw, label: dict[str, Any], scale: float, manifest: Manifest
+) -> None:
+    objects = label.get("objects")
+    for item in objects[:MAX_DRAWN_BOXES] if isinstance(objects, list) else []:
+        box = item.get("box")
+        if not box:
+            continue
+        number = int(item.get("class", 0))
+        color = _color(number, manifest)
+        x0, y0, x1, y1 = (float(value) * scale for value in box)
+        corners = (x0, y0, max(x0 + 1, x1 - 1), max(y0 + 1, y1 - 1))
+        draw.rectangle(corners, outline=color, width=2)
+        _draw_text(draw, (x0 + 2, y0 + 1), _name(number, manifest), color)
+
+
+def _draw_caption(
+    draw: ImageDraw.ImageDraw, label: dict[str, Any], below: int, manifest: Manifest
+) -> None:
+    classes = label.get("classes")
+    names = (
+        [_name(int(number), manifest) for number in classes] if isinstance(classes, list) else []
+    )
+    lines = [str(label.get("source", label.get("key", ""))), ", ".join(names)]
+    for number, line in enumerate(line for line in lines if line):
+        draw.text((1, below + 1 + number * (FONT_SIZE + 2)), _fitted(draw, line), INK, _font())
+
+
+def _draw_text(
+    draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, color: tuple[int, int, int]
+) -> None:
+    left, top, right, bottom = draw.textbbox(place, text, _font())
+    draw.rectangle((left - 1, top, right + 1, bottom), fill=color)
+    is_dark = sum(color) < DARK
+    draw.text(place, text, PAPER if is_dark else INK, _font())
+
+
+def _fitted(draw: ImageDraw.ImageDraw, text: str) -> str:
+    text = text.encode("latin-1", "replace").decode("latin-1")
+    if draw.textlength(text, _font()) <= SIDE:
+        return text
+    while text and draw.textlength(f"{text}...", _font()) > SIDE:
+        text = text[:-1]
+    return f"{text}..."
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(FONT_SIZE)
+
+
+def _name(number: int, manifest: Manifest) -> str:
+    return manifest.classes[number] if 0 <= number < len(manifest.classes) else str(number)
+
+
+def _color(number: int, manifest: Manifest) -> tuple[int, int, int]:
+    if 0 <= number + 1 < len(manifest.palette):
+        return manifest.palette[number + 1]
+    return COLORS[number % len(COLORS)]
+
+
+def _sheet(cells: list[Image.Image]) -> Image.Image:
+    columns = min(COLUMNS, len(cells))
+    rows = -(-len(cells) // columns)
+    width = columns * (SIDE + GAP) + GAP
+    height = rows * (SIDE + CAPTION + GAP) + GAP
+
+    sheet = Image.new("RGB", (width, height), PAPER)
+    for number, cell in enumerate(cells):
+        row, column = divmod(number, columns)
+        sheet.paste(cell, (GAP + column * (SIDE + GAP), GAP + row * (SIDE + CAPTION + GAP)))
+    return sheet

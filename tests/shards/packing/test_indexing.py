@@ -1,0 +1,365 @@
+"""Indexing shards made elsewhere: what is taken or left out, and that loading reads it."""
+
+import gc
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.http_server import serve
+from helpers.tiny_set import picture
+from PIL import Image
+
+from shards.errors import PackError
+from shards.foreign_labels import class_indices, read_names
+from shards.loading.loader import Loader
+from shards.loading.shard_set import open_shards
+from shards.manifest import Manifest, read_manifest
+from shards.packing.indexing import index_shards
+from shards.packing.shard_list import list_shards
+from shards.packing.verifying import verify
+from shards.rejections import read_rejections
+
+Members = Sequence[tuple[str, bytes]]
+
+
+def photo(index: int, kind: str = "JPEG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(picture(index, 24, 32)).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def write_tar(path: Path, members: Members, tar_format: int = tarfile.PAX_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=tar_format) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            info.mtime = 1234567890.5  # type: ignore[assignment]  # as the webdataset library writes it
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def webdataset_members(first: int, count: int) -> list[tuple[str, bytes]]:
+    """As imagenet-wds has them: jpg, cls and json per key."""
+    members = []
+    for index in range(first, first + count):
+        label = {"label": index % 3, "wnid": f"n{index % 3:02d}", "nested": {"ids": [index % 3]}}
+        members += [
+            (f"s{index:04d}.jpg", photo(index)),
+            (f"s{index:04d}.cls", str(index % 3).encode()),
+            (f"s{index:04d}.json", json.dumps(label).encode()),
+        ]
+    return members
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two shards of 5 and 4 samples."""
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    write_tar(shards / "a-000000.tar", webdataset_members(0, 5))
+    write_tar(shards / "a-000001.tar", webdataset_members(5, 4))
+    return shards
+
+
+def index(shards: Path | str, out: Path, **settings: Any) -> Manifest:
+    return index_shards(str(shards), out, workers=0, **settings).manifest
+
+
+def images_of(manifest: Manifest) -> list[bytes]:
+    """The image member of each sample, by the table's offsets."""
+    images = []
+    for row in manifest.samples():
+        path = manifest.shard_path(manifest.shards[row["shard"]])
+        start = int(row["image_offset"])
+        images.append(path.read_bytes()[start : start + int(row["image_size"])])
+    return images
+
+
+def test_nothing_is_copied_and_every_image_is_where_the_table_has_it(
+    folder: Path, tmp_path: Path
+) -> None:
+    manifest = index(folder, tmp_path / "out")
+
+    assert images_of(manifest) == [photo(number) for number in range(9)]
+    assert [shard.samples for shard in manifest.shards] == [5, 4]
+    assert [shard.location for shard in manifest.shards] == [
+        str(folder / f"a-00000{number}.tar") for number in range(2)
+    ]
+    assert not list((tmp_path / "out").glob("*.tar"))
+    assert set(manifest.samples()["width"]) == {32} and set(manifest.samples()["height"]) == {24}
+    assert manifest.is_indexed and manifest.classes == () and manifest.image_formats == ("jpeg",)
+    assert read_manifest(tmp_path / "out") == manifest
+    assert all(check.is_good for check in verify(tmp_path / "out", workers=0))
+
+
+@pytest.mark.parametrize(
+    ("label_format", "classes"),
+    [
+        ("cls", ("0", "1", "2")),
+        ("json:label", ("0", "1", "2")),
+        ("json:wnid", ("n00", "n01", "n02")),
+        ("json:nested.ids", ("0", "1", "2")),
+    ],
+)
+def test_labels_are_read_where_they_are_asked_for(
+    folder: Path, tmp_path: Path, label_format: str, classes: tuple[str, ...]
+) -> None:
+    manifest = index(folder, tmp_path / "out", label_format=label_format)
+    assert manifest.classes == classes and manifest.label_format == label_format
+
+    for number, row in enumerate(manifest.samples()):
+        path = manifest.shard_path(manifest.shards[row["shard"]])
+        start, size = int(row["label_offset"]), int(row["label_size"])
+        content = path.read_bytes()[start : start + size]
+        assert class_indices(content, label_format, classes) == [number % 3]
+
+
+def test_loading_reads_an_indexed_set_on_any_number_of_ranks(folder: Path, tmp_path: Path) -> None:
+    index(folder, tmp_path / "out", label_format="cls")
+    shards = open_shards([tmp_path / "out"])
+
+    settings: dict[str, Any] = {
+        "image_size": 16,
+        "global_batch_size": 4,
+        "micro_batch_size": 2,
+        "seed": 1,
+        "targets": "classes",
+    }
+
+    def steps(world_size: int, images_seen: int, count: int) -> list[int]:
+        """The samples of some global batches, in order, of all ranks together."""
+        ids: list[list[int]] = [[] for _ in range(count)]
+        for rank in range(world_size):
+            loader = Loader(shards, rank=rank, world_size=world_size, **settings)
+            for step, batches in enumerate(islice(loader.train_batches(images_seen), count)):
+                for batch in batches:
+                    assert batch.classes_BC is not None and batch.classes_BC.shape[1] == 3
+                    hot = batch.classes_BC.argmax(1).tolist()
+                    assert hot == [number % 3 for number in batch.sample_ids_B.tolist()]
+                    ids[step] += batch.sample_ids_B.tolist()
+            loader.close()
+        return [number for step in ids for number in step]
+
+    alone = steps(1, 0, 9)
+    assert sorted(alone[:9]) == sorted(alone[9:18]) == list(range(9))
+    assert steps(2, 0, 9) == alone
+    assert steps(2, 16, 5) == alone[16:]
+
+
+def test_images_of_other_formats_and_names(tmp_path: Path) -> None:
+    members = [
+        ("n01/one.JPEG", photo(0)),
+        ("two.jpeg", photo(1)),
+        ("three.png", photo(2, "PNG")),
+        ("three.txt", b"a caption"),
+        ("four.webp", photo(3, "WEBP")),
+        ("0.5.jpg", photo(4)),
+        ("0.7.jpg", photo(5)),
+        ("key.v2.jpg", photo(6)),
+        ("__meta__", photo(7)),
+        ("readme", b"no ending"),
+    ]
+    write_tar(tmp_path / "x.tar", members)
+    manifest = index(tmp_path / "x.tar", tmp_path / "out")
+    expected = [photo(0), photo(1), photo(2, "PNG"), photo(3, "WEBP"), photo(4), photo(5), photo(6)]
+    assert images_of(manifest) == expected
+    assert manifest.image_formats == ("jpeg", "png", "webp")
+    assert list(read_rejections(tmp_path / "out" / "rejected.jsonl")) == []
+
+
+UNUSABLE = {
+    "cmyk": ([("k.jpg", lambda: cmyk())], "CMYK, so it needs packing"),
+    "cut": ([("k.jpg", lambda: photo(0)[:200])], "cannot be decoded"),
+    "text": ([("k.jpg", lambda: b"<html>")], "an HTML page"),
+    "empty": ([("k.jpg", lambda: b"")], "empty file"),
+    "no image": ([("k.cls", lambda: b"1"), ("k.txt", lambda: b"x")], "no jpg, jpeg, png or webp"),
+    "no label": ([("k.jpg", lambda: photo(0))], "no cls member"),
+    "label": ([("k.jpg", lambda: photo(0)), ("k.cls", lambda: b"")], "label: is empty"),
+}
+
+
+def cmyk() -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(picture(0, 24, 32)).convert("CMYK").save(stream, "JPEG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_unusable_samples_are_named_with_their_reason(tmp_path: Path, kind: str) -> None:
+    members, reason = UNUSABLE[kind]
+    bad = [(name, make()) for name, make in members]
+    write_tar(tmp_path / "x.tar", [*webdataset_members(0, 2), *bad])
+
+    manifest = index(tmp_path / "x.tar", tmp_path / "out", label_format="cls")
+    assert (manifest.num_samples, manifest.num_rejected) == (2, 1)
+    (rejection,) = read_rejections(tmp_path / "out" / "rejected.jsonl")
+    assert rejection.key == "k" and reason in rejection.reason
+    summary = manifest.summary()
+    assert summary is not None and sum(each.count for each in summary.left_out.values()) == 1
+
+
+def test_a_cut_shard_costs_itself_alone(folder: Path, tmp_path: Path) -> None:
+    cut = folder / "a-000001.tar"
+    cut.write_bytes(cut.read_bytes()[:3000])
+    manifest = index(folder, tmp_path / "out")
+    assert [shard.file for shard in manifest.shards] == ["a-000000.tar"]
+    (rejection,) = read_rejections(tmp_path / "out" / "rejected.jsonl")
+    assert rejection.source == str(cut) and "ends" in rejection.reason
+
+
+@pytest.mark.parametrize(
+    "tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
+)
+def test_long_names_in_every_tar_format(tmp_path: Path, tar_format: int) -> None:
+    name = f"{'d' * 90}/{'n' * 60}.jpg"
+    write_tar(tmp_path / "x.tar", [(name, photo(0)), ("b.jpg", photo(1))], tar_format)
+    manifest = index(tmp_path / "x.tar", tmp_path / "out")
+    assert images_of(manifest) == [photo(0), photo(1)]
+
+
+def test_an_interrupted_call_continues_and_another_request_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(samples: int, left_out: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        index_shards(str(folder), tmp_path / "out", workers=0, progress=stop)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    with pytest.raises(PackError, match="another request"):
+        index(folder, tmp_path / "out", label_format="cls")
+
+    counts: list[int] = []
+    index_shards(
+        str(folder), tmp_path / "out", workers=0, progress=lambda done, _: counts.append(done)
+    )
+    assert counts == [4], "the first shard was read before"
+    assert index_shards(str(folder), tmp_path / "out", workers=0).was_finished
+    fresh = index(folder, tmp_path / "fresh")
+    assert fresh.digest == read_manifest(tmp_path / "out").digest
+
+
+def test_workers_change_nothing(folder: Path, tmp_path: Path) -> None:
+    one = index(folder, tmp_path / "one")
+    two = index_shards(str(folder), tmp_path / "two", workers=2).manifest
+    assert one.digest == two.digest
+
+
+def test_shards_behind_a_url(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    with serve(folder) as server:
+        pattern = f"{server.url}/a-{{000000..000001}}.tar"
+        manifest = index(pattern, tmp_path / "out")
+        assert [shard.location for shard in manifest.shards] == [
+            f"{server.url}/a-00000{number}.tar" for number in range(2)
+        ]
+        assert all(shard.is_remote for shard in manifest.shards)
+        assert all(check.is_good for check in verify(tmp_path / "out", workers=0))
+        assert not list((tmp_path / "out").rglob("*.tar"))
+    rows = index(folder, tmp_path / "local").samples()
+    assert rows.tolist() == manifest.samples().tolist()
+
+
+def test_damage_after_indexing_is_found(folder: Path, tmp_path: Path) -> None:
+    manifest = index(folder, tmp_path / "out")
+    row = manifest.samples()[6]
+    shard = folder / "a-000001.tar"
+    data = bytearray(shard.read_bytes())
+    data[int(row["image_offset"]) + 50] ^= 1
+    shard.write_bytes(data)
+    (check,) = [check for check in verify(tmp_path / "out", workers=0) if not check.is_good]
+    assert [bad.index for bad in check.bad_samples] == [6]
+    assert "checksum differs" in str(check.bad_samples[0])
+
+
+def test_where_shards_are(folder: Path, tmp_path: Path) -> None:
+    paths = [str(folder / f"a-00000{number}.tar") for number in range(2)]
+    patterns = (
+        str(folder),
+        f"{folder}/*.tar",
+        f"{folder}/a-{{000000..000001}}.tar",
+        f"{paths[0]}::{paths[1]}",
+        f"{folder}::{paths[0]}",
+    )
+    for pattern in patterns:
+        assert [source.location for source in list_shards(pattern)] == paths, pattern
+
+    (folder / "more.tar.gz").write_bytes(b"")
+    for pattern, words in (
+        (f"{tmp_path}/none-*.tar", "no such file"),
+        (f"{folder}/more.tar.gz", "compressed"),
+        ("pipe:curl x", "not run"),
+        ("ftp://host/x.tar", "ftp:// is not supported"),
+    ):
+        with pytest.raises(PackError if "ftp" not in pattern else Exception, match=words):
+            list_shards(pattern)
+
+
+def test_shards_with_one_name_in_several_folders(tmp_path: Path) -> None:
+    for number in range(2):
+        (tmp_path / f"part{number}").mkdir()
+        write_tar(tmp_path / f"part{number}" / "0.tar", [("k.jpg", photo(number))])
+    manifest = index(f"{tmp_path}/part*/0.tar", tmp_path / "out")
+    assert [shard.file for shard in manifest.shards] == ["000000-0.tar", "000001-0.tar"]
+    assert images_of(manifest) == [photo(0), photo(1)]
+
+
+def test_a_manifest_beside_its_shards_names_them_by_file(folder: Path, tmp_path: Path) -> None:
+    index(folder, folder)
+    moved = folder.rename(tmp_path / "moved")
+    assert [shard.location for shard in read_manifest(moved).shards] == ["", ""]
+    assert images_of(read_manifest(moved)) == [photo(number) for number in range(9)]
+
+
+def test_class_names_from_a_file(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("cat\ndog\nowl\n\n")
+    names = read_names(tmp_path / "names.txt")
+    manifest = index(folder, tmp_path / "out", label_format="cls", classes=names)
+    assert manifest.classes == ("cat", "dog", "owl")
+    (tmp_path / "names.txt").write_text("cat\ncat\n")
+    with pytest.raises(PackError, match="'cat' comes twice"):
+        read_names(tmp_path / "names.txt")
+
+
+def test_a_photo_that_exif_turns_is_used_as_stored_and_counted(tmp_path: Path) -> None:
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    write_tar(tmp_path / "x.tar", [("k.jpg", photo(0, exif=tags))])
+    manifest = index(tmp_path / "x.tar", tmp_path / "out")
+    assert manifest.samples()[["width", "height"]].tolist() == [(32, 24)]
+    summary = manifest.summary()
+    assert summary is not None and summary.converted == {"turned by EXIF, used as stored": 1}
+
+
+def test_a_header_that_asks_for_memory_is_refused(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, 1 << 40
+    (tmp_path / "x.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(PackError, match="no usable sample"):
+        index(tmp_path / "x.tar", tmp_path / "out")
+    (rejection,) = read_rejections(tmp_path / "out" / "rejected.jsonl")
+    assert "extended header of 1,099,511,627,776 bytes" in rejection.reason
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # it leaves files open
+def test_the_webdataset_library_and_the_index_agree(tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    with webdataset.ShardWriter(f"{tmp_path}/w-%06d.tar", maxcount=4, verbose=0) as writer:
+        for number in range(10):
+            sample = {"jpg": photo(number), "cls": number % 3, "json": {"label": number % 3}}
+            writer.write({"__key__": f"s{number:03d}", **sample})
+
+    manifest = index(f"{tmp_path}/w-*.tar", tmp_path / "out", label_format="cls")
+    pattern = str(tmp_path / "w-{000000..000002}.tar")
+    theirs = [sample["jpg"] for sample in webdataset.WebDataset(pattern, shardshuffle=False)]
+    gc.collect()
+    assert images_of(manifest) == theirs
+    assert np.array_equal(manifest.samples()["shard"], [0] * 4 + [1] * 4 + [2] * 2)
