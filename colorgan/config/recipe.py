@@ -38,7 +38,7 @@ class DataRecipe(Section):
 
     train: tuple[Folder, ...] = Field(
         (),
-        description="packed folders to train on, or URLs (https://, s3://); several are mixed",
+        description="packed folders to train on, or URLs (https, s3, gs, hf); several are mixed",
     )
     weights: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (),

@@ -1,9 +1,10 @@
 """Copies one file of a URL into a stream through fsspec: bounded, retried and checked.
 
-Used by shards/storage/remote.py. The only file that imports fsspec, and only when a URL is given;
-http(s) needs aiohttp and s3 needs s3fs (`pip install colorgan[remote]`). Keys, region and endpoint
-of a bucket come from where these libraries look for them: ~/.aws, AWS_* and FSSPEC_S3_* variables,
-~/.netrc.
+Used by shards/storage/remote.py. The only file that imports fsspec, and only when a URL is given.
+Each scheme needs a library: http(s) aiohttp, s3 s3fs, gs gcsfs, hf huggingface_hub. Keys, region
+and endpoint of a bucket come from where these libraries look for them: ~/.aws, AWS_* and FSSPEC_S3_*
+variables, Google's application default credentials, the token of `hf auth login`, ~/.netrc. Without
+keys, s3 and gs buckets and hf repositories are read as the public reads them.
 """
 
 from __future__ import annotations
@@ -23,8 +24,14 @@ from shards.storage.retries import RetryPolicy
 
 logger = logging.getLogger("shards")
 
-SCHEMES = ("http", "https", "s3")
-_LIBRARIES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs"}
+SCHEMES = ("http", "https", "s3", "gs", "hf")
+_LIBRARIES = {
+    "http": "aiohttp",
+    "https": "aiohttp",
+    "s3": "s3fs",
+    "gs": "gcsfs",
+    "hf": "huggingface_hub",
+}
 _BLOCK = 4 << 20
 _RETRIED_STATUS = (408, 425, 429)
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
@@ -103,8 +110,9 @@ def check_scheme(url: str) -> str:
         import_module("fsspec")
         import_module(_LIBRARIES.get(scheme, "fsspec"))
     except ImportError as error:
+        extra = "gs" if scheme == "gs" else "remote"
         raise ManifestError(
-            f"{url}: {error.name or error} is not installed: pip install colorgan[remote]."
+            f"{url}: {error.name or error} is not installed: pip install colorgan[{extra}]."
         ) from error
     return scheme
 
@@ -152,21 +160,34 @@ def _open(url: str, retry: RetryPolicy) -> Any:
         return system.open(url, "rb", block_size=0, size=1)
 
     if scheme == "s3":
-        limits = {
-            "connect_timeout": retry.stall_s,
-            "read_timeout": retry.stall_s,
-            "retries": {"max_attempts": 1},
-        }
-        system = fsspec.filesystem(scheme, use_listings_cache=False, config_kwargs=limits)
-        return system.open(url, "rb", block_size=_BLOCK, cache_type="none")
+        try:
+            return _open_s3(url, retry, anonymous=False)
+        except Exception as error:
+            if not _lacks_keys(error):
+                raise
+        return _open_s3(url, retry, anonymous=True)
 
-    return fsspec.filesystem(scheme).open(url, "rb")
+    if scheme == "hf":
+        return fsspec.filesystem(scheme, use_listings_cache=False).open(url, "rb", block_size=0)
+    return fsspec.filesystem(scheme).open(url, "rb", block_size=_BLOCK, cache_type="none")
+
+
+def _open_s3(url: str, retry: RetryPolicy, *, anonymous: bool) -> Any:
+    limits = {
+        "connect_timeout": retry.stall_s,
+        "read_timeout": retry.stall_s,
+        "retries": {"max_attempts": 1},
+    }
+    system = import_module("fsspec").filesystem(
+        "s3", anon=anonymous, use_listings_cache=False, config_kwargs=limits
+    )
+    return system.open(url, "rb", block_size=_BLOCK, cache_type="none")
 
 
 def _is_final(error: Exception) -> bool:
     """Return whether another try would end the same way."""
-    status = getattr(error, "status", None)
-    if isinstance(status, int):
+    status = _status(error)
+    if status is not None:
         return 400 <= status < 500 and status not in _RETRIED_STATUS
 
     final = FileNotFoundError | PermissionError | ImportError | ValueError
@@ -179,18 +200,27 @@ def _lacks_keys(error: Exception) -> bool:
     return kind.__module__ == "botocore.exceptions" and "Credentials" in kind.__name__
 
 
+def _status(error: Exception) -> int | None:
+    """Return the HTTP status of aiohttp's or huggingface_hub's error, if it has one."""
+    response = getattr(error, "response", None)
+    for status in (getattr(error, "status", None), getattr(response, "status_code", None)):
+        if isinstance(status, int):
+            return status
+    return None
+
+
 def _reason(error: Exception) -> str:
-    status = getattr(error, "status", None)
-    if isinstance(status, int):
-        return f"HTTP {status}"
     if isinstance(error, FileNotFoundError):
         return "no such file there"
+    status = _status(error)
+    if status is not None:
+        return f"HTTP {status}"
     if isinstance(error, _BrokenTransferError):
         return str(error)
     if isinstance(error, PermissionError) or _lacks_keys(error):
         return (
             f"{error or 'refused'}; s3:// looks for keys in ~/.aws, AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY"
+            "AWS_SECRET_ACCESS_KEY, gs:// in Google's application default credentials"
         )
 
     kind = type(error).__name__

@@ -44,8 +44,10 @@ def bucket(packed: Path) -> Iterator[str]:
         for name, value in {**words, "DEFAULT_REGION": "us-east-1"}.items():
             environment.setenv(f"AWS_{name}", value)
         files = fsspec.filesystem("s3", skip_instance_cache=True)
-        files.mkdir("photos")
-        files.put(str(packed) + "/", "photos/set/", recursive=True)
+        files.mkdir("photos", acl="public-read")
+        files.put(str(packed) + "/", "photos/set/", recursive=True, ACL="public-read")
+        files.mkdir("private")
+        files.put(str(packed / "manifest.json"), "private/set/manifest.json")
         yield "s3://photos/set"
     server.stop()
 
@@ -77,17 +79,28 @@ def test_what_is_not_there_is_told_in_a_sentence(bucket: str, tmp_path: Path, ur
         open_shards([url], Storage(tmp_path / "cache", 0.1))
 
 
-def test_missing_keys_are_told_at_once(
-    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not after all tries, and with where keys are looked for."""
+@pytest.fixture
+def without_keys(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
         monkeypatch.delenv(f"AWS_{name}")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", str(tmp_path))
     fsspec.filesystem("s3").clear_instance_cache()
-    with pytest.raises(ManifestError, match=rf"{bucket}.*AWS_ACCESS_KEY_ID.*try 1\)"):
-        open_shards([bucket], Storage(tmp_path / "cache", 0.1))
+    return bucket
+
+
+def test_a_public_bucket_needs_no_keys(packed: Path, without_keys: str, tmp_path: Path) -> None:
+    shards = open_shards([without_keys], Storage(tmp_path / "cache", 0.1))
+    assert shards.digest == open_shards([packed]).digest
+
+
+def test_missing_keys_of_a_private_bucket_are_reported_at_once(
+    without_keys: str, tmp_path: Path
+) -> None:
+    """Not after all tries, and with where keys are looked for."""
+    assert without_keys
+    with pytest.raises(ManifestError, match=r"s3://private/set.*AWS_ACCESS_KEY_ID.*try 1\)"):
+        open_shards(["s3://private/set"], Storage(tmp_path / "cache", 0.1))
 
 
 def test_refused_keys_are_told_at_once(bucket: str, tmp_path: Path) -> None:

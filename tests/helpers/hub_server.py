@@ -1,0 +1,92 @@
+"""A server on 127.0.0.1 that answers as the Hugging Face hub does for one public data set's files."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = "me/photos"
+COMMIT = "a" * 40
+
+
+class HubServer(ThreadingHTTPServer):
+    """Serves a folder as `hf://datasets/me/photos/set`."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.folder = folder
+        self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
+        self.url = f"hf://datasets/{REPOSITORY}/set"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: HubServer
+
+    def do_GET(self) -> None:
+        if self.path.startswith(f"/datasets/{REPOSITORY}/resolve/"):
+            self._send_file(self.path.rpartition("/")[2])
+        elif self.path.startswith(f"/api/datasets/{REPOSITORY}/tree/"):
+            self._send_json(self._tree())
+        elif self.path.startswith(f"/api/datasets/{REPOSITORY}"):
+            self._send_json({"id": REPOSITORY, "sha": COMMIT, "siblings": [], "tags": []})
+        else:
+            self.send_error(404)
+
+    do_HEAD = do_GET
+
+    def do_POST(self) -> None:
+        length = int(self.headers.get("Content-Length", 0))
+        self.rfile.read(length)
+        self._send_json(self._tree())
+
+    def _tree(self) -> list[dict[str, Any]]:
+        return [
+            {"type": "file", "path": f"set/{path.name}", "size": path.stat().st_size, "oid": COMMIT}
+            for path in sorted(self.server.folder.iterdir())
+        ]
+
+    def _send_file(self, name: str) -> None:
+        path = self.server.folder / name
+        if not path.is_file():
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self._send(path.read_bytes())
+
+    def _send_json(self, document: Any) -> None:
+        self._send(json.dumps(document).encode())
+
+    def _send(self, data: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("ETag", '"1"')
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Be quiet."""
+
+
+@contextmanager
+def serve_hub(folder: Path) -> Iterator[HubServer]:
+    """Serve a folder while the context is open."""
+    with HubServer(folder) as server:
+        thread = threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
