@@ -7,6 +7,7 @@ mistakes in the settings are reported before torch is loaded.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import time
@@ -58,6 +59,11 @@ def run_command(main: Main, *errors: type[Exception]) -> NoReturn:
     """
     adopt_launcher()
     end_with_launchers()
+    # A name that the terminal's encoding lacks is shown escaped, not a reason to fail at the end.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
     # A notebook's value names a module that other environments lack: `import matplotlib` fails.
     os.environ["MPLBACKEND"] = "Agg"
 

@@ -68,8 +68,10 @@ OTHER_SUFFIXES = frozenset(
         ".py",
     ]
 )
-# First bytes of the formats that are found without an extension: JPEG, PNG, GIF, TIFF.
-PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*")
+# First bytes of the formats that are found without an extension: JPEG, PNG, GIF, TIFF, JPEG XL.
+PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\xff\x0a")
+# Brands of AVIF and HEIC, in the box that also begins films.
+PICTURE_BRANDS = (b"ftypavif", b"ftypheic", b"ftypheix", b"ftypmif1")
 # A USTAR name has 100 bytes; an extension and the packer's own need some of them.
 MAX_KEY_LENGTH = 80
 MAX_LIST_BYTES = 1 << 30
@@ -156,14 +158,16 @@ def walk_pictures(root: Path, skipped: Skipped | None = None) -> Iterator[str]:
     so that the walk ends.
     """
     linked = {os.path.realpath(root)}
-    todo = list_folder(root)[::-1]
+    # Paths are put together as text: pathlib would take most of the time of a walk.
+    todo = [("", entry) for entry in reversed(list_folder(root))]
 
     while todo:
-        entry = todo.pop()
-        relative = Path(entry.path).relative_to(root).as_posix()
+        parent, entry = todo.pop()
+        relative = parent + entry.name
         if entry.is_dir():
             if not entry.is_symlink() or _is_new(entry, linked):
-                todo.extend(list_folder(Path(entry.path))[::-1])
+                inner = list_folder(root / relative)
+                todo.extend((f"{relative}/", each) for each in reversed(inner))
             elif skipped is not None:
                 skipped.add("links to folders that are walked already", relative)
         elif _is_taken(entry, skipped, relative):
@@ -219,9 +223,10 @@ def _why_skipped(entry: os.DirEntry[str]) -> str:
 def _starts_like_a_picture(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            return file.read(8).startswith(PICTURE_STARTS)
+            head = file.read(12)
     except OSError:
         return False
+    return head.startswith(PICTURE_STARTS) or head[4:].startswith(PICTURE_BRANDS)
 
 
 def _suffix(name: str) -> str:

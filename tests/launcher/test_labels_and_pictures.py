@@ -1,4 +1,4 @@
-"""Labels that disagree with their pictures, packed: EXIF turns, resized copies, sizes that fit nothing.
+"""Labels that disagree with their pictures: EXIF turns, resized copies, sizes that fit nothing.
 
 A picture holds one white rectangle on black. After packing, box and mask are where the pixels are.
 """
@@ -47,7 +47,7 @@ def upright_plane() -> NDArray[np.uint8]:
 
 def stored(orientation: int) -> tuple[Image.Image, Image.Exif]:
     """Return the picture that looks upright once it is turned by this orientation."""
-    # Turning by the inverse orientation undoes the turn: 6 and 8 are each other's, others their own.
+    # The inverse orientation undoes the turn: 6 and 8 are each other's, others are their own.
     inverse = {6: 8, 8: 6}.get(orientation, orientation)
     tags = Image.Exif()
     tags[ORIENTATION] = inverse

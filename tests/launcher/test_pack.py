@@ -1,5 +1,6 @@
 """launcher/pack.py as a user runs it: a folder of pictures in, shards and plain words out."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -80,6 +81,21 @@ def test_a_folder_is_packed_verified_and_mended_from_anywhere(
     assert run(*words, "--only", 0, cwd=tmp_path).returncode == 0
     verified = run("--verify", "packed", cwd=tmp_path)
     assert verified.returncode == 0 and ": 6 samples checked" in verified.stdout
+
+
+def test_names_that_the_terminal_cannot_show_are_escaped(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "train" / "p9.jpg").rename(pictures / "train" / "\u00fcn\u00ef.jpg")
+    command = [sys.executable, str(PROJECT / "launcher" / "pack.py"), "--corpus", "folder"]
+    command += ["--root", str(pictures), "--split", "train", "--out", str(tmp_path / "packed")]
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert result.returncode == 0, result.stderr
+    assert r"1 empty file (train/\xfcn\xef.jpg)" in result.stdout
 
 
 def test_parts_are_packed_and_merged(

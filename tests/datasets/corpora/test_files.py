@@ -117,3 +117,11 @@ def test_walk_ends_where_links_run_in_circles(tmp_path: Path) -> None:
     found = list(walk_pictures(tmp_path, skipped))
     assert len(found) == len(set(found)) and {"a/1.jpg", "b/1.jpg", "c/deep/1.jpg"} <= set(found)
     assert skipped.counts["links to folders that are walked already"] >= 3
+
+
+def test_walk_from_the_folder_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/1.jpg").touch()
+    monkeypatch.chdir(tmp_path)
+    assert list(walk_pictures(Path())) == ["a/b/1.jpg"]
+    assert list(walk_pictures(Path("a"))) == ["b/1.jpg"]
