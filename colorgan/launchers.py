@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import stat
+import subprocess
 import threading
 import time
 import zlib
@@ -141,6 +143,57 @@ def end_with_launchers(*, exit_now: Callable[[int], None] = os._exit) -> None:
         exit_now(ExitStatus.LOST_RANK)
 
     threading.Thread(target=watch, name="launchers", daemon=True).start()
+
+
+# Waits until the processes named behind the first word have ended, then prints that word.
+_PRINT_LAST = """
+sentence=$1; shift
+tries=0
+while [ $tries -lt 600 ]; do
+    alive=
+    for process in "$@"; do
+        { read -r line <"/proc/$process/stat"; } 2>/dev/null || continue
+        case ${line##*) } in Z* | X*) ;; *) alive=1 ;; esac
+    done
+    [ -n "$alive" ] || break
+    tries=$((tries + 1)); sleep 0.1
+done
+printf '%s\\n' "$sentence" >&2
+"""
+
+
+def print_after_launchers(sentence: str) -> bool:
+    """Print to standard error when the launchers above have ended; return False if it cannot.
+
+    A launcher prints some forty lines about a rank that fails; the reason is to come after them. A
+    shell of its own waits for at most a minute. Done only where standard error is read to its end
+    (a terminal, a pipe); not below SLURM, and not where a launcher is a container's first process:
+    there what is left ends with it.
+    """
+    launchers = launchers_above()
+    inside = "SLURM_JOB_ID" in os.environ or "COLORGAN_STATUS_DIR" in os.environ
+    if not launchers or inside or _is_first_process(launchers[-1]) or not _is_read_to_its_end(2):
+        return False
+
+    ids = [str(launcher.id) for launcher in launchers]
+    try:
+        subprocess.Popen(
+            ["/bin/sh", "-c", _PRINT_LAST, "sh", sentence, *ids],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError:
+        return False
+    return True
+
+
+def _is_read_to_its_end(descriptor: int) -> bool:
+    return os.isatty(descriptor) or stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+
+
+def _is_first_process(launcher: Process) -> bool:
+    return launcher.id == 1 or _stat(launcher.id)[1] in (0, 1)
 
 
 def _stat(process: int) -> tuple[str, int, int]:

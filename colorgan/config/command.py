@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from colorgan.errors import ColorganError, ExitStatus
-from colorgan.launchers import adopt_launcher, end_with_launchers
+from colorgan.launchers import adopt_launcher, end_with_launchers, print_after_launchers
 
 # Faults of the disk and of the user's paths. Others (a reset connection) keep their traceback.
 _PATH_FAULTS = (
@@ -132,7 +132,9 @@ def print_error(sentence: str) -> None:
         time.sleep(_OTHER_RANKS_WAIT_S)
         sentence = f"[rank {os.environ.get('RANK', os.environ['LOCAL_RANK'])}] {sentence}"
 
-    print(sentence, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    if not print_after_launchers(sentence):
+        print(sentence, file=sys.stderr, flush=True)
 
 
 def is_first_local_rank() -> bool:

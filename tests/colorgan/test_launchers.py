@@ -140,3 +140,41 @@ def test_a_rank_is_asked_to_stop_and_then_ended(tmp_path: Path) -> None:
 
 def test_a_checkpoint_is_finished_first(tmp_path: Path) -> None:
     assert run_until_end(tmp_path, "torchrun", handles="yes", saves="yes") == "asked\nsaved\n"
+
+
+FAILING_LAUNCHER = """
+import subprocess, sys
+subprocess.run([sys.executable, sys.argv[1]])
+print("Traceback of the launcher", file=sys.stderr)
+"""
+FAILING_RANK = """
+from colorgan.config.command import run_command
+from colorgan.errors import UsageError
+
+def main(words):
+    raise UsageError("the reason")
+
+run_command(main)
+"""
+
+
+@pytest.mark.parametrize("where", ["pipe", "file"])
+def test_the_reason_comes_last_where_it_is_read_to_the_end(tmp_path: Path, where: str) -> None:
+    (tmp_path / "torchrun").write_text(FAILING_LAUNCHER)
+    (tmp_path / "rank.py").write_text(FAILING_RANK)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
+    command = [sys.executable, str(tmp_path / "torchrun"), str(tmp_path / "rank.py")]
+    with (tmp_path / "errors").open("w") as errors:
+        done = subprocess.run(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE if where == "pipe" else errors,
+            text=True,
+            timeout=60,
+            check=True,
+            env={**env, "PYTHONPATH": str(ROOT)},
+        )
+
+    lines = (done.stderr or (tmp_path / "errors").read_text()).splitlines()
+    expected = ["Traceback of the launcher", "UsageError: the reason"]
+    assert lines == (expected if where == "pipe" else expected[::-1])
