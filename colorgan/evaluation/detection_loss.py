@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from colorgan.data import Batch, Boxes
 from colorgan.devices import to_device
@@ -69,14 +70,19 @@ class PaddedBoxes:
 
 def pad_boxes(boxes: Sequence[Boxes], device: torch.device) -> PaddedBoxes:
     """Return the objects of a batch on the device, in one copy that the host does not wait for."""
-    most = max(1, *(len(each.boxes_N4) for each in boxes))
-    padded_BN6 = torch.zeros(len(boxes), most, 6)
-    for row_N6, each in zip(padded_BN6, boxes, strict=True):
-        number = len(each.boxes_N4)
-        row_N6[:number, :4] = each.boxes_N4
-        # Classes are whole numbers far below 2^24, which float32 holds exactly.
-        row_N6[:number, 4] = each.classes_N.float()
-        row_N6[:number, 5] = (each.crowd_N | each.difficult_N).float()
+    # One tensor for all images first: operators per image would add up to most of the loss.
+    boxes_M4 = torch.cat([each.boxes_N4 for each in boxes])
+    # Classes are whole numbers far below 2^24, which float32 holds exactly.
+    classes_M = torch.cat([each.classes_N for each in boxes]).float()
+    crowd_M = torch.cat([each.crowd_N for each in boxes])
+    unknown_M = (crowd_M | torch.cat([each.difficult_N for each in boxes])).float()
+
+    rows_M6 = torch.cat([boxes_M4, classes_M[:, None], unknown_M[:, None]], dim=1)
+    rows_by_image = rows_M6.split([len(each.boxes_N4) for each in boxes])
+    padded_BN6 = pad_sequence(rows_by_image, batch_first=True)
+    if not padded_BN6.shape[1]:
+        # No image has an object: one box without area each, so that there is something to choose.
+        padded_BN6 = padded_BN6.new_zeros(len(boxes), 1, 6)
 
     padded_BN6 = to_device(padded_BN6, device)
     return PaddedBoxes(padded_BN6[..., :4], padded_BN6[..., 4].long(), padded_BN6[..., 5] > 0.0)
