@@ -78,7 +78,7 @@ def pad_boxes(boxes: Sequence[Boxes], device: torch.device) -> PaddedBoxes:
     unknown_M = (crowd_M | torch.cat([each.difficult_N for each in boxes])).float()
 
     rows_M6 = torch.cat([boxes_M4, classes_M[:, None], unknown_M[:, None]], dim=1)
-    rows_by_image = torch.split(rows_M6, [len(each.boxes_N4) for each in boxes])
+    rows_by_image = list(torch.split(rows_M6, [len(each.boxes_N4) for each in boxes]))
     padded_BN6 = pad_sequence(rows_by_image, batch_first=True)
     if not padded_BN6.shape[1]:
         # No image has an object: one box without area each, so that there is something to choose.
