@@ -15,7 +15,7 @@ from pathlib import Path
 from colorgan.config.recipe import RunRecipe
 from colorgan.distributed.ranks import Ranks, cores_a_rank, num_nodes
 from shards.errors import ManifestError, PictureError, ShardError
-from shards.images.conversion import decode_upright
+from shards.images.conversion import decode_upright, open_upright
 from shards.images.policy import MAX_PIXELS_LIMIT
 from shards.loading.boxes import Boxes
 from shards.loading.loader import Batch, Loader, Targets
@@ -34,6 +34,7 @@ __all__ = [
     "decode_upright",
     "open_loaders",
     "open_set",
+    "open_upright",
     "open_whole_set",
 ]
 

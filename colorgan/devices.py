@@ -1,7 +1,4 @@
-"""Small things that depend on the device.
-
-Copies that do not wait for it, exact float32, and memory that ran out.
-"""
+"""Small things that depend on the device: copies that do not wait for it, exact float32."""
 
 from __future__ import annotations
 

@@ -27,6 +27,10 @@ class ColorizeSettings(BaseModel):
     photos: tuple[Path, ...] = Field(
         min_length=1, description="photos of any size: JPEG, PNG, WebP, TIFF, ..."
     )
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        "auto", description="auto: a GPU where PyTorch finds one"
+    )
+    overwrite: bool = Field(False, description="replace photos of the same name in out")
     beside: bool = Field(False, description="write grey and colored side by side")
     inference: Literal["running", "paper"] | None = Field(
         None,
@@ -54,7 +58,14 @@ def main(argv: list[str]) -> int:
     # Torch is imported after the settings have been checked.
     from colorgan.tasks.photo_coloring import PhotoColoring, color_photos
 
-    coloring = PhotoColoring(settings.out, settings.beside, settings.inference, settings.max_pixels)
+    coloring = PhotoColoring(
+        out=settings.out,
+        side_by_side=settings.beside,
+        inference=settings.inference,
+        max_pixels=settings.max_pixels,
+        device=settings.device,
+        overwrite=settings.overwrite,
+    )
     print(color_photos(settings.generator, settings.photos, coloring))
     return 0
 

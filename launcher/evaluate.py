@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     from colorgan.distributed.ranks import joined_ranks
     from colorgan.evaluation.evaluate import evaluate
 
-    with joined_ranks(timeout_s=settings.timeout_s) as ranks:
+    with joined_ranks(timeout_s=settings.timeout_s, device=settings.device) as ranks:
         evaluate(settings, ranks)
     return 0
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -30,6 +30,8 @@ from colorgan.errors import LaunchError
 
 NVIDIA_DEVICE = Path("/dev/nvidia0")
 NVIDIA_VERSION = Path("/proc/driver/nvidia/version")
+DeviceName = Literal["auto", "cuda", "cpu"]
+
 T = TypeVar("T")
 
 
@@ -129,7 +131,12 @@ class LaggedAny:
 
 @contextmanager
 def joined_ranks(
-    *, timeout_s: int, torch_threads: int = 0, deterministic: bool = True, tf32: bool = False
+    *,
+    timeout_s: int,
+    torch_threads: int = 0,
+    deterministic: bool = True,
+    tf32: bool = False,
+    device: DeviceName = "auto",
 ) -> Iterator[Ranks]:
     """Join the process group and choose the GPU's algorithms; leave the group if all goes well.
 
@@ -146,34 +153,25 @@ def joined_ranks(
         tf32: Allow TF32 (10 bits of mantissa) in a GPU's float32 convolutions. Training allows it;
             scoring does not, so that a model's scores agree between a GPU and a CPU. Matrix
             products never use it.
+        device: As in `open_ranks`.
 
     Raises:
         LaunchError: As in `open_ranks`.
     """
-    ranks = open_ranks(timeout_s=timeout_s, torch_threads=torch_threads)
+    ranks = open_ranks(timeout_s=timeout_s, torch_threads=torch_threads, device=device)
     set_determinism(deterministic)
     torch.backends.cudnn.allow_tf32 = tf32
     yield ranks
     close_ranks()
 
 
-@contextmanager
-def without_tf32() -> Iterator[None]:
-    """While open, a GPU's float32 convolutions are exact; for scoring between training steps."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-
-
-def open_ranks(*, timeout_s: int, torch_threads: int = 0) -> Ranks:
+def open_ranks(*, timeout_s: int, torch_threads: int = 0, device: DeviceName = "auto") -> Ranks:
     """Join the process group that the launcher prepared. Called once, on all ranks.
 
     Args:
         timeout_s: Seconds after which a collective call without an answer ends the run.
         torch_threads: Compute threads of this rank; 0 shares the machine's cores among its ranks.
+        device: "auto" takes a GPU where the launch profile does not ask for the CPU.
 
     Raises:
         LaunchError: A rank did not join, the launcher's variables contradict each other, or its
@@ -184,13 +182,13 @@ def open_ranks(*, timeout_s: int, torch_threads: int = 0) -> Ranks:
     check_launch()
     profile = launch_profile()
     torch.set_num_threads(torch_threads or cores_a_rank())
-    device = _device(place.local_rank)
+    own_device = chosen_device(device, place.local_rank)
     if world_size == 1:
-        return Ranks(0, 1, device, profile=profile)
+        return Ranks(0, 1, own_device, profile=profile)
 
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    backend = "nccl" if own_device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=timeout_s)
-    device_id = device if device.type == "cuda" else None
+    device_id = own_device if own_device.type == "cuda" else None
     store = meet(place)
     store.set_timeout(timeout)
     dist.init_process_group(
@@ -205,7 +203,7 @@ def open_ranks(*, timeout_s: int, torch_threads: int = 0) -> Ranks:
     control = dist.group.WORLD
     if backend == "nccl":
         control = dist.new_group(backend="gloo", timeout=timeout)
-    return Ranks(rank, world_size, device, control, profile)
+    return Ranks(rank, world_size, own_device, control, profile)
 
 
 def close_ranks() -> None:
@@ -236,6 +234,28 @@ def has_bf16(device: torch.device) -> bool:
 
     units = torch.cpu.get_capabilities()
     return bool(units.get("amx_bf16") or units.get("avx512_bf16"))
+
+
+def chosen_device(name: DeviceName, local_rank: int = 0) -> torch.device:
+    """Return the device that a process computes on.
+
+    Args:
+        name: "auto" takes a GPU where the launch profile does not ask for the CPU.
+        local_rank: Number of the process on its machine, and of its GPU.
+
+    Raises:
+        LaunchError: "cuda" was asked for and PyTorch finds no GPU, or "auto" would compute on the
+            CPU of a machine whose GPU PyTorch cannot use.
+    """
+    if name == "cpu":
+        return torch.device("cpu")
+
+    device = _device(local_rank)
+    if name == "cuda" and device.type != "cuda":
+        raise LaunchError(
+            "--device cuda: PyTorch finds no GPU here, or the launch profile asks for the CPU"
+        )
+    return device
 
 
 def _device(local_rank: int) -> torch.device:

@@ -20,7 +20,6 @@ from colorgan.data import (
     open_set,
     open_whole_set,
 )
-from colorgan.devices import exact_float32
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
 from colorgan.evaluation.downstream import TASKS, evaluate_model, scores_text, task_of_kind
@@ -67,17 +66,14 @@ def evaluate(settings: EvaluateSettings, ranks: Ranks) -> None:
     shards = open_set(settings.data, settings.cache_dir, settings.cache_gb, ranks)
     check_data(settings, config, shards)
     subject = _Subject(settings, model, config, ranks)
-    with (
-        exact_float32(),
-        open_whole_set(
-            shards,
-            ranks,
-            image_size=config.architecture.image_size,
-            ab_scale=config.ab_scale,
-            batch_size=settings.batch_size,
-            targets=_targets(config),
-        ) as loader,
-    ):
+    with open_whole_set(
+        shards,
+        ranks,
+        image_size=config.architecture.image_size,
+        ab_scale=config.ab_scale,
+        batch_size=settings.batch_size,
+        targets=_targets(config),
+    ) as loader:
         evaluation, text = _score(subject, loader)
 
     if ranks.main:

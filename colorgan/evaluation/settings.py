@@ -39,6 +39,9 @@ class EvaluateSettings(BaseModel):
         description="a generator: score at each photo's own size too, as colorize does; "
         "needs --image original",
     )
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        "auto", description="auto: a GPU where PyTorch finds one"
+    )
     timeout_s: Annotated[int, Field(gt=0)] = Field(
         600, description="seconds after which a silent rank ends the run"
     )

@@ -5,7 +5,7 @@ Scores of the result are in colorgan/evaluation/generator_scores.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from colorgan.color import (
     normalise_lab_B3HW,
     rgb_to_lab_B3HW,
 )
+from colorgan.devices import exact_float32
 from colorgan.models.modes import dropout_keys, evaluating, set_dropout_keys
 
 # Pixels that are converted at a time: some 230 bytes each, so 60 MB.
@@ -44,10 +45,29 @@ def to_rgb(luminance_B1HW: Tensor, chroma_B2HW: Tensor, ab_scale: float) -> Tens
 
 
 @dataclass(frozen=True)
-class ColorStrip:
-    """Some rows of a colored photo.
+class PhotoRows:
+    """A photo that is read some rows at a time.
 
-    All float32, 1 x channels x rows x width, on the generator's device.
+    Attributes:
+        height: In pixels.
+        width: In pixels.
+        read: Rows `top` to `bottom` as uint8 sRGB, 3 x rows x width, on the CPU.
+    """
+
+    height: int
+    width: int
+    read: Callable[[int, int], Tensor]
+
+    @staticmethod
+    def of(photo_3HW: Tensor) -> PhotoRows:
+        """Return the rows of a photo in memory, uint8 sRGB."""
+        height, width = photo_3HW.shape[-2:]
+        return PhotoRows(height, width, lambda top, bottom: photo_3HW[:, top:bottom].cpu())
+
+
+@dataclass(frozen=True)
+class ColorStrip:
+    """Some rows of a colored photo, float32, 1 x channels x rows x width, on one device.
 
     Attributes:
         top: The first row's number.
@@ -62,7 +82,7 @@ class ColorStrip:
 
 def color_strips(
     generator: nn.Module,
-    photo_3HW: Tensor,
+    photo: PhotoRows,
     *,
     image_size: int,
     ab_scale: float,
@@ -72,50 +92,49 @@ def color_strips(
     """Color a photo of any size and yield it from top to bottom, in bounded memory.
 
     The photo's luminance is squashed to the network's square; the chroma that comes out is brought
-    back to the photo's size (bicubic, antialiased). The photo may be overwritten row by row as
-    strips come out.
+    back to the photo's size (bicubic, antialiased). Rows may be overwritten once they have come
+    out.
 
     Args:
-        generator: Left in the mode it was in.
-        photo_3HW: uint8 sRGB on the CPU.
+        generator: Left in the mode it was in; strips come out on its device.
+        photo: Read twice, from top to bottom.
         image_size: Side of the network's square.
         ab_scale: Divisor of a and b.
         seed: Of the dropout of "paper" inference.
         strip_pixels: Pixels that are converted at a time; one row at least.
     """
     device = next(generator.parameters()).device
-    height, width = photo_3HW.shape[-2:]
-    rows = max(1, strip_pixels // width)
+    rows = max(1, strip_pixels // photo.width)
 
-    small_B3HW = _shrunk(photo_3HW, image_size, rows).clamp(0.0, 1.0)
+    small_B3HW = _shrunk(photo, image_size, rows).clamp(0.0, 1.0)
     luminance_B1HW = normalise_lab_B3HW(rgb_to_lab_B3HW(small_B3HW), ab_scale)[:, :1].float()
     set_dropout_keys(generator, dropout_keys(seed, torch.zeros(1, dtype=torch.int64)))
-    with evaluating(generator):
+    with evaluating(generator), exact_float32():
         small_chroma = color_normalised(generator, luminance_B1HW.to(device))
 
-    # Height first, on the CPU; each strip's width when its turn comes.
-    tall_chroma = resized(small_chroma.cpu(), (height, image_size))
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        rgb_13HW = photo_3HW[None, :, top:bottom].to(device).float() / 255.0
-        chroma_12HW = resized(tall_chroma[:, :, top:bottom].to(device), (bottom - top, width))
+    # Height first, on the CPU; the width of each strip when its turn comes.
+    tall_chroma = resized(small_chroma.cpu(), (photo.height, image_size))
+    for top in range(0, photo.height, rows):
+        bottom = min(top + rows, photo.height)
+        rgb_13HW = photo.read(top, bottom)[None].to(device).float() / 255.0
+        narrow = tall_chroma[:, :, top:bottom].to(device)
+        chroma_12HW = resized(narrow, (bottom - top, photo.width)).clamp(-1.0, 1.0)
         lab_13HW = normalise_lab_B3HW(rgb_to_lab_B3HW(rgb_13HW), ab_scale).float()
-        yield ColorStrip(top, lab_13HW, chroma_12HW.clamp(-1.0, 1.0))
+        yield ColorStrip(top, lab_13HW, chroma_12HW)
 
 
-def _shrunk(photo_3HW: Tensor, side: int, rows: int) -> Tensor:
+def _shrunk(photo: PhotoRows, side: int, rows: int) -> Tensor:
     """Return the photo as a float32 square in [0, 1], 1 x 3 x side x side, on the CPU.
 
-    Never on a GPU: its antialiasing kernel keeps all weights of one output pixel in 48 KiB of
-    shared memory and refuses to shrink by more than about 47. Width first and some rows at a time,
-    so that no float copy of the photo is made.
+    Never on a GPU: its antialiasing kernel keeps all weights of an output pixel in 48 KiB of shared
+    memory and refuses to shrink by more than about 47. Width first and some rows at a time, so that
+    no float copy of the photo is made.
     """
-    photo_3HW = photo_3HW.cpu()
-    height = photo_3HW.shape[-2]
     narrow = []
-    for top in range(0, height, rows):
-        rgb_13HW = photo_3HW[None, :, top : top + rows].float() / 255.0
-        narrow.append(resized(rgb_13HW, (rgb_13HW.shape[-2], side)))
+    for top in range(0, photo.height, rows):
+        bottom = min(top + rows, photo.height)
+        rgb_13HW = photo.read(top, bottom)[None].float() / 255.0
+        narrow.append(resized(rgb_13HW, (bottom - top, side)))
     return resized(torch.cat(narrow, dim=2), (side, side))
 
 
@@ -137,8 +156,9 @@ def color_photo(
         grey and colored photo, float32 sRGB in [0, 1], 3HW, on the generator's device.
     """
     grey, colored = [], []
+    photo = PhotoRows.of(photo_3HW)
     for strip in color_strips(
-        generator, photo_3HW, image_size=image_size, ab_scale=ab_scale, seed=seed
+        generator, photo, image_size=image_size, ab_scale=ab_scale, seed=seed
     ):
         luminance_11HW = strip.lab_13HW[:, :1]
         grey.append(to_rgb(luminance_11HW, torch.zeros_like(strip.chroma_12HW), ab_scale))
@@ -150,8 +170,9 @@ def lab_and_predicted(
     generator: nn.Module, photo_3HW: Tensor, image_size: int, ab_scale: float, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Return a photo's own normalised Lab and its predicted chroma, float32; see `color_strips`."""
+    photo = PhotoRows.of(photo_3HW)
     strips = list(
-        color_strips(generator, photo_3HW, image_size=image_size, ab_scale=ab_scale, seed=seed)
+        color_strips(generator, photo, image_size=image_size, ab_scale=ab_scale, seed=seed)
     )
     lab_13HW = torch.cat([strip.lab_13HW for strip in strips], dim=2)
     return lab_13HW, torch.cat([strip.chroma_12HW for strip in strips], dim=2)

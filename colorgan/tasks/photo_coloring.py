@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.progress import track
-from torch import nn
+from torch import Tensor, nn
 
-from colorgan.data import PictureError, decode_upright
+from colorgan.data import PictureError, open_upright
+from colorgan.distributed.ranks import DeviceName, chosen_device
 from colorgan.errors import UsageError
 from colorgan.evaluation.picture_grids import to_uint8_HWC
-from colorgan.models.colorizing import color_photo
+from colorgan.files import replacing
+from colorgan.models.colorizing import PhotoRows, color_strips, to_rgb
 from colorgan.models.model_folder import ModelConfig, load_model
 from colorgan.models.modes import set_inference
 
@@ -30,12 +32,16 @@ class PhotoColoring:
         side_by_side: Write the grey photo beside the colored one.
         inference: None for what the generator's config says.
         max_pixels: Photos with more pixels are refused.
+        device: "auto" takes a GPU where PyTorch finds one.
+        overwrite: Replace files in `out` that have a photo's name.
     """
 
     out: Path
     side_by_side: bool
     inference: Literal["running", "paper"] | None
     max_pixels: int
+    device: DeviceName = "auto"
+    overwrite: bool = False
 
 
 def color_photos(generator: Path, photos: Sequence[Path], coloring: PhotoColoring) -> str:
@@ -45,17 +51,16 @@ def color_photos(generator: Path, photos: Sequence[Path], coloring: PhotoColorin
         UsageError: A photo would be overwritten, or some could not be colored (the others are).
         ModelFolderError: `generator` is not a generator folder.
     """
-    _check_names(photos, coloring.out)
+    _check_names(photos, coloring)
     network, config = load_model(generator, "generator")
     set_inference(network, coloring.inference or config.inference)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.to(device)
+    network.to(chosen_device(coloring.device))
 
     coloring.out.mkdir(parents=True, exist_ok=True)
     failures = []
     for photo in track(photos, "coloring", transient=True):
         try:
-            _write_colored(photo, network, config, device, coloring)
+            _write_colored(photo, network, config, coloring)
         except (PictureError, OSError) as error:
             failures.append(f"{photo}: {error}")
 
@@ -65,7 +70,7 @@ def color_photos(generator: Path, photos: Sequence[Path], coloring: PhotoColorin
     return f"{coloring.out}: {len(photos)} of {len(photos)} photos colored"
 
 
-def _check_names(photos: Sequence[Path], out: Path) -> None:
+def _check_names(photos: Sequence[Path], coloring: PhotoColoring) -> None:
     names = [photo.stem for photo in photos]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -74,37 +79,60 @@ def _check_names(photos: Sequence[Path], out: Path) -> None:
         )
 
     for photo in photos:
-        if (out / f"{photo.stem}.png").resolve() == photo.resolve():
+        path = coloring.out / f"{photo.stem}.png"
+        if path.resolve() == photo.resolve():
             raise UsageError(
                 f"{photo} would be overwritten by its colored copy: choose another --out"
             )
+        if path.exists() and not coloring.overwrite:
+            raise UsageError(f"{path} exists: choose another --out, or add --overwrite true")
 
 
 def _write_colored(
-    photo: Path,
-    generator: nn.Module,
-    config: ModelConfig,
-    device: torch.device,
-    coloring: PhotoColoring,
+    photo: Path, generator: nn.Module, config: ModelConfig, coloring: PhotoColoring
 ) -> None:
     """Color one photo and write it, whole or not at all."""
     if not photo.is_file():
         raise PictureError("a folder: name the photos" if photo.is_dir() else "no such file")
 
-    pixels_HW3 = decode_upright(photo.read_bytes(), coloring.max_pixels)
-    grey_3HW, colored_3HW = color_photo(
+    image = open_upright(photo.read_bytes(), coloring.max_pixels)
+    colored = color_image(generator, image, config, side_by_side=coloring.side_by_side)
+    with replacing(coloring.out / f"{photo.stem}.png") as partial:
+        colored.save(partial, format="PNG")
+
+
+def color_image(
+    generator: nn.Module, image: Image.Image, config: ModelConfig, *, side_by_side: bool
+) -> Image.Image:
+    """Return the colored photo; without `side_by_side` it is `image` itself, overwritten.
+
+    One image is held in memory, no float copy of it: 100 megapixels take 400 MB.
+
+    Args:
+        generator: On any device.
+        image: Of mode RGB.
+        config: Of the generator.
+        side_by_side: Return the grey photo beside the colored one, as a new image.
+    """
+    width, height = image.size
+    result = Image.new("RGB", (2 * width, height)) if side_by_side else image
+
+    def read(top: int, bottom: int) -> Tensor:
+        rows_HW3 = np.array(image.crop((0, top, width, bottom)))
+        return torch.from_numpy(rows_HW3).permute(2, 0, 1)
+
+    for strip in color_strips(
         generator,
-        torch.from_numpy(pixels_HW3.copy()).permute(2, 0, 1).to(device),
+        PhotoRows(height, width, read),
         image_size=config.architecture.image_size,
         ab_scale=config.ab_scale,
-    )
-    image = to_uint8_HWC(colored_3HW)
-    if coloring.side_by_side:
-        image = np.concatenate([to_uint8_HWC(grey_3HW), image], axis=1)
-
-    partial = coloring.out / f".{photo.stem}.partial"
-    try:
-        Image.fromarray(image).save(partial, format="PNG")
-        partial.replace(coloring.out / f"{photo.stem}.png")
-    finally:
-        partial.unlink(missing_ok=True)
+    ):
+        luminance_11HW = strip.lab_13HW[:, :1]
+        rgb_13HW = to_rgb(luminance_11HW, strip.chroma_12HW, config.ab_scale)
+        colored = Image.fromarray(to_uint8_HWC(rgb_13HW[0]))
+        result.paste(colored, (width if side_by_side else 0, strip.top))
+        if side_by_side:
+            none_12HW = torch.zeros_like(strip.chroma_12HW)
+            grey_13HW = to_rgb(luminance_11HW, none_12HW, config.ab_scale)
+            result.paste(Image.fromarray(to_uint8_HWC(grey_13HW[0])), (0, strip.top))
+    return result

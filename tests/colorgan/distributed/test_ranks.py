@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from colorgan.devices import exact_float32
 from colorgan.distributed import ranks as module
-from colorgan.distributed.ranks import joined_ranks, open_ranks, without_tf32
+from colorgan.distributed.ranks import chosen_device, joined_ranks, open_ranks
 from colorgan.errors import LaunchError
 
 
@@ -92,8 +93,15 @@ def test_tf32_is_for_training_only() -> None:
         with joined_ranks(timeout_s=1):
             assert not torch.backends.cudnn.allow_tf32
         with joined_ranks(timeout_s=1, tf32=True):
-            with without_tf32():
+            with exact_float32():
                 assert not torch.backends.cudnn.allow_tf32
             assert torch.backends.cudnn.allow_tf32
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+def test_the_cpu_can_be_asked_for_and_a_missing_gpu_is_said() -> None:
+    assert chosen_device("cpu").type == "cpu"
+    if not torch.cuda.is_available():
+        with pytest.raises(LaunchError, match="PyTorch finds no GPU"):
+            chosen_device("cuda")
