@@ -1,10 +1,12 @@
-"""Frozen features of each level of the encoder, for probes that train no network (colorgan/probes/linear.py).
+"""Frozen features of each level of an encoder, for probes that train no network.
 
-Each level is averaged over a square grid to about 9,000 numbers a picture, as Goyal et al. do ("Scaling and
-Benchmarking Self-Supervised Visual Representation Learning", ICCV 2019, section 6.1), so that levels of other sizes
-are compared at one cost. The opponent of a pretrained encoder is the same one with random weights.
+Each level is averaged over a square grid to about 9,000 numbers per image, as by Goyal et al.
+("Scaling and Benchmarking Self-Supervised Visual Representation Learning", ICCV 2019, section 6.1),
+so that levels of different sizes are compared at one cost. A pretrained encoder is compared with
+the same network with random weights.
 
-Shape legend: N pictures of a set, B of a micro-batch, C classes, D numbers of a level; H = W = image size.
+Shape legend: N images of a set, B of a micro-batch, C classes, D numbers of a level; H = W = image
+size.
 """
 
 from __future__ import annotations
@@ -23,20 +25,20 @@ from colorgan.models.layers import BatchNorm
 from colorgan.models.modes import evaluating, initialise, using_inference
 from colorgan.models.unet import FeaturePyramid
 
-NUMBERS_A_LEVEL = 9000
+NUMBERS_PER_LEVEL = 9000
 
 Shown = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Features:
-    """What a frozen encoder makes of a labelled set; one row a picture, in the order of the set.
+    """The features of a labelled set; one row per image, in the order of the set.
 
     Attributes:
-        levels: Each level's features, float32 N x D on the CPU, largest level first.
+        levels: each level's features, float32 N x D on the CPU, largest level first.
         positives_NC: bool, difficult objects included.
-        difficult_NC: bool, the class is in the picture as difficult objects only.
-        sample_ids_N: int64, the pictures' numbers in the set; those that could not be read are missing.
+        difficult_NC: bool, the class is in the image as difficult objects only.
+        sample_ids_N: int64, numbers in the set; images that could not be read are missing.
     """
 
     levels: tuple[Tensor, ...]
@@ -45,15 +47,27 @@ class Features:
     sample_ids_N: Tensor
 
 
-def grid_side(channels: int, side: int, numbers: int = NUMBERS_A_LEVEL) -> int:
-    """Return the side of the grid, 1 to `side`, with channels * grid**2 nearest to `numbers`; the smaller of two."""
+@dataclass(frozen=True)
+class LevelGrid:
+    """The size of a level: its channels, its side, and the side of the grid it is averaged over."""
+
+    channels: int
+    side: int
+    grid: int
+
+
+def grid_side(channels: int, side: int, numbers: int = NUMBERS_PER_LEVEL) -> int:
+    """Return the side, 1 to `side`, with channels * side**2 nearest to `numbers`."""
     return min(range(1, side + 1), key=lambda grid: abs(channels * grid * grid - numbers))
 
 
-def level_grids(encoder: FeaturePyramid, image_size: int) -> list[tuple[int, int, int]]:
-    """Return channels, side and grid side of each level, largest level first."""
-    sides = [image_size // stride for stride in encoder.strides]
-    return [(c, side, grid_side(c, side)) for c, side in zip(encoder.channels, sides, strict=True)]
+def level_grids(encoder: FeaturePyramid, image_size: int) -> list[LevelGrid]:
+    """Return the size of each level, largest level first."""
+    grids = []
+    for channels, stride in zip(encoder.channels, encoder.strides, strict=True):
+        side = image_size // stride
+        grids.append(LevelGrid(channels, side, grid_side(channels, side)))
+    return grids
 
 
 def extract_features(
@@ -61,15 +75,17 @@ def extract_features(
 ) -> Features:
     """Return the features of a set with targets "classes", with running statistics.
 
-    Called on all ranks; the same on all. A rank's memory is its share of the set, then one level after the other.
+    Called on all ranks; the same result on all. Levels are gathered one after the other: a rank
+    holds its part of the set and one whole level.
 
     Args:
-        encoder: On the ranks' device.
-        loader: Of this rank's share of the set, each picture once over all ranks.
-        shown: Called with the pictures this rank is done with.
+        encoder: on the ranks' device.
+        loader: of this rank's part of the set, each image once over all ranks.
+        ranks: that share the set.
+        shown: called with the number of images that this rank has done.
 
     Raises:
-        TrainingError: No picture could be read, or the network gives no finite numbers.
+        TrainingError: no image could be read, or a feature is NaN or infinite.
     """
     levels: list[list[Tensor]] = [[] for _ in encoder.channels]
     labels: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -79,28 +95,25 @@ def extract_features(
             assert batch.classes_BC is not None and batch.difficult_BC is not None
             for rows, level_BCHW in zip(levels, encoder(batch.lab_B3HW[:, :1]), strict=True):
                 rows.append(pooled(level_BCHW))
-            labels.append(
-                (batch.sample_ids_B, batch.classes_BC.cpu().bool(), batch.difficult_BC.cpu())
-            )
-            shown(done := done + len(batch.sample_ids_B))
+            classes_BC = batch.classes_BC.cpu().bool()
+            labels.append((batch.sample_ids_B, classes_BC, batch.difficult_BC.cpu()))
+            done += len(batch.sample_ids_B)
+            shown(done)
+
     gathered = [part for each in ranks.gather(labels) for part in each]
     if not gathered:
         raise TrainingError(
-            "none of the pictures could be read: check them with launcher/pack.py --verify DIR"
+            "none of the images could be read: check them with launcher/pack.py --verify DIR"
         )
+
     ids, positives, difficult = (torch.cat([part[i] for part in gathered]) for i in range(3))
     order = ids.argsort()
     whole = tuple(_gathered_level(rows, ranks)[order] for rows in levels)
     if not all(level.isfinite().all() for level in whole):
         raise TrainingError(
-            "the encoder's features are not finite numbers: its weights are damaged, or diverged"
+            "the encoder's features are NaN or infinite: its weights are damaged, or diverged"
         )
-    return Features(
-        whole,
-        positives[order],
-        difficult[order],
-        ids[order],
-    )
+    return Features(whole, positives[order], difficult[order], ids[order])
 
 
 def pooled(level_BCHW: Tensor) -> Tensor:
@@ -110,7 +123,7 @@ def pooled(level_BCHW: Tensor) -> Tensor:
 
 
 def _gathered_level(rows: list[Tensor], ranks: Ranks) -> Tensor:
-    """All ranks' rows of one level, rank after rank; a rank without pictures adds none. Called on all ranks."""
+    """Return all ranks' rows of one level, rank after rank. Called on all ranks."""
     mine = torch.cat(rows) if rows else None
     rows.clear()  # half of the memory that would be held at once
     return torch.cat([each for each in ranks.gather(mine) if each is not None])
@@ -123,50 +136,55 @@ def random_encoder(
     ranks: Ranks,
     shown: Shown = lambda done: None,
 ) -> None:
-    """Draw the encoder's weights from a seed and give its norms the statistics of a set: the random opponent.
+    """Draw the encoder's weights from a seed and give its norms the statistics of a set.
 
-    Without statistics of its own its norms would not normalise: an unfair opponent. They are the means over
-    micro-batches of each one's mean and unbiased variance, weighted by their pictures (PreciseBN: Wu and Johnson,
-    "Rethinking Batch in BatchNorm", 2021), in one pass over the set. A micro-batch is the same on any number of ranks,
-    so the result is, too. Called on all ranks; changes `encoder`.
+    Without statistics of its own its norms would not normalize, an unfair comparison. They are the
+    means over micro-batches of each one's mean and unbiased variance, weighted by their images
+    (PreciseBN: Wu and Johnson, "Rethinking Batch in BatchNorm", 2021), in one pass over the set. A
+    micro-batch is the same on any number of ranks, so the result is too.
+
+    Called on all ranks; changes `encoder`.
 
     Raises:
-        TrainingError: No picture could be read.
+        TrainingError: no image could be read.
     """
     for part in encoder.modules():
         if isinstance(part, BatchNorm | nn.InstanceNorm2d):
-            part.reset_parameters()  # what was learnt
+            part.reset_parameters()  # what was learned
     initialise(encoder, seed)
     norms = [part for part in encoder.modules() if isinstance(part, BatchNorm)]
     if not norms:
         return
+
     rows = _micro_batch_statistics(encoder, norms, loader, shown)
     gathered = sorted((row for each in ranks.gather(rows) for row in each), key=lambda row: row[0])
     if not gathered:
         raise TrainingError(
-            "none of the pictures could be read: check them with launcher/pack.py --verify DIR"
+            "none of the images could be read: check them with launcher/pack.py --verify DIR"
         )
+
+    # In the order of the set: float sums then do not depend on the number of ranks.
     num_images = sum(number for _, number, _ in gathered)
-    mean = (
-        torch.stack([statistics * number for _, number, statistics in gathered]).sum(0) / num_images
-    )
-    _set_statistics(norms, mean)
+    weighted = torch.stack([statistics * number for _, number, statistics in gathered])
+    _set_statistics(norms, weighted.sum(0) / num_images)
 
 
 def _micro_batch_statistics(
     encoder: FeaturePyramid, norms: list[BatchNorm], loader: Loader, shown: Shown
 ) -> list[tuple[int, int, Tensor]]:
-    """First slot, number of pictures and the norms' statistics of each of this rank's micro-batches."""
+    """Return first position, number of images and norm statistics of this rank's micro-batches."""
     rows: list[tuple[int, int, Tensor]] = []
     momenta = [norm.momentum for norm in norms]
     encoder.train()
     for norm in norms:
         norm.momentum = 1.0  # the running statistics are then the last micro-batch's
+
     with torch.no_grad():
         for batch in loader.eval_batches():
             encoder(batch.lab_B3HW[:, :1])
             rows.append((int(batch.positions_B[0]), len(batch.positions_B), _statistics(norms)))
             shown(sum(number for _, number, _ in rows))
+
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     encoder.eval()
@@ -174,15 +192,14 @@ def _micro_batch_statistics(
 
 
 def _statistics(norms: list[BatchNorm]) -> Tensor:
-    """Running means and variances of all norms, one after the other, float64 on the CPU."""
+    """Return running means and variances of all norms in one vector, float64 on the CPU."""
     return torch.cat([buffer.double().cpu() for norm in norms for buffer in _buffers(norm)])
 
 
 def _set_statistics(norms: list[BatchNorm], statistics: Tensor) -> None:
     buffers = [buffer for norm in norms for buffer in _buffers(norm)]
-    for buffer, values in zip(
-        buffers, torch.split(statistics, [len(buffer) for buffer in buffers]), strict=True
-    ):
+    parts = torch.split(statistics, [len(buffer) for buffer in buffers])
+    for buffer, values in zip(buffers, parts, strict=True):
         buffer.copy_(values)
 
 

@@ -1,4 +1,4 @@
-"""launcher/probe.py's work."""
+"""The work of launcher/probe.py: extract frozen features, judge them, write the scores."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from colorgan.config.progress import images_shown
 from colorgan.data import Loader, ShardSet, open_set, open_whole_set
@@ -20,52 +21,68 @@ from colorgan.probes.features import Features, extract_features, level_grids, ra
 from colorgan.probes.record import write_probe
 from colorgan.probes.settings import RANDOM, DataSettings, ProbeSettings
 from colorgan.probes.svm import check_sklearn
-from colorgan.probes.tables import Protocol, plain, probe, tables
+from colorgan.probes.tables import ProbeKind, plain, probe, tables
 
-TELL_EVERY_S = 10.0
+PRINT_EVERY_S = 10.0
+ALL_KINDS: tuple[ProbeKind, ...] = ("linear", "lowshot", "knn")
+
+T = TypeVar("T")
+Shown = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The training or test part: its folders, its set and its features."""
+
+    folders: tuple[Path | str, ...]
+    shards: ShardSet
+    features: Features
 
 
 def run(settings: ProbeSettings, ranks: Ranks) -> None:
     """Check, extract, probe, print and write. Called on all ranks."""
-    protocols: tuple[Protocol, ...] = (
-        ("linear", "lowshot", "knn") if settings.protocol == "all" else (settings.protocol,)
-    )
     ranks.on_all_ranks(lambda: check(settings, ranks))
     encoder, config = ranks.on_all_ranks(lambda: open_encoder(settings))
     encoder.to(ranks.device)
     train_set, test_set = open_sets(settings.data, ranks)
+
     if settings.model == RANDOM:
-        walk(
-            settings,
-            config,
-            train_set,
-            ranks,
-            lambda loader, shown: random_encoder(encoder, settings.seed, loader, ranks, shown),
-        )
-    train, test = (
-        walk(
-            settings,
-            config,
-            shards,
-            ranks,
-            lambda loader, shown: extract_features(encoder, loader, ranks, shown),
-        )
-        for shards in (train_set, test_set)
-    )
+
+        def draw(loader: Loader, shown: Shown) -> None:
+            random_encoder(encoder, settings.seed, loader, ranks, shown)
+
+        walk(settings, config, train_set, ranks, draw)
+
+    def extract(loader: Loader, shown: Shown) -> Features:
+        return extract_features(encoder, loader, ranks, shown)
+
+    train_features = walk(settings, config, train_set, ranks, extract)
+    test_features = walk(settings, config, test_set, ranks, extract)
+    train = Part(settings.data.train, train_set, train_features)
+    test = Part(settings.data.test, test_set, test_features)
+
+    kinds = ALL_KINDS if settings.protocol == "all" else (settings.protocol,)
     grids = level_grids(encoder, config.architecture.image_size)
-    probed = probe(protocols, train, test, ranks, seed=settings.seed, shown=telling(ranks))
+    shown = printing(ranks)
+    probed = probe(kinds, train.features, test.features, ranks, seed=settings.seed, shown=shown)
     if ranks.main:
-        print(tables(probed, grids, train, test))
-        origin = about(settings, config, train_set, test_set, train, test)
-        path = write_probe(settings.out, {**origin, **plain(probed, grids)})
-        print(f"Written: {path}")
+        counts = [len(part.features.sample_ids_N) for part in (train, test)]
+        print(tables(probed, grids, *counts))
+        fields = {**about(settings, config, train, test), **plain(probed, grids)}
+        print(f"Written: {write_probe(settings.out, fields)}")
 
 
 def check(settings: ProbeSettings, ranks: Ranks) -> None:
-    """Find mistakes before long work: settings that contradict each other, no scikit-learn, an unwritable folder."""
+    """Find mistakes before long work.
+
+    Raises:
+        UsageError: settings contradict each other, or scikit-learn is missing.
+        OSError: the output folder cannot be written.
+    """
     if (settings.model == RANDOM) != (settings.like is not None):
         raise UsageError(
-            "--model random needs --like DIR, the generator whose architecture it has; no other takes it"
+            "--model random needs --like DIR, the generator whose architecture it has; no other "
+            "model takes it"
         )
     if settings.protocol != "knn":
         check_sklearn()
@@ -76,7 +93,7 @@ def check(settings: ProbeSettings, ranks: Ranks) -> None:
 
 
 def open_encoder(settings: ProbeSettings) -> tuple[FeaturePyramid, ModelConfig]:
-    """Return the encoder, on the CPU, and its generator's config; for `random`, weights are drawn later."""
+    """Return the encoder, on the CPU, and its config; for `random`, weights are drawn later."""
     if settings.like is None:
         model, config = load_model(Path(settings.model), "generator", "encoder")
     else:
@@ -86,28 +103,31 @@ def open_encoder(settings: ProbeSettings) -> tuple[FeaturePyramid, ModelConfig]:
                 f"{settings.like} holds a {config.kind}, a generator is needed here"
             )
         model = build_model(config)
+
     encoder = model.encoder
     assert isinstance(encoder, FeaturePyramid)
     return encoder.eval(), config
 
 
 def open_sets(data: DataSettings, ranks: Ranks) -> tuple[ShardSet, ShardSet]:
-    """Return training and test set; refuse sets of other classes, and a set that is tested on itself."""
-    train, test = (
-        open_set(folders, data.cache_dir, data.cache_gb, ranks)
-        for folders in (data.train, data.test)
-    )
+    """Return training and test set.
+
+    Raises:
+        UsageError: their classes differ, or both contain the same images.
+    """
+    train = open_set(data.train, data.cache_dir, data.cache_gb, ranks)
+    test = open_set(data.test, data.cache_dir, data.cache_gb, ranks)
     if train.classes != test.classes:
         raise UsageError(
-            f"{data.train[0]} has {len(train.classes)} classes, {data.test[0]} has {len(test.classes)} others: take "
-            "both parts from one corpus"
+            f"{data.train[0]} has {len(train.classes)} classes, {data.test[0]} has "
+            f"{len(test.classes)} others: take both parts from one corpus"
         )
-    shared = {manifest.digest for manifest in train.manifests} & {
-        manifest.digest for manifest in test.manifests
-    }
-    if shared:
+
+    train_digests = {manifest.digest for manifest in train.manifests}
+    if any(manifest.digest in train_digests for manifest in test.manifests):
         raise UsageError(
-            f"{data.test[0]}: the same pictures are in data.train and in data.test: take another split"
+            f"{data.test[0]}: the same images are in data.train and in data.test: take "
+            "another split"
         )
     return train, test
 
@@ -117,9 +137,12 @@ def walk(
     config: ModelConfig,
     shards: ShardSet,
     ranks: Ranks,
-    work: Callable[[Loader, Callable[[int], None]], Any],
-) -> Any:
-    """Do `work` with a loader of this rank's share of a set, its progress shown by rank 0. Called on all ranks."""
+    work: Callable[[Loader, Shown], T],
+) -> T:
+    """Do `work` with a loader of this rank's part of a set; rank 0 shows progress.
+
+    Called on all ranks.
+    """
     opened = open_whole_set(
         shards,
         ranks,
@@ -128,41 +151,30 @@ def walk(
         batch_size=settings.batch_size,
         targets="classes",
     )
-    with opened as loader, images_shown(shards.num_samples) as shown:
-        return work(
-            loader,
-            lambda done: (
-                shown(min(done * ranks.world_size, shards.num_samples), 0) if ranks.main else None
-            ),
-        )
+    with opened as loader, images_shown(shards.num_samples) as show:
+
+        def shown(done: int) -> None:
+            if ranks.main:
+                show(min(done * ranks.world_size, shards.num_samples), 0)
+
+        return work(loader, shown)
 
 
-def telling(ranks: Ranks) -> Callable[[str, int, int], None]:
-    """Return what tells, on rank 0 and now and then, how many classes are done."""
+def printing(ranks: Ranks) -> Callable[[str, int, int], None]:
+    """Return a function that prints the classes done, on rank 0, every few seconds."""
     last = time.monotonic()
 
-    def tell(what: str, done: int, total: int) -> None:
+    def show(what: str, done: int, total: int) -> None:
         nonlocal last
-        if ranks.main and time.monotonic() - last >= TELL_EVERY_S:
+        if ranks.main and time.monotonic() - last >= PRINT_EVERY_S:
             last = time.monotonic()
             print(f"{what}: {done} of {total} classes", file=sys.stderr, flush=True)
 
-    return tell
+    return show
 
 
-def about(
-    settings: ProbeSettings,
-    config: ModelConfig,
-    train_set: ShardSet,
-    test_set: ShardSet,
-    train: Features,
-    test: Features,
-) -> dict[str, Any]:
-    """Return what the numbers were computed with."""
-    sets = (
-        ("train", settings.data.train, train_set, train),
-        ("test", settings.data.test, test_set, test),
-    )
+def about(settings: ProbeSettings, config: ModelConfig, train: Part, test: Part) -> dict[str, Any]:
+    """Return what the scores were computed with, as fields of probe.json."""
     return {
         "model": settings.model,
         "like": None if settings.like is None else str(settings.like),
@@ -170,23 +182,26 @@ def about(
         "images_seen": 0 if settings.model == RANDOM else config.images_seen,
         "seed": settings.seed,
         "batch_size": settings.batch_size,
-        "classes": list(train_set.classes),
-        "data": {
-            name: {
-                "folders": [str(folder) for folder in folders],
-                "digest": shards.digest,
-                "images": len(features.sample_ids_N),
-                "images_not_read": shards.num_samples - len(features.sample_ids_N),
-                "positives": (features.positives_NC & ~features.difficult_NC).sum(dim=0).tolist(),
-            }
-            for name, folders, shards, features in sets
-        },
+        "classes": list(train.shards.classes),
+        "data": {"train": _about_part(train), "test": _about_part(test)},
         "versions": {name: installed(name) for name in ("scikit-learn", "numpy", "torch")},
     }
 
 
+def _about_part(part: Part) -> dict[str, Any]:
+    positives_NC = part.features.positives_NC & ~part.features.difficult_NC
+    num_images = len(part.features.sample_ids_N)
+    return {
+        "folders": [str(folder) for folder in part.folders],
+        "digest": part.shards.digest,
+        "images": num_images,
+        "images_not_read": part.shards.num_samples - num_images,
+        "positives": positives_NC.sum(dim=0).tolist(),
+    }
+
+
 def installed(name: str) -> str | None:
-    """Return a distribution's version; None where it is not installed."""
+    """Return a distribution's version; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -1,9 +1,10 @@
-"""LIBLINEAR as the protocols on frozen features use it: rows of unit length, cost by cross-validation; deterministic.
+"""LIBLINEAR for frozen features: rows of unit length, cost by cross-validation; deterministic.
 
-Goyal et al., ICCV 2019, section 6.1, and their code (tools/svm/train_svm_kfold.py): L2-regularised squared hinge,
-positives weighted 2:1. scikit-learn, which brings LIBLINEAR, is an extra and is imported here alone.
+Goyal et al., ICCV 2019, section 6.1, and their code (tools/svm/train_svm_kfold.py): L2-regularized
+squared hinge, positives weighted 2:1. scikit-learn, which contains LIBLINEAR, is an extra and is
+imported here alone.
 
-Shape legend: N training and M test pictures, D numbers of a level.
+Shape legend: N training and M test images, D numbers of a level.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from torch.nn import functional as F
 from colorgan.errors import UsageError
 from colorgan.evaluation.metrics import average_precision
 
-# The paper's are 2^-19 to 2^-4 and 10^-7 to 10^-2: 22, for 5,011 pictures. Every second power of two is half the work;
-# with 700 pictures the best on the test part lay at 2^-3 to 2^-1, above the paper's, and below 2^-13 little moved.
+# The paper's are 2^-19 to 2^-4 and 10^-7 to 10^-2: 22, for 5,011 images. Every second power of two
+# is half the work; with 700 images the best on the test part was 2^-3 to 2^-1, above the paper's,
+# and below 2^-13 little changed.
 COSTS = tuple(2.0**power for power in range(-15, 4, 2))
 NUM_FOLDS = 3
 MAX_ITERATIONS = 2000  # the paper's code
@@ -35,8 +37,8 @@ Floats = NDArray[np.float64]
 def unit_rows(train_ND: Tensor, test_MD: Tensor) -> tuple[Floats, Floats]:
     """Return both parts' rows at unit length, float64; rows of zeros stay zero.
 
-    Where D > N they are told by their coordinates in the span of the training rows: a linear classifier trained there
-    has its weights in that span, so all scores are the same, at N / D of the work.
+    For D > N they are given in coordinates of the span of the training rows: a linear classifier's
+    weights are in that span, so all scores are the same, at N / D of the work.
     """
     train_ND, test_MD = (F.normalize(rows.double(), dim=1) for rows in (train_ND, test_MD))
     if train_ND.shape[1] > len(train_ND):
@@ -44,9 +46,8 @@ def unit_rows(train_ND: Tensor, test_MD: Tensor) -> tuple[Floats, Floats]:
         keep = values > 1e-12 * values[-1].clamp(min=1e-12)
         keep[-1] = True  # a level of zeros keeps one column of them
         scale = values[keep].clamp(min=1e-24).sqrt()
-        test_MD = (test_MD @ train_ND.T @ vectors[:, keep] / scale).round(
-            decimals=12
-        )  # equal pictures stay equal
+        # Rounded, so that equal images stay equal.
+        test_MD = (test_MD @ train_ND.T @ vectors[:, keep] / scale).round(decimals=12)
         train_ND = (vectors[:, keep] * scale).round(decimals=12)
     return train_ND.numpy(), test_MD.numpy()
 
@@ -54,9 +55,10 @@ def unit_rows(train_ND: Tensor, test_MD: Tensor) -> tuple[Floats, Floats]:
 def choose_cost(
     rows_ND: Floats, positive_N: NDArray[np.bool_], costs: Sequence[float] = COSTS
 ) -> tuple[float, float, int]:
-    """Return the cost of the best AP, averaged over the folds, that AP, and the number of unfinished fits.
+    """Return the cost of the best AP over the folds, that AP, and the number of unfinished fits.
 
-    The i-th positive and the i-th negative picture belong to fold i modulo `NUM_FOLDS`. Of equal costs, the lowest.
+    The i-th positive and the i-th negative image belong to fold i modulo `NUM_FOLDS`. Of equally
+    good costs the lowest is taken.
     """
     fold_N = np.where(positive_N, positive_N.cumsum() - 1, (~positive_N).cumsum() - 1) % NUM_FOLDS
     precisions, unfinished = [], 0
@@ -74,7 +76,7 @@ def choose_cost(
 
 
 def fit_svm(rows_ND: Floats, positive_N: NDArray[np.bool_], cost: float) -> Any:
-    """Return LIBLINEAR's classifier of the paper: squared hinge, positives count twice; always the same.
+    """Return LIBLINEAR's classifier of the paper: squared hinge, positives count twice.
 
     Raises:
         UsageError: scikit-learn is not installed.
@@ -95,7 +97,7 @@ def fit_svm(rows_ND: Floats, positive_N: NDArray[np.bool_], cost: float) -> Any:
 
 
 def is_unfinished(model: Any) -> int:
-    """Return 1 where LIBLINEAR stopped after `MAX_ITERATIONS`, else 0."""
+    """Return 1 if LIBLINEAR stopped after `MAX_ITERATIONS`, else 0."""
     return int(model.n_iter_ >= MAX_ITERATIONS)
 
 
@@ -109,7 +111,7 @@ def _sklearn() -> tuple[Any, Any]:
 
 
 def check_sklearn() -> None:
-    """Find out, before long work, whether scikit-learn is there.
+    """Check, before long work, that scikit-learn is installed.
 
     Raises:
         UsageError: it is not.

@@ -1,6 +1,6 @@
-"""All protocols on all levels of an encoder, as plain data for a file and as tables to read.
+"""All protocols on all levels of an encoder, as fields of probe.json and as text tables.
 
-Between colorgan/probes/linear.py and colorgan/probes/knn.py, which judge one level, and launcher/probe.py.
+Between colorgan/probes/linear.py and knn.py, which judge one level, and colorgan/probes/probe.py.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from colorgan.distributed.ranks import Ranks
-from colorgan.probes.features import Features
-from colorgan.probes.knn import TEMPERATURE, Neighbours, probe_neighbours
+from colorgan.probes.features import Features, LevelGrid
+from colorgan.probes.knn import TEMPERATURE, Neighbors, probe_neighbors
 from colorgan.probes.linear import (
     NUM_DRAWS,
     SHOT_COST,
@@ -22,21 +22,21 @@ from colorgan.probes.linear import (
 )
 from colorgan.probes.svm import COSTS, NUM_FOLDS
 
-Protocol = Literal["linear", "lowshot", "knn"]
-Grids = Sequence[tuple[int, int, int]]  # channels, side and grid side of each level
+ProbeKind = Literal["linear", "lowshot", "knn"]
+Rows = list[list[str]]
 
 
 @dataclass(frozen=True)
 class Probed:
-    """What each protocol found, level by level, largest first; empty where it was not asked for."""
+    """The scores of each protocol by level, largest first; empty if it did not run."""
 
     linear: tuple[LinearLevel, ...] = ()
-    lowshot: tuple[tuple[Shot, ...], ...] = ()
-    knn: tuple[tuple[Neighbours, ...], ...] = ()
+    low_shot: tuple[tuple[Shot, ...], ...] = ()
+    knn: tuple[tuple[Neighbors, ...], ...] = ()
 
 
 def probe(
-    protocols: Sequence[Protocol],
+    kinds: Sequence[ProbeKind],
     train: Features,
     test: Features,
     ranks: Ranks,
@@ -44,91 +44,92 @@ def probe(
     seed: int,
     shown: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Probed:
-    """Run protocols on every level. Called on all ranks; the same on all.
+    """Run protocols on every level. Called on all ranks; the same result on all.
 
     Args:
+        kinds: of the protocols.
+        train: features of the training part.
+        test: features of the test part.
+        ranks: that share the classes.
         seed: of the low-shot draws.
         shown: called with protocol and level, classes done, and classes in all.
     """
-    levels = range(len(train.levels))
+    num_levels = len(train.levels)
 
-    def told(protocol: Protocol, level: int) -> Callable[[int, int], None]:
-        return lambda done, total: shown(
-            f"{protocol}, level {level + 1} of {len(levels)}", done, total
-        )
+    def progress(kind: ProbeKind, level: int) -> Callable[[int, int], None]:
+        title = f"{kind}, level {level + 1} of {num_levels}"
+        return lambda done, total: shown(title, done, total)
 
-    return Probed(
-        tuple(
-            probe_linear(i, train, test, ranks, told("linear", i))
-            for i in levels
-            if "linear" in protocols
-        ),
-        tuple(
-            tuple(probe_shots(i, train, test, ranks, seed=seed, shown=told("lowshot", i)))
-            for i in levels
-            if "lowshot" in protocols
-        ),
-        tuple(tuple(probe_neighbours(i, train, test)) for i in levels if "knn" in protocols),
-    )
+    linear, low_shot, knn = [], [], []
+    for level in range(num_levels):
+        if "linear" in kinds:
+            linear.append(probe_linear(level, train, test, ranks, progress("linear", level)))
+        if "lowshot" in kinds:
+            tell = progress("lowshot", level)
+            low_shot.append(tuple(probe_shots(level, train, test, ranks, seed=seed, shown=tell)))
+        if "knn" in kinds:
+            knn.append(tuple(probe_neighbors(level, train, test)))
+    return Probed(tuple(linear), tuple(low_shot), tuple(knn))
 
 
 def best_linear_level(probed: Probed) -> int | None:
-    """Return the index of the level that cross-validation on the training part prefers; None without one."""
+    """Return the level that cross-validation on the training part prefers; None without one."""
     return _best([level.cross_validated for level in probed.linear])
 
 
-def best_neighbours(probed: Probed) -> tuple[int, int] | None:
-    """Return the level's index and k that the training part prefers, each picture without itself; None without one."""
-    places = [
-        (i, found.k, found.cross_validated) for i, level in enumerate(probed.knn) for found in level
-    ]
-    best = _best([value for *_, value in places])
-    return None if best is None else places[best][:2]
+def best_neighbors(probed: Probed) -> tuple[int, int] | None:
+    """Return level and k that the training part prefers, each image without itself."""
+    places, values = [], []
+    for level, entries in enumerate(probed.knn):
+        for each in entries:
+            places.append((level, each.k))
+            values.append(each.cross_validated)
+
+    best = _best(values)
+    return None if best is None else places[best]
 
 
 def _best(values: Sequence[float]) -> int | None:
-    """The index of the largest value that is a number; the first of equals."""
-    return max(
-        (i for i, value in enumerate(values) if value == value),
-        key=values.__getitem__,
-        default=None,
-    )
+    """Return the index of the largest value that is not NaN; the first of equals."""
+    known = [index for index, value in enumerate(values) if value == value]
+    return max(known, key=values.__getitem__, default=None)
 
 
-def plain(probed: Probed, grids: Grids) -> dict[str, Any]:
-    """Return all numbers as JSON takes them: what could not be scored is null."""
-    found: dict[str, Any] = {
-        "levels": [
-            {"channels": c, "side": side, "grid": grid, "numbers": c * grid * grid}
-            for c, side, grid in grids
-        ]
-    }
+def plain(probed: Probed, grids: Sequence[LevelGrid]) -> dict[str, Any]:
+    """Return all scores as fields of probe.json; undefined ones are null."""
+    levels = []
+    for each in grids:
+        numbers = each.channels * each.grid * each.grid
+        levels.append({**asdict(each), "numbers": numbers})
+
+    fields: dict[str, Any] = {"levels": levels}
     if probed.linear:
-        found["linear"] = {
+        fields["linear"] = {
             "costs": COSTS,
             "folds": NUM_FOLDS,
             "best_level": best_linear_level(probed),
             "levels": [asdict(level) for level in probed.linear],
         }
-    if probed.lowshot:
-        found["lowshot"] = {
+    if probed.low_shot:
+        fields["lowshot"] = {
             "cost": SHOT_COST,
             "draws": NUM_DRAWS,
             "nested": True,
-            "levels": [[asdict(shot) for shot in level] for level in probed.lowshot],
+            "levels": [list(map(asdict, level)) for level in probed.low_shot],
         }
     if probed.knn:
-        best = best_neighbours(probed)
-        found["knn"] = {
+        best_level, best_k = best_neighbors(probed) or (None, None)
+        fields["knn"] = {
             "temperature": TEMPERATURE,
-            "best_level": None if best is None else best[0],
-            "best_k": None if best is None else best[1],
-            "levels": [[asdict(neighbours) for neighbours in level] for level in probed.knn],
+            "best_level": best_level,
+            "best_k": best_k,
+            "levels": [list(map(asdict, level)) for level in probed.knn],
         }
-    return {name: _without_nan(value) for name, value in found.items()}
+    return {name: _without_nan(value) for name, value in fields.items()}
 
 
 def _without_nan(value: Any) -> Any:
+    """Return nested data with None for NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {name: _without_nan(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
@@ -136,16 +137,17 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
-def tables(probed: Probed, grids: Grids, train: Features, test: Features) -> str:
-    """Return the tables: mean average precision in percent, area under the curve, by level."""
-    names = [f"{level + 1}: {c} x {grid} x {grid}" for level, (c, _, grid) in enumerate(grids)]
-    parts = [
-        f"{len(train.sample_ids_N)} training pictures, {len(test.sample_ids_N)} test pictures; mAP in percent"
-    ]
+def tables(probed: Probed, grids: Sequence[LevelGrid], num_train: int, num_test: int) -> str:
+    """Return text tables: mean average precision in percent, area under the curve, by level."""
+    names = []
+    for level, each in enumerate(grids, 1):
+        names.append(f"{level}: {each.channels} x {each.grid} x {each.grid}")
+
+    parts = [f"{num_train} training images, {num_test} test images; mAP in percent"]
     if probed.linear:
         parts.append(_linear_table(probed, names))
-    if probed.lowshot:
-        parts.append(_lowshot_table(probed, names))
+    if probed.low_shot:
+        parts.append(_low_shot_table(probed, names))
     if probed.knn:
         parts.append(_knn_table(probed, names))
     return "\n\n".join(parts)
@@ -154,54 +156,62 @@ def tables(probed: Probed, grids: Grids, train: Features, test: Features) -> str
 def _linear_table(probed: Probed, names: Sequence[str]) -> str:
     best = best_linear_level(probed)
     rows = [["level", "mAP", "11-point", "chance", "classes", "cross-validated", ""]]
-    for i, (name, level) in enumerate(zip(names, probed.linear, strict=True)):
+    for index, (name, level) in enumerate(zip(names, probed.linear, strict=True)):
+        remarks = "<- best by cross-validation " if index == best else ""
+        if level.unfinished_fits:
+            remarks += f"{level.unfinished_fits} fits unfinished"
         score = level.score
-        numbers = [_percent(value) for value in (score.mAP, score.mAP_11_point, score.chance)]
-        unfinished = f"{level.unfinished_fits} fits unfinished" if level.unfinished_fits else ""
-        mark = "<- best by cross-validation " if i == best else ""
         rows.append(
-            [name, *numbers, str(score.classes), _percent(level.cross_validated), mark + unfinished]
+            [
+                name,
+                _percent(score.mAP),
+                _percent(score.mAP_11_point),
+                _percent(score.chance),
+                str(score.classes),
+                _percent(level.cross_validated),
+                remarks,
+            ]
         )
-    return f"linear: one SVM a class, cost by {NUM_FOLDS}-fold cross-validation\n" + _aligned(rows)
+    title = f"linear: one SVM per class, cost by {NUM_FOLDS}-fold cross-validation"
+    return f"{title}\n{_aligned(rows)}"
 
 
-def _lowshot_table(probed: Probed, names: Sequence[str]) -> str:
-    first = probed.lowshot[0]
+def _low_shot_table(probed: Probed, names: Sequence[str]) -> str:
+    first = probed.low_shot[0]
     rows = [
         ["positives", *(str(shot.k) for shot in first)],
-        ["classes", *(str(s.draws[0].classes) for s in first)],
+        ["classes", *(str(shot.draws[0].classes) for shot in first)],
     ]
-    for name, level in zip(names, probed.lowshot, strict=True):
-        rows.append(
-            [name, *(f"{_percent(shot.mAP_mean)} ± {_percent(shot.mAP_std)}" for shot in level)]
-        )
-    return f"lowshot: k positives a class, mean and deviation of {NUM_DRAWS} draws\n" + _aligned(
-        rows
-    )
+    for name, level in zip(names, probed.low_shot, strict=True):
+        cells = [f"{_percent(shot.mAP_mean)} ± {_percent(shot.mAP_std)}" for shot in level]
+        rows.append([name, *cells])
+    title = f"lowshot: k positives per class, mean and deviation of {NUM_DRAWS} draws"
+    return f"{title}\n{_aligned(rows)}"
 
 
 def _knn_table(probed: Probed, names: Sequence[str]) -> str:
-    best = best_neighbours(probed)
-    rows = [["neighbours", *(str(found.k) for found in probed.knn[0])]]
-    for i, (name, level) in enumerate(zip(names, probed.knn, strict=True)):
-        rows.append(
-            [name, *(_percent(found.score.mAP) + "*" * ((i, found.k) == best) for found in level)]
-        )
-    return "knn: votes of the nearest pictures; * best by the training part\n" + _aligned(rows)
+    best = best_neighbors(probed)
+    rows = [["neighbors", *(str(each.k) for each in probed.knn[0])]]
+    for index, (name, level) in enumerate(zip(names, probed.knn, strict=True)):
+        cells = []
+        for each in level:
+            mark = "*" if (index, each.k) == best else ""
+            cells.append(_percent(each.score.mAP) + mark)
+        rows.append([name, *cells])
+    return f"knn: votes of the nearest images; * best by the training part\n{_aligned(rows)}"
 
 
 def _percent(share: float) -> str:
     return "-" if share != share else f"{100 * share:.1f}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text, the first to the left, the others to the right."""
+def _aligned(rows: Rows) -> str:
+    """Return rows as aligned columns, the first to the left, the others to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:
-        cells = [
-            first.ljust(widths[0]),
-            *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)),
-        ]
+        cells = [first.ljust(widths[0])]
+        for cell, width in zip(others, widths[1:], strict=True):
+            cells.append(cell.rjust(width))
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)

@@ -140,7 +140,7 @@ def test_two_processes_write_what_one_writes(
             ["--model", "GENERATOR", "--data.test", "TRAIN"],
             "same pictures are in data.train and in data.test",
         ),
-        (["--model", "GENERATOR", "--data.test", "COCO"], "take both parts from one corpus"),
+        (["--model", "GENERATOR", "--data.test", "COCO"], "one corpus"),
         (["--model", "GENERATOR", "--data.test", "/nowhere"], "/nowhere"),
         (["--model", "GENERATOR", "--protocol", "svm"], "protocol"),
         (["--model", "GENERATOR", "--batch_size", "0"], "batch_size"),

@@ -27,15 +27,16 @@ from colorgan.models.modes import initialise
 from colorgan.models.unet import Encoder
 from colorgan.probes.features import (
     Features,
+    LevelGrid,
     extract_features,
     grid_side,
     level_grids,
     random_encoder,
 )
-from colorgan.probes.knn import TEMPERATURE, probe_neighbours
+from colorgan.probes.knn import TEMPERATURE, probe_neighbors
 from colorgan.probes.linear import SHOTS, probe_linear, probe_shots, score_columns, shot_order
 from colorgan.probes.svm import COSTS, check_sklearn, choose_cost, fit_svm, unit_rows
-from colorgan.probes.tables import Probed, best_linear_level, best_neighbours, plain, probe, tables
+from colorgan.probes.tables import Probed, best_linear_level, best_neighbors, plain, probe, tables
 
 ONE = Ranks.single()
 NUM_PICTURES, NUM_CLASSES = 22, 3
@@ -109,7 +110,7 @@ def test_the_grids_of_the_papers_network() -> None:
         (512, 4, 4),
         (512, 2, 2),
     ]
-    assert grids == [*sides, (512, 1, 1)]
+    assert grids == [LevelGrid(*each) for each in [*sides, (512, 1, 1)]]
 
 
 def test_features_equal_a_loop_over_single_pictures() -> None:
@@ -126,11 +127,11 @@ def test_features_equal_a_loop_over_single_pictures() -> None:
     for slot in range(NUM_PICTURES):
         with torch.no_grad():
             levels = encoder(toy_picture(slot)[None, :1])
-        for level, (_, _, grid), rows in zip(
+        for level, size, rows in zip(
             levels, level_grids(encoder, 32), features.levels, strict=True
         ):
             torch.testing.assert_close(
-                rows[slot], F.adaptive_avg_pool2d(level, grid).flatten(), rtol=1e-4, atol=1e-6
+                rows[slot], F.adaptive_avg_pool2d(level, size.grid).flatten(), rtol=1e-4, atol=1e-6
             )
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
 
@@ -202,7 +203,7 @@ def _everything(ranks: Ranks) -> tuple[Features, Probed]:
 def _save_everything(ranks: Ranks, folder: str) -> None:
     features, probed = _everything(ranks)
     parts = [*features.levels, features.positives_NC, features.difficult_NC, features.sample_ids_N]
-    torch.save((parts, plain(probed, [(4, 1, 1)])), Path(folder) / f"{ranks.rank}.pt")
+    torch.save((parts, plain(probed, [LevelGrid(4, 1, 1)])), Path(folder) / f"{ranks.rank}.pt")
 
 
 def test_two_ranks_give_what_one_gives(tmp_path: Path) -> None:
@@ -223,20 +224,20 @@ def test_two_ranks_give_what_one_gives(tmp_path: Path) -> None:
 def test_all_protocols_are_perfect_on_separable_classes_and_say_so() -> None:
     train, test = clusters(60, 0, spread=0.01), clusters(30, 1, spread=0.01)
     probed = probe(("linear", "lowshot", "knn"), train, test, ONE, seed=0)
-    (linear,), (shots,), (neighbours,) = probed.linear, probed.lowshot, probed.knn
+    (linear,), (shots,), (neighbors,) = probed.linear, probed.low_shot, probed.knn
     assert linear.score.mAP == linear.score.mAP_11_point == 1.0
     assert linear.score.per_class == (1.0,) * NUM_CLASSES
     assert linear.cross_validated == 1.0
     assert [shot.k for shot in shots] == list(SHOTS)
     assert shots[4].mAP_mean == pytest.approx(1.0, abs=1e-3)
-    assert neighbours[0].score.mAP > 0.95
-    assert (best_linear_level(probed), best_neighbours(probed)) == (
+    assert neighbors[0].score.mAP > 0.95
+    assert (best_linear_level(probed), best_neighbors(probed)) == (
         0,
-        (0, max(neighbours, key=_left_out).k),
+        (0, max(neighbors, key=_left_out).k),
     )
-    text = tables(probed, [(8, 1, 1)], train, test)
+    text = tables(probed, [LevelGrid(8, 1, 1)], len(train.sample_ids_N), len(test.sample_ids_N))
     assert "1: 8 x 1 x 1  100.0     100.0" in text
-    assert "60 training pictures, 30 test pictures" in text
+    assert "60 training images, 30 test images" in text
 
 
 def _left_out(found: Any) -> float:
@@ -342,8 +343,10 @@ def test_a_constant_level_scores_at_chance(numbers: int) -> None:
         ]
         probed = probe(("linear", "lowshot"), *constant, ONE, seed=0)
         assert probed.linear[0].score.mAP == pytest.approx(probed.linear[0].score.chance)
-        assert probed.lowshot[0][0].mAP_mean == pytest.approx(probed.lowshot[0][0].draws[0].chance)
-        assert all(0 < found.score.mAP < 1 for found in probe_neighbours(0, *constant))
+        assert probed.low_shot[0][0].mAP_mean == pytest.approx(
+            probed.low_shot[0][0].draws[0].chance
+        )
+        assert all(0 < found.score.mAP < 1 for found in probe_neighbors(0, *constant))
 
 
 def test_classes_with_too_few_pictures_are_left_out_and_counted() -> None:
@@ -356,12 +359,14 @@ def test_classes_with_too_few_pictures_are_left_out_and_counted() -> None:
     two, four, many = probe_shots(0, train, test, ONE, seed=0, shots=(2, 4, 41))
     assert [shot.draws[0].classes for shot in (two, four, many)] == [3, 2, 0]
     assert math.isnan(many.mAP_mean)
-    probed = Probed(linear=(linear,), lowshot=((two, four, many),))
-    shots = plain(probed, [(8, 1, 1)])["lowshot"]["levels"][0]
+    probed = Probed(linear=(linear,), low_shot=((two, four, many),))
+    shots = plain(probed, [LevelGrid(8, 1, 1)])["lowshot"]["levels"][0]
     assert [shot["mAP_mean"] is None for shot in shots] == [False, False, True]
-    assert tables(probed, [(8, 1, 1)], train, test).endswith("- ± -")
+    assert tables(
+        probed, [LevelGrid(8, 1, 1)], len(train.sample_ids_N), len(test.sample_ids_N)
+    ).endswith("- ± -")
     train.positives_NC[:, 2] = False
-    assert probe_neighbours(0, train, test)[0].score.classes == 2
+    assert probe_neighbors(0, train, test)[0].score.classes == 2
 
 
 def test_draws_are_nested_seeded_and_without_difficult_pictures() -> None:
@@ -392,7 +397,7 @@ def test_draws_are_nested_seeded_and_without_difficult_pictures() -> None:
 def test_neighbours_equal_a_loop_by_hand() -> None:
     train, test = clusters(20, 0, spread=0.5), clusters(6, 1, spread=0.5)
     train.difficult_NC[:5] = train.positives_NC[:5]
-    for found in probe_neighbours(0, train, test, (1, 5, 19, 20)):
+    for found in probe_neighbors(0, train, test, (1, 5, 19, 20)):
         for queries, left_out, value in (
             (test, False, found.score.mAP),
             (train, True, found.cross_validated),
@@ -406,7 +411,7 @@ def test_neighbours_equal_a_loop_by_hand() -> None:
                 for c in range(NUM_CLASSES)
             ]
             assert value == pytest.approx(np.mean(of_classes))
-    assert [found.k for found in probe_neighbours(0, train, test, (1, 19, 20))] == [1, 19]
+    assert [found.k for found in probe_neighbors(0, train, test, (1, 19, 20))] == [1, 19]
 
 
 def _shares(train: Features, query_D: Tensor, k: int, itself: int) -> list[float]:
