@@ -1,0 +1,124 @@
+"""shards/images/jpeg_damage.py: silent damage is found, and whole files are not suspected."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shards.errors import PictureError
+from shards.images.conversion import convert_picture, decode_upright
+from shards.images.headers import is_loadable
+from shards.images.jpeg_damage import examine
+from shards.images.policy import Encoding, parse_image_policy
+
+ORIGINAL = Encoding(parse_image_policy("original"))
+BASELINE, PROGRESSIVE, LOSSLESS = 0xC0, 0xC2, 0xC3
+KINDS: dict[str, dict[str, object]] = {
+    "4:4:4": {"subsampling": 0},
+    "4:2:2": {"subsampling": 1},
+    "4:2:0": {"subsampling": 2},
+    "optimized": {"optimize": True},
+    "restarts": {"restart_marker_blocks": 3},
+    "restart rows": {"restart_marker_rows": 1},
+}
+
+
+def noise(width: int = 83, height: int = 61, channels: int = 3) -> Image.Image:
+    """Draw smooth noise: every kind of code occurs, and no side is a multiple of a block's."""
+    random = np.random.default_rng(5)
+    small = random.integers(0, 256, (16, 16, channels), np.uint8)
+    image = Image.fromarray(small if channels == 3 else small[..., 0])
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def jpeg(image: Image.Image, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=90, **options)  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def scan_start(content: bytes) -> int:
+    place = content.index(b"\xff\xda")
+    return place + 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_whole_files_are_whole_and_a_missing_end_is_made_good(kind: str, channels: int) -> None:
+    image = noise(channels=channels)
+    content = jpeg(image, **KINDS[kind])
+    assert examine(content).fault == "" and not examine(content).lacks_end
+
+    without_end = content[:-2]
+    assert examine(without_end).lacks_end
+    assert np.array_equal(decode_upright(without_end, 10**6), decode_upright(content, 10**6))
+    stored = convert_picture(without_end, ORIGINAL)
+    assert stored.changes == ("JPEG without its end marker",) and is_loadable(stored.jpeg)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cut_file_is_refused(kind: str) -> None:
+    content = jpeg(noise(), **KINDS[kind])
+    for share in (0.5, 0.9):
+        cut = content[: int(len(content) * share)]
+        assert not examine(cut).lacks_end
+        with pytest.raises(PictureError, match="cannot be decoded"):
+            convert_picture(cut, ORIGINAL)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("start", [0.1, 0.5, 0.8])
+def test_a_hole_of_zeros_is_refused(kind: str, start: float) -> None:
+    content = bytearray(jpeg(noise(), **KINDS[kind]))
+    first = scan_start(content) + int((len(content) - scan_start(content)) * start)
+    content[first : first + 300] = bytes(300)
+    with pytest.raises(PictureError, match="damaged JPEG"):
+        convert_picture(bytes(content), ORIGINAL)
+
+
+def test_flat_images_may_hold_runs_of_zeros() -> None:
+    for color in ("white", "black", (12, 200, 99)):
+        content = jpeg(Image.new("RGB", (800, 600), color), optimize=True)
+        assert examine(content).fault == ""
+        assert convert_picture(content, ORIGINAL).jpeg == content
+
+
+def test_a_strange_marker_within_the_pixels_is_refused() -> None:
+    for options in ({}, {"progressive": True}):
+        content = bytearray(jpeg(noise(), **options))
+        place = (scan_start(bytes(content)) + len(content)) // 2
+        content[place : place + 2] = b"\xff\x66"
+        with pytest.raises(PictureError, match=r"damaged JPEG|cannot be decoded"):
+            convert_picture(bytes(content), ORIGINAL)
+
+
+def test_waste_behind_the_last_block_is_no_damage() -> None:
+    content = jpeg(noise())
+    assert examine(content + b"waste \xff\x66").fault == ""
+    assert examine(content[:-2] + b"\xff\x66\xff\xd9").lacks_end
+
+
+def test_progressive_files_are_left_to_the_decoder() -> None:
+    content = jpeg(noise(), progressive=True)
+    assert examine(content) == examine(content[:-2] + b"\xff\xd9")
+    assert examine(content).process == PROGRESSIVE and examine(content).is_common
+    with pytest.raises(PictureError, match="cannot be decoded"):
+        convert_picture(content[:-2], ORIGINAL)
+
+
+# An 8 x 8 grey image in lossless Huffman coding (ITU-T T.81, annex H): every difference is 0, whose
+# code is one 0 bit.
+def lossless_jpeg() -> bytes:
+    frame = b"\xff\xc3\x00\x0b\x08\x00\x08\x00\x08\x01\x01\x11\x00"
+    codes = b"\xff\xc4\x00\x14\x00\x01" + bytes(15) + b"\x00"
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x01\x00\x00"
+    return b"\xff\xd8" + frame + codes + scan + bytes(8) + b"\xff\xd9"
+
+
+def test_a_lossless_jpeg_is_stored_as_one_that_every_decoder_reads() -> None:
+    content = lossless_jpeg()
+    assert examine(content).process == LOSSLESS and not examine(content).is_common
+    stored = convert_picture(content, ORIGINAL)
+    assert stored.jpeg != content and is_loadable(stored.jpeg)
+    assert np.asarray(Image.open(io.BytesIO(stored.jpeg))).shape == (8, 8)
