@@ -113,7 +113,7 @@ COLORS: dict[str, Callable[[], bytes]] = {
         ADOBE, icc_profile=icc.rgb_profile(icc.ADOBE_RGB, icc.gamma_curve(icc.ADOBE_GAMMA))
     ),
     "Adobe RGB by EXIF": lambda: encoded(ADOBE, exif=adobe_exif()),
-    "Adobe RGB by interoperability": lambda: encoded(ADOBE, "TIFF", exif=adobe_exif("R03")),
+    "Adobe RGB by interoperability": lambda: encoded(ADOBE, exif=adobe_exif("R03")),
     "PNG gAMA": lambda: png_with(levels(light_of(photo())), gamma_chunk(1.0)),
     "PNG gAMA and cHRM": lambda: png_with(
         ADOBE, gamma_chunk(1 / icc.ADOBE_GAMMA), primaries_chunk(icc.ADOBE_RGB)
