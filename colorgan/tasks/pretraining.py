@@ -14,6 +14,7 @@ from colorgan.config.settings import dump_recipe
 from colorgan.data import Loader, ShardSet, open_loaders, open_set
 from colorgan.distributed.phase import Strategy
 from colorgan.distributed.ranks import Ranks
+from colorgan.errors import UsageError
 from colorgan.evaluation.generator_scores import (
     mean_scores,
     save_pictures,
@@ -78,6 +79,9 @@ def pretrain(
         return RunResult(images_seen, stop.agreed, validation.scores)
 
 
+MOSTLY_GREY = 0.5
+
+
 @dataclass
 class _Validation:
     """Scores of the held-out images; the last ones are kept."""
@@ -117,6 +121,7 @@ def run(recipe: PretrainRecipe, ranks: Ranks) -> int:
         The exit status.
     """
     shards = open_set(recipe.data.train, *recipe.data.cache, ranks)
+    _check_colors(shards)
     micro_batch_size = check_batch(recipe, ranks, shards.num_samples)
     batch = recipe.batch.global_batch_size
     total = images_to_see(recipe.images, recipe.epochs, shards.num_samples, batch)
@@ -140,6 +145,20 @@ def run(recipe: PretrainRecipe, ranks: Ranks) -> int:
     if ranks.main:
         _print_result(recipe, result)
     return result.exit_status
+
+
+def _check_colors(shards: ShardSet) -> None:
+    """Refuse a training set that is mostly grey.
+
+    Raises:
+        UsageError: Over half of its images have next to no color.
+    """
+    share = shards.grey_share()
+    if share > MOSTLY_GREY:
+        raise UsageError(
+            f"data.train: {100 * share:.0f} % of its images are near-grey, so there is little color to "
+            "learn from; pack it again with --min_chroma 1.5, which leaves them out"
+        )
 
 
 def _print_plan(

@@ -84,6 +84,13 @@ class ShardSet:
         folder = int(np.searchsorted(self._first_shard, row["shard"], side="right")) - 1
         return self.manifests[folder]
 
+    def grey_share(self) -> float:
+        """Return the share of near-grey images, in [0, 1], over the folders that have a summary."""
+        summaries = [manifest.summary() for manifest in self.manifests]
+        known = [summary for summary in summaries if summary is not None]
+        taken = sum(summary.taken for summary in known)
+        return sum(summary.near_grey for summary in known) / taken if taken else 0.0
+
     def same_classes(self) -> bool:
         """Return whether all folders have the same classes, so that a number means one class."""
         return all(manifest.classes == self.classes for manifest in self.manifests)

@@ -20,6 +20,7 @@ from pathlib import Path
 from shards.errors import ManifestError
 from shards.manifest import MANIFEST_FILE, Manifest, ShardInfo, read_manifest
 from shards.storage.cache import LOCK, locked
+from shards.summary import SUMMARY_FILE
 
 FREE_SHARE = 0.9
 _BLOCK = 8 << 20
@@ -78,6 +79,8 @@ def _copy(manifest: Manifest, copy: Path, room: int) -> None:
     start = time.monotonic()
     for name in (MANIFEST_FILE, manifest.samples_file.file):
         shutil.copyfile(manifest.folder / name, partial / name)
+    if (manifest.folder / SUMMARY_FILE).exists():
+        shutil.copyfile(manifest.folder / SUMMARY_FILE, partial / SUMMARY_FILE)
 
     fitting = []
     for shard in manifest.shards:
