@@ -64,7 +64,7 @@ FRONT_DOORS = {
     },
     "colorgan.distributed": {"launch_profile", "ranks", "strategy", "phase", "state"},
     "colorgan.checkpoints": {"checkpoint", "writer", "consolidation"},
-    "colorgan.training": {"loop", "plan", "memory", "schedules"},
+    "colorgan.training": {"automatic", "loop", "plan", "memory", "schedules"},
     "colorgan.evaluation": {
         "evaluate",
         "settings",
@@ -75,7 +75,7 @@ FRONT_DOORS = {
         "strips",
         "picture_grids",
     },
-    "colorgan.runs": {"run", "reading", "provenance"},
+    "colorgan.runs": {"run", "reading", "provenance", "recipe"},
     "colorgan.tasks": {
         *("pretraining", "finetuning", "colorization", "sample_data"),
         *("consolidating", "photo_coloring", "encoder_import"),

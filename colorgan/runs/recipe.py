@@ -10,15 +10,17 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from colorgan.checkpoints.checkpoint import STATE, newest_first
 from colorgan.config.recipe import RunRecipe
 from colorgan.config.settings import dump_recipe, recipe_difference
+from colorgan.distributed.ranks import Ranks
 from colorgan.errors import OtherRecipeError, UsageError
-from colorgan.files import read_text, replacing
+from colorgan.files import mapping, read_json, read_text, replacing
 
 RECIPE = "recipe.yaml"
 
-# What may change between two starts of one run, because it does not enter the weights. `data.train`
-# is compared by its digest. `data.hardware_decoder_share` is not among them: a GPU's hardware decoder
+# What may change between two starts of one run, because it does not enter the weights. `data.train` is
+# compared by its digest. `data.hardware_decoder_share` is not among them: a GPU's hardware decoder
 # gives other pixels than its CUDA decoder, by a level or two.
 FREE_KEYS = (
     "run",
@@ -65,6 +67,22 @@ def read_recipe(path: Path) -> dict[str, Any]:
             f"{path} is not a recipe that a run wrote: restore it, or choose another folder"
         )
     return {str(key): value for key, value in recipe.items()}
+
+
+def saved_recipe(folder: Path, ranks: Ranks) -> dict[str, Any]:
+    """Return the recipe of the run in a folder, {} for a new run. Called on all ranks.
+
+    Without `recipe.yaml` it is the newest checkpoint's. It is only compared later.
+    """
+    return ranks.gather(_saved_recipe(folder) if ranks.main else {})[0]
+
+
+def _saved_recipe(folder: Path) -> dict[str, Any]:
+    try:
+        return read_recipe(folder / RECIPE)
+    except UsageError:
+        checkpoints = newest_first(folder / "checkpoints")
+        return mapping(read_json(checkpoints[0] / STATE).get("recipe")) if checkpoints else {}
 
 
 @dataclass(frozen=True)

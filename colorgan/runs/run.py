@@ -56,7 +56,9 @@ from colorgan.runs.saving import (
 )
 from colorgan.runs.trackers import Trackers, check_trackers
 from colorgan.runs.watchdog import Watchdog, lost_rank_text
+from colorgan.training.automatic import speed_hint
 from colorgan.training.loop import StepReport
+from colorgan.training.plan import start_text
 
 CHECKPOINTS = "checkpoints"
 # What torch's collectives raise as RuntimeError when a peer is gone (gloo) or did not come in time.
@@ -354,15 +356,20 @@ def _open_reporter(
 
 def _log_start(run: Run, total_images: int, made_with: Mapping[str, str], notes: list[str]) -> None:
     images_seen = run.checkpoint.images_seen if run.checkpoint else 0
+    device = device_name(run.ranks.device)
     run.record(
         "event",
         images_seen,
         text="started",
         total_images=total_images,
         ranks=run.ranks.world_size,
-        device=device_name(run.ranks.device),
+        device=device,
         versions=dict(made_with),
     )
+    run.message(start_text(run.recipe, run.ranks, device))
+    hint = speed_hint(run.recipe, run.ranks)
+    if hint is not None:
+        run.message(hint)
     for note in notes:
         run.message(note)
 
@@ -385,7 +392,7 @@ def _errors_reported(run: Run) -> Iterator[None]:
             run.record("event", run._images_seen, text=str(told), status=status)
         else:
             text = f"{type(error).__name__}: {error}"[:2000]
-            run.record("event", run._images_seen, text=text, status=int(ExitStatus.FAULT))
+            run.record("event", run._images_seen, text=text)
         if several:
             # Leaving may hang, too (a communicator that waits for its peer): the stacks, then
             # status 1.

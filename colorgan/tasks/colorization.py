@@ -18,11 +18,12 @@ from colorgan.config.recipe import NetworkRecipe, OptimizerRecipe, PretrainRecip
 from colorgan.data import Batch
 from colorgan.distributed.phase import Network, Phase, Strategy
 from colorgan.distributed.ranks import Ranks
-from colorgan.distributed.strategy import StrategySettings, open_strategy
+from colorgan.distributed.strategy import open_strategy
 from colorgan.models.discriminator import Discriminator
 from colorgan.models.model_folder import Architecture, ModelConfig, build_model
 from colorgan.models.modes import dropout_keys, initialise, set_dropout_keys
 from colorgan.tasks.gan_losses import GAN_LOSSES, GanLoss, lab_colorfulness
+from colorgan.training.automatic import strategy_settings
 from colorgan.training.schedules import learning_rate_schedule
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
@@ -142,13 +143,9 @@ def build_pretraining(
     phases = [
         _phase(name, module, recipe.optimizer, total_images) for name, module in networks.items()
     ]
-    settings = StrategySettings(
-        precision=recipe.batch.precision,
+    settings = strategy_settings(
+        recipe,
         gradient_clip_norm=recipe.optimizer.gradient_clip_norm,
-        channels_last=recipe.batch.channels_last,
-        compile=recipe.batch.compile,
-        compress_gradients=recipe.batch.compress_gradients,
-        gradient_bucket_mb=recipe.launch.gradient_bucket_mb,
         ema=GENERATOR,
         ema_half_life_images=recipe.ema_half_life_images,
     )

@@ -25,12 +25,14 @@ from colorgan.errors import UsageError
 from colorgan.evaluation.downstream import TASKS, evaluate_model, scores_text
 from colorgan.evaluation.record import EVALUATION, Evaluation, write_evaluation
 from colorgan.models.model_folder import ModelConfig
+from colorgan.runs.recipe import saved_recipe
 from colorgan.runs.run import Run, RunResult, open_run
 from colorgan.tasks.initial_model import initial_model
 from colorgan.tasks.transfer import MODEL, Stage, build_stage, stage_strategy, stages_in_images
+from colorgan.training.automatic import chosen_for_device
 from colorgan.training.loop import Hooks, StopSignals, fit
 from colorgan.training.memory import memory_bytes
-from colorgan.training.plan import check_batch, plan_text
+from colorgan.training.plan import check_batch, check_machine, plan_text
 from colorgan.training.schedules import intervals
 
 
@@ -74,6 +76,7 @@ def finetune(job: FinetuneJob, ranks: Ranks) -> RunResult:
     """
     job.model.to(ranks.device)
     # Outside the run: the launcher's SIGTERM must not hide why the run folder was left.
+    check_machine(job.recipe, ranks, [job.model])
     with StopSignals() as stop, _open_run(job, ranks) as run:
         training = _Training(job, run, stop)
         images_seen = training.train()
@@ -217,6 +220,7 @@ def run(recipe: FinetuneRecipe, ranks: Ranks) -> int:
             "instance of VOC with "
             "`python launcher/pack.py --corpus voc --root VOCdevkit --split train --out DIR`"
         )
+    recipe = chosen_for_device(recipe, ranks, saved_recipe(recipe.run, ranks))
     shards = open_set(recipe.data.train, *recipe.data.cache, ranks)
     val_shards = _open_val(recipe, shards, ranks)
     micro_batch_size = check_batch(recipe, ranks, shards.num_samples)

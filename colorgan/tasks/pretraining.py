@@ -21,11 +21,13 @@ from colorgan.evaluation.generator_scores import (
     score_coloring,
     scores_text,
 )
+from colorgan.runs.recipe import saved_recipe
 from colorgan.runs.run import Run, RunResult, open_run
 from colorgan.tasks.colorization import GENERATOR, build_pretraining, generator_config
+from colorgan.training.automatic import chosen_for_device
 from colorgan.training.loop import Hooks, StopSignals, fit
 from colorgan.training.memory import memory_bytes
-from colorgan.training.plan import check_batch, plan_text
+from colorgan.training.plan import check_batch, check_machine, plan_text
 from colorgan.training.schedules import images_to_see, intervals
 
 
@@ -49,6 +51,7 @@ def pretrain(
         TrainingError: NaN or infinite loss.
     """
     task, strategy = build_pretraining(recipe, ranks, total_images)
+    check_machine(recipe, ranks, [phase.module for phase in strategy.phases.values()])
     opened = open_run(
         recipe,
         ranks,
@@ -120,6 +123,7 @@ def run(recipe: PretrainRecipe, ranks: Ranks) -> int:
     Returns:
         The exit status.
     """
+    recipe = chosen_for_device(recipe, ranks, saved_recipe(recipe.run, ranks))
     shards = open_set(recipe.data.train, *recipe.data.cache, ranks)
     _check_colors(shards)
     micro_batch_size = check_batch(recipe, ranks, shards.num_samples)

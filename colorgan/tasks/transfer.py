@@ -12,10 +12,11 @@ from colorgan.config.recipe import FinetuneRecipe, StageRecipe
 from colorgan.data import Batch
 from colorgan.distributed.phase import Network, Phase, Strategy
 from colorgan.distributed.ranks import Ranks
-from colorgan.distributed.strategy import StrategySettings, open_strategy
+from colorgan.distributed.strategy import open_strategy
 from colorgan.evaluation.downstream import TASKS, DownstreamTask
 from colorgan.models.modes import dropout_keys, set_dropout_keys
 from colorgan.tasks.initial_model import new_layers
+from colorgan.training.automatic import strategy_settings
 from colorgan.training.schedules import learning_rate_schedule
 
 MODEL = "model"
@@ -93,12 +94,5 @@ def _freeze(model: nn.Module, learned_anew: tuple[str, ...], *, frozen: bool) ->
 
 def stage_strategy(recipe: FinetuneRecipe, ranks: Ranks, task: TransferTask) -> Strategy:
     """Return the strategy that trains a stage. Called on all ranks."""
-    settings = StrategySettings(
-        precision=recipe.batch.precision,
-        gradient_clip_norm=recipe.gradient_clip_norm,
-        channels_last=recipe.batch.channels_last,
-        compile=recipe.batch.compile,
-        compress_gradients=recipe.batch.compress_gradients,
-        gradient_bucket_mb=recipe.launch.gradient_bucket_mb,
-    )
+    settings = strategy_settings(recipe, gradient_clip_norm=recipe.gradient_clip_norm)
     return open_strategy(ranks, task.phases, settings)

@@ -118,7 +118,8 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         for number in STOP_SIGNALS:
-            # `nohup` has a closed terminal ignored; the other signals SLURM's scripts ignore for us.
+            # `nohup` has a closed terminal ignored; the other signals SLURM's scripts ignore for
+            # us.
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue
             self._previous[number] = signal.signal(number, self._receive)

@@ -18,16 +18,19 @@ ADAM_STATES = 2
 def memory_bytes(
     networks: Mapping[str, nn.Module], image_size: int, micro_batch_size: int
 ) -> dict[str, int]:
-    """Estimate a rank's memory in bytes without allocating it: float32 weights, gradients, Adam, activations.
+    """Estimate a rank's memory in bytes without allocating it.
 
-    Activations are what autograd keeps of a micro-batch until its backward (run on the meta device). Of a GAN it is the
-    larger of its two turns: the discriminator twice (real, fake), or the generator with the discriminator behind it.
+    Weights, gradients and Adam's moments are float32. Activations are what autograd keeps of a
+    micro-batch until its backward pass (run on the meta device). For a GAN it is the larger of its
+    two turns: the discriminator twice (real, fake), or the generator with the discriminator behind
+    it.
     """
     weights = sum(p.numel() * 4 for module in networks.values() for p in module.parameters())
     kept = {
         name: activation_bytes(module, image_size, micro_batch_size)
         for name, module in networks.items()
     }
+
     discriminator = kept.get("discriminator", 0)
     return {
         "weights": weights,
@@ -38,22 +41,23 @@ def memory_bytes(
 
 
 def activation_bytes(module: nn.Module, image_size: int, micro_batch_size: int) -> int:
-    """Return the bytes that autograd keeps of one forward pass in training, weights left out."""
-    inputs = [torch.empty((micro_batch_size, 1, image_size, image_size), device="meta")]
+    """Return the bytes that autograd keeps of one forward pass in training, without weights."""
+    size = (image_size, image_size)
+    inputs = [torch.empty((micro_batch_size, 1, *size), device="meta")]
     if isinstance(module, Discriminator):
-        inputs.append(
-            torch.empty(
-                (micro_batch_size, 2, image_size, image_size), device="meta", requires_grad=True
-            )
-        )
+        chroma = torch.empty((micro_batch_size, 2, *size), device="meta", requires_grad=True)
+        inputs.append(chroma)
+
     state = {name: torch.empty_like(t, device="meta") for name, t in module.state_dict().items()}
     for name, parameter in module.named_parameters():
         state[name].requires_grad_(parameter.requires_grad)
+
     modes = [(part, part.training) for part in module.modules()]
     set_dropout_keys(module.train(), torch.zeros(micro_batch_size, dtype=torch.int32))
     with count_saved([*state.values()]) as saved, torch.enable_grad():
         output = torch.func.functional_call(module, state, tuple(inputs))
     del output
+
     for part, mode in modes:
         part.training = mode
     return saved.num_bytes
@@ -64,9 +68,8 @@ class Saved:
     """Counts what autograd keeps for the backward pass, each storage once."""
 
     num_bytes: int = 0
-    _seen: dict[int, Tensor] = field(
-        default_factory=dict
-    )  # holds the tensors, so that no address is used again
+    # The tensors are held, so that no address is used again.
+    _seen: dict[int, Tensor] = field(default_factory=dict)
 
     def pack(self, tensor: Tensor) -> Tensor:
         """Count a tensor that autograd saves."""
@@ -79,10 +82,11 @@ class Saved:
 
 @contextmanager
 def count_saved(weights: Iterable[Tensor]) -> Iterator[Saved]:
-    """While open, count what forward passes leave for their backward; `weights` are there anyway and left out."""
+    """While open, count what forward passes keep for their backward pass, without `weights`."""
     saved = Saved()
     for tensor in weights:
         saved._seen[tensor.untyped_storage()._cdata] = tensor.detach()
+
     with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
         yield saved
 
@@ -91,25 +95,30 @@ STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
 
 
 def held_bytes(strategy: str, memory: Mapping[str, int], world_size: int) -> int:
-    """Return the bytes that a rank holds under a strategy (Rajbhandari et al. 2020, section 5).
+    """Return the bytes on each rank under a strategy (Rajbhandari et al. 2020, section 5).
 
-    ZeRO shares out the optimizer (1), also the gradients (2), also the weights (3); its optimizer works on a float32
-    copy of its share of the weights. Without buffers for communication, which are settings of DeepSpeed.
+    ZeRO spreads the optimizer over the ranks (stage 1), also the gradients (2), also the weights
+    (3). Its optimizer works on a float32 copy of the rank's part of the weights. Buffers for
+    communication, which are settings of DeepSpeed, are not counted.
     """
     stage = STRATEGIES.index(strategy)
     copy = memory["weights"] if stage else 0
-    shared = [copy + memory["optimizer"], memory["gradients"], memory["weights"]]
-    whole, split = sum(shared[max(1, stage) :]) if stage else sum(shared), sum(shared[:stage])
-    return whole + split // world_size + memory["activations"]
+    parts = [copy + memory["optimizer"], memory["gradients"], memory["weights"]]
+    spread, whole = sum(parts[:stage]), sum(parts[stage:])
+    return whole + spread // world_size + memory["activations"]
 
 
 def sent_bytes(strategy: str, weights: int, world_size: int, num_micro_batches: int) -> int:
-    """Return the bytes that a rank sends a step, at least: ring collectives move (N - 1) / N of the data each.
+    """Return the least number of bytes that a rank sends per step.
 
-    DDP and ZeRO-1: gradients reduced and weights (or sums) gathered once a step. ZeRO-2 reduces after every
-    micro-batch; ZeRO-3 also gathers the weights for every forward and backward pass.
+    Ring collectives move (N - 1) / N of the data each. DDP and ZeRO-1 reduce gradients and gather
+    weights (or sums) once per step. ZeRO-2 reduces after every micro-batch. ZeRO-3 also gathers the
+    weights for every forward and backward pass.
     """
-    passes = {"ddp": 2, "zero1": 2, "zero2": num_micro_batches + 1, "zero3": 3 * num_micro_batches}[
-        strategy
-    ]
-    return passes * weights * (world_size - 1) // world_size
+    passes = {
+        "ddp": 2,
+        "zero1": 2,
+        "zero2": num_micro_batches + 1,
+        "zero3": 3 * num_micro_batches,
+    }
+    return passes[strategy] * weights * (world_size - 1) // world_size

@@ -1,4 +1,4 @@
-"""Lengths, cadences and learning rates over images seen."""
+"""Lengths, intervals and learning rates over images seen."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ def learning_rate_schedule(
 ) -> Callable[[int], float]:
     """Return the learning rate as a function of images seen.
 
-    It rises linearly from 0 over `warmup_images`, holds `peak` until the share `decay_start` of the images, then
-    decays to 0 at `first_image + total_images` (linear or half a cosine), or holds for good (constant).
+    It rises linearly from 0 over `warmup_images`, stays at `peak` for the share `decay_start` of
+    the images, then decays to 0 at `first_image + total_images` (linear, or half a cosine) or stays
+    (constant).
     """
 
     def rate(images_seen: int) -> float:
         done = images_seen - first_image
         if done < warmup_images:
             return peak * done / warmup_images
-        progress = min(
-            1.0, max(0.0, (done / total_images - decay_start) / max(1e-12, 1.0 - decay_start))
-        )
+
+        decayed = (done / total_images - decay_start) / max(1e-12, 1.0 - decay_start)
+        progress = min(1.0, max(0.0, decayed))
         if schedule == "linear":
             return peak * (1.0 - progress)
         if schedule == "cosine":

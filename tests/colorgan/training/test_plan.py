@@ -1,5 +1,6 @@
 """The plan: lengths and batches, and memory and communication beside what is measured."""
 
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from colorgan.data import open_loaders
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
 from colorgan.tasks.colorization import build_pretraining
+from colorgan.training import plan
 from colorgan.training.memory import (
     STRATEGIES,
     activation_bytes,
@@ -21,7 +23,7 @@ from colorgan.training.memory import (
     memory_bytes,
     sent_bytes,
 )
-from colorgan.training.plan import check_batch, plan_text
+from colorgan.training.plan import check_batch, check_machine, plan_text, start_text
 from colorgan.training.schedules import images_to_see
 
 ONE = Ranks.single()
@@ -132,7 +134,7 @@ def test_the_plan_names_all_of_it(tmp_path: Path) -> None:
     assert "checkpoints 3 of 3,000 MiB" in text
     assert "6,000 MiB on the disk" in text
     assert all(strategy in text for strategy in STRATEGIES)
-    assert "zero3     1,320 MiB a rank, sends 4,500 MiB a rank and step" in text
+    assert "zero3     1,320 MiB per rank, sends 4,500 MiB per rank and step" in text
 
 
 def test_the_decoders_share_comes_from_the_recipe(
@@ -151,3 +153,45 @@ def test_the_decoders_share_comes_from_the_recipe(
     a_set: Any = None
     with open_loaders(recipe, ONE, a_set, object(), micro_batch_size=2):  # type: ignore[arg-type]
         assert [arguments["hardware_decoder_share"] for arguments in opened] == [0.25, 0.25]
+
+
+def test_the_first_line_names_device_ranks_batch_precision_threads_and_data(
+    tmp_path: Path,
+) -> None:
+    recipe = toy_recipe(tmp_path, data={"train": ("shards/a", "shards/b")})
+    text = start_text(recipe, FOUR, "NVIDIA H100")
+    threads = torch.get_num_threads()
+    assert text == (
+        "NVIDIA H100, 4 ranks (ddp), 8 images per step: 1 x 2 per rank, fp32, "
+        f"{threads} threads, data shards/a shards/b"
+    )
+
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.mark.parametrize(
+    ("free", "shared", "message"),
+    [
+        (100 << 10, 1 << 30, r"has 100 KiB free, but the run's checkpoints need .* MiB \(2 kept"),
+        (1 << 40, 1 << 20, r"has 1 MiB free, but ranks need 16 MiB of shared memory"),
+    ],
+)
+def test_a_machine_without_room_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, shared: int, message: str
+) -> None:
+    def usage(path: Path) -> Usage:
+        return Usage(1 << 40, 0, shared if Path(path) == plan.SHARED_MEMORY else free)
+
+    monkeypatch.setattr(plan.shutil, "disk_usage", usage)
+    with pytest.raises(UsageError, match=message):
+        check_machine(toy_recipe(tmp_path / "run"), ONE, [nn.Linear(1000, 100)])
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_few_open_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan.os, "sysconf", lambda name: 20)
+    with pytest.raises(UsageError, match="may open 20 files .* `ulimit -n 4096`"):
+        check_machine(toy_recipe(tmp_path), ONE, [])
+    monkeypatch.undo()
+    check_machine(toy_recipe(tmp_path), ONE, [nn.Linear(10, 10)])
