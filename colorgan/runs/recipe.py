@@ -19,7 +19,7 @@ from colorgan.files import mapping, read_json, read_text, replacing
 
 RECIPE = "recipe.yaml"
 
-# What may change between two starts of one run, because it does not enter the weights. `data.train` is
+# What may change between two starts of one run: it does not enter the weights. `data.train` is
 # compared by its digest. `data.hardware_decoder_share` is not among them: a GPU's hardware decoder
 # gives other pixels than its CUDA decoder, by a level or two.
 FREE_KEYS = (

@@ -17,11 +17,10 @@ import torch.distributed as dist
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 
-from helpers.toy import ToyLoader, toy_recipe  # noqa: E402
-
 from colorgan.config.command import run_command  # noqa: E402
 from colorgan.distributed.ranks import joined_ranks  # noqa: E402
 from colorgan.tasks.pretraining import pretrain  # noqa: E402
+from helpers.toy import ToyLoader, toy_recipe  # noqa: E402
 from shards.errors import ShardError  # noqa: E402
 
 ERRORS: dict[str, Exception] = {

@@ -78,7 +78,7 @@ def test_a_run_is_resumed_under_zero_in_the_usual_format(monkeypatch: pytest.Mon
 
 def test_bf16_on_a_gpu_that_emulates_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
-    with pytest.raises(LaunchError, match="Tesla T4 only emulates, slowly: use --batch.precision"):
+    with pytest.raises(LaunchError, match=r"Tesla T4 only emulates, slowly: use --batch.precision"):
         choose(monkeypatch, GPU, False, {"precision": "bf16"})
 
 

@@ -191,7 +191,7 @@ def test_a_machine_without_room_is_refused_before_anything_is_written(
 
 def test_too_few_open_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan.os, "sysconf", lambda name: 20)
-    with pytest.raises(UsageError, match="may open 20 files .* `ulimit -n 4096`"):
+    with pytest.raises(UsageError, match=r"may open 20 files .* `ulimit -n 4096`"):
         check_machine(toy_recipe(tmp_path), ONE, [])
     monkeypatch.undo()
     check_machine(toy_recipe(tmp_path), ONE, [nn.Linear(10, 10)])
