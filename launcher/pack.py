@@ -20,8 +20,16 @@ import time
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
-# `datasets` is also the name of an installed library; ours, beside this script's folder, wins.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+# `datasets` is also the name of an installed library; ours wins. It is beside this script's folder, in
+# the wheel in a folder `corpora` there.
+sys.path.insert(
+    0,
+    str(
+        Path(__file__).resolve().parents[1] / "corpora"
+        if (Path(__file__).resolve().parents[1] / "corpora").is_dir()
+        else Path(__file__).resolve().parents[1]
+    ),
+)
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 

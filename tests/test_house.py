@@ -24,6 +24,7 @@ COLORGAN_FLOORS: tuple[tuple[str, ...], ...] = (
     ("runs", "probes"),
     ("tasks", "study"),
     ("report", "doctor"),
+    ("console",),
 )
 # errors.py, files.py, records.py and a file per record on disk are the ground of shards; packing and loading never touch each other.
 SHARDS_FLOORS: tuple[tuple[str, ...], ...] = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import sys
 import time
 import traceback
@@ -30,7 +31,9 @@ _PATH_FAULTS = (
 _OTHER_RANKS_WAIT_S = 3.0
 
 # Commands that run on several ranks: a launcher starts them.
-_RANKED = ("pretrain", "finetune", "evaluate", "probe")
+RANKED = ("pretrain", "finetune", "evaluate", "probe")
+
+_SCRIPT = re.compile(r"(?:python |accelerate launch )?launcher/(\w+)\.py")
 
 Main = Callable[[list[str]], int | None]
 
@@ -44,7 +47,7 @@ def command_text(name: str) -> str:
     if os.environ.get("COLORGAN_CONSOLE"):  # set by the console command
         return f"colorgan {name}"
 
-    return f"{'accelerate launch' if name in _RANKED else 'python'} launcher/{name}.py"
+    return f"{'accelerate launch' if name in RANKED else 'python'} launcher/{name}.py"
 
 
 def run_command(main: Main, *errors: type[Exception]) -> NoReturn:
@@ -132,9 +135,17 @@ def print_error(sentence: str) -> None:
         time.sleep(_OTHER_RANKS_WAIT_S)
         sentence = f"[rank {os.environ.get('RANK', os.environ['LOCAL_RANK'])}] {sentence}"
 
+    sentence = _with_console_commands(sentence)
     sys.stdout.flush()
     if not print_after_launchers(sentence):
         print(sentence, file=sys.stderr, flush=True)
+
+
+def _with_console_commands(sentence: str) -> str:
+    """Return a sentence with `colorgan pack` for `python launcher/pack.py`, if so started."""
+    if not os.environ.get("COLORGAN_CONSOLE"):
+        return sentence
+    return _SCRIPT.sub(r"colorgan \1", sentence)
 
 
 def is_first_local_rank() -> bool:

@@ -16,6 +16,7 @@ from torch import nn
 
 from colorgan.checkpoints.checkpoint import open_checkpoint
 from colorgan.checkpoints.consolidation import consolidate
+from colorgan.config.command import command_text
 from colorgan.config.recipe import FinetuneRecipe
 from colorgan.config.settings import dump_recipe
 from colorgan.data import Loaders, ShardSet, open_loaders, open_set
@@ -298,4 +299,4 @@ def _print_result(recipe: FinetuneRecipe, config: ModelConfig, result: RunResult
         print("No --data.val: not scored")
     data = recipe.data.val[0] if recipe.data.val else "DIR"
     model = recipe.run / MODEL
-    print(f"Next: accelerate launch launcher/evaluate.py --model {model} --data {data}")
+    print(f"Next: {command_text('evaluate')} --model {model} --data {data}")

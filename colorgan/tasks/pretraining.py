@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from colorgan.config.command import command_text
 from colorgan.config.recipe import PretrainRecipe
 from colorgan.config.settings import dump_recipe
 from colorgan.data import Loader, ShardSet, open_loaders, open_set
@@ -196,4 +197,4 @@ def _print_result(recipe: PretrainRecipe, result: RunResult) -> None:
     print(f"Pictures: {recipe.run / 'pictures'}   log: {recipe.run / 'log.jsonl'}")
     if result.scores:
         print(scores_text(result.scores))
-    print(f"Next: python launcher/consolidate.py --run {recipe.run}")
+    print(f"Next: {command_text('consolidate')} --run {recipe.run}")
