@@ -20,12 +20,15 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+# Imported before torch, which it gives OpenMP's settings.
+import colorgan  # noqa: F401
+
+# isort: split
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-import colorgan  # noqa: F401
 from colorgan.config.recipe import PretrainRecipe
 from colorgan.distributed.ranks import Ranks, has_bf16, joined_ranks
 from colorgan.tasks.colorization import build_pretraining
