@@ -22,6 +22,8 @@ PARTS = ("images", "annotations", "categories")
 MAX_JSON_BYTES = 8 << 30  # the largest in use (Objects365) has 5.4 GB
 MAX_ID_DIGITS = 30
 MAX_SIDE = 1_000_000  # pixels
+MAX_AREA = float(MAX_SIDE) ** 2
+MAX_SHOWN = 40  # characters of a wrong value in a message
 
 Annotation = dict[str, Any]
 
@@ -86,25 +88,28 @@ class Instances:
         """
         class_index = self.class_of_annotation(annotation)
         if class_index is None:
-            return f"its category is not listed ({annotation.get('category_id')!r})"
+            category = annotation.get("category_id")
+            return f"its category is not listed ({category!r})"
 
-        if not annotation.get("bbox"):
+        written = annotation.get("bbox")
+        if not written:
             return "it has no bbox"
         try:
-            x, y, width, height = np.asarray(annotation["bbox"], np.float64).tolist()
+            x, y, width, height = np.asarray(written, np.float64).tolist()
         except (TypeError, ValueError, OverflowError):
-            return f"its bbox is not four numbers ({str(annotation['bbox'])[:40]})"
+            return f"its bbox is not four numbers ({str(written)[:MAX_SHOWN]})"
 
         box = (x, y, x + width, y + height)
         fault = box_fault(box, image.size)
         if fault:
             return fault
 
-        crowd = bool(annotation.get("iscrowd"))
-        item = object_of(class_index, box, difficult=False, crowd=crowd)
+        is_crowd = bool(annotation.get("iscrowd"))
+        item = object_of(class_index, box, difficult=False, crowd=is_crowd)
+
         # The area of the outline, by which COCO tells small objects from large ones.
         area = annotation.get("area")
-        if isinstance(area, int | float) and 0 <= area < np.inf:
+        if isinstance(area, int | float) and 0 <= area <= MAX_AREA:
             item["area"] = float(area)
         return item
 
@@ -114,8 +119,10 @@ def plain_id(value: Any) -> str | None:
 
     None if it is no id.
     """
+    # True would be 1.
     if isinstance(value, bool):
         return None
+    # Tables that were read by pandas have ids such as 139.0.
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else str(value)
     if isinstance(value, int):
@@ -123,6 +130,7 @@ def plain_id(value: Any) -> str | None:
     if not isinstance(value, str) or not value.strip():
         return None
 
+    # File names as ids have leading zeros; what is no number is compared as it is.
     text = value.strip()
     if text.isascii() and text.isdigit() and len(text) <= MAX_ID_DIGITS:
         return str(int(text))
@@ -165,14 +173,18 @@ def _load(path: Path) -> dict[str, Any]:
 def _categories(entries: list[Any], path: Path) -> tuple[tuple[str, ...], dict[str, int]]:
     """Return the class names by category id, and the index of each id."""
     names: dict[str, str] = {}
+    taken: set[str] = set()
     for entry in entries:
-        identity = plain_id(entry.get("id")) if isinstance(entry, dict) else None
-        name = entry.get("name") if isinstance(entry, dict) else None
+        fields = entry if isinstance(entry, dict) else {}
+        identity = plain_id(fields.get("id"))
+        name = fields.get("name")
         if identity is None or not isinstance(name, str):
             raise CorpusError(f"{path}: its categories are missing or have no names.")
-        if identity in names or name in names.values():
-            raise CorpusError(f"{path}: lists the category {name!r} (id {entry['id']}) twice.")
+
+        if identity in names or name in taken:
+            raise CorpusError(f"{path}: lists the category {name!r} (id {identity}) twice.")
         names[identity] = name
+        taken.add(name)
     if not names:
         raise CorpusError(f"{path}: its categories are missing or have no names.")
 
@@ -264,11 +276,13 @@ def _by_image(
     left_out = Skipped()
 
     for entry in entries:
-        identity = plain_id(entry.get("image_id")) if isinstance(entry, dict) else None
-        if identity in known and identity is not None:
-            annotations[identity].append(entry)
+        fields = entry if isinstance(entry, dict) else {}
+        identity = plain_id(fields.get("image_id"))
+        if identity is not None and identity in known:
+            annotations[identity].append(fields)
             continue
-        shown = f"annotation {entry.get('id')}" if isinstance(entry, dict) else str(entry)[:40]
+
+        shown = f"annotation {fields['id']}" if "id" in fields else str(entry)[:MAX_SHOWN]
         left_out.add(f"annotations of {path.name} that belong to no picture it lists", shown)
 
     if entries and images and not annotations:
@@ -283,12 +297,14 @@ def _by_image(
 
 def _check_some_object(instances: Instances) -> None:
     """Refuse a file none of whose annotations gives an object."""
-    reasons: list[str] = []
+    reason = ""
     for image in instances.images:
         objects, dropped = instances.objects_of(image)
+        # Mostly the first image has one: a good file costs no pass over all annotations.
         if objects:
             return
-        reasons += dropped[: 1 - len(reasons)]
+        if dropped and not reason:
+            reason = dropped[0]
 
-    if reasons:
-        raise CorpusError(f"{instances.source}: none of its annotations can be used: {reasons[0]}.")
+    if reason:
+        raise CorpusError(f"{instances.source}: none of its annotations can be used: {reason}.")

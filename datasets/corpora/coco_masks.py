@@ -22,6 +22,19 @@ MAX_RUN_BITS = 40  # of one run length
 
 
 @dataclass(frozen=True, slots=True)
+class _Region:
+    """Pixels to paint, as run lengths: outside, inside, outside and so on."""
+
+    value: int
+    counts: NDArray[np.int64]
+
+    def order(self) -> tuple[bool, int]:
+        """Return the sort key: void first, then the larger regions."""
+        area = int(self.counts[1::2].sum())
+        return self.value != VOID, -area
+
+
+@dataclass(frozen=True, slots=True)
 class CocoMask:
     """Instances of one image.
 
@@ -54,31 +67,31 @@ class CocoMask:
             )
 
         regions = [self._region(index, annotation) for index, annotation in self.annotations]
-        # Void first, then by area, which is the sum of the run lengths inside.
-        regions.sort(key=lambda region: (region[0] != VOID, -region[1][1::2].sum()))
+        regions.sort(key=_Region.order)
 
-        plane_WH = np.zeros((self.width, self.height), np.uint8)  # run lengths go down the columns
-        for value, counts in regions:
-            inside = np.arange(len(counts)) % 2 == 1
-            plane_WH.reshape(-1)[np.repeat(inside, counts)] = value
+        # Run lengths go down the columns.
+        plane_WH = np.zeros((self.width, self.height), np.uint8)
+        pixels = plane_WH.reshape(-1)
+        for region in regions:
+            is_inside = np.arange(len(region.counts)) % 2 == 1
+            pixels[np.repeat(is_inside, region.counts)] = region.value
         return np.ascontiguousarray(plane_WH.T)
 
-    def _region(
-        self, index: int | None, annotation: dict[str, Any]
-    ) -> tuple[int, NDArray[np.int64]]:
-        """Return the value to paint and its run lengths: outside, inside, outside and so on."""
-        is_void = index is None or bool(annotation.get("iscrowd"))
-        value = VOID if is_void else (index or 0) + 1
+    def _region(self, index: int | None, annotation: dict[str, Any]) -> _Region:
+        """Return where an object is, and the value to paint there."""
+        value = VOID
+        if index is not None and not annotation.get("iscrowd"):
+            value = index + 1
 
         try:
             outline = annotation.get("segmentation")
             if isinstance(outline, dict):
-                return value, self._run_lengths(outline)
+                return _Region(value, self._run_lengths(outline))
 
             polygons = self._polygons(outline)
             if polygons:
-                return value, self._merged(polygons)
-            return VOID, self._merged(self._box(annotation))
+                return _Region(value, self._merged(polygons))
+            return _Region(VOID, self._merged(self._box(annotation)))
         except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
             raise CorpusError(
                 f"{self.source}: the outline of annotation {annotation.get('id')} cannot be drawn "
@@ -110,8 +123,11 @@ class CocoMask:
         """Refuse far points: pycocotools would walk, and allocate, the whole way there."""
         if len(points) % 2:
             raise ValueError(f"a polygon has {len(points)} numbers, which is odd")
+
         coordinates = np.asarray(points, np.float64).reshape(-1, 2)
-        if not (np.abs(coordinates) <= 2.0 * np.asarray([self.width, self.height])).all():
+        farthest = 2.0 * np.asarray([self.width, self.height])
+        # Written so that NaN is refused too.
+        if not (np.abs(coordinates) <= farthest).all():
             raise ValueError(f"a point lies far outside of {self.width} x {self.height} pixels")
 
         steps = np.abs(np.diff(coordinates, axis=0, append=coordinates[:1]))
@@ -126,11 +142,14 @@ class CocoMask:
         """
         if not annotation.get("bbox"):
             return np.zeros((1, 4))
+
         x, y, width, height = np.asarray(annotation["bbox"], np.float64)
         corners = np.clip([x, y, x + width, y + height], 0, [self.width, self.height] * 2)
         if not np.isfinite(corners).all():
             raise ValueError("its box is not finite")
-        return np.concatenate([corners[:2], corners[2:] - corners[:2]])[None]
+
+        first, last = corners[:2], corners[2:]
+        return np.concatenate([first, last - first])[None]
 
     def _merged(self, outlines: Any) -> NDArray[np.int64]:
         """Return the run lengths of polygons or boxes drawn together."""
@@ -148,9 +167,12 @@ class CocoMask:
             raise ValueError(f"run lengths for {size}, picture is {[self.height, self.width]}")
 
         packed = outline["counts"]
-        counts = np.asarray(unpack_counts(packed) if isinstance(packed, str) else packed, np.int64)
-        if counts.ndim != 1 or (counts < 0).any() or counts.sum() != self.height * self.width:
-            raise ValueError(f"run lengths do not add up to {self.height * self.width} pixels")
+        numbers = unpack_counts(packed) if isinstance(packed, str) else packed
+        counts = np.asarray(numbers, np.int64)
+
+        num_pixels = self.height * self.width
+        if counts.ndim != 1 or (counts < 0).any() or counts.sum() != num_pixels:
+            raise ValueError(f"run lengths do not add up to {num_pixels} pixels")
         return counts
 
 

@@ -179,12 +179,15 @@ def _count(layout: _Layout, skipped: Skipped) -> int:
     num_records = 0
     for relative in layout.pictures(skipped):
         num_records += 1
+
         if masks is not None and layout.mask_of(relative, masks) is None:
             wanted = PurePosixPath(relative).with_suffix(".png")
             raise CorpusError(
                 f"{layout.images / relative}: no mask {masks.folder / wanted} for it."
             )
-        if layout.folders and PurePosixPath(relative).parts[0] not in layout.folders:
+
+        top = relative.partition("/")[0]
+        if layout.folders and top not in layout.folders:
             raise CorpusError(
                 f"{layout.images / relative}: is in no folder of a class that classes.txt names."
             )
@@ -207,10 +210,12 @@ def _note_other_labels(layout: _Layout, skipped: Skipped) -> None:
 
 def _note_on_folders(images: Path) -> str:
     """Return a hint if the images are sorted into folders that may be classes; else nothing."""
-    tops = {PurePosixPath(relative).parts[0] for relative in walk_pictures(images)}
+    tops = {relative.partition("/")[0] for relative in walk_pictures(images)}
     folders = sorted(top for top in tops if (images / top).is_dir())
+    # A picture beside the folders speaks against classes.
     if len(folders) < 2 or len(folders) < len(tops):
         return ""
+
     shown = ", ".join(folders[:3]) + (", ..." if len(folders) > 3 else "")
     return (
         f"no labels; if its {len(folders)} folders are classes ({shown}), list them in classes.txt"
@@ -237,7 +242,8 @@ def _records(layout: _Layout, kind: MaskKind | None) -> Iterator[Record]:
     for relative in layout.pictures():
         label = label_of([])
         if layout.folders:
-            label["classes"] = [layout.folders.index(PurePosixPath(relative).parts[0])]
+            top = relative.partition("/")[0]
+            label["classes"] = [layout.folders.index(top)]
 
         mask: Mask | None = None
         path = layout.mask_of(relative, files) if files is not None else None

@@ -69,14 +69,17 @@ def stratify(corpus: Corpus, shares: Sequence[int], seed: int) -> dict[str, Part
     for row, key in enumerate(keys):
         labels_NC[row, present[key]] = True
 
-    parts_N = iterative_stratification(labels_NC, part_sizes(len(keys), shares), seed)
+    sizes = part_sizes(len(keys), shares)
+    parts_N = iterative_stratification(labels_NC, sizes, seed)
+    percent = [str(share) for share in shares]
     if min(np.bincount(parts_N, minlength=len(shares))) == 0:
         raise CorpusError(
             f"{corpus.name} {corpus.split} has {len(keys)} pictures, too few for parts of "
-            f"{', '.join(map(str, shares))} %."
+            f"{', '.join(percent)} %."
         )
 
-    request = f"of-{'-'.join(map(str, shares))}-seed-{seed}"
+    # The name of a part says how it was made: packed folders keep it.
+    request = f"of-{'-'.join(percent)}-seed-{seed}"
     parts = {}
     for part, name in enumerate(PARTS[: len(shares)]):
         own = [keys[row] for row in np.flatnonzero(parts_N == part)]
@@ -113,10 +116,10 @@ def part_sizes(num_records: int, shares: Sequence[int]) -> tuple[int, ...]:
     """
     sizes = [num_records * share // 100 for share in shares]
     remainders = [num_records * share % 100 for share in shares]
-    by_remainder = sorted(
-        range(len(shares)), key=lambda part: (remainders[part], part), reverse=True
-    )
-    for part in by_remainder[: num_records - sum(sizes)]:
+
+    ranked = sorted(zip(remainders, range(len(shares)), strict=True), reverse=True)
+    num_left = num_records - sum(sizes)
+    for _, part in ranked[:num_left]:
         sizes[part] += 1
     return tuple(sizes)
 
@@ -140,8 +143,11 @@ def iterative_stratification(
     """
     generator = np.random.default_rng(seed)
     parts_N = np.full(len(labels_NC), -1, np.int64)
+
+    # Records, and records of each class, that the parts still lack.
     missing_P = np.array(sizes, np.int64)
-    missing_PC = np.outer(missing_P / max(len(labels_NC), 1), labels_NC.sum(axis=0))
+    share_P = missing_P / max(len(labels_NC), 1)
+    missing_PC = np.outer(share_P, labels_NC.sum(axis=0))
     order = generator.permutation(len(labels_NC))
 
     while (left := order[parts_N[order] < 0]).size:
