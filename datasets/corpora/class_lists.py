@@ -46,6 +46,7 @@ def read_classes(*folders: Path) -> tuple[str, ...]:
     if path is None:
         return ()
 
+    # Index 0 is the background in any case: lists of other tools name it.
     names = read_lines(path, "list of classes")
     if names and names[0].lower() in BACKGROUND_NAMES:
         names = names[1:]

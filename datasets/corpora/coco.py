@@ -103,7 +103,10 @@ def _find(root: Path, split: str) -> _Split:
             f"{split!r} is no split of COCO: give train, val, test or a folder's name."
         )
 
-    names = [name for name in ALIASES.get(split, (split,)) if _is_there(root, name)][:1]
+    aliases = ALIASES.get(split, (split,))
+    names = [name for name in aliases if _is_there(root, name)][:1]
+
+    # Without its year a split is that of the one year that is there.
     if split in SPLITS:
         years = re.compile(rf"{split}\d{{4}}")
         listed = [*_folders_in(root), *_folders_in(root / "images")]
@@ -190,6 +193,7 @@ def _labelled(split: str, found: _Split, instances: Instances) -> Corpus:
         )
 
     files = _find_files(found, instances)
+    # A mask has 8 bits: LVIS's 1,203 classes go without.
     with_masks = len(instances.classes) <= MAX_CLASSES
     palette = voc_palette(len(instances.classes)) if with_masks else ()
     records = functools.partial(_labelled_records, instances, files, with_masks)
@@ -210,6 +214,7 @@ def _find_files(found: _Split, instances: Instances) -> _Found:
     Raises:
         CorpusError: files that no folder holds.
     """
+    # Nobody says where the images are: the folder that holds most of the names is theirs.
     names = [image.name for image in instances.images]
     best = found.folders[0] if found.folders else found.root
     best_files: list[str | None] = [None] * len(names)
@@ -235,10 +240,11 @@ def _names_in(folder: Path, names: list[str]) -> list[str | None]:
     are_unique = len(set(lasts)) == len(lasts)
 
     found = []
+    prefix = f"{folder.name}/"
     for name, last in zip(names, lasts, strict=True):
         path = files.find(name)
-        if path is None and name.startswith(f"{folder.name}/"):
-            path = files.find(name.removeprefix(f"{folder.name}/"))
+        if path is None and name.startswith(prefix):
+            path = files.find(name.removeprefix(prefix))
         if path is None and are_unique and last != name:
             path = files.find(last)
         found.append(path)

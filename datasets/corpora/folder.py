@@ -83,6 +83,8 @@ def open_folder(root: Path, split: str, mask_threshold: int | None = None) -> Co
             folders, or masks that fit no classes.
     """
     layout = _layout(root, split)
+
+    # The same list names the indices of masks, or the folders of images that have none.
     names = read_classes(root / split, root)
     if layout.masks is None and any((layout.images / name).is_dir() for name in names):
         layout = replace(layout, folders=names)
@@ -134,6 +136,7 @@ def _layout(root: Path, split: str) -> _Layout:
         raise CorpusError(
             f"{root}: no folder {split!r} in it; use --split all for the whole folder."
         )
+    # Only beside images/: a class may be called labels or annotations.
     if (base / "images").is_dir():
         masks = _masks_in([base / name for name in MASK_FOLDERS])
         if masks is not None:
@@ -164,6 +167,8 @@ def _masks_are_beside(folder: Path) -> bool:
         else:
             stems.add(stem)
 
+    # A few pictures that happen to be called mask make no set of masks; one mask that is missing
+    # among many does not unmake it.
     paired = sum(stem[: -len(BESIDE_ENDINGS[0])] in stems for stem in masked)
     return paired > 0 and 2 * paired >= len(stems)
 
@@ -227,6 +232,8 @@ def _kind(
 ) -> MaskKind:
     """Return what the masks hold."""
     assert layout.masks is not None
+
+    # Colors that are listed need no look at the masks.
     colors = read_label_map(root / split, root)
     if colors is not None:
         return color_kind(colors)

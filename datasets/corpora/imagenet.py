@@ -41,6 +41,7 @@ def open_imagenet(root: Path, split: str) -> Corpus:
     if not present:
         return _open_flat(root, folder, split)
 
+    # A split may lack classes that the other one has: indices count both.
     skipped = Skipped()
     wnids = tuple(sorted({*present, *_wnids_of_other_splits(root, folder)}))
     num_records = sum(len(list_pictures(_pictures_of(folder, wnid), skipped)) for wnid in present)
@@ -117,6 +118,7 @@ def _open_flat(root: Path, folder: Path, split: str) -> Corpus:
             "per class, or use --corpus folder."
         )
 
+    # A picture without a label would count as one of no class.
     for name in names:
         if name not in found.labels:
             skipped.add(f"pictures that {found.path.name} does not list", name)

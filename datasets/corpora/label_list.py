@@ -59,6 +59,7 @@ def find_labels(
     if path is None:
         return None
 
+    # Names have no spaces in ImageNet; what follows the label are boxes.
     lines = read_lines(path, "list of labels")
     words = [re.split(r"[\s,]+", line) for line in lines]
     if all(len(each) == 1 for each in words):
@@ -90,7 +91,9 @@ def _labels(
     pairs: list[tuple[str, str]], names: list[str], wnids: tuple[str, ...], path: Path
 ) -> Labels:
     """Return the class index of each image that the list names, with or without its extension."""
-    file_of = {name.rpartition(".")[0]: name for name in names} | {name: name for name in names}
+    # Kaggle's list has names without their extension.
+    file_of = {name.rpartition(".")[0]: name for name in names}
+    file_of |= {name: name for name in names}
     listed = {file_of[name]: label for name, label in pairs if name in file_of}
     if not listed:
         raise CorpusError(f"{path}: names none of the {len(names):,} pictures.")

@@ -117,6 +117,7 @@ def survey(
     seen = _Seen()
     for path in masks:
         seen.add(path)
+        # Enough is known then: a large set is not read to its end.
         if seen.has_indices and len(names) > 1:
             break
 
@@ -157,6 +158,8 @@ def _indices(folder: Path, names: tuple[str, ...], seen: _Seen) -> MaskKind:
 def _one_class(folder: Path, names: tuple[str, ...], seen: _Seen) -> MaskKind:
     """Return the kind of masks that hold nothing but 0 and 1, or 0 and 255."""
     ones, full = seen.only.get(1), seen.only.get(FULL)
+
+    # Two tools, or one that was set in two ways: guessing would make an object void, or void one.
     if ones and full and len(names) <= 1:
         raise CorpusError(
             f"{folder}: {ones.name} holds 0 and 1 only, {full.name} 0 and 255 only, so that 255 "

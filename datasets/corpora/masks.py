@@ -113,6 +113,7 @@ class ColorMask:
             CorpusError: not a PNG, or a color that is not listed.
         """
         codes = _color_codes(self.path)
+        # One number per color, sorted, so that all pixels are looked up at once.
         listed = sorted((_code(color), value) for color, value in self.values)
         known = np.array([code for code, _ in listed], np.uint32)
         values = np.array([value for _, value in listed], np.uint8)
@@ -144,6 +145,8 @@ def read_plane(path: Path) -> NDArray[Any]:
 
     if color_type == GREY_ALPHA:
         return pixels[..., 0]
+
+    # Many tools save a grey mask as a color picture.
     red, green, blue = (pixels[..., channel] for channel in range(3))
     if not (np.array_equal(red, green) and np.array_equal(green, blue)):
         raise CorpusError(

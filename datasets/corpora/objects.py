@@ -1,6 +1,5 @@
 """Labelled objects of any corpus: check one box, and say why an object is dropped."""
 
-import math
 from typing import Any
 
 Box = tuple[float, float, float, float]
@@ -16,14 +15,20 @@ def box_fault(box: Box, size: tuple[int, int] | None) -> str:
         size: width and height that the label states; None if it states none.
     """
     x0, y0, x1, y1 = box
-    if not all(math.isfinite(value) and abs(value) <= MAX_COORDINATE for value in box):
+    # Written so that NaN is refused too.
+    if not all(abs(value) <= MAX_COORDINATE for value in box):
         return "its box is not finite"
-    if x1 <= x0 or y1 <= y0:
-        return f"its box has no area ({x1 - x0:g} x {y1 - y0:g})"
 
+    width, height = x1 - x0, y1 - y0
+    if width <= 0 or height <= 0:
+        return f"its box has no area ({width:g} x {height:g})"
+
+    # A box that sticks out is kept: the loader clips it.
     if size is not None:
         width, height = size
-        if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
+        is_left_or_above = x1 <= 0 or y1 <= 0
+        is_right_or_below = x0 >= width or y0 >= height
+        if is_left_or_above or is_right_or_below:
             return f"its box lies outside the picture ({width} x {height})"
     return ""
 

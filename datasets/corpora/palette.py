@@ -7,12 +7,13 @@ def voc_color(index: int) -> tuple[int, int, int]:
     Its bits, three at a time, are spread over R, G and B from the top bit down. Source:
     `VOClabelcolormap.m` of the VOC development kit. Index 0 is black, 255 is (224, 224, 192).
     """
-    red = green = blue = 0
+    color = [0, 0, 0]
     for bit in range(7, -1, -1):
-        red |= (index & 1) << bit
-        green |= (index >> 1 & 1) << bit
-        blue |= (index >> 2 & 1) << bit
-        index >>= 3
+        for channel in range(3):
+            color[channel] |= (index & 1) << bit
+            index >>= 1
+
+    red, green, blue = color
     return red, green, blue
 
 

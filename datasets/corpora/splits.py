@@ -181,7 +181,11 @@ def _neediest(
     needs = list(zip(wanted_P.tolist(), missing_P.tolist(), strict=True))
     most = max(needs)
     equal = [part for part, need in enumerate(needs) if need == most]
-    return equal[0] if len(equal) == 1 else int(generator.choice(equal))
+
+    # Nothing is drawn unless there is a choice: draws are part of the split.
+    if len(equal) == 1:
+        return equal[0]
+    return int(generator.choice(equal))
 
 
 def write_lists(out: Path, parts: Mapping[str, Part]) -> None:

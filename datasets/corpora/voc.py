@@ -113,6 +113,7 @@ def open_voc(root: Path, split: str) -> Corpus:
     if not names:
         raise CorpusError(f"{chosen.source}: the split {split!r} is empty.")
 
+    # A test set whose objects are not public has no XML files, and so no classes.
     files = _find_files(chosen, names, pictures)
     labelled = files[0].annotation is not None
     found = _classes(chosen, files, root)
@@ -148,6 +149,7 @@ def _resolve(root: Path, split: str) -> _Split:
     if match is None:
         raise CorpusError(f"{split!r} is no split of VOC: give a list's name such as 2012-seg-val.")
 
+    # A year may be a link, as VOCdevkit/VOC2012 -> /data/VOC2012: its target's name counts.
     folders = _year_folders(root)
     year = f"VOC{match['year']}" if match["year"] else ""
     wanted = [folder for folder in folders if not year or folder.resolve().name == year]
@@ -186,6 +188,7 @@ def _names(chosen: _Split, pictures: FileNames) -> list[str]:
         files = [entry.name for entry in list_folder(chosen.source)]
         return [name.removesuffix(".xml") for name in files if name.endswith(".xml")]
 
+    # Before any name is looked up: a list may come from a stranger.
     lines = read_lines(chosen.source, "list")
     for line in lines:
         inside(pictures.folder, line, chosen.source)
@@ -207,6 +210,7 @@ def _without_mark(line: str, pictures: FileNames) -> str:
 
 def _find_picture(name: str, pictures: FileNames) -> str | None:
     """Return the image of a name, which may carry its extension."""
+    # `my.photo` is a name with a dot before it is one with an extension.
     exact = pictures.find(f"{name}.jpg") or pictures.find_stem(name)
     return exact or pictures.find_stem(_stem(name))
 
@@ -268,9 +272,11 @@ def _beside(
 
 def _classes(chosen: _Split, files: list[_Files], root: Path) -> _Classes:
     """Return the classes: of a list beside the images, else VOC's, else those of the XML files."""
+    # A list of the year's own comes before one for all years.
     folders = (chosen.folder, root)
     colors = read_label_map(*folders)
     names = read_classes(*folders)
+    # It also names the classes, in the order of their indices.
     if colors is not None:
         return _Classes(colors.classes, f"the classes are those of {colors.path.name}", colors)
     if names:

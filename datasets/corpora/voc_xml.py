@@ -47,6 +47,7 @@ def read_annotation(path: Path, class_of: dict[str, int]) -> Annotation:
     tree = _tree(path)
     size = _size(tree)
 
+    # Objects are named by their number: names repeat.
     objects, dropped = [], []
     for number, item in enumerate(tree.findall("object"), start=1):
         name = _name(item)
@@ -115,6 +116,8 @@ def _object(
             f"its class is unknown; classes.txt can list your own ({name or 'no name'})"
         )
 
+    # Boxes of other tools may begin at pixel 0: half a pixel more at the border is no reason to
+    # drop them.
     x0, y0, x1, y1 = (_number(item, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
     box: Box = (max(0.0, x0 - 1), max(0.0, y0 - 1), x1, y1)
     fault = box_fault(box, size)

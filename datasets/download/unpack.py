@@ -65,6 +65,7 @@ def unpack(path: Path, root: Path, *, top: str, max_bytes: int) -> None:
     Raises:
         DownloadError: The archive is damaged or hostile; none of its files is at its place then.
     """
+    # On the same file system as the root's, so that moving is renaming.
     staging = path.with_name(f"{path.name}.d")
     budget = _Budget(top, max_bytes, MAX_FILES)
     extract = _extract_zip if path.suffix == ".zip" else _extract_tar

@@ -172,6 +172,7 @@ def paint_background(
     rows = np.arange(height, dtype=np.float32)[:, None]
     start = 0.0
 
+    # Each layer covers the lower part of those before it, down to the bottom.
     for layer in background.layers:
         start = rng.uniform(layer.lowest, layer.highest)
         edge = _edge(layer.material, start, lab.shape[1:], rng)

@@ -98,6 +98,7 @@ def draw_scene(seed: Sequence[int], size: int) -> Scene:
         seed: numbers that name the scene.
         size: the longer side, pixels; the other is as long or three quarters of it.
     """
+    # The order of the draws is part of the drawing: the same seed gives the same bytes.
     rng = np.random.default_rng(seed)
     shapes = [(size, size), (size, size * 3 // 4), (size * 3 // 4, size)]
     width, height = shapes[rng.integers(3)]
@@ -114,7 +115,8 @@ def draw_scene(seed: Sequence[int], size: int) -> Scene:
 
     front_HW, instances = _visible(canvas.front, painted)
     void_map = canvas.void_map & (front_HW == 0)
-    return Scene(lab_to_rgb(canvas.lab), front_HW, void_map, instances)
+    rgb = lab_to_rgb(canvas.lab)
+    return Scene(rgb, front_HW, void_map, instances)
 
 
 def _blank(height: int, width: int, unit: float) -> _Canvas:
@@ -129,7 +131,9 @@ def _paint_objects(
     """Paint 1 to 5 objects, far ones first."""
     looks = list(LOOKS.values())
     fitting = [index for index, look in enumerate(looks) if place in look.places.split()]
-    nearnesses = sorted(rng.uniform(0, 1, rng.integers(1, 6)).tolist())
+
+    num_objects = rng.integers(1, 6)
+    nearnesses = sorted(rng.uniform(0, 1, num_objects).tolist())
     painted: list[_Painted] = []
     taken: list[float] = []
 
@@ -155,11 +159,14 @@ def _place(
     height, width = canvas.front.shape
     radius = canvas.unit * (15 + 22 * nearness) * rng.uniform(0.85, 1.25)
 
+    # Of four places the one farthest from the others.
     tries: list[float] = rng.uniform(0.05, 0.95, 4).tolist()
     x = width * max(tries, key=lambda at: _gap(at, taken))
     taken.append(x / width)
 
-    y = (horizon + (1 - horizon) * (0.1 + 0.8 * nearness)) * height - 0.7 * radius
+    # Near objects stand lower on the ground; those of the sky fly before it.
+    depth = 0.1 + 0.8 * nearness
+    y = (horizon + (1 - horizon) * depth) * height - 0.7 * radius
     if "sky" in LOOKS[NAMES[class_index]].places.split():
         y = rng.uniform(0.12, 0.55) * height
     return _Placed(class_index, x, y, radius)
@@ -191,11 +198,13 @@ def _paint(
     x = mirror * (math.cos(turn) * u + math.sin(turn) * v)
     y = math.cos(turn) * v - math.sin(turn) * u
 
+    # Painted over what is there, with an edge one pixel wide.
     distance_px = look.shape(x, y) * placed.radius
     lab = _object_color(look, x, y, distance_px, tint, canvas.unit)
     region = canvas.lab[:, rows, columns]
     region += np.clip(0.5 - distance_px, 0, 1) * (lab - region)
 
+    # The outline of the front object is void; those of objects behind it go.
     solid = distance_px < 0
     canvas.front[rows, columns][solid] = number
     void = canvas.void_map[rows, columns]
@@ -212,10 +221,11 @@ def _local(span: slice, middle: float, radius: float) -> Plane:
 
 def _span(middle: float, radius: float, size: int) -> slice:
     """Return the rows or columns that an object reaches, within the picture."""
+    # Some shapes are a little larger than their radius.
     reach = radius * 1.15
-    first = max(0, int(middle - reach))
-    last = max(0, min(size, int(middle + reach) + 1))
-    return slice(first, last)
+    first = int(middle - reach)
+    last = int(middle + reach) + 1
+    return slice(max(0, first), max(0, min(size, last)))
 
 
 def _is_cut(placed: _Placed, height: int, width: int) -> bool:
@@ -228,8 +238,10 @@ def _object_color(
     look: Look, x: Plane, y: Plane, distance_px: Plane, tint: list[float], unit: float
 ) -> NDArray[np.float32]:
     """Return an object's CIELAB planes: texture, light from above, a dark line along the edge."""
-    base = look.lightness + 6 * min(max(tint[0], -1.5), 1.5)
+    brightness = min(max(tint[0], -1.5), 1.5)
+    base = look.lightness + 6 * brightness
     lightness = base + 11 * look.texture(x, y) - 6 * y
+
     edge = np.clip(1 + distance_px / (1.6 * unit), 0, 1)
     lightness = lightness - 16 * edge
 

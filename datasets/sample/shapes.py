@@ -61,6 +61,7 @@ def box(
 
 def polygon(*corners: tuple[float, float]) -> Field:
     """Return a convex polygon; corners clockwise as seen with y down."""
+    # Per edge: a corner, and the normal that points outwards.
     edges = []
     for (x0, y0), (x1, y1) in zip(corners, (*corners[1:], corners[0]), strict=True):
         length = math.hypot(x1 - x0, y1 - y0)

@@ -111,8 +111,10 @@ class _Drawn:
 def _drawn_objects(scene: Scene) -> Iterator[_Drawn]:
     for number, instance in enumerate(scene.instances, start=1):
         solid = scene.instance_map == number
-        rows = np.flatnonzero(solid.any(1)).tolist()
-        columns = np.flatnonzero(solid.any(0)).tolist()
+        rows = np.flatnonzero(solid.any(axis=1)).tolist()
+        columns = np.flatnonzero(solid.any(axis=0)).tolist()
+
+        # The box ends behind the last row and column.
         yield _Drawn(instance, solid, columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
 
 
@@ -125,6 +127,7 @@ def _write_coco(root: Path, split: _Split) -> None:
 
     for number, scene in split.scenes():
         height, width = scene.instance_map.shape
+        # COCO's own names have twelve digits.
         name = f"{number:012d}.jpg"
         _save_photo(scene, root / split.name / name)
         images.append({"id": number, "file_name": name, "height": height, "width": width})
@@ -165,13 +168,15 @@ def _write_voc(year: Path, split: _Split) -> None:
     for folder in VOC_FOLDERS:
         (year / folder).mkdir(parents=True, exist_ok=True)
 
+    # The year in front of a name keeps the splits' names apart.
     names = []
     for number, scene in split.scenes():
         name = f"{2000 + split.part}_{number:06d}"
         names.append(name)
         _save_photo(scene, year / "JPEGImages" / f"{name}.jpg")
-        (year / "Annotations" / f"{name}.xml").write_text(_voc_xml(scene, name), encoding="utf-8")
         _voc_mask(scene).save(year / "SegmentationClass" / f"{name}.png")
+        annotation = year / "Annotations" / f"{name}.xml"
+        annotation.write_text(_voc_xml(scene, name), encoding="utf-8")
 
     for kind in LIST_KINDS:
         path = year / "ImageSets" / kind / f"{split.name}.txt"
