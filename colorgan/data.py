@@ -14,10 +14,12 @@ from pathlib import Path
 
 from colorgan.config.recipe import RunRecipe
 from colorgan.distributed.ranks import Ranks, cores_a_rank, num_nodes
+from colorgan.errors import UsageError
 from shards.errors import ManifestError, PictureError, ShardError
 from shards.images.conversion import decode_upright, open_upright
 from shards.images.policy import MAX_PIXELS_LIMIT
 from shards.loading.boxes import Boxes
+from shards.loading.label_scan import ClassCounts, count_classes, has_labels, is_remote
 from shards.loading.loader import Batch, Loader, Targets
 from shards.loading.shard_set import ShardSet, Storage, open_shards
 
@@ -25,13 +27,17 @@ __all__ = [
     "MAX_PIXELS_LIMIT",
     "Batch",
     "Boxes",
+    "ClassCounts",
     "Loader",
     "Loaders",
     "PictureError",
     "ShardError",
     "ShardSet",
     "Targets",
+    "check_labels",
+    "count_classes",
     "decode_upright",
+    "is_remote",
     "open_loaders",
     "open_set",
     "open_upright",
@@ -40,6 +46,7 @@ __all__ = [
 
 
 _MAX_GPU_DECODE_THREADS = 8
+LABEL_WORDS = {"classes": "a class", "mask": "a mask", "boxes": "a box"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,26 @@ def open_set(
     """
     storage = _storage(cache_dir, cache_gb)
     return ranks.on_all_ranks(lambda: open_shards(folders, storage))
+
+
+def check_labels(shards: ShardSet, targets: Targets, ranks: Ranks) -> None:
+    """Refuse a set without a single label of the kind that is to be learned or scored.
+
+    Rank 0 reads labels until it finds one. Called on all ranks.
+
+    Raises:
+        UsageError: The set has none.
+    """
+    if targets == "none":
+        return
+
+    labelled = ranks.gather(has_labels(shards, targets) if ranks.main else True)[0]
+    if not labelled:
+        folders = ", ".join(str(manifest.folder) for manifest in shards.manifests)
+        raise UsageError(
+            f"{folders}: no image has {LABEL_WORDS[targets]}: nothing to learn or to score; "
+            "pack a corpus or a split that has them"
+        )
 
 
 @contextmanager

@@ -6,6 +6,8 @@ absent.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import math
 import os
@@ -47,6 +49,31 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def _process_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def exchange(first: Path, second: Path) -> None:
+    """Let two paths of one file system change their names, at once where the system can.
+
+    Linux does it in one step (renameat2). Where it cannot (some network file systems), `second` is
+    missing for a moment.
+
+    Raises:
+        OSError: A path does not exist, or may not be renamed.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    if hasattr(library, "renameat2"):
+        at_here, flag_exchange = -100, 2
+        if not library.renameat2(
+            at_here, os.fsencode(first), at_here, os.fsencode(second), flag_exchange
+        ):
+            return
+        if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(second))
+
+    aside = second.with_name(f".{second.name[:100]}.{_process_name()}.old")
+    second.rename(aside)
+    first.rename(second)
+    aside.rename(first)
 
 
 def sync(path: Path) -> None:

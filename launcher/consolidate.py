@@ -20,11 +20,13 @@ class ConsolidateSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    run: Path = Field(Path("runs/pretrain"), description="run folder of pretraining")
+    run: Path = Field(Path("runs/pretrain"), description="run folder of a training")
     checkpoint: str | None = Field(
         None, description="name of a checkpoint in it; unset: the newest intact one"
     )
-    out: Path | None = Field(None, description="folder to write; unset: RUN/generator")
+    out: Path | None = Field(
+        None, description="folder to write; unset: RUN/generator, of fine-tuning RUN/model"
+    )
     weights: Literal["raw", "average"] | None = Field(
         None, description="unset: the average if the run has one"
     )
@@ -46,16 +48,21 @@ def main(argv: list[str]) -> int:
     # Torch is imported after the settings have been checked.
     from colorgan.tasks.consolidating import consolidate_run, export_to_onnx
 
-    out = settings.out or settings.run / "generator"
-    print(
-        consolidate_run(settings.run, out, checkpoint=settings.checkpoint, weights=settings.weights)
+    result = consolidate_run(
+        settings.run, settings.out, checkpoint=settings.checkpoint, weights=settings.weights
     )
+    print(result.text)
     if settings.onnx:
-        print(export_to_onnx(out))
+        print(export_to_onnx(result.folder))
 
-    data = "--data.train DIR --data.val DIR"
-    print(f"Next: {command_text('finetune')} --task classify --init {out} {data}")
-    print(f"  or: {command_text('colorize')} --generator {out} --out colored PHOTO...")
+    if result.kind == "generator":
+        data = "--data.train DIR --data.val DIR"
+        print(f"Next: {command_text('finetune')} --task classify --init {result.folder} {data}")
+        print(
+            f"  or: {command_text('colorize')} --generator {result.folder} --out colored PHOTO..."
+        )
+    else:
+        print(f"Next: {command_text('evaluate')} --model {result.folder} --data DIR")
     return 0
 
 

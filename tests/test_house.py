@@ -85,7 +85,7 @@ FRONT_DOORS = {
     "colorgan.study": {"study", "settings", "record", "single_runs"},
     "colorgan.report": {"page"},
     "colorgan.doctor": {"examine", "settings"},
-    "shards.loading": {"loader", "shard_set", "boxes"},
+    "shards.loading": {"loader", "label_scan", "shard_set", "boxes"},
     "shards.packing": {
         "pack",
         "appending",

@@ -57,7 +57,7 @@ def consolidate(
     def read(name: str, offset: int, length: int) -> Tensor:
         return source.read(stored, name, offset, length)
 
-    partial = partial_folder(out)
+    partial = partial_folder(out, config.kind)
     write_safetensors(partial / WEIGHTS, shapes, read)
     (partial / CONFIG).write_text(config.model_dump_json(indent=1) + "\n")
     _check_output(partial, config, source.read("probe", which))

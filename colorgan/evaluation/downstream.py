@@ -25,6 +25,9 @@ from colorgan.evaluation.segmenter_scores import score_segmenter, segmenter_text
 from colorgan.models.model_folder import ModelConfig
 from colorgan.models.modes import evaluating, using_inference
 
+# Classes that a line names.
+MAX_NAMED = 10
+
 
 @dataclass(frozen=True)
 class DownstreamTask:
@@ -152,3 +155,18 @@ def scores_text(config: ModelConfig, scores: Mapping[str, float]) -> str:
     text = task_of_kind(config.kind).text(config, scores)
     present = f"{scores['classes']:.0f} of {config.architecture.num_outputs} classes present"
     return f"{text} ({scores['images']:.0f} images, {present}; {config.inference} inference)"
+
+
+def undefined_text(evaluation: Evaluation) -> str:
+    """Return a line that names the classes without a score, or "" where each class has one."""
+    names = [
+        name
+        for name, score in evaluation.record.per_class.items()
+        if score is None or score != score
+    ]
+    if not names:
+        return ""
+
+    shown = ", ".join(names[:MAX_NAMED])
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"not scored, as no image of the set shows them: {shown}{more}"

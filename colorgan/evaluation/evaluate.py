@@ -16,13 +16,20 @@ from colorgan.data import (
     Loader,
     ShardSet,
     Targets,
+    check_labels,
     decode_upright,
     open_set,
     open_whole_set,
 )
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
-from colorgan.evaluation.downstream import TASKS, evaluate_model, scores_text, task_of_kind
+from colorgan.evaluation.downstream import (
+    TASKS,
+    evaluate_model,
+    scores_text,
+    task_of_kind,
+    undefined_text,
+)
 from colorgan.evaluation.generator_scores import (
     mean_scores,
     save_best_and_worst,
@@ -65,6 +72,7 @@ def evaluate(settings: EvaluateSettings, ranks: Ranks) -> None:
 
     shards = open_set(settings.data, settings.cache_dir, settings.cache_gb, ranks)
     check_data(settings, config, shards)
+    check_labels(shards, _targets(config), ranks)
     subject = _Subject(settings, model, config, ranks)
     with open_whole_set(
         shards,
@@ -130,7 +138,8 @@ def _score(subject: _Subject, loader: Loader) -> tuple[Evaluation, str]:
         seed=subject.settings.seed,
         num_pictures=subject.settings.num_pictures,
     )
-    return evaluation, scores_text(subject.config, evaluation.scores)
+    lines = [scores_text(subject.config, evaluation.scores), undefined_text(evaluation)]
+    return evaluation, "\n".join(line for line in lines if line)
 
 
 def _score_generator(subject: _Subject, loader: Loader) -> tuple[Evaluation, str]:

@@ -11,6 +11,7 @@ ever unpickled.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from colorgan.devices import exact_float32
 from colorgan.errors import ArchitectureError, ModelFolderError, UsageError
+from colorgan.files import exchange
 from colorgan.models.detector import Detector
 from colorgan.models.modes import evaluating, using_inference
 from colorgan.models.timm_encoder import Backbone, TimmEncoder
@@ -31,6 +33,8 @@ from colorgan.models.weights_file import CONFIG, WEIGHTS, WeightsFile
 UNET = "unet"
 PAPER_IS_OURS = "inference paper reaches the U-Net's own layers"
 MAX_CONFIG_BYTES = 8 << 20
+# Written by huggingface_hub, and by users.
+CARD = "README.md"
 
 
 class Architecture(BaseModel):
@@ -224,7 +228,7 @@ def save_model(out: Path, module: nn.Module, config: ModelConfig) -> None:
     Raises:
         ModelFolderError: `out` cannot be a model folder.
     """
-    partial = partial_folder(out)
+    partial = partial_folder(out, config.kind)
     write_model(partial, module, config)
     replace_folder(partial, out)
 
@@ -238,32 +242,49 @@ def write_model(folder: Path, module: nn.Module, config: ModelConfig) -> None:
     (folder / CONFIG).write_text(config.model_dump_json(indent=1) + "\n")
 
 
-def partial_folder(out: Path) -> Path:
+def partial_folder(out: Path, kind: str) -> Path:
     """Make and return the folder in which a model folder is written before it is renamed.
 
     It is beside `out`.
 
+    Args:
+        out: The folder to write: new, empty, or an older model of the same kind.
+        kind: Of the model that is written.
+
     Raises:
-        ModelFolderError: `out` cannot be a model folder.
+        ModelFolderError: `out` holds something else.
     """
     out = out.resolve()
     if not out.name or out.is_file():
         raise ModelFolderError(
             f"{out} cannot be the folder of a model: name one that is new, or an older model's"
         )
+    if (out / CONFIG).is_file():
+        old = read_config(out)
+        if old.kind != kind:
+            raise ModelFolderError(
+                f"{out} holds a {old.kind} and is not replaced by a {kind}: choose another --out"
+            )
+    elif out.is_dir() and any(out.iterdir()):
+        raise ModelFolderError(f"{out} holds other files than a model's: choose another --out")
+
     partial = out.with_name(f".{out.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     return partial
 
 
 def replace_folder(partial: Path, out: Path) -> None:
-    """Put `partial` in the place of `out`; only files of ours are removed from an old one."""
-    if out.exists():
-        for name in (WEIGHTS, CONFIG):
-            (partial / name).replace(out / name)
-        partial.rmdir()
-    else:
+    """Put `partial` in the place of `out` at once; of an older model only a model card stays."""
+    if not out.exists():
         partial.rename(out)
+        return
+
+    card = out / CARD
+    if card.is_file():
+        shutil.copy2(card, partial / CARD)
+    exchange(partial, out)
+    shutil.rmtree(partial)
 
 
 def probe(module: nn.Module, image_size: int, device: torch.device) -> Tensor:

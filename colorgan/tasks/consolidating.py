@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,34 +15,53 @@ from colorgan.models.weights_file import WEIGHTS
 MIB = 2**20
 
 
+@dataclass(frozen=True)
+class Consolidated:
+    """A model folder that was written.
+
+    Attributes:
+        folder: Where it is.
+        kind: Of the model: generator, classifier, segmenter or detector.
+        text: A line about it.
+    """
+
+    folder: Path
+    kind: str
+    text: str
+
+
 def consolidate_run(
     run: Path,
-    out: Path,
+    out: Path | None = None,
     *,
     checkpoint: str | None = None,
     weights: Literal["raw", "average"] | None = None,
-) -> str:
-    """Turn a run's checkpoint into a model folder; return a line about it.
+) -> Consolidated:
+    """Turn a run's checkpoint into a model folder.
 
     Args:
         run: Run folder of a training.
-        out: Folder to write.
+        out: Folder to write; None for `RUN/generator` of pretraining, `RUN/model` of fine-tuning.
         checkpoint: Name of the checkpoint in the run; None for the newest intact one.
         weights: None for the average where there is one.
 
     Raises:
         CheckpointError: The run has no intact checkpoint, or not the weights asked for.
-        ModelFolderError: The written network's output differs from the run's.
+        ModelFolderError: The written network's output differs from the run's, or the folder holds
+            something else than an older model of this kind.
     """
     source = _find_checkpoint(run, checkpoint)
-    config = consolidate(source, out, weights)
+    kind = str(source.state["model"]["kind"])
+    folder = out or run / ("generator" if kind == "generator" else "model")
+    config = consolidate(source, folder, weights)
 
     side, width = config.architecture.image_size, config.architecture.width
-    size_mib = (out / WEIGHTS).stat().st_size / MIB
-    return (
-        f"{out}: {config.kind} {side}x{side} of width {width}, {config.weights} weights after "
+    size_mib = (folder / WEIGHTS).stat().st_size / MIB
+    text = (
+        f"{folder}: {config.kind} {side}x{side} of width {width}, {config.weights} weights after "
         f"{config.images_seen:,} images, {size_mib:.1f} MiB; its output equals the run's"
     )
+    return Consolidated(folder, config.kind, text)
 
 
 def export_to_onnx(folder: Path) -> str:

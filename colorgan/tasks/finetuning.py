@@ -19,11 +19,11 @@ from colorgan.checkpoints.consolidation import consolidate
 from colorgan.config.command import command_text
 from colorgan.config.recipe import FinetuneRecipe
 from colorgan.config.settings import dump_recipe
-from colorgan.data import Loaders, ShardSet, open_loaders, open_set
+from colorgan.data import Loaders, ShardSet, check_labels, open_loaders, open_set
 from colorgan.distributed.phase import Strategy
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
-from colorgan.evaluation.downstream import TASKS, evaluate_model, scores_text
+from colorgan.evaluation.downstream import TASKS, evaluate_model, scores_text, undefined_text
 from colorgan.evaluation.record import EVALUATION, Evaluation, write_evaluation
 from colorgan.models.model_folder import ModelConfig
 from colorgan.runs.recipe import saved_recipe
@@ -207,6 +207,8 @@ class _Training:
         self.evaluations = {images_seen: evaluation}
         self.run.record("validate", images_seen, evaluation.scores)
         self.run.message(scores_text(config, evaluation.scores))
+        if at_the_end and undefined_text(evaluation):
+            self.run.message(undefined_text(evaluation))
 
 
 def run(recipe: FinetuneRecipe, ranks: Ranks) -> int:
@@ -224,6 +226,9 @@ def run(recipe: FinetuneRecipe, ranks: Ranks) -> int:
     recipe = chosen_for_device(recipe, ranks, saved_recipe(recipe.run, ranks))
     shards = open_set(recipe.data.train, *recipe.data.cache, ranks)
     val_shards = _open_val(recipe, shards, ranks)
+    for each in (shards, val_shards):
+        if each is not None:
+            check_labels(each, TASKS[recipe.task].targets, ranks)
     micro_batch_size = check_batch(recipe, ranks, shards.num_samples)
     model, config = initial_model(recipe, shards.classes, shards.palette)
     stages = stages_in_images(recipe, shards.num_samples)

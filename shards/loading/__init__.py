@@ -1,6 +1,6 @@
 """Packed folders to batches of normalised Lab, for training and evaluation.
 
-Front doors: loader.Loader, shard_set.open_shards, boxes.Boxes. The path of a sample:
+Front doors: loader.Loader, shard_set.open_shards, boxes.Boxes, label_scan. The path of a sample:
 
     shards/order.py     which samples come next
     fetch_ahead         remote shards are fetched before they are due

@@ -73,9 +73,22 @@ def read_members(shards: ShardSet, row: np.void, spec: MemberSpec, read_at: Read
     path = shards.shard_paths[row["shard"]]
     _check_num_pixels(path, row, spec.max_pixels)
 
-    members = Members(_read_member(path, row, "image", spec, read_at), None, None)
+    image = _read_member(path, row, "image", spec, read_at)
+    _check_image(path, row, image, shards.manifest_of(row).image_formats)
+    members = read_labels(shards, row, spec, read_at)
+    members.image = image
+    return members
+
+
+def read_labels(shards: ShardSet, row: np.void, spec: MemberSpec, read_at: ReadAt) -> Members:
+    """Read one sample's label and mask, not its image, and check them against the manifest.
+
+    Raises:
+        BadSampleError: As in `read_members`.
+    """
+    path = shards.shard_paths[row["shard"]]
     manifest = shards.manifest_of(row)
-    _check_image(path, row, members.image, manifest.image_formats)
+    members = Members(b"", None, None)
 
     if spec.classes is not None:
         text = _read_member(path, row, "label", spec, read_at)

@@ -18,6 +18,8 @@ from helpers.commands import LAUNCHER, PROJECT, TINY, command_line
 from PIL import Image
 from safetensors.torch import load_file
 
+from colorgan.errors import ModelFolderError
+
 Verb = Callable[..., str]
 
 
@@ -161,6 +163,12 @@ def test_frozen_features_stay_and_then_learn(
             if not name.startswith("decoder.output.")
         ]
         assert all(same) if features == "frozen" else not any(same[:2])
+
+    shown = verb("consolidate", "--run", tmp_path / "train")
+    assert f"{tmp_path / 'train' / 'model'}: segmenter 32x32" in shown
+    assert "launcher/evaluate.py --model" in shown
+    with pytest.raises(ModelFolderError, match="holds a generator and is not replaced by a segm"):
+        verb("consolidate", "--run", tmp_path / "train", "--out", tmp_path / "run" / "generator")
 
 
 def test_a_resumed_fine_tuning_is_the_same_bit_for_bit(

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.networks import small_config
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score, confusion_matrix, jaccard_score
 
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import TrainingError
-from colorgan.evaluation.downstream import evaluate_model
-from colorgan.evaluation.record import write_evaluation
+from colorgan.evaluation.downstream import evaluate_model, scores_text, undefined_text
+from colorgan.evaluation.record import Evaluation, SavedEvaluation, write_evaluation
 from colorgan.evaluation.segmenter_scores import score_segmenter
 from colorgan.models.model_folder import Architecture, ModelConfig, build_model
 from colorgan.models.modes import initialise
@@ -200,3 +202,19 @@ def test_a_rank_without_pictures_has_none_of_its_own_size(folder: Path) -> None:
     _, config = model_of("segmenter", len(CLASSES) + 1)
     with pytest.raises(TrainingError, match="none of the images"):
         score_segmenter(iter([]), ONE, config)
+
+
+def test_classes_without_a_score_are_named_and_nothing_is_nan_percent() -> None:
+    config = small_config("classifier", num_outputs=12, classes=tuple("abcdefghijkl"))
+    none = dict.fromkeys(("mAP", "mAP_11_point", "first_positive_accuracy"), math.nan)
+    scores = {**none, "images": 3.0, "classes": 0.0}
+    per_class = dict.fromkeys(config.classes, math.nan) | {"b": 0.5}
+    evaluation = Evaluation(SavedEvaluation(scores=scores, per_class=per_class))
+
+    text = scores_text(config, scores)
+    assert "mAP undefined (VOC 2010+)" in text and "nan" not in text
+    assert "(3 images, 0 of 12 classes present; running inference)" in text
+    named = undefined_text(evaluation)
+    assert named.endswith("shows them: a, c, d, e, f, g, h, i, j, k and 1 more")
+    whole = SavedEvaluation(scores={"mAP": 0.5}, per_class={"a": 0.5})
+    assert undefined_text(Evaluation(whole)) == ""

@@ -210,3 +210,36 @@ def test_a_tensor_too_many_or_too_few_is_named(generator: Path, tmp_path: Path) 
 def test_the_wrong_kind_is_refused(generator: Path) -> None:
     with pytest.raises(ColorganError, match="holds a generator, a segmenter is needed"):
         load_model(generator, "segmenter")
+
+
+def test_a_folder_of_something_else_is_not_replaced(
+    saved: Checkpoint, generator: Path, tmp_path: Path
+) -> None:
+    other = copy_of(generator, tmp_path / "g")
+    config = json.loads((other / CONFIG).read_text())
+    (other / CONFIG).write_text(json.dumps({**config, "kind": "segmenter"}))
+    before = (other / WEIGHTS).read_bytes()
+    with pytest.raises(ModelFolderError, match="holds a segmenter and is not replaced by a gen"):
+        consolidate(saved, other)
+    assert (other / WEIGHTS).read_bytes() == before
+
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "thesis.txt").write_text("mine")
+    with pytest.raises(ModelFolderError, match="holds other files than a model's"):
+        consolidate(saved, notes)
+    assert [path.name for path in notes.iterdir()] == ["thesis.txt"]
+
+
+def test_an_older_model_is_replaced_at_once_with_what_was_made_of_it(
+    saved: Checkpoint, generator: Path, tmp_path: Path
+) -> None:
+    folder = copy_of(generator, tmp_path / "g")
+    (folder / "model.onnx").write_bytes(b"of the older weights")
+    (folder / "README.md").write_text("a model card")
+    inode = folder.stat().st_ino
+    consolidate(saved, folder, "raw")
+    assert {path.name for path in folder.iterdir()} == {WEIGHTS, CONFIG, "README.md"}
+    assert folder.stat().st_ino != inode
+    assert read_config(folder).weights == "raw"
+    assert [path.name for path in tmp_path.iterdir()] == ["g"]
