@@ -111,21 +111,33 @@ def read_recipe(name: str, recipes: Path | None) -> tuple[dict[str, Any], str]:
 def recipe_names(recipes: Path | None, schema: type[BaseModel]) -> list[str]:
     """Return the names of the recipes in a folder whose keys are all in the schema."""
     names = []
-    for file in sorted(recipes.glob("*.yaml")) if recipes else ():
+    for name, file in _recipe_files(recipes).items():
         keys = load_yaml(file.read_text()) or {}
         if {key.partition(".")[0] for key in keys} <= set(schema.model_fields):
-            names.append(file.stem)
+            names.append(name)
     return names
+
+
+def _recipe_files(recipes: Path | None) -> dict[str, Path]:
+    """Return the recipes by name; those of studies are `studies/NAME`."""
+    if recipes is None:
+        return {}
+
+    files = [*sorted(recipes.glob("*.yaml")), *sorted(recipes.glob("studies/*.yaml"))]
+    return {file.relative_to(recipes).with_suffix("").as_posix(): file for file in files}
 
 
 def _find_recipe(name: str, recipes: Path | None) -> Path:
     path = Path(name).expanduser()
-    if recipes is None or path.exists() or path.name != name:
+    if recipes is None or path.exists():
         return path
 
-    for candidate in (recipes / name, recipes / f"{name}.yaml"):
-        if candidate.is_file():
-            return candidate
+    known = _recipe_files(recipes)
+    plain = name.removesuffix(".yaml")
+    if plain in known:
+        return known[plain]
+    if path.name != name:
+        return path
 
-    known = ", ".join(sorted(file.stem for file in recipes.glob("*.yaml"))) or "none"
-    raise UsageError(f"--config {name}: no such file or recipe; the recipes are: {known}.")
+    names = ", ".join(known) or "none"
+    raise UsageError(f"--config {name}: no such file or recipe; the recipes are: {names}.")

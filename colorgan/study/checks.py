@@ -28,9 +28,12 @@ def check(settings: StudySettings) -> None:
         find_protocol(name)
     for name in settings.protocols:
         _check_protocol(find_protocol(name), settings)
-    for key, root in (("voc", settings.roots.voc), ("coco", settings.roots.coco)):
+    for key, root in settings.roots:
         if root is not None and not root.is_dir():
             raise UsageError(f"--roots.{key} {root} is not a folder")
+    for name, recipe in settings.pack.items():
+        if "root" not in recipe and settings.roots.pretrain is None:
+            raise UsageError(f"--pack {name} needs --roots.pretrain, the folder of its corpus")
     for name, folder in settings.generators.items():
         _check_generator(name, folder)
 
@@ -44,6 +47,11 @@ def check(settings: StudySettings) -> None:
 
 
 def _check_protocol(protocol: Protocol, settings: StudySettings) -> None:
+    drawn = settings.roots.voc is None and protocol.corpus == "voc"
+    if drawn and protocol.data[0].test.split.startswith("2007"):
+        raise UsageError(
+            f"{protocol.name} needs --roots.voc: the built-in sample has the splits of VOC 2012 only"
+        )
     if protocol.corpus == "coco" and settings.roots.coco is None:
         raise UsageError(f"{protocol.name} needs --roots.coco, the folder of that corpus")
     if protocol.task in FROZEN - {"knn"}:

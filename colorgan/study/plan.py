@@ -11,7 +11,7 @@ cluster (`launcher/study.py --list_steps true`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class Plan:
     @cached_property
     def steps(self) -> list[Step]:
         """All steps, parents first, each once."""
-        steps = [*self._sample_steps(), *self._pretraining_steps()]
+        steps = [*self._pack_steps(), *self._pretraining_steps()]
         for trial in self.trials:
             steps += trial.steps()
         steps += self._final_steps([step.name for step in steps])
@@ -166,35 +166,62 @@ class Plan:
         }
         return Step(f"pack {folder.name}", "pack", folder / "manifest.json", recipe=lambda: recipe)
 
-    def _sample_steps(self) -> Iterator[Step]:
-        """Yield the steps of the built-in sample in a chain: the first one draws the images."""
+    def _pack_steps(self) -> Iterator[Step]:
+        """Yield the steps that pack the built-in sample and the sets to pretrain on.
+
+        Those of the sample are a chain: the first one draws the images.
+        """
         steps = []
         if self.settings.roots.voc is None:
             steps.append(self._sample_step("voc-train", 64))
         for recipe in self.recipes.values():
             for folder in _data_folders(recipe):
-                _, split, size = (*Path(folder).name.split("-"), "")[:3]
-                if Path(folder).parent == self.settings.out / "shards" and size.isdigit():
-                    steps.append(self._sample_step(split, int(size)))
+                for split in ("train", "val"):
+                    step = self._sample_step(split, int(network_of_recipe(recipe)["image_size"]))
+                    if folder == str(step.done.parent):
+                        steps.append(step)
 
         before: tuple[str, ...] = ()
         for step in {step.name: step for step in steps}.values():
-            yield Step(step.name, step.command, step.done, before, step.recipe)
+            yield replace(step, parents=before)
             before = (step.name,)
+        for name in self.settings.pack:
+            yield self._pack_step(name)
+
+    def _pack_step(self, name: str) -> Step:
+        """Return the step that packs a set to pretrain on."""
+        folder = self.settings.out / "shards" / name
+        root = {"root": str(self.settings.roots.pretrain)}
+        recipe = {**root, **self.settings.pack[name], "out": str(folder)}
+        return Step(f"pack {name}", "pack", folder / "manifest.json", recipe=lambda: recipe)
 
     # --- Pretraining
 
     def _with_data(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a pretraining recipe with its data: the built-in sample if it names none."""
+        """Return a pretraining recipe with packed folders: the built-in sample if it names none."""
         data = recipe.get("data") or {}
         if "data.train" in recipe or "train" in data:
-            return dict(recipe)
+            return self._with_packed(recipe) if self.settings.pack else dict(recipe)
 
         size = int(network_of_recipe(recipe)["image_size"])
         folders = {
             split: [str(self._sample_step(split, size).done.parent)] for split in ("train", "val")
         }
         return {**recipe, "data": {**data, **folders}}
+
+    def _with_packed(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the recipe, data keys dotted, with the folders of the sets that it names."""
+        changed = {key: value for key, value in recipe.items() if key != "data"}
+        for key, value in leaves({"data": recipe.get("data") or {}}):
+            changed[key] = value
+        for key in ("data.train", "data.val"):
+            names = changed.get(key)
+            if isinstance(names, list | tuple):
+                changed[key] = [self._packed_folder(str(name)) for name in names]
+        return changed
+
+    def _packed_folder(self, name: str) -> str:
+        return str(self.settings.out / "shards" / name) if name in self.settings.pack else name
 
     def _pretraining_runs(self, name: str) -> dict[Path, int]:
         """Return the run folders of an arm with their seeds."""
@@ -205,7 +232,7 @@ class Plan:
         return {parent / f"{name}@{seed}": seed for seed in seeds}
 
     def _pretraining_steps(self) -> Iterator[Step]:
-        packed = {str(step.done.parent): step.name for step in self._sample_steps()}
+        packed = {str(step.done.parent): step.name for step in self._pack_steps()}
         for name, recipe in self.recipes.items():
             for run, seed in self._pretraining_runs(name).items():
                 own = {"seed": seed} if self.settings.pretrain_seeds else {}

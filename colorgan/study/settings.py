@@ -29,6 +29,9 @@ class Roots(BaseModel):
         None, description="VOCdevkit; unset: the drawn one of the built-in sample"
     )
     coco: Path | None = Field(None, description="the folder of COCO, for the protocols on it")
+    pretrain: Path | None = Field(
+        None, description="the corpus to pretrain on, for entries of `pack` without a root"
+    )
 
 
 class AssumedSpreads(BaseModel):
@@ -64,6 +67,11 @@ class StudySettings(BaseModel):
         {},
         description="arms to pretrain first: {NAME: RECIPE}, a recipe of launcher/pretrain.py "
         "without `run`",
+    )
+    pack: dict[str, dict[str, Any]] = Field(
+        {},
+        description="sets to pack for pretraining: {NAME: RECIPE}, a recipe of launcher/pack.py "
+        "without `out`; recipes in `pretrain` use them as data.train: [NAME]",
     )
     pretrain_seeds: tuple[Seed, ...] = Field(
         (),

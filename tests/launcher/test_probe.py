@@ -56,7 +56,7 @@ def test_every_protocol_on_every_level(
 ) -> None:
     told = command("probe", "--model", generator, *words(packed, tmp_path))
     found = json.loads((tmp_path / "probe.json").read_text())
-    assert "32 training pictures, 12 test pictures" in told
+    assert "32 training images, 12 test images" in told
     assert [level["numbers"] for level in found["levels"]] == [1024, 512, 256, 128, 32]
     assert {
         name: len(found[name]["levels"]) for name in ("linear", "lowshot", "knn")
@@ -138,7 +138,7 @@ def test_two_processes_write_what_one_writes(
         ),
         (
             ["--model", "GENERATOR", "--data.test", "TRAIN"],
-            "same pictures are in data.train and in data.test",
+            "same images are in data.train and in data.test",
         ),
         (["--model", "GENERATOR", "--data.test", "COCO"], "one corpus"),
         (["--model", "GENERATOR", "--data.test", "/nowhere"], "/nowhere"),

@@ -143,7 +143,7 @@ def study(
     num_pretrainings: int = 1,
     pretraining_spread: float = 0.0,
 ) -> list[ArmScores]:
-    """Return two arms whose chance on an image depends on the image, the arm, its pretraining and the seed."""
+    """Return two arms whose chance depends on image, arm, pretraining and seed."""
     num_images = 60
     easy_N = generator.normal(0, 0.1, num_images)
     positives_NC = np.tile(np.array([1, 0], np.uint8), (num_images, 1))
@@ -402,7 +402,7 @@ def test_scores_that_the_evidence_does_not_give_are_compared_by_seed(tmp_path: P
 
 @pytest.mark.parametrize("num_positives", [1, 0])
 def test_resamples_without_a_positive_leave_the_interval_whole(num_positives: int) -> None:
-    """A class with one positive is missing from a third of the resamples; with none, seeds remain."""
+    """A class with one positive misses from a third of the resamples; with none, seeds remain."""
     draws = np.random.default_rng(0)
     positives_NC = (np.arange(20) < num_positives)[:, None].astype(np.uint8)
     arms = []
