@@ -126,7 +126,7 @@ def changed(changes: list[tuple[tuple[Any, ...], Any, bool]]) -> dict[str, Any]:
             if remove:
                 del node[path[-1]]
             else:
-                node[path[-1]] = value
+                node[path[-1]] = copy.deepcopy(value)
         except (KeyError, IndexError, TypeError):
             continue  # an earlier change has taken this place away
     return document
