@@ -92,6 +92,11 @@ class Skipped:
         if len(names) < NUM_EXAMPLES:
             names.append(name)
 
+    @property
+    def count(self) -> int:
+        """Return the number of all that is left out."""
+        return sum(self.counts.values())
+
     def left_out(self) -> tuple[LeftOut, ...]:
         """Return the counts, the most frequent reason first."""
         reasons = sorted(self.counts, key=lambda reason: (-self.counts[reason], reason))

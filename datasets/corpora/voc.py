@@ -23,6 +23,7 @@ from pathlib import Path
 from datasets.corpora.class_lists import LabelMap, read_classes, read_label_map
 from datasets.corpora.files import (
     FileNames,
+    Skipped,
     inside,
     list_folder,
     read_lines,
@@ -115,7 +116,11 @@ def open_voc(root: Path, split: str) -> Corpus:
 
     # A test set whose objects are not public has no XML files, and so no classes.
     files = _find_files(chosen, names, pictures)
-    labelled = files[0].annotation is not None
+    unlabelled = Skipped()
+    for each in files:
+        if each.annotation is None:
+            unlabelled.add("pictures without an XML file, so without objects", each.name)
+    labelled = unlabelled.count < len(files)
     found = _classes(chosen, files, root)
     records = functools.partial(_records, files, found)
     return Corpus(
@@ -126,6 +131,7 @@ def open_voc(root: Path, split: str) -> Corpus:
         len(files),
         records,
         found.note,
+        unlabelled.left_out() if labelled else (),
     )
 
 
@@ -235,10 +241,7 @@ def _find_files(chosen: _Split, names: list[str], pictures: FileNames) -> list[_
     # XML file and mask are named like the image, or like the list names it.
     stems = [re.sub(r"\.[^./]+$", "", image) for image in images]
     annotations = _annotations(chosen, stems, names)
-    masks: list[Path | None] = [None] * len(images)
-    if chosen.segmentation:
-        masks = [*_beside(chosen.masks, stems, names, ".png", chosen.source)]
-
+    masks = _masks(chosen, stems, names)
     return [
         _Files(image, pictures.folder / image, annotation, mask)
         for image, annotation, mask in zip(images, annotations, masks, strict=True)
@@ -246,28 +249,43 @@ def _find_files(chosen: _Split, names: list[str], pictures: FileNames) -> list[_
 
 
 def _annotations(chosen: _Split, stems: list[str], names: list[str]) -> list[Path | None]:
-    """Return the XML file of each image: all of them, or for a test set perhaps none."""
-    folder = chosen.folder / "Annotations"
-    if chosen.name == "test" and not any((folder / f"{stem}.xml").is_file() for stem in stems):
-        return [None] * len(stems)
-    return [*_beside(folder, stems, names, ".xml", chosen.source)]
+    """Return the XML file of each image.
 
-
-def _beside(
-    folder: Path, stems: list[str], names: list[str], suffix: str, source: Path
-) -> list[Path]:
-    """Return the file that goes with each image.
+    A test set may have none, and a split with masks need not have them: SBD has masks of images
+    that VOC has no objects of, and tools for masks write no XML files.
 
     Raises:
         CorpusError: files that are missing.
     """
+    folder = chosen.folder / "Annotations"
+    found = _beside(folder, stems, names, ".xml")
+    is_public = chosen.name != "test" or any(found)
+    if is_public and not chosen.segmentation:
+        require_files([f"{stem}.xml" for stem in stems], found, folder, chosen.source)
+    return [folder / file if file is not None else None for file in found]
+
+
+def _masks(chosen: _Split, stems: list[str], names: list[str]) -> list[Path | None]:
+    """Return the mask of each image; None for all if the split has no masks.
+
+    Raises:
+        CorpusError: masks that are missing.
+    """
+    if not chosen.segmentation:
+        return [None] * len(stems)
+    found = _beside(chosen.masks, stems, names, ".png")
+    wanted = [f"{stem}.png" for stem in stems]
+    files = require_files(wanted, found, chosen.masks, chosen.source)
+    return [chosen.masks / file for file in files]
+
+
+def _beside(folder: Path, stems: list[str], names: list[str], suffix: str) -> list[str | None]:
+    """Return the file that goes with each image; None if there is none."""
     files = FileNames(folder)
-    wanted = [stem + suffix for stem in stems]
-    found = [
-        files.find(file) or files.find(name + suffix)
-        for file, name in zip(wanted, names, strict=True)
+    return [
+        files.find(stem + suffix) or files.find(name + suffix)
+        for stem, name in zip(stems, names, strict=True)
     ]
-    return [folder / file for file in require_files(wanted, found, folder, source)]
 
 
 def _classes(chosen: _Split, files: list[_Files], root: Path) -> _Classes:
@@ -313,8 +331,7 @@ def _own_classes(chosen: _Split) -> _Classes:
     if len(names) > MAX_CLASSES:
         raise CorpusError(
             f"{folder}: its objects have {len(names)} different names, none of them VOC's; list "
-            "the "
-            f"classes, at most {MAX_CLASSES}, in {chosen.folder / 'classes.txt'}."
+            f"the classes, at most {MAX_CLASSES}, in {chosen.folder / 'classes.txt'}."
         )
     shown = ", ".join(sorted(names)[:SHOWN_LISTS])
     return _Classes(

@@ -78,10 +78,11 @@ def inputs_now(number: int, records_digest: str, records: Sequence[Record]) -> S
 
 
 def labels_digest(records: Sequence[Record]) -> str:
-    """Return a digest of the records' labels."""
+    """Return a digest of the records' labels, and of the sizes that they state."""
     digest = hashlib.sha256()
     for record in records:
-        text = json.dumps(record.label, sort_keys=True, default=str)
+        made_for = [record.label, record.label_size, record.fault]
+        text = json.dumps(made_for, sort_keys=True, default=str)
         digest.update(text.encode(errors="surrogatepass") + b"\n")
     return digest.hexdigest()
 

@@ -266,6 +266,21 @@ def test_xml_that_is_wrong_or_hostile_costs_its_picture(
     assert message in second.fault and second.fault.endswith(": b.xml") and "\n" not in second.fault
 
 
+def test_a_split_with_masks_needs_no_xml_files(tmp_path: Path) -> None:
+    year = make(tmp_path / "VOC2012", kinds=("Segmentation",))
+    (year / "Annotations/b.xml").unlink()
+    corpus = open_voc(tmp_path, "seg-train")
+    assert [len(record.label["objects"]) for record in corpus.records()] == [1, 0]
+    (left,) = corpus.left_out
+    assert left.reason == "pictures without an XML file, so without objects"
+    assert left.examples == ("b.jpg",)
+
+    (year / "Annotations/a.xml").unlink()
+    (year / "labelmap.txt").write_text("background:0,0,0::\nroad:1,2,3::\n")
+    corpus = open_voc(tmp_path, "seg-train")
+    assert corpus.classes == ("road",) and corpus.left_out == ()
+
+
 def test_grey_index_masks_are_read_as_palette_ones(tmp_path: Path) -> None:
     year = make(tmp_path / "VOC2012", kinds=("Segmentation",))
     Image.new("L", (3, 4), 15).save(year / "SegmentationClass/a.png")
