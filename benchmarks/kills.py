@@ -1,12 +1,15 @@
-"""Kill a training run with SIGKILL again and again; count what is lost (nothing must be).
+"""Kill training runs with SIGKILL again and again; count what is lost (nothing must be).
 
-    python benchmarks/kills.py [--kills 60] [--ranks 1] [--seed 0]
+    python benchmarks/kills.py [--kills 60] [--ranks 1 2] [--strategies ddp zero2] [--all] [--seed
+    0]
 
-A tiny run on pictures made here, packed and read by the real loader, is killed at random moments, a third of them
-inside a save, and started again until it ends. Checked after each kill: an intact checkpoint is found, and none that
-was complete before has gone; at each end: weights, average and optimizers equal those of a run that was left alone.
-With several ranks one of them is killed, and the others must end by themselves. The processes are forked from one
-that has imported everything, so a start costs a fraction of a second.
+A tiny run on images drawn here, packed and read by the real loader, is killed at random moments, a
+third of them inside a save, and started again until it ends. Checked after each kill: an intact
+checkpoint is found, and none that was complete before is gone. At each end: weights, average and
+optimizers equal those of a run that was left alone. With several ranks one of them is killed, and
+the others must end by themselves. `--all` spreads the kills over every strategy, 1 and 2 ranks,
+saving in the background or not, and both memory formats. The processes are forked from one that has
+imported everything, so that a start costs a fraction of a second.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "-1"}
@@ -32,17 +37,45 @@ from PIL import Image
 from colorgan.checkpoints.checkpoint import Checkpoint, latest_checkpoint
 from colorgan.config.recipe import PretrainRecipe
 from colorgan.data import open_loaders, open_set
-from colorgan.distributed.ranks import Ranks, close_ranks, open_ranks
+from colorgan.distributed.ranks import Ranks, joined_ranks
 from colorgan.tasks.pretraining import pretrain
 from colorgan.training.plan import check_batch
 from datasets.corpora.folder import open_folder
 from shards.packing.pack import pack
 
 NUM_PICTURES, NUM_IMAGES, BATCH = 24, 160, 4
+STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
 LEAVE_S = 20.0  # the other ranks must have ended by then
 
 
-def recipe_for(run: Path, data: Path) -> PretrainRecipe:
+@dataclass(frozen=True)
+class Case:
+    """A way to run."""
+
+    strategy: str = "ddp"
+    world_size: int = 1
+    background: bool = True
+    channels_last: bool = False
+
+    @property
+    def name(self) -> str:
+        """The case as text, fit for a folder's name."""
+        saving = "background" if self.background else "foreground"
+        form = "-nhwc" if self.channels_last else ""
+        return f"{self.strategy}-{self.world_size}-{saving}{form}"
+
+
+def all_cases(strategies: Sequence[str], ranks: Sequence[int]) -> list[Case]:
+    """Return every combination; NHWC is for DDP only."""
+    cases = []
+    flags = (True, False)
+    for strategy, size, background, nhwc in product(strategies, ranks, flags, flags):
+        if strategy == "ddp" or not nhwc:
+            cases.append(Case(strategy, size, background, nhwc))
+    return cases
+
+
+def recipe_for(run: Path, data: Path, case: Case) -> PretrainRecipe:
     """Return a recipe of 40 steps with a checkpoint every two."""
     return PretrainRecipe.model_validate(
         {
@@ -50,14 +83,15 @@ def recipe_for(run: Path, data: Path) -> PretrainRecipe:
             "data": {"train": (data,), "val": (data,), "flip": True, "decode_threads": 1},
             "network": {"image_size": 32, "width": 4},
             "discriminator": {"width": 4, "num_strided_blocks": 2},
-            "batch": {"global_batch_size": BATCH},
+            "batch": {"global_batch_size": BATCH, "channels_last": case.channels_last},
             "output": {
                 "log_every_images": 8,
                 "save_every_images": 8,
                 "validate_every_images": 80,
                 "num_pictures": 0,
+                "background_save": case.background,
             },
-            "launch": {"timeout_s": 15, "torch_threads": 1},
+            "launch": {"timeout_s": 60, "torch_threads": 1},
             "ema_half_life_images": 20,
             "images": NUM_IMAGES,
         }
@@ -65,14 +99,16 @@ def recipe_for(run: Path, data: Path) -> PretrainRecipe:
 
 
 def make_data(folder: Path) -> Path:
-    """Draw a few pictures and pack them."""
+    """Draw a few images and pack them."""
     raw, packed = folder / "raw", folder / "packed"
     (raw / "train").mkdir(parents=True)
     draw = random.Random(0)
     for number in range(NUM_PICTURES):
-        picture = Image.new("RGB", (40, 40), tuple(draw.randrange(256) for _ in range(3)))
-        picture.paste(tuple(draw.randrange(256) for _ in range(3)), (8, 8, 30, 25))
+        background, square = (tuple(draw.randrange(256) for _ in range(3)) for _ in range(2))
+        picture = Image.new("RGB", (40, 40), background)
+        picture.paste(square, (8, 8, 30, 25))
         picture.save(raw / "train" / f"{number:03d}.png")
+
     pack(
         open_folder(raw, "train"),
         packed,
@@ -85,58 +121,60 @@ def make_data(folder: Path) -> Path:
 
 
 def train(recipe: PretrainRecipe) -> None:
-    """What a worker process does: the job of launcher/pretrain.py."""
-    ranks = open_ranks(timeout_s=recipe.launch.timeout_s, torch_threads=1)
-    shards = open_set(recipe.data.train, *recipe.data.cache, ranks)
-    micro = check_batch(recipe, ranks, shards.num_samples)
-    with open_loaders(recipe, ranks, shards, shards, micro_batch_size=micro) as loaders:
-        pretrain(
-            recipe,
-            ranks,
-            total_images=NUM_IMAGES,
-            data_digest=shards.digest,
-            train=loaders.train,
-            val=loaders.val,
-        )
-    close_ranks()
+    """Do the job of launcher/pretrain.py in a worker process."""
+    with joined_ranks(timeout_s=recipe.launch.timeout_s, torch_threads=1) as ranks:
+        shards = open_set(recipe.data.train, *recipe.data.cache, ranks)
+        micro = check_batch(recipe, ranks, shards.num_samples)
+        with open_loaders(recipe, ranks, shards, shards, micro_batch_size=micro) as loaders:
+            pretrain(
+                recipe,
+                ranks,
+                total_images=NUM_IMAGES,
+                data_digest=shards.digest,
+                train=loaders.train,
+                val=loaders.val,
+            )
 
 
-def start(recipe: PretrainRecipe, world_size: int) -> list[int]:
-    """Fork a process a rank; return their ids."""
+def start(recipe: PretrainRecipe, case: Case) -> list[int]:
+    """Fork one process per rank; return their ids."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
+
     processes = []
-    for rank in range(world_size):
+    for rank in range(case.world_size):
         process = os.fork()
         if process:
             processes.append(process)
-            continue
-        log = os.open(
-            recipe.run.with_name(f"output-{rank}.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        )
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        if world_size > 1:
-            os.environ |= {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(world_size),
-            }
-            os.environ |= {
-                "LOCAL_WORLD_SIZE": str(world_size),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-            }
-        status = 1
-        try:
-            train(recipe)
-            status = 0
-        except BaseException as error:
-            print(f"{type(error).__name__}: {error}", flush=True)
-        finally:
-            os._exit(status)
+        else:
+            _run_rank(recipe, case, rank, port)
     return processes
+
+
+def _run_rank(recipe: PretrainRecipe, case: Case, rank: int, port: int) -> None:
+    """Train as one rank, with output to a file beside the run; never return."""
+    path = recipe.run.with_name(f"output-{rank}.txt")
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    if case.strategy != "ddp":
+        os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+        os.environ["ACCELERATE_DEEPSPEED_ZERO_STAGE"] = case.strategy.removeprefix("zero")
+    if case.world_size > 1:
+        size = str(case.world_size)
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": size}
+        os.environ |= {"LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1"}
+        os.environ["MASTER_PORT"] = str(port)
+
+    status = 1
+    try:
+        train(recipe)
+        status = 0
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", flush=True)
+    finally:
+        os._exit(status)
 
 
 def ended(processes: list[int]) -> bool:
@@ -159,6 +197,16 @@ class Count:
     slowest_leave_s: float = 0.0
     faults: list[str] = field(default_factory=list)
 
+    def add(self, other: Count) -> None:
+        """Add another case's count."""
+        self.kills += other.kills
+        self.in_save += other.in_save
+        self.runs += other.runs
+        self.found += other.found
+        self.before_first += other.before_first
+        self.slowest_leave_s = max(self.slowest_leave_s, other.slowest_leave_s)
+        self.faults += other.faults
+
 
 def newest(run: Path) -> Checkpoint | None:
     """Return the newest intact checkpoint, every file's digest checked."""
@@ -166,32 +214,33 @@ def newest(run: Path) -> Checkpoint | None:
 
 
 def saving(run: Path) -> bool:
-    """Whether a checkpoint is half-written."""
+    """Return whether a checkpoint is half-written."""
     return any((run / "checkpoints").glob(".images-*.partial"))
 
 
 def kill_once(
-    recipe: PretrainRecipe, world_size: int, inside_a_save: bool, longest_s: float, count: Count
+    recipe: PretrainRecipe, case: Case, inside_a_save: bool, longest_s: float, count: Count
 ) -> bool:
     """Start the run and kill one rank; return whether the run had ended before."""
-    processes = start(recipe, world_size)
-    began = time.monotonic()
-    moment = began + random.uniform(0, longest_s)
+    processes = start(recipe, case)
+    moment = time.monotonic() + random.uniform(0, longest_s)
     while not ended(processes) and time.monotonic() < moment:
         time.sleep(0.0005)
+
     if inside_a_save:
         while not ended(processes) and not saving(recipe.run):
             time.sleep(0.0002)
         time.sleep(random.uniform(0, 0.012))
     if ended(processes):
         return True
+
     os.kill(random.choice(processes), signal.SIGKILL)
     killed_at = time.monotonic()
     count.kills += 1
     count.in_save += saving(recipe.run)
     while not ended(processes):
         if time.monotonic() > killed_at + LEAVE_S:
-            count.faults.append(f"a rank still lived {LEAVE_S} s after another was killed")
+            count.faults.append(f"{case.name}: a rank lived {LEAVE_S} s after another was killed")
             for process in processes:
                 os.kill(process, signal.SIGKILL)
         time.sleep(0.005)
@@ -202,13 +251,14 @@ def kill_once(
 def check_after_kill(run: Path, before: int, count: Count) -> int:
     """Return the images seen of the newest intact checkpoint; it is never older than the one before."""
     try:
-        found = newest(run)
+        checkpoint = newest(run)
     except Exception as error:
         count.faults.append(f"{type(error).__name__}: {error}")
         return before
-    images = found.images_seen if found else 0
-    count.found += found is not None
-    count.before_first += found is None
+
+    images = checkpoint.images_seen if checkpoint else 0
+    count.found += checkpoint is not None
+    count.before_first += checkpoint is None
     if images < before:
         count.faults.append(f"the checkpoint at {before} images is gone, the newest is {images}")
     return images
@@ -219,6 +269,7 @@ def difference(run: Path, whole: Path) -> str:
     a, b = newest(run), newest(whole)
     if a is None or b is None or a.roles() != b.roles() or a.images_seen != b.images_seen:
         return "not finished alike"
+
     for role in a.roles():
         ours, theirs = a.tensors(role), b.tensors(role)
         for name in theirs:
@@ -227,42 +278,45 @@ def difference(run: Path, whole: Path) -> str:
     return ""
 
 
-def kill_runs(folder: Path, kills: int, world_size: int) -> Count:
-    """Kill runs in `folder` until there were that many kills; each run is then left to end and compared."""
-    data, count = make_data(folder), Count()
-    whole = recipe_for(folder / "whole" / "run", data)
-    whole.run.parent.mkdir()
-    began = time.monotonic()
-    processes = start(whole, world_size)
+def run_to_the_end(recipe: PretrainRecipe, case: Case) -> None:
+    """Start a run and wait until it has ended."""
+    processes = start(recipe, case)
     while not ended(processes):
         time.sleep(0.01)
+
+
+def kill_runs(folder: Path, data: Path, case: Case, kills: int) -> Count:
+    """Kill runs of a case until there were that many kills; each is then left to end and compared."""
+    count = Count()
+    whole = recipe_for(folder / "whole" / "run", data, case)
+    whole.run.parent.mkdir(parents=True)
+    began = time.monotonic()
+    run_to_the_end(whole, case)
     longest_s = time.monotonic() - began
-    print(
-        f"a run left alone: {longest_s:.1f} s, {NUM_IMAGES // BATCH} steps, {world_size} ranks",
-        flush=True,
-    )
+
     while count.kills < kills and not count.faults:
-        recipe = recipe_for(folder / f"killed-{count.runs}" / "run", data)
+        recipe = recipe_for(folder / f"killed-{count.runs}" / "run", data, case)
         recipe.run.parent.mkdir()
         images, finished = 0, False
         while not finished:
-            if count.kills < kills:
-                behind = 3 * count.in_save <= count.kills
-                finished = kill_once(recipe, world_size, behind, 0.7 * longest_s, count)
-                if not finished:
-                    images = check_after_kill(recipe.run, images, count)
-            else:
-                processes = start(recipe, world_size)
-                while not ended(processes):
-                    time.sleep(0.01)
-                finished = True
+            if count.kills >= kills:
+                run_to_the_end(recipe, case)
+                break
+            # A third of the kills are to be inside a save.
+            inside = 3 * count.in_save <= count.kills
+            finished = kill_once(recipe, case, inside, 0.7 * longest_s, count)
+            if not finished:
+                images = check_after_kill(recipe.run, images, count)
+
         count.runs += 1
         if differs := difference(recipe.run, whole.run):
-            count.faults.append(f"run {count.runs} differs from the one left alone: {differs}")
-        print(
-            f"{count.kills} kills, {count.in_save} inside a save, {count.runs} runs ended",
-            flush=True,
-        )
+            count.faults.append(f"{case.name}: run {count.runs} differs: {differs}")
+    print(
+        f"{case.name:26} {count.kills} kills, {count.in_save} inside a save, {count.runs} runs "
+        "ended, "
+        f"a run left alone {longest_s:.1f} s",
+        flush=True,
+    )
     return count
 
 
@@ -271,21 +325,38 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=60)
-    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--kills", type=int, default=60, help="in all")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1])
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=["ddp"])
+    parser.add_argument("--all", action="store_true", help="every combination")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+
     random.seed(given.seed)
+    cases = [Case(strategy, size) for strategy in given.strategies for size in given.ranks]
+    if given.all:
+        cases = all_cases(STRATEGIES, (1, 2))
+    if any(case.strategy != "ddp" for case in cases):
+        # Once, before the processes are forked: it takes seconds.
+        os.environ |= {"DS_ACCELERATOR": "cpu", "DEEPSPEED_LOG_LEVEL": "error"}
+        import deepspeed  # noqa: F401
+
+    total = Count()
     with tempfile.TemporaryDirectory() as folder:
-        count = kill_runs(Path(folder), given.kills, given.ranks)
+        data = make_data(Path(folder))
+        for case in cases:
+            total.add(kill_runs(Path(folder) / case.name, data, case, given.kills // len(cases)))
+
     print(
-        f"{count.kills} kills with SIGKILL, {count.in_save} inside a save; {count.found} times an intact checkpoint "
-        f"was found, {count.before_first} times none was written yet; {count.runs} runs ended, equal to the one left "
-        f"alone bit for bit: {'no' if count.faults else 'yes'}; slowest end of all ranks {count.slowest_leave_s:.1f} s"
+        f"{total.kills} kills with SIGKILL, {total.in_save} inside a save; {total.found} times an "
+        f"intact checkpoint was found, {total.before_first} times none was written yet; "
+        f"{total.runs} "
+        "runs ended, equal to the one left alone bit for bit: "
+        f"{'no' if total.faults else 'yes'}; slowest end of all ranks {total.slowest_leave_s:.1f} s"
     )
-    for fault in count.faults:
+    for fault in total.faults:
         print(f"FAULT: {fault}")
-    return bool(count.faults)
+    return bool(total.faults)
 
 
 if __name__ == "__main__":

@@ -269,6 +269,16 @@ class PretrainRecipe(RunRecipe):
     ema_half_life_images: NonNegativeInt = Field(
         0, description="half-life of the average of the generator's weights; 0 = no average"
     )
+    init: str = Field(
+        "scratch",
+        description="weights to start from: a generator's folder, another run's, or `scratch`",
+    )
+    resume_from: Path | None = Field(
+        None, description="another run to go on from in a new folder, with its optimizers"
+    )
+    reset_optimizer: bool = Field(
+        False, description="with resume_from: start with fresh optimizers"
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> PretrainRecipe:

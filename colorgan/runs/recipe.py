@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from colorgan.config.recipe import RunRecipe
 from colorgan.config.settings import dump_recipe, recipe_difference
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import OtherRecipeError, UsageError
-from colorgan.files import mapping, read_json, read_text, replacing
+from colorgan.files import mapping, number, read_json, read_text, replacing
 
 RECIPE = "recipe.yaml"
 
@@ -27,8 +27,6 @@ FREE_KEYS = (
     "dry_run",
     "output",
     "launch",
-    "resume_from",
-    "reset_optimizer",
     "data.train",
     "data.val",
     "data.decode_threads",
@@ -37,8 +35,8 @@ FREE_KEYS = (
     "data.cache_dir",
     "data.cache_gb",
 )
-# The length of a run, which may grow: `stages` are compared by colorgan.tasks.
-LENGTH_KEYS = ("images", "epochs")
+# The length of a run, which may grow.
+LENGTH_KEYS = ("images", "epochs", "stages")
 
 
 def write_recipe(folder: Path, recipe: RunRecipe) -> None:
@@ -87,15 +85,17 @@ def _saved_recipe(folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Change:
-    """How a new start's recipe differs from the run's."""
+    """How a new start's recipe differs from the run's.
 
-    keys: list[str]  # lines `key: old -> new` of keys that must not change
-    length: list[str]  # the same of the run's length
+    Attributes:
+        keys: Lines `key: old -> new` of keys that must not change.
+        length: The same of the run's length.
+        decays: Whether the learning rate of the part that gets longer depends on the length.
+    """
 
-    @property
-    def same_length(self) -> bool:
-        """Whether the run is to be as long as before."""
-        return not self.length
+    keys: list[str]
+    length: list[str]
+    decays: bool = False
 
 
 def compare_recipes(old: Mapping[str, Any], recipe: RunRecipe) -> Change:
@@ -103,8 +103,33 @@ def compare_recipes(old: Mapping[str, Any], recipe: RunRecipe) -> Change:
     before = with_defaults(old, recipe)
     now = recipe.model_dump(mode="json")
     lines = recipe_difference(before, now, ignore=FREE_KEYS)
+
     length = [line for line in lines if line.partition(":")[0] in LENGTH_KEYS]
-    return Change([line for line in lines if line not in length], length)
+    decays = mapping(before.get("optimizer")).get("schedule", "constant") != "constant"
+    if isinstance(before.get("stages"), list):
+        grown = _grown_stages(before["stages"], now["stages"])
+        if grown is None:
+            length = []
+        else:
+            decays = grown
+    return Change([line for line in lines if line not in length], length, decays)
+
+
+def _grown_stages(old: Sequence[Any], new: Sequence[Any]) -> bool | None:
+    """Return whether a stage that decays got longer; None if stages changed otherwise.
+
+    The last stage may get longer, and stages may be added.
+    """
+    last = len(old) - 1
+    if last < 0 or len(new) < len(old) or list(new[:last]) != list(old[:last]):
+        return None
+
+    before, after = mapping(old[last]), mapping(new[last])
+    epochs = number(before.get("epochs"))
+    same = {**before, "epochs": after["epochs"]} == after
+    if epochs is None or not same or after["epochs"] < epochs:
+        return None
+    return bool(after["epochs"] > epochs and after["schedule"] != "constant")
 
 
 def with_defaults(old: Mapping[str, Any], recipe: RunRecipe) -> dict[str, Any]:
@@ -116,14 +141,48 @@ def with_defaults(old: Mapping[str, Any], recipe: RunRecipe) -> dict[str, Any]:
 
 
 def refuse_change(change: Change, folder: Path) -> None:
-    """Refuse a start whose recipe differs from the run's.
+    """Refuse a start that changes a key of the run that must not change.
 
     Raises:
-        OtherRecipeError: Some key differs; names each with both values.
+        OtherRecipeError: Names each key with both values.
     """
-    lines = [*change.keys, *change.length]
-    if lines:
+    if change.keys:
         raise OtherRecipeError(
             f"{folder} holds a run with another recipe: choose another --run, or undo\n  "
-            + "\n  ".join(lines)
+            + "\n  ".join(change.keys)
         )
+
+
+def check_length(change: Change, images_seen: int, before: int | None, now: int) -> str | None:
+    """Return a note on a run that is extended; None if its length is as before.
+
+    Args:
+        change: Of the recipe.
+        images_seen: By the run's newest checkpoint.
+        before: The run's length in images until now; None if unknown.
+        now: Its new length.
+
+    Raises:
+        OtherRecipeError: The new length is shorter than what the run has seen, or would change the
+            learning rate of an unfinished run.
+    """
+    if not change.length:
+        return None
+
+    keys = ", ".join(change.length)
+    if now < images_seen:
+        raise OtherRecipeError(
+            f"{keys}: the run has already seen {images_seen:,} images, more than {now:,}: choose a "
+            "larger length, or another --run"
+        )
+    finished = before is None or images_seen >= before
+    if change.decays and not finished:
+        raise OtherRecipeError(
+            f"{keys}: the learning rate decays over the run's length, and the run has seen "
+            f"{images_seen:,} of {before:,} images: finish it with the old length and extend it "
+            "then, "
+            "or choose another --run"
+        )
+
+    schedule = "; its learning rate follows the new length" if change.decays else ""
+    return f"extended to {now:,} images ({keys}){schedule}"

@@ -40,13 +40,20 @@ from colorgan.errors import (
     NotFiniteError,
     SaveError,
 )
-from colorgan.files import owned_folder
+from colorgan.files import owned_folder, whole
 from colorgan.models.model_folder import ModelConfig
 from colorgan.runs.display import Display
 from colorgan.runs.health import HealthWatch
-from colorgan.runs.log import Kind, RunLog
+from colorgan.runs.log import Kind, RunLog, read_log
 from colorgan.runs.provenance import device_name, source_version, versions
-from colorgan.runs.recipe import RECIPE, compare_recipes, read_recipe, refuse_change, write_recipe
+from colorgan.runs.recipe import (
+    RECIPE,
+    check_length,
+    compare_recipes,
+    read_recipe,
+    refuse_change,
+    write_recipe,
+)
 from colorgan.runs.saving import (
     RunSaver,
     RunState,
@@ -275,7 +282,11 @@ def open_run(
         stack.enter_context(watchdog)
         checkpoint = latest_checkpoint(folder / CHECKPOINTS, ranks, notes.append)
         if checkpoint is not None:
-            notes += _check_checkpoint(checkpoint, recipe, data_digest, model, made_with)
+            notes += _check_checkpoint(checkpoint, recipe, state, model)
+            change = compare_recipes(RunState.of(checkpoint).recipe, recipe)
+            before = ranks.gather(_logged_length(folder) if ranks.main else None)[0]
+            extended = check_length(change, checkpoint.images_seen, before, total_images)
+            notes += [extended] if extended else []
         ranks.on_all_ranks(lambda: write_recipe(folder, recipe) if ranks.main else None)
 
         output = recipe.output
@@ -318,9 +329,8 @@ def _claim(stack: ExitStack, recipe: RunRecipe, ranks: Ranks) -> None:
 def _check_checkpoint(
     checkpoint: Checkpoint,
     recipe: RunRecipe,
-    data_digest: str,
+    now: RunState,
     model: ModelConfig,
-    made_with: Mapping[str, str],
 ) -> list[str]:
     """Compare a checkpoint with the run that is to resume from it; return notes for the user.
 
@@ -328,11 +338,11 @@ def _check_checkpoint(
     """
     state = RunState.of(checkpoint)
     refuse_change(compare_recipes(state.recipe, recipe), recipe.run)
-    check_same_data(checkpoint, state, data_digest)
+    check_same_data(checkpoint, state, now.data_digest)
     check_same_start(checkpoint, state, model)
 
     notes = [f"resumes from {checkpoint.path} ({checkpoint.images_seen:,} images seen)"]
-    changed = changed_versions(state, made_with)
+    changed = changed_versions(state, now.versions)
     if changed:
         notes.append(
             f"the checkpoint was written with other versions ({', '.join(changed)}): the result "
@@ -340,6 +350,16 @@ def _check_checkpoint(
             "differ from an uninterrupted run's in rounding"
         )
     return notes
+
+
+def _logged_length(folder: Path) -> int | None:
+    """Return the run's length at its last start, from its log. Rank 0 only."""
+    try:
+        lengths = [whole(entry.get("total_images")) for entry in read_log(folder)]
+    except OSError:
+        return None
+    known = [length for length in lengths if length is not None]
+    return known[-1] if known else None
 
 
 def _open_reporter(

@@ -23,11 +23,13 @@ from colorgan.models.discriminator import Discriminator
 from colorgan.models.model_folder import Architecture, ModelConfig, build_model
 from colorgan.models.modes import dropout_keys, initialise, set_dropout_keys
 from colorgan.tasks.gan_losses import GAN_LOSSES, GanLoss, lab_colorfulness
+from colorgan.tasks.starting_weights import Start
 from colorgan.training.automatic import strategy_settings
 from colorgan.training.schedules import learning_rate_schedule
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 # Chroma beyond it counts as saturated; tanh ends at 1.
+FROM_SEED = Start({})
 SATURATED = 0.98
 
 
@@ -120,11 +122,11 @@ def generator_config(recipe: NetworkRecipe) -> ModelConfig:
 
 
 def build_pretraining(
-    recipe: PretrainRecipe, ranks: Ranks, total_images: int
+    recipe: PretrainRecipe, ranks: Ranks, total_images: int, start: Start = FROM_SEED
 ) -> tuple[PretrainTask, Strategy]:
-    """Return the task and its networks on this rank's device, drawn from the seed.
+    """Return the task and its networks on this rank's device.
 
-    Called on all ranks.
+    They are drawn from the seed, or have the weights of `start`. Called on all ranks.
     """
     generator = build_model(generator_config(recipe.network))
     initialise(generator, recipe.seed)
@@ -140,6 +142,7 @@ def build_pretraining(
         )
         initialise(discriminator, recipe.seed + 1)
         networks = {DISCRIMINATOR: discriminator.to(ranks.device), **networks}
+    start.load_into(networks)
     phases = [
         _phase(name, module, recipe.optimizer, total_images) for name, module in networks.items()
     ]

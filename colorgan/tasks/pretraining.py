@@ -25,6 +25,7 @@ from colorgan.evaluation.generator_scores import (
 from colorgan.runs.recipe import saved_recipe
 from colorgan.runs.run import Run, RunResult, open_run
 from colorgan.tasks.colorization import GENERATOR, build_pretraining, generator_config
+from colorgan.tasks.starting_weights import Start, read_start
 from colorgan.training.automatic import chosen_for_device
 from colorgan.training.loop import Hooks, StopSignals, fit
 from colorgan.training.memory import memory_bytes
@@ -51,7 +52,10 @@ def pretrain(
             not be written.
         TrainingError: NaN or infinite loss.
     """
-    task, strategy = build_pretraining(recipe, ranks, total_images)
+    # A run that has begun has its own weights.
+    begun = bool(saved_recipe(recipe.run, ranks))
+    start = Start({}) if begun else read_start(recipe, ranks)
+    task, strategy = build_pretraining(recipe, ranks, total_images, start)
     check_machine(recipe, ranks, [phase.module for phase in strategy.phases.values()])
     opened = open_run(
         recipe,
@@ -73,6 +77,10 @@ def pretrain(
         )
 
         images_seen = run.resume(strategy)
+        if run.checkpoint is None:
+            start.load_optimizers(strategy)
+            if start.text:
+                run.message(f"starts from {start.text}")
         if images_seen >= total_images:
             run.message(f"this run has seen its {total_images:,} images: nothing to train")
             validation.score(images_seen)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from helpers.toy import ToyLoader, toy_recipe
 
+from colorgan.checkpoints.checkpoint import checkpoint_path, open_checkpoint
+from colorgan.checkpoints.consolidation import consolidate
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import CheckpointError, OtherRecipeError, UsageError
 from colorgan.files import owned_folder
@@ -37,9 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
-    """A copy of a finished run."""
-    import shutil
-
+    """Copy a finished run."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
@@ -149,3 +151,95 @@ def test_a_checkpoint_that_no_run_wrote_is_refused(run: Path) -> None:
     (folder / COMPLETE).write_text(json.dumps(listed))
     with pytest.raises(CheckpointError, match="was not written by a run of colorgan"):
         train(run)
+
+
+LINEAR = {"schedule": "linear"}
+
+
+def weights(folder: Path, images: int) -> dict[str, Any]:
+    path = checkpoint_path(folder / "checkpoints", images)
+    return open_checkpoint(path).tensors("generator")
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_at_a_constant_rate_is_extended_as_if_it_had_been_longer(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(run, total=32)
+    train(tmp_path / "long", total=32)
+    assert same(weights(run, 32), weights(tmp_path / "long", 32))
+    assert "extended to 32 images (images: 16 -> 32)\n" in capsys.readouterr().out
+
+
+def test_a_finished_run_whose_rate_decays_is_extended_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path, optimizer=LINEAR)
+    assert train(tmp_path, total=32, optimizer=LINEAR).images_seen == 32
+    text = "extended to 32 images (images: 16 -> 32); its learning rate follows the new length"
+    assert text in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_an_unfinished_run_whose_rate_decays_is_not_extended(tmp_path: Path) -> None:
+    stop = ToyLoader.batch
+
+    def fail(self: ToyLoader, positions: range) -> Any:
+        if positions.start >= 24:
+            raise ZeroDivisionError
+        return stop(self, positions)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(ToyLoader, "batch", fail)
+        train(tmp_path, total=32, optimizer=LINEAR)
+    with pytest.raises(OtherRecipeError, match="has seen 16 of 32 images: finish it with the old"):
+        train(tmp_path, total=64, optimizer=LINEAR)
+
+
+def test_a_length_that_was_passed_is_refused(run: Path) -> None:
+    with pytest.raises(OtherRecipeError, match="has already seen 16 images, more than 8"):
+        train(run, total=8)
+
+
+def test_a_new_run_goes_on_from_another_with_its_optimizers(run: Path, tmp_path: Path) -> None:
+    """As one run would: only the order of the data begins anew."""
+    resumed, reset = tmp_path / "resumed", tmp_path / "reset"
+    train(resumed, resume_from=run)
+    train(reset, resume_from=run, reset_optimizer=True)
+    assert not same(weights(resumed, 16), weights(reset, 16))
+    steps = {}
+    for folder in (resumed, reset):
+        path = checkpoint_path(folder / "checkpoints", 16)
+        tensors = open_checkpoint(path).tensors("generator_optimizer")
+        steps[folder] = {float(t) for name, t in tensors.items() if name.endswith("/step")}
+    assert steps == {resumed: {4.0}, reset: {2.0}}
+
+
+@pytest.mark.parametrize("source", ["run", "generator"])
+def test_pretraining_starts_from_a_runs_or_a_generators_weights(
+    run: Path, tmp_path: Path, source: str
+) -> None:
+    path = checkpoint_path(run / "checkpoints", 16)
+    folder = run
+    if source == "generator":
+        folder = tmp_path / "generator"
+        consolidate(open_checkpoint(path), folder)
+    # At this rate nothing moves: what was loaded is what is saved.
+    still = {"learning_rate": 1e-30}
+    train(tmp_path / "new", init=str(folder), optimizer=still)
+    before, after = weights(run, 16), weights(tmp_path / "new", 16)
+    for name, parameter in before.items():
+        if name.endswith(("weight", "bias")):
+            assert torch.equal(parameter, after[name]), name
+
+
+def test_a_start_that_does_not_fit_is_refused(run: Path, tmp_path: Path) -> None:
+    wide = {"image_size": 32, "width": 8}
+    with pytest.raises(UsageError, match="has another generator than this recipe"):
+        train(tmp_path / "new", init=str(run), network=wide)
+    with pytest.raises(UsageError, match="give init or resume_from, not both"):
+        train(tmp_path / "new", init=str(run), resume_from=run)
+    with pytest.raises(UsageError, match="holds no run with a checkpoint"):
+        train(tmp_path / "new", resume_from=tmp_path / "nothing")

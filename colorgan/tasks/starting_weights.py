@@ -1,0 +1,136 @@
+"""Where pretraining starts from: the seed, a generator, another run's weights or whole state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from colorgan.checkpoints.checkpoint import Checkpoint, latest_checkpoint
+from colorgan.config.recipe import PretrainRecipe
+from colorgan.distributed.phase import Strategy
+from colorgan.distributed.ranks import Ranks
+from colorgan.errors import UsageError
+from colorgan.files import mapping
+from colorgan.models.model_folder import load_model
+
+SCRATCH = "scratch"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a new run starts from.
+
+    Attributes:
+        weights: By network, tensors by name; {} for networks drawn from the seed.
+        checkpoint: The other run's, if its optimizers are loaded as well.
+        text: For the user; "" for networks drawn from the seed.
+    """
+
+    weights: Mapping[str, Mapping[str, Tensor]]
+    checkpoint: Checkpoint | None = None
+    text: str = ""
+
+    def load_into(self, networks: Mapping[str, nn.Module]) -> None:
+        """Give networks their starting weights.
+
+        Raises:
+            UsageError: They have other sizes.
+        """
+        for name, module in networks.items():
+            weights = self.weights.get(name)
+            if weights is None:
+                continue
+            own = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+            given = {key: tuple(tensor.shape) for key, tensor in weights.items()}
+            if own != given:
+                keys = sorted(own.keys() ^ given.keys()) or [k for k in own if own[k] != given[k]]
+                raise UsageError(
+                    f"{self.text} has another {name} than this recipe ({keys[0]} differs): set "
+                    "network and discriminator as they are there"
+                )
+            module.load_state_dict(weights)
+
+    def load_optimizers(self, strategy: Strategy) -> None:
+        """Load the other run's optimizers and averages, if they are asked for. All ranks."""
+        if self.checkpoint is not None:
+            strategy.load_state(_WithAverage(self.checkpoint, strategy.ema_name))
+
+
+def read_start(recipe: PretrainRecipe, ranks: Ranks) -> Start:
+    """Read what a new run starts from, as the recipe's `init` or `resume_from` names it.
+
+    Called on all ranks.
+
+    Raises:
+        UsageError: Both are given, or the folder holds neither a generator nor a run.
+        CheckpointError: No checkpoint of the other run is intact.
+    """
+    if recipe.resume_from is not None and recipe.init != SCRATCH:
+        raise UsageError("give init or resume_from, not both")
+    if recipe.reset_optimizer and recipe.resume_from is None:
+        raise UsageError("reset_optimizer is for resume_from: name the run to start from")
+
+    if recipe.resume_from is not None:
+        return _run_start(recipe.resume_from, ranks, with_optimizers=not recipe.reset_optimizer)
+    if recipe.init == SCRATCH:
+        return Start({})
+
+    folder = Path(recipe.init)
+    if (folder / CHECKPOINTS).is_dir():
+        return _run_start(folder, ranks, with_optimizers=False)
+    module, _ = load_model(folder, "generator")
+    return Start(
+        {"generator": module.state_dict()},
+        text=f"the generator in {folder}",
+    )
+
+
+def _run_start(run: Path, ranks: Ranks, *, with_optimizers: bool) -> Start:
+    notes: list[str] = []
+    checkpoint = latest_checkpoint(run / CHECKPOINTS, ranks, notes.append)
+    if checkpoint is None:
+        raise UsageError(f"{run} holds no run with a checkpoint to start from")
+    roles = checkpoint.roles()
+    if "generator" not in roles:
+        kind = mapping(checkpoint.state.get("model")).get("kind", "another network")
+        raise UsageError(f"{run} holds a run of a {kind}: name one of pretraining")
+
+    # Training goes on from the raw weights; a new start without optimizers takes the average.
+    weights = {}
+    for name in ("generator", "discriminator"):
+        averaged = f"{name}_average"
+        role = averaged if averaged in roles and not with_optimizers else name
+        if role in roles:
+            weights[name] = checkpoint.tensors(role)
+    return Start(
+        weights,
+        checkpoint if with_optimizers else None,
+        f"{checkpoint.path} ({checkpoint.images_seen:,} images seen)",
+    )
+
+
+@dataclass(frozen=True)
+class _WithAverage:
+    """A checkpoint whose raw weights stand in for the average, if it has none."""
+
+    checkpoint: Checkpoint
+    ema_name: str | None
+
+    def _role(self, role: str) -> str:
+        if role == f"{self.ema_name}_average" and role not in self.checkpoint.roles():
+            return str(self.ema_name)
+        return role
+
+    def shapes(self, role: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Return dtype and shape of every tensor of a role."""
+        return self.checkpoint.shapes(self._role(role))
+
+    def read(self, role: str, name: str, offset: int = 0, length: int | None = None) -> Any:
+        """Return a flat slice of a tensor."""
+        return self.checkpoint.read(self._role(role), name, offset, length)
