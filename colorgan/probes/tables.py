@@ -63,10 +63,29 @@ def probe(
     linear, low_shot, knn = [], [], []
     for level in range(num_levels):
         if "linear" in kinds:
-            linear.append(probe_linear(level, train, test, ranks, progress("linear", level)))
+            linear.append(
+                probe_linear(
+                    level,
+                    train,
+                    test,
+                    ranks,
+                    progress("linear", level),
+                )
+            )
         if "lowshot" in kinds:
             tell = progress("lowshot", level)
-            low_shot.append(tuple(probe_shots(level, train, test, ranks, seed=seed, shown=tell)))
+            low_shot.append(
+                tuple(
+                    probe_shots(
+                        level,
+                        train,
+                        test,
+                        ranks,
+                        seed=seed,
+                        shown=tell,
+                    )
+                )
+            )
         if "knn" in kinds:
             knn.append(tuple(probe_neighbors(level, train, test)))
     return Probed(tuple(linear), tuple(low_shot), tuple(knn))
@@ -155,8 +174,24 @@ def tables(probed: Probed, grids: Sequence[LevelGrid], num_train: int, num_test:
 
 def _linear_table(probed: Probed, names: Sequence[str]) -> str:
     best = best_linear_level(probed)
-    rows = [["level", "mAP", "11-point", "chance", "classes", "cross-validated", ""]]
-    for index, (name, level) in enumerate(zip(names, probed.linear, strict=True)):
+    rows = [
+        [
+            "level",
+            "mAP",
+            "11-point",
+            "chance",
+            "classes",
+            "cross-validated",
+            "",
+        ]
+    ]
+    for index, (name, level) in enumerate(
+        zip(
+            names,
+            probed.linear,
+            strict=True,
+        )
+    ):
         remarks = "<- best by cross-validation " if index == best else ""
         if level.unfinished_fits:
             remarks += f"{level.unfinished_fits} fits unfinished"

@@ -25,7 +25,16 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullForma
 from colorgan.report.blocks import Block, Charts, Figure, Text
 
 # Okabe and Ito's colors, distinct for color-blind readers; without yellow, too faint on white.
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f6fc1", "#7a7a7a")
+COLORS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#e69f00",
+    "#7f6fc1",
+    "#7a7a7a",
+)
 INK, GRID = "#1b1b1f", "#c9c9cf"
 SIZE_INCHES = (4.3, 2.75)  # narrow, so that text stays legible at the width of a phone
 PNG_DPI = 160
@@ -129,7 +138,13 @@ def draw(spec: ChartSpec, files: Files, prefix: str = "") -> Figure:
         named = [line for line in spec.lines if not line.thin]
         data = _data(axes, named, spec.unit)
         files[f"{stem}.png"] = _png(drawing, spec.title, named)
-    return Figure(spec.title, svg, _ends(spec.title, named), spec.note, data)
+    return Figure(
+        spec.title,
+        svg,
+        _ends(spec.title, named),
+        spec.note,
+        data,
+    )
 
 
 def _plot(axes: Axes, line: Line) -> None:
@@ -138,7 +153,13 @@ def _plot(axes: Axes, line: Line) -> None:
     if line.thin:
         stroke = {"linewidth": 0.8, "alpha": 0.45}
     xs, ys = zip(*points, strict=True)
-    axes.plot(xs, ys, color=color_of(line.color), linestyle=line.dash, **stroke)
+    axes.plot(
+        xs,
+        ys,
+        color=color_of(line.color),
+        linestyle=line.dash,
+        **stroke,
+    )
 
 
 def _scale(axes: Axes, spec: ChartSpec) -> None:
@@ -164,10 +185,24 @@ def _data(axes: Axes, lines_shown: Sequence[Line], unit: str) -> str:
     lines = []
     for line in lines_shown:
         points = [[round(x), float(f"{y:.5g}")] for x, y in thinned(line.points)]
-        lines.append({"name": line.name, "color": line.color % len(COLORS), "points": points})
+        lines.append(
+            {
+                "name": line.name,
+                "color": line.color % len(COLORS),
+                "points": points,
+            }
+        )
     return json.dumps(
         {
-            "box": [round(each, 4) for each in (box.x0, 1 - box.y1, box.width, box.height)],
+            "box": [
+                round(each, 4)
+                for each in (
+                    box.x0,
+                    1 - box.y1,
+                    box.width,
+                    box.height,
+                )
+            ],
             "x": axes.get_xlim(),
             "unit": unit,
             "lines": lines,
@@ -217,9 +252,19 @@ def svg_of(drawing: Drawing, key: str) -> Markup:
     text = re.sub(r'(href="|url\()#', rf"\1#{key}-", text)
 
     # Its style sheet would hold for the whole page; the width comes from the page.
-    text = re.sub(r"<(metadata|style).*?</\1>", "", text, flags=re.DOTALL)
+    text = re.sub(
+        r"<(metadata|style).*?</\1>",
+        "",
+        text,
+        flags=re.DOTALL,
+    )
     for side in ("width", "height"):
-        text = re.sub(rf'(<svg[^>]*?) {side}="[^"]*"', r"\1", text, count=1)
+        text = re.sub(
+            rf'(<svg[^>]*?) {side}="[^"]*"',
+            r"\1",
+            text,
+            count=1,
+        )
 
     for index, color in enumerate(COLORS):
         text = text.replace(color, f"var(--line-{index})")

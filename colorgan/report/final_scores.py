@@ -117,8 +117,18 @@ def _results_of(run: RunFolder, report_data: ReportData) -> tuple[list[Result], 
     notes = []
     if run.last_scores:
         data = run.setting("data.val", [])
-        conditions = _conditions(run, data, _inference(run), run.last_scores)
-        found[conditions] = Result(run, conditions, run.last_scores, "last validation")
+        conditions = _conditions(
+            run,
+            data,
+            _inference(run),
+            run.last_scores,
+        )
+        found[conditions] = Result(
+            run,
+            conditions,
+            run.last_scores,
+            "last validation",
+        )
     else:
         notes.append(f"{run.title} was not validated (no data.val).")
 
@@ -139,15 +149,35 @@ def _results_of(run: RunFolder, report_data: ReportData) -> tuple[list[Result], 
 
 def _evaluated(run: RunFolder, each: SavedEvaluation) -> list[Result]:
     """Return an evaluation's scores; those at own size are under conditions of their own."""
-    conditions = _conditions(run, each.data, each.inference, each.scores)
-    results = [Result(run, conditions, each.scores, "evaluation", each)]
+    conditions = _conditions(
+        run,
+        each.data,
+        each.inference,
+        each.scores,
+    )
+    results = [
+        Result(
+            run,
+            conditions,
+            each.scores,
+            "evaluation",
+            each,
+        )
+    ]
     own = {}
     for key, value in each.scores.items():
         if key.endswith(OWN_SIZE):
             own[key.removesuffix(OWN_SIZE)] = value
     if run.kind == "pretrain" and own:
         conditions = _conditions(run, each.data, each.inference, own)
-        results.append(Result(run, replace(conditions, size=EACH_SIZE), own, "evaluation"))
+        results.append(
+            Result(
+                run,
+                replace(conditions, size=EACH_SIZE),
+                own,
+                "evaluation",
+            )
+        )
     return results
 
 
@@ -227,7 +257,15 @@ def paired_difference(scratch: SeedGroup, pretrained: SeedGroup, metric: Metric)
 
     better = sum(gap > 0 for gap in gaps)
     text = spread(gaps, metric.scale)
-    text = text.replace("-", "−", 1) if text.startswith("-") else f"+{text}"
+    text = (
+        text.replace(
+            "-",
+            "−",
+            1,
+        )
+        if text.startswith("-")
+        else f"+{text}"
+    )
     if len(gaps) == 1:
         return text, "one seed: its spread is unknown"
     words = f"better with {better} of {len(gaps)} seeds"

@@ -62,28 +62,75 @@ def report_page(report_data: ReportData, files: Files) -> str:
     """
     results, notes = final_results(report_data)
     sections = [
-        Section("transfer", "Transfer", transfer_section(report_data, files)),
-        Section("colored", "Colored photos", colored_section(report_data, files)),
-        Section("progress", "Learning progress", progress_section(report_data, files)),
-        Section("scores", "Scores beside the paper's", _scores(report_data, results)),
-        Section("classes", "By class", classes_section(report_data, results, files)),
+        Section(
+            "transfer",
+            "Transfer",
+            transfer_section(report_data, files),
+        ),
+        Section(
+            "colored",
+            "Colored photos",
+            colored_section(report_data, files),
+        ),
+        Section(
+            "progress",
+            "Learning progress",
+            progress_section(report_data, files),
+        ),
+        Section(
+            "scores",
+            "Scores beside the paper's",
+            _scores(report_data, results),
+        ),
+        Section(
+            "classes",
+            "By class",
+            classes_section(report_data, results, files),
+        ),
         Section("runs", "Runs", _runs(report_data)),
-        Section("pretraining", "Pretraining", pretraining_section(report_data, files)),
-        Section("finetuning", "Fine-tuning", finetuning_section(report_data, files)),
-        Section("speed", "Throughput", speed_section(report_data, files)),
+        Section(
+            "pretraining",
+            "Pretraining",
+            pretraining_section(report_data, files),
+        ),
+        Section(
+            "finetuning",
+            "Fine-tuning",
+            finetuning_section(report_data, files),
+        ),
+        Section(
+            "speed",
+            "Throughput",
+            speed_section(report_data, files),
+        ),
         Section("recipes", "Recipes", recipes_section(report_data)),
-        Section("provenance", "Data, versions, checkpoints", provenance_section(report_data)),
+        Section(
+            "provenance",
+            "Data, versions, checkpoints",
+            provenance_section(report_data),
+        ),
     ]
 
     absent = ", ".join(section.title.lower() for section in sections if not section.blocks)
     if absent:
         notes = [*notes, f"The given folders have nothing for: {absent}."]
     shown = [section for section in sections if section.blocks]
-    shown.append(Section("missing", "What is missing", _missing(report_data, notes)))
+    shown.append(
+        Section(
+            "missing",
+            "What is missing",
+            _missing(report_data, notes),
+        )
+    )
 
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     made = f"Made {when} from {_counted(report_data)}."
-    return render_page("colorgan report", made, _answer(report_data), shown)
+    return render_page(
+        "colorgan report",
+        made,
+        _answer(report_data),
+        shown,
+    )
 
 
 def _answer(report_data: ReportData) -> list[Block]:
@@ -121,8 +168,24 @@ def _runs(report_data: ReportData) -> list[Block]:
     rows = []
     for run in report_data.runs:
         kind, data = KIND_NAMES[run.kind], data_name(run.folders("data.train"))
-        rows.append([run.title, kind, start_of(run), str(run.seed), _length(run), data])
-    header = ("Run", "Kind", "Starts from", "Seed", "Images seen", "Trained on")
+        rows.append(
+            [
+                run.title,
+                kind,
+                start_of(run),
+                str(run.seed),
+                _length(run),
+                data,
+            ]
+        )
+    header = (
+        "Run",
+        "Kind",
+        "Starts from",
+        "Seed",
+        "Images seen",
+        "Trained on",
+    )
     return [Table(header, rows)] if rows else []
 
 

@@ -38,7 +38,16 @@ def triples(path: Path) -> list[Row]:
             colored += f" ({psnr - grey:+.1f})".replace("-", "−")
         captions = (_decibels("grey", grey), colored, "original")
         names = (GREY, COLORED, ORIGINAL)
-        rows.append([(text, strip.cells[name]) for text, name in zip(captions, names, strict=True)])
+        rows.append(
+            [
+                (text, strip.cells[name])
+                for text, name in zip(
+                    captions,
+                    names,
+                    strict=True,
+                )
+            ]
+        )
     return rows
 
 
@@ -106,7 +115,13 @@ def open_picture(path: Path | None) -> Image.Image | None:
                 if picture.width * picture.height > MAX_PIXELS:
                     return None
                 return picture.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError):
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        Warning,
+        Image.DecompressionBombError,
+    ):
         return None
 
 
@@ -122,7 +137,12 @@ def sheet(rows: Sequence[Row]) -> Image.Image:
         for column, (caption, picture) in enumerate(row):
             left = GAP_PX + column * (width + GAP_PX)
             if index == 0:
-                draw.text((left, 2), caption, fill=(20, 20, 20), font=font)
+                draw.text(
+                    (left, 2),
+                    caption,
+                    fill=(20, 20, 20),
+                    font=font,
+                )
             whole.paste(picture, (left, LINE_PX + index * (height + GAP_PX)))
     return whole
 
@@ -143,7 +163,12 @@ def picture_block(picture: Image.Image, caption: str, title: str = "") -> Pictur
 def _photo(caption: str, picture: Image.Image) -> Photo:
     # JPEG with full chroma: color is what is shown.
     out = io.BytesIO()
-    picture.save(out, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
+    picture.save(
+        out,
+        format="JPEG",
+        quality=JPEG_QUALITY,
+        subsampling=0,
+    )
     source = data_uri(out.getvalue(), "image/jpeg")
     return Photo(caption, source, picture.width, picture.height)
 

@@ -23,7 +23,11 @@ KIND_NAMES = {
     "segment": "segmentation",
     "detect": "detection",
 }
-TITLES = {"classify": "Classification", "segment": "Segmentation", "detect": "Detection"}
+TITLES = {
+    "classify": "Classification",
+    "segment": "Segmentation",
+    "detect": "Detection",
+}
 METRICS = {
     "classify": (
         Metric(
@@ -31,9 +35,21 @@ METRICS = {
             "First-positive accuracy",
             "arg-max = first class present; the paper's accuracy",
         ),
-        Metric("mAP", "mAP", "mean average precision, VOC 2010+, difficult objects left out"),
-        Metric("mAP_11_point", "mAP, 11 points", "VOC 2007's, difficult objects left out"),
-        Metric("mAP_all_objects", "mAP, all objects", "VOC 2010+'s area, difficult objects count"),
+        Metric(
+            "mAP",
+            "mAP",
+            "mean average precision, VOC 2010+, difficult objects left out",
+        ),
+        Metric(
+            "mAP_11_point",
+            "mAP, 11 points",
+            "VOC 2007's, difficult objects left out",
+        ),
+        Metric(
+            "mAP_all_objects",
+            "mAP, all objects",
+            "VOC 2010+'s area, difficult objects count",
+        ),
     ),
     "segment": (
         Metric(
@@ -41,20 +57,40 @@ METRICS = {
             "mIoU, void as background",
             "void pixels count as background; the paper's",
         ),
-        Metric("mIoU", "mIoU, void ignored", "void left out, at the network's size"),
+        Metric(
+            "mIoU",
+            "mIoU, void ignored",
+            "void left out, at the network's size",
+        ),
         Metric(
             "mIoU_own_size",
             "mIoU, own size",
             "void left out, at each picture's own size; VOC's way",
         ),
-        Metric("pixel_accuracy", "Pixel accuracy", "share of pixels, void ignored"),
+        Metric(
+            "pixel_accuracy",
+            "Pixel accuracy",
+            "share of pixels, void ignored",
+        ),
         Metric("dice", "Dice", "mean over classes, void ignored"),
     ),
     "detect": (
         Metric("AP50", "AP50, VOC", "box AP at IoU 0.5, VOC's rules"),
-        Metric("AP", "AP, COCO", "box AP, mean of IoU 0.5 to 0.95, COCO's rules"),
-        Metric("AP50_coco", "AP50, COCO", "box AP at IoU 0.5, COCO's rules"),
-        Metric("AP75", "AP75, COCO", "box AP at IoU 0.75, COCO's rules"),
+        Metric(
+            "AP",
+            "AP, COCO",
+            "box AP, mean of IoU 0.5 to 0.95, COCO's rules",
+        ),
+        Metric(
+            "AP50_coco",
+            "AP50, COCO",
+            "box AP at IoU 0.5, COCO's rules",
+        ),
+        Metric(
+            "AP75",
+            "AP75, COCO",
+            "box AP at IoU 0.75, COCO's rules",
+        ),
     ),
 }
 

@@ -47,7 +47,14 @@ def read_folders(folders: Sequence[Path]) -> ReportData:
 
     report_data.runs.sort(key=lambda run: KINDS.index(run.kind))
     names = short_names([run.path for run in report_data.runs])
-    for number, (run, name) in enumerate(zip(report_data.runs, names, strict=True), 1):
+    for number, (run, name) in enumerate(
+        zip(
+            report_data.runs,
+            names,
+            strict=True,
+        ),
+        1,
+    ):
         run.number, run.name = number, name
 
     single_runs, notes = compared_runs(report_data.runs)

@@ -47,7 +47,12 @@ def draw_study(protocol: ProtocolRecord, stem: str, label: str, files: Files) ->
     with mpl.rc_context({**SETTINGS, "svg.hashsalt": stem}):
         size = (WIDTH_INCHES, sum(heights) + len(heights) * MARGIN_INCHES)
         drawing = Drawing(figsize=size, layout="constrained")
-        axes: Any = drawing.subplots(len(heights), 1, height_ratios=heights, squeeze=False)
+        axes: Any = drawing.subplots(
+            len(heights),
+            1,
+            height_ratios=heights,
+            squeeze=False,
+        )
         _draw_arms(axes[0][0], arms)
         if compared:
             _draw_differences(axes[1][0], compared)
@@ -60,9 +65,22 @@ def _draw_arms(axes: Axes, arms: Sequence[ArmRecord]) -> None:
     for row, arm in enumerate(arms):
         values = [100 * value for value in arm.known]
         rows = [row] * len(values)
-        axes.plot(values, rows, "o", color=color_of(row), markersize=5.5, alpha=0.65, mew=0)
+        axes.plot(
+            values,
+            rows,
+            "o",
+            color=color_of(row),
+            markersize=5.5,
+            alpha=0.65,
+            mew=0,
+        )
         mean = sum(values) / len(values)
-        axes.plot([mean, mean], [row - 0.3, row + 0.3], color=INK, linewidth=1.6)
+        axes.plot(
+            [mean, mean],
+            [row - 0.3, row + 0.3],
+            color=INK,
+            linewidth=1.6,
+        )
     _name_rows(axes, [arm.name for arm in arms])
     axes.set_xlabel("%: a dot per run, a bar at the mean")
 
@@ -71,8 +89,19 @@ def _draw_differences(axes: Axes, compared: Sequence[ComparisonRecord]) -> None:
     axes.axvline(0.0, color=INK, linewidth=1.0, linestyle=":")
     for row, each in enumerate(compared):
         if each.low is not None and each.high is not None:
-            axes.plot([100 * each.low, 100 * each.high], [row, row], color=INK, linewidth=1.6)
-        axes.plot([100 * (each.difference or 0.0)], [row], "D", color=INK, markersize=5)
+            axes.plot(
+                [100 * each.low, 100 * each.high],
+                [row, row],
+                color=INK,
+                linewidth=1.6,
+            )
+        axes.plot(
+            [100 * (each.difference or 0.0)],
+            [row],
+            "D",
+            color=INK,
+            markersize=5,
+        )
     _name_rows(axes, [f"{each.arm} - {each.against}" for each in compared])
     axes.set_xlabel(f"difference in points, {100 * compared[0].level:g} % interval")
 

@@ -164,7 +164,12 @@ class Plan:
             "image": f"squash:{image_size}",
             "out": str(folder),
         }
-        return Step(f"pack {folder.name}", "pack", folder / "manifest.json", recipe=lambda: recipe)
+        return Step(
+            f"pack {folder.name}",
+            "pack",
+            folder / "manifest.json",
+            recipe=lambda: recipe,
+        )
 
     def _pack_steps(self) -> Iterator[Step]:
         """Yield the steps that pack the built-in sample and the sets to pretrain on.
@@ -193,7 +198,12 @@ class Plan:
         folder = self.settings.out / "shards" / name
         root = {"root": str(self.settings.roots.pretrain)}
         recipe = {**root, **self.settings.pack[name], "out": str(folder)}
-        return Step(f"pack {name}", "pack", folder / "manifest.json", recipe=lambda: recipe)
+        return Step(
+            f"pack {name}",
+            "pack",
+            folder / "manifest.json",
+            recipe=lambda: recipe,
+        )
 
     # --- Pretraining
 
@@ -237,7 +247,11 @@ class Plan:
             for run, seed in self._pretraining_runs(name).items():
                 own = {"seed": seed} if self.settings.pretrain_seeds else {}
                 parents = tuple(packed[each] for each in _data_folders(recipe) if each in packed)
-                yield from self._one_pretraining({**recipe, **own, "run": str(run)}, run, parents)
+                yield from self._one_pretraining(
+                    {**recipe, **own, "run": str(run)},
+                    run,
+                    parents,
+                )
 
     def _one_pretraining(
         self, recipe: dict[str, Any], run: Path, parents: tuple[str, ...]
@@ -245,7 +259,13 @@ class Plan:
         """Yield pretraining, its generator, and with a validation set the generator's scores."""
         pretrain = f"pretrain {run.name}"
         generator = run / "generator"
-        yield Step(pretrain, "pretrain", run / "log.jsonl", parents, lambda: recipe)
+        yield Step(
+            pretrain,
+            "pretrain",
+            run / "log.jsonl",
+            parents,
+            lambda: recipe,
+        )
 
         words = {"run": str(run), "out": str(generator)}
         consolidate = f"consolidate {run.name}"
@@ -255,9 +275,19 @@ class Plan:
 
         val = dict(leaves(recipe)).get("data.val")
         if val:
-            scored = {"model": str(generator), "data": val, "out": str(run / "evaluation")}
+            scored = {
+                "model": str(generator),
+                "data": val,
+                "out": str(run / "evaluation"),
+            }
             done = run / "evaluation" / "scores.json"
-            yield Step(f"evaluate {run.name}", "evaluate", done, (consolidate,), lambda: scored)
+            yield Step(
+                f"evaluate {run.name}",
+                "evaluate",
+                done,
+                (consolidate,),
+                lambda: scored,
+            )
 
     # --- The end
 
@@ -281,7 +311,14 @@ class Plan:
                 folders += [str(step.done.parent) for step in trial.probes()]
         recipe = {"out": str(page.parent), "runs": folders}
         parents = ("table",) if trained else tuple(names)
-        yield Step("report", "report", page, parents, lambda: recipe, always=True)
+        yield Step(
+            "report",
+            "report",
+            page,
+            parents,
+            lambda: recipe,
+            always=True,
+        )
 
 
 def _data_folders(recipe: Mapping[str, Any]) -> list[str]:

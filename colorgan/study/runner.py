@@ -70,7 +70,12 @@ class Runner:
         folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Runner:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
+        for number in (
+            signal.SIGTERM,
+            signal.SIGINT,
+            signal.SIGHUP,
+            signal.SIGUSR2,
+        ):
             signal.signal(number, self._stop)
         return self
 
@@ -189,7 +194,12 @@ class Runner:
     def _wait(self, step: Step, recipe: Path, output: BinaryIO, place: int) -> int:
         """Start a step in its own session, so that its group can be stopped; return its status."""
         launch = self._launch if step.command in TRAINING and self._launch else [sys.executable]
-        command = [*launch, str(self.launcher / f"{step.command}.py"), "--config", str(recipe)]
+        command = [
+            *launch,
+            str(self.launcher / f"{step.command}.py"),
+            "--config",
+            str(recipe),
+        ]
         begin = time.monotonic()
         statuses = recipe.with_suffix(".statuses")
         shutil.rmtree(statuses, ignore_errors=True)

@@ -15,13 +15,22 @@ from colorgan.study.record import ArmFolders, ArmRecord, ProtocolRecord, SplitRe
 from colorgan.study.table import compared
 
 # The headline of each task: the first score that all its runs have.
-HEADLINES = {"classify": ("mAP",), "segment": ("mIoU_own_size", "mIoU"), "detect": ("AP50", "AP")}
+HEADLINES = {
+    "classify": ("mAP",),
+    "segment": ("mIoU_own_size", "mIoU"),
+    "detect": ("AP50", "AP"),
+}
 TITLES = {
     "classify": "Multilabel classification",
     "segment": "Semantic segmentation",
     "detect": "Object detection",
 }
-OWN_KEYS = ("seed", "init", "stages", "network")  # they may differ between arms and seeds
+OWN_KEYS = (
+    "seed",
+    "init",
+    "stages",
+    "network",
+)  # they may differ between arms and seeds
 
 Arms = Mapping[str, Mapping[int, RunFolder]]
 
@@ -46,7 +55,16 @@ def compared_runs(runs: Sequence[RunFolder]) -> tuple[Study | None, list[str]]:
         except UsageError as error:
             notes.append(f"{TITLES[task]} is not compared: {error}.")
 
-    study = Study(Path("runs"), tuple(tables), folders, of_single_runs=True) if tables else None
+    study = (
+        Study(
+            Path("runs"),
+            tuple(tables),
+            folders,
+            of_single_runs=True,
+        )
+        if tables
+        else None
+    )
     return study, notes
 
 
@@ -89,7 +107,14 @@ def _named(arms: Arms) -> Arms:
     """Return the arms by short names, scratch first."""
     inits = [init for init in arms if init != SCRATCH]
     names = short_names([Path(init) for init in inits])
-    others = {name[-40:]: arms[init] for init, name in zip(inits, names, strict=True)}
+    others = {
+        name[-40:]: arms[init]
+        for init, name in zip(
+            inits,
+            names,
+            strict=True,
+        )
+    }
     return {SCRATCH: arms[SCRATCH], **others}
 
 

@@ -92,7 +92,12 @@ class Trial:
 
     def folder_of(self, part: PackedPart) -> Path:
         """Return the packed folder of a part; parts of a stratified split share their parent."""
-        words = (self.protocol.corpus, part.split, self.image_of(part), part.stratify)
+        words = (
+            self.protocol.corpus,
+            part.split,
+            self.image_of(part),
+            part.stratify,
+        )
         name = "-".join(word.replace(":", "").replace(",", "-") for word in words if word)
         return self.out / "shards" / name / part.fold
 
@@ -100,7 +105,11 @@ class Trial:
         """Return the step that packs a part and all others of its stratified split."""
         folder = self.folder_of(part)
         out = folder.parent if part.fold else folder
-        recipe = {"corpus": self.protocol.corpus, "root": str(self.root), **part.pack_arguments}
+        recipe = {
+            "corpus": self.protocol.corpus,
+            "root": str(self.root),
+            **part.pack_arguments,
+        }
         recipe |= {"image": self.image_of(part), "out": str(out)}
         parents = (
             (self.parents[self.protocol.corpus],) if self.protocol.corpus in self.parents else ()
@@ -137,7 +146,14 @@ class Trial:
             start = arm.starts[0]
             for rate in self.rates:
                 folder = self.search_folder / f"{start.name}-{rate:g}"
-                step = self._run(arm, start, self.seeds[0], parts, folder, rate)
+                step = self._run(
+                    arm,
+                    start,
+                    self.seeds[0],
+                    parts,
+                    folder,
+                    rate,
+                )
                 steps.append(replace(step, may_diverge=True))
         return steps
 
@@ -197,7 +213,14 @@ class Trial:
         """Return the runs whose scores count, by start and seed."""
         parts = (self.split.train, self.split.test)
         return {
-            (start.name, seed): self._run(arm, start, seed, parts, self.folder(start, seed), None)
+            (start.name, seed): self._run(
+                arm,
+                start,
+                seed,
+                parts,
+                self.folder(start, seed),
+                None,
+            )
             for seed in self.seeds
             for arm in self.arms
             for start in arm.starts
@@ -220,8 +243,25 @@ class Trial:
     def probes(self) -> list[Step]:
         """Return the probes: each generator with the first seed, random weights with each seed."""
         starts = [start for arm in self.arms for start in arm.starts if start.generator is not None]
-        steps = [self._probe(start, self.seeds[0], starts[0]) for start in starts]
-        return [*steps, *(self._probe(Start(RANDOM), seed, starts[0]) for seed in self.seeds)]
+        steps = [
+            self._probe(
+                start,
+                self.seeds[0],
+                starts[0],
+            )
+            for start in starts
+        ]
+        return [
+            *steps,
+            *(
+                self._probe(
+                    Start(RANDOM),
+                    seed,
+                    starts[0],
+                )
+                for seed in self.seeds
+            ),
+        ]
 
     def _run(
         self,

@@ -76,7 +76,13 @@ def _probe_cards(title: str, arms: Mapping[str, Sequence[Probe]]) -> list[Card]:
 
     best = max(values, key=lambda name: values[name])
     text = f"mAP of {method}: {', '.join(texts)}."
-    return [Card(f"{title}: {method}", f"{best} {100 * values[best]:.1f}\u00a0%", text)]
+    return [
+        Card(
+            f"{title}: {method}",
+            f"{best} {100 * values[best]:.1f}\u00a0%",
+            text,
+        )
+    ]
 
 
 def _generator_card(run: RunFolder) -> list[Card]:
@@ -93,4 +99,11 @@ def _generator_card(run: RunFolder) -> list[Card]:
         gap = f"{abs(gain):.2f} dB {word} the same images left grey. "
     count = f"{scores.get('images', 0):,.0f} held-out images"
     text = f"{gap}{count}, after {run.last_scores_images:,} images."
-    return [Card(run.title, f"{scores['psnr']:.2f} dB PSNR", text, kind)]
+    return [
+        Card(
+            run.title,
+            f"{scores['psnr']:.2f} dB PSNR",
+            text,
+            kind,
+        )
+    ]

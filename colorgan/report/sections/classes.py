@@ -50,7 +50,12 @@ def classes_blocks(key: str, arms: Evaluations, files: Files) -> list[Block]:
     overlays: list[Block] = []
     for place, (name, evaluations) in enumerate(arms.items(), 1):
         maps += _confusion(name, evaluations, f"{key}-{place}", files)
-        overlays += _overlays(name, evaluations, f"{key}-{place}", files)
+        overlays += _overlays(
+            name,
+            evaluations,
+            f"{key}-{place}",
+            files,
+        )
 
     blocks = _class_table(arms)
     blocks += [Group("abreast", figures) for figures in (maps, overlays) if figures]
@@ -136,9 +141,26 @@ def _confusion(
     if frequent:
         remarks.append(f"Most often: {'; '.join(frequent)}.")
     source = data_uri(png_bytes(_heat_cells(shares)), "image/png")
-    scale = [(f"{100 * share:g} %", _opacity(share)) for share in (0.01, 0.1, 0.4, 1.0)]
+    scale = [
+        (f"{100 * share:g} %", _opacity(share))
+        for share in (
+            0.01,
+            0.1,
+            0.4,
+            1.0,
+        )
+    ]
     rgb = ", ".join(map(str, HEAT_RGB))
-    return [HeatMap(f"Confusion, {name}", names, source, remarks, scale, rgb)]
+    return [
+        HeatMap(
+            f"Confusion, {name}",
+            names,
+            source,
+            remarks,
+            scale,
+            rgb,
+        )
+    ]
 
 
 def _frequent(names: Sequence[str], shares: Matrix) -> list[str]:
@@ -177,20 +199,49 @@ def _heat_png(title: str, names: Sequence[str], shares: Matrix) -> bytes:
     side = margin + map_px + PNG_FONT_PX
     top = margin + 2 * PNG_FONT_PX
 
-    sheet = Image.new("RGB", (max(side, 420), side + 2 * PNG_FONT_PX), "white")
+    sheet = Image.new(
+        "RGB",
+        (max(side, 420), side + 2 * PNG_FONT_PX),
+        "white",
+    )
     draw = ImageDraw.Draw(sheet)
     white = Image.new("RGBA", (len(names), len(names)), "white")
     heat = Image.alpha_composite(white, _heat_cells(shares)).convert("RGB")
     sheet.paste(heat.resize((map_px, map_px), Image.Resampling.NEAREST), (margin, top))
-    draw.rectangle((margin - 1, top - 1, margin + map_px, top + map_px), outline="grey")
-    draw.text((4, 4), plain(f"{title[:60]}: row true, column predicted"), fill="black", font=font)
+    draw.rectangle(
+        (
+            margin - 1,
+            top - 1,
+            margin + map_px,
+            top + map_px,
+        ),
+        outline="grey",
+    )
+    draw.text(
+        (4, 4),
+        plain(f"{title[:60]}: row true, column predicted"),
+        fill="black",
+        font=font,
+    )
 
     for place, label in enumerate(labels):
         middle = top + PNG_CELL_PX * place + PNG_CELL_PX // 2
-        draw.text((margin - 6, middle), label, fill="black", font=font, anchor="rm")
+        draw.text(
+            (margin - 6, middle),
+            label,
+            fill="black",
+            font=font,
+            anchor="rm",
+        )
         upright = Image.new("RGB", (margin, PNG_CELL_PX), "white")
         pen = ImageDraw.Draw(upright)
-        pen.text((4, PNG_CELL_PX // 2), label, fill="black", font=font, anchor="lm")
+        pen.text(
+            (4, PNG_CELL_PX // 2),
+            label,
+            fill="black",
+            font=font,
+            anchor="lm",
+        )
         left = margin + PNG_CELL_PX * place
         sheet.paste(upright.rotate(90, expand=True), (left, top - margin - 2))
     return png_bytes(sheet)
@@ -241,8 +292,19 @@ def _without_runs(report_data: ReportData, results: Sequence[Result], files: Fil
 
     blocks: list[Block] = []
     for (task, where), models in groups.items():
-        title, *rest = _titled(f"{TITLES[task]}, {where}", models, files)
-        scores = [_scores_line(task, name, each) for name, each in models.items()]
+        title, *rest = _titled(
+            f"{TITLES[task]}, {where}",
+            models,
+            files,
+        )
+        scores = [
+            _scores_line(
+                task,
+                name,
+                each,
+            )
+            for name, each in models.items()
+        ]
         blocks += [title, *scores, *rest]
     return blocks
 
@@ -262,4 +324,11 @@ def _titled(title: str, arms: Evaluations, files: Files) -> list[Block]:
     """Return a title and its blocks; nothing without arms."""
     if not arms:
         return []
-    return [Heading(title), *classes_blocks(free_name(files, f"classes {title}"), arms, files)]
+    return [
+        Heading(title),
+        *classes_blocks(
+            free_name(files, f"classes {title}"),
+            arms,
+            files,
+        ),
+    ]

@@ -49,14 +49,27 @@ def arm_curves(arms: Runs, kind: str, files: Files, prefix: str) -> list[Block]:
     """
     several = max((len(runs) for runs in arms.values()), default=0) > 1
     note = "thin: a line per run; bold: their mean" if several else ""
-    specs = [ChartSpec("Training loss", _arm_lines(arms, "train", "loss/model"), note)]
+    specs = [
+        ChartSpec(
+            "Training loss",
+            _arm_lines(arms, "train", "loss/model"),
+            note,
+        )
+    ]
     for metric in METRICS.get(kind, ()):
         lines = []
         for line in _arm_lines(arms, "validate", metric.key):
             lines.append(replace(line, points=percent(line.points)))
         # Scores of a run that is validated at its end alone are in the tables.
         if any(len(line.points) > 1 for line in lines):
-            specs.append(ChartSpec(metric.name, lines, metric.meaning, metric.unit))
+            specs.append(
+                ChartSpec(
+                    metric.name,
+                    lines,
+                    metric.meaning,
+                    metric.unit,
+                )
+            )
     return [Legend(list(arms)), *charts(files, specs, prefix)]
 
 

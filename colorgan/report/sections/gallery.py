@@ -65,7 +65,17 @@ def progress_section(report_data: ReportData, files: Files) -> list[Block]:
 def _whole(path: Path | None, caption: str, title: str = "") -> list[Block]:
     """Return a picture as it was saved; nothing if it cannot be read."""
     picture = open_picture(path)
-    return [] if picture is None else [picture_block(picture, caption, title)]
+    return (
+        []
+        if picture is None
+        else [
+            picture_block(
+                picture,
+                caption,
+                title,
+            )
+        ]
+    )
 
 
 def colored_section(report_data: ReportData, files: Files) -> list[Block]:
@@ -102,7 +112,13 @@ def _evaluation(each: SavedEvaluation, number: int, files: Files) -> list[Block]
     for what, title in ENDS:
         shown += _end(each, what, title, number, files)
     if not shown:
-        shown = _end(each, "pictures", "Its first photos", number, files)
+        shown = _end(
+            each,
+            "pictures",
+            "Its first photos",
+            number,
+            files,
+        )
     if not shown:
         return []
 

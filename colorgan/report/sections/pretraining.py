@@ -17,7 +17,14 @@ CHANCE_LOSS = {"bce": 0.6931, "least_squares": 0.25, "hinge": 1.0}
 FAR_AHEAD, GUESSING = 0.2, 0.9
 
 DRAWN = {
-    *("loss/generator", "loss/discriminator", "l1", "adversarial", "images_per_s", "wait_share"),
+    *(
+        "loss/generator",
+        "loss/discriminator",
+        "l1",
+        "adversarial",
+        "images_per_s",
+        "wait_share",
+    ),
     *("discriminator_accuracy/real", "discriminator_accuracy/fake"),
     *("gradient_norm/generator", "gradient_norm/discriminator"),
 }
@@ -62,8 +69,16 @@ def _losses(runs: Sequence[RunFolder]) -> list[ChartSpec]:
             "Generator loss", _lines(runs, "loss/generator"), "adversarial term and weighted L1"
         ),
         ChartSpec("Discriminator loss", _lines(runs, "loss/discriminator")),
-        ChartSpec("L1 of the chroma", _lines(runs, "l1"), "normalized a and b, before its weight"),
-        ChartSpec("Adversarial loss of the generator", adversarial, "before its weight"),
+        ChartSpec(
+            "L1 of the chroma",
+            _lines(runs, "l1"),
+            "normalized a and b, before its weight",
+        ),
+        ChartSpec(
+            "Adversarial loss of the generator",
+            adversarial,
+            "before its weight",
+        ),
     ]
 
 
@@ -73,29 +88,79 @@ def _scores(runs: Sequence[RunFolder]) -> list[ChartSpec]:
         lines = _lines(runs, key, "validate")
         lines += _lines(runs, f"grey_{key}", "validate", ", grey", ":")
         note = "dotted: the same images left grey"
-        specs.append(ChartSpec(f"{name} at validation", lines, note, unit))
+        specs.append(
+            ChartSpec(
+                f"{name} at validation",
+                lines,
+                note,
+                unit,
+            )
+        )
     return specs
 
 
 def _signs(runs: Sequence[RunFolder]) -> list[ChartSpec]:
-    accuracy = _lines(runs, "discriminator_accuracy/real", suffix=", real")
-    accuracy += _lines(runs, "discriminator_accuracy/fake", suffix=", generated", dash="--")
+    accuracy = _lines(
+        runs,
+        "discriminator_accuracy/real",
+        suffix=", real",
+    )
+    accuracy += _lines(
+        runs,
+        "discriminator_accuracy/fake",
+        suffix=", generated",
+        dash="--",
+    )
     vivid = _lines(runs, "colourfulness", "validate")
-    vivid += _lines(runs, "original_colourfulness", "validate", ", original", ":")
+    vivid += _lines(
+        runs,
+        "original_colourfulness",
+        "validate",
+        ", original",
+        ":",
+    )
 
     note = "share of patches; solid: real called real, dashed: generated called generated"
-    specs = [ChartSpec("Discriminator accuracy", accuracy, note, bounds=(-0.02, 1.02))]
+    specs = [
+        ChartSpec(
+            "Discriminator accuracy",
+            accuracy,
+            note,
+            bounds=(-0.02, 1.02),
+        )
+    ]
     for network in ("generator", "discriminator"):
         norms = _lines(runs, f"gradient_norm/{network}")
-        specs.append(ChartSpec(f"Gradient norm, {network}", norms, "before clipping", log=True))
+        specs.append(
+            ChartSpec(
+                f"Gradient norm, {network}",
+                norms,
+                "before clipping",
+                log=True,
+            )
+        )
     note = "Hasler and Süsstrunk's measure; dotted: the originals"
-    return [*specs, ChartSpec("Colorfulness at validation", vivid, note)]
+    return [
+        *specs,
+        ChartSpec(
+            "Colorfulness at validation",
+            vivid,
+            note,
+        ),
+    ]
 
 
 def _others(runs: Sequence[RunFolder]) -> list[ChartSpec]:
     names = dict.fromkeys(name for run in runs for name in run.names("train"))
     undrawn = [name for name in names if name not in DRAWN][:MAX_OTHERS]
-    return [ChartSpec(short(name), _lines(runs, name), "as logged") for name in undrawn]
+    return [
+        ChartSpec(
+            short(name),
+            _lines(runs, name),
+            "as logged",
+        )
+        for name in undrawn
+    ]
 
 
 def speed_section(report_data: ReportData, files: Files) -> list[Block]:
@@ -108,11 +173,26 @@ def speed_section(report_data: ReportData, files: Files) -> list[Block]:
     for line in _lines(runs, "wait_share"):
         waits.append(replace(line, points=percent(line.points)))
     specs = [
-        ChartSpec("Images per second", _lines(runs, "images_per_s"), "all ranks together"),
-        ChartSpec("Waiting for the loader", waits, "share of the time", "%"),
+        ChartSpec(
+            "Images per second",
+            _lines(runs, "images_per_s"),
+            "all ranks together",
+        ),
+        ChartSpec(
+            "Waiting for the loader",
+            waits,
+            "share of the time",
+            "%",
+        ),
     ]
     header = (
-        *("Run", "Ranks", "Images/s, mean", "Loader wait, mean", "Starts"),
+        *(
+            "Run",
+            "Ranks",
+            "Images/s, mean",
+            "Loader wait, mean",
+            "Starts",
+        ),
         *("Precision", "Device"),
     )
     table = Table(header, [_speed_row(run) for run in runs])

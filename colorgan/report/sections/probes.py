@@ -26,7 +26,13 @@ def probe_tables(arms: Probes) -> list[Block]:
 def by_model(probes: Sequence[Probe]) -> dict[str, list[Probe]]:
     """Return probes by their model's short name; those of one model are one arm."""
     models = list(dict.fromkeys(each.model for each in probes))
-    names = dict(zip(models, short_names([Path(model) for model in models]), strict=True))
+    names = dict(
+        zip(
+            models,
+            short_names([Path(model) for model in models]),
+            strict=True,
+        )
+    )
     arms: dict[str, list[Probe]] = {}
     for each in probes:
         arms.setdefault(names[each.model], []).append(each)
@@ -88,12 +94,25 @@ def _low_shot(arms: Probes) -> list[Block]:
     rows = []
     for name, probes in found.items():
         for level, title in enumerate(probes[0].levels):
-            cells = [_shot(probes, level, place) for place in range(len(columns))]
+            cells = [
+                _shot(
+                    probes,
+                    level,
+                    place,
+                )
+                for place in range(len(columns))
+            ]
             rows.append([f"{name}, {title}", *cells])
     caption = (
         f"Linear from k positive images per class: mean ± deviation over draws. {_counts(found)}"
     )
-    return [Table(("Arm, level", *(f"k = {k}" for k in columns)), rows, caption)]
+    return [
+        Table(
+            ("Arm, level", *(f"k = {k}" for k in columns)),
+            rows,
+            caption,
+        )
+    ]
 
 
 def _shot(probes: Sequence[Probe], level: int, place: int) -> str:
@@ -117,13 +136,27 @@ def _knn(arms: Probes) -> list[Block]:
     rows = []
     for name, probes in found.items():
         for level, title in enumerate(probes[0].levels):
-            cells = [_nearest(probes, level, place, k) for place, k in enumerate(columns)]
+            cells = [
+                _nearest(
+                    probes,
+                    level,
+                    place,
+                    k,
+                )
+                for place, k in enumerate(columns)
+            ]
             rows.append([f"{name}, {title}", *cells])
     caption = (
         "k nearest neighbors, nothing trained; * chosen by the training part alone. "
         + _counts(found)
     )
-    return [Table(("Arm, level", *(f"k = {k}" for k in columns)), rows, caption)]
+    return [
+        Table(
+            ("Arm, level", *(f"k = {k}" for k in columns)),
+            rows,
+            caption,
+        )
+    ]
 
 
 def _nearest(probes: Sequence[Probe], level: int, place: int, k: int) -> str:

@@ -41,7 +41,12 @@ def recipes_section(report_data: ReportData) -> list[Block]:
 
 
 def _recipe(title: str, run: RunFolder) -> Folded:
-    text = yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True, width=100)
+    text = yaml.safe_dump(
+        run.recipe,
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
+    )
     return Folded(title, [Text(short(text, MAX_RECIPE), "code")])
 
 
@@ -54,13 +59,29 @@ def provenance_section(report_data: ReportData) -> list[Block]:
     runs = report_data.runs
     blocks: list[Block] = []
     if runs:
-        header = ("Run", "Training data (sha256)", "Source commit", "Ranks", "Folder")
+        header = (
+            "Run",
+            "Training data (sha256)",
+            "Source commit",
+            "Ranks",
+            "Folder",
+        )
         blocks.append(Table(header, [_origin(run) for run in runs]))
     blocks += [Heading("Versions that trained"), versions]
     if runs:
-        saved = _folded("Checkpoints", ("Run", "Checkpoint", "Bytes", "State"), _checkpoints(runs))
+        saved = _folded(
+            "Checkpoints",
+            ("Run", "Checkpoint", "Bytes", "State"),
+            _checkpoints(runs),
+        )
         blocks.append(saved)
-        blocks.append(_folded("Events", ("Run", "Images", "Event", "Exit status"), _events(runs)))
+        blocks.append(
+            _folded(
+                "Events",
+                ("Run", "Images", "Event", "Exit status"),
+                _events(runs),
+            )
+        )
     return blocks
 
 
@@ -137,5 +158,12 @@ def _events(runs: Sequence[RunFolder]) -> list[list[str]]:
         for entry in events[-MAX_ROWS:]:
             text = short(entry.get("text"), 400)
             status = short(entry.get("status", "–"), 40)
-            rows.append([run.title, f"{entry['images']:,}", text, status])
+            rows.append(
+                [
+                    run.title,
+                    f"{entry['images']:,}",
+                    text,
+                    status,
+                ]
+            )
     return rows

@@ -82,7 +82,12 @@ def _earlier_table() -> Block:
         cells = [NO_VALUE if value is None else f"{value:.1f}\u00a0%" for value in values]
         rows.append([name, *cells])
     caption = "Whole VOC, other networks and protocols: not comparable with the tables above."
-    header = ("", "Classification, mAP", "Segmentation, mIoU", "Detection, mAP")
+    header = (
+        "",
+        "Classification, mAP",
+        "Segmentation, mIoU",
+        "Detection, mAP",
+    )
     title = "Earlier results that the paper quotes (its Table 2)"
     return Folded(title, [Table(header, rows, caption)])
 
@@ -124,15 +129,45 @@ def _transfer_table(task: str, found: Mapping[Conditions, list[SeedGroup]]) -> l
                 columns.append((metric, conditions, groups))
 
     rows = [
-        [name] for name in ("Protocol", "Metric", "Data", "Images", "Classes", "Size", "Inference")
+        [name]
+        for name in (
+            "Protocol",
+            "Metric",
+            "Data",
+            "Images",
+            "Classes",
+            "Size",
+            "Inference",
+        )
     ]
     if paper is not None:
-        rows = [[*row, cell] for row, cell in zip(rows, _paper_cells(paper, task), strict=True)]
+        rows = [
+            [*row, cell]
+            for row, cell in zip(
+                rows,
+                _paper_cells(paper, task),
+                strict=True,
+            )
+        ]
     for metric, conditions, _ in columns:
         cells = _column_cells(metric, conditions)
-        rows = [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
+        rows = [
+            [*row, cell]
+            for row, cell in zip(
+                rows,
+                cells,
+                strict=True,
+            )
+        ]
     if paper is not None:
-        ways = [_differs(metric, conditions, paper) for metric, conditions, _ in columns]
+        ways = [
+            _differs(
+                metric,
+                conditions,
+                paper,
+            )
+            for metric, conditions, _ in columns
+        ]
         rows.append(["Differs from the paper in", NO_VALUE, *ways])
     rows += _start_rows(paper, columns)
 
@@ -151,15 +186,31 @@ def _transfer_table(task: str, found: Mapping[Conditions, list[SeedGroup]]) -> l
 
 def _paper_cells(paper: Published, task: str) -> list[str]:
     metric = next(metric for metric in METRICS[task] if metric.key == paper.metric)
-    counts = [f"{paper.images:,}", str(paper.classes), size_text(paper.size), "paper"]
-    return [paper.protocol, f"{metric.name} ({metric.meaning})", paper.data, *counts]
+    counts = [
+        f"{paper.images:,}",
+        str(paper.classes),
+        size_text(paper.size),
+        "paper",
+    ]
+    return [
+        paper.protocol,
+        f"{metric.name} ({metric.meaning})",
+        paper.data,
+        *counts,
+    ]
 
 
 def _column_cells(metric: Metric, conditions: Conditions) -> list[str]:
     name = data_name(conditions.data)
     counts = [f"{conditions.images:,}", str(conditions.classes), size_text(conditions.size)]
     title = f"{metric.name} ({metric.meaning})"
-    return [f"own, on {name}", title, name, *counts, conditions.inference]
+    return [
+        f"own, on {name}",
+        title,
+        name,
+        *counts,
+        conditions.inference,
+    ]
 
 
 def _start_rows(paper: Published | None, columns: Sequence[Column]) -> list[list[str]]:
@@ -231,7 +282,22 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def _markdown_table(task: str, conditions: Conditions, groups: Sequence[SeedGroup]) -> list[str]:
-    colors = (Metric("psnr", "PSNR", "", 1.0, "dB"), Metric("ssim", "SSIM", "", 1.0, ""))
+    colors = (
+        Metric(
+            "psnr",
+            "PSNR",
+            "",
+            1.0,
+            "dB",
+        ),
+        Metric(
+            "ssim",
+            "SSIM",
+            "",
+            1.0,
+            "",
+        ),
+    )
     metrics = []
     for metric in METRICS.get(task, colors):
         if any(group.values(metric.key) for group in groups):
@@ -243,12 +309,26 @@ def _markdown_table(task: str, conditions: Conditions, groups: Sequence[SeedGrou
     where = f"{data_name(conditions.data)}, {counted}, {size_text(conditions.size)}"
     title = f"{task}: {where}, {conditions.inference} inference"
     names = [f"{metric.name} ({metric.unit})" if metric.unit else metric.name for metric in metrics]
-    rows = [["start", "seeds", *names, "runs"], ["---"] * (len(names) + 3)]
+    rows = [
+        [
+            "start",
+            "seeds",
+            *names,
+            "runs",
+        ],
+        ["---"] * (len(names) + 3),
+    ]
     for group in groups:
         values = []
         for metric in metrics:
             digits = 2 if metric.unit else 4
-            values.append(spread(list(group.values(metric.key).values()), metric.scale, digits))
+            values.append(
+                spread(
+                    list(group.values(metric.key).values()),
+                    metric.scale,
+                    digits,
+                )
+            )
         runs = ", ".join(each.run.name for each in group.results)
         start = NO_VALUE if task == "pretrain" else group.label
         rows.append([start, group.seeds, *values, runs])

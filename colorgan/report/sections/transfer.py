@@ -41,7 +41,13 @@ def transfer_section(report_data: ReportData, files: Files) -> list[Block]:
             if protocols:
                 blocks.append(Heading(title + suffix))
             for protocol in protocols:
-                blocks.append(_protocol(protocol, study.behind(protocol), files))
+                blocks.append(
+                    _protocol(
+                        protocol,
+                        study.behind(protocol),
+                        files,
+                    )
+                )
         blocks += _cost(study)
 
     if report_data.probes:
@@ -68,9 +74,23 @@ def transfer_markdown(report_data: ReportData) -> str:
 
 def _markdown(protocol: ProtocolRecord) -> list[str]:
     title = f"{protocol.title}: {protocol.metric_title}"
-    rows = [["arm", "mean (%)", "standard deviation", "by seed"], ["---"] * 4]
+    rows = [
+        [
+            "arm",
+            "mean (%)",
+            "standard deviation",
+            "by seed",
+        ],
+        ["---"] * 4,
+    ]
     rows += [_arm_row(arm) for arm in protocol.arms]
-    lines = ["", f"## {markdown_text(title)}", "", markdown_text(_counts(protocol)), ""]
+    lines = [
+        "",
+        f"## {markdown_text(title)}",
+        "",
+        markdown_text(_counts(protocol)),
+        "",
+    ]
     lines += [*markdown_rows(rows), ""]
     lines += [f"- {markdown_text(comparison_text(each))}" for each in protocol.comparisons]
     if protocol.further:
@@ -108,7 +128,12 @@ def _protocol(protocol: ProtocolRecord, behind: Mapping[str, ArmFolders], files:
     stem = free_name(files, protocol.name)
     means = ", ".join(f"{arm.name} {percent_text(arm.mean)} %" for arm in protocol.arms)
     verdicts = [comparison_text(each) for each in protocol.comparisons]
-    figure = draw_study(protocol, stem, f"{protocol.title}: {means}; {'; '.join(verdicts)}", files)
+    figure = draw_study(
+        protocol,
+        stem,
+        f"{protocol.title}: {means}; {'; '.join(verdicts)}",
+        files,
+    )
 
     blocks: list[Block] = [Heading(protocol.title, 4)]
     blocks.append(Text(f"{protocol.metric_title}. {_counts(protocol)}.", "soft"))
@@ -116,7 +141,13 @@ def _protocol(protocol: ProtocolRecord, behind: Mapping[str, ArmFolders], files:
     if protocol.prediction:
         blocks.append(Text(f"Predicted before the runs: {protocol.prediction}", "soft"))
     rows = [_arm_row(arm) for arm in protocol.arms]
-    blocks.append(Table(("Arm", "Mean, %", "SD", "By run"), rows, kind="arms"))
+    blocks.append(
+        Table(
+            ("Arm", "Mean, %", "SD", "By run"),
+            rows,
+            kind="arms",
+        )
+    )
     if paper is not None:
         blocks.append(_paper_table(protocol, paper))
     if figure is not None:
@@ -174,7 +205,12 @@ def _further_table(protocol: ProtocolRecord) -> Block:
         "points and its interval"
     )
     header = ("Score", *(arm.name for arm in protocol.arms))
-    return Table(header, _further_rows(protocol), caption, sortable=False)
+    return Table(
+        header,
+        _further_rows(protocol),
+        caption,
+        sortable=False,
+    )
 
 
 def _further_rows(protocol: ProtocolRecord) -> list[list[str]]:
@@ -207,7 +243,12 @@ def _mean_and_difference(arm: ArmValues | None, compared: ComparisonRecord | Non
 
 def _arm_row(arm: ArmRecord) -> list[str]:
     values = ", ".join(percent_text(value) for value in arm.values)
-    return [arm.name, percent_text(arm.mean), percent_text(arm.deviation), values or NO_VALUE]
+    return [
+        arm.name,
+        percent_text(arm.mean),
+        percent_text(arm.deviation),
+        values or NO_VALUE,
+    ]
 
 
 def percent_text(share: float | None) -> str:
@@ -236,6 +277,10 @@ def _behind(
     kinds = {run.kind for found in runs.values() for run in found}
     if len(kinds) == 1:
         blocks += arm_curves(runs, next(iter(kinds)), files, stem)
-    blocks += classes_blocks(stem, {name: each for name, each in scored.items() if each}, files)
+    blocks += classes_blocks(
+        stem,
+        {name: each for name, each in scored.items() if each},
+        files,
+    )
     blocks += probe_tables(probes)
     return [Folded("Schedules, curves, classes, overlays", blocks)] if blocks else []
