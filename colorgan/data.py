@@ -16,7 +16,8 @@ from colorgan.config.recipe import RunRecipe
 from colorgan.distributed.ranks import Ranks, cores_a_rank, num_nodes
 from colorgan.errors import UsageError
 from shards.errors import ManifestError, PictureError, ShardError
-from shards.images.conversion import decode_upright, open_upright
+from shards.images.conversion import UprightPhoto, decode_upright, read_upright
+from shards.images.photo import PHOTO_ENDINGS
 from shards.images.policy import MAX_PIXELS_LIMIT
 from shards.loading.boxes import Boxes
 from shards.loading.label_scan import ClassCounts, count_classes, has_labels, is_remote
@@ -25,6 +26,7 @@ from shards.loading.shard_set import ShardSet, Storage, open_shards
 
 __all__ = [
     "MAX_PIXELS_LIMIT",
+    "PHOTO_ENDINGS",
     "Batch",
     "Boxes",
     "ClassCounts",
@@ -34,14 +36,15 @@ __all__ = [
     "ShardError",
     "ShardSet",
     "Targets",
+    "UprightPhoto",
     "check_labels",
     "count_classes",
     "decode_upright",
     "is_remote",
     "open_loaders",
     "open_set",
-    "open_upright",
     "open_whole_set",
+    "read_upright",
 ]
 
 

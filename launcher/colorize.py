@@ -1,13 +1,13 @@
 """Color photos of any size with a generator.
 
-Writes <name>.png for each photo at its own size. Its luminance is kept; its colors, if any, are not
-used.
+Writes <name>.png (or .jpg) for each photo at its own size; of a folder, for every photo below it.
+The luminance is kept, as are transparency and EXIF; the photo's own colors, if any, are not used.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +15,7 @@ from colorgan.config.command import command_text, run_command
 from colorgan.config.command_line import parse
 from colorgan.errors import ColorganError
 from shards.errors import ShardError
+from shards.images.policy import MAX_PIXELS, MAX_PIXELS_LIMIT
 
 
 class ColorizeSettings(BaseModel):
@@ -25,19 +26,20 @@ class ColorizeSettings(BaseModel):
     generator: Path = Field(description="generator folder, from launcher/consolidate.py")
     out: Path = Field(description="folder for the colored photos; made if it does not exist")
     photos: tuple[Path, ...] = Field(
-        min_length=1, description="photos of any size: JPEG, PNG, WebP, TIFF, ..."
+        min_length=1, description="photos of any size, or folders of them: JPEG, PNG, TIFF, ..."
     )
     device: Literal["auto", "cuda", "cpu"] = Field(
         "auto", description="auto: a GPU where PyTorch finds one"
     )
+    format: Literal["png", "jpeg"] = Field("png", description="of the colored photos")
     overwrite: bool = Field(False, description="replace photos of the same name in out")
     beside: bool = Field(False, description="write grey and colored side by side")
     inference: Literal["running", "paper"] | None = Field(
         None,
         description="paper: batch statistics and dropout stay on; unset: the generator's own",
     )
-    max_pixels: Annotated[int, Field(gt=0, le=1_000_000_000)] = Field(
-        100_000_000, description="photos with more pixels are refused"
+    max_pixels: int = Field(
+        MAX_PIXELS, gt=0, le=MAX_PIXELS_LIMIT, description="photos with more pixels are refused"
     )
 
 
@@ -65,6 +67,7 @@ def main(argv: list[str]) -> int:
         max_pixels=settings.max_pixels,
         device=settings.device,
         overwrite=settings.overwrite,
+        output=settings.format,
     )
     print(color_photos(settings.generator, settings.photos, coloring))
     return 0

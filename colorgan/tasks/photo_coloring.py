@@ -13,14 +13,14 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor, nn
 
-from colorgan.data import PictureError, open_upright
+from colorgan.data import PictureError, read_upright
 from colorgan.distributed.ranks import DeviceName, chosen_device
 from colorgan.errors import UsageError
 from colorgan.evaluation.picture_grids import to_uint8_HWC
-from colorgan.files import replacing
 from colorgan.models.colorizing import PhotoRows, color_strips, to_rgb
 from colorgan.models.model_folder import ModelConfig, load_model
 from colorgan.models.modes import set_inference
+from colorgan.tasks.photo_files import OutputFormat, PhotoFile, list_photos, write_photo
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,13 @@ class PhotoColoring:
     """How photos are colored and written.
 
     Attributes:
-        out: Folder for <name>.png of each photo; made if it does not exist.
+        out: Folder for the colored copy of each photo; made if it does not exist.
         side_by_side: Write the grey photo beside the colored one.
         inference: None for what the generator's config says.
         max_pixels: Photos with more pixels are refused.
         device: "auto" takes a GPU where PyTorch finds one.
         overwrite: Replace files in `out` that have a photo's name.
+        output: Format of the colored photos.
     """
 
     out: Path
@@ -42,6 +43,7 @@ class PhotoColoring:
     max_pixels: int
     device: DeviceName = "auto"
     overwrite: bool = False
+    output: OutputFormat = "png"
 
 
 def color_photos(generator: Path, photos: Sequence[Path], coloring: PhotoColoring) -> str:
@@ -51,54 +53,35 @@ def color_photos(generator: Path, photos: Sequence[Path], coloring: PhotoColorin
         UsageError: A photo would be overwritten, or some could not be colored (the others are).
         ModelFolderError: `generator` is not a generator folder.
     """
-    _check_names(photos, coloring)
+    files = list_photos(photos, coloring.out, coloring.output, overwrite=coloring.overwrite)
     network, config = load_model(generator, "generator")
     set_inference(network, coloring.inference or config.inference)
     network.to(chosen_device(coloring.device))
 
     coloring.out.mkdir(parents=True, exist_ok=True)
     failures = []
-    for photo in track(photos, "coloring", transient=True):
+    for file in track(files, "coloring", transient=True):
         try:
-            _write_colored(photo, network, config, coloring)
+            _write_colored(file, network, config, coloring)
         except (PictureError, OSError) as error:
-            failures.append(f"{photo}: {error}")
+            failures.append(f"{file.source}: {error}")
 
     if failures:
-        count = f"{len(photos) - len(failures)} of {len(photos)} photos colored"
+        count = f"{len(files) - len(failures)} of {len(files)} photos colored"
         raise UsageError(f"{coloring.out}: {count}; not colored:\n  " + "\n  ".join(failures))
-    return f"{coloring.out}: {len(photos)} of {len(photos)} photos colored"
-
-
-def _check_names(photos: Sequence[Path], coloring: PhotoColoring) -> None:
-    names = [photo.stem for photo in photos]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UsageError(
-            f"two photos would be written as {twice[0]}.png: use a different --out for each"
-        )
-
-    for photo in photos:
-        path = coloring.out / f"{photo.stem}.png"
-        if path.resolve() == photo.resolve():
-            raise UsageError(
-                f"{photo} would be overwritten by its colored copy: choose another --out"
-            )
-        if path.exists() and not coloring.overwrite:
-            raise UsageError(f"{path} exists: choose another --out, or add --overwrite true")
+    return f"{coloring.out}: {len(files)} of {len(files)} photos colored"
 
 
 def _write_colored(
-    photo: Path, generator: nn.Module, config: ModelConfig, coloring: PhotoColoring
+    file: PhotoFile, generator: nn.Module, config: ModelConfig, coloring: PhotoColoring
 ) -> None:
     """Color one photo and write it, whole or not at all."""
-    if not photo.is_file():
-        raise PictureError("a folder: name the photos" if photo.is_dir() else "no such file")
+    if not file.source.is_file():
+        raise PictureError("no such file")
 
-    image = open_upright(photo.read_bytes(), coloring.max_pixels)
-    colored = color_image(generator, image, config, side_by_side=coloring.side_by_side)
-    with replacing(coloring.out / f"{photo.stem}.png") as partial:
-        colored.save(partial, format="PNG")
+    photo = read_upright(file.source.read_bytes(), coloring.max_pixels)
+    colored = color_image(generator, photo.image, config, side_by_side=coloring.side_by_side)
+    write_photo(colored, photo, file.target, coloring.output)
 
 
 def color_image(

@@ -14,17 +14,20 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from shards.errors import PictureError
 from shards.images import chroma
 from shards.images.label_frame import mask_frame
-from shards.images.photo import Photo, decoding, open_photo, transposed
+from shards.images.photo import ORIENTATION, Photo, decoding, open_photo, transposed
+from shards.images.pixels import has_transparency, is_deep_grey
 from shards.images.policy import SUBSAMPLINGS, Encoding, Geometry
 from shards.records import VOID
 
 MAX_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 DRAFT_GAP = 3
+OPAQUE = 255
+MAX_EXIF_BYTES = 65_000  # of a JPEG's segment
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,26 @@ def convert_picture(content: bytes, encoding: Encoding) -> StoredPicture:
     )
 
 
+@dataclass(frozen=True)
+class UprightPhoto:
+    """A decoded photo at its own size, upright, in sRGB.
+
+    Attributes:
+        image: Of mode RGB; transparent pixels have the color that the file states for them.
+        alpha: Of mode L; None if the photo is opaque.
+        exif: The file's EXIF without its orientation and color space; empty if it has none.
+    """
+
+    image: Image.Image
+    alpha: Image.Image | None
+    exif: bytes
+
+
 def decode_upright(content: bytes, max_pixels: int) -> NDArray[np.uint8]:
     """Decode one image file of any kind to upright sRGB at its own size, H x W x 3.
 
     Raises:
-        PictureError: The file has no one meaning, cannot be decoded, or has more than `max_pixels`
-        pixels.
+        PictureError: The file has no one meaning, cannot be decoded, or has too many pixels.
     """
     return np.asarray(open_upright(content, max_pixels))
 
@@ -100,19 +117,34 @@ def decode_upright(content: bytes, max_pixels: int) -> NDArray[np.uint8]:
 def open_upright(content: bytes, max_pixels: int) -> Image.Image:
     """Decode one image file of any kind to an upright sRGB image of mode RGB at its own size.
 
+    Transparent pixels are laid on white.
+
     Raises:
         PictureError: The file has no one meaning, cannot be decoded, or has more than `max_pixels`
-        pixels.
+            pixels.
     """
     with decoding():
         photo = open_photo(content, max_pixels)
         photo.image.load()
+        return _as_rgb(photo.finished(_upright_size(photo)))
 
-        size = (photo.width, photo.height)
-        upright = size[::-1] if photo.orientation >= 5 else size
-        image = photo.finished(upright)
-        # Pillow copies an image that is RGB already: 400 MB for 100 megapixels.
-        return image if image.mode == "RGB" else image.convert("RGB")
+
+def read_upright(content: bytes, max_pixels: int) -> UprightPhoto:
+    """Decode one image file as `open_upright` does, and keep its transparency and its EXIF.
+
+    Raises:
+        PictureError: See `open_upright`.
+    """
+    with decoding():
+        photo = open_photo(content, max_pixels)
+        photo.image.load()
+        exif = _kept_exif(photo.image)
+
+        alpha = _alpha_of(photo)
+        if alpha is not None:
+            photo.image = photo.image.convert("RGBA").convert("RGB")
+
+        return UprightPhoto(_as_rgb(photo.finished(_upright_size(photo))), alpha, exif)
 
 
 def convert_mask(mask: NDArray[np.uint8], geometry: Geometry, num_classes: int) -> bytes:
@@ -147,6 +179,41 @@ def convert_mask(mask: NDArray[np.uint8], geometry: Geometry, num_classes: int) 
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
+
+
+def _upright_size(photo: Photo) -> tuple[int, int]:
+    size = (photo.width, photo.height)
+    return size[::-1] if photo.orientation >= 5 else size
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    # Not by convert alone: it copies an RGB image too, 400 MB of 100 megapixels.
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _alpha_of(photo: Photo) -> Image.Image | None:
+    """Return the upright transparency; None if there is none, or no pixel uses it."""
+    if not has_transparency(photo.image) or is_deep_grey(photo.image):
+        return None
+
+    alpha = photo.image.convert("RGBA").getchannel("A")
+    lowest, _ = alpha.getextrema()
+    if lowest == OPAQUE:
+        return None
+    orientation = 1 if photo.image.format == "TIFF" else photo.orientation
+    return transposed(alpha, orientation)
+
+
+def _kept_exif(image: Image.Image) -> bytes:
+    try:
+        exif = image.getexif()
+        exif.pop(ORIENTATION, None)
+        tags = exif.get_ifd(ExifTags.IFD.Exif)
+        tags.pop(int(ExifTags.Base.ColorSpace), None)
+        content = exif.tobytes() if len(exif) or tags else b""
+    except Exception:  # damaged EXIF is not worth keeping
+        return b""
+    return content if len(content) <= MAX_EXIF_BYTES else b""
 
 
 def _geometry(photo: Photo, encoding: Encoding) -> Geometry:

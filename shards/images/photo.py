@@ -37,6 +37,11 @@ from shards.images.pixels import has_transparency, is_deep_grey, to_8_bit
 ORIENTATION = int(ExifTags.Base.Orientation)
 # JPEG includes MPO. No format that runs a program (EPS) or whose "image" is a preview (PSD, ICNS).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+# How files of these formats are named, in lower case; colorize takes such files of a folder.
+PHOTO_ENDINGS = (
+    *("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "webp", "tif", "tiff", "bmp", "gif"),
+    *("ppm", "pgm", "pnm", "jp2", "avif", "heic", "heif", "jxl"),
+)
 TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

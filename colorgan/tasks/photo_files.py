@@ -1,0 +1,119 @@
+"""Photos named on the command line, and how their colored copies are written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from colorgan.data import PHOTO_ENDINGS, UprightPhoto
+from colorgan.errors import UsageError
+from colorgan.files import replacing
+
+OutputFormat = Literal["png", "jpeg"]
+ENDINGS: dict[OutputFormat, str] = {"png": "png", "jpeg": "jpg"}
+# PNG's own level 6 takes 20 s of 100 megapixels, and saves 3 % of the bytes.
+OPTIONS: dict[OutputFormat, dict[str, int]] = {
+    "png": {"compress_level": 3},
+    "jpeg": {"quality": 95, "subsampling": 0},
+}
+PAPER = (255, 255, 255)
+# What the shell hands on of https://host/photo.jpg, once it has become a path: one slash is lost.
+URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class PhotoFile:
+    """A photo and the path of its colored copy."""
+
+    source: Path
+    target: Path
+
+
+def list_photos(
+    named: Sequence[Path], out: Path, output: OutputFormat, *, overwrite: bool
+) -> list[PhotoFile]:
+    """Return the photos that are meant: files, and all photos below folders.
+
+    A folder's photos keep their places below `out`.
+
+    Raises:
+        UsageError: A URL, a folder without photos, two photos for one copy, or a copy that exists.
+    """
+    photos: list[PhotoFile] = []
+    for path in named:
+        if URL.match(str(path)):
+            raise UsageError(f"{path}: a URL; download the photo and name its file")
+        photos += _photos_of(path, out, output)
+
+    targets: dict[Path, Path] = {}
+    for photo in photos:
+        other = targets.setdefault(photo.target, photo.source)
+        if other != photo.source:
+            raise UsageError(
+                f"{other} and {photo.source} would both be written as {photo.target}: use a "
+                f"different "
+                "--out for each"
+            )
+        _check_target(photo, overwrite)
+    return photos
+
+
+def write_photo(
+    colored: Image.Image, photo: UprightPhoto, target: Path, output: OutputFormat
+) -> None:
+    """Write a colored photo with the EXIF of its source, whole or not at all.
+
+    Args:
+        colored: Of mode RGB.
+        photo: Its source; its transparency is kept in a PNG and laid on white in a JPEG.
+        target: The file to write; its folder is made.
+        output: Of the file.
+    """
+    if photo.alpha is not None and photo.alpha.size == colored.size:
+        if output == "png":
+            colored.putalpha(photo.alpha)
+        else:
+            paper = Image.new("RGB", colored.size, PAPER)
+            paper.paste(colored, mask=photo.alpha)
+            colored = paper
+
+    options: dict[str, Any] = dict(OPTIONS[output])
+    if photo.exif:
+        options["exif"] = photo.exif
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as partial:
+        colored.save(partial, format=output.upper(), **options)
+
+
+def _photos_of(path: Path, out: Path, output: OutputFormat) -> Iterator[PhotoFile]:
+    ending = ENDINGS[output]
+    if not path.is_dir():
+        yield PhotoFile(path, out / f"{path.stem}.{ending}")
+        return
+
+    inside = [
+        each
+        for each in sorted(path.rglob("*"))
+        if each.suffix.lower().lstrip(".") in PHOTO_ENDINGS and each.is_file()
+    ]
+    is_output = out.resolve()
+    found = [each for each in inside if is_output not in each.resolve().parents]
+    if not found:
+        raise UsageError(f"{path}: no photos in this folder ({', '.join(PHOTO_ENDINGS)})")
+    for each in found:
+        yield PhotoFile(each, (out / each.relative_to(path)).with_suffix(f".{ending}"))
+
+
+def _check_target(photo: PhotoFile, overwrite: bool) -> None:
+    if photo.target.resolve() == photo.source.resolve():
+        raise UsageError(
+            f"{photo.source} would be overwritten by its colored copy: choose another --out"
+        )
+    if photo.target.exists() and not overwrite:
+        raise UsageError(f"{photo.target} exists: choose another --out, or add --overwrite true")
