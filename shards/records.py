@@ -1,4 +1,4 @@
-"""The contract between adapters and packer: a Corpus, its Records, and the Masks that they point to.
+"""The contract between adapters and packer: a Corpus, its Records, and their Masks.
 
 A record is small and picklable and opens nothing: images and masks are read later, in the packer's
 workers. Mask planes: H x W uint8 class indices, 0 = background, i + 1 = `Corpus.classes[i]`, 255 =
@@ -26,12 +26,33 @@ class Mask(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class TarMember:
+    """An image in a tar that is packed from in place.
+
+    Attributes:
+        tar: the file.
+        name: of the member, for messages and keys.
+        offset: of its bytes in the file.
+        size: in bytes.
+    """
+
+    tar: Path
+    name: str
+    offset: int
+    size: int
+
+    def __str__(self) -> str:
+        """Return the source's name: the tar's path, then the member's."""
+        return f"{self.tar}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """One sample of a corpus.
 
     Attributes:
         key: unique within the split, stable between runs, letters, digits, `_` and `-` only.
-        image: the image file, not yet opened.
+        image: the image file, or the member of a tar, not yet opened.
         label: plain JSON data. `classes`: sorted 0-based indices into `Corpus.classes`, over all
             objects, difficult ones and crowds too. `objects`: a list of `{"class": int, "box": [x0,
             y0, x1, y1], "difficult": bool, "crowd": bool}`, boxes in pixels, half-open; from COCO
@@ -45,7 +66,7 @@ class Record:
     """
 
     key: str
-    image: Path
+    image: Path | TarMember
     label: dict[str, Any]
     mask: Mask | None = None
     label_size: tuple[int, int] | None = None

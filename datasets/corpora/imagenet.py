@@ -3,7 +3,7 @@
     train/n02123597/*.JPEG                 ImageNet; train/n02123597/images/*.JPEG: Tiny ImageNet
     val/n02123597/*.JPEG                   sorted by class
     val/*.JPEG or val/images/*.JPEG        flat, with a list of labels (label_list.py)
-    train/n02123597.tar                    refused: with the line that unpacks the class tars
+    train/n02123597.tar                    class tars as distributed, read in place (class_tars.py)
 
 Folders are listed one at a time, no image is opened: 1,281,167 images cost some seconds.
 """
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from datasets.corpora.class_tars import ClassTar, find_class_tars
 from datasets.corpora.files import Skipped, list_folder, list_pictures, record_key, require_folder
 from datasets.corpora.label_list import LIST_NAMES, find_labels
 from datasets.errors import CorpusError
@@ -39,7 +40,8 @@ def open_imagenet(root: Path, split: str) -> Corpus:
     folder = root / split if (root / split).is_dir() else root
     present = _wnids(folder)
     if not present:
-        return _open_flat(root, folder, split)
+        tars = find_class_tars(root, folder, split)
+        return _open_tars(root, tars, split) if tars else _open_flat(root, folder, split)
 
     # A split may lack classes that the other one has: indices count both.
     skipped = Skipped()
@@ -92,6 +94,26 @@ def _records(folder: Path, present: list[str], wnids: tuple[str, ...]) -> Iterat
             yield Record(record_key(relative, ".JPEG"), pictures / name, label)
 
 
+def _open_tars(root: Path, tars: list[ClassTar], split: str) -> Corpus:
+    """Open a split whose classes are tars; counting their images would read every header."""
+    others = _wnids_of_other_splits(root, root / split)
+    wnids = tuple(sorted({each.wnid for each in tars} | set(others)))
+    records = functools.partial(_tar_records, tars, wnids)
+    note = f"the images are read from {len(tars)} class tars in place"
+    return Corpus("imagenet", split, wnids, (), None, records, note)
+
+
+def _tar_records(tars: list[ClassTar], wnids: tuple[str, ...]) -> Iterator[Record]:
+    index_of = {wnid: index for index, wnid in enumerate(wnids)}
+    for each in tars:
+        label = {"classes": [index_of[each.wnid]], "objects": []}
+        # Sorted like the files of an unpacked set, so that the packed set is the same.
+        for image in sorted(each.images(), key=lambda member: member.name):
+            name = image.name.removeprefix("./")
+            relative = name if name.startswith(f"{each.wnid}_") else f"{each.wnid}/{name}"
+            yield Record(record_key(relative, ".JPEG"), image, dict(label))
+
+
 @dataclass(frozen=True, slots=True)
 class _Flat:
     """A split whose images are in one folder: their names, and the class index of each."""
@@ -102,7 +124,6 @@ class _Flat:
 
 def _open_flat(root: Path, folder: Path, split: str) -> Corpus:
     """Open a split whose images are not sorted by class, with its list of labels."""
-    _refuse_tars(folder)
     pictures = folder / "images" if (folder / "images").is_dir() else folder
     skipped = Skipped()
     names = list_pictures(pictures, skipped)
@@ -139,15 +160,3 @@ def _flat_records(flat: _Flat) -> Iterator[Record]:
     for name in sorted(flat.labels):
         label = {"classes": [flat.labels[name]], "objects": []}
         yield Record(record_key(name, ".JPEG"), flat.folder / name, label)
-
-
-def _refuse_tars(folder: Path) -> None:
-    """Refuse the class tars of ImageNet's own archive, with the line that unpacks them."""
-    names = [entry.name for entry in list_folder(folder)]
-    tars = [name for name in names if name.endswith(".tar") and WNID.fullmatch(name[:-4])]
-    if tars:
-        raise CorpusError(
-            f"{folder}: holds {len(tars)} class tars such as {tars[0]}; unpack them first: cd "
-            f"{folder} "
-            '&& for t in n*.tar; do mkdir -p "${t%.tar}" && tar xf "$t" -C "${t%.tar}"; done'
-        )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.files import replacing
-from shards.records import Record
+from shards.records import Record, TarMember
 
 INPUTS_FILE = "inputs.jsonl"
 MAX_LINE_BYTES = 1 << 18
@@ -64,7 +64,8 @@ class FileStamps:
 
 def file_stamps(record: Record) -> list[tuple[int, int]]:
     """Return size and time of change of a record's photo and mask file; a missing file is (-1, -1)."""
-    return [_stamp(path) for path in (record.image, *_mask_files(record))]
+    image = record.image.tar if isinstance(record.image, TarMember) else record.image
+    return [_stamp(path) for path in (image, *_mask_files(record))]
 
 
 def inputs_now(number: int, records_digest: str, records: Sequence[Record]) -> ShardInputs:

@@ -1,4 +1,4 @@
-"""Reading a corpus's files: a fault of one file costs that record, a fault of the disk ends the packing."""
+"""Read a corpus's files: a fault of one file costs its record, one of the disk ends the packing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from shards.errors import PackError, PictureError
+from shards.records import TarMember
 
 MAX_FILE_BYTES = 1 << 30
 READ_TRIES = 3
@@ -23,8 +24,8 @@ FILE_FAULTS = {
 }
 
 
-def read_source(path: Path) -> bytes:
-    """Return the bytes of one file.
+def read_source(source: Path | TarMember) -> bytes:
+    """Return the bytes of one file, or of one member of a tar.
 
     Raises:
         PictureError: The file is missing, forbidden, not a regular file, or too large.
@@ -32,7 +33,7 @@ def read_source(path: Path) -> bytes:
     """
     for attempt in range(READ_TRIES):
         try:
-            return _read_regular(path)
+            return _read_member(source) if isinstance(source, TarMember) else _read_regular(source)
         except OSError as error:
             if error.errno in FILE_FAULTS:
                 raise PictureError(FILE_FAULTS[error.errno]) from error
@@ -40,10 +41,21 @@ def read_source(path: Path) -> bytes:
         time.sleep(READ_RETRY_WAIT_S * attempt)
 
     raise PackError(
-        f"{path}: cannot be read after {READ_TRIES} tries ({failure.strerror}). Once the disk is "
+        f"{source}: cannot be read after {READ_TRIES} tries ({failure.strerror}). Once the disk is "
         f"back, "
         "rerun the same command; finished shards are kept."
     ) from failure
+
+
+def _read_member(member: TarMember) -> bytes:
+    if member.size > MAX_FILE_BYTES:
+        raise PictureError(f"{member.size} bytes, more than a picture file can sensibly have")
+    with member.tar.open("rb") as file:
+        file.seek(member.offset)
+        content = file.read(member.size)
+    if len(content) < member.size:
+        raise PictureError(f"{member.tar.name} ends before it does")
+    return content
 
 
 def _read_regular(path: Path) -> bytes:

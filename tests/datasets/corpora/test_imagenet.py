@@ -1,11 +1,18 @@
 """ImageNet: the real sample, flat folders with lists, Tiny ImageNet, folders that are wrong."""
 
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from datasets.corpora.imagenet import open_imagenet
 from datasets.errors import CorpusError
+from shards.errors import PictureError
+from shards.packing.pack import pack
+from shards.packing.source_files import read_source
+from shards.records import TarMember
 
 DATA = Path(__file__).parents[3] / "../shared/data/imagenet"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data/imagenet here")
@@ -135,7 +142,75 @@ def test_pictures_that_the_list_lacks_are_counted(tmp_path: Path) -> None:
     assert corpus.num_records == 1 and corpus.left_out[0].examples == ("v2.JPEG",)
 
 
-def test_class_tars_are_refused_with_the_line_that_unpacks_them(tmp_path: Path) -> None:
-    touch(tmp_path / f"train/{A}.tar", tmp_path / f"train/{B}.tar")
-    with pytest.raises(CorpusError, match=r"2 class tars such as n00000001\.tar; .*tar xf"):
-        open_imagenet(tmp_path, "train")
+def tar_of(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def jpeg(value: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), (value, 90, 30)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def classes() -> dict[str, dict[str, bytes]]:
+    """Return the images of two classes, in no order."""
+    return {
+        A: {f"{A}_2.JPEG": jpeg(2), f"{A}_1.JPEG": jpeg(1)},
+        B: {f"{B}_7.JPEG": jpeg(7), "notes.txt": b"no picture"},
+    }
+
+
+@pytest.mark.parametrize("place", ["class tars", "set in root", "set in split"])
+def test_class_tars_are_packed_in_place_like_the_unpacked_set(
+    tmp_path: Path, classes: dict[str, dict[str, bytes]], place: str
+) -> None:
+    plain, root = tmp_path / "plain", tmp_path / "root"
+    (root / "train").mkdir(parents=True)
+    tars = {f"{wnid}.tar": tar_of(files) for wnid, files in classes.items()}
+    if place == "class tars":
+        for name, content in tars.items():
+            (root / "train" / name).write_bytes(content)
+    else:
+        folder = root if place == "set in root" else root / "train"
+        (folder / "ILSVRC2012_img_train.tar").write_bytes(tar_of(tars))
+    for wnid, files in classes.items():
+        (plain / "train" / wnid).mkdir(parents=True)
+        for name, content in files.items():
+            (plain / "train" / wnid / name).write_bytes(content)
+
+    packed = {}
+    for name, folder in (("plain", plain), ("tars", root)):
+        corpus = open_imagenet(folder, "train")
+        report = pack(corpus, tmp_path / f"packed-{name}", root=folder, workers=0)
+        assert report.manifest is not None and report.packed == 3
+        with tarfile.open(tmp_path / f"packed-{name}" / report.manifest.shards[0].file) as shard:
+            members = {info.name: shard.extractfile(info).read() for info in shard}
+        packed[name] = {key: value for key, value in members.items() if key.endswith(".jpg")}
+        assert corpus.classes == (A, B)
+        assert [record.label["classes"] for record in corpus.records()] == [[0], [0], [1]]
+    assert packed["plain"] == packed["tars"] and next(iter(packed["tars"])) == f"{A}_1.jpg"
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>" * 200, b"cut"])
+def test_class_tars_that_are_damaged(
+    tmp_path: Path, classes: dict[str, dict[str, bytes]], content: bytes
+) -> None:
+    (tmp_path / "train").mkdir()
+    if content == b"cut":
+        content = tar_of(classes[A])[:700]
+    (tmp_path / f"train/{A}.tar").write_bytes(content)
+    with pytest.raises(CorpusError, match=r"n00000001\.tar: the tar cannot be read"):
+        list(open_imagenet(tmp_path, "train").records())
+
+
+def test_a_member_behind_the_end_of_its_tar_is_a_fault_of_the_picture(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"short")
+    with pytest.raises(PictureError, match=r"a\.tar ends before it does"):
+        read_source(TarMember(tmp_path / "a.tar", "1.jpg", 3, 10))
