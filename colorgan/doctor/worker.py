@@ -125,18 +125,22 @@ def job_steps(
         try:
             rate = _images_per_s(recipe, ranks, seconds)
         except torch.OutOfMemoryError:
-            emit(**batch, images_per_s=None, problem="out of memory")
+            if ranks.main:
+                emit(**batch, images_per_s=None, problem="out of memory")
             torch.cuda.empty_cache()
             continue
         memory = torch.cuda.max_memory_allocated() / 2**30 if ranks.device.type == "cuda" else None
-        emit(**batch, images_per_s=rate, memory_gib=memory)
+        if ranks.main:
+            emit(**batch, images_per_s=rate, memory_gib=memory)
 
 
 def _images_per_s(recipe: PretrainRecipe, ranks: Ranks, seconds: float) -> float:
     """Train on one repeated batch for about `seconds`; return images/s after two warm-up steps."""
     size = recipe.batch.global_batch_size
     shards = open_train(recipe, ranks)
-    with open_loaders(recipe, ranks, shards, None, micro_batch_size=size) as loaders:
+    micro_batch_size = size // ranks.world_size
+    opened = open_loaders(recipe, ranks, shards, None, micro_batch_size=micro_batch_size)
+    with opened as loaders:
         micro_batches = next(iter(loaders.train.train_batches(0)))
 
     task, strategy = build_pretraining(recipe, ranks, size * 10_000)
@@ -152,7 +156,8 @@ def _images_per_s(recipe: PretrainRecipe, ranks: Ranks, seconds: float) -> float
         return time.perf_counter() - began
 
     warm_up = train(0, 2)
-    steps = max(2, round(seconds / max(warm_up / 2, 1e-4)))
+    # All ranks must take the same number of steps.
+    steps = max(ranks.gather(max(2, round(seconds / max(warm_up / 2, 1e-4)))))
     return steps * size / train(2, steps)
 
 
