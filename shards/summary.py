@@ -51,7 +51,7 @@ class Summary(_Record):
         labels_dropped: Labels that were dropped while their photo was kept, by reason.
         near_grey: Photos with next to no colour (shards/images/chroma.py).
         off_profile: Photos with another color space than sRGB; they were converted.
-        low_quality: JPEGs whose chroma is coarse: quality under 50, or 4:2:0 under 75.
+        low_quality: JPEGs whose chroma is coarse: quality under 50, or 4:2:0 under 70.
         smallest: The photo with the fewest pixels.
         largest: The photo with the most.
     """

@@ -16,7 +16,7 @@ from colorgan.files import replacing
 
 OutputFormat = Literal["png", "jpeg"]
 ENDINGS: dict[OutputFormat, str] = {"png": "png", "jpeg": "jpg"}
-# PNG's own level 6 takes 20 s of 100 megapixels, and saves 3 % of the bytes.
+# zlib's usual level 6 takes 18 s for 100 megapixels, level 3 takes 7 s and 19 % more bytes.
 OPTIONS: dict[OutputFormat, dict[str, int]] = {
     "png": {"compress_level": 3},
     "jpeg": {"quality": 95, "subsampling": 0},

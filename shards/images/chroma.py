@@ -16,7 +16,7 @@ SIDE = 32
 COARSE_SIDE = 256  # larger images are sampled to this size first
 
 LOW_QUALITY = 50
-LOW_QUALITY_SUBSAMPLED = 75
+LOW_QUALITY_SUBSAMPLED = 70
 SUBSAMPLED_4_2_0 = 2
 
 # sRGB to XYZ divided by D65's white (IEC 61966-2-1).
@@ -53,7 +53,7 @@ def mean_chroma(image: Image.Image) -> float:
 
 
 def is_low_quality(image: Image.Image) -> bool:
-    """Return whether a JPEG's chroma is coarse: quality under 50, or 4:2:0 under 75. Others: False."""
+    """Return whether a JPEG's chroma is coarse: quality under 50, or 4:2:0 under 70. Others: False."""
     if image.format != "JPEG":
         return False
 
