@@ -163,7 +163,7 @@ class Loader:
         decode = DecodeSpec(
             image_size=image_size,
             crop=random_crop_min_area < 1.0,
-            resize=any(policy != f"squash:{image_size}" for policy in shards.image_policies),
+            resize=not shards.all_are_square(image_size),
             flip=flip,
             mask=targets == "mask",
             num_classes=len(shards.classes),

@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from shards.loading.shard_set import ShardSet
-from shards.order import SPREAD_RUNS
+from shards.order import SPREAD_RUNS, WINDOW_SHARDS
 from shards.storage.shard_files import ShardFiles
 
 # A node takes its slice of every batch, so each of N nodes needs an Nth of a block's samples. More
 # nodes than this would ask a shared disk for more bytes than the seeks are worth.
 MAX_NODES = 2
 _REMEMBERED = 2 * SPREAD_RUNS  # twice the blocks that are in use at a time
+_REMEMBERED_SHARDS = 2 * WINDOW_SHARDS
 _MEMBERS = ("image", "label", "mask")
 
 Span = tuple[int, int]  # offset, size
@@ -44,7 +45,9 @@ class RunReads:
         self._starts = np.cumsum([0, *shards.shard_sizes])
 
         self._lock = threading.Lock()
-        self._edges: dict[int, list[int]] = {}  # per shard: where its blocks begin, and their end
+        # Per shard: where its blocks begin, and their end. Of the shards read lately only: all of a
+        # large set's would fill the memory.
+        self._edges: OrderedDict[int, list[int]] = OrderedDict()
         self._begun: OrderedDict[tuple[int, int], None] = OrderedDict()  # shard, block
 
     def read_at(self, path: Path, offset: int, size: int) -> bytes:
@@ -82,5 +85,9 @@ class RunReads:
 
         last = rows[-1]
         ends = [int(last[f"{name}_offset"]) + int(last[f"{name}_size"]) for name in _MEMBERS]
-        self._edges[shard] = [*rows["image_offset"][:-1].tolist(), max(ends)]
-        return self._edges[shard]
+        edges = [*rows["image_offset"][:-1].tolist(), max(ends)]
+
+        self._edges[shard] = edges
+        if len(self._edges) > _REMEMBERED_SHARDS:
+            self._edges.popitem(last=False)
+        return edges

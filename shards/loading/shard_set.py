@@ -31,6 +31,8 @@ from shards.storage.staging import stage
 
 Rows = NDArray[np.void]
 
+_BLOCK_ROWS = 100_000
+
 
 class ShardSet:
     """One or several packed folders as one sequence of samples, numbered 0 to num_samples - 1.
@@ -90,6 +92,21 @@ class ShardSet:
         known = [summary for summary in summaries if summary is not None]
         taken = sum(summary.taken for summary in known)
         return sum(summary.near_grey for summary in known) / taken if taken else 0.0
+
+    def all_are_square(self, size: int) -> bool:
+        """Return whether every stored image is size x size, so that nothing has to be resized.
+
+        A set packed at another policy may be so too: shards made elsewhere often are.
+        """
+        for manifest, table in zip(self.manifests, self._tables, strict=True):
+            if manifest.image_policy == f"squash:{size}":
+                continue
+            # Photos differ, so the first block answers for nearly every set that is not square.
+            for begin in range(0, len(table), _BLOCK_ROWS):
+                block = table[begin : begin + _BLOCK_ROWS]
+                if (block["width"] != size).any() or (block["height"] != size).any():
+                    return False
+        return True
 
     def same_classes(self) -> bool:
         """Return whether all folders have the same classes, so that a number means one class."""

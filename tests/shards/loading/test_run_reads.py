@@ -90,10 +90,10 @@ def test_the_system_fetches_what_it_is_told_of(tmp_path: Path) -> None:
     if in_page_cache(path, 6 << 20):
         pytest.skip("this file system keeps its files in memory")
     files.will_need(path, 6 << 20, 1 << 17)
-    deadline = time.monotonic() + 20
-    while not in_page_cache(path, 6 << 20) and time.monotonic() < deadline:
+    # The kernel answers at its own pace; pytest's timeout ends a wait for nothing.
+    while not in_page_cache(path, 6 << 20):
         time.sleep(0.01)
-    assert in_page_cache(path, 6 << 20) and not in_page_cache(path, 2 << 20)
+    assert not in_page_cache(path, 2 << 20)
     for offset, size in ((1 << 40, 100), (0, 0), (-5, 3), (5, -3), (2**63, 5)):
         files.will_need(path, offset, size)  # hints from a strange table are left unheard
     files.close()

@@ -52,6 +52,18 @@ def test_the_digest_names_contents_and_order(tmp_path: Path, folder: Path) -> No
     assert len(digests) == 4
 
 
+def test_sets_of_one_size_are_recognized(
+    tmp_path: Path, folder: Path, samples: list[TinySample]
+) -> None:
+    as_photos = write_set(tmp_path / "photos", samples, policy="original")
+    both = open_shards([folder, as_photos])
+    assert both.all_are_square(32)
+    assert not both.all_are_square(64)
+
+    mixed = write_set(tmp_path / "mixed", [*samples, tiny_sample(1, width=33)], policy="original")
+    assert not open_shards([folder, mixed]).all_are_square(32)
+
+
 def test_no_folder_or_one_twice_is_refused(folder: Path) -> None:
     with pytest.raises(ManifestError, match="no packed folder given"):
         open_shards([])
