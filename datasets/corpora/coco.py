@@ -32,6 +32,7 @@ from datasets.errors import CorpusError
 from shards.records import MAX_CLASSES, Corpus, Record, label_of
 
 SPLITS = ("train", "val", "test", "unlabeled")
+LABELLED_SPLITS = ("train", "val")
 ALIASES = {"val": ("val", "valid", "validation"), "valid": ("valid", "val", "validation")}
 # Where the instances of a split are, by its name.
 JSON_FILES = (
@@ -90,9 +91,11 @@ def open_coco(root: Path, split: str) -> Corpus:
             f"{folder}: the split {split!r} is empty, no picture in this "
             f"folder.{skipped.in_words()}"
         )
+    note = ""
+    if found.name.startswith(LABELLED_SPLITS):
+        note = f"no instances file for {found.name}, so its pictures have no labels"
     records = functools.partial(_plain_records, folder)
-    left_out = skipped.left_out()
-    return Corpus("coco", split, (), (), num_records, records, left_out=left_out)
+    return Corpus("coco", split, (), (), num_records, records, note, skipped.left_out())
 
 
 def _find(root: Path, split: str) -> _Split:

@@ -1,4 +1,4 @@
-"""COCO as a corpus to classify and segment: ids of categories with gaps, a crowd, a photo without objects."""
+"""COCO to classify and segment: category ids with gaps, a crowd, a photo without objects."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight photos: seven with a square of one category each, one of them a crowd, the last with nothing on it."""
+    """Draw eight photos: seven with a square of one category, one of them a crowd, one empty."""
     root = tmp_path_factory.mktemp("coco")
     (root / "train2017").mkdir()
     (root / "annotations").mkdir()
     annotations = []
+
     for index in range(8):
         pixels = np.random.default_rng(index).integers(0, 256, (40, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / f"train2017/{index:012d}.jpg")
@@ -49,6 +50,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
             else [[10, 10, 20, 10, 20, 20, 10, 20]]
         )
         annotations.append(annotation | {"segmentation": outline})
+
     document = {
         "images": [
             {"id": i, "file_name": f"{i:012d}.jpg", "width": 40, "height": 40} for i in range(8)
@@ -62,7 +64,9 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_coco_is_classified_and_segmented(coco: Path, tmp_path: Path, command: Command) -> None:
     words = ["--corpus", "coco", "--root", coco, "--split", "train", "--out", tmp_path / "packed"]
+
     assert "8 samples" in command("pack", *words, "--image", "squash:32", "--workers", 1)
+
     for task, classes in (("classify", ["person", "dog", "toothbrush"]), ("segment", None)):
         words = [
             "--task",

@@ -1,4 +1,4 @@
-"""A user's own folder of pictures, as in medicine few and of one class: packed, fine-tuned on and scored by commands."""
+"""A user's own folder, as in medicine few pictures and one class: packed, learned from, scored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TINY = [
 
 
 def draw(root: Path, split: str, number: int, seed: int) -> None:
-    """Bright spots on dark tissue of uneven brightness; masks of 0 and 255; the pictures are PNG and TIFF."""
+    """Draw bright spots on dark tissue of uneven brightness, and masks of 0 and 255."""
     generator = np.random.default_rng(seed)
     rows, columns = np.mgrid[0:40, 0:48]
     for folder in ("images", "masks"):
@@ -74,21 +74,27 @@ def pack(command: Command, root: Path, split: str, out: Path, *more: object) -> 
 def test_a_folder_with_masks_is_learnt_from(lesions: Path, command: Command) -> None:
     Image.fromarray(np.zeros((40, 47), np.uint8)).save(lesions / "raw/masks/train/case3.png")
     told = pack(command, lesions / "raw", "train", lesions / "train", "--image", "squash:32")
+
     assert (
         "0 and 255: 255 is the class" in told
         and "15 samples" in told
         and "1 classes, masks" in told
     )
+
     (rejected,) = (lesions / "train/rejected.jsonl").read_text().splitlines()
+
     assert (
         "case3.tif" in rejected
         and "mask is 40 x 47" in rejected
         and "its picture 40 x 48" in rejected
     )
+
     pack(command, lesions / "raw", "val", lesions / "val", "--image", "original")
     words = ["--task", "segment", "--data.train", lesions / "train", "--data.val", lesions / "val"]
     words += ["--run", lesions / "run", "--stages", "[{epochs: 20, learning_rate: 0.005}]", *TINY]
+
     assert "(lesion), mIoU" in command("finetune", *words)
+
     command(
         "evaluate",
         "--model",
@@ -99,13 +105,16 @@ def test_a_folder_with_masks_is_learnt_from(lesions: Path, command: Command) -> 
         lesions / "scores",
     )
     written = json.loads((lesions / "scores/scores.json").read_text())
-    # Predicting background everywhere has a Dice of 0, predicting a lesion everywhere of 2 s / (1 + s), s its share.
+    # Background everywhere has a Dice of 0, a lesion everywhere of 2 s / (1 + s), s its share.
     share = np.mean(
         [np.asarray(_open(path)) == 255 for path in (lesions / "raw/masks/val").iterdir()]
     )
+
     assert written["scores"]["dice"] > 2 * share / (1 + share) + 0.2
     assert written["scores"]["dice_own_size"] == pytest.approx(written["per_class_dice"]["lesion"])
+
     iou = written["per_class"]["lesion"]
+
     assert written["per_class_dice"]["lesion"] == pytest.approx(2 * iou / (1 + iou))
 
 
@@ -116,15 +125,19 @@ def _open(path: Path) -> np.ndarray:
 
 def test_folders_of_classes_are_learnt_from(tmp_path: Path, command: Command) -> None:
     draw(tmp_path / "drawn", "all", 8, 0)
+
     for index, path in enumerate(sorted((tmp_path / "drawn/images/all").iterdir())):
         folder = tmp_path / "raw" / ("train", "val")[index // 4] / ("well", "ill")[index % 2]
         folder.mkdir(parents=True, exist_ok=True)
         path.rename(folder / path.name)
+
     (tmp_path / "raw/classes.txt").write_text("well\nill\n")
+
     for split in ("train", "val"):
         assert "2 classes, no masks" in pack(
             command, tmp_path / "raw", split, tmp_path / split, "--image", "squash:32"
         )
+
     words = [
         "--task",
         "classify",
@@ -142,4 +155,5 @@ def test_folders_of_classes_are_learnt_from(tmp_path: Path, command: Command) ->
         8,
         *TINY,
     ]
+
     assert "on 4 images, 2 classes" in command("finetune", *words)

@@ -55,8 +55,11 @@ def test_a_folder_is_packed_verified_and_mended_from_anywhere(
         "squash:8",
     )
     first = run(*words, "--workers", 2, cwd=tmp_path)
+
     assert first.returncode == 0, first.stderr
+
     lines = first.stdout.splitlines()
+
     assert lines[0].startswith("read 7 pictures in ") and "images/s" in lines[0]
     assert lines[1].startswith("packed: 6 samples in 1 shard, ")
     assert lines[-5:-1] == [
@@ -66,20 +69,26 @@ def test_a_folder_is_packed_verified_and_mended_from_anywhere(
         "look at packed/sample.png: some samples with their labels drawn",
     ]
     assert lines[-1] == "next: accelerate launch launcher/pretrain.py --data.train packed"
+
     again = run(*words, cwd=tmp_path)
+
     assert again.stdout.startswith("packed: packed already with this request; nothing to do.")
+
     out = tmp_path / "packed"
     shard = out / read_manifest(out).shards[0].file
     content = bytearray(shard.read_bytes())
     content[700] ^= 1
     shard.write_bytes(content)
     damaged = run("--verify", "packed", cwd=tmp_path)
+
     assert damaged.returncode == 2 and damaged.stderr.startswith(
         "ManifestError: packed: 1 of its files"
     )
     assert re.search(r"p0-\w+ \(sample 0\): image: checksum differs", damaged.stdout)
     assert run(*words, "--only", 0, cwd=tmp_path).returncode == 0
+
     verified = run("--verify", "packed", cwd=tmp_path)
+
     assert verified.returncode == 0 and ": 6 samples checked" in verified.stdout
 
 
@@ -94,6 +103,7 @@ def test_names_that_the_terminal_cannot_show_are_escaped(pictures: Path, tmp_pat
         timeout=120,
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
     )
+
     assert result.returncode == 0, result.stderr
     assert r"1 empty file (train/\xfcn\xef.jpg)" in result.stdout
 
@@ -171,6 +181,7 @@ def test_a_mistake_ends_in_one_sentence_and_status_2(pictures: Path, tmp_path: P
         tmp_path / "packed",
     )
     result = run(*words, "--image", "squash:banana")
+
     assert result.returncode == 2
     assert (
         result.stderr.startswith("PackError: image policy 'squash:banana'")
@@ -203,6 +214,7 @@ def test_real_pictures_are_packed(command: Callable[..., str], tmp_path: Path) -
         )
         command("pack", *words, "--workers", 1)
         manifest = read_manifest(out)
+
         assert manifest.has_masks == masks and manifest.num_rejected == 0
         assert len(manifest.classes) in (20, 80, 60) and manifest.num_samples > 50
 
@@ -225,14 +237,17 @@ def test_a_stratified_split_is_packed_as_parts_and_resumed(
     words += ["--image", "squash:32", "--workers", 1]
     command("pack", *words, "--stratify", "70,20,10")
     listed = {name: (out / f"{name}.txt").read_text().split() for name in ("train", "val", "test")}
+
     for name, keys in listed.items():
         manifest = read_manifest(out / name)
         assert manifest.split == f"2012-seg-train-{name}-of-70-20-10-seed-0"
         assert manifest.has_masks and manifest.num_samples == len(keys)
         with tarfile.open(out / name / manifest.shards[0].file) as shard:
             assert {Path(member).stem for member in shard.getnames()} == set(keys)
+
     shutil.rmtree(out / "val")
     told = command("pack", *words, "--stratify", "70,20,10")
+
     assert (
         told.count("packed already with this request") == 2
         and f"{out / 'val'}: {len(listed['val'])} samples" in told

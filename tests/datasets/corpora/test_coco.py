@@ -65,9 +65,13 @@ def test_counts_and_files_of_the_real_splits(split: str, count: int) -> None:
 @real
 def test_objects_agree_with_pycocotools(oracle: COCO, capsys: pytest.CaptureFixture[str]) -> None:
     corpus = open_coco(DATA, "val")
+
     assert capsys.readouterr().out == ""
+
     ids = sorted(oracle.getCatIds())
+
     assert corpus.classes == tuple(category["name"] for category in oracle.loadCats(ids))
+
     for record in corpus.records():
         annotations = oracle.loadAnns(oracle.getAnnIds(imgIds=[int(record.key)]))
         objects = record.label["objects"]
@@ -84,6 +88,7 @@ def test_objects_agree_with_pycocotools(oracle: COCO, capsys: pytest.CaptureFixt
 @real
 def test_masks_agree_with_pycocotools(oracle: COCO) -> None:
     ids = sorted(oracle.getCatIds())
+
     for record in open_coco(DATA, "val").records():
         annotations = oracle.loadAnns(oracle.getAnnIds(imgIds=[int(record.key)]))
         with warnings.catch_warnings():
@@ -103,6 +108,7 @@ def test_masks_agree_with_pycocotools(oracle: COCO) -> None:
 def test_masks_agree_with_polygons_drawn_by_pillow(oracle: COCO) -> None:
     ids = sorted(oracle.getCatIds())
     same = total = 0
+
     for record in list(open_coco(DATA, "val").records())[:30]:
         annotations = oracle.loadAnns(oracle.getAnnIds(imgIds=[int(record.key)]))
         if any(annotation["iscrowd"] for annotation in annotations):
@@ -116,21 +122,25 @@ def test_masks_agree_with_polygons_drawn_by_pillow(oracle: COCO) -> None:
         plane = record.mask.read()
         same += int((plane == np.asarray(picture)).sum())
         total += plane.size
+
     assert same / total > 0.985  # the two differ along the outlines only
 
 
 def test_a_small_folder_in_full(tmp_path: Path) -> None:
     corpus = open_coco(make(tmp_path), "train")
     first, second = corpus.records()
+
     assert (corpus.name, corpus.split, corpus.classes) == ("coco", "train", ("car", "toothbrush"))
     assert (first.key, second.key) == ("1", "2")
     assert first.label["classes"] == [0, 1]
     assert first.label["objects"][0] == {
         "class": 1, "box": [1, 2, 4, 3.5], "difficult": False, "crowd": False,
     }  # fmt: skip
+
     np.testing.assert_array_equal(
         first.mask.read(), [[255, 0, 0, 0, 0], [0] * 5, [0, 2, 2, 2, 0], [0, 2, 2, 2, 0]]
     )
+
     assert second.label == {"classes": [], "objects": []}
     assert second.mask.read().max() == 0
     assert list(corpus.records()) == [first, second]
@@ -152,6 +162,7 @@ def test_without_annotations_the_folder_is_listed(tmp_path: Path) -> None:
     (tmp_path / "train2017/notes.txt").touch()
     corpus = open_coco(tmp_path, "train")
     assert (corpus.classes, corpus.palette, corpus.num_records) == ((), (), 2)
+    assert corpus.note == "no instances file for train2017, so its pictures have no labels"
     assert [record.image.name for record in corpus.records()] == ["1.jpg", "2.jpg"]
     assert all(record.mask is None for record in corpus.records())
 
@@ -408,12 +419,16 @@ def test_folders_that_are_wrong(tmp_path: Path) -> None:
         open_coco(tmp_path / "none", "train")
     with pytest.raises(CorpusError, match="there are: none"):
         open_coco(tmp_path, "train")
+
     for split in ("tarin", "../train2017", ""):
         with pytest.raises(CorpusError, match=f"'{split}' is no split of COCO"):
             open_coco(tmp_path, split)
     (tmp_path / "set.tar").touch()
+
     with pytest.raises(CorpusError, match=r"set\.tar: is a file, not a folder; unpack it"):
         open_coco(tmp_path / "set.tar", "train")
+
     (tmp_path / "val2017").mkdir()
+
     with pytest.raises(CorpusError, match="'val' is empty"):
         open_coco(tmp_path, "val")

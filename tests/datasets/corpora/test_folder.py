@@ -39,6 +39,7 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
     )
     corpus = open_folder(tmp_path, "all")
     records = list(corpus.records())
+
     assert [record.image.relative_to(tmp_path).as_posix() for record in records] == [
         "a/x y.PNG", "a/x_y.png", "b.jpg", "b.png",
     ]  # fmt: skip
@@ -56,13 +57,18 @@ def test_a_folder_with_masks(tmp_path: Path, layout: str) -> None:
     save_mask(masks / "deep/b.png", 4)
     split = "train" if "train" in layout else "all"
     corpus = open_folder(tmp_path, split)
+
     assert corpus.classes == ("class1", "class2", "class3", "class4") and len(corpus.palette) == 5
+
     first, second = pickle.loads(pickle.dumps(list(corpus.records())))
+
     assert (first.image, second.image) == (images / "a.jpg", images / "deep/b.png")
+
     np.testing.assert_array_equal(first.mask.read(), [[0, 2, 255]])
     np.testing.assert_array_equal(second.mask.read(), [[0, 4, 255]])
     (tmp_path / "classes.txt").write_text("background\nroad\n\n car \ntree\n")
     named = open_folder(tmp_path, split)
+
     assert named.classes == ("road", "car", "tree")
     with pytest.raises(CorpusError, match=r"b\.png: the mask holds index 4, .* 3 classes"):
         list(named.records())[1].mask.read()
@@ -93,6 +99,7 @@ def test_masks_of_0_and_255_are_told_from_indices(
     for name, row in (("a", first), ("b", second)):
         save_plane(tmp_path / f"masks/{name}.png", [row], mode)
     corpus = open_folder(tmp_path, "all")
+
     assert said in corpus.note and len(corpus.classes) == max(
         v for row in expected for v in row if v < 255
     )
@@ -100,10 +107,12 @@ def test_masks_of_0_and_255_are_told_from_indices(
         record.mask.read()[0].tolist()
         for record in pickle.loads(pickle.dumps(list(corpus.records())))
     ] == expected
+
     (tmp_path / "classes.txt").write_text(
         "background\nlesion\n" if len(corpus.classes) == 1 else "lesion\nvessel\n"
     )
     named = open_folder(tmp_path, "all")
+
     assert "lesion" in named.classes and len(named.palette) == len(named.classes) + 1
     assert [record.mask.read()[0].tolist() for record in named.records()] == expected
 
@@ -119,20 +128,27 @@ def test_masks_that_mix_two_ways_are_refused(tmp_path: Path) -> None:
     touch(*(tmp_path / f"images/{name}.jpg" for name in "abc"))
     for name, row in (("a", [0, 0]), ("b", [0, 255]), ("c", [0, 1])):
         save_plane(tmp_path / f"masks/{name}.png", [row])
+
     with pytest.raises(CorpusError, match=r"c\.png holds 0 and 1 only, b\.png 0 and 255 only"):
         open_folder(tmp_path, "all")
+
     (tmp_path / "classes.txt").write_text("lesion\nvessel\n")
+
     assert [record.mask.read()[0, 1] for record in open_folder(tmp_path, "all").records()] == [
         0,
         255,
         1,
     ]
+
     save_plane(tmp_path / "masks/c.png", [[0, 255]])
+
     with pytest.raises(CorpusError, match=r"0 and 255 only, one class, but classes\.txt names 2"):
         open_folder(tmp_path, "all")
+
     (tmp_path / "classes.txt").unlink()
     corpus = open_folder(tmp_path, "all")
     save_plane(tmp_path / "masks/c.png", [[0, 7]])
+
     with pytest.raises(CorpusError, match=r"c\.png: the mask holds 7"):
         list(corpus.records())[2].mask.read()
 
@@ -150,13 +166,18 @@ def test_folders_that_classes_txt_names_are_classes(tmp_path: Path) -> None:
     touch(
         tmp_path / "train/well/a.jpg", tmp_path / "train/ill/deep/b.png", tmp_path / "val/ill/c.jpg"
     )
+
     assert open_folder(tmp_path, "train").classes == ()
+
     (tmp_path / "classes.txt").write_text("well\nill\n")
     train, val = open_folder(tmp_path, "train"), open_folder(tmp_path, "val")
+
     assert train.classes == val.classes == ("well", "ill") and train.palette == ()
     assert [record.label["classes"] for record in train.records()] == [[1], [0]]
     assert [record.label for record in val.records()] == [{"classes": [1], "objects": []}]
+
     touch(tmp_path / "val/d.jpg")
+
     with pytest.raises(CorpusError, match=r"d\.jpg: is in no folder of a class"):
         open_folder(tmp_path, "val")
     assert open_folder(tmp_path, "all").classes == ()  # no folder of a class lies right here
@@ -185,13 +206,17 @@ def test_folders_that_are_wrong(tmp_path: Path) -> None:
         open_folder(tmp_path, "all")
     with pytest.raises(CorpusError, match="use --split all"):
         open_folder(tmp_path, "train")
+
     for split in ("../x", "..", "/etc", "."):
         with pytest.raises(CorpusError, match="is no split of a folder"):
             open_folder(tmp_path, split)
     save_plane(tmp_path / "masks/a.png", [[0, 0]])
+
     with pytest.raises(CorpusError, match="holds masks/ but no images/"):
         open_folder(tmp_path, "all")
+
     touch(tmp_path / "images/a.jpg")
+
     with pytest.raises(CorpusError, match="only background and void"):
         open_folder(tmp_path, "all")
 

@@ -118,6 +118,7 @@ CHANGES = st.lists(
 def changed(changes: list[tuple[tuple[Any, ...], Any, bool]]) -> dict[str, Any]:
     """Return the document with some parts replaced or removed."""
     document = copy.deepcopy(DOCUMENT)
+
     for path, value, remove in changes:
         node: Any = document
         try:
@@ -129,6 +130,7 @@ def changed(changes: list[tuple[tuple[Any, ...], Any, bool]]) -> dict[str, Any]:
                 node[path[-1]] = copy.deepcopy(value)
         except (KeyError, IndexError, TypeError):
             continue  # an earlier change has taken this place away
+
     return document
 
 

@@ -48,9 +48,12 @@ def test_imagenet_keys_are_unique_and_indices_agree_between_splits(tmp_path: Pat
     )
     touch(tmp_path / f"val/{b}/.hidden.JPEG", tmp_path / f"val/{b}/list.txt")
     train, val = open_imagenet(tmp_path, "train"), open_imagenet(tmp_path, "val")
+
     assert train.classes == val.classes == (a, b)
     assert [record.key for record in train.records()] == [f"{a}_1", f"{b}_1"]
+
     records = list(val.records())
+
     assert val.num_records == len({record.key for record in records}) == 3
     assert all(record.label["classes"] == [1] for record in records)
 

@@ -77,19 +77,25 @@ def split_labels(
     parts = stratify(corpus, shares, seed=0)
     records = {record.key: record for record in corpus.records()}
     keys = [key for part in parts.values() for key in part.keys]
+
     assert sorted(keys) == sorted(records), "the parts are not disjoint and complete"
+
     labels_NC = np.zeros((len(keys), len(corpus.classes)), np.bool_)
+
     for row, key in enumerate(keys):
         mask = records[key].mask
         if isinstance(mask, IndexMask):
             labels_NC[row, np.setdiff1d(mask.read(), [0, VOID]).astype(int) - 1] = True
         else:
             labels_NC[row, [item["class"] for item in records[key].label["objects"]]] = True
+
     for part in parts.values():
         assert [record.key for record in part.corpus.records()] == list(part.keys)
         assert part.corpus.num_records == len(part.keys)
     sizes = [len(part.keys) for part in parts.values()]
+
     assert np.abs(np.subtract(sizes, part_sizes(len(keys), shares))).max() <= 6
+
     return labels_NC, np.repeat(np.arange(len(parts)), sizes)
 
 

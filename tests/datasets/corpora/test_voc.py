@@ -70,9 +70,11 @@ def test_objects_agree_with_the_xml(year: str) -> None:
         tree = ElementTree.parse(DATA / f"VOC{year}/Annotations/{record.key}.xml")
         size = [float(tree.findtext(f"size/{side}")) for side in ("width", "height")]
         items = tree.findall("object")
+
         assert [CLASSES[item["class"]] for item in record.label["objects"]] == [
             i.findtext("name") for i in items
         ]
+
         for ours, item in zip(record.label["objects"], items, strict=True):
             x0, y0, x1, y1 = (
                 float(item.find("bndbox").findtext(c)) for c in ("xmin", "ymin", "xmax", "ymax")
@@ -122,6 +124,7 @@ def test_missing_tags_are_tolerated_and_difficult_is_marked(tmp_path: Path) -> N
         f"</name><pose/><difficult>1</difficult>{BOX}</object></annotation>"
     )
     annotation = read_annotation(path, CLASS_OF)
+
     assert annotation.objects == [
         {"class": 11, "box": [1, 0, 3.5, 4], "difficult": False, "crowd": False},
         {"class": 19, "box": [1, 0, 3.5, 4], "difficult": True, "crowd": False},
@@ -402,15 +405,20 @@ def test_folders_and_splits_that_are_wrong(tmp_path: Path) -> None:
         open_voc(tmp_path / "none", "train")
     with pytest.raises(CorpusError, match="no VOC here"):
         open_voc(tmp_path, "train")
+
     make(tmp_path / "VOC2012")
+
     with pytest.raises(CorpusError, match="'seg_train' is no split of VOC"):
         open_voc(tmp_path, "seg_train")
+
     for split in ("../train", "train/x", ""):
         with pytest.raises(CorpusError, match=f"'{split}' is no split of VOC"):
             open_voc(tmp_path, split)
+
     with pytest.raises(
         CorpusError, match=r"no split '2007-train' here; there are: VOC2012 with train all"
     ):
         open_voc(tmp_path, "2007-train")
+
     with pytest.raises(CorpusError, match="no split 'val' here"):
         open_voc(tmp_path / "VOC2012", "val")

@@ -88,6 +88,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(answer)
             return
         content, start = state.content, 0
+
         if answer == "page":
             content = b"<html>please log in</html>"
         elif asked and answer != "plain":
@@ -95,6 +96,7 @@ class Handler(BaseHTTPRequestHandler):
             if start >= len(content):
                 self.send_error(416)
                 return
+
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
@@ -291,13 +293,17 @@ def test_killed_while_fetching_and_finished_by_another_process(
     process.send_signal(signal.SIGKILL)
     process.wait()
     got = part.stat().st_size
+
     assert 0 < got < archive.bytes
+
     get(server, tmp_path)
+
     assert server.ranges[-1] == f"bytes={got}-" and contents(tmp_path) == FILES
 
 
 def test_killed_while_unpacking_and_finished(server: Server, tmp_path: Path) -> None:
     child = os.fork()
+
     if child == 0:
         Path.rename = Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
         folder = tmp_path / FOLDER
@@ -305,9 +311,12 @@ def test_killed_while_unpacking_and_finished(server: Server, tmp_path: Path) -> 
         (folder / "pictures.tar").write_bytes(server.content)
         unpack(folder / "pictures.tar", tmp_path, top="pictures", max_bytes=10**6)
         os._exit(0)
+
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert contents(tmp_path) == {} and not is_there(server.archive(), tmp_path)
+
     get(server, tmp_path)
+
     assert contents(tmp_path) == FILES and server.ranges == []
 
 

@@ -40,11 +40,13 @@ def test_all_splits_open_by_the_real_adapters(root: Path) -> None:
     for split, count in zip(SPLITS, (12, 3, 5, 4), strict=True):
         corpus = open_sample(root, split)
         records = list(corpus.records())
+
         assert (corpus.name, corpus.split, corpus.classes) == ("sample", split, CLASSES)
         assert (
             corpus.num_records == len(records) == len({record.key for record in records}) == count
         )
         assert len(corpus.palette) == 21
+
         for record in records:
             with Image.open(record.image) as picture:
                 assert max(picture.size) == 96 and picture.mode == "RGB"
@@ -157,13 +159,16 @@ def test_an_interrupted_drawing_leaves_nothing(
 def test_requests_that_are_wrong(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="'tarin' is no split of the sample"):
         open_sample(tmp_path / "s", "tarin")
+
     (tmp_path / "mine.txt").write_text("precious")
+
     for attempt in (
         lambda: open_sample(tmp_path, "train"),
         lambda: write_sample(tmp_path, num_train=1),
     ):
         with pytest.raises(CorpusError, match="holds no built-in sample"):
             attempt()
+
     with pytest.raises(CorpusError, match=r"cannot be written here|holds no built-in sample"):
         open_sample(tmp_path / "mine.txt", "train")
     with pytest.raises(CorpusError, match="num_val is 0"):
@@ -185,15 +190,18 @@ def test_lab_to_rgb_agrees_with_skimage() -> None:
 def test_color_depends_on_class_and_not_on_chance() -> None:
     hues: dict[int, list[float]] = {}
     color = pytest.importorskip("skimage.color")
+
     for index in range(60):
         scene = draw_scene((0, 0, index), 96)
         lab = color.rgb2lab(scene.rgb)
         for number, instance in enumerate(scene.instances, start=1):
             _, a, b = lab[scene.instance_map == number].mean(0)
             hues.setdefault(instance.class_index, []).append(np.angle(a + 1j * b))
+
     spread = [
         np.abs(np.angle(np.exp(1j * (np.array(h) - h[0])))).max()
         for h in hues.values()
         if len(h) > 1
     ]
+
     assert len(spread) > 15 and max(spread) < np.deg2rad(35)
