@@ -305,6 +305,9 @@ class StageRecipe(Section):
     features: Literal["train", "frozen"] = Field(
         "train", description="frozen: only the new layers are trained"
     )
+    frozen_levels: NonNegativeInt = Field(
+        0, description="encoder levels, from the input on, that are not trained"
+    )
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="decay over the stage, to 0"
     )
@@ -349,6 +352,26 @@ class FinetuneRecipe(RunRecipe):
     beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first decay")
     beta2: float = Field(0.999, ge=0, lt=1, description="Adam's second decay")
     gradient_clip_norm: float = Field(0.0, ge=0, description="largest gradient norm; 0 = off")
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        description="decoupled decay (AdamW), not of biases and norms; 0 = Adam",
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="learning rate of an encoder level as a share of the next one's",
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: rare classes weigh more in the loss, by their frequency"
+    )
+    luminance_jitter: float = Field(
+        0.0, ge=0, lt=1, description="largest random change of contrast and brightness in training"
+    )
+    patience: NonNegativeInt = Field(
+        0, description="validations without a better score after which training ends; 0 = off"
+    )
     inference: Literal["running", "paper"] = Field(
         "running", description="paper: batch statistics and dropout stay on in evaluation"
     )
@@ -383,7 +406,8 @@ class FinetuneRecipe(RunRecipe):
 
     @model_validator(mode="after")
     def _frozen_features_are_learnt(self) -> FinetuneRecipe:
-        if self.init == "scratch" and any(stage.features == "frozen" for stage in self.stages):
+        frozen = any(stage.features == "frozen" or stage.frozen_levels for stage in self.stages)
+        if self.init == "scratch" and frozen:
             raise ValueError(
                 "a stage freezes the features, but with init: scratch they are untrained: "
                 "give --init GENERATOR"

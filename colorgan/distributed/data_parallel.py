@@ -13,6 +13,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 from torch.nn.parallel import DistributedDataParallel
 
 from colorgan.distributed.phase import (
+    RATE_SHARE,
     Network,
     Phase,
     StrategySettings,
@@ -120,7 +121,7 @@ class DataParallel:
             nn.utils.clip_grads_with_norm_(parameters, self._settings.gradient_clip_norm, norm)
 
         for group in phase.optimizer.param_groups:
-            group["lr"] = phase.learning_rate(images_seen)
+            group["lr"] = group.get(RATE_SHARE, 1.0) * phase.learning_rate(images_seen)
         phase.optimizer.step()
         phase.optimizer.zero_grad(set_to_none=True)
         return norm

@@ -16,6 +16,8 @@ from colorgan.distributed.state import Roles, Saved
 
 Network = Callable[..., Tensor]
 Precision = Literal["fp32", "bf16"]
+# A key of an optimizer's parameter group: its share of the phase's learning rate; absent: 1.
+RATE_SHARE = "rate_share"
 
 
 @dataclass

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from colorgan.distributed.phase import (
+    RATE_SHARE,
     Network,
     Phase,
     StrategySettings,
@@ -108,7 +109,7 @@ class Zero:
         they are; the norm is then infinite.
         """
         for group in phase.optimizer.param_groups:
-            group["lr"] = phase.learning_rate(images_seen)
+            group["lr"] = group.get(RATE_SHARE, 1.0) * phase.learning_rate(images_seen)
 
         engine = self._engines[phase.name]
         engine.step()

@@ -22,6 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from colorgan.data import Batch, Boxes
 from colorgan.devices import to_device
+from colorgan.evaluation.losses import LossSettings
 from colorgan.models.detector import box_areas, grid_points, predictions
 
 # In strides: the part of a box around its middle whose points learn it (FCOS, section 3.2).
@@ -30,8 +31,11 @@ CENTRE_RADIUS = 1.5
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 
 
-def batch_detection_loss(raw_BOHW: Tensor, batch: Batch, void: str = "ignore") -> Tensor:
-    """Return `detection_loss` of a micro-batch with targets "boxes"; boxes have no void."""
+def batch_detection_loss(raw_BOHW: Tensor, batch: Batch, settings: LossSettings) -> Tensor:
+    """Return `detection_loss` of a micro-batch with targets "boxes".
+
+    Its settings are not used: boxes have no void, and the focal loss weighs classes by itself.
+    """
     assert batch.boxes is not None
     return detection_loss(raw_BOHW, batch.boxes)
 

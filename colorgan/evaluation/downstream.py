@@ -18,7 +18,7 @@ from colorgan.distributed.ranks import Ranks
 from colorgan.evaluation.classifier_scores import classifier_text, score_classifier
 from colorgan.evaluation.detection_loss import batch_detection_loss
 from colorgan.evaluation.detector_scores import detector_text, score_detector
-from colorgan.evaluation.losses import classification_loss, segmentation_loss
+from colorgan.evaluation.losses import LossSettings, classification_loss, segmentation_loss
 from colorgan.evaluation.predictions import Prediction, predictions
 from colorgan.evaluation.record import Evaluation
 from colorgan.evaluation.segmenter_scores import score_segmenter, segmenter_text
@@ -44,7 +44,7 @@ class DownstreamTask:
         has_background: The network has an output for the background beside those of the classes.
         has_palette: Its pictures are painted in the set's colors.
         headline: Name of the score that it is judged by, the first that an evaluation has.
-        loss: Of outputs, a micro-batch and the recipe's `void`: a scalar, a mean over the
+        loss: Of outputs, a micro-batch and settings: a scalar, a mean over the
             micro-batch's images.
         score: Of predictions, ranks, config and a number of pictures. Called on all ranks.
         text: The scores in one line.
@@ -59,7 +59,7 @@ class DownstreamTask:
     has_background: bool
     has_palette: bool
     headline: tuple[str, ...]
-    loss: Callable[[Tensor, Batch, str], Tensor]
+    loss: Callable[[Tensor, Batch, LossSettings], Tensor]
     score: Callable[[Iterable[Prediction], Ranks, ModelConfig, int], Evaluation]
     text: Callable[[ModelConfig, Mapping[str, float]], str]
 

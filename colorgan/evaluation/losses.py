@@ -5,6 +5,9 @@ Detection's is in colorgan/evaluation/detection_loss.py.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,34 +15,56 @@ from colorgan.data import Batch
 from colorgan.evaluation.picture_grids import VOID
 
 
-def classification_loss(logits_BC: Tensor, batch: Batch, void: str = "ignore") -> Tensor:
+@dataclass(frozen=True)
+class LossSettings:
+    """How a downstream loss counts.
+
+    Attributes:
+        void: "ignore", or "background": void pixels count as class 0, as in the paper's code.
+        class_weights_C: One weight per output; None for equal ones.
+    """
+
+    void: Literal["ignore", "background"] = "ignore"
+    class_weights_C: Tensor | None = None
+
+
+def classification_loss(logits_BC: Tensor, batch: Batch, settings: LossSettings) -> Tensor:
     """Return the mean binary cross-entropy over images and classes.
 
-    Difficult objects count as present.
+    Difficult objects count as present; a class's weight is that of its positives.
 
     Args:
         logits_BC: One logit per class.
         batch: With targets "classes".
-        void: Not used: classes have none.
+        settings: Its void is not used: classes have none.
     """
     assert batch.classes_BC is not None
-    return F.binary_cross_entropy_with_logits(logits_BC, batch.classes_BC)
+    return F.binary_cross_entropy_with_logits(
+        logits_BC, batch.classes_BC, pos_weight=settings.class_weights_C
+    )
 
 
-def segmentation_loss(logits_BCHW: Tensor, batch: Batch, void: str = "ignore") -> Tensor:
+def segmentation_loss(logits_BCHW: Tensor, batch: Batch, settings: LossSettings) -> Tensor:
     """Return the mean cross-entropy over all pixels of the batch.
 
-    Void pixels have no loss but count in the mean's denominator: otherwise the loss would depend on
-    how a global batch is cut into micro-batches and ranks.
+    Void pixels have no loss but count in the mean's denominator, and weights do not change it:
+    otherwise the loss would depend on how a global batch is cut into micro-batches and ranks.
 
     Args:
         logits_BCHW: One logit per class and pixel.
         batch: With targets "mask".
-        void: "ignore", or "background": void pixels count as class 0, as in the paper's code.
+        settings: How void pixels and classes count.
     """
     assert batch.mask_BHW is not None
     mask_BHW = batch.mask_BHW
-    if void == "background":
+    if settings.void == "background":
         mask_BHW = mask_BHW.masked_fill(mask_BHW == VOID, 0)
 
-    return F.cross_entropy(logits_BCHW, mask_BHW, ignore_index=VOID, reduction="none").mean()
+    losses_BHW = F.cross_entropy(
+        logits_BCHW,
+        mask_BHW,
+        weight=settings.class_weights_C,
+        ignore_index=VOID,
+        reduction="none",
+    )
+    return losses_BHW.mean()

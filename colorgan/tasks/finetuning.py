@@ -10,9 +10,9 @@ colorgan/evaluation/downstream.py.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from colorgan.checkpoints.checkpoint import open_checkpoint
 from colorgan.checkpoints.consolidation import consolidate
@@ -28,8 +28,17 @@ from colorgan.evaluation.record import EVALUATION, Evaluation, write_evaluation
 from colorgan.models.model_folder import ModelConfig
 from colorgan.runs.recipe import saved_recipe
 from colorgan.runs.run import Run, RunResult, open_run
+from colorgan.tasks.best_model import BEST, BestModel
+from colorgan.tasks.class_weights import balanced_weights
 from colorgan.tasks.initial_model import initial_model
-from colorgan.tasks.transfer import MODEL, Stage, build_stage, stage_strategy, stages_in_images
+from colorgan.tasks.transfer import (
+    MODEL,
+    Stage,
+    TransferTask,
+    build_stage,
+    stage_strategy,
+    stages_in_images,
+)
 from colorgan.training.automatic import chosen_for_device
 from colorgan.training.loop import Hooks, StopSignals, fit
 from colorgan.training.memory import memory_bytes
@@ -48,6 +57,8 @@ class FinetuneJob:
         stages: One after the other.
         data_digest: Of the training set.
         loaders: Training images, and validation images if any.
+        class_weights_C: One weight per output in the loss; None for equal ones.
+        epoch_images: Images of one pass over the training set.
     """
 
     recipe: FinetuneRecipe
@@ -56,6 +67,8 @@ class FinetuneJob:
     stages: list[Stage]
     data_digest: str
     loaders: Loaders
+    class_weights_C: Tensor | None = None
+    epoch_images: int = 0
 
     @property
     def total_images(self) -> int:
@@ -66,8 +79,9 @@ class FinetuneJob:
 def finetune(job: FinetuneJob, ranks: Ranks) -> RunResult:
     """Train through the stages in the run folder, from its newest checkpoint if there is one.
 
-    At the end `<run>/model` holds the trained network and `<run>/evaluation` its scores on the
-    validation set with their evidence. Called on all ranks.
+    At the end `<run>/model` holds the trained network, `<run>/evaluation` its scores on the
+    validation set with their evidence, and `<run>/best` the network of the best validation. Called
+    on all ranks.
 
     Raises:
         UsageError: The folder holds a run of another recipe.
@@ -82,7 +96,7 @@ def finetune(job: FinetuneJob, ranks: Ranks) -> RunResult:
         training = _Training(job, run, stop)
         images_seen = training.train()
         evaluation = training.evaluations.get(images_seen)
-        if images_seen >= job.total_images:
+        if training.is_finished(images_seen):
             ranks.on_all_ranks(lambda: _write_results(run, job.config, images_seen, evaluation))
 
         scores = {} if evaluation is None else evaluation.scores
@@ -121,6 +135,14 @@ def _write_results(
         write_evaluation(run.folder / EVALUATION, evaluation, about)
 
 
+class _NoProgressError(Exception):
+    """Ends a stage from within a validation, on all ranks."""
+
+    def __init__(self, images_seen: int) -> None:
+        super().__init__(images_seen)
+        self.images_seen = images_seen
+
+
 @dataclass
 class _Training:
     """The stages of one run, and the last evaluation by its images seen."""
@@ -129,6 +151,15 @@ class _Training:
     run: Run
     stop: StopSignals
     evaluations: dict[int, Evaluation] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = TASKS[self.job.recipe.task].headline
+        self.best = BestModel(self.run.folder / BEST, self.run.ranks, names)
+
+    def is_finished(self, images_seen: int) -> bool:
+        """Return whether all images were seen, or training ended early for lack of progress."""
+        stale = self.best.is_stale(self.job.recipe.patience, images_seen)
+        return stale or images_seen >= self.job.total_images
 
     def train(self) -> int:
         """Train from the run's newest checkpoint through the stages that are left.
@@ -139,18 +170,19 @@ class _Training:
         """
         checkpoint = self.run.checkpoint
         images_seen = checkpoint.images_seen if checkpoint else 0
-        stages = self.job.stages
-        if images_seen >= self.job.total_images:
-            self._score_finished(stages[-1], images_seen)
-            return images_seen
+        if checkpoint is not None:
+            self.best.restore()
+            if self.is_finished(images_seen):
+                self._score_finished(images_seen)
+                return images_seen
 
         strategy: Strategy | None = None
-        for stage in stages:
+        for stage in self.job.stages:
             if images_seen >= stage.last_image:
                 continue
 
             model = self.job.model if strategy is None else strategy.release(MODEL)
-            task = build_stage(model, self.job.recipe, stage)
+            task = build_stage(model, self.job.recipe, stage, self.job.class_weights_C)
             strategy = stage_strategy(self.job.recipe, self.run.ranks, task)
             if checkpoint is not None:
                 # A stage that has not begun has a fresh optimizer.
@@ -158,35 +190,62 @@ class _Training:
                 self.run.resume(strategy, with_optimizers=begun)
                 checkpoint = None
 
-            images_seen = fit(
+            images_seen = self._fit(task, strategy, stage, images_seen)
+            self.run.finish_saving()
+            if self.stop.agreed or self.is_finished(images_seen):
+                break
+        return images_seen
+
+    def _fit(self, task: TransferTask, strategy: Strategy, stage: Stage, images_seen: int) -> int:
+        """Train one stage, to its end, a signal, or the end of progress; return images seen."""
+        limits = intervals(self.job.recipe, stage.last_image)
+        if "validate_every_images" not in self.job.recipe.output.model_fields_set:
+            limits = replace(limits, validate_every_images=self.job.epoch_images)
+
+        try:
+            return fit(
                 task,
                 strategy,
                 self.job.loaders.train,
-                intervals(self.job.recipe, stage.last_image),
+                limits,
                 self._hooks(strategy),
                 self.stop,
                 images_seen=images_seen,
             )
-            self.run.finish_saving()
-            if self.stop.agreed:
-                break
-        return images_seen
+        except _NoProgressError as end:
+            self.run.message(
+                f"the last {self.job.recipe.patience} validations were no better: training ends"
+            )
+            self.run.save(strategy, end.images_seen)
+            return end.images_seen
 
     def _hooks(self, strategy: Strategy) -> Hooks:
         return Hooks(
             report=lambda step: self.run.report(step, self.job.loaders.train),
-            validate=lambda images_seen: self._score(images_seen, strategy),
+            validate=lambda images_seen: self._validate(images_seen, strategy),
             save=lambda images_seen: self.run.save(strategy, images_seen),
             note=self.run.watchdog.note,
         )
 
-    def _score_finished(self, stage: Stage, images_seen: int) -> None:
-        """Score a run that has seen all its images. Called on all ranks."""
-        task = build_stage(self.job.model, self.job.recipe, stage)
+    def _score_finished(self, images_seen: int) -> None:
+        """Score a finished run. Called on all ranks."""
+        begun = [stage for stage in self.job.stages if stage.first_image < images_seen]
+        task = build_stage(self.job.model, self.job.recipe, begun[-1])
         strategy = stage_strategy(self.job.recipe, self.run.ranks, task)
         self.run.resume(strategy)
-        self.run.message(f"this run has seen its {images_seen:,} images: nothing to train")
+        self.run.message(f"this run has ended at {images_seen:,} images: nothing to train")
         self._score(images_seen, strategy)
+
+    def _validate(self, images_seen: int, strategy: Strategy) -> None:
+        """Score between steps.
+
+        Raises:
+            _NoProgressError: The recipe's patience is over.
+        """
+        self._score(images_seen, strategy)
+        early = images_seen < self.job.total_images
+        if early and self.is_finished(images_seen):
+            raise _NoProgressError(images_seen)
 
     def _score(self, images_seen: int, strategy: Strategy) -> None:
         """Score on the validation set, if there is one; log and show it. Called on all ranks."""
@@ -196,8 +255,9 @@ class _Training:
 
         recipe, config = self.job.recipe, self.job.config
         at_the_end = images_seen >= self.job.total_images
+        model = strategy.evaluated(MODEL)
         evaluation = evaluate_model(
-            strategy.evaluated(MODEL),
+            model,
             config,
             self.run.watchdog.moving(val.eval_batches(), "validate", images_seen),
             self.run.ranks,
@@ -209,6 +269,17 @@ class _Training:
         self.run.message(scores_text(config, evaluation.scores))
         if at_the_end and undefined_text(evaluation):
             self.run.message(undefined_text(evaluation))
+
+        self.best.consider(
+            evaluation.scores,
+            images_seen,
+            model,
+            lambda: config.model_copy(
+                update={"images_seen": images_seen, "data_digest": self.job.data_digest}
+            ),
+        )
+        if at_the_end:
+            self.run.message(self.best.text())
 
 
 def run(recipe: FinetuneRecipe, ranks: Ranks) -> int:
@@ -244,7 +315,16 @@ def run(recipe: FinetuneRecipe, ranks: Ranks) -> int:
         image_size=config.architecture.image_size,
         ab_scale=config.ab_scale,
     ) as loaders:
-        job = FinetuneJob(recipe, model, config, stages, shards.digest, loaders)
+        job = FinetuneJob(
+            recipe,
+            model,
+            config,
+            stages,
+            shards.digest,
+            loaders,
+            class_weights_C=_class_weights(recipe, shards, ranks),
+            epoch_images=_epoch_images(recipe, shards),
+        )
         if recipe.dry_run:
             _print_plan(job, ranks, shards, micro_batch_size)
             return 0
@@ -253,6 +333,19 @@ def run(recipe: FinetuneRecipe, ranks: Ranks) -> int:
     if ranks.main:
         _print_result(recipe, config, result)
     return result.exit_status
+
+
+def _class_weights(recipe: FinetuneRecipe, shards: ShardSet, ranks: Ranks) -> Tensor | None:
+    """Return one weight per output, None for equal ones. Called on all ranks."""
+    if recipe.class_weights == "none":
+        return None
+    return balanced_weights(shards, TASKS[recipe.task], ranks)
+
+
+def _epoch_images(recipe: FinetuneRecipe, shards: ShardSet) -> int:
+    """Return the images of one pass over the training set, in whole steps."""
+    batch = recipe.batch.global_batch_size
+    return max(1, round(shards.num_samples / batch)) * batch
 
 
 def _open_val(recipe: FinetuneRecipe, shards: ShardSet, ranks: Ranks) -> ShardSet | None:

@@ -14,8 +14,11 @@ from colorgan.distributed.phase import Network, Phase, Strategy
 from colorgan.distributed.ranks import Ranks
 from colorgan.distributed.strategy import open_strategy
 from colorgan.evaluation.downstream import TASKS, DownstreamTask
+from colorgan.evaluation.losses import LossSettings
 from colorgan.models.modes import dropout_keys, set_dropout_keys
+from colorgan.tasks.augmentation import jittered
 from colorgan.tasks.initial_model import new_layers
+from colorgan.tasks.parameter_groups import freeze, parameter_groups
 from colorgan.training.automatic import strategy_settings
 from colorgan.training.schedules import learning_rate_schedule
 
@@ -25,19 +28,31 @@ MODEL = "model"
 class TransferTask:
     """One phase; the loss is a mean over the global batch however it is cut into micro-batches."""
 
-    def __init__(self, phase: Phase, task: DownstreamTask, *, void: str, seed: int) -> None:
+    def __init__(
+        self,
+        phase: Phase,
+        task: DownstreamTask,
+        settings: LossSettings,
+        *,
+        seed: int,
+        luminance_jitter: float = 0.0,
+    ) -> None:
         self.phases: Sequence[Phase] = (phase,)
         self._task = task
-        self._void = void
+        self._settings = settings
         self._seed = seed
+        self._jitter = luminance_jitter
 
     def loss(
         self, phase: Phase, batch: Batch, networks: Mapping[str, Network]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of one micro-batch; nothing further to log."""
         set_dropout_keys(phase.module, dropout_keys(self._seed, batch.positions_B))
-        outputs = networks[MODEL](batch.lab_B3HW[:, :1]).float()
-        return self._task.loss(outputs, batch, self._void), {}
+        luminance_B1HW = jittered(
+            batch.lab_B3HW[:, :1], self._jitter, seed=self._seed, positions_B=batch.positions_B
+        )
+        outputs = networks[MODEL](luminance_B1HW).float()
+        return self._task.loss(outputs, batch, self._settings), {}
 
 
 @dataclass(frozen=True)
@@ -60,14 +75,38 @@ def stages_in_images(recipe: FinetuneRecipe, num_samples: int) -> list[Stage]:
     return stages
 
 
-def build_stage(model: nn.Module, recipe: FinetuneRecipe, stage: Stage) -> TransferTask:
-    """Return the task of one stage, with a fresh optimizer; its features learn or are frozen."""
-    task = TASKS[recipe.task]
-    _freeze(model, new_layers(model, task), frozen=stage.recipe.features == "frozen")
+def build_stage(
+    model: nn.Module,
+    recipe: FinetuneRecipe,
+    stage: Stage,
+    class_weights_C: Tensor | None = None,
+) -> TransferTask:
+    """Return the task of one stage, with a fresh optimizer; its features learn or are frozen.
 
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    betas = (recipe.beta1, recipe.beta2)
-    optimizer = torch.optim.Adam(learned, lr=stage.recipe.learning_rate, betas=betas, fused=True)
+    Args:
+        model: Its parameters are frozen or not in place.
+        recipe: Of the run.
+        stage: What is frozen, and the learning rate.
+        class_weights_C: One weight per output; None for equal ones.
+
+    Raises:
+        UsageError: The encoder has no levels to treat apart.
+    """
+    task = TASKS[recipe.task]
+    freeze(
+        model,
+        new_layers(model, task),
+        features=stage.recipe.features == "frozen",
+        levels=stage.recipe.frozen_levels,
+    )
+
+    groups = parameter_groups(
+        model, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
+    )
+    optimizer_kind = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam
+    optimizer = optimizer_kind(
+        groups, lr=stage.recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), fused=True
+    )
     rate = learning_rate_schedule(
         stage.recipe.learning_rate,
         schedule=stage.recipe.schedule,
@@ -75,21 +114,13 @@ def build_stage(model: nn.Module, recipe: FinetuneRecipe, stage: Stage) -> Trans
         first_image=stage.first_image,
     )
     phase = Phase(MODEL, model, optimizer, rate)
-    return TransferTask(phase, task, void=recipe.void, seed=recipe.seed)
-
-
-def _freeze(model: nn.Module, learned_anew: tuple[str, ...], *, frozen: bool) -> None:
-    """Put the model in training mode.
-
-    Where `frozen`, all but the new layers keep their weights and statistics.
-    """
-    model.train()
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not frozen or name.startswith(learned_anew))
-
-    for name, part in model.named_modules() if frozen else ():
-        if not f"{name}.".startswith(learned_anew):
-            part.training = False
+    return TransferTask(
+        phase,
+        task,
+        LossSettings(recipe.void, class_weights_C),
+        seed=recipe.seed,
+        luminance_jitter=recipe.luminance_jitter,
+    )
 
 
 def stage_strategy(recipe: FinetuneRecipe, ranks: Ranks, task: TransferTask) -> Strategy:

@@ -204,6 +204,32 @@ def test_a_resumed_fine_tuning_is_the_same_bit_for_bit(
         assert all(torch.equal(whole[tensor], resumed[tensor]) for tensor in whole)
 
 
+def test_fine_tuning_ends_early_and_keeps_the_best_model(
+    tmp_path: Path, packed: dict[str, Path], verb: Verb
+) -> None:
+    """At a rate that changes next to nothing, scores soon stop improving."""
+    words = ["--task", "classify", "--head_width", 16, "--run", tmp_path / "run"]
+    words += ["--data.train", packed["voc-train"], "--data.val", packed["voc-val"]]
+    words += ["--network.image_size", 32, "--network.width", 4, "--batch.global_batch_size", 8]
+    words += ["--epochs", 9, "--learning_rate", "1e-9", "--patience", 2, "--layer_decay", 0.5]
+    words += ["--weight_decay", 0.01, "--class_weights", "balanced", "--luminance_jitter", 0.1]
+    shown = verb("finetune", *words)
+    assert "the last 2 validations were no better: training ends" in shown
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    validated = [entry["images"] for entry in log if entry["kind"] == "validate"]
+    assert validated == [32 * (epoch + 1) for epoch in range(len(validated))]  # once per epoch
+    assert 3 <= len(validated) < 9
+
+    best = json.loads((tmp_path / "run" / "best" / "best.json").read_text())
+    assert best["images_seen"] == validated[-3]
+    assert best["validations_since"] == 2
+    for name in ("best", "model"):
+        assert "mAP" in verb(
+            "evaluate", "--model", tmp_path / "run" / name, "--data", packed["voc-val"]
+        )
+    assert f"this run has ended at {validated[-1]} images" in verb("finetune", *words)
+
+
 def test_photos_of_any_size_keep_their_luminance(
     tmp_path: Path, packed: dict[str, Path], verb: Verb
 ) -> None:
