@@ -73,6 +73,7 @@ FRONT_DOORS = {
         "metrics",
         "generator_scores",
         "downstream",
+        "losses",
         "strips",
         "picture_grids",
     },
