@@ -83,7 +83,7 @@ def test_coco_is_classified_and_segmented(coco: Path, tmp_path: Path, command: C
             "[{epochs: 1, learning_rate: 0.001}]",
             *TINY,
         ]
-        assert "on 8 images" in command("finetune", *words)
+        assert "(8 images, " in command("finetune", *words)
         written = json.loads((tmp_path / task / "evaluation/scores.json").read_text())
         assert list(written["per_class"]) == (classes or ["background", *CATEGORIES.values()])
         if (

@@ -156,4 +156,4 @@ def test_folders_of_classes_are_learnt_from(tmp_path: Path, command: Command) ->
         *TINY,
     ]
 
-    assert "on 4 images, 2 classes" in command("finetune", *words)
+    assert "(4 images, 2 of 2 classes present" in command("finetune", *words)
