@@ -74,17 +74,55 @@ submit() {
         "${options[@]}" "${more[@]}" "$root/slurm/$script" "$@" | cut -d ';' -f 1
 }
 
+# find_python: the project's environment comes first in PATH.
+find_python() {
+    local venv=${SITE_VENV:-$root/.venv}
+    [ ! -d "$venv/bin" ] || PATH=$venv/bin:$PATH
+    export PATH
+}
+
+# help_instead COMMAND WORDS: with --help among the words, print the script's and the command's help and exit.
+help_instead() {
+    [[ " ${*:2} " == *" --help "* || " ${*:2} " == *" -h "* ]] || return 0
+    sed -n '/^# /,/^[^#]/s/^# \{0,1\}//p' "$root/slurm/$1.sh" | grep -v '^shellcheck'
+    find_python
+    exec python "$root/launcher/$1.py" "${@:2}"
+}
+
+# seconds_of LIMIT: a time limit of sbatch (minutes, m:s, h:m:s, d-h, d-h:m, d-h:m:s) in seconds; nothing for none.
+seconds_of() {
+    local days=0 clock=$1 fields
+    [[ $clock =~ ^[0-9]+(-[0-9]+)?(:[0-9]+){0,2}$ ]] || return 0
+    if [[ $clock == *-* ]]; then days=${clock%%-*} clock=${clock#*-}; fi
+    IFS=: read -r -a fields <<<"$clock"
+    if [[ $1 == *-* ]]; then
+        echo $((days * 86400 + 10#${fields[0]} * 3600 + 10#${fields[1]:-0} * 60 + 10#${fields[2]:-0}))
+    elif ((${#fields[@]} == 3)); then
+        echo $((10#${fields[0]} * 3600 + 10#${fields[1]} * 60 + 10#${fields[2]}))
+    else
+        echo $((10#${fields[0]} * 60 + 10#${fields[1]:-0}))
+    fi
+}
+
+# check_time SECONDS: refuse a time limit in which no checkpoint can be written after the signal.
+check_time() {
+    [ -z "$1" ] || [ "$1" -gt "$SITE_SAVE_SECONDS" ] && return 0
+    echo "the time limit of $1 s is not longer than SITE_SAVE_SECONDS ($SITE_SAVE_SECONDS), the time kept for saving: the job would be asked to stop as it starts. Raise SITE_TIME (sbatch --time), or lower SITE_SAVE_SECONDS" >&2
+    exit "$EXIT_MISTAKE"
+}
+
 begin() {
     command=$1 kind=$2
     shift 2
     words=("$@")
     if [[ $0 != */slurm_script ]]; then
         local id
+        help_instead "$command" "$@"
+        [ "$kind" = cpu ] || check_time "$(seconds_of "$SITE_TIME")"
         id=$(submit "$kind" "$command.sh" -- "$@")
         echo "job $id: $command; log $(realpath -m "$SITE_LOGS")/colorgan-$command-$id.log"
         exit 0
     fi
-    asked=${*@Q}
     # %a in a word is the index in the array: --seed %a --run runs/seed-%a
     [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || words=("${words[@]//%a/$SLURM_ARRAY_TASK_ID}")
     attempt=$((${SLURM_RESTART_COUNT:-0} + 1))
@@ -97,18 +135,18 @@ begin() {
         pretrain | consolidate) default=runs/pretrain ;;
         finetune) default=runs/finetune ;;
     esac
-    run=$(value_of run "$(value_of out "$default")")
+    run=${step_folder-$(value_of run "$(value_of out "$default")")}
     prepare_environment
     header
+    [ "$kind" = cpu ] || check_time "$(seconds_of "$(job_field TimeLimit)")"
     count_attempts
     note started
 }
 
 prepare_environment() {
     if [ "${#SITE_MODULES[@]}" -gt 0 ]; then module load "${SITE_MODULES[@]}"; fi
-    local venv=${SITE_VENV:-$root/.venv}
-    [ ! -d "$venv/bin" ] || PATH=$venv/bin:$PATH
-    export PATH PYTHONUNBUFFERED=1 SLURM_EXPORT_ENV=ALL
+    find_python
+    export PYTHONUNBUFFERED=1 SLURM_EXPORT_ENV=ALL
     export COLORGAN_ROOT=$root COLORGAN_STATE=$state COLORGAN_SCRATCH=$SITE_SCRATCH COLORGAN_SCRATCH_GB=$SITE_SCRATCH_GB
     if ((${#SITE_CONTAINER[@]} == 0)) && ! command -v python >/dev/null; then
         say "no python on this node: set SITE_VENV, SITE_MODULES or SITE_CONTAINER in slurm/site.env"
@@ -118,6 +156,7 @@ prepare_environment() {
 
 header() {
     say "job $SLURM_JOB_ID ($command), attempt $attempt, on ${SLURM_JOB_NUM_NODES:-1} node(s): $SLURM_JOB_NODELIST"
+    [ -z "${step_name:-}" ] || say "step     $step_name"
     say "command  $command ${words[*]@Q}"
     say "log      $(job_line StdOut)  (all attempts)"
     [ -z "$run" ] || say "folder   $(realpath -m "$run")  (log.jsonl, tensorboard/, pictures/, checkpoints/ where the command writes them)"
@@ -200,22 +239,48 @@ choose_address() {
     [ -n "$address" ] || fail "$EXIT_MISTAKE" "network interface $SITE_INTERFACE has no address here; correct SITE_INTERFACE"
 }
 
-# run_on_nodes SCRIPT: `accelerate launch SCRIPT words` over all nodes of the job.
-run_on_nodes() {
-    local gpus=${SLURM_GPUS_ON_NODE:-0} srun_words
+# prepare_ranks COMMAND: fills `ranks` with the words that start the ranks of a command on all nodes of the job.
+prepare_ranks() {
+    local gpus=${SLURM_GPUS_ON_NODE:-0}
     local device=${SITE_DEVICE:-$([ "$gpus" -gt 0 ] && echo gpu || echo cpu)}
     export COLORGAN_NODES=${SLURM_JOB_NUM_NODES:-1} COLORGAN_DEVICE=$device
     export COLORGAN_RANKS_PER_NODE=${SITE_RANKS_PER_NODE:-$((gpus > 0 ? gpus : 1))}
     export COLORGAN_PROFILE=ddp
-    case $command in pretrain | finetune) COLORGAN_PROFILE=$SITE_PROFILE ;; esac
+    case $1 in pretrain | finetune) COLORGAN_PROFILE=$SITE_PROFILE ;; esac
     choose_address
     choose_port
-    export COLORGAN_ADDRESS=$address COLORGAN_PORT=$port
+    export COLORGAN_ADDRESS=$address COLORGAN_PORT=$port COLORGAN_JOIN_TIMEOUT_S=$SITE_JOIN_SECONDS
     say "ranks    $((COLORGAN_NODES * COLORGAN_RANKS_PER_NODE)) = $COLORGAN_NODES node(s) x $COLORGAN_RANKS_PER_NODE, $gpus GPU(s) a node, on the $device, $COLORGAN_PROFILE; they meet at $address:$port"
-    srun_words=(--nodes="$COLORGAN_NODES" --ntasks="$COLORGAN_NODES" --ntasks-per-node=1 --kill-on-bad-exit=1)
-    [ -z "${SLURM_CPUS_PER_TASK:-}" ] || srun_words+=(--cpus-per-task="$SLURM_CPUS_PER_TASK")
+    ranks=(srun --nodes="$COLORGAN_NODES" --ntasks="$COLORGAN_NODES" --ntasks-per-node=1 --kill-on-bad-exit=1)
+    [ -z "${SLURM_CPUS_PER_TASK:-}" ] || ranks+=(--cpus-per-task="$SLURM_CPUS_PER_TASK")
+    ranks+=("${SITE_CONTAINER[@]}" bash "$root/slurm/task.sh")
+}
+
+# run_on_nodes SCRIPT: `accelerate launch SCRIPT words` over all nodes of the job.
+run_on_nodes() {
+    prepare_ranks "$command"
     save_signal=USR2
-    supervise srun "${srun_words[@]}" "${SITE_CONTAINER[@]}" bash "$root/slurm/task.sh" "$root/launcher/$1" "${words[@]}"
+    supervise "${ranks[@]}" "$root/launcher/$1" "${words[@]}"
+}
+
+# run_step COMMAND NAME: one step of a study. launcher/study.py runs it and keeps its marks; training steps start
+# their ranks by slurm/ranks.sh.
+run_step() {
+    words+=(--step "$2")
+    case $1 in
+        pretrain | finetune | probe)
+            prepare_ranks "$1"
+            # In a container there is no srun: the ranks start where study.py runs.
+            if ((${#SITE_CONTAINER[@]} > 0)); then
+                [ "$COLORGAN_NODES" -eq 1 ] || fail "$EXIT_MISTAKE" "a study in a container trains on one node: set SITE_NODES=1"
+                export SLURM_NODEID=0
+                ranks=(bash "$root/slurm/task.sh")
+            fi
+            printf 'ranks=(%s)\n' "${ranks[*]@Q}" >"$state/ranks.env"
+            words+=(--launch "bash $(printf %q "$root/slurm/ranks.sh")")
+            ;;
+    esac
+    run_alone study.py
 }
 
 # run_alone SCRIPT: one process on this node. What it has finished stays; told to stop, it is simply started again.
@@ -297,11 +362,7 @@ saved_text() {
 
 done_now() {
     note 'done'
-    if [ -n "${COLORGAN_STEP:-}" ]; then
-        mkdir -p "$(dirname "$COLORGAN_STEP")"
-        printf '%s\n' "$asked" >"$COLORGAN_STEP${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}.done"
-    fi
     rm -rf "$state"
-    say "done: $command${run:+, $run}"
+    say "done: ${step_name:-$command}${run:+, $run}"
     exit 0
 }

@@ -1,7 +1,8 @@
-"""What `slurm/status.sh DIR` prints: what of a run or a study is queued, running or done, how far, the last score.
+"""Print how a run or a study on SLURM is doing: `slurm/status.sh DIR`.
 
-Reads <run>/log.jsonl, <run>/slurm/jobs.tsv (written by slurm/common.sh) and <study>/steps/ (written by slurm/study.sh),
-and asks squeue. The standard library alone: it runs wherever SLURM's commands do.
+Shows what is queued, running or done, the progress and the last scores. Reads <run>/log.jsonl,
+<run>/slurm/jobs.tsv (written by slurm/common.sh) and <study>/steps/ (by slurm/study.sh), and asks
+squeue. The standard library alone: it runs wherever SLURM's commands do.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+SQUEUE = ["squeue", "--me", "-h", "-r", "-o", "%F|%A|%j|%T|%M|%R"]
 
 
 @dataclass(frozen=True)
@@ -38,117 +42,134 @@ def main(folder: Path) -> None:
 
 
 def read_queue() -> list[Queued]:
-    """The user's jobs; empty where SLURM does not answer."""
-    words = ["squeue", "--me", "-h", "-r", "-o", "%F|%A|%j|%T|%M|%R"]
+    """Return the user's jobs; none if SLURM does not answer."""
     try:
-        text = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True).stdout
+        done = subprocess.run(SQUEUE, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         print("note: SLURM does not answer; this is what is on disk")
         return []
-    return [Queued(*line.split("|", 5)) for line in text.splitlines() if line.count("|") >= 5]
+
+    lines = [line.split("|", 5) for line in done.stdout.splitlines()]
+    return [Queued(*fields) for fields in lines if len(fields) == 6]
 
 
 def print_study(folder: Path, queue: list[Queued]) -> None:
-    """A line a step: done, running, queued or neither; then each run that has a log."""
+    """Print a line per step, then the progress of each run that has a log."""
     steps = folder / "steps"
-    for name, elements in (line.split() for line in read(steps / ".order").splitlines()):
-        number, job_name = [*read(steps / f"{name}.job").split(), "-", ""][:2]
-        finished = len(list(steps.glob(f"{name}.done")) + list(steps.glob(f"{name}.*.done")))
-        # Ids begin again where a cluster is set up anew: the name tells whether it is this step's job.
-        there = [line for line in queue if (line.array, line.name) == (number, job_name)]
-        if there:
-            counts = {
-                state: sum(line.state == state for line in there)
-                for state in {line.state for line in there}
-            }
-            state = ", ".join(f"{count} {state.lower()}" for state, count in sorted(counts.items()))
-            reasons = {line.reason for line in there if line.state == "PENDING"}
-            state += f" {' '.join(sorted(reasons))}" if reasons else ""
-        else:
-            state = "FAILED or cancelled: see its log, then run slurm/study.sh again"
-            if finished:
-                state = (
-                    f"{finished} of {elements} done, the others {state}"
-                    if finished < int(elements)
-                    else "done"
-                )
-        print(
-            f"{name:28} job {number:>6}  {state}{f', {finished} done' if there and finished else ''}"
-        )
+    for line in read(steps / ".order").splitlines():
+        name, _, output = line.partition("\t")
+        job, job_name = [*read(steps / f"{name}.job").split(), "-", ""][:2]
+        # Ids begin again on a fresh cluster: the name tells whether the job is this step's.
+        queued = [each for each in queue if (each.array, each.name) == (job, job_name)]
+        print(f"{name:44} job {job:>6}  {step_state(steps, name, output, queued)}")
+
     for log in sorted(folder.glob("**/log.jsonl")):
         print(f"\n{log.parent.relative_to(folder)}")
         print_progress(log.parent)
 
 
+def step_state(steps: Path, name: str, output: str, queued: list[Queued]) -> str:
+    """Return a step's state in words: in the queue, done, diverged, or failed."""
+    if queued:
+        counts = Counter(each.state.lower() for each in queued)
+        state = ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
+        reasons = {each.reason for each in queued if each.state == "PENDING"}
+        return " ".join([state, *sorted(reasons)])
+
+    if (steps / f"{name}.diverged").exists():
+        return "diverged"
+    # The study's own steps leave their output only.
+    if (steps / f"{name}.done").exists() or (output and Path(output).exists()):
+        return "done"
+    return "FAILED or cancelled: read its log, then run slurm/study.sh again"
+
+
 def print_run(folder: Path, queue: list[Queued]) -> None:
-    """Each job that has worked on the run, then how far it is."""
-    jobs: dict[str, list[list[str]]] = {}
+    """Print each job that has worked on the run, then its progress."""
+    jobs: dict[str, list[str]] = {}
     for line in read(folder / "slurm/jobs.tsv").splitlines():
         fields = line.split("\t")
         if len(fields) == 7:
-            jobs.setdefault(fields[2], []).append(fields)
-    for number, events in jobs.items():
-        at, _, _, command, attempt, event, reason = events[-1]
-        there = [line for line in queue if line.job == number and line.name == f"colorgan-{command}"]
-        state = f"{there[0].state} {there[0].elapsed} {there[0].reason}" if there else event
-        when = time.strftime("%F %T", time.localtime(int(at)))
-        if not there and event in ("started", "submitted", "requeued"):
-            state = "GONE from the queue without a word: submit the same command again"
-        print(
-            f"job {number} ({command}), attempt {attempt}: {state}; last: {event} {when}{f', {reason}' if reason else ''}"
-        )
+            jobs[fields[2]] = fields  # the last event counts
+
+    for job, fields in jobs.items():
+        print_job(job, fields, queue)
     if not jobs:
         print(f"{folder}: no job has worked on it (no slurm/jobs.tsv)")
     print_progress(folder)
 
 
+def print_job(job: str, fields: list[str], queue: list[Queued]) -> None:
+    """Print a job's state and its last event."""
+    at, _, _, command, attempt, event, reason = fields
+    queued = [each for each in queue if each.job == job]
+
+    state = event
+    if queued:
+        state = f"{queued[0].state} {queued[0].elapsed} {queued[0].reason}"
+    elif event in ("started", "submitted", "requeued"):
+        state = "GONE from the queue without a message: submit the same command again"
+
+    when = time.strftime("%F %T", time.localtime(int(at)))
+    last = f"{event} {when}" + (f", {reason}" if reason else "")
+    print(f"job {job} ({command}), attempt {attempt}: {state}; last: {last}")
+
+
 def print_progress(run: Path) -> None:
-    """Images, rate, time left, the newest checkpoint and the last score of a run."""
+    """Print images, rate, time left, the newest checkpoint and the last scores of a run."""
+    last, total = last_entries(run / "log.jsonl")
+    if "train" in last:
+        print(f"  {progress_text(last['train'], total)}")
+    if "save" in last:
+        print(f"  checkpoint at {last['save']['images']:,} images")
+    if "validate" in last:
+        scores = scores_text(last["validate"]["values"])
+        print(f"  scores at {last['validate']['images']:,} images: {scores}")
+
+    evaluation = read(run / "evaluation/scores.json")
+    if evaluation:
+        print(f"  evaluated: {scores_text(json.loads(evaluation)['scores'])}")
+
+
+def last_entries(log: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """Return the last entry of each kind in a run's log, and the images that the run will see."""
     last: dict[str, dict[str, Any]] = {}
     total = 0
-    for line in read(run / "log.jsonl").splitlines():
+    for line in read(log).splitlines():
         try:
             entry = json.loads(line)
         except ValueError:  # being written
             continue
         last[entry.get("kind", "")] = entry
         total = entry.get("total_images", total)
-    if "train" in last:
-        entry = last["train"]
-        rate = entry.get("values", {}).get("images_per_s") or 0.0
-        left = clock(max(0, total - entry["images"]) / rate) if rate and total else "?"
-        share = f" of {total:,} ({entry['images'] / total:.0%})" if total else ""
-        ago = clock(max(0.0, time.time() - entry["time"]))
-        print(
-            f"  images {entry['images']:,}{share}, {rate:,.0f} images/s, time left {left} (logged {ago} ago)"
-        )
-    if "save" in last:
-        print(f"  checkpoint at {last['save']['images']:,} images")
-    if "validate" in last:
-        scores = ", ".join(
-            f"{key} {value:.4g}"
-            for key, value in last["validate"]["values"].items()
-            if value is not None
-        )
-        print(f"  scores at {last['validate']['images']:,} images: {scores}")
-    evaluation = read(run / "evaluation/scores.json")
-    if evaluation:
-        print(f"  evaluated: {scores_text(json.loads(evaluation)['scores'])}")
+
+    return last, total
+
+
+def progress_text(entry: dict[str, Any], total: int) -> str:
+    """Return images seen, their share, the rate and the time left."""
+    images = entry["images"]
+    rate = entry.get("values", {}).get("images_per_s") or 0.0
+
+    left = clock(max(0, total - images) / rate) if rate and total else "?"
+    share = f" of {total:,} ({images / total:.0%})" if total else ""
+    ago = clock(max(0.0, time.time() - entry["time"]))
+    return f"images {images:,}{share}, {rate:,.0f} images/s, time left {left} (logged {ago} ago)"
 
 
 def scores_text(scores: dict[str, float | None]) -> str:
-    """Each score by its name."""
+    """Return each score with its name."""
     return ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if value is not None)
 
 
 def clock(seconds: float) -> str:
-    """h:mm:ss."""
+    """Return seconds as h:mm:ss."""
     minutes, second = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{second:02}"
 
 
 def read(path: Path) -> str:
-    """A file's text; empty where it is not there."""
+    """Return a file's text, or "" if it cannot be read."""
     try:
         return path.read_text(errors="replace")
     except OSError:

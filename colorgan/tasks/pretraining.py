@@ -120,7 +120,7 @@ class _Validation:
         self.scores = mean_scores(colored, run.ranks)
         run.record("validate", images_seen, self.scores)
         run.message(scores_text(self.scores))
-        if run.ranks.main:
+        if run.ranks.main and colored.first:  # none with output.num_pictures 0
             path = run.folder / "pictures" / f"images-{images_seen:012d}.png"
             save_pictures(path, colored.first)
             run.picture("validation", images_seen, path)

@@ -1,4 +1,4 @@
-"""slurm/study.sh on a real SLURM: from nothing to the report, nothing twice, and a failure that stops the chain."""
+"""slurm/study.sh on a real SLURM: from nothing to the report, nothing twice, a failure stops the chain."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ pytest_plugins = ["helpers.slurm_fixtures"]
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = ROOT / "slurm/study.sh"
 TINY = """\
-SETS="pretrain_train pretrain_val transfer_train transfer_val"
-sample=(--corpus sample --root "$PWD/raw set" --image squash:32)
-pack_pretrain_train=("${sample[@]}" --split train --samples_per_shard 16)
-pack_pretrain_val=("${sample[@]}" --split val)
-pack_transfer_train=("${sample[@]}" --split voc-train)
-pack_transfer_val=("${sample[@]}" --split voc-val)
-small=(--network.image_size 32 --network.width 4 --batch.global_batch_size 16 --launch.torch_threads 1)
-pretrain=(--images 64 --discriminator.width 4 --discriminator.num_strided_blocks 2 "${small[@]}")
-SEEDS="0 1"
-TASKS="classify"
-classify_sets="transfer_train transfer_val"
-classify_words=(--task classify --head_width 16 "${small[@]}")
-classify_scratch=(--stages '[{epochs: 1, learning_rate: 0.001}]')
-classify_generator=(--stages '[{epochs: 1, learning_rate: 0.001, features: frozen}]')
+pretrain:
+  tiny:
+    images: 64
+    network: {image_size: 32, width: 4, dropout: 0}
+    loss: {gan: none, l1_weight: 100}
+    batch: {global_batch_size: 16}
+    launch: {torch_threads: 1}
+    output: {save_every_images: 0, validate_every_images: 0}
+protocols: [voc2012-classification]
+seeds: [0, 1]
+epochs_times: {voc2012-classification: 0.01}
+finetune: {head_width: 16, launch.torch_threads: 1, data.random_crop_min_area: 1}
 """
+# A set that cannot be packed.
+BAD = TINY.replace("    images: 64\n", "    images: 64\n    data: {train: [photos]}\n") + (
+    "pack: {photos: {corpus: folder, root: /nowhere, split: all}}\n"
+)
 
 
 def submit(slurm: LocalSlurm, place: Path, study: str, **variables: str) -> str:
-    words = [str(STUDY), study, "--out", f"studies/{study}"]
+    words = [str(STUDY), "--config", f"{study}.yaml", "--out", f"studies/{study}"]
     return slurm.run(*words, cwd=place, COLORGAN_SITE=str(place / "site.env"), **variables)
 
 
@@ -39,53 +41,47 @@ def status(slurm: LocalSlurm, place: Path, study: str) -> str:
 
 
 def test_a_study_goes_from_nothing_to_the_report_once(slurm: LocalSlurm, place: Path) -> None:
-    (place / "tiny.env").write_text(TINY)
-    text = submit(slurm, place, "tiny.env", SITE_PACK_PARTS="2")
+    (place / "tiny.yaml").write_text(TINY)
+    text = submit(slurm, place, "tiny")
     print(text)
-    assert "16 jobs submitted" in text
     for line in (
-        r"├── pack_pretrain_train: job \d+ \[1,2\]",
-        r"│   └── pack_pretrain_train_merge: job \d+",
-        r"│       └── pretrain: job \d+  \(also after pack_pretrain_val_merge\)",
-        r"│           └── consolidate: job \d+",
-        r"classify_scratch: job \d+ \[0,1\]",
-        r"report: job \d+  \(also after .*\)",
+        r"└── pretrain-tiny: job \d+",
+        r"└── consolidate-tiny: job \d+",
+        r"voc2012-classification-scratch-0: job \d+",
+        r"table: job \d+  \(after \d+ more\)",
+        r"└── report: job \d+",
     ):
         assert re.search(line, text), line
-    again = submit(slurm, place, "tiny.env", SITE_PACK_PARTS="2")
-    assert "0 jobs submitted" in again
+
+    again = submit(slurm, place, "tiny")
+    assert "\n0 jobs submitted" in again
     assert "(in the queue already)" in again
+
     slurm.wait_for(lambda: not slurm.jobs(), "the study to end", timeout_s=1200)
-    told = status(slurm, place, "tiny.env")
-    assert "FAILED" not in told, told
-    report = (place / "studies/tiny.env/report/report.md").read_text()
-    print(told, report)
-    assert re.search(r"\| scratch \| 0, 1 \| [\d.]+ ± ", report)
-    assert re.search(r"\| generator \| 0, 1 \| [\d.]+ ± ", report)
-    last = submit(slurm, place, "tiny.env", SITE_PACK_PARTS="2")
-    assert "0 jobs submitted" in last
-    assert last.count(": done") == 16
+    message = status(slurm, place, "tiny")
+    print(message)
+    assert "FAILED" not in message, message
+    assert "voc2012-classification" in (place / "studies/tiny/study.json").read_text()
+    assert (place / "studies/tiny/report/report.md").exists()
+
+    last = submit(slurm, place, "tiny")
+    assert "\n0 jobs submitted" in last, last
     assert slurm.jobs() == []
 
 
 def test_a_failing_pack_stops_the_chain(slurm: LocalSlurm, place: Path) -> None:
-    (place / "bad.env").write_text(
-        TINY.replace('sample --root "$PWD/raw set"', "folder --root /nowhere")
-    )
-    text = submit(slurm, place, "bad.env")
-    slurm.wait_for(lambda: not slurm.jobs(), "the queue to be empty")
-    jobs = dict(re.findall(r"(\w+): job (\d+)", text))
-    assert slurm.field(jobs["pack_pretrain_train"], "JobState") == "FAILED"
-    assert slurm.field(jobs["pretrain"], "JobState") == "CANCELLED"
+    (place / "bad.yaml").write_text(BAD)
+    text = submit(slurm, place, "bad")
+    slurm.wait_for(lambda: not slurm.jobs(), "the queue to be empty", timeout_s=600)
+    jobs = dict(re.findall(r"(\S+): job (\d+)", text))
+    assert slurm.field(jobs["pack-photos"], "JobState") == "FAILED"
+    assert slurm.field(jobs["pretrain-tiny"], "JobState") == "CANCELLED"
     assert slurm.field(jobs["report"], "JobState") == "CANCELLED"
-    log = (
-        place / f"studies/bad.env/logs/colorgan-pack-{jobs['pack_pretrain_train']}.log"
-    ).read_text()
+
+    log = next((place / "studies/bad/logs").glob("colorgan-pack-photos-*.log")).read_text()
     assert "FAILED: a mistake, told above" in log
-    told = status(slurm, place, "bad.env")
-    assert re.search(r"pack_pretrain_train +job +\d+ +FAILED or cancelled: see its log", told)
-    assert "jobs submitted" in text
-    assert "0 jobs submitted" not in submit(slurm, place, "bad.env"), (
-        "what has failed is submitted again"
+    assert re.search(r"pack-photos +job +\d+ +FAILED or cancelled", status(slurm, place, "bad"))
+    assert "\n0 jobs submitted" not in submit(slurm, place, "bad"), (
+        "a failed step is submitted again"
     )
-    slurm.wait_for(lambda: not slurm.jobs(), "the queue to be empty")
+    slurm.wait_for(lambda: not slurm.jobs(), "the queue to be empty", timeout_s=600)

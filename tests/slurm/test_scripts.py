@@ -1,0 +1,115 @@
+"""The batch scripts where no SLURM is: help, time limits, the list of a study's steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ("pack", "pretrain", "consolidate", "finetune", "evaluate", "report", "study")
+
+
+def run(script: str, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a script of slurm/ with the Python of the tests; sbatch is not found."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SITE"))
+    }
+    return subprocess.run(
+        [str(ROOT / "slurm" / f"{script}.sh"), *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={
+            **environment,
+            "PYTHONPATH": str(ROOT),
+            "SITE_VENV": str(Path(sys.executable).parents[1]),
+            **variables,
+        },
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_is_answered_and_nothing_submitted(script: str) -> None:
+    done = run(script, "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"slurm/{script}.sh" in done.stdout  # the script's own lines
+    assert f"launcher/{script}.py [--config FILE.yaml]" in done.stdout  # and its command's
+    assert "sbatch" not in done.stderr
+
+
+@pytest.mark.parametrize("limit", ["00:04:00", "5", "4:59"])
+def test_a_limit_without_time_to_save_is_refused(limit: str) -> None:
+    done = run("pretrain", "--run", "x", SITE_TIME=limit)
+    assert done.returncode == 2
+    assert "is not longer than SITE_SAVE_SECONDS (300)" in done.stderr
+
+
+@pytest.mark.parametrize("limit", ["24:00:00", "6", "1-0", "UNLIMITED"])
+def test_other_limits_are_submitted(limit: str, tmp_path: Path) -> None:
+    (tmp_path / "sbatch").write_text("#!/bin/sh\necho 17\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = run(
+        "pretrain", "--run", "x", SITE_TIME=limit, PATH=path, SITE_LOGS=str(tmp_path / "logs")
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("job 17: pretrain; log ")
+
+
+def listed(steps: list[dict[str, Any]]) -> list[list[str]]:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "slurm/steps.py")],
+        input=json.dumps(steps),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return [line.split("\t") for line in done.stdout.splitlines()]
+
+
+def step(name: str, command: str, done: Path, *parents: str, **more: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "command": command,
+        "done": str(done),
+        "parents": list(parents),
+        "complete": False,
+        "recipe": None,
+        **more,
+    }
+
+
+def test_the_list_of_steps(tmp_path: Path) -> None:
+    table, page = tmp_path / "study.json", tmp_path / "report.html"
+    steps = [
+        step("pack a", "pack", tmp_path / "a/manifest.json", complete=True, recipe="a.yaml"),
+        step("p/x-0", "finetune", tmp_path / "run/log.jsonl", "pack a", complete=True),
+        step("table", "study", table, "p/x-0"),
+        step("report", "report", page, "table", recipe="r.yaml"),
+    ]
+    first = listed(steps)
+    assert [line[:4] for line in first] == [
+        ["pack-a", "pack", "cpu", "done"],
+        ["p-x-0", "finetune", "gpu", "done"],
+        ["table", "study", "cpu", "open"],
+        ["report", "report", "cpu", "open"],
+    ]
+    assert first[1][4:6] == [str(tmp_path / "run"), "pack-a"]
+    assert first[0][4:7] == ["-", "-", "a.yaml"]
+
+    table.write_text("")
+    page.write_text("")
+    assert [line[3] for line in listed(steps)] == ["done"] * 4
+
+    os.utime(page, (1, 1))  # older than the table that it shows
+    assert [line[3] for line in listed(steps)][-1] == "open"
+    steps[1]["complete"] = False  # to be made again: so is what builds on it
+    assert [line[3] for line in listed(steps)] == ["done", "open", "open", "open"]
