@@ -1,10 +1,11 @@
-"""Peak memory and time of consolidating a large checkpoint, beside copying the file that comes out.
+"""Measure peak memory and time of consolidating a large checkpoint, beside copying the result.
 
     python benchmarks/consolidation.py [--width 200] [--folder DIR]
 
-Makes a checkpoint of a generator of that width (200: 530 million weights, 2.1 GB) as two ranks would have written it,
-consolidates it in a fresh process, and prints that process's peak resident memory (VmHWM) above what it had after its
-imports, beside the largest tensor. Needs three times the file's size on the disk.
+Makes a checkpoint of a generator of that width (200: 530 million weights, 2.1 GB) as two ranks
+would have written it, consolidates it in a fresh process, and prints that process's peak resident
+memory (VmHWM) above what it had after its imports, beside the largest tensor. Needs three times the
+file's size on the disk.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def make(folder: Path, width: int) -> int:
     config = ModelConfig(kind="generator", architecture=architecture, ab_scale=128.0)
     module = build_model(config)
     initialise(module, 0)
+
     roles = {
         "generator": module.state_dict(),
         "probe": {"raw": probe(module, 256, torch.device("cpu"))},
@@ -62,20 +64,24 @@ def measure(folder: Path, largest: int) -> None:
     checked = time.perf_counter()
     consolidate(checkpoint, folder / "generator")
     done = time.perf_counter()
+
     peak = memory("VmHWM")
     weights = folder / "generator" / WEIGHTS
     size = weights.stat().st_size
     shutil.copyfile(weights, folder / "copy")
     copied = time.perf_counter() - done
+
     print(f"{size / 1e9:.2f} GB of weights, largest tensor {largest / 1e6:.0f} MB")
     print(
-        f"idle {idle / 1e6:.0f} MB, peak {peak / 1e6:.0f} MB: {(peak - idle) / 1e6:.0f} MB above idle"
+        f"idle {idle / 1e6:.0f} MB, peak {peak / 1e6:.0f} MB: {(peak - idle) / 1e6:.0f} MB above "
+        "idle"
     )
     print(
         f"within the largest tensor + 200 MB: {'yes' if peak - idle <= largest + 200e6 else 'NO'}"
     )
     print(
-        f"every file's sha256 {checked - began:.1f} s, consolidation and probe {done - checked:.1f} s,",
+        f"every file's sha256 {checked - began:.1f} s, consolidation and probe "
+        f"{done - checked:.1f} s,",
         end=" ",
     )
     print(f"copying the file {copied:.1f} s")
@@ -93,6 +99,7 @@ def main() -> None:
     if given.measure is not None:
         measure(given.folder, given.measure)
         return
+
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         largest = make(Path(folder), given.width)
         command = [sys.executable, __file__, "--folder", folder, "--measure", str(largest)]

@@ -1,9 +1,9 @@
-"""Show what happens when one rank of a run is stopped for ever (SIGSTOP): the report, and the time until the exit.
+"""Show what happens when a rank is stopped for good (SIGSTOP): the report, the time to the end.
 
     python benchmarks/hang.py --data PACKED_FOLDER [--rank 1] [--timeout_s 20]
 
-It starts `accelerate launch launcher/pretrain.py` with two CPU ranks, waits until both train, stops one of them, and
-prints the summary that the other leaves. Needs two cores and no GPU.
+It starts `accelerate launch launcher/pretrain.py` with two CPU ranks, waits until both train, stops
+one of them, and prints the summary that the other leaves. Needs two cores and no GPU.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from colorgan.runs.hang_reports import SUMMARY, RankStatus, read_status
 from colorgan.runs.log import read_log
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = "--network.width 4 --discriminator.width 4 --batch.global_batch_size 4 --output.log_every_images 4"
+TINY = (
+    "--network.width 4 --discriminator.width 4 --batch.global_batch_size 4 "
+    "--output.log_every_images 4"
+)
 
 
 def launch(data: Path, run: Path, timeout_s: int) -> subprocess.Popen[str]:
@@ -76,6 +79,7 @@ def main() -> None:
     arguments.add_argument("--rank", type=int, default=1)
     arguments.add_argument("--timeout_s", type=int, default=20)
     given = arguments.parse_args()
+
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         launcher = launch(given.data, run, given.timeout_s)
@@ -86,9 +90,11 @@ def main() -> None:
             output, _ = launcher.communicate(timeout=given.timeout_s + 60)
         finally:
             launcher.kill()
+
         seconds = time.monotonic() - stopped_at
         print(
-            f"rank {given.rank} stopped; launcher ended {seconds:.1f} s later with status {launcher.returncode}"
+            f"rank {given.rank} stopped; launcher ended {seconds:.1f} s later with status "
+            f"{launcher.returncode}"
         )
         print(f"(launch.timeout_s {given.timeout_s})\n")
         for path in sorted(run.glob("hangs/*/*")):

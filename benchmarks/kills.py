@@ -249,7 +249,10 @@ def kill_once(
 
 
 def check_after_kill(run: Path, before: int, count: Count) -> int:
-    """Return the images seen of the newest intact checkpoint; it is never older than the one before."""
+    """Return the images seen of the newest intact checkpoint.
+
+    It is never older than the one before.
+    """
     try:
         checkpoint = newest(run)
     except Exception as error:
@@ -286,7 +289,10 @@ def run_to_the_end(recipe: PretrainRecipe, case: Case) -> None:
 
 
 def kill_runs(folder: Path, data: Path, case: Case, kills: int) -> Count:
-    """Kill runs of a case until there were that many kills; each is then left to end and compared."""
+    """Kill runs of a case until there were that many kills.
+
+    Each is then left to end and compared.
+    """
     count = Count()
     whole = recipe_for(folder / "whole" / "run", data, case)
     whole.run.parent.mkdir(parents=True)

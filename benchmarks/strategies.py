@@ -1,12 +1,16 @@
-"""Do DDP, ZeRO-1, 2 and 3 agree, what does each hold, and does a run go on under another one, on other ranks?
+"""Compare DDP and ZeRO-1, 2 and 3: the same numbers, bytes held, resuming under another one.
 
     python benchmarks/strategies.py
 
 Two tables, from real gloo ranks on the CPU and a toy GAN (32x32, width 4):
-equivalence: largest difference of the weights from one process after 5 steps (SGD, smooth loss, instance norm, no
-clipping), for 1 and 2 ranks and accumulation over 1 and 2 micro-batches; bytes a rank holds before the update.
-resume: a run with Adam and a weight average is stopped half-way and taken up, on the same or another number of ranks,
-under the same or another strategy: largest difference from the uninterrupted run, and the samples seen.
+
+Equivalence: the largest difference of the weights from one process after 5 steps (SGD, smooth loss,
+instance norm, no clipping), for 1 and 2 ranks and accumulation over 1 and 2 micro-batches; the
+bytes on a rank before the update.
+
+Resume: a run with Adam and a weight average is stopped half-way and resumed, on the same or another
+number of ranks, under the same or another strategy: the largest difference from the uninterrupted
+run, and the samples seen.
 """
 
 from __future__ import annotations
@@ -63,7 +67,7 @@ class Equivalence:
 
 @dataclass(frozen=True)
 class Resume:
-    """A row of the second table: stopped under one strategy, taken up under another."""
+    """A row of the second table: stopped under one strategy, resumed under another."""
 
     first: str
     second: str
@@ -71,10 +75,11 @@ class Resume:
     difference: float
     tensors: int
     equal: int  # tensors that are the same bit for bit
-    samples: str  # "same" as in the uninterrupted run, or what differs
+    samples: str  # "each of N once", or what differs from the uninterrupted run
 
 
-# --- equivalence ---------------------------------------------------------------------------------------------------
+# --- equivalence
+# ---------------------------------------------------------------------------------------------------
 
 
 def smooth_gan(
@@ -108,10 +113,11 @@ def steps(task: PretrainTask, strategy: Strategy, num_steps: int, accumulation: 
 
 
 def train_and_save(ranks: Ranks, folder: Path) -> None:
-    """On all ranks: train under each strategy; leave checkpoints that say what was held."""
+    """Train under each strategy; leave checkpoints that record what was held. All ranks."""
     for name, profile in STRATEGIES.items():
         mine = replace(ranks, profile=profile)
         held = held_bytes(mine)
+
         for accumulation in (1, 2):
             task, strategy = smooth_gan(mine, lambda weights: torch.optim.SGD(weights, RATE))
             steps(task, strategy, NUM_STEPS, accumulation)
@@ -151,11 +157,13 @@ def equivalence(folder: Path) -> Iterator[Equivalence]:
     reference = open_checkpoint(checkpoint_path(folder / "ddp-1-1", 0))
     for path in sorted(folder.iterdir()):
         name, ranks, accumulation = path.name.split("-")
-        found = open_checkpoint(checkpoint_path(path, 0))
-        differences = {
-            role: compare(reference, found, [role])[0] for role in ("generator", "discriminator")
-        }
-        yield Equivalence(name, int(ranks), int(accumulation), differences, found.state["held"])
+        checkpoint = open_checkpoint(checkpoint_path(path, 0))
+
+        differences = {}
+        for role in ("generator", "discriminator"):
+            differences[role] = compare(reference, checkpoint, [role])[0]
+        held = checkpoint.state["held"]
+        yield Equivalence(name, int(ranks), int(accumulation), differences, held)
 
 
 def compare(a: Checkpoint, b: Checkpoint, roles: list[str]) -> tuple[float, int, int]:
@@ -164,6 +172,7 @@ def compare(a: Checkpoint, b: Checkpoint, roles: list[str]) -> tuple[float, int,
     for role in roles:
         ours, theirs = a.tensors(role), b.tensors(role)
         assert ours.keys() == theirs.keys() and ours
+
         for name, tensor in ours.items():
             largest = max(largest, float((tensor.double() - theirs[name].double()).abs().max()))
             equal += bool(torch.equal(tensor, theirs[name]))
@@ -171,11 +180,15 @@ def compare(a: Checkpoint, b: Checkpoint, roles: list[str]) -> tuple[float, int,
     return largest, total, equal
 
 
-# --- resume --------------------------------------------------------------------------------------------------------
+# --- resume
+# --------------------------------------------------------------------------------------------------------
 
 
 class Recording(ToyLoader):
-    """Keeps the ids of the samples it gave; sends the stop signal to the process of rank 0 at a place."""
+    """Keeps the ids of the samples it gave.
+
+    Sends the stop signal to the process of rank 0 at a place.
+    """
 
     stop_at: int | None = None
 
@@ -188,7 +201,10 @@ class Recording(ToyLoader):
 
 
 def run(ranks: Ranks, folder: Path, strategy: str, stop_at: int | None = None) -> None:
-    """Train a run folder to its end, or to a signal; append the ids of what was seen to `seen.json`."""
+    """Train a run folder to its end, or to a signal.
+
+    Append the ids of what was seen to `seen.json`.
+    """
     recipe = toy_recipe(
         folder,
         network=NETWORK,
@@ -198,10 +214,12 @@ def run(ranks: Ranks, folder: Path, strategy: str, stop_at: int | None = None) -
         ema_half_life_images=20,
         output={"save_every_images": 0, "log_every_images": BATCH},
     )
+
     mine = replace(ranks, profile=STRATEGIES[strategy])
     loader = Recording(BATCH, BATCH // 2, ranks.rank, ranks.world_size)
     loader.stop_at = stop_at
     pretrain(recipe, mine, total_images=TOTAL, data_digest="toy", train=loader, val=None)
+
     seen = ranks.gather(loader.seen)
     if ranks.main:
         log = folder / "seen.json"
@@ -209,7 +227,8 @@ def run(ranks: Ranks, folder: Path, strategy: str, stop_at: int | None = None) -
         log.write_text(json.dumps([*before, *sorted(i for each in seen for i in each)]))
 
 
-# Every strategy to itself on other ranks; to and from DDP, and between stages, on the same and on other ranks.
+# Every strategy to itself on other ranks; to and from DDP, and between stages, on the same and on
+# other ranks.
 Pairs = tuple[tuple[str, str], ...]
 PAIRS: Pairs = (
     *((name, name) for name in STRATEGIES),
@@ -221,14 +240,17 @@ WORLDS = ((2, 2), (2, 1), (1, 2))
 
 
 def start(ranks: Ranks, folder: Path, pairs: Pairs) -> None:
-    """On all ranks: an uninterrupted run and one that is stopped, under each strategy to start from."""
+    """Train an uninterrupted run and one that is stopped, under each strategy. All ranks."""
     for name in sorted({first for first, _ in pairs}):
         run(ranks, folder / f"{name}-{ranks.world_size}-whole", name)
-        run(ranks, folder / f"{name}-{ranks.world_size}-stopped", name, stop_at=STOP_AT - BATCH)
+        # Several ranks agree on stopping one step late.
+        lag = BATCH if ranks.world_size > 1 else 0
+        stopped = folder / f"{name}-{ranks.world_size}-stopped"
+        run(ranks, stopped, name, stop_at=STOP_AT - BATCH - lag)
 
 
 def go_on(ranks: Ranks, folder: Path, pairs: Pairs) -> None:
-    """On all ranks: take up every stopped run that is to go on on this number of ranks."""
+    """Resume every stopped run that is to be resumed on this number of ranks. All ranks."""
     for first, second in pairs:
         for before, after in WORLDS:
             if after == ranks.world_size:
@@ -240,7 +262,7 @@ def go_on(ranks: Ranks, folder: Path, pairs: Pairs) -> None:
 
 
 def resumes(folder: Path, pairs: Pairs) -> Iterator[Resume]:
-    """Compare the runs that were taken up with those that were not interrupted."""
+    """Compare the runs that were resumed with those that were not interrupted."""
     for first, second in pairs:
         for before, after in WORLDS:
             whole, target = (
@@ -251,35 +273,39 @@ def resumes(folder: Path, pairs: Pairs) -> Iterator[Resume]:
                 open_checkpoint(checkpoint_path(path / "checkpoints", TOTAL))
                 for path in (whole, target)
             )
+
             stopped = json.loads((folder / f"{first}-{before}-stopped" / "seen.json").read_text())
             assert sorted(stopped) == list(range(STOP_AT)), "was not stopped half-way"
+
             ids = [sorted(json.loads((path / "seen.json").read_text())) for path in (whole, target)]
             samples = (
                 f"each of {len(ids[0])} once"
                 if ids[0] == ids[1] == list(range(TOTAL))
                 else f"{ids}"
             )
+
             roles = [role for role in a.roles() if role != "probe"]
             yield Resume(first, second, (before, after), *compare(a, b, roles), samples)
 
 
-# --- all together --------------------------------------------------------------------------------------------------
+# --- all together
+# --------------------------------------------------------------------------------------------------
 
 
 def two_ranks_first(ranks: Ranks, folder: str, pairs: Pairs) -> None:
-    """First of three launches, on two ranks."""
+    """Do the first of three launches, on two ranks."""
     train_and_save(ranks, Path(folder) / "equivalence")
     start(ranks, Path(folder) / "resume", pairs)
 
 
 def one_rank(ranks: Ranks, folder: str, pairs: Pairs) -> None:
-    """Second launch, on one rank: its own runs, and those that were stopped on two."""
+    """Do the second launch, on one rank: its own runs, and those stopped on two."""
     two_ranks_first(ranks, folder, pairs)
     go_on(ranks, Path(folder) / "resume", pairs)
 
 
 def two_ranks_again(ranks: Ranks, folder: str, pairs: Pairs) -> None:
-    """Third launch, in new processes: take up what was stopped on two ranks and on one."""
+    """Do the third launch, in new processes: resume what was stopped on two ranks and on one."""
     go_on(ranks, Path(folder) / "resume", pairs)
 
 
@@ -294,9 +320,11 @@ def measure(folder: Path, pairs: Pairs = PAIRS) -> tuple[list[Equivalence], list
 def main() -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as folder:
-        same, taken_up = measure(Path(folder))
+        same, resumed = measure(Path(folder))
+
     print(
-        "| strategy | ranks | accumulation | generator | discriminator | weights | gradients | optimizer |"
+        "| strategy | ranks | accumulation | generator | discriminator | weights | gradients | "
+        "optimizer |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for row in sorted(same, key=lambda row: (row.ranks, row.strategy, row.accumulation)):
@@ -305,18 +333,22 @@ def main() -> None:
             f"{row.differences[name]:.1e}" for name in ("generator", "discriminator")
         )
         print(f"| {row.strategy} | {row.ranks} | {row.accumulation} | {differences} | {held} |")
+
     print(
-        "\nBytes: the most that rank 0 holds under Adam after a backward of the generator (2 micro-batches a step).\n"
+        "\nBytes: the most that rank 0 holds under Adam after a backward of the generator (2 "
+        "micro-batches a step).\n"
     )
     print(
-        "| stopped under | taken up under | ranks | largest difference | tensors equal bit for bit | samples |"
+        "| stopped under | resumed under | ranks | largest difference | tensors equal bit for bit "
+        "| samples |"
     )
     print("|---|---|---|---|---|---|")
-    for each in taken_up:
+    for each in resumed:
         ranks = f"{each.ranks[0]} -> {each.ranks[1]}"
         equal = f"{each.equal} of {each.tensors}"
         print(
-            f"| {each.first} | {each.second} | {ranks} | {each.difference:.1e} | {equal} | {each.samples} |"
+            f"| {each.first} | {each.second} | {ranks} | {each.difference:.1e} | {equal} | "
+            f"{each.samples} |"
         )
 
 

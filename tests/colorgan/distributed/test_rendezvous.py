@@ -36,7 +36,8 @@ def test_the_place_of_a_rank() -> None:
     [
         (
             {"RANK": "0", "WORLD_SIZE": "2"},
-            "RANK=0 WORLD_SIZE=2 announces several processes, but MASTER_ADDR and MASTER_PORT are not",
+            "RANK=0 WORLD_SIZE=2 announces several processes, but MASTER_ADDR and MASTER_PORT are "
+            "not",
         ),
         ({**ONE, "WORLD_SIZE": "2"}, "RANK is not set"),
         ({**ONE, "RANK": "1"}, "WORLD_SIZE is not set"),

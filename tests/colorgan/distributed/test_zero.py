@@ -1,4 +1,4 @@
-"""ZeRO on real gloo ranks: the same numbers as DDP, less held a rank, checkpoints that any strategy takes up."""
+"""ZeRO on real gloo ranks: DDP's numbers, less per rank, checkpoints for any strategy."""
 
 import os
 import subprocess
@@ -76,17 +76,18 @@ def test_a_run_goes_on_under_another_strategy(
         assert row.samples == "each of 48 once"
 
 
-def _many_checks(ranks: Ranks, folder: str) -> None:
-    """One launch for what needs two ranks; what is found is asserted here, on both."""
-    reports = {}
-    for name, profile in (
-        *STRATEGIES.items(),
-        ("offload", LaunchProfile(2, offload_optimizer=True)),
-    ):
-        mine = replace(ranks, profile=profile)
-        _check_precision_and_clipping(mine, reports, name)
-        _check_whole_networks(mine, Path(folder) / name)
-    _check_fine_tuning(ranks, Path(folder))
+OFFLOAD = {"offload": LaunchProfile(2, offload_optimizer=True)}
+
+
+def _check_all_precisions(ranks: Ranks) -> None:
+    reports: dict[str, list[dict[str, float]]] = {}
+    for name, profile in {**STRATEGIES, **OFFLOAD}.items():
+        _check_precision_and_clipping(replace(ranks, profile=profile), reports, name)
+
+
+def _check_all_networks(ranks: Ranks, folder: str) -> None:
+    for name, profile in {**STRATEGIES, **OFFLOAD}.items():
+        _check_whole_networks(replace(ranks, profile=profile), Path(folder) / name)
 
 
 def _check_precision_and_clipping(
@@ -132,9 +133,9 @@ class _Labelled(ToyLoader):
         return batch
 
 
-def _check_fine_tuning(ranks: Ranks, folder: Path) -> None:
+def _check_fine_tuning(ranks: Ranks, path: str) -> None:
     """Two stages (features frozen, then all), each with its own engine, give the model that DDP gives."""
-    trained = []
+    folder, trained = Path(path), []
     for name in ("ddp", "zero1", "zero3"):
         recipe = FinetuneRecipe.model_validate(
             {
@@ -162,8 +163,16 @@ def _check_fine_tuning(ranks: Ranks, folder: Path) -> None:
         )
 
 
-def test_bf16_clipping_whole_networks_offload_and_fine_tuning(tmp_path: Path) -> None:
-    on_ranks(2, _many_checks, str(tmp_path))
+def test_bf16_and_clipping_are_those_of_ddp() -> None:
+    on_ranks(2, _check_all_precisions)
+
+
+def test_networks_are_whole_when_evaluated_saved_and_released(tmp_path: Path) -> None:
+    on_ranks(2, _check_all_networks, str(tmp_path))
+
+
+def test_stages_of_fine_tuning_give_the_model_of_ddp(tmp_path: Path) -> None:
+    on_ranks(2, _check_fine_tuning, str(tmp_path))
 
 
 DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}

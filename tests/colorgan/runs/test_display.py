@@ -1,4 +1,4 @@
-"""The display: plain lines at a sensible pace without a terminal, a live view with one, nothing left broken."""
+"""The display: plain lines at a sensible pace, a live view on a terminal, nothing left broken."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time in seconds that the display sees; set its first item."""
+    """Return the display's time in seconds; set its first item."""
     clock = [1000.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
     return clock
@@ -46,7 +46,8 @@ def test_a_plain_line(now: list[float]) -> None:
     with Display(20_000, 0, "pretrain", console) as display:
         display.update(12_800, LOSSES, 151.2, 0.004)
     assert out.getvalue() == (
-        "images 12,800/20,000 64% | 151 img/s | left 0:48 | loss/generator 5.31 loss/discriminator 0.612 | wait 0.4%\n"
+        "images 12,800/20,000 64% | 151 img/s | left 0:48 | loss/generator 5.31 loss/discriminator "
+        "0.612 | wait 0.4%\n"
     )
 
 
@@ -74,7 +75,8 @@ def test_messages_are_lines_as_they_are(now: list[float]) -> None:
     console, out = plain()
     with Display(100, 0, "t", console) as display:
         display.message(
-            "[bold]saved[/bold] :smile: checkpoints/0000000064, a line longer than the console is wide"
+            "[bold]saved[/bold] :smile: checkpoints/0000000064, a line longer than the console is "
+            "wide"
         )
     assert out.getvalue().splitlines() == [
         "[bold]saved[/bold] :smile: checkpoints/0000000064, a line longer than the console is wide",

@@ -1,4 +1,7 @@
-"""Failures of real ranks: hung, stopped, killed, a disk that is full, a loss that is no number; and who is named."""
+"""Failures of real ranks: hung, stopped, killed, a disk that is full, a loss that is no number.
+
+And who is named.
+"""
 
 import json
 import os
@@ -15,12 +18,14 @@ from typing import Any
 import pytest
 import torch
 from helpers.toy import ToyLoader, on_ranks, toy_recipe
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch.multiprocessing import ProcessExitedException
 
 from colorgan.checkpoints.checkpoint import latest_checkpoint
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import ExitStatus, LostRankError, NotFiniteError, SaveError
-from colorgan.runs.hang_reports import SUMMARY, RankStatus, verdict
+from colorgan.runs.hang_reports import SUMMARY, RankStatus, read_status, summary_text, verdict
 from colorgan.runs.log import read_log
 from colorgan.runs.watchdog import Watchdog, is_alive, process_start
 from colorgan.tasks.pretraining import pretrain
@@ -29,33 +34,96 @@ ONE = Ranks.single()
 WAITING = ("/x/training.py:1 fit", "/torch/distributed/distributed_c10d.py:9 all_reduce")
 
 
-def standing(rank: int, **changes: Any) -> RankStatus:
+def status(rank: int, **changes: Any) -> RankStatus:
     usual = RankStatus(
-        rank=rank, host="a", process=100 + rank, started=1, point="agree", number=70, step=9, images_seen=72,
-        last_collective="x", idle_s=8.0, time=50.0, stack=WAITING,
-    )  # fmt: skip
+        rank=rank,
+        host="a",
+        process=100 + rank,
+        started=1,
+        point="agree",
+        number=70,
+        step=9,
+        images_seen=72,
+        last_collective="x",
+        idle_s=8.0,
+        time=50.0,
+        stack=WAITING,
+    )
     return replace(usual, **changes)
 
 
 @pytest.mark.parametrize(
     ("odd", "sentence"),
     [
-        ({"stack": None, "time": 38.0}, "Rank 2 does not answer (process 102 on a is stopped, killed or cut off): its "
-         "last sign was 12.0 s before, at 'agree' of step 9."),
-        ({"number": 61, "point": "read"}, "Rank 2 is behind: at 'read' of step 9, while the others are at 'agree' "
-         "of step 9."),
-        ({"images_seen": 64, "step": 8, "number": 69}, "Rank 2 is behind: at 'agree' of step 8, while the others"),
-        ({"stack": ("/y/read.py:3 read",)}, "All are at 'agree' of step 9, but Rank 2 is in /y/read.py:3 read, which"),
-        ({"stack": ("/torch/distributed/c.py:7 gather",)}, "but Rank 2 is in /torch/distributed/c.py:7 gather and not"),
+        (
+            {"stack": None, "time": 38.0},
+            "Rank 2 does not answer (process 102 on a is stopped, killed or cut off): its last sign "
+            "was 12.0 s before, at 'agree' of step 9.",
+        ),
+        (
+            {"number": 61, "point": "read"},
+            "Rank 2 is behind: at 'read' of step 9, while the others are at 'agree' of step 9.",
+        ),
+        (
+            {"images_seen": 64, "step": 8, "number": 69},
+            "Rank 2 is behind: at 'agree' of step 8, while the others",
+        ),
+        (
+            {"stack": ("/y/read.py:3 read",)},
+            "All are at 'agree' of step 9, but Rank 2 is in /y/read.py:3 read, which does not wait",
+        ),
+        (
+            {"stack": ("/torch/distributed/c.py:7 gather",)},
+            "but Rank 2 is in /torch/distributed/c.py:7 gather and not",
+        ),
         ({}, "All ranks are at 'agree' of step 9 in the same call"),
     ],
-)  # fmt: skip
+)
 def test_the_rank_that_differs_is_named(odd: dict[str, Any], sentence: str) -> None:
-    assert sentence in verdict([standing(0), standing(1), standing(2, **odd), standing(3)])
+    assert sentence in verdict([status(0), status(1), status(2, **odd), status(3)])
+
+
+@pytest.mark.parametrize(
+    ("line", "waits"),
+    [
+        ("/x/layers.py:63 forward: keys = self.keys_B.to(x.device)", True),
+        ("/x/loop.py:90 flush: means = float(total) / count", True),
+        ("/x/read.py:3 read: data = file.read(size)", False),
+    ],
+)
+def test_under_nccl_a_rank_that_waits_for_its_gpu_waits_for_the_others(
+    line: str, waits: bool
+) -> None:
+    """NCCL's calls return at once: the wait is where the program needs a number of the GPU."""
+    assert status(0, device="cuda", stack=(line,)).waits == waits
+    assert not status(0, device="cpu", stack=(line,)).waits
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    changes=st.dictionaries(
+        st.sampled_from(["rank", "host", "stacks", "idle_s", "sample_positions", "point", "time"]),
+        st.none()
+        | st.integers()
+        | st.floats()
+        | st.text(max_size=5)
+        | st.lists(st.text(), max_size=2),
+    ),
+    cut=st.integers(0, 400),
+)
+def test_any_report_is_read_or_ignored(tmp_path: Path, changes: dict[str, Any], cut: int) -> None:
+    with Watchdog(tmp_path / "hangs", ONE, timeout_s=60) as watchdog:
+        whole = json.dumps({**watchdog.status(), "time": 1.0, **changes})
+    path = tmp_path / "rank.json"
+    for text in (whole, whole[:cut]):
+        path.write_text(text)
+        read = read_status(path)
+        assert read is None or verdict([read, None])
+        assert read is None or summary_text([read], 1.0)
 
 
 def test_a_rank_that_left_nothing_is_named() -> None:
-    assert verdict([standing(0), None]) == "Rank 1 is unknown: no report and no beat."
+    assert verdict([status(0), None]) == "Rank 1 is unknown: no report and no beat."
 
 
 def test_it_ends_a_process_that_stops_moving_and_no_other(tmp_path: Path) -> None:
@@ -91,7 +159,7 @@ def test_a_run_that_ends_well_leaves_no_trace(tmp_path: Path) -> None:
 
 
 def test_a_process_id_that_is_used_again_is_another_process() -> None:
-    me = standing(0, process=os.getpid(), started=process_start(os.getpid()))
+    me = status(0, process=os.getpid(), started=process_start(os.getpid()))
     assert is_alive(me)
     assert not is_alive(replace(me, started=me.started - 1))
     assert not is_alive(replace(me, process=2**22 + 1))
@@ -156,12 +224,8 @@ def newest(folder: Path) -> int:
     ],
 )
 def test_a_hung_rank_is_named_and_all_end(tmp_path: Path, fault: Any, named: str) -> None:
-    before = time.monotonic()
     with pytest.raises(ProcessExitedException) as caught:
         on_ranks(2, _train, str(tmp_path), fault, KeyError)
-    assert (
-        time.monotonic() - before < 60
-    )  # seconds: 6 of them the timeout, the others to start on a busy machine
     assert caught.value.exit_code == ExitStatus.HUNG or caught.value.signal_name == "SIGKILL"
     summary = next(tmp_path.glob(f"hangs/*/{SUMMARY}")).read_text()
     assert named in summary

@@ -1,4 +1,4 @@
-"""The loop against a hand-written step, over accumulation, over real gloo ranks, and over interruptions."""
+"""The loop against a hand-written step, accumulation, real gloo ranks, interruptions."""
 
 import os
 import signal
@@ -22,7 +22,8 @@ from colorgan.tasks.pretraining import pretrain
 from colorgan.training.loop import Hooks, Intervals, StopSignals, fit
 
 ONE = Ranks.single()
-# Differences between ways of cutting a batch are tested without what amplifies rounding noise: Adam, L1's sign flips.
+# Differences between ways of cutting a batch are tested without what amplifies rounding noise:
+# Adam, L1's sign flips.
 EXACT = {
     "network": {"image_size": 32, "width": 4, "norm": "instance"},
     "loss": {"gan": "least_squares", "l1_weight": 0.0},

@@ -72,7 +72,8 @@ def test_estimated_memory_is_what_a_step_takes(tmp_path: Path) -> None:
             gradients = sum(p.grad.nbytes for p in phase.module.parameters() if p.grad is not None)
             assert gradients == sum(p.nbytes for p in phase.module.parameters())
             phase.optimizer.step()
-    # The estimate has neither the losses nor the pictures themselves, and counts the weights' share in neither.
+    # The estimate has neither the losses nor the pictures themselves, and counts the weights' share
+    # in neither.
     assert estimated["activations"] == pytest.approx(max(kept), rel=0.15)
     assert estimated["weights"] == sum(
         p.nbytes for m in strategy.bare.values() for p in m.parameters()

@@ -1,0 +1,150 @@
+"""Two hosts on this machine: network namespaces joined by a cable, with hostnames of their own.
+
+Needs root and `ip`. A fault of the link is made with routes, neighbours and queues, which every
+kernel has.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+ADDRESSES = ("10.77.0.1", "10.77.0.2")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def can_make_hosts() -> bool:
+    """Return whether this process may make network namespaces."""
+    return os.geteuid() == 0 and shutil.which("ip") is not None
+
+
+class TwoHosts:
+    """Namespaces with a cable between them; `name` keeps several pairs apart."""
+
+    def __init__(self, name: str) -> None:
+        self.names = (f"{name}-a", f"{name}-b")
+        self.links = (f"{name}0"[-12:], f"{name}1"[-12:])
+        self._cutting = threading.Event()
+
+    def _on(self, host: int, *words: str) -> None:
+        subprocess.run(["ip", "netns", "exec", self.names[host], *words], check=True)
+
+    def open(self) -> None:
+        """Make both hosts and the cable."""
+        for name in self.names:
+            subprocess.run(["ip", "netns", "add", name], check=True)
+        command = ["ip", "link", "add", self.links[0], "type", "veth", "peer", "name"]
+        subprocess.run([*command, self.links[1]], check=True)
+        for host, (name, link) in enumerate(zip(self.names, self.links, strict=True)):
+            subprocess.run(["ip", "link", "set", link, "netns", name], check=True)
+            self._on(host, "ip", "address", "add", f"{ADDRESSES[host]}/24", "dev", link)
+            self._on(host, "ip", "link", "set", link, "up")
+            self._on(host, "ip", "link", "set", "lo", "up")
+
+    def close(self) -> None:
+        """Remove both hosts, with what still runs on them."""
+        self._cutting.set()
+        for name in self.names:
+            listed = subprocess.run(
+                ["ip", "netns", "pids", name], capture_output=True, text=True, check=False
+            )
+            for process in listed.stdout.split():
+                subprocess.run(["kill", "-9", process], check=False)
+            subprocess.run(["ip", "netns", "delete", name], check=False)
+
+    def cut(self) -> None:
+        """Pull the cable."""
+        self._on(1, "ip", "link", "set", self.links[1], "down")
+
+    def cut_one_way(self) -> None:
+        """Lose whatever the second host sends: its frames go to an address that nobody has."""
+        self._neighbour(1, "02:00:00:00:00:99")
+
+    def _neighbour(self, host: int, hardware_address: str) -> None:
+        peer, link = ADDRESSES[1 - host], self.links[host]
+        words = ("lladdr", hardware_address, "dev", link, "nud", "permanent")
+        self._on(host, "ip", "neighbour", "replace", peer, *words)
+
+    def slow(self) -> None:
+        """Let 100 kbit/s through, after a queue of 300 ms."""
+        for host, link in enumerate(self.links):
+            words = ("rate", "100kbit", "burst", "2kb", "latency", "300ms")
+            self._on(host, "tc", "qdisc", "add", "dev", link, "root", "tbf", *words)
+
+    def lose(self) -> None:
+        """Lose everything for 25 ms of every 500 ms, in both directions."""
+
+        def flap() -> None:
+            while not self._cutting.wait(0.475):
+                self.cut_one_way()
+                time.sleep(0.025)
+                self.mend()
+
+        threading.Thread(target=flap, daemon=True).start()
+
+    def mend(self) -> None:
+        """Put the cable back."""
+        self._on(1, "ip", "link", "set", self.links[1], "up")
+        self._on(1, "ip", "neighbour", "flush", "dev", self.links[1])
+
+    def start(self, host: int, script: Path, *words: str, port: int) -> subprocess.Popen[str]:
+        """Start a rank of two on a host, with a hostname of its own."""
+        environment = {
+            **os.environ,
+            "RANK": str(host),
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "1",
+            "MASTER_ADDR": ADDRESSES[0],
+            "MASTER_PORT": str(port),
+            "GLOO_SOCKET_IFNAME": self.links[host],
+            "ACCELERATE_USE_CPU": "true",
+            "PYTHONPATH": str(ROOT),
+            "PYTHONWARNINGS": "ignore",
+        }
+        inside = f'hostname host-{"ab"[host]} && exec "$@"'
+        command = ["unshare", "--uts", "sh", "-c", inside, "sh", sys.executable, str(script)]
+        return subprocess.Popen(
+            ["ip", "netns", "exec", self.names[host], *command, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+        )
+
+    def rename(self, process: subprocess.Popen[str]) -> None:
+        """Give the host of a process another name."""
+        words = ["nsenter", "--uts", "--target", str(process.pid), "hostname", "renamed"]
+        subprocess.run(words, check=True)
+
+
+@contextmanager
+def two_hosts(name: str) -> Iterator[TwoHosts]:
+    """Have two hosts while the context is open."""
+    hosts = TwoHosts(name)
+    hosts.open()
+    try:
+        yield hosts
+    finally:
+        hosts.close()
+
+
+def ends(processes: Sequence[subprocess.Popen[str]], limit_s: float) -> list[tuple[int, str]]:
+    """Wait for processes; return status and output of each. Those still running then are killed."""
+    until = time.monotonic() + limit_s
+    results = []
+    for process in processes:
+        try:
+            output = process.communicate(timeout=max(0.1, until - time.monotonic()))[0]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output = process.communicate()[0]
+        results.append((process.returncode, output))
+    return results
