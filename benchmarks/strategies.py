@@ -32,10 +32,10 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from helpers.checkpoints import save_checkpoint  # noqa: E402
 from helpers.toy import ToyLoader, on_ranks, toy_recipe  # noqa: E402
 
 from colorgan.checkpoints.checkpoint import Checkpoint, checkpoint_path, open_checkpoint  # noqa: E402
-from colorgan.checkpoints.writer import save_checkpoint  # noqa: E402
 from colorgan.distributed.launch_profile import LaunchProfile  # noqa: E402
 from colorgan.distributed.phase import Phase, Strategy  # noqa: E402
 from colorgan.distributed.ranks import Ranks  # noqa: E402

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from colorgan.study.trials import Arm
 from helpers.commands import LAUNCHER
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -30,6 +29,7 @@ from colorgan.models.model_folder import (
     save_model,
 )
 from colorgan.models.weights_file import CONFIG, WEIGHTS
+from colorgan.study.arms import network_of_folder, shared_network
 from colorgan.tasks.initial_model import initial_model
 from colorgan.tasks.transfer import build_stage, stages_in_images
 
@@ -214,20 +214,20 @@ def test_probes_and_studies_take_it(
     assert [(level["channels"], level["side"]) for level in levels] == [
         *((64, 16), (64, 8), (128, 4), (256, 2), (512, 1)),
     ]
-    study = runpy.run_path(str(LAUNCHER / "study.py"), run_name="launcher_study")
+
+    imported, ours = network_of_folder(folder), network_of_folder(generator)
     with pytest.raises(ColorganError, match="no arm is a generator"):
-        study["shared_network"]((Arm("scratch", None), Arm("imported", folder)))
-    network = study["shared_network"](
-        (Arm("scratch", None), Arm("ours", generator), Arm("imported", folder))
-    )
+        shared_network({"imported": imported})
+
+    network = shared_network({"ours": ours, "imported": imported})
     assert network == {
         **{"image_size": 32, "ab_scale": 110.0, "width": 4},
         **{"norm": "instance", "bias_before_norm": True, "dropout": 0.25},
     }
     for key, image_size, others in (("image_size", 64, {}), ("dropout", 32, {"dropout": 0.5})):
-        other = generator_folder(tmp_path / key, image_size, **others)
+        other = network_of_folder(generator_folder(tmp_path / key, image_size, **others))
         with pytest.raises(ColorganError, match=f"ours has {key} .*, imported has"):
-            study["shared_network"]((Arm("ours", other), Arm("imported", folder)))
+            shared_network({"ours": other, "imported": imported})
 
 
 @pytest.mark.parametrize(

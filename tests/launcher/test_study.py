@@ -144,7 +144,8 @@ def test_a_generator_replaced_in_its_place_is_noticed(
             verb(*words, "--stages", "[{epochs: 0.1, learning_rate: 0.001}]")
     assert [first == second for first, second in zip(*texts, strict=True)] == [True, False]
     with pytest.raises(
-        CheckpointError, match=r"started from other weights than those at init now .* or remove .*run"
+        CheckpointError,
+        match=r"started from other weights than those at init now .* or remove .*run",
     ):
         verb(*words, "--stages", "[{epochs: 0.1, learning_rate: 0.001}]")
 
