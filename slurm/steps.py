@@ -50,7 +50,10 @@ def modified(path: Path) -> float:
 def fields(step: dict[str, Any], complete: bool) -> list[str]:
     """Return the fields of a step's line."""
     command = step["command"]
-    run = str(Path(step["done"]).parent) if command in WITH_RUN_FOLDER else "-"
+    run = "-"
+    if command in WITH_RUN_FOLDER:
+        folder = Path(step["done"]).parent
+        run = str(folder.parent if folder.name == "evaluation" else folder)
     return [
         file_name(step["name"]),
         command,

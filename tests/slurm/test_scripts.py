@@ -91,7 +91,7 @@ def test_the_list_of_steps(tmp_path: Path) -> None:
     table, page = tmp_path / "study.json", tmp_path / "report.html"
     steps = [
         step("pack a", "pack", tmp_path / "a/manifest.json", complete=True, recipe="a.yaml"),
-        step("p/x-0", "finetune", tmp_path / "run/log.jsonl", "pack a", complete=True),
+        step("p/x-0", "finetune", tmp_path / "run/evaluation/scores.json", "pack a", complete=True),
         step("table", "study", table, "p/x-0"),
         step("report", "report", page, "table", recipe="r.yaml"),
     ]

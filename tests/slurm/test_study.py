@@ -18,7 +18,7 @@ pretrain:
     loss: {gan: none, l1_weight: 100}
     batch: {global_batch_size: 16}
     launch: {torch_threads: 1}
-    output: {save_every_images: 0, validate_every_images: 0}
+    output: {save_every_images: 0, validate_every_images: 0, log_every_images: 16}
 protocols: [voc2012-classification]
 seeds: [0, 1]
 epochs_times: {voc2012-classification: 0.01}
@@ -67,6 +67,27 @@ def test_a_study_goes_from_nothing_to_the_report_once(slurm: LocalSlurm, place: 
     last = submit(slurm, place, "tiny")
     assert "\n0 jobs submitted" in last, last
     assert slurm.jobs() == []
+
+
+def test_a_step_that_is_asked_to_stop_saves_and_resumes(slurm: LocalSlurm, place: Path) -> None:
+    (place / "long.yaml").write_text(TINY.replace("images: 64", "images: 1000000"))
+    text = submit(slurm, place, "long")
+    jobs = dict(re.findall(r"(\S+): job (\d+)", text))
+    job = jobs["pretrain-tiny"]
+    run = place / "studies/long/pretrain/tiny"
+    log = place / f"studies/long/logs/colorgan-pretrain-tiny-{job}.log"
+    slurm.wait_for(
+        lambda: (run / "log.jsonl").exists() and '"train"' in (run / "log.jsonl").read_text(),
+        "the first steps",
+        timeout_s=600,
+    )
+
+    slurm.run("scancel", "--signal=USR2", "--batch", job)
+    slurm.wait_for(lambda: "requeued: images-" in log.read_text(), "the checkpoint", timeout_s=120)
+    slurm.wait_for(lambda: "attempt 2," in log.read_text(), "the next attempt", timeout_s=300)
+    saved = re.search(r"requeued: (images-\d+) saved [\d.]+ s after SIGUSR2", log.read_text())
+    assert saved and (run / "checkpoints" / saved[1]).exists()
+    slurm.run("scancel", *jobs.values())
 
 
 def test_a_failing_pack_stops_the_chain(slurm: LocalSlurm, place: Path) -> None:
