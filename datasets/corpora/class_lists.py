@@ -79,10 +79,14 @@ def read_label_map(*folders: Path) -> LabelMap | None:
 
 
 def _parsed(line: str, path: Path) -> tuple[str, Color]:
+    fault = CorpusError(f"{path}: {line[:60]!r} is no line such as road:128,64,128.")
     match = LABEL_MAP_LINE.fullmatch(line)
-    red, green, blue = (int(match[part]) for part in (2, 3, 4)) if match else (256, 0, 0)
-    if match is None or max(red, green, blue) > 255:
-        raise CorpusError(f"{path}: {line[:60]!r} is no line such as road:128,64,128.")
+    if match is None:
+        raise fault
+
+    red, green, blue = int(match[2]), int(match[3]), int(match[4])
+    if max(red, green, blue) > 255:
+        raise fault
     return match[1].strip(), (red, green, blue)
 
 

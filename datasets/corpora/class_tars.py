@@ -22,7 +22,13 @@ SET_NAME = "ILSVRC2012_img_{split}.tar"
 
 @dataclass(frozen=True, slots=True)
 class ClassTar:
-    """The tar of one class: a file, or a span of the file that holds all class tars."""
+    """The tar of one class.
+
+    Attributes:
+        wnid: of the class.
+        file: that holds it: a tar of its own, or the tar of all class tars.
+        start: where it begins in the file, in bytes.
+    """
 
     wnid: str
     file: Path
@@ -45,8 +51,11 @@ def find_class_tars(root: Path, folder: Path, split: str) -> list[ClassTar]:
     Raises:
         CorpusError: the tar of tars cannot be read, or holds a class twice.
     """
-    matches = [(TAR_NAME.fullmatch(entry.name), entry.path) for entry in list_folder(folder)]
-    found = [ClassTar(match[1], Path(path)) for match, path in matches if match]
+    found = []
+    for entry in list_folder(folder):
+        match = TAR_NAME.fullmatch(entry.name)
+        if match:
+            found.append(ClassTar(match[1], Path(entry.path)))
 
     whole = next((path for path in _places(root, folder, split) if path.is_file()), None)
     if not found and whole is not None:

@@ -50,7 +50,13 @@ PICTURE_FOLDERS = ("{}", "images/{}", "{}/images", "images", ".")
 
 @dataclass(frozen=True, slots=True)
 class _Split:
-    """One split on disk: its name there, and its instances file if it has one."""
+    """One split on disk.
+
+    Attributes:
+        root: of the corpus.
+        name: of the split there.
+        annotations: its instances file; None if it has none.
+    """
 
     root: Path
     name: str
@@ -60,10 +66,14 @@ class _Split:
     def folders(self) -> list[Path]:
         """Return the folders where its images may be."""
         # Sets that dropped the year from the folder keep it in the JSON's name.
-        names = dict.fromkeys((self.name, re.sub(r"\d{4}$", "", self.name)))
-        places = [pattern.format(name) for pattern in PICTURE_FOLDERS for name in names]
-        folders = [self.root / place for place in dict.fromkeys(places)]
-        return [folder for folder in folders if folder.is_dir()]
+        without_year = re.sub(r"\d{4}$", "", self.name)
+        folders: list[Path] = []
+        for pattern in PICTURE_FOLDERS:
+            for name in (self.name, without_year):
+                folder = self.root / pattern.format(name)
+                if folder not in folders and folder.is_dir():
+                    folders.append(folder)
+        return folders
 
 
 def open_coco(root: Path, split: str) -> Corpus:
@@ -147,8 +157,8 @@ def _annotations_of(root: Path, name: str) -> Path | None:
 
 def _no_such_split(root: Path, split: str) -> CorpusError:
     """Return the error for a split that is not there; it names those that are."""
-    known = [name for name in _folders_in(root) if name not in ("annotations", "images")]
-    known += _folders_in(root / "images")
+    known = _folders_in(root) + _folders_in(root / "images")
+    known = [name for name in known if name not in ("annotations", "images")]
     for name in _files_in(root / "annotations"):
         match = re.fullmatch(r"(?:instances|lvis_v1)_(.+)\.json", name)
         if match and match[1] not in known:
@@ -182,7 +192,12 @@ def _plain_records(folder: Path) -> Iterator[Record]:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """The file of each image: its path below `folder`, in the order of `Instances.images`."""
+    """The file of each image.
+
+    Attributes:
+        folder: that holds them.
+        names: paths below it, in the order of `Instances.images`.
+    """
 
     folder: Path
     names: list[str]

@@ -30,6 +30,7 @@ MASK_FOLDERS = ("masks", "labels", "annotations")
 # What tools append to an image's name for its mask.
 MASK_ENDINGS = ("", "_mask", "-mask", "_label", "_labels", "_gt", "_seg", "_segmentation")
 BESIDE_ENDINGS = ("_mask", "-mask")
+LABEL_SUFFIXES = (".txt", ".xml", ".json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def open_folder(root: Path, split: str, mask_threshold: int | None = None) -> Co
             f"{layout.images}: the split {split!r} is empty, no picture in this folder or below "
             f"(hidden files and other extensions are skipped).{skipped.in_words()}"
         )
-    _note_other_labels(layout, skipped)
+    _note_other_labels(layout, root, skipped)
 
     if layout.masks is None:
         if mask_threshold is not None:
@@ -199,18 +200,24 @@ def _count(layout: _Layout, skipped: Skipped) -> int:
     return num_records
 
 
-def _note_other_labels(layout: _Layout, skipped: Skipped) -> None:
+def _note_other_labels(layout: _Layout, root: Path, skipped: Skipped) -> None:
     """Count the text files beside the images that detection tools write as labels."""
+    if layout.masks is not None:
+        return
+    images = layout.images
     for name in ("labels", "annotations"):
-        for folder in {layout.images.parent / name, layout.images / name}:
-            if layout.masks is not None or not folder.is_dir():
-                continue
+        folders = [images / name]
+        if images.name == "images":
+            folders.append(images.parent / name)
+        if images.parent.name == "images":
+            folders.append(images.parent.parent / name / images.name)
+
+        inside = [folder for folder in folders if folder.is_relative_to(root)]
+        for folder in inside:
             for path in sorted(folder.rglob("*")):
-                if path.suffix.lower() in (".txt", ".xml", ".json"):
-                    shown = path.relative_to(folder.parent).as_posix()
-                    skipped.add(
-                        f"label files in {name}/, which --corpus folder does not read", shown
-                    )
+                if path.suffix.lower() in LABEL_SUFFIXES:
+                    reason = f"label files in {name}/, which --corpus folder does not read"
+                    skipped.add(reason, f"{name}/{path.name}")
 
 
 def _note_on_folders(images: Path) -> str:

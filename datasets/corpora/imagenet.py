@@ -116,7 +116,12 @@ def _tar_records(tars: list[ClassTar], wnids: tuple[str, ...]) -> Iterator[Recor
 
 @dataclass(frozen=True, slots=True)
 class _Flat:
-    """A split whose images are in one folder: their names, and the class index of each."""
+    """A split whose images are in one folder.
+
+    Attributes:
+        folder: that holds them.
+        labels: the class index of each file name.
+    """
 
     folder: Path
     labels: dict[str, int]

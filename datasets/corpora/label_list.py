@@ -54,8 +54,7 @@ def find_labels(
     Raises:
         CorpusError: a list that does not fit the images, or whose numbers have no meaning here.
     """
-    places = [place / name.format(split=split) for name in LIST_NAMES for place in (folder, root)]
-    path = next((place for place in places if place.is_file()), None)
+    path = _first_list(root, folder, split)
     if path is None:
         return None
 
@@ -69,6 +68,16 @@ def find_labels(
         rows = [each for each in words if len(each) > 1 and each[1] != "PredictionString"]
         pairs = [(row[0], row[1]) for row in rows]
     return _labels(pairs, names, wnids, path)
+
+
+def _first_list(root: Path, folder: Path, split: str) -> Path | None:
+    """Return the first list that is there; the split's folder comes before the root."""
+    for pattern in LIST_NAMES:
+        name = pattern.format(split=split)
+        for place in (folder / name, root / name):
+            if place.is_file():
+                return place
+    return None
 
 
 def _in_order(lines: list[str], names: list[str], path: Path) -> list[tuple[str, str]]:
@@ -101,7 +110,8 @@ def _labels(
     if all(WNID.fullmatch(label) for label in listed.values()):
         classes = tuple(sorted({*wnids, *listed.values()}))
         index_of = {wnid: index for index, wnid in enumerate(classes)}
-        return Labels(path, classes, {name: index_of[label] for name, label in listed.items()})
+        indices = {name: index_of[label] for name, label in listed.items()}
+        return Labels(path, classes, indices)
 
     # Numbers count the sorted wnids of all classes: of a subset they mean other ones.
     numbers = [int(label) for label in listed.values() if _is_number(label)]

@@ -140,6 +140,8 @@ def _cut(folder: Path, names: tuple[str, ...], threshold: int) -> MaskKind:
 def _indices(folder: Path, names: tuple[str, ...], seen: _Seen) -> MaskKind:
     """Return the kind of masks of class indices; refuse those that cannot be indices."""
     num_values = len(seen.values - {VOID})
+
+    # One of three signs that the values are no indices.
     is_high = seen.largest > MAX_UNNAMED_INDEX
     has_gaps = seen.largest >= MIN_SPREAD_INDEX and num_values * MAX_GAP < seen.largest
     exceeds_one_name = len(names) == 1 and seen.largest > 1

@@ -52,7 +52,12 @@ _SECOND_COLUMN = re.compile(r"(.+?)\s+(-1|0|1)")
 
 @dataclass(frozen=True, slots=True)
 class _Split:
-    """One split of one year: `folder` is VOC2012/, `name` has no year."""
+    """One split of one year.
+
+    Attributes:
+        folder: of the year, such as VOC2012/.
+        name: of the split without its year.
+    """
 
     folder: Path
     name: str
@@ -79,7 +84,14 @@ class _Split:
 
 @dataclass(frozen=True, slots=True)
 class _Files:
-    """The files of one image; `annotation` and `mask` are None if the split has none."""
+    """The files of one image.
+
+    Attributes:
+        name: of the image below JPEGImages/.
+        image: its file.
+        annotation: its XML file; None if it has none.
+        mask: None if the split has no masks.
+    """
 
     name: str
     image: Path
@@ -89,7 +101,13 @@ class _Files:
 
 @dataclass(frozen=True, slots=True)
 class _Classes:
-    """The classes of a year, where they are from, and the colors of its masks if listed."""
+    """The classes of a year.
+
+    Attributes:
+        names: in the order of their indices.
+        note: where they are from; empty for VOC's own.
+        colors: those of color-coded masks, if a file lists them.
+    """
 
     names: tuple[str, ...]
     note: str = ""
@@ -242,10 +260,11 @@ def _find_files(chosen: _Split, names: list[str], pictures: FileNames) -> list[_
     stems = [re.sub(r"\.[^./]+$", "", image) for image in images]
     annotations = _annotations(chosen, stems, names)
     masks = _masks(chosen, stems, names)
-    return [
-        _Files(image, pictures.folder / image, annotation, mask)
-        for image, annotation, mask in zip(images, annotations, masks, strict=True)
-    ]
+
+    files = []
+    for image, annotation, mask in zip(images, annotations, masks, strict=True):
+        files.append(_Files(image, pictures.folder / image, annotation, mask))
+    return files
 
 
 def _annotations(chosen: _Split, stems: list[str], names: list[str]) -> list[Path | None]:

@@ -74,7 +74,14 @@ class _Canvas:
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """An object to paint: its class, and its middle and radius in pixels."""
+    """An object to paint.
+
+    Attributes:
+        class_index: index of its class.
+        x: its middle, pixels from the left.
+        y: its middle, pixels from the top.
+        radius: pixels.
+    """
 
     class_index: int
     x: float
@@ -84,7 +91,13 @@ class _Placed:
 
 @dataclass(frozen=True, slots=True)
 class _Painted:
-    """An object that was painted: its class, its pixels if nothing hid it, and if it is cut off."""
+    """An object that was painted.
+
+    Attributes:
+        class_index: index of its class.
+        pixels: those that it had before others hid it.
+        is_cut: the picture cuts it off.
+    """
 
     class_index: int
     pixels: int

@@ -4,6 +4,7 @@ Called by corpus.py, in a folder of its own that takes its place when it is whol
 """
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -98,7 +99,16 @@ def _save_photo(scene: Scene, path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """One object: its visible pixels (H x W), and their box, half-open."""
+    """One object.
+
+    Attributes:
+        instance: the object.
+        solid: its visible pixels, H x W.
+        x0: left side of their box; the box is half-open.
+        y0: upper side.
+        x1: right side.
+        y1: lower side.
+    """
 
     instance: Instance
     solid: NDArray[np.bool_]
@@ -197,7 +207,7 @@ def _voc_mask(scene: Scene) -> Image.Image:
     plane = np.where(scene.void_map, np.uint8(VOID), values[scene.instance_map])
 
     mask = Image.fromarray(plane)
-    mask.putpalette([channel for color in voc_palette(VOID) for channel in color])
+    mask.putpalette(list(itertools.chain.from_iterable(voc_palette(VOID))))
     return mask
 
 

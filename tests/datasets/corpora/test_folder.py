@@ -246,10 +246,14 @@ def test_masks_may_be_beside_their_pictures(tmp_path: Path) -> None:
 def test_text_labels_are_no_masks_and_are_counted(tmp_path: Path) -> None:
     touch(*(tmp_path / f"images/train/{name}.jpg" for name in "ab"))
     touch(*(tmp_path / f"labels/train/{name}.txt" for name in "ab"))
-    corpus = open_folder(tmp_path, "all")
-    assert corpus.num_records == 2 and corpus.classes == ()
-    (left,) = corpus.left_out
-    assert left.count == 2 and "label files in labels/" in left.reason
+    for root, split in ((tmp_path, "all"), (tmp_path, "train")):
+        corpus = open_folder(root, split)
+        assert corpus.num_records == 2 and corpus.classes == ()
+        (left,) = corpus.left_out
+        assert left.count == 2 and "label files in labels/" in left.reason
+
+    # What is beside the root is no part of it.
+    assert open_folder(tmp_path / "images/train", "all").left_out == ()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
