@@ -26,6 +26,7 @@ _OTHER_FRAMES = frozenset(range(0xC0, 0xD0)) - _FRAMES - {0xC4, 0xC8, 0xCC}
 # No marker, or one without a length.
 _BARE = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})
 _EXIF = 0xE1
+_EXIF_START = b"Exif\0\0"
 # Segments that may state an orientation or a color space: EXIF, an ICC profile, Adobe's marker.
 _TELLING = (b"\xff\xe1", b"\xff\xe2", b"\xff\xee")
 
@@ -147,7 +148,7 @@ def png_header(data: bytes) -> Header | None:
 
 
 def mask_header(data: bytes) -> Header | None:
-    """Return a grey PNG's header; None if it is not one, or its chunks are broken.
+    """Return a grey PNG's header; None if it is not one or is broken.
 
     Masks with EXIF are refused: the packer writes none, and it is a parser less to trust.
     """
@@ -159,34 +160,26 @@ def mask_header(data: bytes) -> Header | None:
 
 def webp_header(data: bytes) -> Header | None:
     """Return a WebP's header; None if it is not one, is broken, or is animated."""
-    if len(data) < 30 or data[:4] != b"RIFF" or data[8:12] != b"WEBP":
-        return None
-    end = 8 + int.from_bytes(data[4:8], "little")
-    if end > len(data):
+    chunks = _webp_chunks(data)
+    if not chunks or chunks[0].name not in (b"VP8X", b"VP8 ", b"VP8L"):
         return None
 
-    header: Header | None = None
-    has_alpha = False
-    position = 12
-    while position + 8 <= end:
-        name = data[position : position + 4]
-        size = int.from_bytes(data[position + 4 : position + 8], "little")
-        body = data[position + 8 : position + 18]
-        if position + 8 + size > end:
-            return None
-
-        if name == b"VP8X":
-            if size < 10 or body[0] & _WEBP_ANIMATION:
-                return None
-            has_alpha = bool(body[0] & _WEBP_ALPHA)
-        elif name in (b"VP8 ", b"VP8L"):
-            header = _webp_frame(name, body)
-            break
-        position += 8 + size + (size & 1)
-
-    if header is None or not has_alpha:
+    frames = [chunk for chunk in chunks if chunk.name in (b"VP8 ", b"VP8L")]
+    if len(frames) != 1:
+        return None
+    header = _webp_frame(frames[0])
+    if header is None or chunks[0] is frames[0]:
         return header
-    return Header(header.width, header.height, 8, 4, "webp")
+
+    # The extended form states size and transparency once more.
+    flags, canvas = chunks[0].start[0], chunks[0].start[4:10]
+    width = int.from_bytes(canvas[:3], "little") + 1
+    height = int.from_bytes(canvas[3:], "little") + 1
+    if len(canvas) < 6 or flags & _WEBP_ANIMATION:
+        return None
+    if (width, height) != (header.width, header.height):
+        return None
+    return Header(width, height, 8, 4, "webp") if flags & _WEBP_ALPHA else header
 
 
 def _frame(data: bytes, position: int, size: int) -> Header | None:
@@ -217,18 +210,52 @@ def _is_exif(body: bytes) -> bool:
     return len(body) >= 8 and body[:4] in (b"II*\0", b"MM\0*")
 
 
-def _webp_frame(name: bytes, body: bytes) -> Header | None:
-    if len(body) < 10:
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """A WebP's chunk: its name, and the start of its body."""
+
+    name: bytes
+    start: bytes
+
+
+def _webp_chunks(data: bytes) -> list[_Chunk] | None:
+    """Return the chunks up to the end that RIFF states; None if any, or their EXIF, is broken."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
         return None
-    if name == b"VP8L":
-        if body[0] != _WEBP_LOSSLESS:
+    end = 8 + int.from_bytes(data[4:8], "little")
+    if end > len(data):
+        return None
+
+    chunks = []
+    position = 12
+    while position + 8 <= end:
+        name = data[position : position + 4]
+        size = int.from_bytes(data[position + 4 : position + 8], "little")
+        body = position + 8
+        if body + size > end:
             return None
-        sides = int.from_bytes(body[1:5], "little")
+
+        chunk = _Chunk(name, data[body : body + min(size, 32)])
+        if name == b"EXIF" and not _is_exif(chunk.start.removeprefix(_EXIF_START)):
+            return None
+        chunks.append(chunk)
+        position = body + size + (size & 1)
+    return chunks if position == end else None
+
+
+def _webp_frame(chunk: _Chunk) -> Header | None:
+    start = chunk.start
+    if len(start) < 10:
+        return None
+    if chunk.name == b"VP8L":
+        if start[0] != _WEBP_LOSSLESS:
+            return None
+        sides = int.from_bytes(start[1:5], "little")
         channels = 4 if sides >> 28 & 1 else 3
         return Header((sides & 0x3FFF) + 1, (sides >> 14 & 0x3FFF) + 1, 8, channels, "webp")
 
     # A key frame with its start code; both sides are 14 bits, with a scale above them.
-    if body[0] & 1 or body[3:6] != b"\x9d\x01\x2a":
+    if start[0] & 1 or start[3:6] != b"\x9d\x01\x2a":
         return None
-    width, height = struct.unpack_from("<HH", body, 6)
+    width, height = struct.unpack_from("<HH", start, 6)
     return Header(width & 0x3FFF, height & 0x3FFF, 8, 3, "webp")
