@@ -1,11 +1,13 @@
 """Loaders side by side: the same photos, one run, medians of alternated repeats, ratios printed.
 
-    python benchmarks/loader.py [--photos DIR] [--seconds 4] [--repeats 7] [--peers benchmarks/.peers/bin/python]
+    python benchmarks/loader.py [--photos DIR] [--seconds 4] [--repeats 7] [--peers
+    benchmarks/.peers/bin/python]
 
-Two data sets are made of the photos: `squash`, packed at 256x256 (4:4:4, quality 95), and `original`, packed as they
-are. Rows run one at a time, in turn, each in a process that stays (see benchmarks/loader_rows.py); what moves the
-whole machine from one minute to the next moves all rows. A row whose process ends, for want of a library, is
-reported with its last words. The peers need an environment of their own:
+Two data sets are made of the photos: `squash`, packed at 256x256 (4:4:4, quality 95), and
+`original`, packed as they are. Rows run one at a time, in turn, each in a process that stays (see
+benchmarks/loader_rows.py); what moves the whole machine from one minute to the next moves all rows.
+A row whose process ends, for want of a library, is reported with its last words. The peers need an
+environment of their own:
 
     python -m venv benchmarks/.peers && benchmarks/.peers/bin/pip install -r benchmarks/peers.txt
 """
@@ -82,6 +84,7 @@ class Row:
 
 
 def main() -> None:
+    """Measure every row in turn and print the table."""
     arguments = _arguments()
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         work = Path(folder)
@@ -139,7 +142,7 @@ def _photos(folder: Path) -> list[Path]:
 
 
 def _prepare(folder: Path, photos: list[Path], policy: str) -> None:
-    """Pack the photos, and write each packed picture as a file too: all rows read the same bytes."""
+    """Pack the photos and write each packed image as a file: all rows read the same bytes."""
 
     def records() -> Iterator[Record]:
         for number, path in enumerate(photos):
@@ -188,7 +191,8 @@ def _start(name: str, work: Path, arguments: argparse.Namespace) -> Row:
             )
         except FileNotFoundError:
             sys.exit(
-                f"{python}: no such interpreter; make the peers' environment as --help says, or name --rows."
+                f"{python}: no such interpreter; make the peers' environment as --help says, "
+                "or name --rows."
             )
     return Row(name, process, log)
 
@@ -196,14 +200,14 @@ def _start(name: str, work: Path, arguments: argparse.Namespace) -> Row:
 def _report(rows: list[Row], num_photos: int, arguments: argparse.Namespace) -> None:
     cores = len(os.sched_getaffinity(0))
     print(
-        f"\n{num_photos} photos, {arguments.threads} threads or workers, {cores} cores, {platform.machine()};"
+        f"\n{num_photos} photos, {arguments.threads} threads or workers, {cores} cores, "
+        f"{platform.machine()};"
     )
     print(
-        f"median of {arguments.repeats} alternated measurements of {arguments.seconds:g} s each. CPU ms a picture,"
+        f"median of {arguments.repeats} alternated measurements of {arguments.seconds:g} s each. "
+        "CPU ms per image,"
     )
-    print(
-        "of all processes and threads of a loader together, hang less on what else the machine does.\n"
-    )
+    print("of all processes and threads of a loader together, depend less on the machine's load.\n")
     medians = {row.name: statistics.median(row.figures) for row in rows if row.figures}
     columns = ("images/s", "lowest", "highest", "x paper, photos", "x colorgan", "CPU ms")
     print(f"{'data/loader':<22}" + "".join(f"{column:>{len(column) + 2}}" for column in columns))

@@ -1,11 +1,13 @@
-"""One loader of the comparison in a process of its own: started by benchmarks/loader.py, driven over stdin.
+"""One loader of the comparison in its own process: benchmarks/loader.py drives it over stdin.
 
-    python benchmarks/loader_rows.py ROW WORK THREADS        then lines "S": measure for S seconds, print a JSON line
+    python benchmarks/loader_rows.py ROW WORK THREADS
+    then lines "S": measure for S seconds, print a JSON line
 
-Every row gives batches of 32 normalised Lab pictures of 256x256, float32, shape (32, 3, 256, 256), on the CPU, in a
-shuffled order without end (`decode` gives bytes: it is the limit). Each row is written as its users would, with
-their faster options on: no Python worker restarts between epochs, OpenCV's own threads off inside workers.
-Imports stand in the functions: our packages and the peers live in different environments.
+Every row gives batches of 32 normalised Lab pictures of 256x256, float32, shape (32, 3, 256, 256),
+on the CPU, in a shuffled order without end (`decode` gives bytes: it is the limit). Each row is
+written as its users would, with their faster options on: no Python worker restarts between epochs,
+OpenCV's own threads off inside workers. Imports stand in the functions: our packages and the peers
+live in different environments.
 """
 
 import json
@@ -24,6 +26,7 @@ WARM_UP = 6  # batches: more than any of these loaders keeps ready
 
 
 def main() -> None:
+    """Measure the row that the command line names, once per line of stdin."""
     name, work, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     kind, row = name.split("/")
     batches = ROWS[row](work / kind, kind, threads)
@@ -44,7 +47,7 @@ def main() -> None:
 
 
 def cpu_seconds() -> float:
-    """What this process and its workers have used so far."""
+    """Return the CPU time that this process and its workers have used so far."""
     parents, used = {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -61,7 +64,7 @@ def cpu_seconds() -> float:
 
 
 def colorgan(folder: Path, kind: str, threads: int) -> Iterator[Any]:
-    """This project's loader."""
+    """Load with this project's loader."""
     from shards.loading.loader import Loader
     from shards.loading.shard_set import open_shards
 
@@ -130,7 +133,7 @@ def dali(folder: Path, kind: str, threads: int) -> Iterator[Any]:
 
 
 def paper(folder: Path, kind: str, threads: int) -> Iterator[Any]:
-    """The paper's way: PIL, bilinear resize, skimage, a torch DataLoader."""
+    """Load as the paper does: PIL, bilinear resize, skimage, a torch DataLoader."""
     from PIL import Image
     from skimage.color import rgb2lab
 
@@ -148,7 +151,7 @@ def opencv(folder: Path, kind: str, threads: int) -> Iterator[Any]:
 
 
 def webdataset(folder: Path, kind: str, threads: int) -> Iterator[Any]:
-    """The webdataset library reading our shards, OpenCV for pixels, batches made in the workers."""
+    """Load our shards with the webdataset library, OpenCV for pixels, batches in the workers."""
     import webdataset as wds
 
     urls = [str(path) for path in sorted((folder / "shards").glob("*.tar"))]
@@ -186,7 +189,7 @@ def streaming(folder: Path, kind: str, threads: int) -> Iterator[Any]:
 
 
 def ffcv(folder: Path, kind: str, threads: int) -> Iterator[Any]:
-    """FFCV: its JPEG field, its compiled decoder, our Lab kernel's formula by OpenCV on the batch."""
+    """Load by FFCV: its JPEG field, its decoder, our Lab formula by OpenCV on the batch."""
     import cv2
     from ffcv.fields import RGBImageField
     from ffcv.fields.decoders import CenterCropRGBImageDecoder
@@ -223,7 +226,7 @@ def ffcv(folder: Path, kind: str, threads: int) -> Iterator[Any]:
 
 
 def _without_torchvision() -> None:
-    """Let `streaming` import where torchvision's wheel is of another build than torch: it needs two names of it."""
+    """Provide two names of torchvision that `streaming` imports, where its wheel does not load."""
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
@@ -282,7 +285,8 @@ def _data_loader(
     from torch.utils.data import DataLoader
 
     torch.set_num_threads(1)
-    # fork (set explicitly: it is no longer the default everywhere), so that `load` need not be picklable.
+    # fork (set explicitly: it is no longer the default everywhere), so that `load` need not be
+    # picklable.
     return iter(
         DataLoader(
             _Endless(paths, load),

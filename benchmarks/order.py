@@ -1,11 +1,13 @@
-"""How well the order shuffles, and what it asks of the disk: seeks of a node, for runs of 1 and of RUN_SAMPLES samples.
+"""Measure how well the order shuffles, and a node's disk seeks for runs of 1 and RUN_SAMPLES.
 
-    python benchmarks/order.py [--samples 1281167] [--per_shard 1000] [--bytes 30000] [--images_per_s 1000]
+    python benchmarks/order.py [--samples 1281167] [--per_shard 1000] [--bytes 30000]
+    [--images_per_s 1000]
 
-Computed, not timed: from the order (shards/order.py), over an epoch. A seek is a run that the ranks of a node begin to
-read (shards/loading/run_reads.py); its other samples cost none, as long as the page cache keeps what the node has fetched for
-the last run x spread samples of the stream: the last column says how much that is. `peak` is seeks/image over the worst
-4,096 images (a window's first), the first of all left out.
+Computed, not timed: from the order (shards/order.py), over an epoch. A seek is a run that the ranks
+of a node begin to read (shards/loading/run_reads.py); its other samples cost none, as long as the
+page cache keeps what the node has fetched for the last run x spread samples of the stream: the last
+column says how much that is. `peak` is seeks/image over the worst 4,096 images (a window's first),
+the first of all left out.
 """
 
 import argparse
@@ -54,10 +56,12 @@ def main() -> None:
     number, per_shard = settings.samples, settings.per_shard
     sizes = [min(per_shard, number - at) for at in range(0, number, per_shard)]
     print(
-        f"{number:,} samples of {settings.bytes:,} bytes in {len(sizes):,} shards, {settings.images_per_s:g} images/s"
+        f"{number:,} samples of {settings.bytes:,} bytes in {len(sizes):,} shards, "
+        f"{settings.images_per_s:g} images/s"
     )
     print(
-        "a rank. Perfect: displacement 0.3333, correlation 0; 226 of 1,000 classes that lie one after the other.\n"
+        "per rank. Perfect: displacement 0.3333, correlation 0; 226 of 1,000 classes that are "
+        "stored one after the other.\n"
     )
     print("  ".join(COLUMNS))
     for window, run, spread in CASES:
@@ -107,7 +111,10 @@ def classes_of_batches(ids: NDArray[np.int64], class_size: int) -> float:
 
 
 def seeks_of_node(runs: NDArray[np.int64], num_nodes: int, kept: int) -> NDArray[np.bool_]:
-    """Which reads of the first node are seeks: those of a run not begun in the `kept` samples of the stream before."""
+    """Return which reads of the first node are seeks.
+
+    A seek reads a run that none of the `kept` samples before it in the stream has begun.
+    """
     positions = np.flatnonzero(np.arange(len(runs)) % GLOBAL_BATCH < GLOBAL_BATCH // num_nodes)
     begun: dict[int, int] = {}
     seeks = np.zeros(len(positions), np.bool_)

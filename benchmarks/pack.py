@@ -1,10 +1,12 @@
-"""Packing speed: ours with one and two workers beside the webdataset library's ShardWriter, on the same photos.
+"""Packing speed: one and two workers beside the webdataset library's ShardWriter, same photos.
 
-    python benchmarks/pack.py --photos ../shared/data/coco/unlabeled2017 [--image squash:128] [--times 10] [--repeats 5]
+    python benchmarks/pack.py --photos ../shared/data/coco/unlabeled2017 [--image squash:128]
+    [--times 10] [--repeats 5]
 
-All three decode, resize and encode alike (shards/images/conversion.py), in alternated repeats; the table gives medians,
-because a shared machine is noisy. CPU ms a picture, of a packer and all its workers from their start on, hang less on
-what else the machine does. Ours also writes the index, checksums and the manifest.
+All three decode, resize and encode alike (shards/images/conversion.py), in alternated repeats; the
+table gives medians, because a shared machine is noisy. CPU ms a picture, of a packer and all its
+workers from their start on, hang less on what else the machine does. Ours also writes the index,
+checksums and the manifest.
 """
 
 import argparse
@@ -39,7 +41,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Photos:
-    """A corpus of the photos in a folder, taken several times over so that start-up counts little."""
+    """A corpus of the photos in a folder, repeated so that start-up counts little."""
 
     folder: Path
     times: int
@@ -63,8 +65,9 @@ def ours(photos: Photos, out: Path, policy: str, workers: int) -> int:
 
 
 def shard_writer(photos: Photos, out: Path, policy: str) -> int:
-    """The webdataset library's way: one process that converts and writes."""
-    import webdataset  # here, for our workers import this file, and the library brings torch: 1.2 s for each
+    """Pack as the webdataset library does: one process that converts and writes."""
+    # Here, because our workers import this file and the library imports torch: 1.2 s for each.
+    import webdataset
 
     encoding, count = Encoding(parse_image_policy(policy)), 0
     out.mkdir()
@@ -116,7 +119,8 @@ def main() -> None:
             rival.run()
     cores, count = len(os.sched_getaffinity(0)), sum(1 for _ in photos.records())
     print(
-        f"{count:,} photos, {settings.image}, {cores} cores, {settings.repeats} repeats, median (range)"
+        f"{count:,} photos, {settings.image}, {cores} cores, {settings.repeats} repeats, "
+        "median (range)"
     )
     for name, rival in (
         ("webdataset ShardWriter", peer),
@@ -126,10 +130,12 @@ def main() -> None:
         low, middle, high = min(rival.speeds), statistics.median(rival.speeds), max(rival.speeds)
         cpu_ms = statistics.median(rival.cpu_ms)
         print(
-            f"{name:24} {middle:7.0f} images/s ({low:.0f} to {high:.0f}), {cpu_ms:.2f} ms CPU a picture"
+            f"{name:24} {middle:7.0f} images/s ({low:.0f} to {high:.0f}), "
+            f"{cpu_ms:.2f} ms CPU per image"
         )
     print(
-        f"one worker against ShardWriter: {ratio(one, peer):.2f}x (median of paired repeats), to reach 1.0x"
+        f"one worker against ShardWriter: {ratio(one, peer):.2f}x (median of paired repeats), "
+        "to reach 1.0x"
     )
     print(f"two workers against one:        {ratio(two, one):.2f}x, to reach 1.7x")
 

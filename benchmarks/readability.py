@@ -1,10 +1,10 @@
-"""Count what a reader feels, per package: density, air, comments, long lines, branching, docstrings.
+"""Count what makes code hard to read, per package: density, air, comments, branching.
 
-    python benchmarks/readability.py [FOLDER]      FOLDER: the project's root; default: the one this file is in
+    python benchmarks/readability.py [FOLDER]      FOLDER: the project's root; default: this project
 
-A syntax node is one node of Python's `ast`; nodes per line are counted over lines that are not blank. A
-body is airless if its
-function has 12 lines or more and no blank line inside. Complexity is McCabe's, as ruff's C901 counts it.
+A syntax node is one node of Python's `ast`; nodes per line are counted over lines that are not
+blank. A body is airless if its function has 12 lines or more and no blank line inside. Complexity
+is McCabe's, as ruff's C901 counts it.
 """
 
 from __future__ import annotations
@@ -49,14 +49,15 @@ class Counts:
         airless = 100 * self.airless / self.long_bodies if self.long_bodies else 0.0
         documented = 100 * self.documented / self.public if self.public else 100.0
         return (
-            f"{name:26}{self.files:6}{self.lines:8}{self.nodes:9}{self.nodes / max(self.full_lines, 1):8.1f}"
+            f"{name:26}{self.files:6}{self.lines:8}{self.nodes:9}"
+            f"{self.nodes / max(self.full_lines, 1):8.1f}"
             f"{airless:9.0f} %{100 * self.comments / max(self.lines, 1):8.1f} %{self.long_lines:8}"
             f"{self.complex:9}{documented:8.0f} %"
         )
 
 
 def package_of(path: Path) -> str:
-    """`colorgan/models/unet.py` -> `colorgan/models`; deeper folders belong to their second level."""
+    """`colorgan/models/unet.py` -> `colorgan/models`; deeper folders count to the second level."""
     return "/".join(path.parts[:-1][:2])
 
 
@@ -133,7 +134,8 @@ def main() -> None:
 
     places = count_complex(root, packages)
     print(
-        f"{'package':26} files   lines    nodes  a line  airless  comments   >{MAX_LINE}  complex  docstr."
+        f"{'package':26} files   lines    nodes  a line  airless  comments   "
+        f">{MAX_LINE}  complex  docstr."
     )
     for name, counts in sorted(packages.items()):
         print(counts.row(name))
@@ -141,7 +143,8 @@ def main() -> None:
     product = sum(c.nodes for name, c in packages.items() if name.split("/")[0] in ROOTS[:4])
     report = sum(c.nodes for name, c in packages.items() if name.startswith("colorgan/report"))
     print(
-        f"\nsyntax nodes: colorgan, shards, datasets and launcher {product:,}, of which report/ {report:,}"
+        f"\nsyntax nodes: colorgan, shards, datasets and launcher {product:,}, "
+        f"of which report/ {report:,}"
     )
     if places:
         print("over complexity", MAX_COMPLEXITY)

@@ -31,8 +31,8 @@ MAX_LOCK_BYTES = 4096
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; it becomes `path` when the block ends well.
 
-    Readers see the old file or the new one, never a part, also after a power cut. After an error the
-    old file is as it was and the temporary one is gone.
+    Readers see the old file or the new one, never a part, also after a power cut. After an error
+    the old file is as it was and the temporary one is gone.
 
     Raises:
         OSError: The file could not be written or renamed.

@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
-# `datasets` is also the name of an installed library; ours wins. It is beside this script's folder, in
-# the wheel in a folder `corpora` there.
+# `datasets` is also the name of an installed library; ours wins. It is beside this script's folder,
+# in the wheel in a folder `corpora` there.
 sys.path.insert(
     0,
     str(
@@ -203,7 +203,8 @@ def download_corpus(settings: PackSettings) -> None:
 def pack_corpus(settings: PackSettings) -> None:
     """Open the corpus and pack it, or each part that it is to be split into."""
     root, out = given(settings.root), given(settings.out)
-    name, split = given(settings.corpus), given(settings.split)
+    name: CorpusName = given(settings.corpus)
+    split = given(settings.split)
     corpus = open_corpus(name, root, split, settings.mask_threshold)
     if corpus.note:
         print(f"{root}: {corpus.note}")

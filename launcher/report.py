@@ -1,7 +1,8 @@
 """Put runs side by side on one page.
 
 Takes run folders of pretraining and fine-tuning, folders of studies, and --out folders of
-evaluations and probes. Writes report.html (one file, no network needed), report.md and the pictures as PNG.
+evaluations and probes. Writes report.html (one file, no network needed), report.md and the pictures
+as PNG.
 """
 
 from __future__ import annotations

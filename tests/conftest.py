@@ -1,4 +1,4 @@
-"""What holds for every test: GPUs are hidden without `-m gpu`, and OpenMP is set before torch loads."""
+"""For every test: GPUs are hidden without `-m gpu`, and OpenMP is set before torch loads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The house: packages stand on floors, imports run down, outsiders use the front doors, nothing runs in a circle.
+"""The house: floors, imports that run down, front doors for outsiders, no circle.
 
 CONTRIBUTING.md draws the same map. `python tests/test_house.py` prints it.
 """
@@ -14,7 +14,8 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[1]
 ROOTS = ("colorgan", "shards", "datasets", "launcher")
 
-# From the ground up: a package imports from lower floors only, never from its own floor or a higher one.
+# From the ground up: a package imports from lower floors only, never from its own floor or a higher
+# one.
 COLORGAN_FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "color", "devices"),
     ("files", "launchers"),
@@ -26,7 +27,8 @@ COLORGAN_FLOORS: tuple[tuple[str, ...], ...] = (
     ("report", "doctor"),
     ("console",),
 )
-# errors.py, files.py, records.py and a file per record on disk are the ground of shards; packing and loading never touch each other.
+# errors.py, files.py, records.py and a file per record on disk are the ground of shards; packing
+# and loading never touch each other.
 SHARDS_FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "records"),
     ("files",),
@@ -123,7 +125,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 def arrows() -> dict[str, set[str]]:
-    """The project's modules that each module imports."""
+    """Return the project's modules that each module imports."""
     known = modules()
     return {
         name: {other for other in imports_of(path) if other in known} - {name}
@@ -132,7 +134,7 @@ def arrows() -> dict[str, set[str]]:
 
 
 def room(module: str) -> str:
-    """`colorgan.models.unet` -> `colorgan.models`; a file directly in a root is a room of its own."""
+    """`colorgan.models.unet` -> `colorgan.models`; a file in a root is a room of its own."""
     return ".".join(module.split(".")[:2])
 
 
@@ -203,7 +205,7 @@ def test_outsiders_use_the_front_doors() -> None:
 
 
 def circles() -> list[list[str]]:
-    """Groups of modules that import one another in a circle (Tarjan's strongly connected components)."""
+    """Return groups of modules that import one another in a circle (Tarjan's algorithm)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -269,7 +271,8 @@ def print_map() -> None:
                 name = f"{root}.{each}"
                 below = ", ".join(sorted(other.removeprefix(f"{root}.") for other in uses[name]))
                 print(
-                    f"  floor {number}  {each:12} {files[name]:3} files {lines[name]:5} lines  -> {below or 'nothing'}"
+                    f"  floor {number}  {each:12} {files[name]:3} files {lines[name]:5} lines  "
+                    f"-> {below or 'nothing'}"
                 )
     total = sum(len(others) for others in ARROWS.values())
     print(f"{len(lines)} rooms, {total} imports between modules, {len(circles())} circles")

@@ -70,8 +70,8 @@ def _score(scores_MC: Tensor, known_C: Sequence[bool], part: Features) -> Score:
 def votes(similarity_MN: Tensor, train: Features, neighbors: Sequence[int]) -> list[Tensor]:
     """Return, for each k, each class's share of the k nearest images' votes, M x C in [0, 1].
 
-    Float64. A neighbor with a class as difficult objects only has no vote on it; without any vote the
-    share is 0. Of equally similar images the first of the set counts as nearer.
+    Float64. A neighbor with a class as difficult objects only has no vote on it; without any vote
+    the share is 0. Of equally similar images the first of the set counts as nearer.
     """
     similarity_MN, order_MN = similarity_MN.double().sort(dim=1, descending=True, stable=True)
     smallest = torch.finfo(torch.float64).tiny

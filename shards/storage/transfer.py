@@ -2,9 +2,9 @@
 
 Used by shards/storage/remote.py. The only file that imports fsspec, and only when a URL is given.
 Each scheme needs a library: http(s) aiohttp, s3 s3fs, gs gcsfs, hf huggingface_hub. Keys, region
-and endpoint of a bucket come from where these libraries look for them: ~/.aws, AWS_* and FSSPEC_S3_*
-variables, Google's application default credentials, the token of `hf auth login`, ~/.netrc. Without
-keys, s3 and gs buckets and hf repositories are read as the public reads them.
+and endpoint of a bucket come from where these libraries look for them: ~/.aws, AWS_* and
+FSSPEC_S3_* variables, Google's application default credentials, the token of `hf auth login`,
+~/.netrc. Without keys, s3 and gs buckets and hf repositories are read as the public reads them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ranks started by srun, DeepSpeed and others have the same variables, and end with what started them."""
+"""Ranks of srun, DeepSpeed and others get the same variables and end with their launcher."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ while True:
 
 
 def run_until_end(tmp_path: Path, name: str, **how: str) -> str:
-    """Start a rank below a launcher of that name, kill the launcher, return what the rank printed."""
+    """Start a rank below a launcher of that name, kill the launcher, return the rank's output."""
     (tmp_path / name).write_text(LAUNCHER)
     (tmp_path / "rank.py").write_text(RANK.format(**{"handles": "", "saves": "", **how}))
     process = subprocess.Popen(

@@ -1,11 +1,11 @@
-"""Make a CPU build of torch run whole steps on fake CUDA tensors: shapes, dtypes and devices, no values.
+"""Run whole steps of a CPU build of torch on fake CUDA tensors: shapes, dtypes, devices.
 
 Import it first, in a process of its own: it changes what torch knows about CUDA for good.
 
     with fake_cuda.MODE: ...   torch.empty(2, device="cuda") and all that follows
 
-An operator that meets a CPU tensor and a CUDA tensor raises, as on a GPU. Autograd's engine asks the
-driver for streams, so there is no backward pass: `fill_gradients` stands in for one.
+An operator that meets a CPU tensor and a CUDA tensor raises, as on a GPU. Autograd's engine asks
+the driver for streams, so there is no backward pass: `fill_gradients` stands in for one.
 """
 
 from __future__ import annotations

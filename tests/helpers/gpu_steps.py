@@ -1,4 +1,4 @@
-"""The GPU path on fake CUDA tensors, case by case; one JSON line each. tests/test_gpu_path.py starts it.
+"""The GPU path on fake CUDA tensors, one JSON line per case; tests/test_gpu_path.py starts it.
 
 python tests/helpers/gpu_steps.py      in a process of its own: see helpers/fake_cuda.py
 """
@@ -48,7 +48,7 @@ def ignored(*args: Any, **kwargs: Any) -> None:
 
 
 def batch_of(number: int, **labels: Any) -> Any:
-    """Return a micro-batch on the fake device, its positions on the CPU as the loader leaves them."""
+    """Return a micro-batch on the fake device, its positions on the CPU as from the loader."""
     return SimpleNamespace(
         lab_B3HW=torch.empty(number, 3, SIZE, SIZE, device=CUDA),
         positions_B=POSITIONS[number],

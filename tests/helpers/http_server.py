@@ -10,8 +10,10 @@ from pathlib import Path
 
 
 class FolderServer(ThreadingHTTPServer):
-    """`faults[name]` is what befalls the next requests for a file: a status, "break", "wrong", "more", a redirect
-    ("http://..."), or "slow"; once they are used up, the file is served whole.
+    """Serves a folder; `faults[name]` lists what the next requests for a file get instead.
+
+    A fault is a status, "break", "wrong", "more", a redirect ("http://...") or "slow".
+    Once a file's faults are used up, it is served whole.
     """
 
     daemon_threads = True
@@ -25,7 +27,7 @@ class FolderServer(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}/set"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that has gone is no error here."""
+        """Ignore a client that has gone."""
 
 
 class _Handler(BaseHTTPRequestHandler):

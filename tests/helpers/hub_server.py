@@ -1,4 +1,4 @@
-"""A server on 127.0.0.1 that answers as the Hugging Face hub does for one public data set's files."""
+"""A server on 127.0.0.1 that answers as the Hugging Face hub does for one public data set."""
 
 from __future__ import annotations
 

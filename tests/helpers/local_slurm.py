@@ -1,11 +1,11 @@
-"""A real two-node SLURM on this machine: the daemons as children of the test, everything in one folder.
+"""A real two-node SLURM on this machine: daemons as children of the test, one folder.
 
     with LocalSlurm(folder) as slurm:
         job = slurm.submit("slurm/pretrain.sh", "--config", ...)
         slurm.wait(job)
 
-Debian's packages run as root without systemd; each node's daemon has its own process, host name and mount namespace, so
-that a node can be killed. Job ids start at 1 in each fresh cluster.
+Debian's packages run as root without systemd; each node's daemon has its own process, host name and
+mount namespace, so that a node can be killed. Job ids start at 1 in each fresh cluster.
 """
 
 from __future__ import annotations
@@ -52,14 +52,15 @@ KillWait=5
 ReturnToService=2
 SlurmdParameters=config_overrides
 SlurmdTimeout=10
-NodeName=node[1-2] NodeHostname=node[1-2] NodeAddr=127.0.0.[1-2] Port={node_port} CPUs=64 RealMemory=1000000 \
+NodeName=node[1-2] NodeHostname=node[1-2] NodeAddr=127.0.0.[1-2] Port={node_port} CPUs=64 \
+RealMemory=1000000 \
 Gres=gpu:8 State=UNKNOWN
 PartitionName=debug Nodes=node[1-2] Default=YES MaxTime=INFINITE State=UP
 """
 
 
 def why_not() -> str:
-    """What is missing to run SLURM here, or nothing."""
+    """Return what is missing to run SLURM here; empty if nothing is."""
     missing = [program for program in PROGRAMS if shutil.which(program, path=_path()) is None]
     if missing:
         return f"not installed: {', '.join(missing)}"
@@ -117,7 +118,10 @@ class LocalSlurm:
     def start_node(self, node: str) -> None:
         """Start a node's daemon in namespaces of its own and wait until the node is idle."""
         hosts, conf = self.root / "etc/hosts", self.environment["SLURM_CONF"]
-        inside = f"hostname {node} && mount --bind '{hosts}' /etc/hosts && slurmd -D -N {node} -f '{conf}' & wait; exit 0"
+        inside = (
+            f"hostname {node} && mount --bind '{hosts}' /etc/hosts && "
+            f"slurmd -D -N {node} -f '{conf}' & wait; exit 0"
+        )
         spaces = [
             "--pid",
             "--fork",
@@ -134,7 +138,7 @@ class LocalSlurm:
         )
 
     def kill_node(self, node: str) -> None:
-        """The node dies with all that runs on it, without a word."""
+        """Kill a node with all that runs on it, without notice."""
         process = self._processes.pop(node)
         process.kill()
         process.wait(timeout=10)
@@ -144,9 +148,14 @@ class LocalSlurm:
     ) -> str:
         """Run a command of SLURM's (or a script) and return what it prints on both streams."""
         done = subprocess.run(
-            words, env=self.environment | variables, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, timeout=60,
-        )  # fmt: skip
+            words,
+            env=self.environment | variables,
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+        )
         if check and done.returncode:
             raise AssertionError(f"{words} ended with {done.returncode}: {done.stdout}")
         return done.stdout
@@ -159,7 +168,7 @@ class LocalSlurm:
         return found[1]
 
     def field(self, job: str, name: str) -> str:
-        """A field of `scontrol show job`."""
+        """Return a field of `scontrol show job`."""
         found = re.search(rf"\b{name}=(\S*)", self.run("scontrol", "-o", "show", "job", job))
         return found[1] if found else ""
 
@@ -176,7 +185,7 @@ class LocalSlurm:
         self._until(happened, timeout_s, what)
 
     def jobs(self) -> list[str]:
-        """What stands in the queue: `id state reason`."""
+        """Return the queue: `id state reason` per job."""
         return self.run("squeue", "-h", "-o", "%i %T %r").splitlines()
 
     def _until(self, happened: Callable[[], bool], timeout_s: float, what: str) -> None:
@@ -196,8 +205,12 @@ class LocalSlurm:
         with log:
             self._processes[name] = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", *words],
-                env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def _munge_options(self) -> Sequence[str]:
         run = self.root / "run"

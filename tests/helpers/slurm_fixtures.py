@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from colorgan.checkpoints.checkpoint import open_checkpoint
 from helpers.local_slurm import LocalSlurm, why_not
@@ -17,9 +18,10 @@ from helpers.local_slurm import LocalSlurm, why_not
 ROOT = Path(__file__).resolve().parents[2]
 SITE = """\
 . '{root}/slurm/site.env'
-SITE_NODES=${{NODES:-1}} SITE_GPUS_PER_NODE=${{GPUS:-0}} SITE_DEVICE=cpu SITE_CPUS_PER_NODE=2 SITE_CPU_CPUS=2
+SITE_NODES=${{NODES:-1}} SITE_GPUS_PER_NODE=${{GPUS:-0}} SITE_DEVICE=cpu
+SITE_CPUS_PER_NODE=2 SITE_CPU_CPUS=2
 SITE_TIME=${{TIME:-30}} SITE_CPU_TIME=30 SITE_VENV='{venv}'
-# Here both nodes share one loopback device: srun started on node2 is answered at node1's address, and fails.
+# Both nodes share one loopback device: srun started on node2 is answered at node1's address.
 SITE_EXTRA=(--nodelist=node1)
 """
 RECIPE = """\
@@ -40,13 +42,14 @@ from datasets.sample.corpus import open_sample, write_sample
 from shards.packing.pack import pack
 write_sample(Path("raw set"), num_train=64, num_val=16, num_voc_train=32, num_voc_val=16, size=32)
 for split in ("train", "val"):
-    pack(open_sample(Path("raw set"), split), Path(f"packed {split}"), root=Path("raw set"), image_policy="squash:32",
+    pack(open_sample(Path("raw set"), split), Path(f"packed {split}"), root=Path("raw set"),
+         image_policy="squash:32",
          samples_per_shard=16, workers=0)
 """
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here that uses the cluster is marked and, where SLURM cannot run, skipped with the reason."""
+    """Mark every test that uses the cluster; skip it with the reason where SLURM cannot run."""
     reason = why_not()
     for item in items:
         if Path(str(item.fspath)).parent == ROOT / "tests" / "slurm" and "slurm" in getattr(
@@ -59,7 +62,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with blanks in its path, holding a recipe, a drawn corpus and packed sets."""
+    """Return a folder with blanks in its path: a recipe, a drawn corpus, packed sets."""
     folder = tmp_path_factory.mktemp("a place with blanks")
     (folder / "site.env").write_text(SITE.format(root=ROOT, venv=Path(sys.executable).parents[1]))
     (folder / "my recipe.yaml").write_text(RECIPE)
@@ -76,7 +79,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSlurm]:
 
 @pytest.fixture(scope="session")
 def words() -> list[str]:
-    """The words of a small pretraining run, but for its folder."""
+    """Return the arguments of a small pretraining run, except its folder."""
     return [
         "--config",
         "my recipe.yaml",
@@ -89,12 +92,15 @@ def words() -> list[str]:
 
 @pytest.fixture(scope="session")
 def weights() -> Callable[[Path], dict[str, str]]:
-    """Digests of everything a run's last checkpoint holds: weights and optimizer states."""
+    """Return a function: digests of all tensors that a run's last checkpoint holds."""
+
+    def digest(tensor: Tensor) -> str:
+        return f"{tensor.dtype} {sha256(tensor.numpy().tobytes()).hexdigest()}"
 
     def read(run: Path) -> dict[str, str]:
         found = open_checkpoint(sorted((run / "checkpoints").glob("images-*"))[-1])
         return {
-            f"{found.path.name}/{role}/{name}": f"{tensor.dtype} {sha256(tensor.numpy().tobytes()).hexdigest()}"
+            f"{found.path.name}/{role}/{name}": digest(tensor)
             for role in found.roles()
             for name, tensor in found.tensors(role).items()
         }
@@ -106,7 +112,7 @@ def weights() -> Callable[[Path], dict[str, str]]:
 def plain(
     place: Path, words: list[str], weights: Callable[[Path], dict[str, str]]
 ) -> dict[str, str]:
-    """What the same run ends with as two processes without SLURM."""
+    """Return the final weights of the same run by two processes without SLURM."""
     launch = [
         str(Path(sys.executable).parent / "accelerate"),
         "launch",

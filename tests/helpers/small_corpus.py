@@ -1,4 +1,4 @@
-"""A corpus to pack in tests: small pictures of several kinds with masks and boxes, and some that are broken."""
+"""A corpus to pack in tests: small images of several kinds, masks, boxes, some broken."""
 
 import hashlib
 import os
@@ -30,7 +30,7 @@ class DeadlyMask:
 
 
 def draw_corpus(root: Path) -> Corpus:
-    """NUM_GOOD good records, the BROKEN ones, and one whose mask has another size, all in one sorted order."""
+    """NUM_GOOD good records, the BROKEN ones and one with a mask of another size, sorted."""
     random = np.random.default_rng(7)
     kinds = ("png", "jpg", "tif")
     for number in range(NUM_GOOD):
@@ -67,7 +67,7 @@ def records_of(root: Path) -> Callable[[], Iterator[Record]]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Return sha256 of each file of a folder, hidden ones too; but for inputs.jsonl, which holds times."""
+    """Return sha256 of each file of a folder, hidden ones too, except inputs.jsonl (times)."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != "inputs.jsonl"]
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Tiny packed folders for the tests of loading: members, manifest and table, written without the packer."""
+"""Tiny packed folders for tests of loading: members, manifest and table, without the packer."""
 
 import hashlib
 import io
@@ -35,13 +35,13 @@ def jpeg(rgb_HW3: NDArray[np.uint8], quality: int = 95) -> bytes:
 
 
 def cut_in_the_pixels(image: bytes) -> bytes:
-    """A JPEG whose header is whole and whose pixels end early."""
+    """Return a JPEG with an intact header whose pixels end early."""
     scan = image.index(b"\xff\xda")
     return image[: scan + (len(image) - scan) // 2]
 
 
 def without_quantization(image: bytes) -> bytes:
-    """A JPEG with an intact header and no quantization table: only the decoder can tell."""
+    """Return a JPEG with an intact header and no quantization table: only decoding fails."""
     table = image.index(b"\xff\xdb")
     end = image.index(b"\xff\xc0")
     return image[:table] + image[end:]

@@ -72,7 +72,7 @@ class ToyLoader:
 
 
 def toy_recipe(run: Path, **changes: Any) -> PretrainRecipe:
-    """A recipe for 32x32 and width 4; `changes` are whole sections as plain data."""
+    """Return a recipe for 32x32 and width 4; `changes` are whole sections as plain data."""
     sections: dict[str, Any] = {
         "run": run,
         "network": {"image_size": SIZE, "width": 4},
@@ -132,7 +132,7 @@ def _rank_main(
 
 
 def on_ranks(world_size: int, work: Callable[..., None], *arguments: Any) -> None:
-    """Run `work(ranks, *arguments)` in real processes joined by gloo; raises what one of them raises."""
+    """Run `work(ranks, *arguments)` in real gloo processes; raise what one of them raises."""
     multiprocessing.set_forkserver_preload(
         ["colorgan.tasks.pretraining", "torch.utils.tensorboard"]
     )  # imported once

@@ -15,7 +15,7 @@ from shards.packing.pack import pack
 
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Packed folders by the sample's split: train, val (COCO part), voc-train, voc-val (with masks)."""
+    """Packed folders by the sample's split: train, val (COCO part), voc-train, voc-val (masks)."""
     root = tmp_path_factory.mktemp("sample")
     write_sample(root / "raw", num_train=40, num_val=12, num_voc_train=32, num_voc_val=12, size=48)
     folders = {}

@@ -1,4 +1,4 @@
-"""Encoders of timm as a starting point: imported from a file, fine-tuned, probed, compared; files of others refused.
+"""Encoders of timm as a start: imported, fine-tuned, probed, compared; others refused.
 
 timm and torchvision lie in a folder of their own in the environment (see the Makefile).
 """
@@ -40,7 +40,7 @@ TASKS = {"classify": "classifier", "segment": "segmenter", "detect": "detector"}
 
 @pytest.fixture(scope="module")
 def timm() -> Iterator[Any]:
-    """Timm itself. Where torchvision's wheel was built for another torch, what it declares shapes for is declared."""
+    """Timm itself; declares torchvision's operators if its wheel is of another torch."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(sys.prefix) / "encoders"))
         library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -56,7 +56,7 @@ def timm() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def weights(timm: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole classification network, as timm's users have it on disk, with statistics that are its own."""
+    """Return a classification network as timm's users save it, with its own statistics."""
     torch.manual_seed(5)
     network = timm.create_model(NAME)
     for name, buffer in network.named_buffers():
@@ -70,7 +70,7 @@ def weights(timm: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What imported encoders are compared with: 32x32, instance norm and dropout in the decoder."""
+    """Return the generator to compare with: 32x32, instance norm, dropout in the decoder."""
     return generator_folder(tmp_path_factory.mktemp("generator") / "g32", 32)
 
 
@@ -147,7 +147,7 @@ def test_both_kinds_of_file_give_the_same_folder(
 def test_fine_tuning_starts_from_it(
     task: str, folder: Path, packed: dict[str, Path], tmp_path: Path, command: Command
 ) -> None:
-    """Frozen, the encoder is the imported one to the bit; the written model is evaluated as any other."""
+    """Frozen, the encoder stays the imported one; the written model is evaluated as any other."""
     data = (
         "--data.train",
         packed["voc-train"],
@@ -200,7 +200,7 @@ def test_all_of_it_learns_and_the_rest_is_drawn(folder: Path, tmp_path: Path) ->
 def test_probes_and_studies_take_it(
     folder: Path, generator: Path, packed: dict[str, Path], tmp_path: Path, command: Command
 ) -> None:
-    """Beside a generator it is an arm of a study; alone it is not, and its input must be the generator's."""
+    """Beside a generator it is an arm of a study; alone it is not; its input must match."""
     words = (
         "--data.train",
         packed["voc-train"],

@@ -1,4 +1,4 @@
-"""`datasets` is ours in pack.py even beside Hugging Face's library, whose name it shares; and the import arrow."""
+"""pack.py imports our `datasets` even beside Hugging Face's library of the same name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STUB = "raise RuntimeError('the installed library was imported')\n"
 
 @pytest.fixture
 def installed_library(tmp_path: Path) -> dict[str, str]:
-    """An environment in which a distribution named `datasets` is installed, on the path before the project."""
+    """Return an environment whose path has a distribution named `datasets` before the project."""
     site = tmp_path / "site"
     (site / "datasets").mkdir(parents=True)
     (site / "datasets" / "__init__.py").write_text(
@@ -101,6 +101,10 @@ def test_scripts_import_only_what_is_installed_and_bear_no_taken_name() -> None:
 
 def test_only_one_file_imports_each_heavy_library() -> None:
     for library in ("nvidia", "deepspeed"):
-        users = [p.name for package in ("colorgan", "shards") for p in (PROJECT / package).rglob("*.py")
-                 if library in imports_of(p)]  # fmt: skip
+        users = [
+            path.name
+            for package in ("colorgan", "shards")
+            for path in (PROJECT / package).rglob("*.py")
+            if library in imports_of(path)
+        ]
         assert len(users) <= 1, users

@@ -1,4 +1,4 @@
-"""No key collides with the options of a launcher: what stands behind the script's name reaches it."""
+"""No key collides with a launcher's options: words after the script's name reach it."""
 
 from __future__ import annotations
 

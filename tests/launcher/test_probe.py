@@ -1,4 +1,4 @@
-"""The command that judges frozen features, on the built-in sample: tables, file, ranks and mistakes."""
+"""The probe command on the built-in sample: tables, file, ranks and mistakes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def model_folder(folder: Path, kind: Any) -> Path:
-    """A network of 32x32 and width 4 with weights from seed 1."""
+    """Return a network of 32x32 and width 4 with weights from seed 1."""
     sizes = Architecture(
         image_size=32, width=4, norm="batch", bias_before_norm=False, dropout=0.5, head_width=8
     )

@@ -20,7 +20,7 @@ from shards.samples_table import SAMPLE_DTYPE
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A set of two shards with 3 + 2 samples and the least that read_manifest looks at."""
+    """Write a set of two shards with 3 + 2 samples and the least that read_manifest checks."""
     rows = np.zeros(5, SAMPLE_DTYPE)
     rows["shard"] = [0, 0, 0, 1, 1]
     np.save(tmp_path / "samples.npy", rows)

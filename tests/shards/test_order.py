@@ -1,4 +1,4 @@
-"""The order: a grid of samples x shards x ranks x micro-batches x interruption points, and its quality."""
+"""The order: a grid of samples, shards, ranks, batches and interruptions; and its quality."""
 
 import itertools
 
@@ -31,7 +31,7 @@ def shard_sizes(num_samples: int, per_shard: int) -> list[int]:
 def ids_of_run(
     order: Order, global_batch: int, micro: int, world: int, images_seen: int, steps: int
 ):
-    """What a run on `world` ranks sees, micro-batches put together in the order of the ranks."""
+    """Return what a run on `world` ranks sees, micro-batches joined in the ranks' order."""
     seen = []
     for step in range(steps):
         first = images_seen + step * global_batch
@@ -91,7 +91,7 @@ def test_every_sample_once_an_epoch(
 
 
 def test_shards_of_any_sizes_by_runs() -> None:
-    """Those of several folders after one another, empty ones and ones shorter than a run among them."""
+    """Those of several folders in sequence, some empty or shorter than a run."""
     sizes = [13, 0, 1, 40, 8, 7, 9, 0, 25, 16, 2, 31]
     order = Order(sizes, 4, 5, 8, 3)
     for epoch in range(3):
@@ -185,7 +185,7 @@ def test_reads_stay_in_a_window_of_shards(run_samples: int) -> None:
 
 @pytest.mark.parametrize("run_samples", [1, RUN_SAMPLES])
 def test_shuffle_of_one_window_is_as_good_as_perfect(run_samples: int) -> None:
-    """Up to WINDOW_SHARDS shards: mean displacement n / 3, neighbours uncorrelated, classes mixed."""
+    """Up to WINDOW_SHARDS shards: mean displacement n / 3, no correlation, classes mixed."""
     num_samples = 100_000
     ids = Order(shard_sizes(num_samples, 1000), 0, run_samples=run_samples).sample_ids(
         0, num_samples
@@ -349,7 +349,7 @@ def test_each_set_of_a_mix_goes_through_epochs_of_its_own(
 
 @pytest.mark.parametrize(("sizes", "weights"), MIXES)
 def test_any_range_of_a_mix_equals_the_whole(sizes: list[list[int]], weights: list[float]) -> None:
-    """Also over a cycle's edge: resuming anywhere, on any number of ranks, sees the same samples."""
+    """Also over a cycle's edge: resuming anywhere, on any ranks, sees the same samples."""
     begin = MIX_CYCLE - 300
     whole = MixedOrder(sizes, weights, 11).draws(begin, 700)
     for first, count in itertools.product(range(0, 600, 37), (1, 5, 64, 100)):

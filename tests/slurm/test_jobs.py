@@ -1,4 +1,4 @@
-"""The batch scripts on a real SLURM of two nodes: same weights as without it, through signals, deaths and faults.
+"""The batch scripts on a real SLURM of two nodes: same weights, despite signals and deaths.
 
 COLORGAN_TEST_SIGNALS sets how often a run is interrupted (once by default).
 """
@@ -76,7 +76,8 @@ def test_gpus_are_handed_to_the_ranks_and_shards_staged_once(
     assert (
         len(
             re.findall(
-                r"staged packed train to .* 4 of 4 shards, .* MB in .* s \(.* MB/s\), sha256 checked",
+                r"staged packed train to .* 4 of 4 shards, .* MB in .* s \(.* MB/s\), "
+                "sha256 checked",
                 log,
             )
         )
@@ -106,7 +107,8 @@ def test_signals_lose_nothing(
     assert weights(run) == plain
     assert saved == sorted(set(saved))
     assert saved[-1] < 480, "a signal came after the end: nothing was shown"
-    # Every attempt goes on at the very image at which the one before has saved, and none is seen twice.
+    # Every attempt goes on at the very image at which the one before has saved, and none is seen
+    # twice.
     assert [
         int(text.replace(",", ""))
         for text in re.findall(r"goes on from .* \(([\d,]+) images seen\)", log)
@@ -123,7 +125,8 @@ def test_signals_lose_nothing(
     status = slurm.run(
         str(ROOT / "slurm/status.sh"), str(run), COLORGAN_SITE=str(place / "site.env")
     )
-    # One more attempt than signals, unless the machine was so loaded that one was lost and made again.
+    # One more attempt than signals, unless the machine was so loaded that one was lost and made
+    # again.
     assert re.search(rf"job {job} \(pretrain\), attempt \d+: done", status)
     assert "images 480 of 480 (100%)" in status
     assert "scores at 480 images: psnr" in status
@@ -177,7 +180,7 @@ def test_a_jobs_own_fault_is_not_requeued(
 
 
 def stand_in(place: Path, name: str, text: str) -> str:
-    """A site.env whose jobs run these lines instead of the command; returns its path."""
+    """Write a site.env whose jobs run these lines instead of the command; return its path."""
     script, site = place / f"{name}.sh", place / f"{name}.env"
     script.write_text(f"#!/bin/bash\n{text}\n")
     script.chmod(0o755)

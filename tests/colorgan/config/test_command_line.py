@@ -211,7 +211,8 @@ def test_mistakes_in_a_recipe_name_its_file(recipe_file: Callable[[str], str]) -
             f"{file}: data.trian 'a': unknown key; the nearest known key is data.train",
             f"{file}: data.size_px 3: must be greater than or equal to 32",
             f"{file}: data.splt 'x': unknown key; the nearest known key is data.split",
-            f"{file}: optimizer 5: a group of keys, not a value; its keys: optimizer.learning_rate, optimizer.betas, "
+            f"{file}: optimizer 5: a group of keys, not a value; "
+            "its keys: optimizer.learning_rate, optimizer.betas, "
             "optimizer.schedule, optimizer.clip, optimizer.offset",
         ]
     )

@@ -1,4 +1,4 @@
-"""Frozen features and their probes against scikit-learn, torch's own norms and loops written by hand."""
+"""Frozen features and their probes against scikit-learn, torch's norms and hand-written loops."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ NUM_PICTURES, NUM_CLASSES = 22, 3
 
 @dataclass
 class LabelledLoader:
-    """One pass over 22 pictures, cut over the ranks like the real loader's: the last micro-batch is short."""
+    """One pass over 22 images, cut over the ranks as the loader does: the last is short."""
 
     micro_batch_size: int = 4
     rank: int = 0
@@ -78,7 +78,7 @@ def made(*levels: Tensor, positives: Tensor, difficult: Tensor | None = None) ->
 
 
 def clusters(number: int, seed: int, spread: float = 0.05) -> Features:
-    """Pictures of one to three of 3 classes; a class adds its own direction in 8 dimensions: linearly separable."""
+    """Images of one to three of 3 classes; each adds its own direction: linearly separable."""
     random = torch.Generator().manual_seed(seed)
     positives = torch.rand(number, NUM_CLASSES, generator=random) < 0.4
     positives[torch.arange(number), torch.arange(number) % NUM_CLASSES] = True

@@ -1,4 +1,4 @@
-"""Charts of the report: colours that follow the page, long logs, and arms overlaid with their mean."""
+"""Charts of the report: colors that follow the page, long logs, arms overlaid with their mean."""
 
 from __future__ import annotations
 

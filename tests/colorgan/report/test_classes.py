@@ -1,4 +1,4 @@
-"""What lies behind a mean in the report: classes, confusions, overlays, and photos ranked by PSNR."""
+"""The report behind a mean: classes, confusions, overlays, and photos ranked by PSNR."""
 
 from __future__ import annotations
 

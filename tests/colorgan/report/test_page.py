@@ -1,4 +1,4 @@
-"""The report: folders read, scores grouped, a page that is whole, safe and names what is missing."""
+"""The report: folders read, scores grouped, a whole and safe page that names what is missing."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page of a pretraining run and two fine-tuning runs whose names and settings are hostile."""
+    """Return a page of a pretraining run and two fine-tuning runs with hostile names."""
     root = tmp_path_factory.mktemp("report")
     name = HOSTILE.replace("/", "∕")
     run = make_run(root / name, {"note": HOSTILE, "loss": {"gan": "least_squares"}}, GREY)
@@ -213,7 +213,10 @@ def test_the_page_is_whole_safe_and_fetches_nothing(report: Path) -> None:
     script = (files("colorgan.report") / "page.js").read_text()
     assert page.count("<script>") == 1 and f"<script>{script}</script>" in page
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'"
+    )
     policies = [a["content"] for tag, a in seen.elements if a.get("http-equiv")]
     assert policies == [policy]
     for tag, attributes in seen.elements:

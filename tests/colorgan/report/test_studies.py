@@ -191,7 +191,8 @@ def test_a_chart_shows_every_seed_and_the_interval(folder: Path) -> None:
     files: dict[str, bytes] = {}
     chart = draw_study(protocol, "key", "read aloud", files)
     assert chart is not None and list(files) == ["key.png"]
-    # matplotlib defines each marker once and uses it per point: three runs of two arms, one difference.
+    # matplotlib defines each marker once and uses it per point: three runs of two arms, one
+    # difference.
     assert chart.svg.count("<use ") >= 7
     assert "var(--line-0)" in chart.svg
     assert "var(--line-1)" in chart.svg

@@ -94,7 +94,7 @@ def test_the_hardware_decoders_share_reaches_the_graph() -> None:
 
 
 def test_decoder_memory_follows_the_packed_size() -> None:
-    """DALI's default of 16 MiB per thread, and twice 8 MiB of pinned memory, is meant for photos."""
+    """DALI's default of 16 MiB per thread, and twice 8 MiB of pinned memory, suits photos."""
     packed = decoder_arguments(DecodeSpec(256, resize=False, lab="operators"))
     assert packed["device_memory_padding"] == packed["host_memory_padding"] == 1 << 20
     assert packed["preallocate_width_hint"] == packed["preallocate_height_hint"] == 256

@@ -91,8 +91,9 @@ SIZES = [(96, 96), (120, 80), (61, 147), (200, 333)]
 @pytest.mark.parametrize("crop", [False, True])
 @pytest.mark.parametrize("flip", [False, True])
 def test_picture_and_mask_stay_together(crop: bool, flip: bool) -> None:
-    """Left, right, top and bottom have colours of their own; the mask names them. Blocks are large: the
-    picture's resize blends only at their edges.
+    """Left, right, top and bottom have colors of their own, which the mask names.
+
+    Blocks are large: the image's resize blends only at their edges.
     """
     colors = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200], [220, 220, 40]], np.uint8)
     images, masks, windows = [], [], []
@@ -190,7 +191,7 @@ def test_results_own_their_memory() -> None:
 
 
 def test_exif_rotation_is_ignored() -> None:
-    """The packer turns pictures upright; a tag left over must not turn a picture against its mask."""
+    """The packer turns images upright; a leftover tag must not turn one against its mask."""
     stream, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(picture(2, 32, 32)).save(stream, "JPEG", quality=95, subsampling=0, exif=exif)

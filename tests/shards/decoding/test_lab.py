@@ -1,4 +1,4 @@
-"""The fused kernel against skimage, on every corner of the colour cube and a fine grid through it."""
+"""The fused kernel against skimage, on every corner of the color cube and a fine grid."""
 
 import os
 import subprocess
@@ -67,7 +67,7 @@ def test_strided_picture() -> None:
 
 
 def test_kernel_compiles_where_nothing_can_be_cached(tmp_path: Path) -> None:
-    """A read-only install without a home: numba finds no folder for its cache, and says so by an error."""
+    """A read-only install without a home: numba finds no folder for its cache and raises."""
     program = (
         "import numba.core.caching as caching\n"
         "caching.CacheImpl._locator_classes = []\n"

@@ -45,7 +45,7 @@ def dali(images: list[NDArray[np.uint8]], size: int) -> NDArray[np.uint8]:
 
 
 def by_hand(rgb_HW3: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """The filter as matrices, in float64."""
+    """Return the filter as matrices, in float64."""
 
     def matrix(number: int) -> NDArray[np.float64]:
         scale = number / size

@@ -1,4 +1,4 @@
-"""shards/images/conversion.py: every kind of picture is converted to what it means, or refused with a reason."""
+"""shards/images/conversion.py: every kind of image is converted or refused with a reason."""
 
 import io
 import zlib
@@ -67,7 +67,7 @@ def grey16(kind: str) -> bytes:
 
 
 def mpo() -> bytes:
-    """What phones write: the photo, and a second picture behind it."""
+    """Return what phones write: the photo, and a second image behind it."""
     return encoded(
         photo(), "MPO", save_all=True, append_images=[ImageOps.invert(photo())], quality=95
     )
@@ -178,7 +178,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG whose header promises a size that its few bytes do not hold."""
+    """Return a PNG whose header states a size that its few bytes do not hold."""
     content = bytearray(encoded(Image.new("L", (1, 1))))
     content[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
@@ -236,14 +236,14 @@ def exif(orientation: int) -> Image.Exif:
 
 
 def white_box() -> NDArray[np.uint8]:
-    """A picture that no mirror and no turn leaves as it is: a white box off the middle of a black plane."""
+    """Return an image that every mirror and turn changes: a white box off the center of black."""
     pixels = np.zeros((48, 64), np.uint8)
     pixels[8:24, 40:60] = 255
     return pixels
 
 
 def upright_of(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """The plane as Pillow shows a picture of this EXIF orientation."""
+    """Return the plane as Pillow shows an image of this EXIF orientation."""
     content = encoded(Image.fromarray(pixels), "PNG", exif=exif(orientation))
     return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
 
@@ -254,7 +254,7 @@ def upright_of(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]
 def test_orientation_turns_picture_mask_and_boxes_alike(
     kind: str, orientation: int, policy: str
 ) -> None:
-    """A white box on black is found where the box and the mask say it is, made on the upright view."""
+    """A white box on black is where the label's box and mask are, made on the upright view."""
     source = Image.merge("RGB", [Image.fromarray(white_box())] * 3)
     content = encoded(source, kind, exif=exif(orientation))
     upright = upright_of(white_box(), orientation)
@@ -298,7 +298,7 @@ def test_settings_reach_the_jpeg() -> None:
 
 
 def swapped_profile() -> bytes:
-    """The profile of a camera whose first and second primaries are sRGB's second and first."""
+    """Return a camera's profile whose first and second primaries are sRGB's, swapped."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     red, green = profile.index(b"rXYZ"), profile.index(b"gXYZ")
     profile[red : red + 4], profile[green : green + 4] = b"gXYZ", b"rXYZ"

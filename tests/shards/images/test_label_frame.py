@@ -1,4 +1,4 @@
-"""shards/images/label_frame.py: every EXIF orientation, labels of the stored, the upright and a resized picture."""
+"""shards/images/label_frame.py: every EXIF turn; labels of stored, upright, resized images."""
 
 import io
 
@@ -15,7 +15,7 @@ BOX = (40, 8, 60, 24)  # of the stored picture
 
 
 def geometry_of(orientation: int, width: int = WIDTH, height: int = HEIGHT) -> Geometry:
-    """The picture goes into the shard at its own upright size."""
+    """Return the policy that stores an image at its own upright size."""
     upright = (height, width) if orientation >= 5 else (width, height)
     return Geometry(width, height, orientation, *upright)
 

@@ -162,7 +162,8 @@ def test_srgb_by_content_keeps_the_bytes_of_a_jpeg() -> None:
     assert convert_picture(content, ORIGINAL).jpeg == content
 
 
-# Dot gain 20 %: a print of 50 % dots is seen as 70 %. One curve of that kind stands for all of them here.
+# Dot gain 20 %: a print of 50 % dots is seen as 70 %. One curve of that kind stands for all of them
+# here.
 def dot_gain(samples: NDArray[np.float64]) -> NDArray[np.float64]:
     ink = 1 - samples
     return 1 - (ink + 0.8 * ink * (1 - ink))

@@ -1,4 +1,4 @@
-"""Bad samples in a set of thousands: a few are replaced and the run ends, many stop it with the list."""
+"""Bad samples in a set of thousands: a few are replaced, many stop the run with the list."""
 
 import hashlib
 import json
@@ -25,9 +25,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def write_thousands(folder: Path, bad: list[int]) -> Path:
-    """A set whose samples are all the same picture, in shards that are the same file; those of `bad` are promised
-    with another checksum than they have.
-    """
+    """Write a set of equal samples in equal shards; the table's checksums of `bad` are wrong."""
     write_set(folder, [tiny_sample(0)] * NUM_SHARDS, samples_per_shard=1, with_masks=False)
     rows = np.repeat(np.load(folder / "samples.npy"), NUM_SAMPLES // NUM_SHARDS)
     rows["image_crc"][bad] ^= 1

@@ -1,4 +1,4 @@
-"""Boxes against pixels: the loader's box bounds the drawn rectangle wherever crop, resize and flip have put it."""
+"""Boxes against pixels: a box bounds the drawn rectangle after crop, resize and flip."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ RED = (200, 30, 30)
 
 
 def rectangle_sample(index: int, height: int, width: int) -> TinySample:
-    """A grey picture with one red rectangle, whose box is the label's only object."""
+    """Return a grey image with one red rectangle, whose box is the label's only object."""
     random = np.random.default_rng(index)
     x0, y0 = int(random.integers(0, width // 2)), int(random.integers(0, height // 2))
     x1, y1 = (

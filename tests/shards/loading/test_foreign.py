@@ -1,4 +1,4 @@
-"""Shards made elsewhere, used in place: same order, resume and fault rules as our own, from disk, http and S3."""
+"""Shards made elsewhere, used in place: our order, resume and fault rules; disk, http, S3."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def kind_of(index: int) -> str:
 
 
 def webdataset_sample(index: int) -> dict[str, Any]:
-    """A sample as imagenet-wds has it, with a key that has a dot."""
+    """Return a sample as imagenet-wds has it, with a key that has a dot."""
     kind = kind_of(index)
     return {
         "__key__": f"train/s{index:04d}",
@@ -67,7 +67,7 @@ def webdataset_sample(index: int) -> dict[str, Any]:
 
 
 def img2dataset_sample(index: int) -> dict[str, Any]:
-    """A sample as img2dataset writes it: jpg, a caption and what is known of the download."""
+    """Return a sample as img2dataset writes it: jpg, a caption, facts of the download."""
     details = {
         "url": "https://host/x.jpg",
         "caption": "a photo",
@@ -112,7 +112,7 @@ def indexed(tars: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(
     shards: ShardSet, images_seen: int, steps: int, world: int = 1, **settings: Any
 ) -> list[list[Batch]]:
-    """Return the steps of a run on `world` ranks: all ranks' micro-batches of each step in order."""
+    """Return the steps of a run on `world` ranks: all micro-batches of each step in order."""
     arguments = SETTINGS | settings
     loaders = [Loader(shards, rank=rank, world_size=world, **arguments) for rank in range(world)]
     ranks = [list(islice(loader.train_batches(images_seen), steps)) for loader in loaders]

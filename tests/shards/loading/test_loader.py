@@ -1,4 +1,4 @@
-"""The loader: the same batches on any number of ranks and threads, from any position, whatever is damaged."""
+"""The loader: the same batches on any ranks and threads, from any position, despite damage."""
 
 import logging
 import subprocess
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, samples: list[TinySample]) 
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory: pytest.TempPathFactory, samples: list[TinySample]) -> Path:
-    """Garbage whose checksums hold (7 shows in the decoder only), two wrong masks, a bit flip, a broken label."""
+    """Damage: garbage with valid checksums (7 fails only in the decoder), masks, a label."""
     bad = list(samples)
     bad[7] = replace(bad[7], image=without_quantization(bad[7].image))
     bad[20] = replace(bad[20], image=b"garbage")
@@ -72,7 +72,7 @@ def no_thread_is_left() -> Iterator[None]:
 def train(
     folder: Path, images_seen: int, steps: int, world: int = 1, **settings: Any
 ) -> list[list[Batch]]:
-    """The steps of a run on `world` ranks: all ranks' micro-batches of each global batch, in order."""
+    """Return a run's steps on `world` ranks: each global batch's micro-batches in order."""
     shards = open_shards([folder])
     arguments = SETTINGS | settings
     loaders = [Loader(shards, rank=rank, world_size=world, **arguments) for rank in range(world)]
@@ -118,7 +118,7 @@ def test_batches_are_equal_bit_for_bit_on_any_ranks_and_threads(folder: Path, ta
 
 
 def test_resume_at_any_point_on_other_ranks(folder: Path) -> None:
-    """Twice within one epoch, at its edge, and inside the batch that reaches over it: 2 -> 1 -> 3 ranks."""
+    """Twice within an epoch, at its edge, inside the batch across it: 2 -> 1 -> 3 ranks."""
     whole = train(folder, 0, 7, flip=True)
     for first, second in [(1, 2), (2, 3), (2, 6)]:
         legs = [(0, first, 2), (first, second, 1), (second, 7, 3)]
@@ -212,7 +212,7 @@ def test_presized_and_resized_paths_agree(
 
 
 def expected_ids(first: int, number: int, bad: set[int], seed: int = 3) -> list[int]:
-    """The rule, written down once more: the first usable one of the drawn samples."""
+    """Apply the rule, written a second time: take the first usable one of the drawn samples."""
     order = Order([8] * 6 + [2], seed)
     chosen = []
     for position, planned in enumerate(order.sample_ids(first, number).tolist(), start=first):
@@ -291,7 +291,7 @@ def test_too_many_bad_samples_stop_the_run_with_the_list(damaged: Path, folder: 
 
 
 def test_broken_headers_never_reach_the_decoder(tmp_path: Path) -> None:
-    """They would crash the process: in a large batch DALI's threads outlive the error of one (shards/images/headers.py)."""
+    """They would crash DALI: in a large batch its threads outlive the error of one image."""
     samples = [tiny_sample(index) for index in range(64)]
     for index in range(0, 64, 3):
         image = samples[index].image

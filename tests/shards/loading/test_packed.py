@@ -83,7 +83,7 @@ def test_labels(shards: ShardSet) -> None:
 
 
 def test_a_sample_is_one_seek_whatever_is_read_of_it(shards: ShardSet) -> None:
-    """Picture, label and mask are read in turn, with nothing but tar headers and padding between them."""
+    """Image, label and mask are read in turn, with only tar headers and padding between."""
     files = ShardFiles()
     spans: list[tuple[int, int]] = []
 

@@ -1,4 +1,4 @@
-"""Reads ahead in threads: few open files, and slow or broken readers cost their own samples only."""
+"""Reads ahead in threads: few open files; slow or broken readers cost only their samples."""
 
 import threading
 from pathlib import Path

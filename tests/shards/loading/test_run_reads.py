@@ -1,4 +1,4 @@
-"""Reads by runs: which parts of a shard the system is told of, that it fetches them, and that the batches stay."""
+"""Reads by runs: the parts of a shard to prefetch, their prefetch, and unchanged batches."""
 
 import errno
 import os
@@ -119,7 +119,7 @@ def test_strange_tables_spoil_only_their_own_samples(tmp_path: Path) -> None:
 def test_same_samples_with_and_without_hints(
     shards: ShardSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A large set's path, taken by a small one: two nodes are told of runs, three read sample by sample."""
+    """A large set's path with a small set: two nodes prefetch runs, three read single samples."""
     monkeypatch.setattr(order_module, "SMALL_SET", 10)
     told, lock = [], threading.Lock()
 

@@ -72,7 +72,7 @@ def index(shards: Path | str, out: Path, **settings: Any) -> Manifest:
 
 
 def images_of(manifest: Manifest) -> list[bytes]:
-    """The image member of each sample, by the table's offsets."""
+    """Return the image member of each sample, by the table's offsets."""
     images = []
     for row in manifest.samples():
         path = manifest.shard_path(manifest.shards[row["shard"]])
@@ -133,7 +133,7 @@ def test_loading_reads_an_indexed_set_on_any_number_of_ranks(folder: Path, tmp_p
     }
 
     def steps(world_size: int, images_seen: int, count: int) -> list[int]:
-        """The samples of some global batches, in order, of all ranks together."""
+        """Return the samples of some global batches, in order, of all ranks together."""
         ids: list[list[int]] = [[] for _ in range(count)]
         for rank in range(world_size):
             loader = Loader(shards, rank=rank, world_size=world_size, **settings)

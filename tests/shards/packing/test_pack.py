@@ -45,7 +45,7 @@ def root(corpus: Corpus) -> Path:
 def expected(
     corpus: Corpus, root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
-    """The files that every way of packing must end with."""
+    """Return the files that every way of packing must end with."""
     out = tmp_path_factory.mktemp("expected")
     pack(corpus, out, root=root, workers=0, **SETTINGS)
     return digests(out)
@@ -179,11 +179,14 @@ def test_killed_with_its_workers_at_random_moments(
     """A real process with two workers; none of them outlives it."""
     code = (
         "import sys; sys.path[:0] = sys.argv[1:3]\n"
-        "from pathlib import Path; from helpers.small_corpus import *; from shards.packing.pack import pack\n"
+        "from pathlib import Path; from helpers.small_corpus import *\n"
+        "from shards.packing.pack import pack\n"
         "if __name__ == '__main__':\n"
         "    root = Path(sys.argv[3])\n"
-        "    corpus = Corpus('small', 'train', ('cat', 'dog'), ((0, 0, 0),) * 3, None, records_of(root))\n"
-        "    pack(corpus, Path(sys.argv[4]), root=root, workers=2, image_policy='squash:16', samples_per_shard=8)\n"
+        "    corpus = Corpus('small', 'train', ('cat', 'dog'), ((0, 0, 0),) * 3, None,\n"
+        "                    records_of(root))\n"
+        "    pack(corpus, Path(sys.argv[4]), root=root, workers=2, image_policy='squash:16',\n"
+        "         samples_per_shard=8)\n"
     )
     script = tmp_path / "pack_small.py"
     script.write_text(code)

@@ -1,4 +1,4 @@
-"""Shards open with everybody's readers: tar, tarfile, wds2idx, the webdataset library, DALI's own reader."""
+"""Shards open with every reader: tar, tarfile, wds2idx, the webdataset library, DALI's."""
 
 import gc
 import json
@@ -31,7 +31,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 def samples(manifest: Manifest) -> Iterator[tuple[str, dict[str, bytes], dict[str, Any]]]:
-    """What the table of samples points to: key, members and row of each sample."""
+    """Return what the table of samples refers to: key, members and row of each sample."""
     for row in manifest.samples():
         content = (manifest.folder / manifest.shards[row["shard"]].file).read_bytes()
         members = {}

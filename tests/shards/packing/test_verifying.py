@@ -1,4 +1,4 @@
-"""shards/packing/verifying.py and shards/packing/rebuilding.py: each damage is found and named, and a shard can be mended."""
+"""Verifying and rebuilding: each damage is found and named, and a shard can be rebuilt."""
 
 import dataclasses
 import hashlib
@@ -42,7 +42,7 @@ def packed(corpus: Corpus, root: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def folder(packed: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
+    """Return a copy to damage."""
     return Path(shutil.copytree(packed, tmp_path / "set"))
 
 
@@ -51,7 +51,7 @@ def faults(folder: Path, workers: int = 0) -> list[ShardCheck]:
 
 
 def write(folder: Path, sample: int, name: str, content: bytes, *, at: int = 0) -> None:
-    """Overwrite a member in place, filled up with zeros to its size, and let the table know its crc."""
+    """Overwrite a member in place, padded with zeros to its size; correct the table's crc."""
     manifest = read_manifest(folder, check_files=False)
     rows = np.array(manifest.samples())
     row = rows[sample]

@@ -30,7 +30,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bucket(packed: Path) -> Iterator[str]:
-    """The URL of the packed folder in a bucket; the environment names the server, as users do for their own."""
+    """Return the packed folder's URL in a bucket; the environment names the server."""
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -53,7 +53,7 @@ def bucket(packed: Path) -> Iterator[str]:
 
 
 def batches(folder: Path | str, cache: Path) -> list[torch.Tensor]:
-    """What two epochs give, in their order."""
+    """Return the samples of two epochs, in their order."""
     shards = open_shards([folder], Storage(cache, 0.1))
     loader = Loader(shards, image_size=32, global_batch_size=8, micro_batch_size=8, seed=3)
     steps = loader.train_batches(0)
@@ -63,7 +63,7 @@ def batches(folder: Path | str, cache: Path) -> list[torch.Tensor]:
 
 
 def test_a_bucket_gives_what_the_folder_gives(packed: Path, bucket: str, tmp_path: Path) -> None:
-    """Bit for bit, in the announced order; the shards stay in the cache, which serves a second run."""
+    """Bit for bit, in the announced order; the shards stay cached for a second run."""
     expected = batches(packed, tmp_path / "unused")
     for _ in range(2):
         found = batches(bucket, tmp_path / "cache")

@@ -1,4 +1,4 @@
-"""Schemes beside http and s3: Hugging Face's hub for real, Google's storage as far as its library."""
+"""Schemes beside http and s3: Hugging Face's hub for real, Google's up to its library."""
 
 from collections.abc import Iterator
 from pathlib import Path
