@@ -79,7 +79,7 @@ class Resume:
 
 
 # --- equivalence
-# ---------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 def smooth_gan(
@@ -132,7 +132,7 @@ def train_and_save(ranks: Ranks, folder: Path) -> None:
 
 
 def held_bytes(ranks: Ranks) -> dict[str, int]:
-    """Return the most bytes that this rank holds under Adam after a backward pass of the generator."""
+    """Return the most bytes this rank holds under Adam after a backward pass of the generator."""
     task, strategy = smooth_gan(ranks, lambda weights: torch.optim.Adam(weights, RATE))
     seen: dict[str, int] = {}
     original = strategy.backward
@@ -153,7 +153,7 @@ def held_bytes(ranks: Ranks) -> dict[str, int]:
 
 
 def equivalence(folder: Path) -> Iterator[Equivalence]:
-    """Compare what `train_and_save` left, on one and on two ranks, with one process without accumulation."""
+    """Compare the weights of one and of two ranks with those of one process, unaccumulated."""
     reference = open_checkpoint(checkpoint_path(folder / "ddp-1-1", 0))
     for path in sorted(folder.iterdir()):
         name, ranks, accumulation = path.name.split("-")
@@ -167,7 +167,7 @@ def equivalence(folder: Path) -> Iterator[Equivalence]:
 
 
 def compare(a: Checkpoint, b: Checkpoint, roles: list[str]) -> tuple[float, int, int]:
-    """Return the largest difference of the roles' tensors, how many there are, how many are the same bit for bit."""
+    """Return the tensors' largest difference, their number, and how many are equal bit for bit."""
     largest, total, equal = 0.0, 0, 0
     for role in roles:
         ours, theirs = a.tensors(role), b.tensors(role)
@@ -181,7 +181,7 @@ def compare(a: Checkpoint, b: Checkpoint, roles: list[str]) -> tuple[float, int,
 
 
 # --- resume
-# --------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 class Recording(ToyLoader):

@@ -1,0 +1,1 @@
+"""Corpora as their makers distribute them: an adapter each, the drawn sample, the downloads."""

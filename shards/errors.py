@@ -1,4 +1,4 @@
-"""What can go wrong with shards, as one small tree; every message is one sentence that says what to do.
+"""Errors of shards, as one small tree; every message is one sentence that says what to do.
 
 ShardError              anything below; what a launcher catches
 ├── ManifestError       a packed folder that is missing, damaged, or from a newer version
@@ -19,7 +19,7 @@ class ManifestError(ShardError):
 
 
 class PictureError(ShardError):
-    """One picture or mask that cannot be packed; the message is the reason alone, without the file's name."""
+    """An image or mask that cannot be packed; the message is the reason without the file's name."""
 
 
 class PackError(ShardError):

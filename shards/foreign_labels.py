@@ -1,4 +1,4 @@
-"""Labels of shards that were made elsewhere: the text of a `cls` member, or one field of a `json` member.
+"""Labels of shards made elsewhere: the text of a `cls` member, or a field of a `json` member.
 
 Indexing (shards/packing/indexing.py) reads each label once to find the classes; loading reads the
 same member again by the same rules.

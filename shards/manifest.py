@@ -97,7 +97,7 @@ class ShardInfo(_Plain):
 
 
 class Manifest(_Plain):
-    """The content of manifest.json, and where it was read (`folder`, `digest`: not part of the file).
+    """The content of manifest.json; `folder` and `digest` (where it was read) are not in the file.
 
     `digest` is the sha256 of manifest.json's bytes: it names the set, byte for byte.
     """
@@ -134,13 +134,13 @@ class Manifest(_Plain):
         return self.schema_version > PACKED_VERSION
 
     def shard_path(self, shard: ShardInfo) -> Path:
-        """Return the local path of a shard; for one behind a URL, its place in the folder or cache."""
+        """Return the local path of a shard; behind a URL, its place in the folder or cache."""
         if shard.location and not shard.is_remote:
             return Path(shard.location)
         return self.folder / shard.file
 
     def samples(self) -> NDArray[np.void]:
-        """Return the table of samples, memory-mapped: `num_samples` rows of SAMPLE_DTYPE in shard order.
+        """Return the table of samples, memory-mapped: rows of SAMPLE_DTYPE in shard order.
 
         Raises:
             ManifestError: The table is missing, is not a table of samples, or has another number of
@@ -207,6 +207,7 @@ def parse_manifest(content: bytes, where: Path | str, folder: Path) -> Manifest:
     """Validate manifest.json's bytes.
 
     Args:
+        content: The bytes, of any origin.
         where: Names the file or URL of the bytes in errors.
         folder: The set's folder.
 

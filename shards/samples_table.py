@@ -43,6 +43,7 @@ def write_samples(
     """Write the table block by block, whole or not at all.
 
     Args:
+        path: The file to write.
         num_samples: Rows in all blocks together.
         blocks: Arrays of SAMPLE_DTYPE, in order.
 
@@ -69,6 +70,7 @@ def read_samples(path: Path, num_samples: int, advice: str) -> NDArray[np.void]:
     """Map the table into memory; nothing is read yet.
 
     Args:
+        path: The file.
         num_samples: Rows that the manifest promises.
         advice: Ends each error: what the user can do.
 

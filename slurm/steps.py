@@ -1,8 +1,11 @@
-"""The steps of a study for slurm/study.sh, one line per step: `study.py ... --list_steps true | steps.py`.
+"""Print a study's steps for slurm/study.sh, one per line.
+
+    study.py ... --list_steps true | steps.py
+
 
 Prints, separated by tabs: file name, command, kind of job (slurm/common.sh), `done` or `open`, run
-folder, parents' file names separated by blanks, recipe, output, name. An empty field is `-`. The standard
-library alone.
+folder, parents' file names separated by blanks, recipe, output, name. An empty field is `-`. The
+standard library alone.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ def main() -> None:
 def is_complete(
     step: dict[str, Any], steps: list[dict[str, Any]], complete: dict[str, bool]
 ) -> bool:
-    """Return whether a step need not run; cheap ones have no mark, but an output newer than its inputs."""
+    """Return whether a step need not run; cheap ones have no mark, but newer output than input."""
     if step["complete"]:
         return True
     if step["recipe"] is not None and step["command"] != "report":

@@ -157,12 +157,14 @@ class BatchRecipe(Section):
     )
     precision: Literal["auto", "fp32", "bf16"] | None = Field(
         None,
-        description="bf16: autocast, weights stay float32; fp32: TF32 in a GPU's convolutions; auto: "
+        description="bf16: autocast, weights stay float32; fp32: TF32 in a GPU's convolutions; "
+        "auto: "
         "bf16 where the device has it; unset: auto on a GPU, fp32 on a CPU",
     )
     channels_last: bool | Literal["auto"] | None = Field(
         None,
-        description="networks in NHWC memory format, faster in bf16; auto: with bf16; unset: auto on "
+        description="networks in NHWC memory format, faster in bf16; auto: with bf16; "
+        "unset: auto on "
         "a GPU, off on a CPU",
     )
     compile: bool = Field(False, description="torch.compile the networks")

@@ -50,7 +50,8 @@ def _check_protocol(protocol: Protocol, settings: StudySettings) -> None:
     drawn = settings.roots.voc is None and protocol.corpus == "voc"
     if drawn and protocol.data[0].test.split.startswith("2007"):
         raise UsageError(
-            f"{protocol.name} needs --roots.voc: the built-in sample has the splits of VOC 2012 only"
+            f"{protocol.name} needs --roots.voc: the built-in sample has the splits of VOC 2012 "
+            "only"
         )
     if protocol.corpus == "coco" and settings.roots.coco is None:
         raise UsageError(f"{protocol.name} needs --roots.coco, the folder of that corpus")

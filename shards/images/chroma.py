@@ -53,7 +53,7 @@ def mean_chroma(image: Image.Image) -> float:
 
 
 def is_low_quality(image: Image.Image) -> bool:
-    """Return whether a JPEG's chroma is coarse: quality under 50, or 4:2:0 under 70. Others: False."""
+    """Return whether a JPEG has coarse chroma: quality under 50, or 4:2:0 under 70."""
     if image.format != "JPEG":
         return False
 
@@ -66,7 +66,7 @@ def is_low_quality(image: Image.Image) -> bool:
 
 
 def jpeg_quality(image: Image.Image) -> float | None:
-    """Return the quality, 1 to 100, whose scaled standard table is nearest to a JPEG's luminance table."""
+    """Return the quality, 1 to 100, whose scaled standard table is nearest to the luminance's."""
     tables: dict[int, list[int]] = getattr(image, "quantization", {})
     table = np.array(tables.get(0, []), np.float64)
     if table.shape != _STANDARD_TABLE.shape:

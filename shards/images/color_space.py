@@ -222,7 +222,7 @@ def _exif_says_adobe_rgb(image: Image.Image) -> bool:
 def _transform(
     profile: bytes, kind: str, intent: ImageCms.Intent = ImageCms.Intent.PERCEPTUAL
 ) -> ImageCms.ImageCmsTransform | None:
-    """Return littlecms' way from a profile to sRGB; None if it is damaged or of another kind of color."""
+    """Return littlecms' transform of a profile to sRGB; None if damaged or of another kind."""
     source_mode = {"grey": "L", "RGB": "RGB", "CMYK": "CMYK"}[kind]
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))

@@ -1,4 +1,4 @@
-"""One image file of any kind -> the upright 8-bit JPEG that a shard stores; the mask goes the same way.
+"""One image file of any kind -> the upright 8-bit JPEG that a shard stores; its mask likewise.
 
 Called by shards/packing/samples.py in the packer's workers. shards/images/photo.py judges what a
 file means.
@@ -148,13 +148,13 @@ def read_upright(content: bytes, max_pixels: int) -> UprightPhoto:
 
 
 def convert_mask(mask: NDArray[np.uint8], geometry: Geometry, num_classes: int) -> bytes:
-    """Turn a mask of class indices into the PNG to store: turned and resized like its picture, by nearest.
+    """Turn a mask of class indices into the PNG to store: turned and resized like its image.
 
     Args:
         mask: H x W uint8; 0 background, 1 to num_classes, 255 void. shards/images/label_frame.py
             decides by its size whether it was made on the upright or the stored image, or on a
             resized copy of one.
-        geometry: That of the picture.
+        geometry: That of the image; the mask is resized by nearest neighbor.
         num_classes: Number of object classes.
 
     Raises:

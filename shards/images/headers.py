@@ -125,7 +125,7 @@ def jpeg_has_end(data: bytes) -> bool:
 
 
 def states_nothing_more(data: bytes) -> bool:
-    """Return True for a JPEG without EXIF, a profile or Adobe's marker: its pixels are upright sRGB.
+    """Return True for a JPEG without EXIF, profile or Adobe's marker: its pixels are upright sRGB.
 
     Args:
         data: A JPEG that `jpeg_header` has accepted.

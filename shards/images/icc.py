@@ -1,4 +1,4 @@
-"""Small ICC profiles from primaries and a transfer curve, so that every statement of color takes one path.
+"""Small ICC profiles from primaries and a transfer curve, so that all color takes one path.
 
 A PNG's gAMA, cHRM and cICP chunks and EXIF's "Adobe RGB" become a matrix profile here
 (ICC.1:2001-04, "Three- component matrix-based input profiles"); shards/images/color_space.py hands

@@ -56,7 +56,7 @@ class Examined:
 
     @property
     def is_common(self) -> bool:
-        """True for the processes that every decoder has: sequential and progressive with Huffman codes."""
+        """True for processes that every decoder has: sequential and progressive, Huffman codes."""
         return self.process in (*SEQUENTIAL, PROGRESSIVE)
 
 
@@ -101,7 +101,7 @@ class _Tables:
 
 
 def examine(content: bytes) -> Examined:
-    """Examine the bytes of a JPEG file from its first frame to its end marker; what follows is ignored.
+    """Examine the bytes of a JPEG file from its first frame to its end marker; ignore the rest.
 
     Damaged headers and cut-off files are left to the decoder, which reports them.
     """
@@ -173,7 +173,7 @@ class _Walk:
             self.tables.restart_interval = int.from_bytes(body[:2], "big")
 
     def scan_end(self, start: int) -> int:
-        """Return the position of the marker that ends a scan's pixel data; of the file's end without one."""
+        """Return the position of the marker that ends a scan's data, or of the file's end."""
         following = self.markers[np.searchsorted(self.markers, start) :]
         return int(following[0]) if len(following) else len(self.content)
 

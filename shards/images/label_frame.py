@@ -1,4 +1,4 @@
-"""Decide in whose pixels a label or mask was made: of the upright image, of the stored one, or of a resized copy.
+"""Decide in whose pixels a label or mask was made: the upright, stored or a resized image's.
 
 Annotation tools show a phone photo upright, other programs read its pixels as stored, and photos
 are resized after they were labelled. The size that a label states, or that a mask has, is compared
@@ -53,7 +53,7 @@ class LabelFrame:
     is_resized: bool
 
     def move_box(self, box: Box, geometry: Geometry) -> list[float]:
-        """Return a box of the frame as `[x0, y0, x1, y1]` in pixels of the shard's image, half-open."""
+        """Return a box of the frame as `[x0, y0, x1, y1]` in pixels of the shard's image."""
         x0, y0, x1, y1 = box
 
         if self.is_stored:
@@ -155,7 +155,7 @@ def _is_close(size: Size, view: Size, slip_px: int) -> bool:
 
 
 def _is_resize(size: Size, view: Size) -> bool:
-    """Return whether one factor, not near 1, makes one size of the other, but for rounding to whole pixels."""
+    """Return whether one factor, not near 1, scales one size to the other, up to rounding."""
     small, large = sorted((size, view))
     lowest = max((a - ROUNDING_PX) / b for a, b in zip(small, large, strict=True))
     highest = min((a + ROUNDING_PX) / b for a, b in zip(small, large, strict=True))

@@ -1,4 +1,4 @@
-"""What an image file means: the one judgement, used by packing, --verify, indexing, colorize and the Python API.
+"""What an image file means, judged once for packing, --verify, indexing, colorize and Python.
 
     CMYK (Adobe's inverted kind too), YCbCr, palettes, 1-bit, 16-bit     8-bit RGB or grey
     transparency, a transparent color                                   laid on white
@@ -96,7 +96,7 @@ class Photo:
 
     @property
     def is_plain_jpeg(self) -> bool:
-        """True if the file itself can be stored: an upright 8-bit sRGB JPEG that every decoder reads."""
+        """True if the file can be stored as it is: an upright 8-bit sRGB JPEG for every decoder."""
         return (
             self.image.format == "JPEG"
             and self.image.mode in ("RGB", "L")

@@ -1,4 +1,4 @@
-"""Decoded pixels of any mode -> 8-bit RGB, grey or CMYK: bit depth, transparency, palettes, inverted kinds."""
+"""Decoded pixels of any mode -> 8-bit RGB, grey or CMYK: depth, transparency, palettes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TiffImagePlugin.OPEN_INFO.setdefault(
 
 
 def is_deep_grey(image: Image.Image) -> bool:
-    """Return whether the samples are 16-bit grey; Pillow gives PGM's the mode of 32-bit integers."""
+    """Return whether the samples are 16-bit grey; Pillow reads PGM's as 32-bit integers."""
     return image.mode in DEEP_GREY_MODES or (image.format == "PPM" and image.mode == "I")
 
 

@@ -27,7 +27,7 @@ class ImagePolicy:
         return self.kind if self.kind == "original" else f"{self.kind}:{self.size}"
 
     def target(self, width: int, height: int) -> tuple[int, int]:
-        """The stored width and height. `short` never enlarges: that would add bytes and no detail."""
+        """Return the stored width and height. `short` never enlarges: more bytes, no detail."""
         if self.kind == "squash":
             return self.size, self.size
         short = min(width, height)
@@ -57,7 +57,7 @@ def parse_image_policy(text: str) -> ImagePolicy:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How images are stored; `jpeg_quality` and `chroma_subsampling` apply if pixels are re-encoded.
+    """How images are stored; `jpeg_quality` and `chroma_subsampling` apply to re-encoded ones.
 
     Photos of less mean chroma than `min_chroma` (Lab units) are left out; 0 keeps all.
     """
@@ -104,7 +104,7 @@ class Geometry:
         return size[::-1] if self.orientation >= 5 else size
 
     def move_box(self, box: tuple[float, float, float, float]) -> list[float]:
-        """`[x0, y0, x1, y1]` of the stored source -> of the picture in the shard, both half-open pixels."""
+        """Map `[x0, y0, x1, y1]` of the stored source to the shard's image, both half-open."""
         (x0, y0), (x1, y1) = (self._move_point(x, y) for x, y in (box[:2], box[2:]))
         return [min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)]
 

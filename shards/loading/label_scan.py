@@ -58,7 +58,7 @@ def is_remote(shards: ShardSet) -> bool:
 
 
 def count_classes(shards: ShardSet, kind: LabelKind) -> ClassCounts:
-    """Count the classes of a set, of at most `MAX_COUNTED` samples; unreadable ones are left out."""
+    """Count the classes of at most `MAX_COUNTED` samples of a set, without unreadable ones."""
     counts_C = np.zeros(len(shards.classes) + (kind == "mask"), np.int64)
     samples = 0
     for members in _labels(shards, kind, MAX_COUNTED):

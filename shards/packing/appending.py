@@ -37,7 +37,7 @@ def append_records(
     workers: int = 1,
     progress: ProgressCallback | None = None,
 ) -> PackReport:
-    """Pack the records that a finished set does not have into new shards, with the settings of the folder.
+    """Pack the records that a finished set lacks into new shards, with the folder's settings.
 
     Rerunning it after an interruption continues it.
 

@@ -1,4 +1,4 @@
-"""sample.png: a few samples of a packed set with their labels drawn, to be looked at before a training.
+"""sample.png: a few samples of a packed set with their labels drawn, to check before training.
 
 Turned boxes, shifted masks and a wrong class list are seen at a glance here, and after a week
 otherwise. The same set always gives the same sheet; it is part of no digest.

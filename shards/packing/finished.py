@@ -36,7 +36,7 @@ def shard_number(file: str) -> int:
 
 
 def finished_states(manifest: Manifest) -> dict[int, ShardState]:
-    """Return the states of a finished set by shard number; also of shards whose records were all rejected.
+    """Return a finished set's states by shard number, also of shards with only rejected records.
 
     Raises:
         PackError: The set was not packed by this packer.

@@ -1,4 +1,4 @@
-"""A folder that is being packed: the request, and the locks. shards/packing/merging.py ends the work.
+"""A folder being packed: the request and the locks. shards/packing/merging.py ends the work.
 
 <out>/packing.json           the request; packing again with another one is refused
 <out>/.packing/NNNNNN.state  a finished shard (shards/packing/shard_file.py)
@@ -37,7 +37,7 @@ Part = tuple[int, int]  # i of n, i from 1
 
 
 class Request(BaseModel):
-    """The content of packing.json: everything that a packed set's bytes depend on, beside the photos."""
+    """The content of packing.json: all that a packed set's bytes depend on, except the photos."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -197,6 +197,7 @@ def locked(out: Path, part: Part | None = None) -> Iterator[None]:
     """Hold a folder against other packers, across machines if the file system has locks.
 
     Args:
+        out: The folder; made if it is missing.
         part: Share the folder with the other parts of the set, and hold this part alone.
 
     Raises:

@@ -105,7 +105,7 @@ def read_shard(reader: TarReader, rule: LabelRule, max_pixels: int) -> ForeignSh
 
 
 def _groups(reader: TarReader, rule: LabelRule) -> Iterator[tuple[str, list[_Member]]]:
-    """Yield the members of each key, neighbours only; members that training has no use for are skipped."""
+    """Yield the members of each key, neighbors only; skip members that training does not use."""
     # Imported here: the library brings torch, and only indexing needs it.
     from webdataset.tariterators import base_plus_ext, meta_prefix, meta_suffix
 
@@ -217,7 +217,7 @@ def _judge(image: _Member, max_pixels: int) -> _Judged:
 
 
 def _judge_plain_jpeg(content: bytes, max_pixels: int) -> _Judged | None:
-    """Return what `_judge` does, for most JPEGs 5 times as fast; None if the file has to be opened."""
+    """Return what `_judge` does, 5 times as fast for most JPEGs; None: the file must be opened."""
     header = jpeg_header(content)
     if header is None or not is_loadable(content):
         return None

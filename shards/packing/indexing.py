@@ -1,4 +1,4 @@
-"""Shards made elsewhere -> a manifest that loading reads them by: `launcher/pack.py --index SHARDS --out DIR`.
+"""Shards made elsewhere -> a manifest to load them by: `launcher/pack.py --index SHARDS --out DIR`.
 
 Each shard is read once, in workers, and nothing of it is copied; a shard behind a URL is fetched to
 a temporary file. A finished shard has its state in `.packing/`, so an interrupted call continues;
@@ -142,10 +142,11 @@ def index_shards(
     workers: int = 1,
     progress: ProgressCallback | None = None,
 ) -> IndexReport:
-    """Write a manifest of shards that were made elsewhere, or continue where an earlier call has stopped.
+    """Write a manifest of shards made elsewhere, or resume an earlier call that stopped.
 
     Args:
         shards: A folder, a glob, a brace list or URLs; several are joined by `::`.
+        out: The folder to write.
         label_format: `cls`, `json:FIELD`, or "" for no labels.
         classes: Class names in the order of their numbers; empty: taken from the labels.
         max_pixels: Larger images are left out.

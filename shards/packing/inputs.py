@@ -1,4 +1,4 @@
-"""inputs.jsonl: digests of what each shard was packed from, so that a later change at the source is noticed.
+"""inputs.jsonl: digests of what each shard was packed from, to notice later changes at the source.
 
 A shard has four digests, over its records in order: their keys and sources, their labels, the sizes
 of their files, and the times of their files. Times alone also differ after a copy, so they count
@@ -38,7 +38,7 @@ class ShardInputs:
     tally: dict[str, Any] | None = None
 
     def changes(self, now: ShardInputs) -> list[str]:
-        """Return what differs, of "records", "labels", "sizes" and "times"; unknown digests are equal."""
+        """Return what differs: "records", "labels", "sizes", "times"; unknown digests are equal."""
         names = ("records", "labels", "sizes", "times")
         pairs = {name: (getattr(self, name), getattr(now, name)) for name in names}
         return [name for name, (then, later) in pairs.items() if then and later and then != later]
@@ -63,13 +63,13 @@ class FileStamps:
 
 
 def file_stamps(record: Record) -> list[tuple[int, int]]:
-    """Return size and time of change of a record's photo and mask file; a missing file is (-1, -1)."""
+    """Return size and modification time of a record's photo and mask; (-1, -1) if missing."""
     image = record.image.tar if isinstance(record.image, TarMember) else record.image
     return [_stamp(path) for path in (image, *_mask_files(record))]
 
 
 def inputs_now(number: int, records_digest: str, records: Sequence[Record]) -> ShardInputs:
-    """Return the digests of a shard's records as they are now; reads no file, but asks for its size."""
+    """Return the digests of a shard's records as they are now; files are not read, only sized."""
     stamps = FileStamps()
     for record in records:
         stamps.add(file_stamps(record))
@@ -96,7 +96,7 @@ def write_inputs(path: Path, inputs: Iterable[ShardInputs]) -> None:
 
 
 def read_inputs(path: Path) -> dict[int, ShardInputs]:
-    """Return the shards' digests by number; empty for a set without them, or with a damaged file."""
+    """Return the shards' digests by number; empty for a set without them or a damaged file."""
     names = {each.name for each in fields(ShardInputs)}
     by_shard = {}
     try:

@@ -1,4 +1,4 @@
-"""The states of finished shards -> samples.npy, rejected.jsonl, summary and, last of all, manifest.json.
+"""The states of finished shards -> samples.npy, rejected.jsonl, summary; last, manifest.json.
 
 The last step of shards/packing/pack.py, and `launcher/pack.py --merge` after parts packed side by
 side. Only the states are read, one at a time: memory does not grow with the set.
@@ -95,6 +95,8 @@ def write_tables(
     """Write everything beside the shards, the manifest last.
 
     Args:
+        out: The folder that holds the finished shards.
+        request: What was packed, with which settings.
         states: Starts a pass over all shards in order.
         left_out: Inputs of the corpus that became no record, by reason; None if that is not known.
         samples_file: Name of the table of samples.
@@ -181,7 +183,7 @@ def _rejections(states: Iterator[ShardState]) -> Iterator[Rejection]:
 
 
 def _rows(states: Iterator[ShardState]) -> Iterator[NDArray[np.void]]:
-    """Yield each shard's rows with the shard's place in the manifest, which leaves out empty ones."""
+    """Yield each shard's rows with its index in the manifest, which leaves out empty shards."""
     index = 0
     for state in states:
         rows = state.rows.copy()

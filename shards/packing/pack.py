@@ -1,4 +1,4 @@
-"""Pack a corpus into tar shards: streamed, in parallel, resumable, and byte for byte the same each time.
+"""Pack a corpus into tar shards: streamed, parallel, resumable, byte for byte reproducible.
 
 Called by launcher/pack.py with an adapter's corpus. Shard k holds the records from k *
 samples_per_shard on, less the rejected ones: a shard's content depends on nothing that happens to
@@ -159,11 +159,17 @@ def pack(
     part: Part | None = None,
     progress: ProgressCallback | None = None,
 ) -> PackReport:
-    """Pack a corpus into `out`, or continue where an earlier call with the same request has stopped.
+    """Pack a corpus into `out`, or resume an earlier call with the same request.
 
     Args:
+        corpus: The records to pack, in order.
+        out: The folder to write; made if it is missing.
         root: The corpus root; sources are named relative to it.
         image_policy: `original`, `short:N` or `squash:N`.
+        jpeg_quality: 1 to 100, of images that are re-encoded.
+        chroma_subsampling: `4:4:4`, `4:2:2` or `4:2:0`, of images that are re-encoded.
+        samples_per_shard: Records per shard; rejected ones leave it smaller.
+        max_pixels: Larger images are rejected.
         min_chroma: Photos of less mean chroma are left out, in Lab units.
         workers: Processes; 0 works in this one. The output does not depend on it.
         part: (i, n), i from 1 to n: pack each n-th shard only, beside the other parts; then call
@@ -172,10 +178,8 @@ def pack(
 
     Raises:
         PackError: Settings that make no sense, another request or another packer in `out`, an empty
-        corpus,
-            a finished set whose labels or photos have changed since, a disk that fails. Single
-            photos never
-            raise: they are listed in rejected.jsonl.
+            corpus, a finished set whose labels or photos have changed since, a disk that fails.
+            Single photos never raise: they are listed in rejected.jsonl.
     """
     start = time.monotonic()
     encoding = Encoding(
@@ -328,7 +332,7 @@ def _inputs_of(plan: Plan) -> ShardInputs:
 
 
 def _check_unchanged(work: Work, manifest: Manifest) -> tuple[int, ...]:
-    """Compare a finished set with its source as it is now; return shards whose files were merely touched.
+    """Compare a finished set with its source now; return shards whose files were only touched.
 
     Raises:
         PackError: Labels or photos have changed.

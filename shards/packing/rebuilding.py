@@ -1,4 +1,4 @@
-"""Pack one shard of a set again: `launcher/pack.py --only K`, after a damage or a change at the source.
+"""Pack one shard of a set again (`launcher/pack.py --only K`) after damage or a changed source.
 
 If the bytes come out as the manifest promises, only the shard and its index are replaced; else the
 tables and the manifest are rewritten too, and the set has a new digest.
@@ -27,7 +27,7 @@ def rebuild_shard(
     workers: int = 1,
     progress: ProgressCallback | None = None,
 ) -> PackReport:
-    """Pack shard `number` of a packed (or half-packed) folder again, with the settings of the folder.
+    """Pack shard `number` of a packed (or half-packed) folder again, with the folder's settings.
 
     Returns:
         A report whose manifest has another digest than before if the bytes differ; without a

@@ -1,4 +1,4 @@
-"""One sample of a shard checked against the manifest: headers, checksums, and what its members decode to.
+"""One sample of a shard checked against the manifest: headers, checksums, decoded members.
 
 Images are judged by shards/images/photo.py, as when they are packed.
 """

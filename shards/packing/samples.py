@@ -144,7 +144,7 @@ def source_of(root: Path, record: Record) -> str:
 
 
 def member_spans(row: np.void, offset: int = 0) -> list[tuple[str, int, int]]:
-    """Return extension, offset and size of a row's members; `offset` is added to those in the row."""
+    """Return extension, offset and size of a row's members; `offset` is added to the row's."""
     return [
         (extension, int(row[f"{name}_offset"]) + offset, int(row[f"{name}_size"]))
         for name, extension in MEMBERS
@@ -172,7 +172,7 @@ def _pack_record(job: Job, record: Record) -> tuple[StoredPicture, list[bytes]]:
 
 
 def _label(job: Job, record: Record, geometry: Geometry) -> bytes:
-    """The json member: the label with boxes in stored pixels, and the upright source's size."""
+    """Return the json member: the label, boxes in stored pixels, the upright source's size."""
     label: dict[str, Any] = dict(record.label)
     try:
         if label.get("objects"):
@@ -193,7 +193,7 @@ def _label(job: Job, record: Record, geometry: Geometry) -> bytes:
 
 
 def _moved(item: dict[str, Any], frame: LabelFrame, geometry: Geometry) -> dict[str, Any]:
-    """Return an object with its box in pixels of the shard's image and its area in those of the upright source."""
+    """Return an object: its box in pixels of the shard's image, its area in the source's."""
     moved = dict(item)
     if "box" in item:
         x0, y0, x1, y1 = (float(value) for value in item["box"])

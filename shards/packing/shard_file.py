@@ -1,4 +1,4 @@
-"""One shard on its way to the disk: written under a temporary name, renamed when whole, then its state.
+"""One shard being written: under a temporary name, renamed when whole, then its state.
 
 The state (a small file in `.packing/`) marks the shard as finished and holds its rows; the manifest
 is put together from the states, so the packer needs no memory of the shards before.
@@ -189,7 +189,7 @@ class ShardWriter:
 
         Args:
             records: Of the corpus, for this shard.
-                inputs: Their digests; those of the files, and the counts, are filled in here.
+            inputs: Their digests; those of the files, and the counts, are filled in here.
 
         Raises:
             PackError: The disk is full, read-only or gone.

@@ -41,12 +41,12 @@ def member(name: str, data: bytes) -> bytes:
 
 
 def dali_index(samples: Iterable[str], num_samples: int) -> str:
-    """DALI's index file, as its wds2idx writes it in version 1.2; one line of `index_line` a sample."""
+    """DALI's index file, as its wds2idx writes it in version 1.2: one `index_line` per sample."""
     return "".join((f"v1.2 {num_samples}\n", *(f"{line}\n" for line in samples)))
 
 
 def index_line(key: str, members: Iterable[tuple[str, int, int]]) -> str:
-    """One sample's line: extension, offset of the data, size and name of each member, in tar order."""
+    """Return a sample's line: each member's extension, data offset, size and name, in tar order."""
     return " ".join(
         f"{extension} {offset} {size} {key}.{extension}" for extension, offset, size in members
     )

@@ -46,7 +46,8 @@ class _Header:
 # POSIX.
 PLAIN_HEADER = re.compile(
     rb"(?P<name>[^\0]{1,100})\0*(?<=^.{100})"
-    rb".{24}(?P<size>[0-7]{11})[\0 ].{12}(?P<checksum>[0-7]{6})[\0 ]{2}(?P<type>[0x]).{100}ustar\x0000",
+    rb".{24}(?P<size>[0-7]{11})[\0 ].{12}(?P<checksum>[0-7]{6})[\0 ]{2}"
+    rb"(?P<type>[0x]).{100}ustar\x0000",
     re.DOTALL,
 )
 

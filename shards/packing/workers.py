@@ -1,4 +1,4 @@
-"""Worker processes for the packer: chunks of records in, packed chunks out, in order, a few at a time.
+"""Worker processes for the packer: chunks of records in, packed chunks out, in order.
 
 Processes are spawned, not forked: the parent may hold a corpus of gigabytes and threads of a
 progress bar. A worker that dies (a decoder's segmentation fault, the kernel out of memory) does not
@@ -29,7 +29,7 @@ Chunk = Sequence[Record]
 
 
 class PackingPool:
-    """`workers` processes that pack chunks; 0 works in this process (no protection from crashes)."""
+    """`workers` processes that pack chunks; 0 works in this process, unprotected from crashes."""
 
     def __init__(self, job: Job, workers: int) -> None:
         self._job = job
@@ -48,7 +48,7 @@ class PackingPool:
         self._close()
 
     def run(self, chunks: Iterable[Chunk]) -> Iterator[PackedChunk]:
-        """Packed chunks in the order of `chunks`, which is read ahead by 3 chunks a worker at the most."""
+        """Yield packed chunks in the order of `chunks`, read ahead by at most 3 per worker."""
         if self._workers == 0:
             yield from (pack_chunk(self._job, chunk) for chunk in chunks)
             return
@@ -107,13 +107,13 @@ class PackingPool:
 
 
 def new_pool(workers: int) -> ProcessPoolExecutor:
-    """Processes that leave Ctrl-C to this one, and die with it."""
+    """Make processes that leave Ctrl-C to this one and die with it."""
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
 
 
 def _single_worker() -> ProcessPoolExecutor:
-    """A pool of one process that is known to have started."""
+    """Make a pool of one process that is known to have started."""
     pool = new_pool(1)
     try:
         pool.submit(os.getpid).result()
@@ -126,7 +126,7 @@ def _single_worker() -> ProcessPoolExecutor:
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and die with it: a killed parent cannot tell its workers to stop."""
+    """Leave Ctrl-C to the parent and die with it: a killed parent cannot stop its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

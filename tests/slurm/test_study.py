@@ -1,4 +1,4 @@
-"""slurm/study.sh on a real SLURM: from nothing to the report, nothing twice, a failure stops the chain."""
+"""slurm/study.sh on a real SLURM: up to the report, nothing twice; a failure stops the chain."""
 
 from __future__ import annotations
 

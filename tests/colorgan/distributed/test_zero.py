@@ -105,7 +105,7 @@ def _check_precision_and_clipping(
 
 
 def _check_whole_networks(ranks: Ranks, folder: Path) -> None:
-    """Batch-norm statistics agree, and `evaluated` is what the checkpoint says, averaged and raw."""
+    """Batch-norm statistics agree; `evaluated` is the checkpoint's, averaged and raw."""
     recipe = toy_recipe(folder, ema_half_life_images=20)
     _, strategy, _ = train_toy(recipe, ranks, num_steps=2, micro_batch_size=2)
     path = save_checkpoint(
@@ -134,7 +134,7 @@ class _Labelled(ToyLoader):
 
 
 def _check_fine_tuning(ranks: Ranks, path: str) -> None:
-    """Two stages (features frozen, then all), each with its own engine, give the model that DDP gives."""
+    """Two stages (features frozen, then all), an engine each, give the model that DDP gives."""
     folder, trained = Path(path), []
     for name in ("ddp", "zero1", "zero3"):
         recipe = FinetuneRecipe.model_validate(
@@ -246,7 +246,8 @@ SCRIPT = """
 import os
 from colorgan.distributed.ranks import close_ranks, open_ranks
 ranks = open_ranks(timeout_s=60)
-os.write(1, f"started {ranks.rank} {ranks.world_size} {ranks.device} {ranks.profile.name}\\n".encode())
+started = f"started {ranks.rank} {ranks.world_size} {ranks.device} {ranks.profile.name}\\n"
+os.write(1, started.encode())
 close_ranks()
 """
 

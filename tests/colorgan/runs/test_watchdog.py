@@ -57,7 +57,8 @@ def status(rank: int, **changes: Any) -> RankStatus:
     [
         (
             {"stack": None, "time": 38.0},
-            "Rank 2 does not answer (process 102 on a is stopped, killed or cut off): its last sign "
+            "Rank 2 does not answer (process 102 on a is stopped, killed or cut off): "
+            "its last sign "
             "was 12.0 s before, at 'agree' of step 9.",
         ),
         (

@@ -1,4 +1,4 @@
-"""The best model of a run: kept, not lost over a resume, and when training has stopped improving."""
+"""The best model of a run: kept, not lost over a resume, and when training stops improving."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def test_the_best_model_is_in_the_folder(
     assert config.images_seen == expected[0]
     assert model.get_parameter("head.7.bias").tolist() == [expected[0]] * 2
     assert best.text() == (
-        f"best mAP {100 * scores[expected[0] - 1]:.2f} % at {expected[0]} images: {tmp_path / 'best'}"
+        f"best mAP {100 * scores[expected[0] - 1]:.2f} % at {expected[0]} images: "
+        f"{tmp_path / 'best'}"
     )
 
 

@@ -1,4 +1,4 @@
-"""At ImageNet's size: the first batch soon and in little memory; and memory that does not grow with the samples."""
+"""At ImageNet's size: a first batch soon, in little memory that does not grow with samples."""
 
 import hashlib
 import subprocess
@@ -30,7 +30,13 @@ def counting(self, ids):
     num_rows += len(ids)
     return rows(self, ids)
 ShardSet.rows = counting
-loader = Loader(open_shards([Path(sys.argv[1])]), image_size=32, global_batch_size=64, micro_batch_size=64, flip=True)
+loader = Loader(
+    open_shards([Path(sys.argv[1])]),
+    image_size=32,
+    global_batch_size=64,
+    micro_batch_size=64,
+    flip=True,
+)
 batch = next(loader.train_batches(900_000_000))[0]
 loader.close()
 assert len(set(batch.sample_ids_B.tolist())) == 64
@@ -47,7 +53,11 @@ def resident_mb():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
 
 loader = Loader(
-    open_shards([Path(sys.argv[1])]), image_size=32, global_batch_size=64, micro_batch_size=64, flip=True,
+    open_shards([Path(sys.argv[1])]),
+    image_size=32,
+    global_batch_size=64,
+    micro_batch_size=64,
+    flip=True,
     random_crop_min_area=0.5, max_bad_share=0.1,
 )
 batches = loader.train_batches(0)
@@ -118,7 +128,7 @@ def test_first_batch_at_imagenet_size(imagenet_size: Path) -> None:
 
 
 def test_memory_does_not_grow(tmp_path: Path) -> None:
-    """Bad samples among them; one that shows in the decoder only, which ends the pipeline when first met."""
+    """Bad samples among them; one fails only in the decoder and ends the first pipeline."""
     samples: list[TinySample] = [tiny_sample(index) for index in range(200)]
     samples[7].image = without_quantization(samples[7].image)
     samples[60].image = b"garbage"
