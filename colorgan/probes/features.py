@@ -64,9 +64,19 @@ def grid_side(channels: int, side: int, numbers: int = NUMBERS_PER_LEVEL) -> int
 def level_grids(encoder: FeaturePyramid, image_size: int) -> list[LevelGrid]:
     """Return the size of each level, largest level first."""
     grids = []
-    for channels, stride in zip(encoder.channels, encoder.strides, strict=True):
+    for channels, stride in zip(
+        encoder.channels,
+        encoder.strides,
+        strict=True,
+    ):
         side = image_size // stride
-        grids.append(LevelGrid(channels, side, grid_side(channels, side)))
+        grids.append(
+            LevelGrid(
+                channels,
+                side,
+                grid_side(channels, side),
+            )
+        )
     return grids
 
 
@@ -87,13 +97,18 @@ def extract_features(
     Raises:
         TrainingError: no image could be read, or a feature is NaN or infinite.
     """
+    # Pooled on the way: whole maps of a set would not fit in memory.
     levels: list[list[Tensor]] = [[] for _ in encoder.channels]
     labels: list[tuple[Tensor, Tensor, Tensor]] = []
     done = 0
     with using_inference(encoder, "running"), evaluating(encoder), torch.inference_mode():
         for batch in loader.eval_batches():
             assert batch.classes_BC is not None and batch.difficult_BC is not None
-            for rows, level_BCHW in zip(levels, encoder(batch.lab_B3HW[:, :1]), strict=True):
+            for rows, level_BCHW in zip(
+                levels,
+                encoder(batch.lab_B3HW[:, :1]),
+                strict=True,
+            ):
                 rows.append(pooled(level_BCHW))
             classes_BC = batch.classes_BC.cpu().bool()
             labels.append((batch.sample_ids_B, classes_BC, batch.difficult_BC.cpu()))
@@ -107,13 +122,19 @@ def extract_features(
         )
 
     ids, positives, difficult = (torch.cat([part[i] for part in gathered]) for i in range(3))
+    # Ranks have read their parts in any order.
     order = ids.argsort()
     whole = tuple(_gathered_level(rows, ranks)[order] for rows in levels)
     if not all(level.isfinite().all() for level in whole):
         raise TrainingError(
             "the encoder's features are NaN or infinite: its weights are damaged, or diverged"
         )
-    return Features(whole, positives[order], difficult[order], ids[order])
+    return Features(
+        whole,
+        positives[order],
+        difficult[order],
+        ids[order],
+    )
 
 
 def pooled(level_BCHW: Tensor) -> Tensor:
@@ -174,6 +195,7 @@ def _micro_batch_statistics(
 ) -> list[tuple[int, int, Tensor]]:
     """Return first position, number of images and norm statistics of this rank's micro-batches."""
     rows: list[tuple[int, int, Tensor]] = []
+    # Restored afterwards: the encoder is used again.
     momenta = [norm.momentum for norm in norms]
     encoder.train()
     for norm in norms:

@@ -45,6 +45,7 @@ def probe_neighbors(
     """
     train_ND = F.normalize(train.levels[level], dim=1)
     test_MD = F.normalize(test.levels[level], dim=1)
+    # A neighbor more than there are images has no meaning.
     possible = [k for k in neighbors if k < len(train_ND)]
     tested = votes(test_MD @ train_ND.T, train, possible)
 
@@ -54,15 +55,31 @@ def probe_neighbors(
     known_C = (train.positives_NC & ~train.difficult_NC).any(dim=0).tolist()
 
     results = []
-    for k, tested_MC, left_out_NC in zip(possible, tested, left_out, strict=True):
+    for k, tested_MC, left_out_NC in zip(
+        possible,
+        tested,
+        left_out,
+        strict=True,
+    ):
         own = _score(left_out_NC, known_C, train)
-        results.append(Neighbors(k, _score(tested_MC, known_C, test), own.mAP))
+        results.append(
+            Neighbors(
+                k,
+                _score(tested_MC, known_C, test),
+                own.mAP,
+            )
+        )
     return results
 
 
 def _score(scores_MC: Tensor, known_C: Sequence[bool], part: Features) -> Score:
     columns = [
-        column if known else None for column, known in zip(scores_MC.T, known_C, strict=True)
+        column if known else None
+        for column, known in zip(
+            scores_MC.T,
+            known_C,
+            strict=True,
+        )
     ]
     return score_columns(columns, part)
 
@@ -70,10 +87,14 @@ def _score(scores_MC: Tensor, known_C: Sequence[bool], part: Features) -> Score:
 def votes(similarity_MN: Tensor, train: Features, neighbors: Sequence[int]) -> list[Tensor]:
     """Return, for each k, each class's share of the k nearest images' votes, M x C in [0, 1].
 
-    Float64. A neighbor with a class as difficult objects only has no vote on it; without any vote
-    the share is 0. Of equally similar images the first of the set counts as nearer.
+    Float64. A neighbor with a class as difficult objects only has no vote on it; without votes the
+    share is 0. Of equally similar images the first of the set counts as nearer.
     """
-    similarity_MN, order_MN = similarity_MN.double().sort(dim=1, descending=True, stable=True)
+    similarity_MN, order_MN = similarity_MN.double().sort(
+        dim=1,
+        descending=True,
+        stable=True,
+    )
     smallest = torch.finfo(torch.float64).tiny
     shares = []
     for k in neighbors:

@@ -28,6 +28,7 @@ from colorgan.evaluation.metrics import mean_average_precision
 from colorgan.probes.features import Features
 from colorgan.probes.svm import NUM_FOLDS, Floats, choose_cost, fit_svm, is_unfinished, unit_rows
 
+# Those of the paper.
 SHOTS = (1, 2, 4, 8, 16, 32, 64, 96)
 NUM_DRAWS = 5
 # Few labels leave none to choose a cost on: that of PCL (Li et al., ICLR 2021) for the same task.
@@ -112,6 +113,7 @@ def probe_linear(
 
     def of_class(index: int) -> _Fit | None:
         positive, usable = _labels(train, index)
+        # Each fold needs both kinds.
         num_positive = positive[usable].sum()
         if min(num_positive, usable.sum() - num_positive) < NUM_FOLDS:
             return None
@@ -119,9 +121,19 @@ def probe_linear(
         cost, precision, unfinished = choose_cost(rows[usable], positive[usable])
         model = fit_svm(rows[usable], positive[usable], cost)
         unfinished += is_unfinished(model)
-        return _Fit(cost, precision, unfinished, model.decision_function(test_rows))
+        return _Fit(
+            cost,
+            precision,
+            unfinished,
+            model.decision_function(test_rows),
+        )
 
-    fits = _over_classes(ranks, test.positives_NC.shape[1], of_class, shown)
+    fits = _over_classes(
+        ranks,
+        test.positives_NC.shape[1],
+        of_class,
+        shown,
+    )
     trained = [fit for fit in fits if fit is not None]
     return LinearLevel(
         score_columns([fit.scores if fit else None for fit in fits], test),
@@ -168,8 +180,13 @@ def probe_shots(
         if len(positives) < k or not len(negatives):
             return None
 
+        # Negatives in the paper's ratio; all there are where there are fewer.
         chosen = np.concatenate([positives[:k], negatives[: (num_classes - 1) * k]])
-        model = fit_svm(rows[chosen], np.arange(len(chosen)) < k, SHOT_COST)
+        model = fit_svm(
+            rows[chosen],
+            np.arange(len(chosen)) < k,
+            SHOT_COST,
+        )
         scores: Floats = model.decision_function(test_rows)
         return scores
 
@@ -185,7 +202,12 @@ def probe_shots(
 
 def _shot(k: int, draws: list[Score]) -> Shot:
     values = torch.tensor([score.mAP for score in draws], dtype=torch.float64)
-    return Shot(k, float(values.mean()), float(values.std()), tuple(draws))
+    return Shot(
+        k,
+        float(values.mean()),
+        float(values.std()),
+        tuple(draws),
+    )
 
 
 def shot_order(
@@ -208,22 +230,48 @@ def score_columns(columns: Sequence[Floats | Tensor | None], test: Features) -> 
     """Return the score of each class's column of M test scores; None: it was not trained."""
     trained = [index for index, column in enumerate(columns) if column is not None]
     if not trained:
-        return Score(math.nan, math.nan, math.nan, 0, (math.nan,) * len(columns))
+        return Score(
+            math.nan,
+            math.nan,
+            math.nan,
+            0,
+            (math.nan,) * len(columns),
+        )
 
     scores_MC = torch.stack([torch.as_tensor(columns[index]) for index in trained], dim=1)
     positives_MC, difficult_MC = test.positives_NC[:, trained], test.difficult_NC[:, trained]
-    usual = mean_average_precision(scores_MC, positives_MC, difficult_MC)
-    eleven = mean_average_precision(scores_MC, positives_MC, difficult_MC, "11-point")
-    chance = mean_average_precision(torch.zeros_like(scores_MC), positives_MC, difficult_MC)
+    usual = mean_average_precision(
+        scores_MC,
+        positives_MC,
+        difficult_MC,
+    )
+    eleven = mean_average_precision(
+        scores_MC,
+        positives_MC,
+        difficult_MC,
+        "11-point",
+    )
+    chance = mean_average_precision(
+        torch.zeros_like(scores_MC),
+        positives_MC,
+        difficult_MC,
+    )
     of_trained = dict(zip(trained, usual.per_class, strict=True))
     per_class = tuple(of_trained.get(index, math.nan) for index in range(len(columns)))
-    return Score(usual.value, eleven.value, chance.value, usual.num_classes, per_class)
+    return Score(
+        usual.value,
+        eleven.value,
+        chance.value,
+        usual.num_classes,
+        per_class,
+    )
 
 
 def _over_classes(
     ranks: Ranks, num_classes: int, work: Callable[[int], T], shown: Shown
 ) -> list[T]:
     """Do `work` for each class, shared over the ranks. Called on all ranks; the same on all."""
+    # Classes differ in cost: dealt out in turn they even out.
     own = range(ranks.rank, num_classes, ranks.world_size)
 
     def mine() -> dict[int, T]:

@@ -49,26 +49,54 @@ def run(settings: ProbeSettings, ranks: Ranks) -> None:
     if settings.model == RANDOM:
 
         def draw(loader: Loader, shown: Shown) -> None:
-            random_encoder(encoder, settings.seed, loader, ranks, shown)
+            random_encoder(
+                encoder,
+                settings.seed,
+                loader,
+                ranks,
+                shown,
+            )
 
         walk(settings, config, train_set, ranks, draw)
 
     def extract(loader: Loader, shown: Shown) -> Features:
         return extract_features(encoder, loader, ranks, shown)
 
-    train_features = walk(settings, config, train_set, ranks, extract)
+    train_features = walk(
+        settings,
+        config,
+        train_set,
+        ranks,
+        extract,
+    )
     test_features = walk(settings, config, test_set, ranks, extract)
     train = Part(settings.data.train, train_set, train_features)
     test = Part(settings.data.test, test_set, test_features)
 
+    # Extraction is the long part: it is shared by all protocols.
     kinds = ALL_KINDS if settings.protocol == "all" else (settings.protocol,)
     grids = level_grids(encoder, config.architecture.image_size)
     shown = printing(ranks)
-    probed = probe(kinds, train.features, test.features, ranks, seed=settings.seed, shown=shown)
+    probed = probe(
+        kinds,
+        train.features,
+        test.features,
+        ranks,
+        seed=settings.seed,
+        shown=shown,
+    )
     if ranks.main:
         counts = [len(part.features.sample_ids_N) for part in (train, test)]
         print(tables(probed, grids, *counts))
-        fields = {**about(settings, config, train, test), **plain(probed, grids)}
+        fields = {
+            **about(
+                settings,
+                config,
+                train,
+                test,
+            ),
+            **plain(probed, grids),
+        }
         print(f"Written: {write_probe(settings.out, fields)}")
 
 
@@ -88,6 +116,7 @@ def check(settings: ProbeSettings, ranks: Ranks) -> None:
         check_sklearn()
     if ranks.main:
         settings.out.mkdir(parents=True, exist_ok=True)
+        # Found out now, and not after an hour of features.
         with tempfile.TemporaryFile(dir=settings.out):
             pass
 
@@ -95,7 +124,11 @@ def check(settings: ProbeSettings, ranks: Ranks) -> None:
 def open_encoder(settings: ProbeSettings) -> tuple[FeaturePyramid, ModelConfig]:
     """Return the encoder, on the CPU, and its config; for `random`, weights are drawn later."""
     if settings.like is None:
-        model, config = load_model(Path(settings.model), "generator", "encoder")
+        model, config = load_model(
+            Path(settings.model),
+            "generator",
+            "encoder",
+        )
     else:
         config = read_config(settings.like)
         if config.kind != "generator":
@@ -115,7 +148,12 @@ def open_sets(data: DataSettings, ranks: Ranks) -> tuple[ShardSet, ShardSet]:
     Raises:
         UsageError: their classes differ, or both contain the same images.
     """
-    train = open_set(data.train, data.cache_dir, data.cache_gb, ranks)
+    train = open_set(
+        data.train,
+        data.cache_dir,
+        data.cache_gb,
+        ranks,
+    )
     test = open_set(data.test, data.cache_dir, data.cache_gb, ranks)
     if train.classes != test.classes:
         raise UsageError(
@@ -123,6 +161,7 @@ def open_sets(data: DataSettings, ranks: Ranks) -> tuple[ShardSet, ShardSet]:
             f"{len(test.classes)} others: take both parts from one corpus"
         )
 
+    # Tested on its own images an encoder looks better than it is.
     train_digests = {manifest.digest for manifest in train.manifests}
     if any(manifest.digest in train_digests for manifest in test.manifests):
         raise UsageError(
@@ -168,7 +207,11 @@ def printing(ranks: Ranks) -> Callable[[str, int, int], None]:
         nonlocal last
         if ranks.main and time.monotonic() - last >= PRINT_EVERY_S:
             last = time.monotonic()
-            print(f"{what}: {done} of {total} classes", file=sys.stderr, flush=True)
+            print(
+                f"{what}: {done} of {total} classes",
+                file=sys.stderr,
+                flush=True,
+            )
 
     return show
 

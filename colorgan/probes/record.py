@@ -12,6 +12,7 @@ from colorgan.errors import UsageError
 from colorgan.files import entries, mapping, number, read_json, replacing, short, whole
 
 PROBE = "probe.json"
+# Bounds of a file that may come from anywhere.
 MAX_LEVELS, MAX_COLUMNS, MAX_CLASSES = 16, 16, 1000
 Row = tuple[float | None, ...]
 
@@ -72,6 +73,7 @@ def read_probe(folder: Path) -> Probe:
         UsageError: probe.json holds no score.
     """
     fields = read_json(folder / PROBE)
+    # The file's names are those of the first version.
     linear = mapping(fields.get("linear"))
     low_shot = _levels(fields, "lowshot")
     knn = _levels(fields, "knn")

@@ -43,6 +43,7 @@ def unit_rows(train_ND: Tensor, test_MD: Tensor) -> tuple[Floats, Floats]:
     train_ND, test_MD = (F.normalize(rows.double(), dim=1) for rows in (train_ND, test_MD))
     if train_ND.shape[1] > len(train_ND):
         values, vectors = torch.linalg.eigh(train_ND @ train_ND.T)
+        # Directions of rounding noise would be blown up by the division.
         keep = values > 1e-12 * values[-1].clamp(min=1e-12)
         keep[-1] = True  # a level of zeros keeps one column of them
         scale = values[keep].clamp(min=1e-24).sqrt()
@@ -60,7 +61,15 @@ def choose_cost(
     The i-th positive and the i-th negative image belong to fold i modulo `NUM_FOLDS`. Of equally
     good costs the lowest is taken.
     """
-    fold_N = np.where(positive_N, positive_N.cumsum() - 1, (~positive_N).cumsum() - 1) % NUM_FOLDS
+    # Positives and negatives apart: each fold has the same share of both.
+    fold_N = (
+        np.where(
+            positive_N,
+            positive_N.cumsum() - 1,
+            (~positive_N).cumsum() - 1,
+        )
+        % NUM_FOLDS
+    )
     precisions, unfinished = [], 0
     for cost in costs:
         of_folds = []

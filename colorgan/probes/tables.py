@@ -110,6 +110,7 @@ def best_neighbors(probed: Probed) -> tuple[int, int] | None:
 
 def _best(values: Sequence[float]) -> int | None:
     """Return the index of the largest value that is not NaN; the first of equals."""
+    # A class or level that could not be judged is NaN, which compares as neither.
     known = [index for index, value in enumerate(values) if value == value]
     return max(known, key=values.__getitem__, default=None)
 
@@ -227,7 +228,13 @@ def _low_shot_table(probed: Probed, names: Sequence[str]) -> str:
 def _knn_table(probed: Probed, names: Sequence[str]) -> str:
     best = best_neighbors(probed)
     rows = [["neighbors", *(str(each.k) for each in probed.knn[0])]]
-    for index, (name, level) in enumerate(zip(names, probed.knn, strict=True)):
+    for index, (name, level) in enumerate(
+        zip(
+            names,
+            probed.knn,
+            strict=True,
+        )
+    ):
         cells = []
         for each in level:
             mark = "*" if (index, each.k) == best else ""
@@ -242,6 +249,7 @@ def _percent(share: float) -> str:
 
 def _aligned(rows: Rows) -> str:
     """Return rows as aligned columns, the first to the left, the others to the right."""
+    # Aligned by hand: the table is read in logs too.
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:

@@ -206,6 +206,7 @@ class Folded:
     blocks: Sequence[Block]
 
 
+# mypy narrows by class; the templates choose by the name that each class has.
 Block = (
     Heading
     | Text
@@ -222,6 +223,7 @@ Block = (
 )
 
 
+# The key is the anchor of the contents.
 @dataclass(frozen=True)
 class Section:
     """A titled part of the page that folds."""

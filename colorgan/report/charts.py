@@ -57,6 +57,7 @@ SETTINGS: dict[Any, Any] = {
     "lines.linewidth": 1.7,
 }
 
+# Images seen can be 10 million: kept as numbers, formatted by the axis.
 Points = Sequence[tuple[float, float]]
 Files = dict[str, bytes]  # the files beside the page: name -> bytes
 
@@ -104,6 +105,7 @@ def charts(files: Files, specs: Sequence[ChartSpec], prefix: str = "") -> list[B
         specs: in order.
         prefix: begins the names of the PNGs.
     """
+    # A curve needs two points: one point is a number, and no point is a gap in the log.
     figures, single, absent = [], [], []
     for spec in specs:
         if any(len(line.points) > 1 for line in spec.lines):
@@ -134,6 +136,7 @@ def draw(spec: ChartSpec, files: Files, prefix: str = "") -> Figure:
             _plot(axes, line)
         _scale(axes, spec)
 
+        # The SVG first: the PNG adds a title and a legend to the same drawing.
         svg = svg_of(drawing, stem)
         named = [line for line in spec.lines if not line.thin]
         data = _data(axes, named, spec.unit)
@@ -150,6 +153,7 @@ def draw(spec: ChartSpec, files: Files, prefix: str = "") -> Figure:
 def _plot(axes: Axes, line: Line) -> None:
     points = thinned(line.points)
     stroke: dict[str, Any] = {"marker": "o" if len(points) < 3 else None, "markersize": 4}
+    # Faint, so that the mean stands out of ten runs.
     if line.thin:
         stroke = {"linewidth": 0.8, "alpha": 0.45}
     xs, ys = zip(*points, strict=True)
@@ -172,6 +176,7 @@ def _scale(axes: Axes, spec: ChartSpec) -> None:
     if spec.bounds:
         axes.set_ylim(*spec.bounds)
 
+    # Runs of one recipe are compared from the start, also where logging began late.
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.locator_params(axis="x", nbins=5)
@@ -181,6 +186,7 @@ def _scale(axes: Axes, spec: ChartSpec) -> None:
 
 def _data(axes: Axes, lines_shown: Sequence[Line], unit: str) -> str:
     """Return, for the page's script, the points and the place of the axes in the drawing."""
+    # The layout is fixed by now: the SVG was drawn.
     box = axes.get_position()
     lines = []
     for line in lines_shown:
@@ -226,6 +232,7 @@ def thinned(points: Points, most: int = MAX_POINTS) -> list[tuple[float, float]]
     if len(points) <= most:
         return list(points)
 
+    # Rounded up, so that the means and the last point stay below the limit.
     size = -(-(len(points) - 1) // (most - 1))
     means = []
     for first in range(0, len(points) - 1, size):
@@ -247,6 +254,7 @@ def svg_of(drawing: Drawing, key: str) -> Markup:
     FigureCanvasSVG(drawing).print_svg(out, metadata=plain_file)  # type: ignore[no-untyped-call]
     text = out.getvalue().decode()
     text = text[text.index("<svg") :]
+    # An id counts for the whole page: charts must not share markers and clip paths.
     key = re.sub(r"\W+", "-", key)
     text = re.sub(r'\bid="', f'id="{key}-', text)
     text = re.sub(r'(href="|url\()#', rf"\1#{key}-", text)
@@ -266,6 +274,7 @@ def svg_of(drawing: Drawing, key: str) -> Markup:
             count=1,
         )
 
+    # From colors to variables: dark mode and print change them without a second drawing.
     for index, color in enumerate(COLORS):
         text = text.replace(color, f"var(--line-{index})")
     text = text.replace(INK, "var(--ink)").replace(GRID, "var(--grid)")
@@ -305,8 +314,10 @@ def png_of(drawing: Drawing) -> bytes:
 
 def free_name(files: Files, title: str) -> str:
     """Return a name for a PNG, without its ending, that no other file has."""
+    # Names of logged values come from files: letters and digits alone reach the disk.
     words = "".join(c if c.isascii() and c.isalnum() else " " for c in title.lower()).split()
     stem = name = "-".join(words)[:80] or "chart"
+    # Two runs may log under one name.
     number = 1
     while f"{name}.png" in files:
         number += 1

@@ -23,6 +23,7 @@ from colorgan.report.published import (
 from colorgan.report.report_data import ReportData
 from colorgan.runs.reading import FREE_KEYS, RunFolder, differences, short_names
 
+# Labels of starts begin with one of them.
 SCRATCH, PRETRAINED = "scratch", "generator"
 MODEL_KINDS = {
     "generator": "pretrain",
@@ -113,6 +114,7 @@ def _results_of(run: RunFolder, report_data: ReportData) -> tuple[list[Result], 
         seen = f"{run.images_seen:,} of {run.total_images or '?'} images"
         return [], [f"{run.title} is unfinished ({seen}): its scores are in no table."]
 
+    # Later entries replace earlier ones: an evaluation is scored with all images and weights.
     found: dict[Conditions, Result] = {}
     notes = []
     if run.last_scores:
@@ -136,6 +138,7 @@ def _results_of(run: RunFolder, report_data: ReportData) -> tuple[list[Result], 
         each for each in report_data.evaluations if run_of(each.model, report_data.runs) is run
     ]
     for each in [*run.evaluations, *given]:
+        # Scores of a checkpoint in the middle are not those of the finished run.
         of_the_end = each.images_seen == run.images_seen
         if MODEL_KINDS.get(each.kind) != run.kind or not of_the_end:
             notes.append(
@@ -164,6 +167,7 @@ def _evaluated(run: RunFolder, each: SavedEvaluation) -> list[Result]:
             each,
         )
     ]
+    # Own-size scores have other conditions: a photo of 500 pixels is harder than one of 64.
     own = {}
     for key, value in each.scores.items():
         if key.endswith(OWN_SIZE):
@@ -182,6 +186,7 @@ def _evaluated(run: RunFolder, each: SavedEvaluation) -> list[Result]:
 
 
 def _twins(results: Sequence[Result]) -> list[str]:
+    # A seed that was run twice would count twice in the mean.
     first: dict[tuple[str, str, Conditions], Result] = {}
     notes = []
     for result in results:
@@ -198,6 +203,7 @@ def _twins(results: Sequence[Result]) -> list[str]:
 
 def run_of(folder: str, runs: Sequence[RunFolder]) -> RunFolder | None:
     """Return the run of a model or generator folder, also for a relative path; None if unclear."""
+    # Evaluations name the model as it was typed, often relative to another folder.
     owner = Path(os.path.normpath(folder)).parent
     parts = owner.parts if owner.parts != (".",) else ()
     fits = [run for run in runs if parts and run.path.parts[-len(parts) :] == parts]
@@ -217,6 +223,7 @@ def by_conditions(results: Sequence[Result], task: str) -> dict[Conditions, list
 
 
 def _seed_groups(results: Sequence[Result]) -> list[SeedGroup]:
+    # The recipe without its seed is the group.
     same: dict[str, dict[str, Result]] = {}
     for result in results:  # of a seed that was run twice the later counts
         same.setdefault(result.run.same_but_seed, {})[str(result.run.seed)] = result
@@ -239,6 +246,7 @@ def _told_apart(twins: list[SeedGroup]) -> list[SeedGroup]:
         return twins
 
     runs = [group.results[0].run for group in twins]
+    # Only what differs is in the label: whole recipes would fill the table.
     differing = differences(runs, ignore=(*FREE_KEYS, "seed"))
     labelled = []
     for place, group in enumerate(twins):
@@ -255,6 +263,7 @@ def paired_difference(scratch: SeedGroup, pretrained: SeedGroup, metric: Metric)
     if not gaps:
         return "–", "no seed in common"
 
+    # With few seeds the count says more than a standard deviation.
     better = sum(gap > 0 for gap in gaps)
     text = spread(gaps, metric.scale)
     text = (
@@ -274,6 +283,7 @@ def paired_difference(scratch: SeedGroup, pretrained: SeedGroup, metric: Metric)
 
 def departures(conditions: Conditions, paper: Published) -> str:
     """Return the known differences of our conditions from the paper's."""
+    # The packed set is never the paper's own: its split was drawn at random.
     ways = ["data and split"]
     for name, ours, theirs in (
         ("images", conditions.images, paper.images),
@@ -318,6 +328,7 @@ def _inference(run: RunFolder) -> str:
 def _conditions(
     run: RunFolder, data: Sequence[str], inference: str, scores: Mapping[str, float]
 ) -> Conditions:
+    # Recipes of users may name one folder without a list.
     folders = [data] if isinstance(data, str) else data
     size = run.model.get("architecture", {}).get("image_size", run.setting("network.image_size", 0))
     return Conditions(

@@ -60,6 +60,7 @@ def report_page(report_data: ReportData, files: Files) -> str:
 
     Sections without content are left out and named at the end.
     """
+    # Transfer first: it is what the pretraining is for. Provenance last.
     results, notes = final_results(report_data)
     sections = [
         Section(
@@ -111,6 +112,7 @@ def report_page(report_data: ReportData, files: Files) -> str:
         ),
     ]
 
+    # A missing section is a fact about the given folders, so it is named.
     absent = ", ".join(section.title.lower() for section in sections if not section.blocks)
     if absent:
         notes = [*notes, f"The given folders have nothing for: {absent}."]
@@ -136,6 +138,7 @@ def report_page(report_data: ReportData, files: Files) -> str:
 def _answer(report_data: ReportData) -> list[Block]:
     """Return what a reader wants to know first: the verdicts and a card per task and probe."""
     blocks: list[Block] = []
+    # Sentences before cards: a verdict has its interval, a card is a glance.
     sentences = verdicts(report_data)
     if sentences:
         blocks.append(Items(sentences, "verdict"))

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from colorgan.evaluation.strips import OpenStrip, read_strips
 from colorgan.report.blocks import Photo, Photos, Picture, data_uri
 
+# A PNG of a few kilobytes can unfold to gigabytes.
 MAX_PIXELS = 60_000_000
 MAX_PHOTOS = 8
 MAX_MOMENTS = 5
@@ -29,6 +30,7 @@ Row = list[tuple[str, Image.Image]]  # captions and images
 def triples(path: Path) -> list[Row]:
     """Return grey, colored, original of the strips beside a PNG, the largest gain first."""
     strips = [strip for strip in read_strips(path.with_suffix("")) if _is_whole(strip)]
+    # Gain over grey and not PSNR: a dull photo has a high PSNR without any color.
     strips.sort(key=_gain, reverse=True)
     rows = []
     for strip in strips:
@@ -70,6 +72,7 @@ def progress(pictures: Sequence[tuple[int, Path]], total_images: int | None) -> 
         pictures: images seen and path of each validation's picture.
         total_images: the run's length, for captions in percent.
     """
+    # The validation set has the same samples at every validation; a damaged strip drops out.
     moments: list[tuple[str, dict[int, OpenStrip]]] = []
     for images, path in _spread(pictures):
         strips = [
@@ -86,6 +89,7 @@ def progress(pictures: Sequence[tuple[int, Path]], total_images: int | None) -> 
     rows = []
     last = moments[-1][1]
     for sample_id, strip in last.items():
+        # A run that was resumed at another size would not fit the row.
         size = strip.cells[GREY].size
         row = [("grey", strip.cells[GREY])]
         for caption, strips_of in moments:
@@ -100,6 +104,7 @@ def _spread(pictures: Sequence[tuple[int, Path]]) -> list[tuple[int, Path]]:
     """Return up to five pictures, the first and the last among them."""
     if len(pictures) <= MAX_MOMENTS:
         return list(pictures)
+    # A set: with few pictures two places may round to one.
     places = {round(i * (len(pictures) - 1) / (MAX_MOMENTS - 1)) for i in range(MAX_MOMENTS)}
     return [pictures[place] for place in sorted(places)]
 
@@ -110,6 +115,7 @@ def open_picture(path: Path | None) -> Image.Image | None:
         return None
     try:
         with warnings.catch_warnings():
+            # Pillow warns of decompression bombs before it refuses them.
             warnings.simplefilter("error")
             with Image.open(path, formats=("PNG",)) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
@@ -128,6 +134,7 @@ def open_picture(path: Path | None) -> Image.Image | None:
 def sheet(rows: Sequence[Row]) -> Image.Image:
     """Return rows of captioned images on one sheet, for the PNG beside the page."""
     width, height = rows[0][0][1].size
+    # Rows differ where a validation lacks a strip.
     columns = max(len(row) for row in rows)
     size = (GAP_PX + columns * (width + GAP_PX), LINE_PX + len(rows) * (height + GAP_PX))
     whole = Image.new("RGB", size, "white")

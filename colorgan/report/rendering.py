@@ -30,6 +30,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # Templates of groups render their blocks by the same function.
     environment.globals["render"] = render
     return environment
 
@@ -44,6 +45,7 @@ def _visible(value: Any) -> Any:
 
     shown = []
     for character in value:
+        # Category C: control, format (direction), surrogate, private and unassigned.
         plain = character in "\n\t" or category(character)[0] != "C"
         shown.append(character if plain else character.encode("unicode_escape").decode())
     return "".join(shown)
@@ -68,6 +70,7 @@ def render_page(title: str, made: str, answer: Sequence[Block], sections: Sequen
         sections: in order; each is an entry of the contents.
     """
     package = files("colorgan.report")
+    # The hash in the policy must be that of these very bytes.
     script = (package / "page.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (

@@ -45,6 +45,7 @@ def read_folders(folders: Sequence[Path]) -> ReportData:
     for folder in _with_pretraining(folders):
         _read(folder, report_data)
 
+    # Pretraining first: fine-tuning refers to it. The sort is stable within a kind.
     report_data.runs.sort(key=lambda run: KINDS.index(run.kind))
     names = short_names([run.path for run in report_data.runs])
     for number, (run, name) in enumerate(
@@ -57,6 +58,7 @@ def read_folders(folders: Sequence[Path]) -> ReportData:
     ):
         run.number, run.name = number, name
 
+    # Runs that were given by themselves are compared like those of a study.
     single_runs, notes = compared_runs(report_data.runs)
     if single_runs is not None:
         report_data.studies.append(single_runs)
@@ -68,6 +70,7 @@ def read_folders(folders: Sequence[Path]) -> ReportData:
 
 def _read(folder: Path, report_data: ReportData) -> None:
     """Read one folder into the report's data."""
+    # The order matters: a study and a run both may have evaluations inside.
     if (folder / STUDY).is_file():
         report_data.studies.append(read_study(folder))
     elif (folder / RECIPE).is_file():
@@ -89,6 +92,7 @@ def _read(folder: Path, report_data: ReportData) -> None:
 
 def _with_pretraining(folders: Sequence[Path]) -> list[Path]:
     """Return each folder once, and after a study its pretraining runs."""
+    # Resolved, so that one folder by two names counts once.
     found: list[Path] = []
     for folder in (path.resolve() for path in folders):
         found.append(folder)

@@ -94,6 +94,7 @@ def shared_network(networks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             f"no arm is a generator: {first} is an encoder from elsewhere, and scratch is the U-Net"
         )
 
+    # An encoder from elsewhere has fewer keys: what it lacks is not compared.
     for name, other in others:
         for key, value in other.items():
             if value != network[key]:

@@ -24,6 +24,7 @@ def check(settings: StudySettings) -> None:
     Raises:
         UsageError, ModelFolderError: one of them, in a sentence.
     """
+    # A misspelt protocol would be a key without effect.
     for name in (*settings.epochs_times, *settings.predictions):
         find_protocol(name)
     for name in settings.protocols:
@@ -37,6 +38,7 @@ def check(settings: StudySettings) -> None:
     for name, folder in settings.generators.items():
         _check_generator(name, folder)
 
+    # These differ between arms and seeds: one value for all runs would undo the comparison.
     taken = sorted({str(key).split(".")[0] for key in settings.finetune} & OWN_KEYS)
     if taken:
         raise UsageError(
@@ -50,8 +52,7 @@ def _check_protocol(protocol: Protocol, settings: StudySettings) -> None:
     drawn = settings.roots.voc is None and protocol.corpus == "voc"
     if drawn and protocol.data[0].test.split.startswith("2007"):
         raise UsageError(
-            f"{protocol.name} needs --roots.voc: the built-in sample has the splits of VOC 2012 "
-            "only"
+            f"{protocol.name} needs --roots.voc: the built-in sample has VOC 2012 only"
         )
     if protocol.corpus == "coco" and settings.roots.coco is None:
         raise UsageError(f"{protocol.name} needs --roots.coco, the folder of that corpus")

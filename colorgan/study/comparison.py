@@ -226,9 +226,11 @@ def compare(
     Raises:
         UsageError: the arms have other seeds, or were scored on other images.
     """
+    # Paired: luck that both arms share, such as an easy test set, cancels out.
     differences_PS = _paired_differences_PS(arm, against)
     difference = float(differences_PS.mean())
     generator = np.random.default_rng(seed)
+    # Without images every resample has the images' own difference.
     resampled_R = np.full(num_resamples, difference)
     levels: list[Level] = []
     if differences_PS.shape[0] > 1:
@@ -282,6 +284,7 @@ def _paired_differences_PS(arm: ArmScores, against: ArmScores) -> Floats:
             "least one"
         )
 
+    # Scratch has one row, which numpy repeats for every pretraining seed.
     rows, other_rows = arm.pretraining_seeds, against.pretraining_seeds
     if len(rows) > 1 and len(other_rows) > 1 and rows != other_rows:
         raise UsageError(

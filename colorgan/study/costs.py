@@ -24,6 +24,7 @@ ENDING = ".cost.json"
 def write_cost(folder: Path, step: Step, seconds: float, core_seconds: float) -> None:
     """Write what a step has cost; a step that was stopped and resumed adds up."""
     path = folder / f"{step.file_name}{ENDING}"
+    # A resumed step has paid for its first part too.
     before = read_json(path)
     cost = {
         "name": step.name,
@@ -68,6 +69,7 @@ def estimates(
 
     found: dict[str, float | None] = {}
     for step in steps:
+        # The protocol is more specific than the command.
         protocol = step.name.partition("/")[0]
         known = expected.get(protocol, expected.get(step.command))
         if step.name in measured:
@@ -87,6 +89,7 @@ def cost_text(steps: Sequence[Step], folder: Path, expected: Mapping[str, float]
     lines = [f"{'step':{width}}  state     core-minutes"]
     left = 0.0
     unknown = 0
+    # A complete step below an incomplete one will be repeated.
     complete: set[str] = set()
     for step in steps:
         ready = all(parent in complete for parent in step.parents)

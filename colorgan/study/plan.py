@@ -59,6 +59,7 @@ class Plan:
             steps += trial.steps()
         steps += self._final_steps([step.name for step in steps])
 
+        # Protocols share packed parts: the first step of a name is kept.
         once: dict[str, Step] = {}
         for step in steps:
             once.setdefault(step.name, step)
@@ -125,6 +126,7 @@ class Plan:
 
     def _split(self, protocol: Protocol, root: Path) -> Split:
         """Return the first way of splitting the corpus that is on disk; of one way, that one."""
+        # The last way is the fallback; packing names what it lacks.
         for split in protocol.data[:-1]:
             if split.train.is_on_disk(root) and split.test.is_on_disk(root):
                 return split
@@ -138,6 +140,7 @@ class Plan:
             for name in self.recipes
             for folder in self._pretraining_runs(name)
         }
+        # The drawn VOC appears with the first set of the sample.
         if settings.roots.voc is None:
             parents["voc"] = self._sample_step("voc-train", 64).name
         return Trial(
@@ -273,6 +276,7 @@ class Plan:
             consolidate, "consolidate", generator / "config.json", (pretrain,), lambda: words
         )
 
+        # The report shows color scores beside the transfer.
         val = dict(leaves(recipe)).get("data.val")
         if val:
             scored = {

@@ -110,6 +110,7 @@ class ArmRecord(ArmValues):
     def settings_text(self) -> str:
         """The settings in a line: stages in words, the rest by key."""
         stages = [mapping(stage) for stage in entries(self.settings.get("stages"), 10)]
+        # "4 epochs at 0.0003, then 2 epochs at 5e-05": schedules side by side are read as words.
         words = []
         for stage in stages:
             frozen = " with frozen features" if stage.get("features") == "frozen" else ""
@@ -255,6 +256,7 @@ def read_study(folder: Path) -> Study:
             f"{folder} out"
         )
 
+    # Runs may be gone: the table stays, and the page names what is missing.
     notes: list[str] = []
     folders = {
         (protocol.name, arm.name): _folders(folder, arm, notes)
@@ -310,6 +312,7 @@ def _readable(folders: Sequence[Path], read: Callable[[Path], T], notes: list[st
 
 def _inside(folder: Path, path: str) -> Path | None:
     """Return a run's folder inside the study's, also after the study was moved; nothing outside."""
+    # The recorded path is of the machine that made it: its ends are tried from the longest.
     parts = [part for part in Path(path).parts[-12:] if part not in ("/", "..", ".")]
     for start in range(len(parts)):
         found = folder.joinpath(*parts[start:])

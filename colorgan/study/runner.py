@@ -174,6 +174,7 @@ class Runner:
             self._places.put(place)
 
         lines = last_lines(log)
+        # Before the check of its output: a stopped step may have written it in part.
         if status == ExitStatus.STOPPED or self._stopped:
             raise StepError(f"{step.name}: stopped; {RESUMES}", ExitStatus.STOPPED)
         if step.may_diverge and status == ExitStatus.NOT_FINITE:
@@ -183,6 +184,7 @@ class Runner:
         if status != 0 or not step.done.exists():
             raise _failure(step, status, log, lines)
 
+        # Only now: a crash before this line repeats the step, which costs little.
         path.rename(path.with_suffix(".done"))
         shown = [line for line in lines if not line.startswith(("Next:", "next:"))]
         print(
@@ -201,6 +203,7 @@ class Runner:
             str(recipe),
         ]
         begin = time.monotonic()
+        # Launchers end with 1 whatever their ranks end with.
         statuses = recipe.with_suffix(".statuses")
         shutil.rmtree(statuses, ignore_errors=True)
         statuses.mkdir()
@@ -209,6 +212,7 @@ class Runner:
             stdout=output,
             stderr=output,
             env={**self._environment(place), "COLORGAN_STATUS_DIR": str(statuses)},
+            # A group of its own: Ctrl-C in a terminal must not reach it twice.
             start_new_session=True,
         )
         self._running.add(process)
@@ -284,6 +288,7 @@ def _status_of_ranks(folder: Path, status: int) -> int:
         if text.isdigit() and int(text) != ExitStatus.DONE:
             found.append(int(text))
 
+    # A rank that lost its peer is a consequence, not the cause.
     own = [each for each in found if each != ExitStatus.LOST_RANK]
     return next(iter([*own, *found]), status)
 

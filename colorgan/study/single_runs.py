@@ -78,6 +78,7 @@ def _grouped(runs: Sequence[RunFolder]) -> tuple[list[Arms], list[str]]:
             continue
 
         arms = groups.setdefault(_shared(run), {})
+        # The start names the arm: one generator is one arm.
         by_seed = arms.setdefault(str(run.setting("init", SCRATCH)), {})
         if run.seed in by_seed:
             notes.append(
@@ -94,6 +95,7 @@ def _evaluation(run: RunFolder) -> SavedEvaluation | None:
 
 def _shared(run: RunFolder) -> str:
     """Return a text that is equal for runs that are to be compared."""
+    # Whatever else differs makes two experiments of two runs.
     free = (*FREE_KEYS, *OWN_KEYS)
     kept = {}
     for key, value in flat(run.recipe).items():

@@ -14,9 +14,11 @@ from typing import Any
 
 import yaml
 
-from colorgan.errors import UsageError
+from colorgan.errors import ModelFolderError, UsageError
 
 TRAINING = ("pretrain", "finetune", "probe")
+# What a scheduler gives a command: all nodes of a pretraining, one node with GPUs, or cores alone.
+RESOURCES = {"pretrain": "pretrain", "finetune": "gpu", "probe": "gpu", "evaluate": "gpu"}
 IN_PROCESS = "study"  # the command of steps that are functions of the study itself
 
 Recipe = Mapping[str, Any]
@@ -60,6 +62,7 @@ class Step:
 
     def text(self) -> str:
         """Return the recipe as YAML, with the digests of its inputs as comments."""
+        # As comments: the same file is the command's recipe.
         digests = "".join(f"# {name}: {digest}\n" for name, digest in self.inputs().items())
         return digests + yaml.safe_dump(dict(self.recipe()), sort_keys=False)
 
@@ -85,24 +88,28 @@ def find_step(steps: Sequence[Step], name: str) -> Step:
     for step in steps:
         if step.name == name:
             return step
-    raise UsageError(
-        f"--step {name!r}: the study has no such step; --list_steps true prints their names"
-    )
+    raise UsageError(f"the study has no step {name!r}; --list_steps true prints their names")
 
 
-def list_steps(steps: Sequence[Step], folder: Path, launcher: Path) -> str:
+def list_steps(steps: Sequence[Step], folder: Path) -> str:
     """Write the recipes that are known already and return the steps as a JSON list, parents first.
 
-    Each entry has `name`, `command` (the script in launcher/), `words` (its arguments), `parents`,
-    `complete`, and `recipe`, the YAML file; null while it depends on parents that are not complete.
+    Each step has `name`; `command`, the script in launcher/; `words`, its arguments; `parents`;
+    `resources`: pretrain, gpu or cpu; `complete`; `may_diverge`; `done`, the file that it
+    completes; and `recipe`, its YAML file, null while it depends on parents that are not complete.
+
+    Args:
+        steps: of the study.
+        folder: of the steps.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    complete: set[str] = set()
+    complete: dict[str, Step] = {}
     entries = []
     for step in steps:
-        ready = all(parent in complete for parent in step.parents)
-        if ready and not step.always and step.is_complete(folder):
-            complete.add(step.name)
+        parents = [complete[name] for name in step.parents if name in complete]
+        ready = len(parents) == len(step.parents)
+        if ready and (is_current(step, parents) if step.always else step.is_complete(folder)):
+            complete[step.name] = step
 
         path = folder / f"{step.file_name}.yaml"
         known = step.command != IN_PROCESS and _write_recipe(step, path)
@@ -112,19 +119,29 @@ def list_steps(steps: Sequence[Step], folder: Path, launcher: Path) -> str:
                 "command": step.command,
                 "words": ["--config", str(path)] if known else ["--step", step.name],
                 "parents": list(step.parents),
+                "resources": RESOURCES.get(step.command, "cpu"),
+                "complete": step.name in complete,
+                "may_diverge": step.may_diverge,
                 "recipe": str(path) if known else None,
                 "done": str(step.done),
-                "complete": step.name in complete,
             }
         )
     return json.dumps(entries, indent=1)
+
+
+def is_current(step: Step, parents: Sequence[Step]) -> bool:
+    """Return whether a step that is always repeated is newer than all that it reads."""
+    if not step.done.exists():
+        return False
+    made = step.done.stat().st_mtime_ns
+    return all(each.done.exists() and each.done.stat().st_mtime_ns <= made for each in parents)
 
 
 def _write_recipe(step: Step, path: Path) -> bool:
     """Write a step's recipe; return False while it depends on results that do not exist yet."""
     try:
         text = yaml.safe_dump(dict(step.recipe()), sort_keys=False)
-    except UsageError:
+    except (UsageError, ModelFolderError):
         return False
 
     path.write_text(text)

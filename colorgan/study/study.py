@@ -28,7 +28,7 @@ def run_study(settings: StudySettings, launcher: Path) -> None:
     folder = settings.out / STEPS
     steps = plan.steps
     if settings.list_steps:
-        print(list_steps(steps, folder, launcher))
+        print(list_steps(steps, folder))
         return
     if settings.dry_run:
         print(cost_text(steps, folder, settings.expected_core_minutes))

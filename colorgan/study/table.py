@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from colorgan.evaluation.record import EVALUATION, SCORES, read_evaluation
+from colorgan.evaluation.record import EVALUATION, SCORES, SavedEvaluation, read_evaluation
 from colorgan.study.arms import Arm
 from colorgan.study.comparison import ArmScores, RunKey, compare, read_arm, survives_many
 from colorgan.study.costs import read_costs
@@ -32,6 +32,8 @@ from colorgan.study.trial import Trial, best_rates, read_scores
 Folders = Mapping[str, Mapping[RunKey, Path]]  # arm -> (pretraining seed, seed) -> evaluation
 # A model that gives one class to this share of all pixels or images has learnt nothing else.
 ONE_CLASS_SHARE = 0.995
+# IoU of stray pixels: at 64 pixels, runs that are at background have other classes below it.
+STRAY_IOU = 0.02
 
 
 def write_table(settings: StudySettings, trials: Sequence[Trial]) -> None:
@@ -149,11 +151,12 @@ def compared(
             _one_class([*folders[name].values(), *folders[against].values()]) if folders else ""
         )
         if one_class:
-            verdict = f"no verdict: every run predicts one class ({one_class})"
+            verdict = f"no verdict: every run predicts one class alone ({one_class})"
         elif num_comparisons > 1 and found.is_difference:
             stays = survives_many(found, num_comparisons)
             word = "stays" if stays else "does not stay"
             verdict = f"{verdict}; {word} with Bonferroni for {num_comparisons} comparisons"
+        # The record has the fields of the comparison that a reader needs.
         plain = asdict(found)
         plain["verdict"] = verdict
         records.append(ComparisonRecord.model_validate(plain))
@@ -161,16 +164,34 @@ def compared(
 
 
 def _one_class(folders: Sequence[Path]) -> str:
-    """Return the class that every run gives to nearly everything; "" if one of them does not."""
+    """Return the class that is all that every run has learned; "" if one of them knows more."""
     names = set()
     for folder in folders:
-        evaluation = read_evaluation(folder)
-        columns = [sum(column) for column in zip(*evaluation.confusion, strict=True)]
-        total = sum(columns)
-        if not total or max(columns) < ONE_CLASS_SHARE * total:
+        name = only_class(read_evaluation(folder))
+        if not name:
             return ""
-        names.add(evaluation.confusion_names[columns.index(max(columns))])
+        names.add(name)
     return ", ".join(sorted(names))
+
+
+def only_class(evaluation: SavedEvaluation) -> str:
+    """Return the class that a model gives to nearly everything; "" if it knows others.
+
+    A segmenter whose other classes have next to no IoU counts too: it paints stray pixels.
+    """
+    # Columns are predictions: what the model says, whatever is true.
+    columns = [sum(column) for column in zip(*evaluation.confusion, strict=True)]
+    if not sum(columns):
+        return ""
+
+    most = max(columns)
+    name = evaluation.confusion_names[columns.index(most)]
+    if most >= ONE_CLASS_SHARE * sum(columns):
+        return name
+
+    others = [score or 0.0 for key, score in evaluation.per_class.items() if key != name]
+    nothing_else = bool(others) and max(others) < STRAY_IOU
+    return name if evaluation.kind == "segmenter" and nothing_else else ""
 
 
 def further_score(folders: Folders, pairs: Sequence[tuple[str, str]], metric: str) -> FurtherScore:

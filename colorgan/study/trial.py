@@ -83,10 +83,12 @@ class Trial:
         if not part.image.startswith("squash:"):
             return part.image
 
+        # The user's settings override the protocol's, as in the runs.
         keys = {**self.protocol.settings, **self.settings}
         smallest = float(keys.get("data.random_crop_min_area", 1.0))
         side = int(self.network["image_size"])
         if smallest < 1.0:
+            # Rounded up to 8: packed sizes stay multiples of a JPEG block.
             side = math.ceil(side / math.sqrt(smallest) / 8) * 8
         return f"squash:{side}"
 
@@ -140,6 +142,7 @@ class Trial:
 
     def search(self) -> list[Step]:
         """Return a run per arm and learning rate, on the parts of a search, with the first seed."""
+        # One seed and one start per arm: a search of all of them costs as much as the study.
         parts = self.search_parts()
         steps = []
         for arm in self.arms:
@@ -286,6 +289,7 @@ class Trial:
                 "data.train": [str(self.folder_of(parts[0]))],
                 "data.val": [str(self.folder_of(parts[1]))],
                 "stages": self.stages_of(arm, learning_rate),
+                # Scored once, at the end: scores on the way would be a choice by the test part.
                 "output.validate_every_images": 0,
                 "output.save_every_images": 0,
                 **self.protocol.settings,

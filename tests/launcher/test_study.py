@@ -185,7 +185,7 @@ def test_a_stopped_study_says_so_and_goes_on(recipe: Path, tmp_path: Path) -> No
         (("--protocols", "[paper-classification@10]"), "a stratified split already"),
         (("--pretrain", "{gan: {imagse: 3}}"), "imagse"),
         (("--comparisons", "[[gan, l1]]"), "is not a pair of arms"),
-        (("--step", "nothing"), "the study has no such step"),
+        (("--step", "nothing"), "the study has no step .nothing."),
     ],
 )
 def test_bad_settings_are_reported_in_one_sentence(

@@ -31,6 +31,7 @@ def answer_cards(report_data: ReportData) -> list[Card]:
     cards = []
     for study in report_data.studies:
         for protocol in study.protocols:
+            # The first comparison is that of the first pretrained arm with scratch.
             cards += [_study_card(protocol, each) for each in protocol.comparisons[:1]]
             cards += _probe_cards(protocol.title, _study_probes(study, protocol))
     cards += _probe_cards("Frozen features", by_model(report_data.probes))
@@ -48,6 +49,7 @@ def _study_card(protocol: ProtocolRecord, each: ComparisonRecord) -> Card:
     names = {metric.key: metric.name for metrics in METRICS.values() for metric in metrics}
     metric = names.get(protocol.metric, protocol.metric)
 
+    # Color only where the interval leaves 0 out: a gain by chance is not green.
     kind = "unclear"
     if each.low is not None and each.high is not None and not each.low <= 0 <= each.high:
         kind = "better" if each.low > 0 else "worse"
@@ -74,6 +76,7 @@ def _probe_cards(title: str, arms: Mapping[str, Sequence[Probe]]) -> list[Card]:
     if not values:
         return []
 
+    # The best arm is the headline; all arms are in the text.
     best = max(values, key=lambda name: values[name])
     text = f"mAP of {method}: {', '.join(texts)}."
     return [
@@ -93,6 +96,7 @@ def _generator_card(run: RunFolder) -> list[Card]:
     gap = ""
     kind = ""
     if "grey_psnr" in scores:
+        # Grey is the baseline that a generator of no color reaches.
         gain = scores["psnr"] - scores["grey_psnr"]
         kind = "better" if gain > 0 else "worse"
         word = "above" if gain > 0 else "below"

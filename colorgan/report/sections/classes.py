@@ -46,6 +46,7 @@ def classes_blocks(key: str, arms: Evaluations, files: Files) -> list[Block]:
         arms: the evaluations of each arm, one per run.
         files: receives the PNGs.
     """
+    # Maps beside maps and overlays beside overlays: arms are compared across.
     maps: list[Block] = []
     overlays: list[Block] = []
     for place, (name, evaluations) in enumerate(arms.items(), 1):
@@ -78,6 +79,7 @@ def _class_table(arms: Evaluations) -> list[Block]:
         rows.append([name, *cells])
 
     kind = next((each.kind for evaluations in arms.values() for each in evaluations), "")
+    # One arm may have more runs than another.
     several = max(len(evaluations) for evaluations in arms.values()) > 1
     over_runs = ", mean over runs" if several else ""
     caption = f"{MEASURES.get(kind, 'Score')} of each class in %{over_runs}, best first."
@@ -117,6 +119,7 @@ def summed(evaluations: Sequence[SavedEvaluation]) -> tuple[tuple[str, ...], Mat
         return (), []
 
     names = found[0].confusion_names
+    # Sets with other classes cannot be added up.
     alike = [each.confusion for each in found if each.confusion_names == names]
     rows_of_all = zip(*alike, strict=True)
     return names, [[sum(cells) for cells in zip(*rows, strict=True)] for rows in rows_of_all]
@@ -135,6 +138,7 @@ def _confusion(
         return []
 
     shares = row_shares(counts)
+    # Beside the page for papers and slides.
     files[f"{stem}-confusion.png"] = _heat_png(name, names, shares)
     remarks = [f"{MEANING.get(evaluations[0].kind, '')} Shades are shares of a row."]
     frequent = _frequent(names, shares)
@@ -170,6 +174,7 @@ def _frequent(names: Sequence[str], shares: Matrix) -> list[str]:
         for predicted, share in enumerate(row):
             if true != predicted and share > MIN_SHARE:
                 pairs.append((share, true, predicted))
+    # By share, not by count: rare classes are confused most.
     pairs.sort(reverse=True)
 
     texts = []
@@ -195,6 +200,7 @@ def _heat_png(title: str, names: Sequence[str], shares: Matrix) -> bytes:
     font = ImageFont.load_default(size=PNG_FONT_PX)
     labels = [plain(name)[:MAX_LABEL] for name in names]
     margin = 2 * PNG_FONT_PX + max(round(font.getlength(label)) for label in labels)
+    # Cells of 16 pixels: eighty classes are 1,280 pixels.
     map_px = PNG_CELL_PX * len(names)
     side = margin + map_px + PNG_FONT_PX
     top = margin + 2 * PNG_FONT_PX
@@ -233,6 +239,7 @@ def _heat_png(title: str, names: Sequence[str], shares: Matrix) -> bytes:
             font=font,
             anchor="rm",
         )
+        # Pillow has no vertical text: each name is drawn flat and turned.
         upright = Image.new("RGB", (margin, PNG_CELL_PX), "white")
         pen = ImageDraw.Draw(upright)
         pen.text(
@@ -279,6 +286,7 @@ def classes_section(
 
 
 def _without_runs(report_data: ReportData, results: Sequence[Result], files: Files) -> list[Block]:
+    # An evaluation inside a run is shown with the run.
     counted = {id(each.evaluation) for each in results if each.evaluation}
     groups: dict[tuple[str, str], dict[str, list[SavedEvaluation]]] = {}
     for each in report_data.evaluations:
@@ -292,6 +300,7 @@ def _without_runs(report_data: ReportData, results: Sequence[Result], files: Fil
 
     blocks: list[Block] = []
     for (task, where), models in groups.items():
+        # The scores come before the classes: these models have no row elsewhere.
         title, *rest = _titled(
             f"{TITLES[task]}, {where}",
             models,

@@ -19,6 +19,7 @@ Runs = Mapping[str, Sequence[RunFolder]]  # by arm
 def finetuning_section(report_data: ReportData, files: Files) -> list[Block]:
     """Return loss and scores over fine-tuning, a group per task and validation set."""
     runs = [run for run in report_data.runs if run.kind in METRICS]
+    # Scratch first, so that it has the first color in every chart.
     runs.sort(key=lambda run: start_of(run) != SCRATCH)
     groups: dict[tuple[str, str], dict[str, list[RunFolder]]] = {}
     for run in runs:
@@ -78,6 +79,7 @@ def _arm_lines(arms: Runs, kind: str, name: str) -> list[Line]:
     for place, (arm, runs) in enumerate(arms.items()):
         curves = [points for run in runs if (points := run.curve(kind, name))]
         mean = mean_curve(curves)
+        # A mean of one point would hide the curves.
         with_mean = len(curves) > 1 and len(mean) > 1
         for points in curves:
             lines.append(Line(arm, points, place, thin=with_mean))
@@ -92,5 +94,6 @@ def mean_curve(curves: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[floa
         return []
 
     values = [dict(points) for points in curves]
+    # A run that ended early must not bend the mean.
     shared = sorted(set(values[0]).intersection(*values[1:]))
     return [(images, fmean(each[images] for each in values)) for images in shared]

@@ -23,6 +23,7 @@ from colorgan.report.published import OWN_SIZE
 from colorgan.report.report_data import ReportData
 from colorgan.runs.reading import RunFolder
 
+# More would push the other sections off the first screens.
 NUM_PHOTOS = 4  # of one run's progress, and of its best and its worst
 COLOR_SCORES = (
     ("PSNR", "psnr", 2, "\u00a0dB"),
@@ -52,6 +53,7 @@ def progress_section(report_data: ReportData, files: Files) -> list[Block]:
             )
             continue
 
+        # Runs of older versions have captioned grids alone.
         rows = progress(run.pictures, run.total_images)
         if rows:
             files[f"progress-{run.number}.png"] = png_bytes(sheet(rows))
@@ -87,6 +89,7 @@ def colored_section(report_data: ReportData, files: Files) -> list[Block]:
     evaluations = [*report_data.evaluations]
     for run in report_data.runs:
         evaluations += run.evaluations
+    # Without a kind: evaluations of older versions.
     generators = [each for each in evaluations if each.kind in ("generator", "")]
     for number, each in enumerate(generators, 1):
         blocks += _evaluation(each, number, files)
@@ -111,6 +114,7 @@ def _evaluation(each: SavedEvaluation, number: int, files: Files) -> list[Block]
     shown: list[Block] = []
     for what, title in ENDS:
         shown += _end(each, what, title, number, files)
+    # An evaluation of few photos has no best and worst.
     if not shown:
         shown = _end(
             each,

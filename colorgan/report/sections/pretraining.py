@@ -38,6 +38,7 @@ def pretraining_section(report_data: ReportData, files: Files) -> list[Block]:
     if not runs:
         return []
 
+    # One legend for all charts: a color is a run everywhere.
     legend = Legend([run.title for run in runs])
     blocks: list[Block] = [legend, *charts(files, [*_losses(runs), *_scores(runs)])]
     blocks += [
@@ -151,6 +152,7 @@ def _signs(runs: Sequence[RunFolder]) -> list[ChartSpec]:
 
 
 def _others(runs: Sequence[RunFolder]) -> list[ChartSpec]:
+    # In the order of the log, each once.
     names = dict.fromkeys(name for run in runs for name in run.names("train"))
     undrawn = [name for name in names if name not in DRAWN][:MAX_OTHERS]
     return [
@@ -216,6 +218,7 @@ def _speed_row(run: RunFolder) -> list[str]:
 
 def mean_speed(points: Sequence[tuple[int, float]]) -> float | None:
     """Return images over time, from images per second of stretches."""
+    # Weighted by images: stretches between log lines differ after a resume.
     total = seconds = before = 0.0
     for images, speed in points:
         count = images - before
@@ -229,6 +232,7 @@ def mean_speed(points: Sequence[tuple[int, float]]) -> float | None:
 def _health(run: RunFolder) -> str:
     """Return the balance of the two networks in the last third of the log."""
     losses = [value for _, value in run.curve("train", "loss/discriminator")]
+    # The beginning says little: both networks are still random.
     late = losses[-max(1, len(losses) // 3) :]
     chance = CHANCE_LOSS.get(str(run.setting("loss.gan")))
     if run.setting("loss.gan") == "none":

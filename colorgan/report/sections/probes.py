@@ -44,6 +44,7 @@ def best_of(probes: Sequence[Probe]) -> tuple[str, list[float]]:
 
     Linear classifiers come first, then nearest neighbors; ("", []) without either.
     """
+    # The level that the training part chose: the best on the test part would be chosen by it.
     linear = []
     for each in probes:
         if each.best_linear is not None and each.best_linear < len(each.linear):
@@ -68,6 +69,7 @@ def _linear(arms: Probes) -> list[Block]:
     if not found:
         return []
 
+    # Encoders of other depths share a table; the deeper one names the rows.
     levels = max((each.levels for probes in found.values() for each in probes), key=len)
     rows = []
     for level, name in enumerate(levels):
@@ -169,6 +171,7 @@ def _nearest(probes: Sequence[Probe], level: int, place: int, k: int) -> str:
 
 
 def _counts(arms: Probes) -> str:
+    # All probes of a table were made on the same parts.
     first = next(iter(arms.values()))[0]
     counts = []
     for count, what in (

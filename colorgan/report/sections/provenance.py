@@ -24,6 +24,7 @@ def recipes_section(report_data: ReportData) -> list[Block]:
     blocks: list[Block] = []
     for kind, name in KIND_NAMES.items():
         runs = report_data.of(kind)
+        # One run differs from nothing.
         if len(runs) < 2:
             continue
         rows = [[key, *values] for key, values in differences(runs).items()]
@@ -109,6 +110,7 @@ def _versions(report_data: ReportData) -> Block | None:
         for behind in study.folders.values():
             named += [("a study", run) for run in behind.runs]
 
+    # Runs with the same versions share a row: usually there is one.
     known: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for title, run in named:
         versions = list(_last_versions(run).items())[:MAX_VERSIONS]
@@ -154,6 +156,7 @@ def _checkpoints(runs: Sequence[RunFolder]) -> list[list[str]]:
 def _events(runs: Sequence[RunFolder]) -> list[list[str]]:
     rows = []
     for run in runs:
+        # The last ones: a run that was requeued for a week has thousands.
         events = [entry for entry in run.log if entry["kind"] == "event"]
         for entry in events[-MAX_ROWS:]:
             text = short(entry.get("text"), 400)

@@ -32,6 +32,7 @@ from colorgan.report.published import (
     Published,
 )
 
+# Scores by two metrics are two columns, also of one run.
 Column = tuple[Metric, Conditions, list[SeedGroup]]
 SOURCE = "Treneska et al., Sensors 2022, 22(4), 1599"
 NO_VALUE = "–"
@@ -93,6 +94,7 @@ def _earlier_table() -> Block:
 
 
 def _color_table(results: Sequence[Result]) -> Block:
+    # A column per recipe and set: seeds are averaged, nothing else.
     columns = []
     for conditions, groups in by_conditions(results, "pretrain").items():
         columns += [(conditions, group) for group in groups]
@@ -113,6 +115,7 @@ def _color_table(results: Sequence[Result]) -> Block:
         for _, group in columns:
             value = spread(list(group.values(key).values()), digits=digits)
             cells.append(value if value == NO_VALUE else value + unit)
+        # Rows that nobody has are left out; the paper's stay, so that gaps show.
         if key in PAPER_COLORS or any(cell != NO_VALUE for cell in cells):
             rows.append([name, paper, *cells])
     caption = f"PSNR and SSIM on sRGB in [0, 1], a mean over images. Paper: {SOURCE}."
@@ -159,6 +162,7 @@ def _transfer_table(task: str, found: Mapping[Conditions, list[SeedGroup]]) -> l
                 strict=True,
             )
         ]
+    # Said in the table, so that no number is read beside the paper's without its conditions.
     if paper is not None:
         ways = [
             _differs(
@@ -228,6 +232,7 @@ def _start_rows(paper: Published | None, columns: Sequence[Column]) -> list[list
             if start == PRETRAINED:
                 gaps = [_gap_cell(label, column) for column in columns]
                 rows.append([f"{title} − scratch", *gap, *gaps])
+            # The paper has one row of each kind: recipes of ours that differ follow without it.
             if paper is not None:
                 value, gap = [NO_VALUE], [NO_VALUE]
     return rows
@@ -256,6 +261,7 @@ def _start_cell(label: str, column: Column) -> str:
 def _gap_cell(label: str, column: Column) -> str:
     metric, _, groups = column
     pretrained = next((group for group in groups if group.label == label), None)
+    # Two recipes from scratch leave open which one is meant.
     scratch = [group for group in groups if group.label.startswith(SCRATCH)]
     if pretrained is None or len(scratch) != 1:
         return NO_VALUE

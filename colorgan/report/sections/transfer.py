@@ -35,6 +35,7 @@ def transfer_section(report_data: ReportData, files: Files) -> list[Block]:
     for study in report_data.studies:
         several = len(report_data.studies) > 1 and not study.of_single_runs
         suffix = f": {study.path.name}" if several else ""
+        # Loose runs follow no protocol that the project knows.
         others = "Runs by their own recipes" if study.of_single_runs else "The field's protocols"
         for title, of_the_paper in (("The paper's protocols", True), (others, False)):
             protocols = [each for each in study.protocols if each.of_the_paper is of_the_paper]
@@ -59,8 +60,9 @@ def _cost(study: Study) -> list[Block]:
     if not study.core_minutes:
         return []
     rows = [[name, f"{minutes:.1f}"] for name, minutes in study.core_minutes.items()]
-    total = sum(study.core_minutes.values()) / 60
-    return [Folded(f"Cost: {total:.1f} core-hours", [Table(("Step", "Core-minutes"), rows)])]
+    total = sum(study.core_minutes.values())
+    spent = f"{total:.1f} core-minutes" if total < 60 else f"{total / 60:.1f} core-hours"
+    return [Folded(f"Cost: {spent}", [Table(("Step", "Core-minutes"), rows)])]
 
 
 def transfer_markdown(report_data: ReportData) -> str:
@@ -185,6 +187,7 @@ def _paper_table(protocol: ProtocolRecord, paper: Published) -> Block:
     for name, score in (("scratch", paper.scratch), ("pretrained", paper.pretrained)):
         rows.append([name, f"{score:.2f}", *counts])
 
+    # What differs is said above the paper's numbers, never left to the reader.
     ways = ["its pretraining and split"]
     if protocol.data.test != paper.images:
         ways.append("images scored")
@@ -217,6 +220,7 @@ def _further_rows(protocol: ProtocolRecord) -> list[list[str]]:
     rows = []
     for score in protocol.further:
         arms = {arm.name: arm for arm in score.arms}
+        # Further pairs of arms are in the comparisons; here each arm stands against scratch.
         compared = {each.arm: each for each in score.comparisons}
         cells = []
         for arm in protocol.arms:
@@ -270,11 +274,13 @@ def _behind(
     scored: dict[str, list[SavedEvaluation]] = {}
     for name, found in runs.items():
         for run in found:
+            # Evaluations on other sets would be mixed into the classes.
             own = [each for each in run.evaluations if each.path.name == "evaluation"]
             scored.setdefault(name, []).extend(own)
 
     blocks: list[Block] = [Items(settings, "soft")] if settings else []
     kinds = {run.kind for found in runs.values() for run in found}
+    # Curves of two tasks have no common scores.
     if len(kinds) == 1:
         blocks += arm_curves(runs, next(iter(kinds)), files, stem)
     blocks += classes_blocks(

@@ -129,7 +129,7 @@ def test_a_pretraining_recipe_is_the_schemas(tmp_path: Path) -> None:
     [
         (
             {"protocols": ("knn",)},
-            "needs --roots.voc: the built-in sample has the splits of VOC 2012",
+            "needs --roots.voc: the built-in sample has VOC 2012 only",
         ),
         ({"pack": {"a": {"corpus": "folder"}}}, "--pack a needs --roots.pretrain"),
     ],

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from helpers.drawn_runs import scored
 
+from colorgan.evaluation.record import SavedEvaluation
 from colorgan.study.comparison import ArmScores, read_arm
-from colorgan.study.table import Folders, compared
+from colorgan.study.table import Folders, compared, only_class
 
 
 def evaluated(folder: Path, columns: list[int]) -> Path:
@@ -25,7 +26,7 @@ def evaluated(folder: Path, columns: list[int]) -> Path:
 @pytest.mark.parametrize(
     ("pretrained", "expected"),
     [
-        ([10_000, 0, 1], "no verdict: every run predicts one class (background)"),
+        ([10_000, 0, 1], "no verdict: every run predicts one class alone (background)"),
         ([10_000, 900, 20], "pretrained is"),
     ],
 )
@@ -39,6 +40,21 @@ def test_runs_that_predict_one_class_have_no_verdict(
     scores = {name: read_arm(name, runs, "mIoU") for name, runs in folders.items()}
     (found,) = compared(scores, [("pretrained", "scratch")], "mIoU", 1, folders)
     assert found.verdict.startswith(expected)
+
+
+def test_a_segmenter_of_stray_pixels_knows_one_class() -> None:
+    """Its predictions are spread a little, and nothing but the background is found."""
+    confusion = [[900, 30, 20], [90, 1, 1], [90, 1, 1]]
+    per_class = {"background": 0.8, "cat": 0.01, "dog": None}
+    model = SavedEvaluation(
+        kind="segmenter", scores={"mIoU": 0.3}, per_class=per_class, confusion=confusion
+    )
+    assert only_class(model) == "background"
+    better = model.model_copy(update={"per_class": {**per_class, "cat": 0.1}})
+    assert only_class(better) == ""
+    # Average precision is never 0: for classifiers the predictions alone count.
+    assert only_class(model.model_copy(update={"kind": "classifier"})) == ""
+    assert only_class(model.model_copy(update={"confusion": []})) == ""
 
 
 @pytest.mark.parametrize(("noise", "word"), [(0.0, "stays"), (0.0055, "does not stay")])
