@@ -66,22 +66,6 @@ def open_sample(root: Path, split: str, spec: SampleSpec | None = None) -> Corpu
     return dataclasses.replace(corpus, name="sample", split=split)
 
 
-def write_sample(root: Path, **numbers: int) -> None:
-    """Draw the sample into a folder that is new, empty or holds a sample already.
-
-    The same arguments give the same bytes; after an interruption nothing is left half done.
-
-    Args:
-        root: the folder to make.
-        numbers: fields of `SampleSpec`.
-
-    Raises:
-        CorpusError: a number out of range, a folder that holds something else, or one that cannot
-            be written.
-    """
-    _replace(root, _Stamp(VERSION, SampleSpec(**numbers)), _read_stamp(root))
-
-
 def _read_stamp(root: Path) -> _Stamp | None:
     """Return the stamp of the sample in a folder; None if the folder is missing or empty."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):

@@ -38,9 +38,11 @@ PACK = """\
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from datasets.sample.corpus import open_sample, write_sample
+from datasets.sample.corpus import open_sample
+from datasets.sample.writing import SampleSpec
 from shards.packing.pack import pack
-write_sample(Path("raw set"), num_train=64, num_val=16, num_voc_train=32, num_voc_val=16, size=32)
+spec = SampleSpec(num_train=64, num_val=16, num_voc_train=32, num_voc_val=16, size=32)
+open_sample(Path("raw set"), "train", spec)
 for split in ("train", "val"):
     pack(open_sample(Path("raw set"), split), Path(f"packed {split}"), root=Path("raw set"),
          image_policy="squash:32",

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from helpers.commands import LAUNCHER
+from helpers.drawn_sample import write_sample
 
-from datasets.sample.corpus import open_sample, write_sample
+from datasets.sample.corpus import open_sample
 from shards.packing.pack import pack
 
 

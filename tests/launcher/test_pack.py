@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.drawn_sample import write_sample
 from PIL import Image
 
 from colorgan.errors import UsageError
 from datasets.errors import CorpusError
-from datasets.sample.corpus import write_sample
 from shards.errors import ShardError
 from shards.manifest import read_manifest
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.commands import LAUNCHER, command_line
+from helpers.drawn_sample import write_sample
 from safetensors.torch import load_file, save_file
 
 from colorgan.config.settings import leaves
@@ -31,7 +32,6 @@ from colorgan.study.plan import Plan
 from colorgan.study.protocols import find_protocol
 from colorgan.study.settings import StudySettings
 from colorgan.study.trial import Trial, best_rates
-from datasets.sample.corpus import write_sample
 
 SEEDS = (3,)
 PROTOCOL = "voc2012-segmentation"

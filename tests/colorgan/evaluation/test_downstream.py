@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.drawn_sample import write_sample
 from helpers.networks import small_config
 from PIL import Image
 from safetensors.torch import load_file
@@ -22,7 +23,7 @@ from colorgan.evaluation.segmenter_scores import score_segmenter
 from colorgan.models.model_folder import Architecture, ModelConfig, build_model
 from colorgan.models.modes import initialise
 from datasets.corpora.voc import CLASSES
-from datasets.sample.corpus import open_sample, write_sample
+from datasets.sample.corpus import open_sample
 from shards.loading.loader import Loader
 from shards.loading.shard_set import open_shards
 from shards.packing.pack import pack

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.drawn_sample import write_sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -20,7 +21,6 @@ from datasets.corpora.splits import (
 )
 from datasets.corpora.voc import open_voc
 from datasets.errors import CorpusError
-from datasets.sample.corpus import write_sample
 from shards.records import VOID, Corpus
 
 DATA = Path(__file__).parents[3] / "../shared/data"

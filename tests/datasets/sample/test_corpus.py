@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.drawn_sample import write_sample
 from PIL import Image
 
 from datasets.corpora.voc import CLASSES
 from datasets.errors import CorpusError
-from datasets.sample.corpus import SPLITS, open_sample, write_sample
+from datasets.sample.corpus import SPLITS, open_sample
 from datasets.sample.lab import lab_to_rgb
 from datasets.sample.scenes import NAMES, draw_scene
 from datasets.sample.writing import SampleSpec, write_parts
@@ -133,15 +134,6 @@ def test_of_two_that_draw_the_same_the_first_stays(
     assert open_sample(root, "train", spec).num_records == 1
     assert [root.stat().st_ino] == inodes
     assert [path.name for path in root.parent.iterdir()] == ["s"]
-
-
-def test_writing_again_repairs(tmp_path: Path) -> None:
-    numbers = {"num_train": 1, "num_val": 1, "num_voc_train": 1, "num_voc_val": 1, "size": 32}
-    write_sample(tmp_path / "s", **numbers)
-    before = digest(tmp_path / "s")
-    (tmp_path / "s/coco/train2017/000000000001.jpg").unlink()
-    write_sample(tmp_path / "s", **numbers)
-    assert digest(tmp_path / "s") == before
 
 
 def test_an_interrupted_drawing_leaves_nothing(

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.drawn_sample import write_sample
 from PIL import Image
 
 from colorgan.data import check_labels
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
-from datasets.sample.corpus import open_sample, write_sample
+from datasets.sample.corpus import open_sample
 from shards.loading.label_scan import count_classes, has_labels
 from shards.loading.shard_set import open_shards
 from shards.packing.pack import pack
