@@ -111,6 +111,7 @@ def voc_curve(images: Sequence[ScoredImage], index: int) -> tuple[Floats, Floats
             scores.append(score)
             right.append(hit)
 
+    # Stable: of equal scores the earlier image's comes first, on every machine.
     order = np.argsort(-np.array(scores), kind="stable")
     right_N = np.array(right, np.float64)[order]
     found_N = right_N.cumsum()

@@ -244,6 +244,7 @@ def mean_scores(scores: ColoringScores, ranks: Ranks) -> dict[str, float]:
         )
     ordered = [by_sample[sample_id] for sample_id in sorted(by_sample)]
     table = torch.tensor(ordered, dtype=torch.float64)
+    # One infinite score would make the mean infinite.
     for name in ("psnr", "grey_psnr"):
         table[:, COLUMNS.index(name)].clamp_(max=MAX_PSNR_DB)
 

@@ -8,6 +8,7 @@ Text is drawn with Pillow's built-in font; files appear whole or not at all.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,9 @@ from colorgan.files import replacing
 VOID = 255
 VOID_COLOUR = (224, 224, 192)  # VOC's
 MASK_OPACITY = 0.65
+# Narrower cells would have no room for their captions.
 MIN_CELL_PX = 128
+MIN_TEXT_PX = 13
 BOX_CELL_PX = 256
 GAP_PX = 6
 INK, PAPER = (20, 20, 20), (255, 255, 255)
@@ -198,53 +201,104 @@ def _legend(masks: Sequence[Tensor], colors: Bytes, classes: Sequence[str]) -> l
     return entries
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """Where things are on a sheet, in pixels.
+
+    Attributes:
+        scale: Factor by which cells are enlarged.
+        text_px: Height of the text.
+        line_px: Height of a line of text.
+        above_px: Room above a row, for its caption.
+        column_px: Width of a column with its gap.
+        lefts: Left edge of each column.
+        row_heights: Of each row with the room above it.
+    """
+
+    scale: int
+    text_px: int
+    line_px: int
+    above_px: int
+    column_px: int
+    lefts: list[int]
+    row_heights: list[int]
+
+
+def _layout(rows: Sequence[Cells], num_columns: int, *, captioned: bool) -> _Layout:
+    widest = max(cell.shape[1] for row in rows for cell in row)
+    # Whole steps keep the pixels of small pictures square and countable.
+    scale = max(1, -(-MIN_CELL_PX // widest))
+    text_px = max(MIN_TEXT_PX, scale * widest // 14)
+    line_px = text_px * 3 // 2
+    above_px = line_px if captioned else GAP_PX
+    column_px = scale * widest + GAP_PX
+
+    row_heights = []
+    for row in rows:
+        tallest = max(cell.shape[0] for cell in row)
+        row_heights.append(above_px + scale * tallest)
+
+    lefts = [GAP_PX + column * column_px for column in range(num_columns)]
+    return _Layout(scale, text_px, line_px, above_px, column_px, lefts, row_heights)
+
+
 def _grid(
     rows: Sequence[Cells],
     headers: Sequence[str],
     captions: Sequence[str],
     legend: Sequence[_Entry] = (),
 ) -> Image.Image:
-    """Cells side by side under headers.
+    """Draw cells side by side under headers; small pictures are enlarged so that text fits.
 
-    Small pictures are enlarged by whole steps, so that text fits.
+    Args:
+        rows: Cells of each row, one per header.
+        headers: One per column.
+        captions: One per row, or none at all.
+        legend: Names and their colors, below the rows.
+
+    Raises:
+        ValueError: There are no rows, or another number of captions.
     """
     if not rows:
         raise ValueError("a picture grid needs at least one row")
     if captions and len(captions) != len(rows):
         raise ValueError(f"{len(captions)} captions for {len(rows)} rows")
 
-    widest = max(cell.shape[1] for row in rows for cell in row)
-    scale = max(1, -(-MIN_CELL_PX // widest))
-    column_px = scale * widest + GAP_PX
-    text_px = max(13, scale * widest // 14)
-    line_px = text_px * 3 // 2
-    above_px = line_px if captions else GAP_PX
+    layout = _layout(rows, len(headers), captioned=bool(captions))
+    num_legend_lines = -(-len(legend) // len(headers))
+    width = GAP_PX + layout.column_px * len(headers)
+    height = layout.line_px * (1 + num_legend_lines) + sum(layout.row_heights) + GAP_PX
+    sheet = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=layout.text_px)
 
-    heights = [above_px + scale * max(cell.shape[0] for cell in row) for row in rows]
-    lefts = [GAP_PX + column * column_px for column in range(len(headers))]
-    legend_px = line_px * -(-len(legend) // len(headers))
-    size = (
-        GAP_PX + column_px * len(headers),
-        line_px + sum(heights) + GAP_PX + legend_px,
-    )
-    sheet = Image.new("RGB", size, PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=text_px)
+    for left, header in zip(layout.lefts, headers, strict=True):
+        draw.text((left, layout.line_px // 6), header, fill=INK, font=font)
 
-    for left, header in zip(lefts, headers, strict=True):
-        draw.text((left, line_px // 6), header, fill=INK, font=font)
+    top = layout.line_px
+    for number, row in enumerate(rows):
+        if captions:
+            corner = (layout.lefts[0], top + layout.line_px // 6)
+            draw.text(corner, captions[number], fill=INK, font=font)
+        for left, cell in zip(layout.lefts, row, strict=True):
+            sheet.paste(_enlarged(cell, layout.scale), (left, top + layout.above_px))
+        top += layout.row_heights[number]
 
-    top = line_px
-    for row, height, caption in zip(rows, heights, captions or [""] * len(rows), strict=True):
-        draw.text((lefts[0], top + line_px // 6), caption, fill=INK, font=font)
-        for left, cell in zip(lefts, row, strict=True):
-            sheet.paste(_enlarged(cell, scale), (left, top + above_px))
-        top += height
-
-    for index, (name, color) in enumerate(legend):
-        left, upper = lefts[index % len(lefts)], top + GAP_PX + index // len(lefts) * line_px
-        draw.rectangle((left, upper, left + text_px, upper + text_px), fill=color, outline=INK)
-        draw.text((left + line_px, upper), name, fill=INK, font=font)
+    _draw_legend(draw, legend, layout, top + GAP_PX)
     return sheet
+
+
+def _draw_legend(
+    draw: ImageDraw.ImageDraw, legend: Sequence[_Entry], layout: _Layout, top: int
+) -> None:
+    """Draw a colored square and its name per entry, as many abreast as there are columns."""
+    font = ImageFont.load_default(size=layout.text_px)
+    side = layout.text_px
+    for index, (name, color) in enumerate(legend):
+        line, column = divmod(index, len(layout.lefts))
+        left, upper = layout.lefts[column], top + line * layout.line_px
+        draw.rectangle((left, upper, left + side, upper + side), fill=color, outline=INK)
+        draw.text((left + layout.line_px, upper), name, fill=INK, font=font)
 
 
 def _enlarged(cell: Bytes, scale: int) -> Image.Image:

@@ -43,6 +43,7 @@ def rows_in_order(ranks: Ranks, rows: Sequence[tuple[int, Row]]) -> tuple[list[i
     Raises:
         TrainingError: No rank has a row.
     """
+    # The last rank's share of a set may be filled up with samples that another rank has, too.
     by_sample: dict[int, Row] = {}
     for each in ranks.gather(list(rows)):
         by_sample.update(each)

@@ -140,6 +140,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, about: Mapping[str, A
             classes.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # First of all: a reader must not take the old scores for those of the new evidence.
     for name in (SCORES, PER_IMAGE, PICTURES):
         (folder / name).unlink(missing_ok=True)
 

@@ -78,6 +78,7 @@ def score_segmenter(
     paper_CC = torch.stack([each[1] for each in gathered]).sum(0)
     own_size = any(each[2] for each in gathered)  # a rank may have had no batch
 
+    # Dice and IoU of the same pixels are functions of each other.
     iou_C = iou_of_counts(counts_N3C.sum(0))
     dice_C = 2.0 * iou_C / (1.0 + iou_C)
     scores = {

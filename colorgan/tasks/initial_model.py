@@ -46,7 +46,8 @@ def initial_model(
             f"the training set has no classes to {recipe.task}: pack a labelled corpus (voc, coco)"
         )
 
-    num_downsamplings(recipe.network.image_size)  # refuses a size that does not fit
+    # Refuses a size that does not fit, also where `init` brings another one.
+    num_downsamplings(recipe.network.image_size)
     if recipe.init == "scratch":
         config = _drawn_config(recipe, task, classes, palette)
         model = build_model(config)

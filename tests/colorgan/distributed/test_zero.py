@@ -148,6 +148,8 @@ def _check_fine_tuning(ranks: Ranks, path: str) -> None:
                     {"epochs": 1, "learning_rate": 1e-3, "features": "frozen"},
                     {"epochs": 1, "learning_rate": 1e-4},
                 ],
+                "weight_decay": 0.1,
+                "layer_decay": 0.5,
             }
         )
         recipe = recipe.model_copy(update={"init": "scratch"})  # any weights will do
