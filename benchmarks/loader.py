@@ -72,14 +72,18 @@ class Row:
     def ask(self, request: str | None) -> dict[str, float]:
         """Send a line, wait for the answer; {} once the process is gone."""
         assert self.process.stdin is not None and self.process.stdout is not None
+
         if request is not None and self.process.poll() is None:
             self.process.stdin.write(request + "\n")
             self.process.stdin.flush()
+
         while line := self.process.stdout.readline():
             if line.startswith("{"):
                 answer: dict[str, float] = json.loads(line)
                 return answer
+
         self.failure = (self.log.read_text().strip().splitlines() or ["no word"])[-1][:150]
+
         return {}
 
 
@@ -109,6 +113,7 @@ def main() -> None:
             for row in rows:
                 row.process.kill()
                 row.process.wait()
+
     _report(rows, len(photos), arguments)
 
 
@@ -130,6 +135,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--work", type=Path, default=None, help="where the data sets are made (a temporary folder)"
     )
+
     return parser.parse_args()
 
 
@@ -176,6 +182,7 @@ def _start(name: str, work: Path, arguments: argparse.Namespace) -> Row:
         str(work),
         str(arguments.threads),
     ]
+
     environment = (
         os.environ | {"OMP_NUM_THREADS": "1"} | ({"PYTHONPATH": str(ROOT)} if row in OURS else {})
     )
@@ -194,6 +201,7 @@ def _start(name: str, work: Path, arguments: argparse.Namespace) -> Row:
                 f"{python}: no such interpreter; make the peers' environment as --help says, "
                 "or name --rows."
             )
+
     return Row(name, process, log)
 
 
@@ -203,14 +211,17 @@ def _report(rows: list[Row], num_photos: int, arguments: argparse.Namespace) -> 
         f"\n{num_photos} photos, {arguments.threads} threads or workers, {cores} cores, "
         f"{platform.machine()};"
     )
+
     print(
         f"median of {arguments.repeats} alternated measurements of {arguments.seconds:g} s each. "
         "CPU ms per image,"
     )
+
     print("of all processes and threads of a loader together, depend less on the machine's load.\n")
     medians = {row.name: statistics.median(row.figures) for row in rows if row.figures}
     columns = ("images/s", "lowest", "highest", "x paper, photos", "x colorgan", "CPU ms")
     print(f"{'data/loader':<22}" + "".join(f"{column:>{len(column) + 2}}" for column in columns))
+
     for row in rows:
         if not row.figures:
             print(f"{row.name:<22}  not run: {row.failure}")
@@ -225,7 +236,9 @@ def _report(rows: list[Row], num_photos: int, arguments: argparse.Namespace) -> 
         ]
         pairs = zip(columns, cells, strict=True)
         print(f"{row.name:<22}" + "".join(f"{cell:>{len(column) + 2}}" for column, cell in pairs))
+
     print()
+
     for text, kind, other, target in TARGETS:
         ours, theirs, name = _pair(medians, kind, other)
         if ours and theirs:

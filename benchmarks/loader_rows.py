@@ -32,7 +32,9 @@ def main() -> None:
     batches = ROWS[row](work / kind, kind, threads)
     for _ in range(WARM_UP):
         next(batches)
+
     print(json.dumps({"ready": name}), flush=True)
+
     for line in sys.stdin:
         for _ in range(WARM_UP):  # what was made while others were measured
             next(batches)
@@ -56,10 +58,12 @@ def cpu_seconds() -> float:
             continue
         pid = int(path.parent.name)
         parents[pid], used[pid] = int(fields[1]), int(fields[11]) + int(fields[12])
+
     total, mine = 0, {os.getpid()}
     while mine:
         total += sum(used.get(pid, 0) for pid in mine)
         mine = {pid for pid, parent in parents.items() if parent in mine}
+
     return total / os.sysconf("SC_CLK_TCK")
 
 

@@ -102,9 +102,13 @@ def lab_row(red: Any, green: Any, blue: Any, l_W: Any, a_W: Any, b_W: Any, ab_sc
     b_slope = np.float32(200.0 / ab_scale)
 
     for x in range(len(red)):
-        fx = _f(_XR * red[x] + _XG * green[x] + _XB * blue[x])
-        fy = _f(_YR * red[x] + _YG * green[x] + _YB * blue[x])
-        fz = _f(_ZR * red[x] + _ZG * green[x] + _ZB * blue[x])
+        r = red[x]
+        g = green[x]
+        b = blue[x]
+
+        fx = _f(_XR * r + _XG * g + _XB * b)
+        fy = _f(_YR * r + _YG * g + _YB * b)
+        fz = _f(_ZR * r + _ZG * g + _ZB * b)
 
         l_W[x] = _L_SLOPE * fy - _L_OFFSET
         a_W[x] = a_slope * (fx - fy)
@@ -138,4 +142,8 @@ def lab_from_srgb(
         lab_3HW = lab_B3HW[index]
         for y in range(height):
             row_to_linear(rgb_BHW3[index, y], red, green, blue, linear_256, mirror_B[index])
-            lab_row(red, green, blue, lab_3HW[0, y], lab_3HW[1, y], lab_3HW[2, y], ab_scale)
+
+            l_W = lab_3HW[0, y]
+            a_W = lab_3HW[1, y]
+            b_W = lab_3HW[2, y]
+            lab_row(red, green, blue, l_W, a_W, b_W, ab_scale)

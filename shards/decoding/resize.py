@@ -55,7 +55,10 @@ def _combine_rows(rgb_HW3: Any, first: int, weights: Any, row: Any) -> None:
     for tap in range(len(weights)):
         weight = weights[tap]
         if weight > 0.0:
-            source = rgb_HW3[min(max(first + tap, 0), height - 1)].reshape(3 * width)
+            y = max(first + tap, 0)
+            y = min(y, height - 1)
+            source = rgb_HW3[y].reshape(3 * width)
+
             for x in range(3 * width):
                 row[x] += weight * np.float32(source[x])
 
@@ -63,9 +66,15 @@ def _combine_rows(rgb_HW3: Any, first: int, weights: Any, row: Any) -> None:
 @numba.njit(inline="always", fastmath=True)  # type: ignore[untyped-decorator]
 def _combine_columns(padded: Any, pad: int, first: Any, weights: Any, bytes_S3: Any) -> None:
     """Shrink or stretch one row to the output's width and round it to bytes."""
+    white = np.float32(255.0)
+    half = np.float32(0.5)
+
     for x in range(len(first)):
         # From 0.5 on, so that cutting the fraction off rounds to the nearest byte.
-        r, g, b = np.float32(0.5), np.float32(0.5), np.float32(0.5)
+        r = half
+        g = half
+        b = half
+
         for tap in range(weights.shape[1]):
             weight = weights[x, tap]
             at = first[x] + pad + tap
@@ -73,9 +82,9 @@ def _combine_columns(padded: Any, pad: int, first: Any, weights: Any, bytes_S3: 
             g += weight * padded[at, 1]
             b += weight * padded[at, 2]
 
-        bytes_S3[x, 0] = np.uint8(min(r, np.float32(255.0)))
-        bytes_S3[x, 1] = np.uint8(min(g, np.float32(255.0)))
-        bytes_S3[x, 2] = np.uint8(min(b, np.float32(255.0)))
+        bytes_S3[x, 0] = np.uint8(min(r, white))
+        bytes_S3[x, 1] = np.uint8(min(g, white))
+        bytes_S3[x, 2] = np.uint8(min(b, white))
 
 
 @compiled
@@ -123,4 +132,8 @@ def lab_resized(
 
         _combine_columns(padded, pad, first, weights, bytes_S3)
         row_to_linear(bytes_S3, red, green, blue, linear_256, mirror)
-        lab_row(red, green, blue, lab_3SS[0, y], lab_3SS[1, y], lab_3SS[2, y], ab_scale)
+
+        l_S = lab_3SS[0, y]
+        a_S = lab_3SS[1, y]
+        b_S = lab_3SS[2, y]
+        lab_row(red, green, blue, l_S, a_S, b_S, ab_scale)

@@ -277,6 +277,7 @@ class Loader:
         maker = BatchMaker(self.shards, spec, self._bad_samples, self._read_at)
         stream = Stream(maker, plans, self._max_ready)
         self._streams.append(stream)
+
         try:
             while (decoded := stream.next()) is not None:
                 yield decoded
@@ -299,8 +300,10 @@ class Loader:
             sample_ids_B=torch.tensor([item.sample_id for item in items]),
             positions_B=torch.tensor([item.position for item in items]),
         )
+
         if self._spec.members.classes is not None and not self._spec.members.boxes:
             self._add_classes(batch, items)
+
         return batch
 
     def _add_classes(self, batch: Batch, items: list[Item]) -> None:

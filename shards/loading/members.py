@@ -134,14 +134,17 @@ def _check_image(path: Path, row: np.void, image: bytes, formats: tuple[str, ...
     if header is None or header.kind not in formats:
         names = " or ".join(name.upper() if name != "webp" else "WebP" for name in formats)
         raise BadSampleError(f"{path.name}: the image is not an intact {names}")
+
     if header.bits > 8 or header.channels not in (1, 3):
         raise BadSampleError(
             f"{path.name}: the image has {header.bits} bits and {header.channels} channels, not "
             "8-bit grey or RGB; packing converts such images"
         )
+
     # Decided here, so that the same samples are replaced on a CPU and on a GPU.
     if header.kind == "jpeg" and not jpeg_has_end(image):
         raise BadSampleError(f"{path.name}: the image is cut off before its end")
+
     _check_size(path, "image", header, row)
 
 

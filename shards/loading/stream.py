@@ -101,6 +101,7 @@ class Stream:
             end = error
         finally:
             self._maker.close()
+
         self._put(end)
 
     def _put(self, result: Decoded | BaseException | None) -> bool:

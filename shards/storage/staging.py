@@ -54,9 +54,11 @@ def stage(manifest: Manifest, root: Path, limit_bytes: int | None = None) -> Man
             f"{root}: shards cannot be staged there ({error.strerror or error}); name another "
             "folder, or unset COLORGAN_STAGE_DIR."
         ) from error
+
     # The copy of a manifest still has the locations of shards made elsewhere.
     staged = read_manifest(copy, check_files=False)
     shards = [shard.model_copy(update={"location": ""}) for shard in staged.shards]
+
     return staged.model_copy(update={"shards": tuple(shards)})
 
 

@@ -190,11 +190,14 @@ def test_shuffle_of_one_window_is_as_good_as_perfect(run_samples: int) -> None:
     ids = Order(shard_sizes(num_samples, 1000), 0, run_samples=run_samples).sample_ids(
         0, num_samples
     )
+
     assert np.abs(ids - np.arange(num_samples)).mean() / num_samples == pytest.approx(
         1 / 3, abs=0.004
     )
     assert abs(stats.spearmanr(ids[:-1], ids[1:]).statistic) < 0.01
+
     mixed = distinct_classes(ids, num_samples // 1000) / PERFECT_CLASSES
+
     assert mixed == pytest.approx(1.0, rel=0.02) if run_samples == 1 else 0.9 < mixed <= 1.0
 
 
@@ -210,6 +213,7 @@ def test_a_run_comes_strewn_and_before_the_page_cache_forgets_it() -> None:
     members = np.argsort(runs, kind="stable")
     firsts = np.flatnonzero(np.diff(runs[members], prepend=-1))
     spans = np.maximum.reduceat(members, firsts) - np.minimum.reduceat(members, firsts)
+
     assert spans.max() <= 1.02 * RUN_SAMPLES * SPREAD_RUNS
     assert np.median(spans) > 0.6 * RUN_SAMPLES * SPREAD_RUNS
     assert (runs[1:] == runs[:-1]).mean() < 0.002
@@ -277,13 +281,18 @@ def test_crop_windows_lie_in_the_picture(min_area: float) -> None:
         1, np.zeros(number, np.int64), np.arange(number), heights, widths, min_area
     )
     top, left, height, width = windows.T
+
     assert (top >= 0).all() and (left >= 0).all() and (height >= 1).all() and (width >= 1).all()
     assert (top + height <= heights).all() and (left + width <= widths).all()
+
     large = (heights > 100) & (widths > 100)
     area = (height * width / (heights * widths))[large]
+
     assert area.min() > min_area - 0.02
     assert area.mean() == pytest.approx((1 + min_area) / 2, abs=0.02)
+
     ratio = (width / widths / (height / heights))[large]
+
     assert ratio.min() > 0.72 and ratio.max() < 1.37
 
 

@@ -24,10 +24,15 @@ def test_memory_is_used_again_once_all_views_are_gone() -> None:
     address = tensor.data_ptr()
     view, shared = tensor[:, 1:], tensor.detach().permute(0, 2, 3, 1)
     del tensor
+
     assert buffers.take(SHAPE).ctypes.data != address
+
     del view
+
     assert buffers.take(SHAPE).ctypes.data != address
+
     del shared
+
     assert buffers.take(SHAPE).ctypes.data == address
 
 
@@ -40,6 +45,7 @@ def test_memory_saved_for_backward_is_in_use() -> None:
     gc.collect()
     torch.from_numpy(buffers.take(SHAPE)).fill_(9.0)
     loss.backward()
+
     assert weight.grad is not None and (weight.grad == 2.0).all()
 
 

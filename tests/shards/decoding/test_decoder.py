@@ -52,12 +52,14 @@ def test_lab_equals_skimage(lab: str, num_threads: int) -> None:
     flips = [0, 1, 1, 0]
     spec = DecodeSpec(64, resize=False, flip=True, lab=lab)
     lab_B3HW, mask_BHW = run(spec, encoded(images, flips=flips), num_threads)
+
     assert mask_BHW is None
     assert (
         lab_B3HW.shape == (4, 3, 64, 64)
         and lab_B3HW.dtype == torch.float32
         and lab_B3HW.is_contiguous()
     )
+
     for image, flip, ours in zip(images, flips, lab_B3HW, strict=True):
         rgb_HW3 = decoded_by_pil(image)
         expected = reference(rgb_HW3[:, ::-1] if flip else rgb_HW3)
@@ -103,6 +105,7 @@ def test_picture_and_mask_stay_together(crop: bool, flip: bool) -> None:
         images.append(jpeg(colors[index], 100))
         masks.append(png((index + 1).astype(np.uint8)))
         windows.append((height // 7, width // 5, height // 2, width // 2 + 3))
+
     spec = DecodeSpec(64, crop=crop, flip=flip, mask=True)
     lab_B3HW, mask_BHW = run(spec, encoded(images, masks, windows=windows, flips=[1, 0, 1, 1]))
     palette = torch.stack([reference(colors[i][None, None])[:, 0, 0] for i in range(4)])
@@ -113,6 +116,7 @@ def test_picture_and_mask_stay_together(crop: bool, flip: bool) -> None:
     edges[:, :, 1:] |= mask_BHW[:, :, 1:] != mask_BHW[:, :, :-1]
     edges[:, 1:] |= mask_BHW[:, 1:] != mask_BHW[:, :-1]
     near = torch.nn.functional.max_pool2d(edges[:, None].float(), 5, 1, 2)[:, 0] > 0
+
     assert (same | near).all()
     assert (
         same.float().mean() > 0.97
@@ -170,8 +174,10 @@ def test_damaged_pixels_in_a_large_batch() -> None:
             images[index] = cut_in_the_pixels(images[index])
         with pytest.raises(DecodeError):
             decoder.decode(encoded(images))
+
     whole, _, _ = decoder.convert(decoder.decode(encoded(good)))
     decoder.close()
+
     assert whole.isfinite().all()
 
 
@@ -186,7 +192,9 @@ def test_results_own_their_memory() -> None:
         decoder.convert(
             decoder.decode(encoded([jpeg(picture(index, 32, 32))], [png(np.zeros((32, 32), "u1"))]))
         )
+
     decoder.close()
+
     assert torch.equal(first, kept) and (first_mask == 7).all()
 
 

@@ -40,7 +40,7 @@ def decoded(spec: DecodeSpec, batch: EncodedBatch, device: str) -> DecodedImages
 
 
 def test_a_gpu_decodes_as_the_cpu_does() -> None:
-    """By quantiles: nvJPEG's inverse cosine transform may differ by up to 3 levels in single pixels."""
+    """By quantiles: nvJPEG's inverse transform may differ by up to 3 levels in single pixels."""
     images = [jpeg(picture(index, 90, 120)) for index in range(NUM_IMAGES)]
     masks = [png(np.full((90, 120), index, np.uint8)) for index in range(NUM_IMAGES)]
     batch = batch_of(images, masks)
@@ -106,7 +106,10 @@ def test_damage_is_found_and_the_decoder_goes_on() -> None:
     decoder = Decoder(DecodeSpec(64, resize=False, lab="operators"), NUM_IMAGES, 2, "cuda:0")
     with pytest.raises(DecodeError):
         decoder.decode(batch_of(bad))
+
     made = decoder.convert(decoder.decode(batch_of(good)))
     wait_on_current_stream(made)
+
     assert bool(made.lab_B3HW.isfinite().all())
+
     decoder.close()

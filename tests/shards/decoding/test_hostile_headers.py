@@ -1,8 +1,8 @@
-"""Images with damaged headers, many at a time: what the header check lets through never ends the process.
+"""Damaged headers, many at a time: what the header check lets through never ends the process.
 
-DALI's threads crash on headers that its parsers refuse (shards/images/headers.py), so the check must
-be at least as strict as they are. A crash would end pytest too: the batches are decoded in a process
-of their own.
+DALI's threads crash on headers that its parsers refuse (shards/images/headers.py), so the check
+must be at least as strict as they are. A crash would end pytest too: the batches are decoded in a
+process of their own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from shards.decoding.dali import DecodeSpec
 from shards.decoding.decoder import DecodeError, Decoder, EncodedBatch
 from shards.images.headers import image_header
 
-EXIF = b"Exif\\0\\0II*\\0\\x08\\0\\0\\0\\x01\\0\\x12\\x01\\x03\\0\\1\\0\\0\\0\\6\\0\\0\\0\\0\\0\\0\\0"
+TURNED = "0100 1201 0300 0100 0000 0600 0000 0000 0000"  # one entry: orientation 6
+EXIF = b"Exif\\0\\0II*\\0\\x08\\0\\0\\0" + bytes.fromhex(TURNED)
 OPTIONS = {
     "jpeg": dict(format="JPEG", exif=EXIF),
     "png": dict(format="PNG", exif=EXIF),

@@ -77,6 +77,7 @@ def test_kernel_compiles_where_nothing_can_be_cached(tmp_path: Path) -> None:
         "lab.lab_from_srgb(white, np.zeros(1, bool), out, lab.linear_from_srgb(), 128.0)\n"
         "assert abs(out[0, 0, 0, 0] - 1) < 1e-5\n"
     )
+
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     subprocess.run(
         [sys.executable, "-W", "error", "-c", program], check=True, env=environment, cwd=tmp_path

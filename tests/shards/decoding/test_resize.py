@@ -38,9 +38,11 @@ def dali(images: list[NDArray[np.uint8]], size: int) -> NDArray[np.uint8]:
         pipeline.set_outputs(
             fn.resize(source, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True)
         )
+
     pipeline.build()
     pipeline.feed_input("images", images)
     resized: Any = pipeline.run()[0].as_array()
+
     return np.array(resized)
 
 

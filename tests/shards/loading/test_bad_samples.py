@@ -36,7 +36,9 @@ def write_thousands(folder: Path, bad: list[int]) -> Path:
     manifest["samples_file"] |= {"bytes": len(table), "sha256": hashlib.sha256(table).hexdigest()}
     for shard in manifest["shards"]:
         shard["samples"] = NUM_SAMPLES // NUM_SHARDS
+
     (folder / "manifest.json").write_text(json.dumps(manifest))
+
     return folder
 
 
@@ -55,13 +57,17 @@ def test_a_run_with_one_bad_sample_in_2000_ends_in_the_announced_order(tmp_path:
         .sample_ids(0, NUM_SAMPLES)
         .tolist()
     )
+
     expected = [
         replacement(SETTINGS["seed"], 0, i, 1, NUM_SAMPLES) if i in bad else i for i in order
     ]
+
     assert len(bad) == 10 and not set(bad) & set(expected)
     assert seen == expected
+
     loader.close()
     replaced = {fault.sample_id for fault in loader.replaced if fault.position < NUM_SAMPLES}
+
     assert replaced == set(bad)
 
 
@@ -73,7 +79,9 @@ def test_a_run_with_one_bad_sample_in_100_stops_with_the_list(tmp_path: Path) ->
     ) as stopped:
         for _ in islice(loader.train_batches(0), NUM_SAMPLES // BATCH):
             pass
+
     loader.close()
     named = [fault.sample_id for fault in loader.replaced]
+
     assert len(set(named)) == 9 and set(named) <= set(bad)
     assert all(f"sample {sample} (tiny-train-" in str(stopped.value) for sample in named)

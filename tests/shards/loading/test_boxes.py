@@ -29,6 +29,7 @@ def rectangle_sample(index: int, height: int, width: int) -> TinySample:
         x0 + int(random.integers(width // 4, width // 2)),
         y0 + int(random.integers(height // 4, height // 2)),
     )
+
     picture = np.full((height, width, 3), 128, np.uint8)
     picture[y0:y1, x0:x1] = RED
     item = {
@@ -37,6 +38,7 @@ def rectangle_sample(index: int, height: int, width: int) -> TinySample:
         "difficult": index % 2 == 0,
         "crowd": False,
     }
+
     label = {
         "classes": [index % 3],
         "objects": [item],
@@ -44,6 +46,7 @@ def rectangle_sample(index: int, height: int, width: int) -> TinySample:
         "width": 2 * width,
         "height": 2 * height,
     }
+
     return TinySample(jpeg(picture, 100), json.dumps(label).encode(), b"", width, height)
 
 
@@ -55,10 +58,12 @@ def loaded(folder: Path, *, epochs: int = 1, train: bool = True, **settings: Any
         "targets": "boxes",
         **settings,
     }
+
     loader = Loader(open_shards([folder]), **arguments)
     steps = loader.train_batches(0) if train else ([batch] for batch in loader.eval_batches())
     batches = [step[0] for step in islice(steps, epochs * NUM_PICTURES // 8)]
     loader.close()
+
     return batches
 
 
@@ -109,6 +114,7 @@ def test_the_box_bounds_the_drawn_rectangle(
                 num_seen + 1,
                 num_clipped + int(box.min() == 0 or box.max() == 32),
             )
+
     assert num_seen > 2 * NUM_PICTURES
     assert num_clipped > 0 or crop == 1.0
 
@@ -135,6 +141,7 @@ def test_two_ranks_see_the_boxes_of_one(tmp_path: Path) -> None:
         loaded(folder, rank=rank, world_size=world, **common)
         for rank, world in ((0, 1), (0, 2), (1, 2))
     ]
+
     by_position = [
         {
             position: boxes.boxes_N4.tolist()
@@ -143,8 +150,11 @@ def test_two_ranks_see_the_boxes_of_one(tmp_path: Path) -> None:
         }
         for batches in runs
     ]
+
     assert by_position[1].keys().isdisjoint(by_position[2])
+
     both = by_position[1] | by_position[2]
+
     assert (
         len(by_position[0]) == NUM_PICTURES // 2
     )  # of each step of the one rank, the first of two micro-batches
@@ -176,13 +186,17 @@ def test_objects_that_are_nearly_cut_off_are_left_out_but_crowds_stay() -> None:
         (0.2, 0, 0.59, 1),
         (0.0, 0, 0.4, 1),
     )
+
     four = objects(whole, enough, less, outside)
+
     assert MIN_KEPT_AREA == 0.25
     assert kept(boxes_in_window(four, right_half, False)) == [0, 1]
     assert kept(
         boxes_in_window(objects(whole, enough, less, outside, crowd=True), right_half, False)
     ) == [0, 1, 2]
+
     moved = boxes_in_window(four, right_half, True).boxes_N4
+
     assert torch.allclose(moved, torch.tensor([[0.2, 0.0, 0.8, 1.0], [0.78, 0.0, 1.0, 1.0]]))
     assert kept(
         boxes_in_window(objects((0.5, 0.5, 0.5, 0.9), (-0.1, 0.0, 1.1, 1.0)), None, False)
@@ -197,9 +211,12 @@ def test_a_sample_whose_label_has_no_box_is_replaced_and_named(tmp_path: Path) -
         open_shards([write_set(tmp_path, samples)]),
         image_size=32, global_batch_size=8, micro_batch_size=8, targets="boxes",
     )  # fmt: skip
+
     for step in islice(loader.train_batches(0), NUM_PICTURES // 8):
         assert 5 not in step[0].sample_ids_B.tolist()
+
     loader.close()
+
     assert {(each.sample_id, each.reason) for each in loader.replaced} == {
         (5, "tiny-train-000000.tar: label: no list of objects")
     }

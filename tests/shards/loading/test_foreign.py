@@ -74,6 +74,7 @@ def img2dataset_sample(index: int) -> dict[str, Any]:
         "status": "success",
         "width": SIZE,
     }
+
     return {
         "__key__": f"{index:09d}",
         "jpg": encoded(index, "jpg"),
@@ -85,6 +86,7 @@ def img2dataset_sample(index: int) -> dict[str, Any]:
 def write_shards(folder: Path, sample_of: Any) -> Path:
     """Write shards with the webdataset library's own writer."""
     folder.mkdir()
+
     for shard, first in enumerate(range(0, NUM_SAMPLES, PER_SHARD)):
         with webdataset.TarWriter(str(folder / f"{shard:05d}.tar"), encoder=False) as writer:
             for index in range(first, min(first + PER_SHARD, NUM_SAMPLES)):
@@ -94,6 +96,7 @@ def write_shards(folder: Path, sample_of: Any) -> Path:
                     for name, value in sample.items()
                 }
                 writer.write(encodable)
+
     return folder
 
 
@@ -249,6 +252,7 @@ def bucket(tars: Path) -> Iterator[str]:
         files.put(str(tars) + "/", "elsewhere/wds/", recursive=True)
         fsspec.filesystem("s3").clear_instance_cache()
         yield "s3://elsewhere/wds"
+
     server.stop()
 
 

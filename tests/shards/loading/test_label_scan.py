@@ -61,18 +61,23 @@ def test_a_set_without_a_label_is_refused(tmp_path: Path) -> None:
         pixels = np.full((24, 24, 3), 60 * number + 40, np.uint8)
         Image.fromarray(pixels).save(tmp_path / "raw" / "images" / name)
         rows.append({"id": number, "file_name": name, "width": 24, "height": 24})
+
     annotations = {
         "images": rows,
         "annotations": [],
         "categories": [{"id": 1, "name": "cat"}],
     }
+
     folder = packed_coco(tmp_path, annotations)
     shards = open_shards([folder])
+
     assert shards.classes == ("cat",)
+
     for kind in ("classes", "boxes"):
         assert not has_labels(shards, kind)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match=r"no image has a (class|box)"):
             check_labels(shards, kind, Ranks.single())  # type: ignore[arg-type]
+
     check_labels(shards, "none", Ranks.single())
 
 

@@ -57,6 +57,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory, samples: list[TinySample])
     data = bytearray(path.read_bytes())
     data[int(row["image_offset"]) + 200] ^= 1
     path.write_bytes(data)
+
     return folder
 
 
@@ -99,9 +100,11 @@ def test_an_epoch_holds_every_sample_once(folder: Path) -> None:
     for epoch in range(12):
         part = seen[epoch * NUM_SAMPLES : (epoch + 1) * NUM_SAMPLES]
         assert sorted(part) == list(range(NUM_SAMPLES))
+
     positions = [
         position for step in steps for batch in step for position in batch.positions_B.tolist()
     ]
+
     assert positions == list(range(25 * 24))
 
 
@@ -128,7 +131,9 @@ def test_resume_at_any_point_on_other_ranks(folder: Path) -> None:
             for step in train(folder, begin * 24, end - begin, world=world, flip=True)
         ]
         assert_same(whole, parts)
+
     edge = train(folder, NUM_SAMPLES, 1)  # no multiple of the batch
+
     assert ids(edge) == Order([8] * 6 + [2], 3).sample_ids(NUM_SAMPLES, 24).tolist()
 
 
@@ -174,6 +179,7 @@ def test_targets_belong_to_their_samples(folder: Path) -> None:
             assert torch.equal(
                 batch.difficult_BC, (expected > 0) & (batch.sample_ids_B % 5 == 0)[:, None]
             )
+
     for step in train(folder, 3, 3, targets="mask", flip=True):
         for batch in step:
             assert batch.mask_BHW is not None
@@ -193,7 +199,9 @@ def test_evaluation_sees_each_sample_once_in_order(folder: Path, world: int) -> 
             assert torch.equal(batch.positions_B, batch.sample_ids_B)
             seen += zip(batch.sample_ids_B.tolist(), batch.lab_B3HW, strict=True)
         loader.close()
+
     assert sorted(i for i, _ in seen) == list(range(NUM_SAMPLES))
+
     plain = Loader(shards, **SETTINGS)
     whole = torch.cat([batch.lab_B3HW for batch in plain.eval_batches()])
     for index, lab_3HW in seen:
@@ -221,6 +229,7 @@ def expected_ids(first: int, number: int, bad: set[int], seed: int = 3) -> list[
             attempt += 1
             sample_id = replacement(seed, position // NUM_SAMPLES, planned, attempt, NUM_SAMPLES)
         chosen.append(sample_id)
+
     return chosen
 
 
@@ -251,7 +260,9 @@ def test_replaced_samples_are_recorded(damaged: Path) -> None:
         assert (position in recorded) == (planned in {7, 12, 20})
         if position in recorded:
             assert recorded[position].used == used
+
     reasons = " ".join(fault.reason for fault in loader.replaced)
+
     assert (
         "does not decode" in reasons
         and "another checksum" in reasons
@@ -272,6 +283,7 @@ def test_bad_samples_are_left_out_of_evaluation(damaged: Path) -> None:
         seen += [i for batch in loader.eval_batches() for i in batch.sample_ids_B.tolist()]
         assert all(fault.used is None for fault in loader.replaced)
         loader.close()
+
     assert sorted(seen) == [i for i in range(NUM_SAMPLES) if i not in {7, 12, 20, 31, 33}]
 
 
@@ -281,11 +293,14 @@ def test_too_many_bad_samples_stop_the_run_with_the_list(damaged: Path, folder: 
         LoadError, match=r"9 of the first \d+ samples .* share of 1.00%: sample \d+ \(tiny"
     ):
         list(islice(loader.train_batches(0), 1000))
+
     strict = Loader(open_shards([damaged]), **SETTINGS, max_bad_share=0.0)
     with pytest.raises(LoadError, match="1 of the first"):
         list(islice(strict.train_batches(0), 1000))
+
     unharmed = Loader(open_shards([folder]), **SETTINGS, max_bad_share=0.0)
     list(islice(unharmed.train_batches(0), 3))
+
     for one in (loader, strict, unharmed):
         one.close()
 
@@ -298,11 +313,13 @@ def test_broken_headers_never_reach_the_decoder(tmp_path: Path) -> None:
         samples[index].image = (
             image[: 20 + 5 * index] + b"x" * 300 if index % 2 else image[: 60 + 5 * index]
         )
+
     shards = open_shards([write_set(tmp_path / "set", samples)])
     settings = SETTINGS | {"global_batch_size": 64, "micro_batch_size": 64, "max_bad_share": 0.9}
     loader = Loader(shards, **settings, num_threads=2)
     for _ in range(10):
         assert sum(len(batch.sample_ids_B) for batch in loader.eval_batches()) == 42
+
     loader.close()
 
 
@@ -376,13 +393,19 @@ def test_close_ends_although_a_read_is_stalled(folder: Path) -> None:
 def test_loader_can_be_left_at_any_moment_and_used_again(folder: Path) -> None:
     loader = Loader(open_shards([folder]), **SETTINGS)
     first = next(loader.train_batches(0))  # the iterator is dropped here
+
     assert len(list(loader.eval_batches())) == 13
+
     batches = loader.train_batches(0)
     assert_same([first], [next(batches)])
     loader.close()
+
     assert next(batches, None) is None
+
     assert_same([first], [next(loader.train_batches(0))])
+
     assert loader.wait_s > 0
+
     loader.close()
 
 
@@ -395,9 +418,11 @@ def test_process_ends_with_a_loader_in_full_run(folder: Path) -> None:
         "batches = loader.train_batches(0); next(batches)\n"
         "print('seen')\n"
     )
+
     command = [sys.executable, "-W", "error", "-c", program, str(folder)]
     root = Path(__file__).parents[3]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=root)
+
     assert (done.returncode, done.stdout, done.stderr) == (0, "seen\n", "")
 
 
@@ -405,17 +430,23 @@ def test_wrong_use_is_refused(folder: Path, tmp_path: Path, samples: list[TinySa
     shards = open_shards([folder])
     with pytest.raises(OrderError, match="make it a multiple of 8"):
         Loader(shards, **SETTINGS | {"global_batch_size": 12}, world_size=2)
+
     with pytest.raises(OrderError, match=r"random_crop_min_area 0\.0"):
         Loader(shards, **SETTINGS, random_crop_min_area=0.0)
+
     with pytest.raises(OrderError, match="of a set of 50 samples"):
         Loader(shards, **SETTINGS | {"global_batch_size": 52}).train_batches(0)
+
     with pytest.raises(OrderError, match="from position -1"):
         Loader(shards, **SETTINGS).train_batches(-1)
+
     unlabelled = write_set(tmp_path / "plain", samples[:9], classes=(), with_masks=False)
     with pytest.raises(ManifestError, match="no classes"):
         Loader(open_shards([unlabelled]), **SETTINGS, targets="classes")
+
     with pytest.raises(ManifestError, match="not the same ones in all folders"):
         Loader(open_shards([folder, unlabelled]), **SETTINGS, targets="classes")
+
     unmasked = write_set(tmp_path / "unmasked", samples[:9], with_masks=False)
     with pytest.raises(ManifestError, match="packed without masks"):
         Loader(open_shards([unmasked]), **SETTINGS, targets="mask")

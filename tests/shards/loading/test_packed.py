@@ -41,8 +41,10 @@ def test_training_and_evaluation_take_every_sample(shards: ShardSet) -> None:
         for batch in step
         for i in batch.sample_ids_B.tolist()
     ]
+
     assert sorted(seen[:NUM_GOOD]) == list(range(NUM_GOOD)) == sorted(seen[NUM_GOOD:])
     assert not loader.replaced
+
     loader.close()
 
 
@@ -68,7 +70,9 @@ def test_pictures_are_those_that_were_packed(shards: ShardSet) -> None:
                     np.asarray(Image.open(io.BytesIO(members.mask))), mask_HW.numpy()
                 )
                 same_size += 1
+
     assert same_size == NUM_GOOD or shards.image_policies != ("squash:24",)
+
     loader.close()
     files.close()
 

@@ -46,7 +46,9 @@ def test_each_run_is_told_once_and_covers_its_samples(shards: ShardSet) -> None:
                 begin, size = told.setdefault(run, span)
                 assert begin <= row[f"{member}_offset"]
                 assert row[f"{member}_offset"] + row[f"{member}_size"] <= begin + size
+
     assert len(told) == 3 + 3 + 2 + 2 + 1
+
     for (shard, run), (begin, size) in told.items():  # and no byte of the next
         if (shard, run + 1) in told:
             assert begin + size == told[shard, run + 1][0]
@@ -58,12 +60,14 @@ def test_runs_are_forgotten_once_they_are_over(
     monkeypatch.setattr("shards.loading.run_reads._REMEMBERED", 2)
     reads = RunReads(shards, RUN, ShardFiles())
     offsets = shards.rows(np.arange(0, 8, RUN))["image_offset"].tolist()
+
     assert [
         reads.begin(0, offset) is None for offset in (*offsets[:2], offsets[0], offsets[2])
     ] == [False] * 2 + [
         True,
         False,
     ]
+
     assert reads.begin(0, offsets[1]) is not None  # the one left alone for longest
 
 
@@ -87,15 +91,21 @@ def test_the_system_fetches_what_it_is_told_of(tmp_path: Path) -> None:
         stream.write(os.urandom(8 << 20))
         os.fsync(stream.fileno())
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
     if in_page_cache(path, 6 << 20):
         pytest.skip("this file system keeps its files in memory")
+
     files.will_need(path, 6 << 20, 1 << 17)
+
     # The kernel answers at its own pace; pytest's timeout ends a wait for nothing.
     while not in_page_cache(path, 6 << 20):
         time.sleep(0.01)
+
     assert not in_page_cache(path, 2 << 20)
+
     for offset, size in ((1 << 40, 100), (0, 0), (-5, 3), (5, -3), (2**63, 5)):
         files.will_need(path, offset, size)  # hints from a strange table are left unheard
+
     files.close()
 
 
@@ -111,8 +121,10 @@ def test_strange_tables_spoil_only_their_own_samples(tmp_path: Path) -> None:
             read_members(shards, table[index], MemberSpec(), reads.read_at).image
             == tiny_sample(index).image
         )
+
     with pytest.raises(BadSampleError):
         read_members(shards, table[4], MemberSpec(), reads.read_at)
+
     files.close()
 
 

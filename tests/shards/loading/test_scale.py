@@ -97,6 +97,7 @@ def imagenet_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
             stream.truncate(120_000_000)
         number = min(PER_SHARD, NUM_SAMPLES - first)
         shards.append(ShardInfo(file=path.name, samples=number, bytes=120_000_000, sha256="0" * 64))
+
     np.save(folder / "samples.npy", rows)
     table = (folder / "samples.npy").read_bytes()
     manifest = Manifest(
@@ -116,7 +117,9 @@ def imagenet_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         shards=tuple(shards),
     )
+
     write_manifest(manifest, folder)
+
     return folder
 
 

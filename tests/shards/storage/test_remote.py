@@ -72,9 +72,13 @@ def batches(folder: Path | str, cache: Cache | None = None) -> list[torch.Tensor
     for _ in range(7):  # over an epoch's edge
         for batch in next(stream):
             out += [batch.lab_B3HW, batch.sample_ids_B]
+
     out += [batch.lab_B3HW for batch in loader.eval_batches()]
+
     assert not loader.replaced
+
     loader.close()
+
     return out
 
 
@@ -94,11 +98,14 @@ def test_same_batches_from_a_url_and_from_a_folder(
     packed: Path, server: FolderServer, cache: Cache
 ) -> None:
     ours, theirs = batches(packed), batches(server.url, cache)
+
     assert len(ours) == len(theirs)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert {name: server.requests[name] for name in SHARDS} == dict.fromkeys(SHARDS, 1)
     assert open_set(server.url + "/", cache).digest == open_shards([packed]).digest
+
     batches(server.url, cache)
+
     assert server.requests["samples.npy"] == 1 and all(
         server.requests[name] == 1 for name in SHARDS
     )
@@ -151,13 +158,18 @@ def test_fault_that_stays(
     for index in (8, 9, 15):  # the failure is remembered: its samples do not each wait for it
         with pytest.raises(BadSampleError, match=f"{SHARDS[1]}: cannot be fetched .*{reason}"):
             read(shards, index)
+
     assert num_requests in (None, server.requests[SHARDS[1]])
     assert read(shards, 0) == tiny_sample(0).image
     assert not list(cache.folder.glob("*/*.part"))
+
     server.faults.clear()
     remote_folder = remote.remote_of(shards.shard_paths[1])
+
     assert remote_folder is not None
+
     remote_folder.forget_failures()  # as after a minute
+
     assert read(shards, 8) == tiny_sample(8).image
 
 
@@ -219,7 +231,9 @@ def test_bound_is_kept_and_files_in_use_stay(
     held, files = ShardFiles(), ShardFiles()
     for index in (0, 8, 16):
         read(shards, index, held if index == 8 else files)
+
     files.close()
+
     with serve(packed) as other:  # the same set from elsewhere has a place of its own
         second = open_set(other.url, cache)
         for index in (0, 8, 16, 24, 32):
@@ -231,6 +245,7 @@ def test_bound_is_kept_and_files_in_use_stay(
             )
             assert used <= cache.limit_bytes
         assert shards.shard_paths[1].exists() and not shards.shard_paths[0].exists()
+
     assert read(shards, 8, held) == tiny_sample(8).image
     assert read(shards, 0) == tiny_sample(0).image and server.requests[SHARDS[0]] == 2
 
@@ -238,18 +253,24 @@ def test_bound_is_kept_and_files_in_use_stay(
 def test_full_cache(packed: Path, server: FolderServer, tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"set data\.cache_gb to"):
         open_set(server.url, Cache(tmp_path / "small", 10_000))
+
     in_use = [
         open_in_use(write_file(tmp_path / "cache" / "other" / f"{number}.tar"))
         for number in range(3)
     ]
+
     total = sum(path.stat().st_size for path in packed.iterdir())
     shards = open_set(server.url, Cache(tmp_path / "cache", total + 10))
     folder = remote.remote_of(shards.shard_paths[0])
+
     assert folder is not None
+
     for name in SHARDS:
         folder.fetch(name, needed=False)
+
     assert len(list((tmp_path / "cache").glob("*/tiny*.tar"))) < len(SHARDS)
     assert read(shards, 39) == tiny_sample(39).image
+
     list(map(os.close, in_use))
 
 
@@ -288,15 +309,20 @@ def test_killed_during_a_fetch_and_started_again(server: FolderServer, cache: Ca
     process = start(server, cache)
     while not (parts := list(cache.folder.glob("*/*2.tar.part"))):
         time.sleep(0.01)  # pytest's timeout ends a wait for nothing
+
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+
     assert fetched(cache) == SHARDS[:2]
+
     locks = parts[0].with_suffix(".lock")
     with locks.open("r+") as lock:  # somebody else at it: not swept
         fcntl.flock(lock, fcntl.LOCK_EX)
         cache.sweep()
         assert parts[0].exists()
+
     shards = open_set(server.url, cache)
+
     assert not parts[0].exists()
     assert [read(shards, index) for index in range(40)] == [
         tiny_sample(index).image for index in range(40)
@@ -321,8 +347,10 @@ def test_next_shards_are_fetched_ahead(server: FolderServer, cache: Cache) -> No
     )
     evaluation = loader.eval_batches()
     next(evaluation)
+
     while len(fetched(cache)) < 3:
         time.sleep(0.01)  # pytest's timeout ends a wait for nothing
+
     evaluation.close()
     loader.close()
 

@@ -39,6 +39,7 @@ def bucket(packed: Path) -> Iterator[str]:
         "ACCESS_KEY_ID": "testing",
         "SECRET_ACCESS_KEY": "testing",
     }
+
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("NO_PROXY", "127.0.0.1")
         for name, value in {**words, "DEFAULT_REGION": "us-east-1"}.items():
@@ -49,6 +50,7 @@ def bucket(packed: Path) -> Iterator[str]:
         files.mkdir("private")
         files.put(str(packed / "manifest.json"), "private/set/manifest.json")
         yield "s3://photos/set"
+
     server.stop()
 
 
