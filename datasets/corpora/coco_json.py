@@ -157,8 +157,8 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise CorpusError(f"{path}: larger than {MAX_JSON_BYTES:,} bytes; split it by images.")
-        # utf-8-sig: editors on Windows put a byte order mark in front.
-        with path.open(encoding="utf-8-sig") as file:
+        # From bytes json tells UTF-8, with or without a byte order mark, from UTF-16.
+        with path.open("rb") as file:
             data = json.load(file)
     except (OSError, ValueError, RecursionError) as error:
         raise CorpusError(f"{path}: not a readable JSON file ({error}).") from error

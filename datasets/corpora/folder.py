@@ -9,9 +9,9 @@
     <root>/[<split>/]classes.txt                   the classes' names, one per line, index 1 first
     <root>/[<split>/]labelmap.txt                  for color-coded masks: `name:red,green,blue`
 
-Masks are PNGs, palette or grey, 0 = background, 255 = void; mask_survey.py tells what they hold.
-The split `all` is the root itself. Hidden files and other extensions are skipped; links are
-followed.
+Masks are PNG, TIFF or BMP, palette or grey, 0 = background, 255 = void; mask_survey.py tells what
+they hold. The split `all` is the root itself. Hidden files and other extensions are skipped; links
+are followed.
 """
 
 import functools
@@ -26,6 +26,8 @@ from datasets.corpora.palette import voc_palette
 from datasets.errors import CorpusError
 from shards.records import Corpus, Mask, Record, label_of
 
+# JPEGs are found too, to be refused in words: their values are not those that were saved.
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 MASK_FOLDERS = ("masks", "labels", "annotations")
 # What tools append to an image's name for its mask.
 MASK_ENDINGS = ("", "_mask", "-mask", "_label", "_labels", "_gt", "_seg", "_segmentation")
@@ -63,9 +65,10 @@ class _Layout:
         stem = PurePosixPath(relative).with_suffix("").as_posix()
         endings = BESIDE_ENDINGS if self.masks == self.images else MASK_ENDINGS
         for ending in endings:
-            name = files.find(f"{stem}{ending}.png")
-            if name is not None:
-                return files.folder / name
+            for suffix in MASK_SUFFIXES:
+                name = files.find(f"{stem}{ending}{suffix}")
+                if name is not None:
+                    return files.folder / name
         return None
 
 
@@ -152,7 +155,8 @@ def _layout(root: Path, split: str) -> _Layout:
 def _masks_in(folders: list[Path]) -> Path | None:
     """Return the first folder with masks: `labels/` may hold text files of detection sets."""
     for folder in folders:
-        if folder.is_dir() and any(name.lower().endswith(".png") for name in walk_pictures(folder)):
+        names = walk_pictures(folder) if folder.is_dir() else iter(())
+        if any(name.lower().endswith(MASK_SUFFIXES) for name in names):
             return folder
     return None
 
@@ -176,7 +180,8 @@ def _masks_are_beside(folder: Path) -> bool:
 
 def _is_mask_name(relative: str) -> bool:
     lower = relative.lower()
-    return any(lower.endswith(f"{ending}.png") for ending in BESIDE_ENDINGS)
+    stem, _, suffix = lower.rpartition(".")
+    return stem.endswith(BESIDE_ENDINGS) and f".{suffix}" in MASK_SUFFIXES
 
 
 def _count(layout: _Layout, skipped: Skipped) -> int:

@@ -1,4 +1,4 @@
-"""PNG masks that records point to: class indices, one class of 0 and 255, or colors.
+"""Masks that records point to, PNG, TIFF or BMP: class indices, one class of 0 and 255, or colors.
 
 They are read in the packer's workers. All give H x W uint8: 0 = background, i + 1 =
 `Corpus.classes[i]`, 255 = void. COCO's outlines are in coco_masks.py.
@@ -20,6 +20,10 @@ MAX_MASK_PIXELS = (
     180_000_000  # more than an image may have; keeps a hostile size from filling the memory
 )
 HEADER_BYTES = 26
+FORMATS = ("PNG", "TIFF", "BMP")
+PNG_START = b"\x89PNG\r\n\x1a\n"
+JPEG_START = b"\xff\xd8\xff"
+OTHER_STARTS = (b"II*\0", b"MM\0*", b"BM")
 GREY, PALETTE, GREY_ALPHA = 0, 3, 4  # color types of a PNG's header; 2 and 6 are RGB and RGBA
 # Pillow stretches grey of 2 and 4 bits to 0..255. One bit comes as booleans, more bits come as they
 # are.
@@ -130,13 +134,16 @@ class ColorMask:
 
 
 def read_plane(path: Path) -> NDArray[Any]:
-    """Decode a PNG to its indices or grey values, H x W.
+    """Decode a mask to its indices or grey values, H x W.
 
     Raises:
-        CorpusError: not a PNG, damaged, too large, or with colors.
+        CorpusError: neither PNG, TIFF nor BMP, damaged, too large, or with colors.
     """
-    bits, color_type = png_header(path)
+    head = _head(path)
     pixels = _decoded(path)
+    if not head.startswith(PNG_START):
+        return _grey_of(pixels, path)
+    bits, color_type = head[24], head[25]
 
     if color_type in (PALETTE, GREY):
         if pixels.ndim != 2:
@@ -146,7 +153,13 @@ def read_plane(path: Path) -> NDArray[Any]:
     if color_type == GREY_ALPHA:
         return pixels[..., 0]
 
-    # Many tools save a grey mask as a color picture.
+    return _grey_of(pixels, path)
+
+
+def _grey_of(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Return the plane of a mask; many tools save a grey one as a color picture."""
+    if pixels.ndim == 2:
+        return pixels.astype(np.uint8) if pixels.dtype == np.bool_ else pixels
     red, green, blue = (pixels[..., channel] for channel in range(3))
     if not (np.array_equal(red, green) and np.array_equal(green, blue)):
         raise CorpusError(
@@ -159,7 +172,7 @@ def read_plane(path: Path) -> NDArray[Any]:
 
 def _color_codes(path: Path) -> NDArray[np.uint32]:
     """Return a mask's colors as one number each, H x W."""
-    png_header(path)
+    _head(path)
     red, green, blue = np.moveaxis(_decoded(path, as_rgb=True).astype(np.uint32), -1, 0)
     return np.asarray(red << 16 | green << 8 | blue)
 
@@ -172,38 +185,39 @@ def _color_of(code: int) -> Color:
     return code >> 16, code >> 8 & 255, code & 255
 
 
-def png_header(path: Path) -> tuple[int, int]:
-    """Return a PNG's bit depth and color type; 26 bytes of it are read.
+def _head(path: Path) -> bytes:
+    """Return the first bytes of a mask, up to a PNG's bit depth and color type.
 
     Raises:
-        CorpusError: the file cannot be read or is not a PNG.
+        CorpusError: the file cannot be read, or has another format.
     """
     try:
         with path.open("rb") as file:
             head = file.read(HEADER_BYTES)
     except OSError as error:
         raise CorpusError(f"{path}: the mask cannot be read ({error.strerror}).") from error
-    if len(head) < HEADER_BYTES or not head.startswith(b"\x89PNG\r\n\x1a\n"):
-        raise CorpusError(f"{path}: the mask is not a PNG.")
-    return head[24], head[25]
+
+    if head.startswith(JPEG_START):
+        raise CorpusError(f"{path}: the mask is a JPEG, which changes values; save masks as PNG.")
+    is_png = head.startswith(PNG_START) and len(head) == HEADER_BYTES
+    if not is_png and not head.startswith(OTHER_STARTS):
+        raise CorpusError(f"{path}: the mask is not a PNG, TIFF or BMP.")
+    return head
 
 
 def _decoded(path: Path, *, as_rgb: bool = False) -> NDArray[Any]:
     """Decode a PNG, by default without converting it."""
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=["PNG"]) as picture:
+            with Image.open(path, formats=FORMATS) as picture:
                 if picture.width * picture.height > MAX_MASK_PIXELS:
                     raise CorpusError(
                         f"{path}: {picture.width} x {picture.height} is too large for a mask."
                     )
                 return np.asarray(picture.convert("RGB") if as_rgb else picture)
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombWarning,
-        Image.DecompressionBombError,
-    ) as error:
+    except (CorpusError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly every type on damaged files
         raise CorpusError(f"{path}: the mask cannot be decoded ({error}).") from error

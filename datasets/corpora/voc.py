@@ -210,7 +210,7 @@ def _names(chosen: _Split, pictures: FileNames) -> list[str]:
     """Return the names of a split's images as its list writes them, sorted."""
     if chosen.name == "all":
         files = [entry.name for entry in list_folder(chosen.source)]
-        return [name.removesuffix(".xml") for name in files if name.endswith(".xml")]
+        return [name[:-4] for name in files if name.lower().endswith(".xml")]
 
     # Before any name is looked up: a list may come from a stranger.
     lines = read_lines(chosen.source, "list")
@@ -344,7 +344,7 @@ def _own_classes(chosen: _Split) -> _Classes:
     folder = chosen.folder / "Annotations"
     names: set[str] = set()
     for entry in list_folder(folder):
-        if entry.name.endswith(".xml"):
+        if entry.name.lower().endswith(".xml"):
             names.update(read_class_names(folder / entry.name))
 
     if len(names) > MAX_CLASSES:

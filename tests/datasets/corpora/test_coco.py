@@ -314,9 +314,10 @@ def test_the_stated_size_goes_with_the_record(tmp_path: Path) -> None:
     assert first.label_size == (5, 4)
 
 
-def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_encodings_of_windows_are_read(tmp_path: Path, encoding: str) -> None:
     path = make(tmp_path) / "annotations/instances_train2017.json"
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    path.write_text(path.read_text(), encoding=encoding)
     assert open_coco(tmp_path, "train").num_records == 2
 
 

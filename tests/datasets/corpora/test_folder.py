@@ -361,3 +361,20 @@ def test_what_is_not_taken_is_counted(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").unlink()
     with pytest.raises(CorpusError, match=r"is empty.* Left out: 1 links to nothing \(gone\.jpg\)"):
         open_folder(tmp_path, "all")
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".BMP"])
+def test_masks_of_other_lossless_formats_are_found(tmp_path: Path, suffix: str) -> None:
+    touch(tmp_path / "images/a.jpg", tmp_path / "beside/b.tif")
+    save_mask(tmp_path / f"masks/a{suffix}", 3)
+    save_mask(tmp_path / f"beside/b_mask{suffix}", 2)
+    for split, value in (("all", 3), ("beside", 2)):
+        (record,) = open_folder(tmp_path, split).records()
+        assert record.mask.read()[0, 1] == value
+
+
+def test_masks_saved_as_jpegs_are_refused_in_words(tmp_path: Path) -> None:
+    touch(tmp_path / "images/a.jpg")
+    save_mask(tmp_path / "masks/a.jpg", 255)
+    with pytest.raises(CorpusError, match=r"a\.jpg: the mask is a JPEG, which changes values"):
+        open_folder(tmp_path, "all")

@@ -208,29 +208,30 @@ def test_xml_with_strange_pieces(
     answers(lambda: read_annotation(path, class_of))
 
 
-def png_of(mode: str) -> bytes:
+def image_of(kind: str, mode: str) -> bytes:
     plane = np.arange(20 * 30).reshape(20, 30).astype(np.uint8)
     picture = Image.fromarray(plane)
     if mode == "P":
         picture.putpalette(list(range(256)) * 3)
     buffer = io.BytesIO()
-    (picture if mode in ("L", "P") else picture.convert(mode)).save(buffer, "PNG")
+    (picture if mode in ("L", "P") else picture.convert(mode)).save(buffer, kind)
     return buffer.getvalue()
 
 
-PNGS = {mode: png_of(mode) for mode in ("L", "P", "1", "LA", "RGB", "RGBA", "I;16")}
+MASKS = [image_of("PNG", mode) for mode in ("L", "P", "1", "LA", "RGB", "RGBA", "I;16")]
+MASKS += [image_of(kind, mode) for kind in ("TIFF", "BMP") for mode in ("L", "P", "1", "RGB")]
 
 
 @fuzz
 @given(
-    mode=st.sampled_from(sorted(PNGS)),
+    whole=st.sampled_from(MASKS),
     flips=st.lists(st.tuples(st.integers(0, 900), st.integers(0, 255)), max_size=6),
     length=st.none() | st.integers(0, 900),
 )
 def test_masks_with_strange_bytes(
-    tmp_path: Path, mode: str, flips: list[tuple[int, int]], length: int | None
+    tmp_path: Path, whole: bytes, flips: list[tuple[int, int]], length: int | None
 ) -> None:
-    content = bytearray(PNGS[mode])
+    content = bytearray(whole)
     for position, value in flips:
         content[position % len(content)] = value
     path = tmp_path / "m.png"

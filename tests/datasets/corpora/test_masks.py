@@ -91,10 +91,25 @@ def test_masks_that_are_none(tmp_path: Path) -> None:
         "rgb.png": "is a color picture",
         "big.png": "index 20, .* 19 classes",
         "short.png": "cannot be decoded",
-        "text.png": "not a PNG",
-        "jpeg.png": "not a PNG",
+        "text.png": "not a PNG, TIFF or BMP",
+        "jpeg.png": "is a JPEG, which changes values",
         "none.png": "cannot be read",
     }
     for name, message in cases.items():
         with pytest.raises(CorpusError, match=message):
             IndexMask(tmp_path / name, 19).read()
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".bmp"])
+@pytest.mark.parametrize("mode", ["L", "P", "1", "RGB"])
+def test_masks_of_other_lossless_formats(tmp_path: Path, suffix: str, mode: str) -> None:
+    plane = np.array([[0, 255], [255, 0]], np.uint8)
+    picture = Image.fromarray(plane)
+    if mode == "P":
+        picture.putpalette([7] * 768)
+    elif mode != "L":
+        picture = picture.convert(mode)
+    picture.save(tmp_path / f"m{suffix}")
+
+    expected = plane // 255 if mode == "1" else plane
+    np.testing.assert_array_equal(IndexMask(tmp_path / f"m{suffix}").read(), expected)
