@@ -32,16 +32,28 @@ def rgb_to_lab_B3HW(rgb_B3HW: Tensor) -> Tensor:
 
     Takes any leading dimensions; half precisions are computed, and returned, in float32.
     """
-    linear = _at_least_float32(rgb_B3HW)
-    above = (
-        (linear.clamp(min=0.04045) + 0.055) / 1.055
-    ) ** 2.4  # clamped: no NaN gradient from the side not taken
-    linear = torch.where(linear > 0.04045, above, linear / 12.92)
+    linear = _linear(rgb_B3HW)
     x, y, z = (
         _lab_curve(part / white)
         for part, white in zip(_mix(_XYZ_FROM_RGB, linear), _WHITE, strict=True)
     )
     return torch.stack([116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z)], dim=-3)
+
+
+def rgb_to_lightness_B1HW(rgb_B3HW: Tensor) -> Tensor:
+    """Return L of `rgb_to_lab_B3HW` alone, in a third of the time."""
+    red, green, blue = _linear(rgb_B3HW).unbind(-3)
+    weights = _XYZ_FROM_RGB[1]
+    luminance = weights[0] * red + weights[1] * green + weights[2] * blue
+    return (116.0 * _lab_curve(luminance / _WHITE[1]) - 16.0).unsqueeze(-3)
+
+
+def _linear(rgb_B3HW: Tensor) -> Tensor:
+    """Undo sRGB's gamma."""
+    rgb_B3HW = _at_least_float32(rgb_B3HW)
+    # Clamped: no NaN gradient from the side that is not taken.
+    above = ((rgb_B3HW.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4
+    return torch.where(rgb_B3HW > 0.04045, above, rgb_B3HW / 12.92)
 
 
 def lab_to_rgb_B3HW(lab_B3HW: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from colorgan.color import (
     lab_to_rgb_B3HW,
     normalise_lab_B3HW,
     rgb_to_lab_B3HW,
+    rgb_to_lightness_B1HW,
 )
 from colorgan.devices import exact_float32
 from colorgan.models.modes import dropout_keys, evaluating, set_dropout_keys
@@ -71,12 +72,14 @@ class ColorStrip:
 
     Attributes:
         top: The first row's number.
-        lab_13HW: The photo's own normalised Lab.
+        rgb_13HW: The photo's own sRGB in [0, 1].
+        luminance_11HW: Its normalised luminance.
         chroma_12HW: The generator's normalised chroma, brought to the photo's size.
     """
 
     top: int
-    lab_13HW: Tensor
+    rgb_13HW: Tensor
+    luminance_11HW: Tensor
     chroma_12HW: Tensor
 
 
@@ -119,8 +122,8 @@ def color_strips(
         rgb_13HW = photo.read(top, bottom)[None].to(device).float() / 255.0
         narrow = tall_chroma[:, :, top:bottom].to(device)
         chroma_12HW = resized(narrow, (bottom - top, photo.width)).clamp(-1.0, 1.0)
-        lab_13HW = normalise_lab_B3HW(rgb_to_lab_B3HW(rgb_13HW), ab_scale).float()
-        yield ColorStrip(top, lab_13HW, chroma_12HW)
+        luminance_11HW = rgb_to_lightness_B1HW(rgb_13HW) / 50.0 - 1.0
+        yield ColorStrip(top, rgb_13HW, luminance_11HW, chroma_12HW)
 
 
 def _shrunk(photo: PhotoRows, side: int, rows: int) -> Tensor:
@@ -160,9 +163,9 @@ def color_photo(
     for strip in color_strips(
         generator, photo, image_size=image_size, ab_scale=ab_scale, seed=seed
     ):
-        luminance_11HW = strip.lab_13HW[:, :1]
-        grey.append(to_rgb(luminance_11HW, torch.zeros_like(strip.chroma_12HW), ab_scale))
-        colored.append(to_rgb(luminance_11HW, strip.chroma_12HW, ab_scale))
+        none_12HW = torch.zeros_like(strip.chroma_12HW)
+        grey.append(to_rgb(strip.luminance_11HW, none_12HW, ab_scale))
+        colored.append(to_rgb(strip.luminance_11HW, strip.chroma_12HW, ab_scale))
     return torch.cat(grey, dim=2)[0], torch.cat(colored, dim=2)[0]
 
 
@@ -174,7 +177,8 @@ def lab_and_predicted(
     strips = list(
         color_strips(generator, photo, image_size=image_size, ab_scale=ab_scale, seed=seed)
     )
-    lab_13HW = torch.cat([strip.lab_13HW for strip in strips], dim=2)
+    rgb_13HW = torch.cat([strip.rgb_13HW for strip in strips], dim=2)
+    lab_13HW = normalise_lab_B3HW(rgb_to_lab_B3HW(rgb_13HW), ab_scale).float()
     return lab_13HW, torch.cat([strip.chroma_12HW for strip in strips], dim=2)
 
 

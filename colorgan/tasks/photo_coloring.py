@@ -110,7 +110,7 @@ def color_image(
         image_size=config.architecture.image_size,
         ab_scale=config.ab_scale,
     ):
-        luminance_11HW = strip.lab_13HW[:, :1]
+        luminance_11HW = strip.luminance_11HW
         rgb_13HW = to_rgb(luminance_11HW, strip.chroma_12HW, config.ab_scale)
         colored = Image.fromarray(to_uint8_HWC(rgb_13HW[0]))
         result.paste(colored, (width if side_by_side else 0, strip.top))

@@ -15,6 +15,7 @@ from colorgan.color import (
     lab_to_rgb_B3HW,
     normalise_lab_B3HW,
     rgb_to_lab_B3HW,
+    rgb_to_lightness_B1HW,
 )
 
 
@@ -97,3 +98,9 @@ def test_gradients_are_numbers_at_black_and_white() -> None:
     lab = torch.tensor([0.5, -100.0, 120.0], dtype=torch.float64).view(1, 3, 1, 1).requires_grad_()
     lab_to_rgb_B3HW(lab).sum().backward()
     assert lab.grad is not None and lab.grad.isfinite().all()
+
+
+def test_lightness_alone_is_that_of_lab() -> None:
+    rgb_B3HW = torch.rand(2, 3, 40, 33, generator=torch.Generator().manual_seed(0))
+    rgb_B3HW[:, :, :4] = 0.0
+    assert torch.equal(rgb_to_lightness_B1HW(rgb_B3HW), rgb_to_lab_B3HW(rgb_B3HW)[:, :1])

@@ -66,15 +66,15 @@ def test_the_height_of_strips_changes_nothing(generator: nn.Module, strip_pixels
         found = list(
             color_strips(generator, photo, image_size=32, ab_scale=AB_SCALE, strip_pixels=pixels)
         )
-        lab_13HW = torch.cat([strip.lab_13HW for strip in found], dim=2)
+        luminance = torch.cat([strip.luminance_11HW for strip in found], dim=2)
         chroma_12HW = torch.cat([strip.chroma_12HW for strip in found], dim=2)
-        return [strip.top for strip in found], lab_13HW, chroma_12HW
+        return [strip.top for strip in found], luminance, chroma_12HW
 
-    tops, lab_13HW, chroma_12HW = strips(strip_pixels)
-    whole_tops, whole_lab, whole_chroma = strips(61 * 90)
+    tops, luminance, chroma_12HW = strips(strip_pixels)
+    whole_tops, whole_luminance, whole_chroma = strips(61 * 90)
     rows = max(1, strip_pixels // 90)
     assert (tops, whole_tops) == (list(range(0, 61, rows)), [0])
-    assert torch.allclose(lab_13HW, whole_lab, atol=1e-6)
+    assert torch.allclose(luminance, whole_luminance, atol=1e-6)
     assert torch.allclose(chroma_12HW, whole_chroma, atol=1e-6)
 
 
@@ -92,7 +92,7 @@ def test_rows_are_read_twice_in_order_and_may_be_overwritten_once_out(
         ab_scale=AB_SCALE,
         strip_pixels=350,
     ):
-        colored.append(to_rgb(strip.lab_13HW[:, :1], strip.chroma_12HW, AB_SCALE))
-        overwritten_3HW[:, strip.top : strip.top + strip.lab_13HW.shape[2]] = 0
+        colored.append(to_rgb(strip.luminance_11HW, strip.chroma_12HW, AB_SCALE))
+        overwritten_3HW[:, strip.top : strip.top + strip.rgb_13HW.shape[2]] = 0
     assert not overwritten_3HW.any()
     assert torch.allclose(torch.cat(colored, dim=2)[0], expected, atol=1e-5)
