@@ -130,19 +130,19 @@ def report_page(report_data: ReportData, files: Files) -> str:
     return render_page(
         "colorgan report",
         made,
-        _answer(report_data),
+        _answer(report_data, results),
         shown,
     )
 
 
-def _answer(report_data: ReportData) -> list[Block]:
+def _answer(report_data: ReportData, results: Sequence[Result]) -> list[Block]:
     """Return what a reader wants to know first: the verdicts and a card per task and probe."""
     blocks: list[Block] = []
     # Sentences before cards: a verdict has its interval, a card is a glance.
     sentences = verdicts(report_data)
     if sentences:
         blocks.append(Items(sentences, "verdict"))
-    cards = answer_cards(report_data)
+    cards = answer_cards(report_data, results)
     if cards:
         blocks.append(Cards(cards))
     return blocks

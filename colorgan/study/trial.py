@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from colorgan.config.recipe import StageRecipe
 from colorgan.errors import UsageError
 from colorgan.evaluation.record import EVALUATION, SCORES
 from colorgan.files import mapping, number, read_json
@@ -25,6 +26,7 @@ from colorgan.study.steps import IN_PROCESS, Step
 
 HELD_OUT = "80,20"  # of the training part, for a search where the protocol holds nothing out itself
 RATES = "rates.json"
+STAGE_KEYS = ("epochs", "learning_rate", "features", "schedule")  # in every recipe of a stage
 
 Scores = dict[str, dict[float, float | None]]  # arm -> learning rate -> score; None: it diverged
 
@@ -236,7 +238,7 @@ class Trial:
     def stages_of(self, arm: Arm, learning_rate: float | None) -> list[dict[str, Any]]:
         """Return an arm's stages; a searched rate replaces that of the full ones."""
         stages = self.protocol.stages["pretrained" if arm.pretrained else "scratch"]
-        plain = [stage.model_dump() for stage in stages]
+        plain = [_stage_fields(stage) for stage in stages]
         for stage in plain:
             stage["epochs"] *= self.epochs_times
             if learning_rate is not None and stage["features"] == "train":
@@ -338,6 +340,19 @@ class Trial:
         if start.name in self.parents:
             parents = [*parents, self.parents[start.name]]
         return tuple(dict.fromkeys(parents))
+
+
+def _stage_fields(stage: StageRecipe) -> dict[str, Any]:
+    """Return a stage's settings; keys that came with later versions only if they are set.
+
+    A complete step is known by its recipe: studies of older versions would run again.
+    """
+    fields = {}
+    for name, value in stage.model_dump().items():
+        default = StageRecipe.model_fields[name].default
+        if name in STAGE_KEYS or value != default:
+            fields[name] = value
+    return fields
 
 
 def _search_score(path: Path, metric: str) -> float | None:

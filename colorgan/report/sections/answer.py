@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from colorgan.probes.record import Probe
 from colorgan.report.blocks import Card
-from colorgan.report.published import METRICS
+from colorgan.report.final_scores import Result, by_conditions, data_name, spread
+from colorgan.report.published import METRICS, TITLES
 from colorgan.report.report_data import ReportData
 from colorgan.report.sections.probes import best_of, by_model
 from colorgan.report.sections.transfer import interval_text, percent_text, points
@@ -26,14 +27,17 @@ def verdicts(report_data: ReportData) -> list[str]:
     return sentences
 
 
-def answer_cards(report_data: ReportData) -> list[Card]:
-    """Return a card per protocol with a comparison, per set of probes, and per scored generator."""
+def answer_cards(report_data: ReportData, results: Sequence[Result] = ()) -> list[Card]:
+    """Return a card per compared protocol, task of runs, set of probes, and generator."""
     cards = []
     for study in report_data.studies:
         for protocol in study.protocols:
             # The first comparison is that of the first pretrained arm with scratch.
             cards += [_study_card(protocol, each) for each in protocol.comparisons[:1]]
             cards += _probe_cards(protocol.title, _study_probes(study, protocol))
+    if not report_data.studies:
+        for task in METRICS:
+            cards += _task_cards(task, results)
     cards += _probe_cards("Frozen features", by_model(report_data.probes))
     for run in report_data.of("pretrain"):
         cards += _generator_card(run)
@@ -56,6 +60,28 @@ def _study_card(protocol: ProtocolRecord, each: ComparisonRecord) -> Card:
     runs = len(protocol.seeds)
     text = f"{metric}: {', '.join(means)}; {runs} seeds{interval_text(each)}."
     return Card(protocol.title, points(each.difference), text, kind)
+
+
+def _task_cards(task: str, results: Sequence[Result]) -> list[Card]:
+    """Return a card per set on which runs of a task were scored, with every start's mean."""
+    cards = []
+    for conditions, groups in by_conditions(results, task).items():
+        # The first metric that every group has: the others are in the tables.
+        for metric in METRICS[task]:
+            if all(group.values(metric.key) for group in groups):
+                break
+        else:
+            continue
+
+        texts = []
+        for group in groups:
+            values = list(group.values(metric.key).values())
+            texts.append(f"{group.label} {spread(values, metric.scale)}\u00a0{metric.unit}")
+        where = f"{data_name(conditions.data)}, {conditions.images:,} images"
+        cards.append(
+            Card(f"{TITLES[task]}, {where}", texts[0], f"{metric.name}: {'; '.join(texts)}.")
+        )
+    return cards
 
 
 def _study_probes(study: Study, protocol: ProtocolRecord) -> dict[str, Sequence[Probe]]:

@@ -28,6 +28,7 @@ from colorgan.report.photos import open_picture, progress, triples
 from colorgan.report.published import METRICS
 from colorgan.report.rendering import render
 from colorgan.report.report_data import read_folders
+from colorgan.report.sections.answer import answer_cards
 from colorgan.report.sections.scores import markdown
 from colorgan.runs.reading import differences, read_run, short_names
 
@@ -80,6 +81,14 @@ def test_runs_that_differ_only_in_seed_are_one_arm_and_pairs_are_by_seed(tmp_pat
     assert gap == "+15.00 ± 7.07"  # 10 and 20 points
     assert words == "better with 2 of 2 seeds"
     assert "| scratch | 0, 1 | 25.00 ± 7.07 | 12.50 ± 3.54 | s0, s1 |" in markdown(results)
+
+
+def test_runs_without_a_study_have_a_card_per_task_and_set(tmp_path: Path) -> None:
+    runs = [tuned(tmp_path / f"s{seed}", seed, 0.2 + seed / 10) for seed in (0, 1)]
+    report_data = read_folders(runs)
+    (card,) = answer_cards(report_data, final_results(report_data)[0])
+    assert card.title == "Classification, v, 8 images"
+    assert card.value == "scratch 25.00 ± 7.07\u00a0%"
 
 
 def test_other_protocols_and_other_recipes_share_no_mean(tmp_path: Path) -> None:

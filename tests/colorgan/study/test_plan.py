@@ -114,6 +114,20 @@ def test_a_share_of_the_labels_is_stratified_and_searched_within_itself(tmp_path
     assert trial.protocol.title.endswith("10 % of the labels")
 
 
+def test_marks_of_older_studies_stay_valid(tmp_path: Path) -> None:
+    """A complete step is known by its recipe: newer keys are in it only if they are set."""
+    (trial,) = plan_of(
+        tmp_path, pretrain={"a": {"data.train": ["x"]}}, protocols=["voc2012-classification"]
+    ).trials
+    (stage,) = trial.stages_of(trial.arms[0], 0.5)
+    assert stage == {
+        "epochs": 30.0,
+        "learning_rate": 0.5,
+        "features": "train",
+        "schedule": "cosine",
+    }
+
+
 def test_a_pretraining_recipe_is_the_schemas(tmp_path: Path) -> None:
     """A study's arms default to the sample's recipe, on the drawn sample."""
     plan = Plan(StudySettings(out=tmp_path, protocols=("voc2012-classification",)), LAUNCHER)
