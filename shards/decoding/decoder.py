@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,10 @@ from shards.decoding.dali import DecodeSpec, as_tensor, build_pipeline
 from shards.decoding.lab import lab_from_srgb, linear_from_srgb
 from shards.decoding.resize import lab_resized
 from shards.records import VOID
+
+# Pixels that are decoded at a time, 400 MB of RGB. A batch of large photos is decoded in parts: 32
+# of 24 megapixels would take 2.3 GB, twice.
+MAX_DECODED_PIXELS = 2**27
 
 
 class DecodeError(Exception):
@@ -44,12 +49,23 @@ class EncodedBatch:
             graph crops.
         flips: 1 = mirror, int32, shape (B,); used if the spec flips.
         masks: Bytes of grey PNGs; used if the graph has masks.
+        num_pixels: Of each stored image, int64, shape (B,); None: they are all small.
     """
 
     images: Sequence[bytes]
     windows: NDArray[np.int32]
     flips: NDArray[np.int32]
     masks: Sequence[bytes] = ()
+    num_pixels: NDArray[np.int64] | None = None
+
+    def part(self, begin: int, end: int) -> EncodedBatch:
+        """Return some of the samples as a batch of their own."""
+        return EncodedBatch(
+            self.images[begin:end],
+            self.windows[begin:end],
+            self.flips[begin:end],
+            self.masks[begin:end],
+        )
 
 
 @dataclass
@@ -58,6 +74,7 @@ class Fetched:
 
     outputs: list[Any]
     flips: NDArray[np.int32]
+    images: DecodedImages | None = None  # finished already: a batch that was decoded in parts
 
 
 class DecodedImages(NamedTuple):
@@ -108,6 +125,7 @@ class Decoder:
             )
 
         self._submitted_flips = np.empty(0, np.int32)
+        self._parts: list[EncodedBatch] = []
         self._linear = linear_from_srgb()
         self._buffers = Buffers(num_buffers)
         self._workers = ThreadPoolExecutor(num_threads, "shards-lab") if num_threads > 1 else None
@@ -116,6 +134,13 @@ class Decoder:
 
     def submit(self, batch: EncodedBatch) -> None:
         """Start on a batch; its result must be fetched before the next one is submitted."""
+        edges = self._cut(batch)
+        if len(edges) > 2:
+            self._parts = [batch.part(begin, end) for begin, end in pairwise(edges)]
+        else:
+            self._start(batch)
+
+    def _start(self, batch: EncodedBatch) -> None:
         spec, feed = self._spec, self._pipeline.feed_input
 
         feed("images", [np.frombuffer(image, np.uint8) for image in batch.images])
@@ -137,6 +162,41 @@ class Decoder:
             DecodeError: A sample could not be decoded, or its mask holds indices that are no
                 classes. The decoder is ready for another batch.
         """
+        if self._parts:
+            return self._fetch_parts()
+        return self._fetch()
+
+    def _cut(self, batch: EncodedBatch) -> list[int]:
+        """Return where to cut a batch so that no part of several images has too many pixels."""
+        number = len(batch.images)
+        if batch.num_pixels is None or not self._spec.resizes:
+            return [0, number]
+
+        edges, pixels = [0], 0
+        for index, size in enumerate(batch.num_pixels.tolist()):
+            if index > edges[-1] and pixels + size > MAX_DECODED_PIXELS:
+                edges.append(index)
+                pixels = 0
+            pixels += size
+        return [*edges, number]
+
+    def _fetch_parts(self) -> Fetched:
+        """Decode the parts one after another; each becomes Lab before the next is decoded."""
+        parts, self._parts = self._parts, []
+        finished = []
+        for part in parts:
+            self._start(part)
+            finished.append(self.convert(self._fetch()))
+
+        context = torch.cuda.stream(self._stream) if self._stream is not None else nullcontext()
+        with context:
+            lab_B3HW = torch.cat([images.lab_B3HW for images in finished])
+            masks = [images.mask_BHW for images in finished if images.mask_BHW is not None]
+            mask_BHW = torch.cat(masks) if masks else None
+            ready = self._stream.record_event() if self._stream is not None else None
+        return Fetched([], self._submitted_flips, DecodedImages(lab_B3HW, mask_BHW, ready))
+
+    def _fetch(self) -> Fetched:
         try:
             outputs: list[Any] = list(self._pipeline.share_outputs())
             self._pipeline.release_outputs()
@@ -162,6 +222,9 @@ class Decoder:
 
     def convert(self, fetched: Fetched) -> DecodedImages:
         """Return the graph's outputs as tensors on the device."""
+        if fetched.images is not None:
+            return fetched.images
+
         with torch.cuda.stream(self._stream) if self._stream is not None else nullcontext():
             if self._spec.lab == "fused":
                 lab_B3HW = self._fused_lab(fetched)

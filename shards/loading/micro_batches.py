@@ -270,12 +270,14 @@ class BatchMaker:
         if decode.crop:
             windows = self._windows(items)
         masks = [item.members.mask or b"" for item in items] if decode.mask else []
+        num_pixels = self._sizes(items).prod(axis=1) if decode.resizes else None
 
         return EncodedBatch(
             images=[item.members.image for item in items],
             windows=windows,
             flips=self._flips(items),
             masks=masks,
+            num_pixels=num_pixels,
         )
 
     def _windows(self, items: list[Item]) -> NDArray[np.int32]:

@@ -211,3 +211,46 @@ def test_exif_rotation_is_ignored() -> None:
 def test_fused_kernel_is_refused_on_a_gpu() -> None:
     with pytest.raises(ValueError, match="lab='operators'"):
         Decoder(DecodeSpec(32), 1, 1, "cuda:0")
+
+
+@pytest.mark.parametrize("lab", ["fused", "operators"])
+@pytest.mark.parametrize("limit", [10**9, 19_300, 9_900, 1])
+def test_a_batch_of_large_images_is_decoded_in_parts(
+    lab: str, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same tensors, however it is cut; an image over the limit is decoded alone."""
+    images = [jpeg(picture(index, *size)) for index, size in enumerate(SIZES)]
+    masks = [png(np.full(size, index, np.uint8)) for index, size in enumerate(SIZES)]
+    batch = encoded(images, masks, windows=[(3, 4, 40, 50)] * 4, flips=[0, 1, 1, 0])
+    spec = DecodeSpec(32, crop=True, flip=True, mask=True, lab=lab)
+    whole_lab, whole_mask = run(spec, batch)
+
+    batch.num_pixels = np.array([9_000, 9_600, 600, 300])
+    monkeypatch.setattr("shards.decoding.decoder.MAX_DECODED_PIXELS", limit)
+    decoder = Decoder(spec, 4, 1, "cpu")
+    lab_B3HW, mask_BHW, _ = decoder.convert(decoder.decode(batch))
+    again, _, _ = decoder.convert(decoder.decode(batch))
+    decoder.close()
+
+    assert torch.equal(lab_B3HW, whole_lab)
+    assert torch.equal(again, whole_lab)
+    assert mask_BHW is not None
+    assert torch.equal(mask_BHW, whole_mask)
+
+
+def test_damage_in_one_part_is_found_and_the_decoder_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    good = [jpeg(picture(index, 40, 40)) for index in range(4)]
+    bad = encoded([*good[:2], b"garbage", good[3]])
+    whole = encoded(good)
+    bad.num_pixels = whole.num_pixels = np.full(4, 1_600)
+    monkeypatch.setattr("shards.decoding.decoder.MAX_DECODED_PIXELS", 3_200)
+
+    decoder = Decoder(DecodeSpec(32), 4, 1, "cpu")
+    expected, _ = run(DecodeSpec(32), encoded(good))
+    with pytest.raises(DecodeError):
+        decoder.decode(bad)
+    lab_B3HW, _, _ = decoder.convert(decoder.decode(whole))
+    decoder.close()
+    assert torch.equal(lab_B3HW, expected)
