@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ENCODERS = $(shell sed -n 's/^encoders = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ',')
 
-.PHONY: install pretrain test check format clean
+.PHONY: install pretrain test check format docs clean
 
 install: .venv/installed
 
@@ -32,5 +32,16 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The site's tools have an environment of their own: they share no library with the project.
+docs: .venv-docs/installed
+	.venv-docs/bin/mkdocs build --quiet
+
+DOCS = $(shell sed -n 's/^docs = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ',')
+
+.venv-docs/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --disable-pip-version-check $(DOCS)
+	touch $@
+
 clean:
-	rm -rf .venv runs data
+	rm -rf .venv .venv-docs site runs data
