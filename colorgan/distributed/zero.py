@@ -299,6 +299,9 @@ def _import_deepspeed(ranks: Ranks) -> Any:
     on_cpu = ranks.device.type == "cpu"
     os.environ.setdefault("DS_ACCELERATOR", "cpu" if on_cpu else "cuda")
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
+    if ranks.world_size == 1:
+        # A launcher sets it only for several processes; DeepSpeed asserts that it is there.
+        os.environ.setdefault("LOCAL_RANK", "0")
     try:
         import deepspeed
         import deepspeed.ops

@@ -177,6 +177,33 @@ def test_stages_of_fine_tuning_give_the_model_of_ddp(tmp_path: Path) -> None:
     on_ranks(2, _check_fine_tuning, str(tmp_path))
 
 
+ONE_RANK = """
+import sys
+sys.path.insert(0, "tests")
+from dataclasses import replace
+from pathlib import Path
+from helpers.toy import toy_recipe, train_toy
+from colorgan.distributed.launch_profile import LaunchProfile
+from colorgan.distributed.ranks import Ranks
+ranks = replace(Ranks.single(), profile=LaunchProfile(2))
+train_toy(toy_recipe(Path("unused")), ranks, num_steps=1, micro_batch_size=8)
+print("trained")
+"""
+
+
+def test_one_process_without_a_launcher_trains_under_zero() -> None:
+    kept = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
+    result = subprocess.run(
+        [sys.executable, "-c", ONE_RANK],
+        capture_output=True,
+        text=True,
+        env={**kept, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"},
+        cwd=ROOT,
+        timeout=240,
+    )
+    assert "trained" in result.stdout, result.stderr[-2000:]
+
+
 DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
 
 
