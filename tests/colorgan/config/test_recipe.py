@@ -65,7 +65,8 @@ CASES = [
 def test_a_key_that_a_message_can_suggest_changes_the_recipe(
     schema: type[BaseModel], key: Key
 ) -> None:
-    more = ["--init", "/generator"] if key.name == "stages.0.features" else []
+    freezing = key.name in ("stages.0.features", "stages.0.frozen_levels")
+    more = ["--init", "/generator"] if freezing else []
     before = read(schema, *more)
     after = read(schema, *more, f"--{key.name}", another_value(key))
     assert dump_recipe(after) != dump_recipe(before)

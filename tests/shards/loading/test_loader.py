@@ -421,7 +421,7 @@ def test_process_ends_with_a_loader_in_full_run(folder: Path) -> None:
 
     command = [sys.executable, "-W", "error", "-c", program, str(folder)]
     root = Path(__file__).parents[3]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=root)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=root)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "seen\n", "")
 
