@@ -121,10 +121,10 @@ def export_onnx(folder: Path, out: Path) -> None:
         raise ModelFolderError(
             "ONNX export needs the extra `onnx`: pip install 'colorgan[onnx]'"
         ) from None
+
     generator = Generator.from_pretrained(folder)
-    set_inference(
-        generator.network, "running"
-    )  # the batch's own statistics would make one picture change another
+    # The batch's own statistics would make one image change another.
+    set_inference(generator.network, "running")
     size = generator.model_config.architecture.image_size
     torch.onnx.export(
         generator.network,
@@ -154,13 +154,19 @@ def check_onnx(path: Path, folder: Path, tolerance: float = 1e-3) -> float:
         raise ModelFolderError(
             "checking ONNX needs the extra `onnx`: pip install 'colorgan[onnx]'"
         ) from None
+
     network, config = load_model(folder, "generator")
     size = config.architecture.image_size
-    luminance = torch.rand(3, 1, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    random = torch.Generator().manual_seed(0)
+    luminance = torch.rand(3, 1, size, size, generator=random) * 2 - 1
+
+    # On the CPU: another provider's arithmetic would differ for reasons of its own.
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (output,) = session.run(["chroma"], {"luminance": luminance.numpy()})
     with torch.no_grad():
-        difference = float((torch.from_numpy(output) - network(luminance)).abs().max())
+        expected = network(luminance)
+    difference = float((torch.from_numpy(output) - expected).abs().max())
+    # Written so that NaN is refused, too.
     if not difference <= tolerance:
         raise ModelFolderError(
             f"{path}: onnxruntime's output differs by {difference:.2g} from the network's"

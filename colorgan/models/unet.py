@@ -99,6 +99,7 @@ def decoder_blocks(
     """
     blocks = nn.ModuleList()
     inputs = encoder_channels[-1]
+
     for index, outputs in enumerate(reversed(encoder_channels[:-1])):
         probability = dropout if index < NUM_DROPOUT_BLOCKS else 0.0
         blocks.append(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from colorgan.errors import UsageError
+from colorgan.evaluation.downstream import TASKS
 from colorgan.evaluation.record import EVALUATION, SavedEvaluation
 from colorgan.runs.reading import FREE_KEYS, RunFolder, flat, short_names
 from colorgan.study.comparison import read_arm
@@ -14,17 +15,6 @@ from colorgan.study.protocols import METRIC_TITLES, SCRATCH
 from colorgan.study.record import ArmFolders, ArmRecord, ProtocolRecord, SplitRecord, Study
 from colorgan.study.table import compared
 
-# The headline of each task: the first score that all its runs have.
-HEADLINES = {
-    "classify": ("mAP",),
-    "segment": ("mIoU_own_size", "mIoU"),
-    "detect": ("AP50", "AP"),
-}
-TITLES = {
-    "classify": "Multilabel classification",
-    "segment": "Semantic segmentation",
-    "detect": "Object detection",
-}
 OWN_KEYS = (
     "seed",
     "init",
@@ -53,7 +43,7 @@ def compared_runs(runs: Sequence[RunFolder]) -> tuple[Study | None, list[str]]:
             for arm, by_seed in arms.items():
                 folders[name, arm] = ArmFolders(tuple(by_seed.values()))
         except UsageError as error:
-            notes.append(f"{TITLES[task]} is not compared: {error}.")
+            notes.append(f"{TASKS[task].title} is not compared: {error}.")
 
     study = (
         Study(
@@ -73,7 +63,7 @@ def _grouped(runs: Sequence[RunFolder]) -> tuple[list[Arms], list[str]]:
     groups: dict[str, dict[str, dict[int, RunFolder]]] = {}
     notes = []
     for run in runs:
-        scored = run.setting("task") in HEADLINES and _evaluation(run) is not None
+        scored = run.setting("task") in TASKS and _evaluation(run) is not None
         if not scored or not isinstance(run.seed, int):
             continue
 
@@ -134,7 +124,7 @@ def _table(name: str, task: str, data: Sequence[str], arms: Arms) -> ProtocolRec
     where = ", ".join(Path(each).name for each in data)
     return ProtocolRecord(
         name=name,
-        title=TITLES[task],
+        title=TASKS[task].title,
         task=task,
         metric=metric,
         metric_title=METRIC_TITLES[metric],
@@ -154,7 +144,7 @@ def _table(name: str, task: str, data: Sequence[str], arms: Arms) -> ProtocolRec
 
 def _headline(task: str, arms: Arms) -> str:
     evaluations = [_evaluation(run) for by_seed in arms.values() for run in by_seed.values()]
-    for metric in HEADLINES[task]:
+    for metric in TASKS[task].headline:
         if all(each is not None and metric in each.scores for each in evaluations):
             return metric
-    raise UsageError(f"its runs have no score in common of {', '.join(HEADLINES[task])}")
+    raise UsageError(f"its runs have no score in common of {', '.join(TASKS[task].headline)}")

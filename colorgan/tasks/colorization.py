@@ -131,6 +131,7 @@ def build_pretraining(
     generator = build_model(generator_config(recipe.network))
     initialise(generator, recipe.seed)
     networks: dict[str, nn.Module] = {GENERATOR: generator.to(ranks.device)}
+
     gan = None if recipe.loss.gan == "none" else GAN_LOSSES[recipe.loss.gan]
     if gan is not None:
         discriminator = Discriminator(
@@ -140,8 +141,11 @@ def build_pretraining(
             norm=recipe.network.norm,
             bias_before_norm=recipe.network.bias_before_norm,
         )
+        # Another seed, as both networks have layers of the same shapes.
         initialise(discriminator, recipe.seed + 1)
+        # The discriminator's turn comes first in every step.
         networks = {DISCRIMINATOR: discriminator.to(ranks.device), **networks}
+
     start.load_into(networks)
     phases = [
         _phase(name, module, recipe.optimizer, total_images) for name, module in networks.items()
@@ -153,6 +157,7 @@ def build_pretraining(
         ema_half_life_images=recipe.ema_half_life_images,
     )
     strategy = open_strategy(ranks, phases, settings)
+
     task = PretrainTask(
         phases,
         gan=gan,
