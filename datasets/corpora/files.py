@@ -314,10 +314,10 @@ def _plain(name: str) -> str:
 def require_files(
     names: Sequence[str], found: Sequence[str | None], folder: Path, source: Path
 ) -> list[str]:
-    """Return the files that were found, if each name has one.
+    """Return the files that were found, if each name has one of its own.
 
     Raises:
-        CorpusError: counts the missing files and names the first.
+        CorpusError: counts the missing files and names the first, or names two that are one file.
     """
     missing = [name for name, file in zip(names, found, strict=True) if file is None]
     if missing:
@@ -325,7 +325,15 @@ def require_files(
             f"{source}: {len(missing):,} of the files it names are missing in {folder}, "
             f"the first is {missing[0]}; fetch them, or take them off the list."
         )
-    return [file for file in found if file is not None]
+
+    # Two spellings of one file would be two samples of one key.
+    files = [file for file in found if file is not None]
+    name_of: dict[str, str] = {}
+    for name, file in zip(names, files, strict=True):
+        if file in name_of:
+            raise CorpusError(f"{source}: {name_of[file]} and {name} are the same file, {file}.")
+        name_of[file] = name
+    return files
 
 
 def read_lines(path: Path, what: str) -> list[str]:

@@ -65,6 +65,11 @@ def test_missing_files_are_counted_and_the_first_named() -> None:
     assert require_files(names, names, Path("pictures"), Path("list.txt")) == names
 
 
+def test_two_names_of_one_file_are_refused() -> None:
+    with pytest.raises(CorpusError, match=r"a\.jpg and A\.JPG are the same file, a\.jpg"):
+        require_files(["a.jpg", "A.JPG"], ["a.jpg"] * 2, Path("pictures"), Path("list.txt"))
+
+
 def test_names_are_found_exactly_then_by_case_and_unicode_form(tmp_path: Path) -> None:
     for name in ("a.jpg", "A.JPG", "B.Jpg", "Cafe\u0301.png", "d.png", "d.jpg"):
         (tmp_path / name).touch()

@@ -305,7 +305,8 @@ def test_killed_while_unpacking_and_finished(server: Server, tmp_path: Path) -> 
     child = os.fork()
 
     if child == 0:
-        Path.rename = Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        Path.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        Path.replace = Path.rename  # type: ignore[assignment]
         folder = tmp_path / FOLDER
         folder.mkdir()
         (folder / "pictures.tar").write_bytes(server.content)
