@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
 from colorgan.config import command_line
 from colorgan.config.keys import aliases_of, group_of, item_group, schema_keys
+from colorgan.models.model_folder import Architecture, ModelConfig, build_model, write_model
 
 PROJECT = Path(__file__).resolve().parents[1]
 LAUNCHER = PROJECT / "launcher"
@@ -85,3 +88,26 @@ def test_commands_are_given_keys_that_exist(page: Path) -> None:
 def test_the_pages_show_commands() -> None:
     shown = [command for page in PAGES for command, _ in commands_in(page.read_text())]
     assert {"pack", "pretrain", "consolidate", "finetune", "study"} <= set(shown)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_the_lines_of_python_run(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder with a generator and a photo, as after `make pretrain`."""
+    architecture = Architecture(
+        image_size=32, width=4, norm="batch", bias_before_norm=False, dropout=0.5
+    )
+    config = ModelConfig(kind="generator", architecture=architecture, ab_scale=110.0, images_seen=7)
+    folder = tmp_path / "runs/pretrain/generator"
+    folder.mkdir(parents=True)
+    write_model(folder, build_model(config), config)
+    Image.new("RGB", (61, 45), (90, 120, 150)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+
+    (code,) = re.findall(r"```python\n(.*?)```", (PROJECT / page).read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+
+    assert names["colored_3HW"].shape == (3, 45, 61)
+    assert names["colored_3HW"].dtype == torch.float32
