@@ -19,8 +19,9 @@ install: .venv/installed
 pretrain: install
 	$(BIN)/accelerate launch launcher/pretrain.py
 
+# Two at a time, whole files each: fixtures of a file are made once.
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: install
 	$(BIN)/ruff check .
