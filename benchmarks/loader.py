@@ -25,17 +25,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from webdataset import ShardWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # before an installed `datasets`
 
 from shards.loading.members import MemberSpec, read_members  # noqa: E402
 from shards.loading.shard_set import open_shards  # noqa: E402
+from shards.packing.indexing import index_shards  # noqa: E402
 from shards.packing.pack import pack  # noqa: E402
 from shards.records import Corpus, Record  # noqa: E402
 from shards.storage.shard_files import ShardFiles  # noqa: E402
 
-OURS = ("decode", "colorgan", "dali")
+OURS = ("decode", "colorgan", "indexed", "dali")
 PEERS = ("paper", "opencv", "webdataset", "streaming", "ffcv")
 KINDS = {"squash": "squash:256", "original": "original"}
 TARGETS = (
@@ -148,7 +150,7 @@ def _photos(folder: Path) -> list[Path]:
 
 
 def _prepare(folder: Path, photos: list[Path], policy: str) -> None:
-    """Pack the photos and write each packed image as a file: all rows read the same bytes."""
+    """Pack the photos; write each packed image as a file and into foreign shards: same bytes."""
 
     def records() -> Iterator[Record]:
         for number, path in enumerate(photos):
@@ -164,11 +166,17 @@ def _prepare(folder: Path, photos: list[Path], policy: str) -> None:
         samples_per_shard=250,
     )
     (folder / "files").mkdir()
+    (folder / "elsewhere").mkdir()
     shards, files = open_shards([folder / "shards"]), ShardFiles()
-    for index, row in enumerate(shards.rows(np.arange(shards.num_samples))):
-        image = read_members(shards, row, MemberSpec(), files.read_at).image
-        (folder / "files" / f"{index:06d}.jpg").write_bytes(image)
+    pattern = str(folder / "elsewhere" / "%06d.tar")
+    with ShardWriter(pattern, maxcount=250, verbose=0) as elsewhere:
+        for index, row in enumerate(shards.rows(np.arange(shards.num_samples))):
+            image = read_members(shards, row, MemberSpec(), files.read_at).image
+            (folder / "files" / f"{index:06d}.jpg").write_bytes(image)
+            elsewhere.write({"__key__": f"{index:06d}", "jpg": image, "txt": b"a caption"})
     files.close()
+
+    index_shards(str(folder / "elsewhere"), folder / "indexed", workers=2)
 
 
 def _start(name: str, work: Path, arguments: argparse.Namespace) -> Row:
@@ -251,7 +259,9 @@ def _pair(
     if other == "fastest":
         peers = {name: value for name, value in medians.items() if name.startswith(kind + "/")}
         peers = {
-            name: v for name, v in peers.items() if not name.endswith(("/colorgan", "/decode"))
+            name: v
+            for name, v in peers.items()
+            if not name.endswith(("/colorgan", "/decode", "/indexed"))
         }
         other = max(peers, key=lambda name: peers[name], default="")
     return medians.get(f"{kind}/colorgan"), medians.get(other), other

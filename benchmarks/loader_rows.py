@@ -69,11 +69,20 @@ def cpu_seconds() -> float:
 
 def colorgan(folder: Path, kind: str, threads: int) -> Iterator[Any]:
     """Load with this project's loader."""
+    return _our_batches(folder / "shards", threads)
+
+
+def indexed(folder: Path, kind: str, threads: int) -> Iterator[Any]:
+    """Load shards written by the webdataset library with this project's loader, in place."""
+    return _our_batches(folder / "indexed", threads)
+
+
+def _our_batches(folder: Path, threads: int) -> Iterator[Any]:
     from shards.loading.loader import Loader
     from shards.loading.shard_set import open_shards
 
     loader = Loader(
-        open_shards([folder / "shards"]),
+        open_shards([folder]),
         image_size=SIZE,
         global_batch_size=BATCH,
         micro_batch_size=BATCH,
@@ -304,6 +313,7 @@ def _data_loader(
 ROWS = {
     "decode": decode,
     "colorgan": colorgan,
+    "indexed": indexed,
     "paper": paper,
     "opencv": opencv,
     "webdataset": webdataset,
