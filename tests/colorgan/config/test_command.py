@@ -74,7 +74,9 @@ def test_our_own_faults_keep_their_traceback(fault: Exception) -> None:
 
 def test_words_and_status_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["x.py", "--a", "1"])
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # a notebook's
     assert ending(lambda words: None) == 0
+    assert os.environ["MPLBACKEND"] == "Agg"
     assert ending(lambda words: 75 if words == ["--a", "1"] else 0) == ExitStatus.STOPPED
 
 

@@ -105,3 +105,14 @@ def test_the_cpu_can_be_asked_for_and_a_missing_gpu_is_said() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(LaunchError, match="PyTorch finds no GPU"):
             chosen_device("cuda")
+
+
+def test_a_slurm_job_with_gpus_does_not_run_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(module, "NVIDIA_DEVICE", Path("/nowhere"))
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "4")
+    with pytest.raises(LaunchError, match=r"given this job 4 GPUs .* would run on the CPU"):
+        open_ranks(timeout_s=1)
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # asked for
+    assert open_ranks(timeout_s=1).device == torch.device("cpu")
