@@ -25,6 +25,7 @@ from colorgan.config.recipe import FinetuneRecipe, PretrainRecipe  # noqa: E402
 from colorgan.data import Boxes  # noqa: E402
 from colorgan.distributed.ranks import Ranks  # noqa: E402
 from colorgan.evaluation.downstream import TASKS  # noqa: E402
+from colorgan.evaluation.losses import LossSettings  # noqa: E402
 from colorgan.models.model_folder import Architecture, ModelConfig, build_model  # noqa: E402
 from colorgan.models.modes import dropout_keys, set_dropout_keys  # noqa: E402
 from colorgan.tasks import colorization, transfer  # noqa: E402
@@ -165,7 +166,7 @@ def finetuning(name: str, number: int = 16) -> dict[str, Any]:
     set_dropout_keys(model, dropout_keys(0, batch.positions_B))
     outputs = model(batch.lab_B3HW[:, :1]).float()
     with fake_cuda.Work() as loss_work:
-        loss = task.loss(outputs, batch, recipe.void)
+        loss = task.loss(outputs, batch, LossSettings(recipe.void))
     assert loss.device.type == "cuda"
     assert loss.dtype == torch.float32
 
