@@ -21,7 +21,10 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(
+    0,
+    str(Path(__file__).resolve().parents[1]),
+)
 
 from shards.loading.loader import queue_length
 from shards.loading.micro_batches import Plan
@@ -90,7 +93,13 @@ def main() -> None:
     print("micro-batches per step    queue of 2    loader's queue")
     for number in MICRO_BATCHES_PER_STEP:
         short = idle_share(number, 2, decoder_s, device_s, settings.steps)
-        ours = idle_share(number, queue_length(2, number), decoder_s, device_s, settings.steps)
+        ours = idle_share(
+            number,
+            queue_length(2, number),
+            decoder_s,
+            device_s,
+            settings.steps,
+        )
         print(f"{number:22}{short:14.0%}{ours:18.0%}")
 
 

@@ -43,7 +43,12 @@ def make(folder: Path, width: int) -> int:
         "probe": {"raw": probe(module, 256, torch.device("cpu"))},
     }
     state = {"images_seen": 1, "model_role": "generator", "model": config.model_dump(mode="json")}
-    writer = CheckpointWriter(folder, Ranks.single(), keep_last=1, background=False)
+    writer = CheckpointWriter(
+        folder,
+        Ranks.single(),
+        keep_last=1,
+        background=False,
+    )
     writer.start(roles, state)
     writer.close()
     return max(tensor.nbytes for tensor in module.state_dict().values())

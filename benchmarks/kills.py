@@ -28,7 +28,10 @@ from itertools import product
 from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "-1"}
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(
+    0,
+    str(Path(__file__).resolve().parent.parent),
+)
 
 import torch
 import torch.utils.tensorboard  # so that the forked processes need not
@@ -69,7 +72,12 @@ def all_cases(strategies: Sequence[str], ranks: Sequence[int]) -> list[Case]:
     """Return every combination; NHWC is for DDP only."""
     cases = []
     flags = (True, False)
-    for strategy, size, background, nhwc in product(strategies, ranks, flags, flags):
+    for strategy, size, background, nhwc in product(
+        strategies,
+        ranks,
+        flags,
+        flags,
+    ):
         if strategy == "ddp" or not nhwc:
             cases.append(Case(strategy, size, background, nhwc))
     return cases
@@ -123,7 +131,11 @@ def make_data(folder: Path) -> Path:
 def train(recipe: PretrainRecipe) -> None:
     """Do the job of launcher/pretrain.py in a worker process."""
     with joined_ranks(timeout_s=recipe.launch.timeout_s, torch_threads=1) as ranks:
-        shards = open_set(recipe.data.train, *recipe.data.cache, ranks)
+        shards = open_set(
+            recipe.data.train,
+            *recipe.data.cache,
+            ranks,
+        )
         micro = check_batch(recipe, ranks, shards.num_samples)
         with open_loaders(recipe, ranks, shards, shards, micro_batch_size=micro) as loaders:
             pretrain(
@@ -155,7 +167,10 @@ def start(recipe: PretrainRecipe, case: Case) -> list[int]:
 def _run_rank(recipe: PretrainRecipe, case: Case, rank: int, port: int) -> None:
     """Train as one rank, with output to a file beside the run; never return."""
     path = recipe.run.with_name(f"output-{rank}.txt")
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = os.open(
+        path,
+        os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+    )
     os.dup2(log, 1)
     os.dup2(log, 2)
     if case.strategy != "ddp":
@@ -210,7 +225,11 @@ class Count:
 
 def newest(run: Path) -> Checkpoint | None:
     """Return the newest intact checkpoint, every file's digest checked."""
-    return latest_checkpoint(run / "checkpoints", Ranks.single(), lambda text: None)
+    return latest_checkpoint(
+        run / "checkpoints",
+        Ranks.single(),
+        lambda text: None,
+    )
 
 
 def saving(run: Path) -> bool:
@@ -244,7 +263,10 @@ def kill_once(
             for process in processes:
                 os.kill(process, signal.SIGKILL)
         time.sleep(0.005)
-    count.slowest_leave_s = max(count.slowest_leave_s, time.monotonic() - killed_at)
+    count.slowest_leave_s = max(
+        count.slowest_leave_s,
+        time.monotonic() - killed_at,
+    )
     return False
 
 
@@ -332,14 +354,31 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=60, help="in all")
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1])
-    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=["ddp"])
+    parser.add_argument(
+        "--ranks",
+        type=int,
+        nargs="+",
+        default=[1],
+    )
+    parser.add_argument(
+        "--strategies",
+        nargs="+",
+        choices=STRATEGIES,
+        default=["ddp"],
+    )
     parser.add_argument("--all", action="store_true", help="every combination")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
 
     random.seed(given.seed)
-    cases = [Case(strategy, size) for strategy in given.strategies for size in given.ranks]
+    cases = [
+        Case(
+            strategy,
+            size,
+        )
+        for strategy in given.strategies
+        for size in given.ranks
+    ]
     if given.all:
         cases = all_cases(STRATEGIES, (1, 2))
     if any(case.strategy != "ddp" for case in cases):
@@ -351,7 +390,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         data = make_data(Path(folder))
         for case in cases:
-            total.add(kill_runs(Path(folder) / case.name, data, case, given.kills // len(cases)))
+            total.add(
+                kill_runs(
+                    Path(folder) / case.name,
+                    data,
+                    case,
+                    given.kills // len(cases),
+                )
+            )
 
     print(
         f"{total.kills} kills with SIGKILL, {total.in_save} inside a save; {total.found} times an "

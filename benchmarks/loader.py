@@ -132,7 +132,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=int, default=2, help="worker processes, or decoding threads"
     )
-    parser.add_argument("--rows", nargs="*", choices=[*OURS, *PEERS], help="only these")
+    parser.add_argument(
+        "--rows",
+        nargs="*",
+        choices=[*OURS, *PEERS],
+        help="only these",
+    )
     parser.add_argument("--peers", type=Path, default=ROOT / "benchmarks/.peers/bin/python")
     parser.add_argument(
         "--work", type=Path, default=None, help="where the data sets are made (a temporary folder)"
@@ -156,7 +161,14 @@ def _prepare(folder: Path, photos: list[Path], policy: str) -> None:
         for number, path in enumerate(photos):
             yield Record(f"p{number:06d}", path, {"classes": [], "objects": []})
 
-    corpus = Corpus("photos", "all", (), (), len(photos), records)
+    corpus = Corpus(
+        "photos",
+        "all",
+        (),
+        (),
+        len(photos),
+        records,
+    )
     pack(
         corpus,
         folder / "shards",
@@ -176,7 +188,11 @@ def _prepare(folder: Path, photos: list[Path], policy: str) -> None:
             elsewhere.write({"__key__": f"{index:06d}", "jpg": image, "txt": b"a caption"})
     files.close()
 
-    index_shards(str(folder / "elsewhere"), folder / "indexed", workers=2)
+    index_shards(
+        str(folder / "elsewhere"),
+        folder / "indexed",
+        workers=2,
+    )
 
 
 def _start(name: str, work: Path, arguments: argparse.Namespace) -> Row:
@@ -263,7 +279,11 @@ def _pair(
             for name, v in peers.items()
             if not name.endswith(("/colorgan", "/decode", "/indexed"))
         }
-        other = max(peers, key=lambda name: peers[name], default="")
+        other = max(
+            peers,
+            key=lambda name: peers[name],
+            default="",
+        )
     return medians.get(f"{kind}/colorgan"), medians.get(other), other
 
 

@@ -22,7 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(
+    0,
+    str(Path(__file__).resolve().parents[1]),
+)
 
 from shards.images.conversion import convert_picture
 from shards.images.policy import Encoding, parse_image_policy
@@ -61,7 +64,13 @@ class Photos:
 
 def ours(photos: Photos, out: Path, policy: str, workers: int) -> int:
     """Pack with our packer; returns the number of samples."""
-    return pack(photos, out, root=photos.folder, image_policy=policy, workers=workers).packed
+    return pack(
+        photos,
+        out,
+        root=photos.folder,
+        image_policy=policy,
+        workers=workers,
+    ).packed
 
 
 def shard_writer(photos: Photos, out: Path, policy: str) -> int:
@@ -110,9 +119,29 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="alternated repeats")
     settings = parser.parse_args()
     photos = Photos(settings.photos, settings.times)
-    peer = Rival(lambda out: shard_writer(photos, out, settings.image))
-    one = Rival(lambda out: ours(photos, out, settings.image, 1))
-    two = Rival(lambda out: ours(photos, out, settings.image, 2))
+    peer = Rival(
+        lambda out: shard_writer(
+            photos,
+            out,
+            settings.image,
+        )
+    )
+    one = Rival(
+        lambda out: ours(
+            photos,
+            out,
+            settings.image,
+            1,
+        )
+    )
+    two = Rival(
+        lambda out: ours(
+            photos,
+            out,
+            settings.image,
+            2,
+        )
+    )
     importlib.import_module("webdataset")  # not in the first repeat's time
     for _ in range(settings.repeats):
         for rival in (peer, one, two):
@@ -142,7 +171,14 @@ def main() -> None:
 
 def ratio(rival: Rival, other: Rival) -> float:
     """How many times as fast, by the median of the repeats taken in pairs."""
-    return statistics.median(a / b for a, b in zip(rival.speeds, other.speeds, strict=True))
+    return statistics.median(
+        a / b
+        for a, b in zip(
+            rival.speeds,
+            other.speeds,
+            strict=True,
+        )
+    )
 
 
 if __name__ == "__main__":

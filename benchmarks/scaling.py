@@ -70,7 +70,11 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--data", type=Path, required=True, help="packed folder")
-    parser.add_argument("--ranks", type=int, default=max(2, torch.cuda.device_count()))
+    parser.add_argument(
+        "--ranks",
+        type=int,
+        default=max(2, torch.cuda.device_count()),
+    )
     parser.add_argument("--image_size", type=int, default=64)
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--batch", type=int, default=32, help="global batch")
@@ -89,7 +93,14 @@ def main() -> None:
     rates: dict[tuple[str, int], list[float]] = {row: [] for row in rows}
     for _ in range(given.repeats):
         for strategy, ranks in rows:
-            rates[strategy, ranks].append(images_per_s(strategy, ranks, settings, on_cpu))
+            rates[strategy, ranks].append(
+                images_per_s(
+                    strategy,
+                    ranks,
+                    settings,
+                    on_cpu,
+                )
+            )
 
     weights = weight_bytes(given.image_size, given.width)
     alone = statistics.median(rates["ddp", 1])

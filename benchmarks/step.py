@@ -47,7 +47,14 @@ class Size:
     def channels(self) -> list[int]:
         """Widths of the encoder's levels."""
         levels = self.image_size.bit_length() - 1
-        return [self.width * min(8, 2**level) for level in range(levels)]
+        return [
+            self.width
+            * min(
+                8,
+                2**level,
+            )
+            for level in range(levels)
+        ]
 
     def __str__(self) -> str:
         """Return the row's name."""
@@ -70,7 +77,15 @@ class TextbookUNet(nn.Module):
         before = 1
         for level, width in enumerate(channels):
             layers: list[nn.Module] = [nn.LeakyReLU(0.2)] if level else []
-            layers.append(nn.Conv2d(before, width, 4, 2, 1))
+            layers.append(
+                nn.Conv2d(
+                    before,
+                    width,
+                    4,
+                    2,
+                    1,
+                )
+            )
             if 0 < level < len(channels) - 1:
                 layers.append(nn.BatchNorm2d(width))
             self.down.append(nn.Sequential(*layers))
@@ -78,12 +93,26 @@ class TextbookUNet(nn.Module):
 
         self.up = nn.ModuleList()
         for number, width in enumerate(reversed(channels[:-1])):
-            layers = [nn.ReLU(), nn.ConvTranspose2d(before, width, 4, 2, 1), nn.BatchNorm2d(width)]
+            layers = [
+                nn.ReLU(),
+                nn.ConvTranspose2d(
+                    before,
+                    width,
+                    4,
+                    2,
+                    1,
+                ),
+                nn.BatchNorm2d(width),
+            ]
             if number < 3:
                 layers.append(nn.Dropout(0.5))
             self.up.append(nn.Sequential(*layers))
             before = 2 * width
-        self.output = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(before, 2, 4, 2, 1), nn.Tanh())
+        self.output = nn.Sequential(
+            nn.ReLU(),
+            nn.ConvTranspose2d(before, 2, 4, 2, 1),
+            nn.Tanh(),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ab from L."""
@@ -92,8 +121,15 @@ class TextbookUNet(nn.Module):
             x = block(x)
             skips.append(x)
 
-        for block, skip in zip(self.up, reversed(skips[:-1]), strict=True):
-            x = torch.cat([block(x), skip], dim=1)
+        for block, skip in zip(
+            self.up,
+            reversed(skips[:-1]),
+            strict=True,
+        ):
+            x = torch.cat(
+                [block(x), skip],
+                dim=1,
+            )
         out: Tensor = self.output(x)
         return out
 
@@ -104,15 +140,41 @@ def textbook_discriminator(size: Size) -> nn.Sequential:
     before = 3
     for block in range(NUM_STRIDED_BLOCKS):
         width = size.width * min(8, 2**block)
-        layers.append(nn.Conv2d(before, width, 4, 2, 1))
+        layers.append(
+            nn.Conv2d(
+                before,
+                width,
+                4,
+                2,
+                1,
+            )
+        )
         if block:
             layers.append(nn.BatchNorm2d(width))
         layers.append(nn.LeakyReLU(0.2))
         before = width
 
     width = size.width * 8
-    layers += [nn.Conv2d(before, width, 4, 1, "same"), nn.BatchNorm2d(width), nn.LeakyReLU(0.2)]
-    layers.append(nn.Conv2d(width, 1, 4, 1, "same"))
+    layers += [
+        nn.Conv2d(
+            before,
+            width,
+            4,
+            1,
+            "same",
+        ),
+        nn.BatchNorm2d(width),
+        nn.LeakyReLU(0.2),
+    ]
+    layers.append(
+        nn.Conv2d(
+            width,
+            1,
+            4,
+            1,
+            "same",
+        )
+    )
     return nn.Sequential(*layers)
 
 
@@ -120,8 +182,16 @@ def textbook_step(size: Size, device: torch.device, lab_B3HW: Tensor) -> Step:
     """Return one step of the textbook loop."""
     generator = TextbookUNet(size).to(device)
     discriminator = textbook_discriminator(size).to(device)
-    generator_adam = torch.optim.Adam(generator.parameters(), lr=2e-4, betas=(0.5, 0.999))
-    discriminator_adam = torch.optim.Adam(discriminator.parameters(), lr=2e-4, betas=(0.5, 0.999))
+    generator_adam = torch.optim.Adam(
+        generator.parameters(),
+        lr=2e-4,
+        betas=(0.5, 0.999),
+    )
+    discriminator_adam = torch.optim.Adam(
+        discriminator.parameters(),
+        lr=2e-4,
+        betas=(0.5, 0.999),
+    )
     grey, color = lab_B3HW[:, :1], lab_B3HW[:, 1:]
     loss_of = nn.BCEWithLogitsLoss()
 
@@ -131,7 +201,12 @@ def textbook_step(size: Size, device: torch.device, lab_B3HW: Tensor) -> Step:
         discriminator.requires_grad_(True)
         discriminator_adam.zero_grad()
         real_logits = discriminator(torch.cat([grey, color], 1))
-        fake_logits = discriminator(torch.cat([grey, fake.detach()], 1))
+        fake_logits = discriminator(
+            torch.cat(
+                [grey, fake.detach()],
+                1,
+            )
+        )
         real_loss = loss_of(real_logits, torch.ones_like(real_logits))
         fake_loss = loss_of(fake_logits, torch.zeros_like(fake_logits))
         ((real_loss + fake_loss) / 2).backward()
@@ -141,7 +216,14 @@ def textbook_step(size: Size, device: torch.device, lab_B3HW: Tensor) -> Step:
         generator_adam.zero_grad()
         logits = discriminator(torch.cat([grey, fake], 1))
         adversarial = loss_of(logits, torch.ones_like(logits))
-        (adversarial + L1_WEIGHT * F.l1_loss(fake, color)).backward()
+        (
+            adversarial
+            + L1_WEIGHT
+            * F.l1_loss(
+                fake,
+                color,
+            )
+        ).backward()
         generator_adam.step()
 
     return step
@@ -170,7 +252,11 @@ def our_step(size: Size, ranks: Ranks, lab_B3HW: Tensor, **batch: Any) -> Step:
             "batch": {"global_batch_size": size.batch, **batch},
         }
     )
-    task, strategy = build_pretraining(recipe, ranks, size.batch * 1_000_000)
+    task, strategy = build_pretraining(
+        recipe,
+        ranks,
+        size.batch * 1_000_000,
+    )
     positions = torch.arange(size.batch)
     loader: Any = OneBatch(
         SimpleNamespace(lab_B3HW=lab_B3HW, positions_B=positions, sample_ids_B=positions)
@@ -181,7 +267,15 @@ def our_step(size: Size, ranks: Ranks, lab_B3HW: Tensor, **batch: Any) -> Step:
     def step() -> None:
         nonlocal seen
         intervals = Intervals(seen + size.batch, size.batch, 0)
-        seen = fit(task, strategy, loader, intervals, hooks, StopSignals(), images_seen=seen)
+        seen = fit(
+            task,
+            strategy,
+            loader,
+            intervals,
+            hooks,
+            StopSignals(),
+            images_seen=seen,
+        )
 
     return step
 
@@ -211,8 +305,16 @@ def rate_of(step: Step, device: torch.device, batch: int, seconds: float) -> flo
 def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
     """Return the FLOP/s of a large matrix product here, the best of five."""
     side = 8192 if device.type == "cuda" else 2048
-    left = torch.randn(side, side, device=device).to(dtype)
-    right = torch.randn(side, side, device=device).to(dtype)
+    left = torch.randn(
+        side,
+        side,
+        device=device,
+    ).to(dtype)
+    right = torch.randn(
+        side,
+        side,
+        device=device,
+    ).to(dtype)
     best = float("inf")
     for _ in range(6):
         wait_for(device)
@@ -233,7 +335,17 @@ def flops_of(step: Step) -> float:
 def compare(size: Size, ranks: Ranks, repeats: int, seconds: float) -> None:
     """Alternate the loops and print their medians, ratios and shares of the peak."""
     device = ranks.device
-    lab_B3HW = torch.rand(size.batch, 3, size.image_size, size.image_size, device=device) * 2 - 1
+    lab_B3HW = (
+        torch.rand(
+            size.batch,
+            3,
+            size.image_size,
+            size.image_size,
+            device=device,
+        )
+        * 2
+        - 1
+    )
     steps = {
         "textbook, fp32": (textbook_step(size, device, lab_B3HW), torch.float32),
         "ours, fp32": (our_step(size, ranks, lab_B3HW, precision="fp32"), torch.float32),
@@ -246,9 +358,22 @@ def compare(size: Size, ranks: Ranks, repeats: int, seconds: float) -> None:
     rates: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats):
         for name, (step, _) in steps.items():
-            rates[name].append(rate_of(step, device, size.batch, seconds))
+            rates[name].append(
+                rate_of(
+                    step,
+                    device,
+                    size.batch,
+                    seconds,
+                )
+            )
 
-    peaks = {dtype: matrix_peak(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    peaks = {
+        dtype: matrix_peak(
+            device,
+            dtype,
+        )
+        for dtype in (torch.float32, torch.bfloat16)
+    }
     textbook = statistics.median(rates["textbook, fp32"])
     print(f"\n{size}")
     print(f"{'':26}{'images/s':>10}{'ratio':>8}{'GFLOP/image':>13}{'of peak':>9}")

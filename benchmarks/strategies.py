@@ -87,15 +87,32 @@ def smooth_gan(
 ) -> tuple[PretrainTask, Strategy]:
     """Return a GAN without what amplifies rounding noise: no L1, no batch norm."""
     generator = UNet(
-        Encoder(image_size=32, width=4, norm="instance", bias_before_norm=False), norm="instance"
+        Encoder(
+            image_size=32,
+            width=4,
+            norm="instance",
+            bias_before_norm=False,
+        ),
+        norm="instance",
     ).to(ranks.device)
-    discriminator = Discriminator(width=4, num_strided_blocks=2, norm="instance").to(ranks.device)
+    discriminator = Discriminator(
+        width=4,
+        num_strided_blocks=2,
+        norm="instance",
+    ).to(ranks.device)
     phases = []
     for seed, (name, module) in enumerate(
         {"discriminator": discriminator, "generator": generator}.items()
     ):
         initialise(module, seed)
-        phases.append(Phase(name, module, optimizer(module.parameters()), lambda images_seen: RATE))
+        phases.append(
+            Phase(
+                name,
+                module,
+                optimizer(module.parameters()),
+                lambda images_seen: RATE,
+            )
+        )
     task = PretrainTask(
         phases, gan=GAN_LOSSES["least_squares"], gan_weight=1.0, l1_weight=0.0, seed=0
     )
@@ -108,8 +125,19 @@ def steps(task: PretrainTask, strategy: Strategy, num_steps: int, accumulation: 
     loader = ToyLoader(
         BATCH, BATCH // ranks.world_size // accumulation, ranks.rank, ranks.world_size
     )
-    nothing = Hooks(lambda report: None, lambda images: None, lambda images: None)
-    fit(task, strategy, loader, Intervals(num_steps * BATCH, BATCH, BATCH), nothing, StopSignals())
+    nothing = Hooks(
+        lambda report: None,
+        lambda images: None,
+        lambda images: None,
+    )
+    fit(
+        task,
+        strategy,
+        loader,
+        Intervals(num_steps * BATCH, BATCH, BATCH),
+        nothing,
+        StopSignals(),
+    )
 
 
 def train_and_save(ranks: Ranks, folder: Path) -> None:
@@ -119,7 +147,10 @@ def train_and_save(ranks: Ranks, folder: Path) -> None:
         held = held_bytes(mine)
 
         for accumulation in (1, 2):
-            task, strategy = smooth_gan(mine, lambda weights: torch.optim.SGD(weights, RATE))
+            task, strategy = smooth_gan(
+                mine,
+                lambda weights: torch.optim.SGD(weights, RATE),
+            )
             steps(task, strategy, NUM_STEPS, accumulation)
             save_checkpoint(
                 folder / f"{name}-{ranks.world_size}-{accumulation}",
@@ -133,7 +164,10 @@ def train_and_save(ranks: Ranks, folder: Path) -> None:
 
 def held_bytes(ranks: Ranks) -> dict[str, int]:
     """Return the most bytes this rank holds under Adam after a backward pass of the generator."""
-    task, strategy = smooth_gan(ranks, lambda weights: torch.optim.Adam(weights, RATE))
+    task, strategy = smooth_gan(
+        ranks,
+        lambda weights: torch.optim.Adam(weights, RATE),
+    )
     seen: dict[str, int] = {}
     original = strategy.backward
 
@@ -144,7 +178,10 @@ def held_bytes(ranks: Ranks) -> dict[str, int]:
                 storages = {
                     t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors
                 }
-                seen[kind] = max(seen.get(kind, 0), sum(storages.values()))
+                seen[kind] = max(
+                    seen.get(kind, 0),
+                    sum(storages.values()),
+                )
 
     strategy.backward = backward  # type: ignore[method-assign]
     steps(task, strategy, 2, 2)
@@ -161,9 +198,19 @@ def equivalence(folder: Path) -> Iterator[Equivalence]:
 
         differences = {}
         for role in ("generator", "discriminator"):
-            differences[role] = compare(reference, checkpoint, [role])[0]
+            differences[role] = compare(
+                reference,
+                checkpoint,
+                [role],
+            )[0]
         held = checkpoint.state["held"]
-        yield Equivalence(name, int(ranks), int(accumulation), differences, held)
+        yield Equivalence(
+            name,
+            int(ranks),
+            int(accumulation),
+            differences,
+            held,
+        )
 
 
 def compare(a: Checkpoint, b: Checkpoint, roles: list[str]) -> tuple[float, int, int]:
@@ -174,7 +221,10 @@ def compare(a: Checkpoint, b: Checkpoint, roles: list[str]) -> tuple[float, int,
         assert ours.keys() == theirs.keys() and ours
 
         for name, tensor in ours.items():
-            largest = max(largest, float((tensor.double() - theirs[name].double()).abs().max()))
+            largest = max(
+                largest,
+                float((tensor.double() - theirs[name].double()).abs().max()),
+            )
             equal += bool(torch.equal(tensor, theirs[name]))
         total += len(ours)
     return largest, total, equal
@@ -196,7 +246,14 @@ class Recording(ToyLoader):
         """Return a micro-batch, as `ToyLoader`, and note it."""
         if self.rank == 0 and slots.start == self.stop_at:
             os.kill(os.getpid(), signal.SIGUSR2)
-        self.seen = [*getattr(self, "seen", []), *slots]
+        self.seen = [
+            *getattr(
+                self,
+                "seen",
+                [],
+            ),
+            *slots,
+        ]
         return super().batch(slots)
 
 
@@ -216,9 +273,21 @@ def run(ranks: Ranks, folder: Path, strategy: str, stop_at: int | None = None) -
     )
 
     mine = replace(ranks, profile=STRATEGIES[strategy])
-    loader = Recording(BATCH, BATCH // 2, ranks.rank, ranks.world_size)
+    loader = Recording(
+        BATCH,
+        BATCH // 2,
+        ranks.rank,
+        ranks.world_size,
+    )
     loader.stop_at = stop_at
-    pretrain(recipe, mine, total_images=TOTAL, data_digest="toy", train=loader, val=None)
+    pretrain(
+        recipe,
+        mine,
+        total_images=TOTAL,
+        data_digest="toy",
+        train=loader,
+        val=None,
+    )
 
     seen = ranks.gather(loader.seen)
     if ranks.main:
@@ -246,7 +315,12 @@ def start(ranks: Ranks, folder: Path, pairs: Pairs) -> None:
         # Several ranks agree on stopping one step late.
         lag = BATCH if ranks.world_size > 1 else 0
         stopped = folder / f"{name}-{ranks.world_size}-stopped"
-        run(ranks, stopped, name, stop_at=STOP_AT - BATCH - lag)
+        run(
+            ranks,
+            stopped,
+            name,
+            stop_at=STOP_AT - BATCH - lag,
+        )
 
 
 def go_on(ranks: Ranks, folder: Path, pairs: Pairs) -> None:
@@ -285,7 +359,13 @@ def resumes(folder: Path, pairs: Pairs) -> Iterator[Resume]:
             )
 
             roles = [role for role in a.roles() if role != "probe"]
-            yield Resume(first, second, (before, after), *compare(a, b, roles), samples)
+            yield Resume(
+                first,
+                second,
+                (before, after),
+                *compare(a, b, roles),
+                samples,
+            )
 
 
 # --- all together
@@ -314,7 +394,12 @@ def measure(folder: Path, pairs: Pairs = PAIRS) -> tuple[list[Equivalence], list
     on_ranks(2, two_ranks_first, str(folder), pairs)
     on_ranks(1, one_rank, str(folder), pairs)
     on_ranks(2, two_ranks_again, str(folder), pairs)
-    return list(equivalence(folder / "equivalence")), list(resumes(folder / "resume", pairs))
+    return list(equivalence(folder / "equivalence")), list(
+        resumes(
+            folder / "resume",
+            pairs,
+        )
+    )
 
 
 def main() -> None:
@@ -327,7 +412,10 @@ def main() -> None:
         "optimizer |"
     )
     print("|---|---|---|---|---|---|---|---|")
-    for row in sorted(same, key=lambda row: (row.ranks, row.strategy, row.accumulation)):
+    for row in sorted(
+        same,
+        key=lambda row: (row.ranks, row.strategy, row.accumulation),
+    ):
         held = " | ".join(f"{row.held[kind]:,}" for kind in ("weights", "gradients", "optimizer"))
         differences = " | ".join(
             f"{row.differences[name]:.1e}" for name in ("generator", "discriminator")

@@ -44,12 +44,24 @@ def main(folder: Path) -> None:
 def read_queue() -> list[Queued]:
     """Return the user's jobs; none if SLURM does not answer."""
     try:
-        done = subprocess.run(SQUEUE, capture_output=True, text=True, timeout=30, check=True)
+        done = subprocess.run(
+            SQUEUE,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         print("note: SLURM does not answer; this is what is on disk")
         return []
 
-    lines = [line.split("|", 5) for line in done.stdout.splitlines()]
+    lines = [
+        line.split(
+            "|",
+            5,
+        )
+        for line in done.stdout.splitlines()
+    ]
     return [Queued(*fields) for fields in lines if len(fields) == 6]
 
 
@@ -110,7 +122,10 @@ def print_job(job: str, fields: list[str], queue: list[Queued]) -> None:
     elif event in ("started", "submitted", "requeued"):
         state = "GONE from the queue without a message: submit the same command again"
 
-    when = time.strftime("%F %T", time.localtime(int(at)))
+    when = time.strftime(
+        "%F %T",
+        time.localtime(int(at)),
+    )
     last = f"{event} {when}" + (f", {reason}" if reason else "")
     print(f"job {job} ({command}), attempt {attempt}: {state}; last: {last}")
 
@@ -149,11 +164,32 @@ def last_entries(log: Path) -> tuple[dict[str, dict[str, Any]], int]:
 def progress_text(entry: dict[str, Any], total: int) -> str:
     """Return images seen, their share, the rate and the time left."""
     images = entry["images"]
-    rate = entry.get("values", {}).get("images_per_s") or 0.0
+    rate = (
+        entry.get(
+            "values",
+            {},
+        ).get("images_per_s")
+        or 0.0
+    )
 
-    left = clock(max(0, total - images) / rate) if rate and total else "?"
+    left = (
+        clock(
+            max(
+                0,
+                total - images,
+            )
+            / rate
+        )
+        if rate and total
+        else "?"
+    )
     share = f" of {total:,} ({images / total:.0%})" if total else ""
-    ago = clock(max(0.0, time.time() - entry["time"]))
+    ago = clock(
+        max(
+            0.0,
+            time.time() - entry["time"],
+        )
+    )
     return f"images {images:,}{share}, {rate:,.0f} images/s, time left {left} (logged {ago} ago)"
 
 
@@ -181,4 +217,7 @@ if __name__ == "__main__":
         main(Path(sys.argv[1]))
         sys.stdout.flush()
     except BrokenPipeError:  # `... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY),
+            1,
+        )

@@ -25,7 +25,14 @@ def main() -> None:
     complete: dict[str, bool] = {}
     for step in steps:
         complete[step["name"]] = is_complete(step, steps, complete)
-        print("\t".join(fields(step, complete[step["name"]])))
+        print(
+            "\t".join(
+                fields(
+                    step,
+                    complete[step["name"]],
+                )
+            )
+        )
 
 
 def is_complete(

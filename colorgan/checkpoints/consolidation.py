@@ -138,7 +138,15 @@ def _read_in_turn(module: nn.Module, file: WeightsFile) -> Iterator[None]:
             continue
 
         prefix = f"{name}." if name else ""
-        handles.append(part.register_forward_pre_hook(_fill([key for key, _ in own], prefix, file)))
+        handles.append(
+            part.register_forward_pre_hook(
+                _fill(
+                    [key for key, _ in own],
+                    prefix,
+                    file,
+                )
+            )
+        )
         handles.append(part.register_forward_hook(_empty(dict(own))))
 
     try:

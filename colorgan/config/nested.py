@@ -46,7 +46,10 @@ def merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Return `above` over `below`, group by group; an empty group changes nothing."""
     merged = dict(below)
     for key, value in above.items():
-        if isinstance(merged.get(key), dict) and (value is None or isinstance(value, dict)):
+        if isinstance(
+            merged.get(key),
+            dict,
+        ) and (value is None or isinstance(value, dict)):
             merged[key] = merge(merged[key], value or {})
         else:
             merged[key] = value

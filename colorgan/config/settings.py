@@ -30,7 +30,12 @@ _Dumper.add_implicit_resolver(
 
 def dump_recipe(model: BaseModel) -> str:
     """Return the settings as YAML that `--config` reads back to an equal model."""
-    text: str = yaml.dump(model.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, width=110)
+    text: str = yaml.dump(
+        model.model_dump(mode="json"),
+        Dumper=_Dumper,
+        sort_keys=False,
+        width=110,
+    )
     return text
 
 
@@ -76,7 +81,14 @@ def show(value: Any, depth: int = 2) -> str:
         text = ", ".join(items)
         return f"[{text}]" if len(text) < _MAX_LIST_CHARACTERS else "[...]"
 
-    return _SHORT.repr(str(value)) if isinstance(value, str | Path) else _SHORT.repr(value)
+    return (
+        _SHORT.repr(str(value))
+        if isinstance(
+            value,
+            str | Path,
+        )
+        else _SHORT.repr(value)
+    )
 
 
 def default_text(value: Any) -> str:
@@ -84,7 +96,15 @@ def default_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " ".join(map(default_text, value)) or "none"
 
-    return str(value) if isinstance(value, str | Path) and str(value) else show(value)
+    return (
+        str(value)
+        if isinstance(
+            value,
+            str | Path,
+        )
+        and str(value)
+        else show(value)
+    )
 
 
 def leaves(

@@ -216,7 +216,13 @@ def _to_show(rgb_3HW: Tensor) -> Tensor:
     height, width = rgb_3HW.shape[-2:]
     scale = MAX_SHOWN_PX / max(height, width)
     if scale < 1.0:
-        size = max(1, round(height * scale)), max(1, round(width * scale))
+        size = (
+            max(1, round(height * scale)),
+            max(
+                1,
+                round(width * scale),
+            ),
+        )
         # On the CPU: a GPU's antialiasing kernel refuses to shrink by much.
         rgb_3HW = resized(rgb_3HW[None].cpu(), size)[0]
     return torch.from_numpy(to_uint8_HWC(rgb_3HW)).permute(2, 0, 1)

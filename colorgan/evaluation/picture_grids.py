@@ -53,9 +53,30 @@ def to_uint8_HWC(picture: Tensor) -> Bytes:  # noqa: N802
         raise ValueError(f"an image is 3HW, 1HW or HW, got the shape {tuple(picture.shape)}")
 
     if picture.dtype != torch.uint8:
-        picture = (picture.float().nan_to_num(0.0).clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
+        picture = (
+            (
+                picture.float()
+                .nan_to_num(0.0)
+                .clamp(
+                    0.0,
+                    1.0,
+                )
+                * 255.0
+            )
+            .round()
+            .to(torch.uint8)
+        )
 
-    bytes_HW3: Bytes = picture.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+    bytes_HW3: Bytes = (
+        picture.expand(3, -1, -1)
+        .permute(
+            1,
+            2,
+            0,
+        )
+        .contiguous()
+        .numpy()
+    )
     return bytes_HW3
 
 
@@ -146,7 +167,12 @@ def _draw_boxes(picture: Image.Image, boxes: NamedBoxes, colors: Bytes) -> Bytes
         color = _rgb(colors[index + 1])
         draw.rectangle((left, top, right, bottom), outline=color, width=2)
         draw.rectangle(draw.textbbox((left, top), name, font=font), fill=color)
-        draw.text((left, top), name, fill=PAPER if sum(color) < 384 else INK, font=font)
+        draw.text(
+            (left, top),
+            name,
+            fill=PAPER if sum(color) < 384 else INK,
+            font=font,
+        )
     return np.asarray(picture)
 
 
@@ -297,7 +323,11 @@ def _draw_legend(
     for index, (name, color) in enumerate(legend):
         line, column = divmod(index, len(layout.lefts))
         left, upper = layout.lefts[column], top + line * layout.line_px
-        draw.rectangle((left, upper, left + side, upper + side), fill=color, outline=INK)
+        draw.rectangle(
+            (left, upper, left + side, upper + side),
+            fill=color,
+            outline=INK,
+        )
         draw.text((left + layout.line_px, upper), name, fill=INK, font=font)
 
 

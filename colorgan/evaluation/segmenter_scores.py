@@ -170,8 +170,19 @@ def _overlays(batch: Batch, predicted_BHW: Tensor, ab_scale: float, room: int) -
     """Return the first images of a batch with their masks, at most `room`."""
     assert batch.mask_BHW is not None
     lab_B3HW = batch.lab_B3HW[:room]
-    rgb_B3HW = to_rgb(lab_B3HW[:, :1], lab_B3HW[:, 1:], ab_scale).cpu()
-    return list(zip(rgb_B3HW, batch.mask_BHW[:room].cpu(), predicted_BHW[:room], strict=True))
+    rgb_B3HW = to_rgb(
+        lab_B3HW[:, :1],
+        lab_B3HW[:, 1:],
+        ab_scale,
+    ).cpu()
+    return list(
+        zip(
+            rgb_B3HW,
+            batch.mask_BHW[:room].cpu(),
+            predicted_BHW[:room],
+            strict=True,
+        )
+    )
 
 
 def segmenter_text(config: ModelConfig, scores: Mapping[str, float]) -> str:

@@ -105,7 +105,16 @@ def open_coco(root: Path, split: str) -> Corpus:
     if found.name.startswith(LABELLED_SPLITS):
         note = f"no instances file for {found.name}, so its pictures have no labels"
     records = functools.partial(_plain_records, folder)
-    return Corpus("coco", split, (), (), num_records, records, note, skipped.left_out())
+    return Corpus(
+        "coco",
+        split,
+        (),
+        (),
+        num_records,
+        records,
+        note,
+        skipped.left_out(),
+    )
 
 
 def _find(root: Path, split: str) -> _Split:
@@ -117,7 +126,14 @@ def _find(root: Path, split: str) -> _Split:
         )
 
     aliases = ALIASES.get(split, (split,))
-    names = [name for name in aliases if _is_there(root, name)][:1]
+    names = [
+        name
+        for name in aliases
+        if _is_there(
+            root,
+            name,
+        )
+    ][:1]
 
     # Without its year a split is that of the one year that is there.
     if split in SPLITS:
@@ -131,13 +147,24 @@ def _find(root: Path, split: str) -> _Split:
         )
     if not names:
         raise _no_such_split(root, split)
-    return _Split(root, names[0], _annotations_of(root, names[0]))
+    return _Split(
+        root,
+        names[0],
+        _annotations_of(root, names[0]),
+    )
 
 
 def _is_there(root: Path, name: str) -> bool:
     """Return whether a split of exactly this name has images or an instances file."""
     folders = (root / name, root / "images" / name)
-    return any(folder.is_dir() for folder in folders) or _annotations_of(root, name) is not None
+    return (
+        any(folder.is_dir() for folder in folders)
+        or _annotations_of(
+            root,
+            name,
+        )
+        is not None
+    )
 
 
 def _annotations_of(root: Path, name: str) -> Path | None:
@@ -187,7 +214,11 @@ def _files_in(folder: Path) -> list[str]:
 def _plain_records(folder: Path) -> Iterator[Record]:
     """Yield the images of a split that has no annotations."""
     for name in list_pictures(folder):
-        yield Record(record_key(name), folder / name, label_of([]))
+        yield Record(
+            record_key(name),
+            folder / name,
+            label_of([]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +302,11 @@ def _names_in(folder: Path, names: list[str]) -> list[str | None]:
 
 def _labelled_records(instances: Instances, files: _Found, with_masks: bool) -> Iterator[Record]:
     """Yield the images of a split with their objects; an image without objects is a record too."""
-    for image, name in zip(instances.images, files.names, strict=True):
+    for image, name in zip(
+        instances.images,
+        files.names,
+        strict=True,
+    ):
         objects, dropped = instances.objects_of(image)
         mask = _mask_of(instances, image) if with_masks else None
         yield Record(

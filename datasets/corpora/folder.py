@@ -108,7 +108,16 @@ def open_folder(root: Path, split: str, mask_threshold: int | None = None) -> Co
         note = "" if layout.folders else _note_on_folders(layout.images)
         records = functools.partial(_records, layout, None)
         left_out = skipped.left_out()
-        return Corpus("folder", split, layout.folders, (), num_records, records, note, left_out)
+        return Corpus(
+            "folder",
+            split,
+            layout.folders,
+            (),
+            num_records,
+            records,
+            note,
+            left_out,
+        )
 
     kind = _kind(root, split, layout, names, mask_threshold)
     return Corpus(
@@ -133,7 +142,10 @@ def _layout(root: Path, split: str) -> _Layout:
 
     if split != "all" and (root / "images" / split).is_dir():
         images = root / "images" / split
-        return _Layout(images, _masks_in([root / name / split for name in MASK_FOLDERS]))
+        return _Layout(
+            images,
+            _masks_in([root / name / split for name in MASK_FOLDERS]),
+        )
 
     base = root if split == "all" else root / split
     if not base.is_dir():
@@ -191,7 +203,14 @@ def _count(layout: _Layout, skipped: Skipped) -> int:
     for relative in layout.pictures(skipped):
         num_records += 1
 
-        if masks is not None and layout.mask_of(relative, masks) is None:
+        if (
+            masks is not None
+            and layout.mask_of(
+                relative,
+                masks,
+            )
+            is None
+        ):
             wanted = PurePosixPath(relative).with_suffix(".png")
             raise CorpusError(
                 f"{layout.images / relative}: no mask {masks.folder / wanted} for it."
@@ -251,7 +270,13 @@ def _kind(
         return color_kind(colors)
 
     files = layout.mask_names()
-    masks = (layout.mask_of(relative, files) for relative in layout.pictures())
+    masks = (
+        layout.mask_of(
+            relative,
+            files,
+        )
+        for relative in layout.pictures()
+    )
     paths = (path for path in masks if path is not None)
     return survey(layout.masks, paths, names, mask_threshold)
 
@@ -265,7 +290,19 @@ def _records(layout: _Layout, kind: MaskKind | None) -> Iterator[Record]:
             label["classes"] = [layout.folders.index(top)]
 
         mask: Mask | None = None
-        path = layout.mask_of(relative, files) if files is not None else None
+        path = (
+            layout.mask_of(
+                relative,
+                files,
+            )
+            if files is not None
+            else None
+        )
         if path is not None and kind is not None:
             mask = kind.mask(path)
-        yield Record(record_key(relative), layout.images / relative, label, mask)
+        yield Record(
+            record_key(relative),
+            layout.images / relative,
+            label,
+            mask,
+        )

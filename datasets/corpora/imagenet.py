@@ -41,12 +41,38 @@ def open_imagenet(root: Path, split: str) -> Corpus:
     present = _wnids(folder)
     if not present:
         tars = find_class_tars(root, folder, split)
-        return _open_tars(root, tars, split) if tars else _open_flat(root, folder, split)
+        return (
+            _open_tars(root, tars, split)
+            if tars
+            else _open_flat(
+                root,
+                folder,
+                split,
+            )
+        )
 
     # A split may lack classes that the other one has: indices count both.
     skipped = Skipped()
-    wnids = tuple(sorted({*present, *_wnids_of_other_splits(root, folder)}))
-    num_records = sum(len(list_pictures(_pictures_of(folder, wnid), skipped)) for wnid in present)
+    wnids = tuple(
+        sorted(
+            {
+                *present,
+                *_wnids_of_other_splits(
+                    root,
+                    folder,
+                ),
+            }
+        )
+    )
+    num_records = sum(
+        len(
+            list_pictures(
+                _pictures_of(folder, wnid),
+                skipped,
+            )
+        )
+        for wnid in present
+    )
     if num_records == 0:
         raise CorpusError(
             f"{folder}: the split {split!r} is empty, no picture in its {len(present)} folders."
@@ -91,7 +117,11 @@ def _records(folder: Path, present: list[str], wnids: tuple[str, ...]) -> Iterat
             # and name.
             relative = name if name.startswith(f"{wnid}_") else f"{wnid}/{name}"
             label = {"classes": [index_of[wnid]], "objects": []}
-            yield Record(record_key(relative, ".JPEG"), pictures / name, label)
+            yield Record(
+                record_key(relative, ".JPEG"),
+                pictures / name,
+                label,
+            )
 
 
 def _open_tars(root: Path, tars: list[ClassTar], split: str) -> Corpus:
@@ -108,10 +138,17 @@ def _tar_records(tars: list[ClassTar], wnids: tuple[str, ...]) -> Iterator[Recor
     for each in tars:
         label = {"classes": [index_of[each.wnid]], "objects": []}
         # Sorted like the files of an unpacked set, so that the packed set is the same.
-        for image in sorted(each.images(), key=lambda member: member.name):
+        for image in sorted(
+            each.images(),
+            key=lambda member: member.name,
+        ):
             name = image.name.removeprefix("./")
             relative = name if name.startswith(f"{each.wnid}_") else f"{each.wnid}/{name}"
-            yield Record(record_key(relative, ".JPEG"), image, dict(label))
+            yield Record(
+                record_key(relative, ".JPEG"),
+                image,
+                dict(label),
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +169,27 @@ def _open_flat(root: Path, folder: Path, split: str) -> Corpus:
     pictures = folder / "images" if (folder / "images").is_dir() else folder
     skipped = Skipped()
     names = list_pictures(pictures, skipped)
-    wnids = tuple(sorted(set(_wnids_of_other_splits(root, folder))))
-    found = find_labels(root, folder, split, names, wnids) if names else None
+    wnids = tuple(
+        sorted(
+            set(
+                _wnids_of_other_splits(
+                    root,
+                    folder,
+                )
+            )
+        )
+    )
+    found = (
+        find_labels(
+            root,
+            folder,
+            split,
+            names,
+            wnids,
+        )
+        if names
+        else None
+    )
     if found is None:
         lists = ", ".join(LIST_NAMES).format(split=split)
         raise CorpusError(
@@ -164,4 +220,8 @@ def _open_flat(root: Path, folder: Path, split: str) -> Corpus:
 def _flat_records(flat: _Flat) -> Iterator[Record]:
     for name in sorted(flat.labels):
         label = {"classes": [flat.labels[name]], "objects": []}
-        yield Record(record_key(name, ".JPEG"), flat.folder / name, label)
+        yield Record(
+            record_key(name, ".JPEG"),
+            flat.folder / name,
+            label,
+        )

@@ -120,7 +120,11 @@ def _labels(
             f"{path}: its labels are neither wnids nor numbers of the {len(wnids)} classes of "
             "train/."
         )
-    return Labels(path, wnids, {name: int(label) for name, label in listed.items()})
+    return Labels(
+        path,
+        wnids,
+        {name: int(label) for name, label in listed.items()},
+    )
 
 
 def _is_number(label: str) -> bool:

@@ -87,7 +87,10 @@ class _Seen:
         if len(values) == 1:
             self.only.setdefault(min(values), path)
         self.values |= values
-        is_index = max(values - {VOID}, default=0) > 1 or values == {1, VOID}
+        is_index = max(
+            values - {VOID},
+            default=0,
+        ) > 1 or values == {1, VOID}
         self.has_indices = self.has_indices or is_index
 
 
@@ -134,7 +137,12 @@ def _cut(folder: Path, names: tuple[str, ...], threshold: int) -> MaskKind:
             f"{folder}: a mask_threshold makes one class, but classes.txt names {len(names)}."
         )
     note = f"the masks' values from {threshold} on are the class"
-    return MaskKind(names or ("class1",), note, binary=True, threshold=threshold)
+    return MaskKind(
+        names or ("class1",),
+        note,
+        binary=True,
+        threshold=threshold,
+    )
 
 
 def _indices(folder: Path, names: tuple[str, ...], seen: _Seen) -> MaskKind:

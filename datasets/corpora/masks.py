@@ -119,10 +119,19 @@ class ColorMask:
         codes = _color_codes(self.path)
         # One number per color, sorted, so that all pixels are looked up at once.
         listed = sorted((_code(color), value) for color, value in self.values)
-        known = np.array([code for code, _ in listed], np.uint32)
-        values = np.array([value for _, value in listed], np.uint8)
+        known = np.array(
+            [code for code, _ in listed],
+            np.uint32,
+        )
+        values = np.array(
+            [value for _, value in listed],
+            np.uint8,
+        )
 
-        places = np.searchsorted(known, codes).clip(max=len(known) - 1)
+        places = np.searchsorted(
+            known,
+            codes,
+        ).clip(max=len(known) - 1)
         wrong = known[places] != codes
         if wrong.any():
             red, green, blue = _color_of(int(codes[wrong][0]))
@@ -148,7 +157,15 @@ def read_plane(path: Path) -> NDArray[Any]:
     if color_type in (PALETTE, GREY):
         if pixels.ndim != 2:
             raise CorpusError(f"{path}: the mask is no plane of class indices.")
-        return pixels // STRETCH.get(bits, 1) if color_type == GREY else pixels
+        return (
+            pixels
+            // STRETCH.get(
+                bits,
+                1,
+            )
+            if color_type == GREY
+            else pixels
+        )
 
     if color_type == GREY_ALPHA:
         return pixels[..., 0]
@@ -161,7 +178,13 @@ def _grey_of(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
     if pixels.ndim == 2:
         return pixels.astype(np.uint8) if pixels.dtype == np.bool_ else pixels
     red, green, blue = (pixels[..., channel] for channel in range(3))
-    if not (np.array_equal(red, green) and np.array_equal(green, blue)):
+    if not (
+        np.array_equal(red, green)
+        and np.array_equal(
+            green,
+            blue,
+        )
+    ):
         raise CorpusError(
             f"{path}: the mask is a color picture. If its colors stand for classes, list them in "
             "labelmap.txt, one "
@@ -173,7 +196,11 @@ def _grey_of(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
 def _color_codes(path: Path) -> NDArray[np.uint32]:
     """Return a mask's colors as one number each, H x W."""
     _head(path)
-    red, green, blue = np.moveaxis(_decoded(path, as_rgb=True).astype(np.uint32), -1, 0)
+    red, green, blue = np.moveaxis(
+        _decoded(path, as_rgb=True).astype(np.uint32),
+        -1,
+        0,
+    )
     return np.asarray(red << 16 | green << 8 | blue)
 
 

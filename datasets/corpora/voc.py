@@ -159,7 +159,14 @@ def _year_folders(root: Path) -> list[Path]:
     if (root / "JPEGImages").is_dir():
         return [root]
     for parent in (root, root / "VOCdevkit"):
-        years = [path for path in parent.glob("VOC*") if re.fullmatch(r"VOC\d{4}", path.name)]
+        years = [
+            path
+            for path in parent.glob("VOC*")
+            if re.fullmatch(
+                r"VOC\d{4}",
+                path.name,
+            )
+        ]
         if any(path.is_dir() for path in years):
             return sorted(path for path in years if path.is_dir())
     raise CorpusError(
@@ -262,8 +269,20 @@ def _find_files(chosen: _Split, names: list[str], pictures: FileNames) -> list[_
     masks = _masks(chosen, stems, names)
 
     files = []
-    for image, annotation, mask in zip(images, annotations, masks, strict=True):
-        files.append(_Files(image, pictures.folder / image, annotation, mask))
+    for image, annotation, mask in zip(
+        images,
+        annotations,
+        masks,
+        strict=True,
+    ):
+        files.append(
+            _Files(
+                image,
+                pictures.folder / image,
+                annotation,
+                mask,
+            )
+        )
     return files
 
 

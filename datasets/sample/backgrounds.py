@@ -142,14 +142,26 @@ _PLANKS = Layer("planks", 0.6, 0.75)
 
 BACKGROUNDS = (
     Background("meadow", (_SKY, Layer("grass", 0.35, 0.65))),
-    Background("meadow", (Layer("evening"), Layer("grass", 0.4, 0.7))),
-    Background("beach", (_SKY, Layer("sea", 0.3, 0.45), Layer("sand", 0.55, 0.75))),
+    Background(
+        "meadow",
+        (Layer("evening"), Layer("grass", 0.4, 0.7)),
+    ),
+    Background(
+        "beach",
+        (_SKY, Layer("sea", 0.3, 0.45), Layer("sand", 0.55, 0.75)),
+    ),
     Background("sea", (_SKY, Layer("sea", 0.35, 0.6))),
     Background("street", (_SKY, Layer("road", 0.45, 0.65))),
-    Background("street", (_SKY, Layer("brick", 0.2, 0.35), Layer("road", 0.55, 0.7))),
+    Background(
+        "street",
+        (_SKY, Layer("brick", 0.2, 0.35), Layer("road", 0.55, 0.7)),
+    ),
     Background("room", (Layer("wall"), _PLANKS)),
     Background("room", (Layer("wallpaper"), _PLANKS)),
-    Background("room", (Layer("wall"), Layer("carpet", 0.6, 0.75))),
+    Background(
+        "room",
+        (Layer("wall"), Layer("carpet", 0.6, 0.75)),
+    ),
 )
 HILLS = 0.04  # of grass, as a share of the height
 
@@ -169,18 +181,44 @@ def paint_background(
         Where the last layer begins, as a share of the height.
     """
     height = lab.shape[1]
-    rows = np.arange(height, dtype=np.float32)[:, None]
+    rows = np.arange(
+        height,
+        dtype=np.float32,
+    )[:, None]
     start = 0.0
 
     # Each layer covers the lower part of those before it, down to the bottom.
     for layer in background.layers:
         start = rng.uniform(layer.lowest, layer.highest)
-        edge = _edge(layer.material, start, lab.shape[1:], rng)
-        top = int(max(0, edge.min() - 1))
-        opacity = np.clip(rows[top:] - edge + 0.5, 0, 1) if start > 0 else 1
+        edge = _edge(
+            layer.material,
+            start,
+            lab.shape[1:],
+            rng,
+        )
+        top = int(
+            max(
+                0,
+                edge.min() - 1,
+            )
+        )
+        opacity = (
+            np.clip(
+                rows[top:] - edge + 0.5,
+                0,
+                1,
+            )
+            if start > 0
+            else 1
+        )
 
         region = lab[:, top:]
-        surface = _surface(MATERIALS[layer.material], region.shape[1:], unit, rng)
+        surface = _surface(
+            MATERIALS[layer.material],
+            region.shape[1:],
+            unit,
+            rng,
+        )
         region += opacity * (surface - region)
     return start
 
@@ -190,7 +228,13 @@ def _edge(material: str, start: float, shape: tuple[int, int], rng: np.random.Ge
     height, width = shape
     columns = np.arange(width, dtype=np.float32)
     hills = HILLS * height if material == "grass" else 0.0
-    phase, waves = rng.uniform(0, 2 * math.pi), rng.uniform(1, 3)
+    phase, waves = (
+        rng.uniform(0, 2 * math.pi),
+        rng.uniform(
+            1,
+            3,
+        ),
+    )
     return start * height + hills * np.sin(phase + waves * 2 * math.pi * columns / width)
 
 
@@ -199,9 +243,19 @@ def _surface(
 ) -> Plane:
     """Return a material as CIELAB planes, 3 x H x W."""
     height, width = shape
-    down = np.linspace(0, 1, height, dtype=np.float32)[:, None]
+    down = np.linspace(
+        0,
+        1,
+        height,
+        dtype=np.float32,
+    )[:, None]
     grain_width, grain_height = material.grain
-    grain = _noise(shape, grain_width * unit, grain_height * unit, rng)
+    grain = _noise(
+        shape,
+        grain_width * unit,
+        grain_height * unit,
+        rng,
+    )
 
     upper, lower = material.lightness
     lightness = upper + down * (lower - upper)
@@ -209,13 +263,26 @@ def _surface(
     if material.stripes:
         columns = np.arange(width, dtype=np.float32)
         across = columns / (material.stripes * unit) + rng.uniform()
-        lightness = lightness + 5 * np.clip(4 * np.sin(2 * math.pi * across), -1, 1)
+        lightness = lightness + 5 * np.clip(
+            4 * np.sin(2 * math.pi * across),
+            -1,
+            1,
+        )
 
     # Adding nothing of the grain makes a plane of the column.
     upper, lower = material.chroma
     chroma = upper + down * (lower - upper) + 0 * grain
     if material.clouds:
-        density = 3 * _noise(shape, 40 * unit, 14 * unit, rng) - 0.6
+        density = (
+            3
+            * _noise(
+                shape,
+                40 * unit,
+                14 * unit,
+                rng,
+            )
+            - 0.6
+        )
         cover = np.clip(density, 0, 1) * material.clouds
         lightness = lightness + cover * (95 - lightness)
         chroma = chroma * (1 - cover)
@@ -227,8 +294,26 @@ def _noise(
 ) -> Plane:
     """Return smooth noise in about [-1, 1] with grains of this many pixels."""
     height, width = shape
-    rows = max(2, round(height / max(grain_height, 1)))
-    columns = max(2, round(width / max(grain_width, 1)))
+    rows = max(
+        2,
+        round(height / max(grain_height, 1)),
+    )
+    columns = max(
+        2,
+        round(width / max(grain_width, 1)),
+    )
 
-    coarse = Image.fromarray(2 * rng.random((rows, columns), np.float32) - 1)
-    return np.asarray(coarse.resize((width, height), Image.Resampling.BILINEAR))
+    coarse = Image.fromarray(
+        2
+        * rng.random(
+            (rows, columns),
+            np.float32,
+        )
+        - 1
+    )
+    return np.asarray(
+        coarse.resize(
+            (width, height),
+            Image.Resampling.BILINEAR,
+        )
+    )

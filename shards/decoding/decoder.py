@@ -136,21 +136,39 @@ class Decoder:
         """Start on a batch; its result must be fetched before the next one is submitted."""
         edges = self._cut(batch)
         if len(edges) > 2:
-            self._parts = [batch.part(begin, end) for begin, end in pairwise(edges)]
+            self._parts = [
+                batch.part(
+                    begin,
+                    end,
+                )
+                for begin, end in pairwise(edges)
+            ]
         else:
             self._start(batch)
 
     def _start(self, batch: EncodedBatch) -> None:
         spec, feed = self._spec, self._pipeline.feed_input
 
-        feed("images", [np.frombuffer(image, np.uint8) for image in batch.images])
+        feed(
+            "images",
+            [np.frombuffer(image, np.uint8) for image in batch.images],
+        )
         if spec.crop:
-            feed("starts", list(batch.windows[:, :2]))
-            feed("shapes", list(batch.windows[:, 2:]))
+            feed(
+                "starts",
+                list(batch.windows[:, :2]),
+            )
+            feed(
+                "shapes",
+                list(batch.windows[:, 2:]),
+            )
         if spec.flips_in_graph:
             feed("flips", list(batch.flips))
         if spec.mask:
-            feed("masks", [np.frombuffer(mask, np.uint8) for mask in batch.masks])
+            feed(
+                "masks",
+                [np.frombuffer(mask, np.uint8) for mask in batch.masks],
+            )
 
         self._submitted_flips = batch.flips
         self._pipeline.schedule_run()
@@ -208,7 +226,10 @@ class Decoder:
             raise DecodeError(_reason(error)) from None
 
         if self._spec.mask:
-            _check_masks(np.asarray(outputs[-1].as_tensor()), self._spec.num_classes)
+            _check_masks(
+                np.asarray(outputs[-1].as_tensor()),
+                self._spec.num_classes,
+            )
         return Fetched(outputs, self._submitted_flips)
 
     def decode(self, batch: EncodedBatch) -> Fetched:
@@ -260,7 +281,13 @@ class Decoder:
 
             def resize(index: int) -> None:
                 rgb_HW3 = np.asarray(images[index])
-                lab_resized(rgb_HW3, mirror_B[index], lab_B3HW[index], self._linear, ab_scale)
+                lab_resized(
+                    rgb_HW3,
+                    mirror_B[index],
+                    lab_B3HW[index],
+                    self._linear,
+                    ab_scale,
+                )
 
             self._in_threads(resize, range(number))
         else:
@@ -277,7 +304,10 @@ class Decoder:
         return torch.from_numpy(lab_B3HW)
 
     def _in_threads(self, work: Callable[[int], None], indices: range) -> None:
-        for _ in (self._workers.map if self._workers else map)(work, indices):
+        for _ in (self._workers.map if self._workers else map)(
+            work,
+            indices,
+        ):
             pass
 
 

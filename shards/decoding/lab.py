@@ -47,7 +47,11 @@ _CBRT_BITS = np.float32(709921077.0)
 def linear_from_srgb() -> NDArray[np.float32]:
     """Return linear light in [0, 1] for each sRGB byte, shape (256,)."""
     value = np.arange(256) / 255.0
-    linear = np.where(value > 0.04045, ((value + 0.055) / 1.055) ** 2.4, value / 12.92)
+    linear = np.where(
+        value > 0.04045,
+        ((value + 0.055) / 1.055) ** 2.4,
+        value / 12.92,
+    )
     return linear.astype(np.float32)
 
 
@@ -55,7 +59,10 @@ def compiled(function: Function) -> Function:
     """Compile once; keep the result on disk, or in memory if no folder is writable."""
     options = {"nogil": True, "fastmath": True, "error_model": "numpy"}
     try:
-        result: Function = numba.njit(cache=True, **options)(function)
+        result: Function = numba.njit(
+            cache=True,
+            **options,
+        )(function)
     except RuntimeError:  # numba found no writable folder
         result = numba.njit(**options)(function)
     return result
@@ -141,7 +148,14 @@ def lab_from_srgb(
     for index in range(number):
         lab_3HW = lab_B3HW[index]
         for y in range(height):
-            row_to_linear(rgb_BHW3[index, y], red, green, blue, linear_256, mirror_B[index])
+            row_to_linear(
+                rgb_BHW3[index, y],
+                red,
+                green,
+                blue,
+                linear_256,
+                mirror_B[index],
+            )
 
             l_W = lab_3HW[0, y]
             a_W = lab_3HW[1, y]

@@ -55,13 +55,24 @@ def mean_chroma(image: Image.Image) -> float:
         return 0.0
 
     if max(image.size) > COARSE_SIDE:
-        coarse = (min(image.width, COARSE_SIDE), min(image.height, COARSE_SIDE))
+        coarse = (
+            min(image.width, COARSE_SIDE),
+            min(
+                image.height,
+                COARSE_SIDE,
+            ),
+        )
         image = image.resize(coarse, Image.Resampling.NEAREST)
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     small = rgb.resize((SIDE, SIDE), Image.Resampling.BOX)
 
     a_b_HW2 = _ab_of_srgb(np.asarray(small))
-    return float(np.hypot(a_b_HW2[..., 0], a_b_HW2[..., 1]).mean())
+    return float(
+        np.hypot(
+            a_b_HW2[..., 0],
+            a_b_HW2[..., 1],
+        ).mean()
+    )
 
 
 def is_low_quality(image: Image.Image) -> bool:
@@ -79,7 +90,11 @@ def is_low_quality(image: Image.Image) -> bool:
 
 def jpeg_quality(image: Image.Image) -> float | None:
     """Return the quality, 1 to 100, whose standard table is nearest to a JPEG's luminance table."""
-    tables: dict[int, list[int]] = getattr(image, "quantization", {})
+    tables: dict[int, list[int]] = getattr(
+        image,
+        "quantization",
+        {},
+    )
     return _quality_of(tuple(tables.get(0, ())))
 
 
@@ -97,6 +112,10 @@ def _quality_of(table: tuple[int, ...]) -> float | None:
 def _ab_of_srgb(srgb_HW3: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return a and b of Lab; by a table of light, in a fifth of the time of the formula."""
     xyz_HW3 = _LIGHT[srgb_HW3] @ _XYZ_FROM_RGB.T
-    f_HW3 = np.where(xyz_HW3 > _DELTA**3, np.cbrt(xyz_HW3), xyz_HW3 / (3 * _DELTA**2) + 4 / 29)
+    f_HW3 = np.where(
+        xyz_HW3 > _DELTA**3,
+        np.cbrt(xyz_HW3),
+        xyz_HW3 / (3 * _DELTA**2) + 4 / 29,
+    )
     differences_HW2 = f_HW3[..., :2] - f_HW3[..., 1:]
     return differences_HW2 * _AB_SCALE

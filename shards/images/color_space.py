@@ -117,7 +117,10 @@ def png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
     position = 8
     for _ in range(MAX_CHUNKS):
-        size = int.from_bytes(content[position : position + 4], "big")
+        size = int.from_bytes(
+            content[position : position + 4],
+            "big",
+        )
         name = content[position + 4 : position + 8]
         if len(name) < 4 or name in (b"IDAT", b"IEND"):
             return
@@ -145,10 +148,17 @@ def _stated_profiles(image: Image.Image, content: bytes, is_grey: bool) -> Itera
     if b"sRGB" in chunks:
         yield None
 
-    yield from _profile_of_gamma(chunks.get(b"gAMA"), chunks.get(b"cHRM"), is_grey)
+    yield from _profile_of_gamma(
+        chunks.get(b"gAMA"),
+        chunks.get(b"cHRM"),
+        is_grey,
+    )
 
     if not is_grey and _exif_says_adobe_rgb(image):
-        yield icc.rgb_profile(icc.ADOBE_RGB, icc.gamma_curve(icc.ADOBE_GAMMA))
+        yield icc.rgb_profile(
+            icc.ADOBE_RGB,
+            icc.gamma_curve(icc.ADOBE_GAMMA),
+        )
 
 
 def _nclx(image: Image.Image, content: bytes) -> bytes | None:
@@ -171,7 +181,14 @@ def _profile_of_codes(primaries: int, transfer: int, is_grey: bool) -> Iterator[
     space = PRIMARIES.get(primaries if primaries != UNSPECIFIED else 1)
     curve = CURVES.get(transfer if transfer != UNSPECIFIED else SRGB_TRANSFER)
     if space is not None and curve is not None:
-        yield icc.grey_profile(curve) if is_grey else icc.rgb_profile(space, curve)
+        yield (
+            icc.grey_profile(curve)
+            if is_grey
+            else icc.rgb_profile(
+                space,
+                curve,
+            )
+        )
 
 
 def _profile_of_gamma(
@@ -194,7 +211,14 @@ def _profile_of_gamma(
         primaries = Primaries(white, red, green, blue)
 
     try:
-        yield icc.grey_profile(curve) if is_grey else icc.rgb_profile(primaries, curve)
+        yield (
+            icc.grey_profile(curve)
+            if is_grey
+            else icc.rgb_profile(
+                primaries,
+                curve,
+            )
+        )
     except ValueError:
         return  # impossible primaries state nothing
 
@@ -202,7 +226,14 @@ def _profile_of_gamma(
 def _fixed_point(chunk: bytes | None, count: int) -> list[float] | None:
     if chunk is None or len(chunk) != 4 * count:
         return None
-    return [int.from_bytes(chunk[4 * n : 4 * n + 4], "big") / 100_000 for n in range(count)]
+    return [
+        int.from_bytes(
+            chunk[4 * n : 4 * n + 4],
+            "big",
+        )
+        / 100_000
+        for n in range(count)
+    ]
 
 
 def _exif_says_adobe_rgb(image: Image.Image) -> bool:
@@ -247,16 +278,34 @@ def _changes_nothing(profile: bytes, kind: str) -> bool:
         return False
 
     steps = np.arange(0, 256, 17, dtype=np.uint8)
-    grid_RGB = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(1, -1, 3)
+    grid_RGB = np.stack(
+        np.meshgrid(steps, steps, steps),
+        -1,
+    ).reshape(
+        1,
+        -1,
+        3,
+    )
     converted = ImageCms.applyTransform(Image.fromarray(grid_RGB), transform)
-    moved = np.abs(np.asarray(converted, np.int64) - grid_RGB)
+    moved = np.abs(
+        np.asarray(
+            converted,
+            np.int64,
+        )
+        - grid_RGB
+    )
     return bool(moved.max() <= SAME_LEVELS)
 
 
 @lru_cache(maxsize=32)
 def _grey_levels(profile: bytes) -> tuple[int, ...]:
     """Return the sRGB level of each of the 256 levels of a grey profile."""
-    ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    ramp = Image.fromarray(
+        np.arange(
+            256,
+            dtype=np.uint8,
+        )[None]
+    )
     transform = _transform(profile, "grey")
     if transform is None:
         return tuple(range(256))

@@ -144,7 +144,11 @@ def read_upright(content: bytes, max_pixels: int) -> UprightPhoto:
         if alpha is not None:
             photo.image = photo.image.convert("RGBA").convert("RGB")
 
-        return UprightPhoto(_as_rgb(photo.finished(_upright_size(photo))), alpha, exif)
+        return UprightPhoto(
+            _as_rgb(photo.finished(_upright_size(photo))),
+            alpha,
+            exif,
+        )
 
 
 def convert_mask(mask: NDArray[np.uint8], geometry: Geometry, num_classes: int) -> bytes:
@@ -165,7 +169,10 @@ def convert_mask(mask: NDArray[np.uint8], geometry: Geometry, num_classes: int) 
         shape = " x ".join(map(str, mask.shape))
         raise PictureError(f"mask is {shape} of {mask.dtype}, not height x width of uint8")
 
-    frame = mask_frame((mask.shape[1], mask.shape[0]), geometry)
+    frame = mask_frame(
+        (mask.shape[1], mask.shape[0]),
+        geometry,
+    )
 
     highest = int(mask[mask != VOID].max(initial=0))
     if highest > num_classes:
@@ -174,7 +181,10 @@ def convert_mask(mask: NDArray[np.uint8], geometry: Geometry, num_classes: int) 
     image = Image.fromarray(mask)
     if frame.is_stored:
         image = transposed(image, geometry.orientation)
-    image = image.resize((geometry.width, geometry.height), Image.Resampling.NEAREST)
+    image = image.resize(
+        (geometry.width, geometry.height),
+        Image.Resampling.NEAREST,
+    )
 
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=6)
@@ -217,9 +227,22 @@ def _kept_exif(image: Image.Image) -> bytes:
 
 
 def _geometry(photo: Photo, encoding: Encoding) -> Geometry:
-    upright = Geometry(photo.width, photo.height, photo.orientation, 0, 0)
+    upright = Geometry(
+        photo.width,
+        photo.height,
+        photo.orientation,
+        0,
+        0,
+    )
     width, height = encoding.policy.target(*upright.upright)
-    if max(width, height) > MAX_SIDE or width * height > encoding.max_pixels:
+    if (
+        max(
+            width,
+            height,
+        )
+        > MAX_SIDE
+        or width * height > encoding.max_pixels
+    ):
         raise PictureError(f"too large to store: {width} x {height} pixels")
     return Geometry(photo.width, photo.height, photo.orientation, width, height)
 

@@ -56,14 +56,54 @@ class Primaries:
 
 
 D65 = (0.3127, 0.3290)
-BT709 = Primaries(D65, (0.64, 0.33), (0.30, 0.60), (0.15, 0.06))
-ADOBE_RGB = Primaries(D65, (0.64, 0.33), (0.21, 0.71), (0.15, 0.06))
-BT2020 = Primaries(D65, (0.708, 0.292), (0.170, 0.797), (0.131, 0.046))
-DISPLAY_P3 = Primaries(D65, (0.680, 0.320), (0.265, 0.690), (0.150, 0.060))
-DCI_P3 = Primaries((0.314, 0.351), (0.680, 0.320), (0.265, 0.690), (0.150, 0.060))
-BT601_625 = Primaries(D65, (0.64, 0.33), (0.29, 0.60), (0.15, 0.06))
-BT601_525 = Primaries(D65, (0.630, 0.340), (0.310, 0.595), (0.155, 0.070))
-BT470_M = Primaries((0.310, 0.316), (0.67, 0.33), (0.21, 0.71), (0.14, 0.08))
+BT709 = Primaries(
+    D65,
+    (0.64, 0.33),
+    (0.30, 0.60),
+    (0.15, 0.06),
+)
+ADOBE_RGB = Primaries(
+    D65,
+    (0.64, 0.33),
+    (0.21, 0.71),
+    (0.15, 0.06),
+)
+BT2020 = Primaries(
+    D65,
+    (0.708, 0.292),
+    (0.170, 0.797),
+    (0.131, 0.046),
+)
+DISPLAY_P3 = Primaries(
+    D65,
+    (0.680, 0.320),
+    (0.265, 0.690),
+    (0.150, 0.060),
+)
+DCI_P3 = Primaries(
+    (0.314, 0.351),
+    (0.680, 0.320),
+    (0.265, 0.690),
+    (0.150, 0.060),
+)
+BT601_625 = Primaries(
+    D65,
+    (0.64, 0.33),
+    (0.29, 0.60),
+    (0.15, 0.06),
+)
+BT601_525 = Primaries(
+    D65,
+    (0.630, 0.340),
+    (0.310, 0.595),
+    (0.155, 0.070),
+)
+BT470_M = Primaries(
+    (0.310, 0.316),
+    (0.67, 0.33),
+    (0.21, 0.71),
+    (0.14, 0.08),
+)
 ADOBE_GAMMA = 563 / 256
 
 
@@ -74,12 +114,20 @@ def gamma_curve(gamma: float) -> Curve:
 
 def srgb_curve(samples: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the light of sRGB samples (IEC 61966-2-1)."""
-    return np.where(samples <= 0.04045, samples / 12.92, ((samples + 0.055) / 1.055) ** 2.4)
+    return np.where(
+        samples <= 0.04045,
+        samples / 12.92,
+        ((samples + 0.055) / 1.055) ** 2.4,
+    )
 
 
 def bt709_curve(samples: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the light of BT.709 samples, the inverse of its camera curve."""
-    return np.where(samples < 0.081, samples / 4.5, ((samples + 0.099) / 1.099) ** (1 / 0.45))
+    return np.where(
+        samples < 0.081,
+        samples / 4.5,
+        ((samples + 0.099) / 1.099) ** (1 / 0.45),
+    )
 
 
 def rgb_profile(primaries: Primaries, curve: Curve) -> bytes:
@@ -129,14 +177,33 @@ def _xyz_tag(values: NDArray[np.float64]) -> bytes:
 
 
 def _curve_tag(curve: Curve) -> bytes:
-    light = np.clip(curve(np.linspace(0.0, 1.0, CURVE_POINTS)), 0.0, 1.0)
+    light = np.clip(
+        curve(np.linspace(0.0, 1.0, CURVE_POINTS)),
+        0.0,
+        1.0,
+    )
     values = np.round(light * 65535).astype(">u2")
-    return b"curv\0\0\0\0" + struct.pack(">I", CURVE_POINTS) + values.tobytes()
+    return (
+        b"curv\0\0\0\0"
+        + struct.pack(
+            ">I",
+            CURVE_POINTS,
+        )
+        + values.tobytes()
+    )
 
 
 def _description_tag() -> bytes:
     text = b"colorgan\0"
-    return b"desc\0\0\0\0" + struct.pack(">I", len(text)) + text + bytes(78)
+    return (
+        b"desc\0\0\0\0"
+        + struct.pack(
+            ">I",
+            len(text),
+        )
+        + text
+        + bytes(78)
+    )
 
 
 def _assembled(color_space: bytes, tags: list[tuple[bytes, bytes]]) -> bytes:
@@ -145,11 +212,38 @@ def _assembled(color_space: bytes, tags: list[tuple[bytes, bytes]]) -> bytes:
     data = b""
 
     for name, content in tags:
-        table += name + struct.pack(">II", offset + len(data), len(content))
+        table += name + struct.pack(
+            ">II",
+            offset + len(data),
+            len(content),
+        )
         data += content + bytes(-len(content) % 4)
 
     size = HEADER_BYTES + len(table) + len(data)
-    header = struct.pack(">I4sI4s4s4s", size, bytes(4), 0x02400000, b"mntr", color_space, b"XYZ ")
-    header += struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + b"acsp" + bytes(28)
-    header += struct.pack(">3i", *(round(float(value) * 65536) for value in D50))
+    header = struct.pack(
+        ">I4sI4s4s4s",
+        size,
+        bytes(4),
+        0x02400000,
+        b"mntr",
+        color_space,
+        b"XYZ ",
+    )
+    header += (
+        struct.pack(
+            ">6H",
+            2000,
+            1,
+            1,
+            0,
+            0,
+            0,
+        )
+        + b"acsp"
+        + bytes(28)
+    )
+    header += struct.pack(
+        ">3i",
+        *(round(float(value) * 65536) for value in D50),
+    )
     return header.ljust(HEADER_BYTES, b"\0") + table + data

@@ -79,7 +79,13 @@ class _Frame:
         tallest = max(each.down for each in self.components.values())
 
         if len(chosen) > 1:
-            num_mcus = _ceil_div(self.width, 8 * widest) * _ceil_div(self.height, 8 * tallest)
+            num_mcus = _ceil_div(
+                self.width,
+                8 * widest,
+            ) * _ceil_div(
+                self.height,
+                8 * tallest,
+            )
             owners = []
             for name in chosen:
                 owners += [name] * (self.components[name].across * self.components[name].down)
@@ -87,8 +93,14 @@ class _Frame:
 
         # A scan of one component has no padding to whole MCUs: its MCU is a block.
         only = self.components[chosen[0]]
-        across = _ceil_div(_ceil_div(self.width * only.across, widest), 8)
-        down = _ceil_div(_ceil_div(self.height * only.down, tallest), 8)
+        across = _ceil_div(
+            _ceil_div(self.width * only.across, widest),
+            8,
+        )
+        down = _ceil_div(
+            _ceil_div(self.height * only.down, tallest),
+            8,
+        )
         return across * down, chosen
 
 
@@ -125,7 +137,10 @@ def _walk_segments(content: bytes) -> Examined:
         if marker == EOI:
             return Examined(process=walk.process)
 
-        size = int.from_bytes(content[position + 2 : position + 4], "big")
+        size = int.from_bytes(
+            content[position + 2 : position + 4],
+            "big",
+        )
         body = content[position + 4 : position + 2 + size]
         if size < 2 or len(body) != size - 2:
             raise ValueError("a segment is cut off")
@@ -170,11 +185,19 @@ class _Walk:
         elif marker == DHT:
             _parse_codes(body, self.tables)
         elif marker == DRI:
-            self.tables.restart_interval = int.from_bytes(body[:2], "big")
+            self.tables.restart_interval = int.from_bytes(
+                body[:2],
+                "big",
+            )
 
     def scan_end(self, start: int) -> int:
         """Return the position of the marker that ends a scan's data, or of the file's end."""
-        following = self.markers[np.searchsorted(self.markers, start) :]
+        following = self.markers[
+            np.searchsorted(
+                self.markers,
+                start,
+            ) :
+        ]
         return int(following[0]) if len(following) else len(self.content)
 
     def examine_scan(self, start: int, header: bytes) -> Examined | None:
@@ -202,10 +225,18 @@ class _Walk:
             fault = f"marker 0x{self.content[end + 1]:02X} is in the middle of its pixels"
             return Examined(fault, process=self.process)
 
-        fault = _walk_scan(self.content[start:end], header, self.frame, self.tables)
+        fault = _walk_scan(
+            self.content[start:end],
+            header,
+            self.frame,
+            self.tables,
+        )
         if fault:
             # Without any marker and without a hole the file is cut off, which its decoder reports.
-            return Examined(fault if has_marker or has_zeros else "", process=self.process)
+            return Examined(
+                fault if has_marker or has_zeros else "",
+                process=self.process,
+            )
         if is_legal:
             return None
 
@@ -225,7 +256,10 @@ def _parse_frame(marker: int, body: bytes) -> _Frame:
         name, sampling = body[6 + 3 * number], body[7 + 3 * number]
         if not (1 <= sampling >> 4 <= 4 and 1 <= sampling & 15 <= 4):
             raise ValueError("sampling factors")
-        components[name] = _Component(sampling >> 4, sampling & 15)
+        components[name] = _Component(
+            sampling >> 4,
+            sampling & 15,
+        )
     if not components:
         raise ValueError("no components")
     return _Frame(marker, width, height, components)
@@ -281,7 +315,11 @@ def _walk_scan(data: bytes, header: bytes, frame: _Frame, tables: _Tables) -> st
 
     left = num_mcus
     for part in parts:
-        fault = _walk_interval(part.replace(b"\xff\x00", b"\xff"), min(interval, left), blocks)
+        fault = _walk_interval(
+            part.replace(b"\xff\x00", b"\xff"),
+            min(interval, left),
+            blocks,
+        )
         if fault:
             return fault
         left -= interval
@@ -345,7 +383,10 @@ class _Bits:
         if self._count < 16:
             more = self._data[self._position : self._position + 8]
             self._position += len(more)
-            self._buffer = (self._buffer << 8 * len(more)) | int.from_bytes(more, "big")
+            self._buffer = (self._buffer << 8 * len(more)) | int.from_bytes(
+                more,
+                "big",
+            )
             self._count += 8 * len(more)
             if self._count < 16:
                 missing = 16 - max(self._count, 0)
@@ -366,11 +407,22 @@ class _Bits:
         self._position += len(more)
         self._count += 8 * len(more)
         kept = max(self._count, 0)
-        self._buffer = int.from_bytes(more, "big") & ((1 << kept) - 1)
+        self._buffer = int.from_bytes(
+            more,
+            "big",
+        ) & ((1 << kept) - 1)
 
     def leftover_bytes(self) -> int:
         """Return the whole bytes that were not used."""
-        return len(self._data) - self._position + max(self._count, 0) // 8
+        return (
+            len(self._data)
+            - self._position
+            + max(
+                self._count,
+                0,
+            )
+            // 8
+        )
 
 
 def _ceil_div(number: int, divisor: int) -> int:

@@ -136,29 +136,66 @@ def _frame(size: Size, geometry: Geometry, slip_px: int) -> LabelFrame | None:
     """Return the frame of the view that fits best; of two that fit equally well the upright one."""
     stored = (geometry.stored_width, geometry.stored_height)
     views = [(geometry.upright, False), (stored, True)]
-    fitting = [(view, is_stored) for view, is_stored in views if _fits(size, view, slip_px)]
+    fitting = [
+        (view, is_stored)
+        for view, is_stored in views
+        if _fits(
+            size,
+            view,
+            slip_px,
+        )
+    ]
     if not fitting:
         return None
 
-    view, is_stored = min(fitting, key=lambda candidate: _misfit(size, candidate[0]))
+    view, is_stored = min(
+        fitting,
+        key=lambda candidate: _misfit(size, candidate[0]),
+    )
     if _is_close(size, view, slip_px):
         return LabelFrame(*view, is_stored=is_stored, is_resized=False)
     return LabelFrame(*size, is_stored=is_stored, is_resized=True)
 
 
 def _fits(size: Size, view: Size, slip_px: int) -> bool:
-    return min(size) > 0 and (_is_close(size, view, slip_px) or _is_resize(size, view))
+    return min(size) > 0 and (
+        _is_close(size, view, slip_px)
+        or _is_resize(
+            size,
+            view,
+        )
+    )
 
 
 def _is_close(size: Size, view: Size, slip_px: int) -> bool:
-    return max(abs(size[0] - view[0]), abs(size[1] - view[1])) <= slip_px
+    return (
+        max(
+            abs(size[0] - view[0]),
+            abs(size[1] - view[1]),
+        )
+        <= slip_px
+    )
 
 
 def _is_resize(size: Size, view: Size) -> bool:
     """Return whether one factor, not near 1, scales one size to the other, up to rounding."""
     small, large = sorted((size, view))
-    lowest = max((a - ROUNDING_PX) / b for a, b in zip(small, large, strict=True))
-    highest = min((a + ROUNDING_PX) / b for a, b in zip(small, large, strict=True))
+    lowest = max(
+        (a - ROUNDING_PX) / b
+        for a, b in zip(
+            small,
+            large,
+            strict=True,
+        )
+    )
+    highest = min(
+        (a + ROUNDING_PX) / b
+        for a, b in zip(
+            small,
+            large,
+            strict=True,
+        )
+    )
     return lowest <= highest and highest < 1 - LEAST_RESIZE
 
 

@@ -34,7 +34,13 @@ class ImagePolicy:
         if self.kind == "original" or short <= self.size:
             return width, height
         scale = self.size / short
-        return max(1, round(width * scale)), max(1, round(height * scale))
+        return max(
+            1,
+            round(width * scale),
+        ), max(
+            1,
+            round(height * scale),
+        )
 
 
 def parse_image_policy(text: str) -> ImagePolicy:
@@ -52,7 +58,10 @@ def parse_image_policy(text: str) -> ImagePolicy:
             f"squash:N "
             "(N x N pixels), with N from 8 to 8192; for example squash:256."
         )
-    return ImagePolicy(cast(Literal["short", "squash"], match[1]), int(match[2]))
+    return ImagePolicy(
+        cast(Literal["short", "squash"], match[1]),
+        int(match[2]),
+    )
 
 
 @dataclass(frozen=True)
@@ -105,8 +114,22 @@ class Geometry:
 
     def move_box(self, box: tuple[float, float, float, float]) -> list[float]:
         """Map `[x0, y0, x1, y1]` of the stored source to the shard's image, both half-open."""
-        (x0, y0), (x1, y1) = (self._move_point(x, y) for x, y in (box[:2], box[2:]))
-        return [min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)]
+        (x0, y0), (x1, y1) = (
+            self._move_point(
+                x,
+                y,
+            )
+            for x, y in (box[:2], box[2:])
+        )
+        return [
+            min(x0, x1),
+            min(y0, y1),
+            max(x0, x1),
+            max(
+                y0,
+                y1,
+            ),
+        ]
 
     def _move_point(self, x: float, y: float) -> tuple[float, float]:
         if self.orientation in (2, 3, 7, 8):

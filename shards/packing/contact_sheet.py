@@ -79,7 +79,15 @@ def _chosen(manifest: Manifest) -> list[np.void]:
     """Return rows spread evenly over the set, from its first sample to its last."""
     table = manifest.samples()
     count = min(COLUMNS * ROWS, manifest.num_samples)
-    indices = np.linspace(0, manifest.num_samples - 1, count).round().astype(np.int64)
+    indices = (
+        np.linspace(
+            0,
+            manifest.num_samples - 1,
+            count,
+        )
+        .round()
+        .astype(np.int64)
+    )
     rows = [table[index] for index in indices]
     return [row for row in rows if _is_local(manifest, row)]
 
@@ -97,7 +105,13 @@ def _drawn(manifest: Manifest, row: np.void) -> Image.Image | None:
 
     image = sample.image
     scale = SIDE / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    size = (
+        max(1, round(image.width * scale)),
+        max(
+            1,
+            round(image.height * scale),
+        ),
+    )
     image = image.resize(size, Image.Resampling.BICUBIC)
     if sample.mask is not None:
         image = _with_mask(image, sample.mask, manifest)
@@ -120,7 +134,14 @@ def _read(manifest: Manifest, row: np.void) -> _Sample:
             members[name] = stream.read(min(int(row[f"{name}_size"]), MAX_MEMBER_BYTES))
 
     image = open_upright(members["image"], MAX_PIXELS_LIMIT)
-    mask = Image.open(io.BytesIO(members["mask"]), formats=["PNG"]) if members["mask"] else None
+    mask = (
+        Image.open(
+            io.BytesIO(members["mask"]),
+            formats=["PNG"],
+        )
+        if members["mask"]
+        else None
+    )
     return _Sample(image, _label(manifest, members["label"]), mask)
 
 
@@ -158,7 +179,15 @@ def _draw_boxes(
         number = int(item.get("class", 0))
         color = _color(number, manifest)
         x0, y0, x1, y1 = (float(value) * scale for value in box)
-        corners = (x0, y0, max(x0 + 1, x1 - 1), max(y0 + 1, y1 - 1))
+        corners = (
+            x0,
+            y0,
+            max(x0 + 1, x1 - 1),
+            max(
+                y0 + 1,
+                y1 - 1,
+            ),
+        )
         draw.rectangle(corners, outline=color, width=2)
         _draw_text(draw, (x0 + 2, y0 + 1), _name(number, manifest), color)
 
@@ -170,9 +199,22 @@ def _draw_caption(
     names = (
         [_name(int(number), manifest) for number in classes] if isinstance(classes, list) else []
     )
-    lines = [str(label.get("source", label.get("key", ""))), ", ".join(names)]
+    lines = [
+        str(
+            label.get(
+                "source",
+                label.get("key", ""),
+            )
+        ),
+        ", ".join(names),
+    ]
     for number, line in enumerate(line for line in lines if line):
-        draw.text((1, below + 1 + number * (FONT_SIZE + 2)), _fitted(draw, line), INK, _font())
+        draw.text(
+            (1, below + 1 + number * (FONT_SIZE + 2)),
+            _fitted(draw, line),
+            INK,
+            _font(),
+        )
 
 
 def _draw_text(
@@ -216,5 +258,8 @@ def _sheet(cells: list[Image.Image]) -> Image.Image:
     sheet = Image.new("RGB", (width, height), PAPER)
     for number, cell in enumerate(cells):
         row, column = divmod(number, columns)
-        sheet.paste(cell, (GAP + column * (SIDE + GAP), GAP + row * (SIDE + CAPTION + GAP)))
+        sheet.paste(
+            cell,
+            (GAP + column * (SIDE + GAP), GAP + row * (SIDE + CAPTION + GAP)),
+        )
     return sheet

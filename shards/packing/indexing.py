@@ -398,7 +398,13 @@ def _rows(sources: list[Source], out: Path) -> Iterator[NDArray[np.void]]:
 
 
 def _rejections(sources: list[Source], out: Path) -> Iterator[Rejection]:
-    for number, (source, state) in enumerate(zip(sources, _states(sources, out), strict=True)):
+    for number, (source, state) in enumerate(
+        zip(
+            sources,
+            _states(sources, out),
+            strict=True,
+        )
+    ):
         if state.unreadable:
             yield Rejection(number, "", source.location, f"the whole shard: {state.unreadable}")
         yield from state.rejected

@@ -142,7 +142,12 @@ def _check_states(out: Path, num_shards: int) -> None:
     if not missing:
         return
 
-    first = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
+    first = ", ".join(
+        map(
+            str,
+            missing[:8],
+        )
+    ) + (", ..." if len(missing) > 8 else "")
     raise PackError(
         f"{out}: {len(missing)} of {num_shards} shards are not packed yet ({first}); run their "
         f"parts, "

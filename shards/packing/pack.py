@@ -95,7 +95,14 @@ class Plan:
 
     def chunks(self) -> list[Chunk]:
         """Return the records in the pieces that workers take."""
-        return [self.records[first : first + CHUNK] for first in range(0, len(self.records), CHUNK)]
+        return [
+            self.records[first : first + CHUNK]
+            for first in range(
+                0,
+                len(self.records),
+                CHUNK,
+            )
+        ]
 
     def inputs(self) -> ShardInputs:
         """Return the digests that are known before the files are read."""

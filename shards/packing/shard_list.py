@@ -52,7 +52,14 @@ def list_shards(text: str) -> list[Source]:
         raise PackError(f"{text}: {len(locations):,} shards, more than {MAX_SHARDS:,}.")
 
     unique = list(dict.fromkeys(locations))
-    return [Source(location, name) for location, name in zip(unique, _names(unique), strict=True)]
+    return [
+        Source(location, name)
+        for location, name in zip(
+            unique,
+            _names(unique),
+            strict=True,
+        )
+    ]
 
 
 def _expanded(text: str) -> list[str]:
