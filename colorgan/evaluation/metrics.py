@@ -26,6 +26,10 @@ SSIM_WINDOW_PX = 11
 Interpolation = Literal["area", "11-point"]
 
 
+# 10 / ln(10), in float32 as torchmetrics rounds it: scores of earlier runs stay equal to the digit.
+_DECIBELS_PER_NEPER = (10.0 / torch.tensor(10.0).log()).item()
+
+
 def psnr_B(rgb_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
     """Return the peak signal-to-noise ratio per image in dB, data range 1.
 
@@ -40,7 +44,8 @@ def psnr_B(rgb_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
     """
     _check_pictures(rgb_B3HW, target_B3HW)
     difference_B3HW = rgb_B3HW.double() - target_B3HW.double()
-    return -10.0 * difference_B3HW.square().flatten(1).mean(dim=1).log10()
+    mean_square_B = difference_B3HW.square().flatten(1).mean(dim=1)
+    return -mean_square_B.log() * _DECIBELS_PER_NEPER
 
 
 def ssim_B(rgb_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
