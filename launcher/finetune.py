@@ -2,7 +2,7 @@
 
 `--task classify` learns which classes are in an image, `--task segment` the class of each pixel,
 `--task detect` where the objects are. Rerunning the command resumes it from its last checkpoint.
-SIGTERM, SIGUSR2 and Ctrl-C save and stop with exit status 75.
+SIGTERM, SIGHUP, SIGUSR2 and Ctrl-C save and stop with exit status 75.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pretrain a generator by coloring grey images, on this machine's GPUs or CPU.
 
 Without data it draws, packs and trains on the built-in sample. Rerunning the command resumes it
-from its last checkpoint. SIGTERM, SIGUSR2 and Ctrl-C save and stop with exit status 75.
+from its last checkpoint. SIGTERM, SIGHUP, SIGUSR2 and Ctrl-C save and stop with exit status 75.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ def main(argv: list[str]) -> int:
             f"{command_text('pretrain')} --data.train shards/photos --run runs/a --epochs 20",
         ),
     )
-    names_sample = {"sample", "--config=sample"} & set(argv)
-    if not recipe.data.train and not on_sample and not names_sample:
+    if not recipe.data.train and not on_sample and recipe_name(argv) != "sample":
         raise UsageError("data.train is not given: name folders that launcher/pack.py has written")
 
     # Torch is imported after the settings have been checked.
@@ -53,6 +52,14 @@ def main(argv: list[str]) -> int:
         if not recipe.data.train:
             recipe = with_sample(recipe, ranks, HERE / "pack.py")
         return run(recipe, ranks)
+
+
+def recipe_name(argv: list[str]) -> str:
+    """Return the name of the recipe that `--config` gives; empty without one."""
+    words = [part for word in argv for part in word.split("=", 1)]
+    if "--config" not in words[:-1]:
+        return ""
+    return Path(words[words.index("--config") + 1]).stem
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from colorgan.distributed.ranks import Ranks
 from colorgan.errors import CheckpointError
 from colorgan.files import whole
 
+CHECKPOINTS = "checkpoints"  # in a run folder
 FORMAT_VERSION = 1
 COMPLETE = "COMPLETE"
 STATE = "state.json"
@@ -115,6 +116,11 @@ class _StoredPiece:
     shape: tuple[int, ...]
     offset: int
     length: int
+
+
+def images_of(path: Path) -> int:
+    """Return the images seen of a checkpoint, from its folder's name."""
+    return int(path.name.rpartition("-")[2])
 
 
 def checkpoint_path(folder: Path, images_seen: int) -> Path:

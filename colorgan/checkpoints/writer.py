@@ -25,6 +25,7 @@ from colorgan.checkpoints.checkpoint import (
     STATE,
     checkpoint_path,
     file_digest,
+    images_of,
     newest_first,
 )
 from colorgan.distributed.ranks import Ranks
@@ -135,7 +136,8 @@ class CheckpointWriter:
         if self._pending is not None and self._ranks.main:
             timer = threading.Timer(CLOSE_S, self._pending.abandoned.set)
             timer.daemon = True
-            timer.start()
+            # The other ranks' notes are waited for from when this rank's own files are written.
+            self._pending.written.add_done_callback(lambda _: timer.start())
         self._thread.shutdown()
 
     @saving()
@@ -280,7 +282,8 @@ def _prune(folder: Path, newest: Path, keep_last: int, keep_every_images: int) -
     paths = newest_first(folder)
     kept = paths[paths.index(newest) :][:keep_last]
     for path in paths:
-        images = int(path.name.removeprefix("images-"))
+        images = images_of(path)
         lasting = path < newest and keep_every_images and images % keep_every_images == 0
         if path not in kept and not lasting:
-            shutil.rmtree(path)
+            # What another process still reads is removed the next time.
+            shutil.rmtree(path, ignore_errors=True)

@@ -21,7 +21,12 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
-from colorgan.checkpoints.checkpoint import Checkpoint, checkpoint_path, open_checkpoint
+from colorgan.checkpoints.checkpoint import (
+    CHECKPOINTS,
+    Checkpoint,
+    checkpoint_path,
+    open_checkpoint,
+)
 from colorgan.color import normalise_lab_B3HW, rgb_to_lab_B3HW
 from colorgan.config.command import run_command
 from colorgan.config.recipe import PretrainRecipe
@@ -199,7 +204,7 @@ def _small_run(
                 train=loaders.train,
                 val=None,
             )
-    return open_checkpoint(checkpoint_path(run / "checkpoints", stops[-1]))
+    return open_checkpoint(checkpoint_path(run / CHECKPOINTS, stops[-1]))
 
 
 def largest_difference(first: Checkpoint, second: Checkpoint) -> float:

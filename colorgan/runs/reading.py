@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from colorgan.checkpoints.checkpoint import CHECKPOINTS
 from colorgan.config.settings import show
 from colorgan.evaluation.record import SavedEvaluation, read_evaluations
 from colorgan.files import mapping, number, numbers, read_json
@@ -206,8 +207,8 @@ def read_run(folder: Path) -> RunFolder:
     """
     recipe = read_recipe(folder / RECIPE)
     notes: list[str] = []
-    checkpoints = _saved_checkpoints(folder / "checkpoints")
-    state = _newest_state(folder / "checkpoints", checkpoints)
+    checkpoints = _saved_checkpoints(folder / CHECKPOINTS)
+    state = _newest_state(folder / CHECKPOINTS, checkpoints)
     if not state:
         notes.append(
             "No complete checkpoint: data digest, source version and number of ranks are not known."

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from colorgan.checkpoints.checkpoint import STATE, newest_first
+from colorgan.checkpoints.checkpoint import CHECKPOINTS, STATE, newest_first
 from colorgan.config.recipe import RunRecipe
 from colorgan.config.settings import dump_recipe, recipe_difference
 from colorgan.distributed.ranks import Ranks
@@ -79,7 +79,7 @@ def _saved_recipe(folder: Path) -> dict[str, Any]:
     try:
         return read_recipe(folder / RECIPE)
     except UsageError:
-        checkpoints = newest_first(folder / "checkpoints")
+        checkpoints = newest_first(folder / CHECKPOINTS)
         return mapping(read_json(checkpoints[0] / STATE).get("recipe")) if checkpoints else {}
 
 

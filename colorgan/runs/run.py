@@ -26,7 +26,13 @@ from typing import Any
 import torch
 from torch.distributed import DistError
 
-from colorgan.checkpoints.checkpoint import Checkpoint, checkpoint_path, latest_checkpoint
+from colorgan.checkpoints.checkpoint import (
+    CHECKPOINTS,
+    Checkpoint,
+    checkpoint_path,
+    images_of,
+    latest_checkpoint,
+)
 from colorgan.checkpoints.writer import CheckpointWriter
 from colorgan.config.recipe import RunRecipe
 from colorgan.config.settings import dump_recipe
@@ -67,7 +73,6 @@ from colorgan.training.automatic import speed_hint
 from colorgan.training.loop import StepReport
 from colorgan.training.plan import start_text
 
-CHECKPOINTS = "checkpoints"
 # What torch's collectives raise as RuntimeError when a peer is gone (gloo) or did not come in time.
 LOST = re.compile(
     r"Connection (closed|reset|refused)|Broken pipe|[Tt]imed out|NCCL|gloo|Socket", re.ASCII
@@ -143,7 +148,7 @@ class Run:
 
     def _log_published(self, paths: list[Path]) -> None:
         for path in paths:
-            images_seen = int(path.name.rpartition("-")[2])
+            images_seen = images_of(path)
             self.record("save", images_seen, path=str(path.relative_to(self.folder)))
 
     def report(self, step: StepReport, loader: Loader) -> None:

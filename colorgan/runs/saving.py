@@ -102,7 +102,6 @@ class RunSaver:
     """Writes a run's checkpoints. Methods are called on all ranks.
 
     Args:
-        folder: The run's `checkpoints` folder.
         ranks: This process among the ranks.
         state: What is saved with every checkpoint; `images_seen` is filled in.
         model: What the trained network is, for consolidation.

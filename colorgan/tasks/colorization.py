@@ -28,8 +28,8 @@ from colorgan.training.automatic import strategy_settings
 from colorgan.training.schedules import learning_rate_schedule
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
-# Chroma beyond it counts as saturated; tanh ends at 1.
 FROM_SEED = Start({})
+# Chroma beyond it counts as saturated; tanh ends at 1.
 SATURATED = 0.98
 
 

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from colorgan.checkpoints.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
+from colorgan.checkpoints.checkpoint import (
+    CHECKPOINTS,
+    Checkpoint,
+    latest_checkpoint,
+    open_checkpoint,
+)
 from colorgan.checkpoints.consolidation import consolidate
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import CheckpointError
@@ -75,7 +80,7 @@ def export_to_onnx(folder: Path) -> str:
 
 
 def _find_checkpoint(run: Path, name: str | None) -> Checkpoint:
-    folder = run / "checkpoints"
+    folder = run / CHECKPOINTS
     if name is not None:
         return open_checkpoint(folder / name)
 

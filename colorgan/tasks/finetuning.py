@@ -85,13 +85,14 @@ def finetune(job: FinetuneJob, ranks: Ranks) -> RunResult:
 
     Raises:
         UsageError: The folder holds a run of another recipe.
-        CheckpointError: The run was trained on other data, or no checkpoint is intact, or one could
-            not be written.
+        CheckpointError: The run was trained on other data, or no checkpoint is intact.
+        SaveError: A checkpoint could not be written.
         TrainingError: NaN or infinite loss.
     """
     job.model.to(ranks.device)
-    # Outside the run: the launcher's SIGTERM must not hide why the run folder was left.
     check_machine(job.recipe, ranks, [job.model])
+
+    # Outside the run: the launcher's SIGTERM must not hide why the run folder was left.
     with StopSignals() as stop, _open_run(job, ranks) as run:
         training = _Training(job, run, stop)
         images_seen = training.train()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from colorgan.checkpoints.checkpoint import CHECKPOINTS, newest_first
 from colorgan.config.command import command_text
 from colorgan.config.recipe import PretrainRecipe
 from colorgan.config.settings import dump_recipe
@@ -24,8 +25,8 @@ from colorgan.evaluation.generator_scores import (
 )
 from colorgan.runs.recipe import saved_recipe
 from colorgan.runs.run import Run, RunResult, open_run
-from colorgan.tasks.colorization import GENERATOR, build_pretraining, generator_config
-from colorgan.tasks.starting_weights import Start, read_start
+from colorgan.tasks.colorization import FROM_SEED, GENERATOR, build_pretraining, generator_config
+from colorgan.tasks.starting_weights import read_start
 from colorgan.training.automatic import chosen_for_device
 from colorgan.training.loop import Hooks, StopSignals, fit
 from colorgan.training.memory import memory_bytes
@@ -48,13 +49,13 @@ def pretrain(
 
     Raises:
         UsageError: The folder holds a run of another recipe.
-        CheckpointError: The run was trained on other data, or no checkpoint is intact, or one could
-            not be written.
+        CheckpointError: The run was trained on other data, or no checkpoint is intact.
+        SaveError: A checkpoint could not be written.
         TrainingError: NaN or infinite loss.
     """
-    # A run that has begun has its own weights.
-    begun = bool(saved_recipe(recipe.run, ranks))
-    start = Start({}) if begun else read_start(recipe, ranks)
+    # A run with a checkpoint has its own weights; one stopped before its first starts anew.
+    saved = newest_first(recipe.run / CHECKPOINTS) if ranks.main else []
+    start = FROM_SEED if ranks.gather(bool(saved))[0] else read_start(recipe, ranks)
     task, strategy = build_pretraining(recipe, ranks, total_images, start)
     check_machine(recipe, ranks, [phase.module for phase in strategy.phases.values()])
     opened = open_run(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from colorgan.checkpoints.checkpoint import Checkpoint, latest_checkpoint
+from colorgan.checkpoints.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint
 from colorgan.config.recipe import PretrainRecipe
 from colorgan.distributed.phase import Strategy
 from colorgan.distributed.ranks import Ranks
@@ -19,7 +19,6 @@ from colorgan.files import mapping
 from colorgan.models.model_folder import load_model
 
 SCRATCH = "scratch"
-CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,12 @@ def read_start(recipe: PretrainRecipe, ranks: Ranks) -> Start:
     folder = Path(recipe.init)
     if (folder / CHECKPOINTS).is_dir():
         return _run_start(folder, ranks, with_optimizers=False)
-    module, _ = load_model(folder, "generator")
+    module, config = load_model(folder, "generator")
+    if config.ab_scale != recipe.network.ab_scale:
+        raise UsageError(
+            f"network.ab_scale is {recipe.network.ab_scale}, but {folder} was trained with "
+            f"{config.ab_scale}: give --network.ab_scale {config.ab_scale}"
+        )
     return Start(
         {"generator": module.state_dict()},
         text=f"the generator in {folder}",

@@ -320,9 +320,8 @@ def _check_finite(values: Mapping[str, float], images_seen: int) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
             raise NotFiniteError(
-                f"{name} is {value} at {images_seen} images: lower optimizer.learning_rate or set "
-                "optimizer.gradient_clip_norm; rerunning the command resumes from the last "
-                "checkpoint"
+                f"{name} is {value} at {images_seen} images: lower the learning rate or set "
+                "gradient_clip_norm, in a new --run; this run's checkpoints are from before"
             )
 
 

@@ -7,6 +7,7 @@ the tables are put together from the states, one at a time, so memory does not g
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from collections import Counter, deque
@@ -37,6 +38,7 @@ from shards.manifest import (
 )
 from shards.packing.contact_sheet import write_contact_sheet
 from shards.packing.fetching import opened_shard
+from shards.packing.folder import REQUEST_FILE as PACK_REQUEST_FILE
 from shards.packing.folder import locked, remove_work_folder
 from shards.packing.foreign_samples import ForeignShard, LabelRule, shard_of
 from shards.packing.shard_file import WORK_FOLDER
@@ -195,6 +197,12 @@ def index_shard(source: Source, out: Path, number: int, request: IndexRequest) -
     except (DamagedTarError, TransferError) as error:
         unreadable = str(error)
     except OSError as error:
+        # This machine's disk, which holds what is fetched, is at fault, not the shard.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise PackError(
+                f"{out}: {error.strerror}; free some space and rerun the same command, which "
+                "resumes it."
+            ) from error
         unreadable = f"cannot be read ({error.strerror or error})"
 
     state = _State(
@@ -218,7 +226,7 @@ def _check_request(out: Path, request: IndexRequest) -> None:
     try:
         there = IndexRequest.model_validate_json((out / REQUEST_FILE).read_bytes())
     except FileNotFoundError:
-        if (out / MANIFEST_FILE).exists():
+        if (out / MANIFEST_FILE).exists() or (out / PACK_REQUEST_FILE).exists():
             raise PackError(f"{out}: holds a packed set; index into another folder.") from None
         return
     except (OSError, ValidationError) as error:

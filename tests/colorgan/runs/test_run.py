@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from helpers.toy import ToyLoader, toy_recipe
+from helpers.toy import ToyBatch, ToyLoader, toy_recipe
 
 from colorgan.checkpoints.checkpoint import checkpoint_path, open_checkpoint
 from colorgan.checkpoints.consolidation import consolidate
@@ -235,10 +235,36 @@ def test_pretraining_starts_from_a_runs_or_a_generators_weights(
             assert torch.equal(parameter, after[name]), name
 
 
+def test_a_run_stopped_before_its_first_checkpoint_starts_from_init_again(
+    run: Path, tmp_path: Path
+) -> None:
+    """Its recipe is there already, its weights are not."""
+    new = tmp_path / "new"
+    still = {"learning_rate": 1e-30}
+
+    def fail(self: ToyLoader, positions: range) -> ToyBatch:
+        raise ZeroDivisionError
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(ToyLoader, "batch", fail)
+        train(new, init=str(run), optimizer=still)
+    assert (new / "recipe.yaml").is_file()
+
+    train(new, init=str(run), optimizer=still)
+    before, after = weights(run, 16), weights(new, 16)
+    for name, parameter in before.items():
+        if name.endswith(("weight", "bias")):
+            assert torch.equal(parameter, after[name]), name
+
+
 def test_a_start_that_does_not_fit_is_refused(run: Path, tmp_path: Path) -> None:
     wide = {"image_size": 32, "width": 8}
     with pytest.raises(UsageError, match="has another generator than this recipe"):
         train(tmp_path / "new", init=str(run), network=wide)
+    generator = tmp_path / "generator"
+    consolidate(open_checkpoint(checkpoint_path(run / "checkpoints", 16)), generator)
+    with pytest.raises(UsageError, match=r"ab_scale is 110.0, but .* was trained with 128.0"):
+        train(tmp_path / "new", init=str(generator), network={"ab_scale": 110.0})
     with pytest.raises(UsageError, match="give init or resume_from, not both"):
         train(tmp_path / "new", init=str(run), resume_from=run)
     with pytest.raises(UsageError, match="holds no run with a checkpoint"):
