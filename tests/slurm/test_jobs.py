@@ -111,7 +111,7 @@ def test_signals_lose_nothing(
     # twice.
     assert [
         int(text.replace(",", ""))
-        for text in re.findall(r"goes on from .* \(([\d,]+) images seen\)", log)
+        for text in re.findall(r"resumes from .* \(([\d,]+) images seen\)", log)
     ] == saved
     seen = [entry["images"] for entry in entries(run) if entry["kind"] == "train"]
     assert seen == list(range(8, 481, 8))
@@ -144,7 +144,7 @@ def test_dead_nodes_do_not_end_a_run(
     # Its daemon lives and registers again by itself; when it has not yet, this helps.
     slurm.run("scontrol", "update", "NodeName=node2", "State=RESUME", check=False)
     slurm.wait_for(lambda: "attempt 2," in log_of(place, job), "the second attempt")
-    slurm.wait_for(lambda: "goes on from" in log_of(place, job), "the second attempt to go on")
+    slurm.wait_for(lambda: "resumes from" in log_of(place, job), "the second attempt to go on")
     slurm.kill_node("node2")
     try:
         slurm.wait_for(lambda: slurm.field(job, "JobState") != "RUNNING", "the death to be seen")

@@ -430,11 +430,11 @@ def test_what_cannot_be_probed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = toy_encoder()
     with torch.no_grad():
         encoder.blocks[1].conv.weight[0, 0, 0, 0] = torch.nan  # type: ignore[union-attr,index]
-    with pytest.raises(TrainingError, match="features are not finite"):
+    with pytest.raises(TrainingError, match="features are NaN or infinite"):
         extract_features(encoder, LabelledLoader(), ONE)
-    with pytest.raises(TrainingError, match="none of the pictures could be read"):
+    with pytest.raises(TrainingError, match="none of the images could be read"):
         extract_features(toy_encoder(), LabelledLoader(num_pictures=0), ONE)
-    with pytest.raises(TrainingError, match="none of the pictures could be read"):
+    with pytest.raises(TrainingError, match="none of the images could be read"):
         random_encoder(toy_encoder(), 0, LabelledLoader(num_pictures=0), ONE)
     monkeypatch.setitem(sys.modules, "sklearn.svm", None)
     with pytest.raises(UsageError, match=r"need the extra `transfer`"):
