@@ -247,6 +247,8 @@ def bucket(tars: Path) -> Iterator[str]:
         environment.setenv("AWS_ACCESS_KEY_ID", "testing")
         environment.setenv("AWS_SECRET_ACCESS_KEY", "testing")
         environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        # A file system that an earlier test has opened would still ask that test's server.
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
         files = fsspec.filesystem("s3", skip_instance_cache=True)
         files.mkdir("elsewhere")
         files.put(str(tars) + "/", "elsewhere/wds/", recursive=True)

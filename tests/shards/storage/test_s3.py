@@ -44,6 +44,8 @@ def bucket(packed: Path) -> Iterator[str]:
         environment.setenv("NO_PROXY", "127.0.0.1")
         for name, value in {**words, "DEFAULT_REGION": "us-east-1"}.items():
             environment.setenv(f"AWS_{name}", value)
+        # A file system that an earlier test has opened would still ask that test's server.
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
         files = fsspec.filesystem("s3", skip_instance_cache=True)
         files.mkdir("photos", acl="public-read")
         files.put(str(packed) + "/", "photos/set/", recursive=True, ACL="public-read")
