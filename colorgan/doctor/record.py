@@ -12,7 +12,7 @@ from colorgan.files import replacing
 RECORD = "doctor.json"
 Verdict = Literal["fine", "slow", "broken", "not checked"]
 LINE_WIDTH = 100
-NAME_WIDTH = 30  # findings are printed as they come, in one column
+NAME_WIDTH = 36  # findings are printed as they come, in one column
 
 
 class Finding(BaseModel):
