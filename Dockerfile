@@ -1,7 +1,7 @@
 # Untested here: written where no container engine runs. If a step fails, please report it.
 #
 #   docker build -t colorgan .
-#   docker run --rm --gpus all --shm-size 8g -v "$PWD/runs:/work/runs" -v DATA:/data colorgan \
+#   docker run --rm --gpus all --shm-size 8g -v "$PWD/runs:/workspace/runs" -v DATA:/data colorgan \
 #       pretrain --nproc 2 --data.train /data/shards --run runs/pretrain
 #
 # The host needs NVIDIA's driver 580 or newer and its container toolkit; without --gpus it runs on CPUs.
@@ -20,6 +20,6 @@ RUN pip install --no-cache-dir --constraint .ci/constraints.txt '.[deepspeed,onn
 
 # Numba and DALI write caches: to a place that any user may write.
 ENV NUMBA_CACHE_DIR=/tmp/numba
-WORKDIR /work
+WORKDIR /workspace
 ENTRYPOINT ["colorgan"]
 CMD ["--help"]

@@ -7,8 +7,6 @@ under five minutes, with or without a GPU. Ends with status 0 if nothing is brok
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -40,11 +38,11 @@ def main(argv: list[str]) -> int:
 
 def packed_sample(folder: Path) -> Path:
     """Draw and pack the built-in sample at IMAGE_SIZE; return the packed folder."""
+    from colorgan.tasks.sample_data import pack_sample
+
     out = folder / "packed"
-    words = {"corpus": "sample", "root": folder / "raw", "split": "val", "out": out}
-    command = [sys.executable, str(HERE / "pack.py"), f"--image=squash:{IMAGE_SIZE}"]
-    command += [f"--{key}={value}" for key, value in words.items()]
-    if subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode:
+    policy = f"squash:{IMAGE_SIZE}"
+    if not pack_sample(HERE / "pack.py", folder / "raw", "val", out, policy):
         raise UsageError("the built-in sample could not be packed: see the message above")
     return out
 

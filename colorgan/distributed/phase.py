@@ -24,14 +24,13 @@ RATE_SHARE = "rate_share"
 class Phase:
     """One turn of a training step: the network it trains, its optimizer, how often, at which rate.
 
-    `learning_rate` maps images seen to the rate; `every` counts steps.
+    `learning_rate` maps images seen to the rate.
     """
 
     name: str
     module: nn.Module
     optimizer: torch.optim.Optimizer
     learning_rate: Callable[[int], float]
-    every: int = 1
 
 
 @dataclass(frozen=True)

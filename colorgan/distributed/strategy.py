@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from colorgan.distributed.data_parallel import DataParallel
+from colorgan.distributed.data_parallel import PLAIN, DataParallel
 from colorgan.distributed.phase import Phase, Strategy, StrategySettings
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import LaunchError
 
 __all__ = ["StrategySettings", "open_strategy"]
-
-PLAIN = StrategySettings()
 
 
 def open_strategy(

@@ -33,7 +33,9 @@ def with_sample(recipe: PretrainRecipe, ranks: Ranks, pack_script: Path) -> Pret
     if ranks.main:
         _print_how_to_use_data()
         for split, folder in folders.items():
-            if not problem and not _pack(pack_script, split, folder, size_policy):
+            if not problem and not pack_sample(
+                pack_script, SAMPLE / "raw", split, folder, size_policy
+            ):
                 problem = f"the built-in sample could not be packed into {folder}: see above"
 
     problem = ranks.gather(problem)[0]
@@ -54,11 +56,19 @@ def _print_how_to_use_data() -> None:
     )
 
 
-def _pack(script: Path, split: str, out: Path, size_policy: str) -> bool:
-    """Return whether the split is packed."""
+def pack_sample(script: Path, root: Path, split: str, out: Path, size_policy: str) -> bool:
+    """Draw the built-in sample in `root` and pack a split of it; return whether that succeeded.
+
+    Args:
+        script: launcher/pack.py, which alone knows the corpora.
+        root: Where the sample is drawn, if it is not there yet.
+        split: Of the sample.
+        out: The packed folder.
+        size_policy: As `pack.py --image` takes it.
+    """
     settings = {
         "corpus": "sample",
-        "root": SAMPLE / "raw",
+        "root": root,
         "split": split,
         "out": out,
         "image": size_policy,

@@ -243,13 +243,11 @@ def _train_step(
     meter: Meter,
     note: Note,
 ) -> dict[str, float]:
-    """Train every phase whose turn it is; return the learning rates by phase."""
+    """Train every phase in turn; return the learning rates by phase."""
     rates = {}
-    step = images_seen // intervals.global_batch_size
     for phase in task.phases:
-        if step % phase.every == 0:
-            meter.add(_turn(task, strategy, phase, micro_batches, images_seen, note))
-            rates[phase.name] = phase.learning_rate(images_seen)
+        meter.add(_turn(task, strategy, phase, micro_batches, images_seen, note))
+        rates[phase.name] = phase.learning_rate(images_seen)
 
     note("end of the step: shared statistics", images_seen, collective=True)
     strategy.end_step(intervals.global_batch_size)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from helpers.http_server import serving
 
 REPOSITORY = "me/photos"
 COMMIT = "a" * 40
@@ -80,13 +81,5 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serve_hub(folder: Path) -> Iterator[HubServer]:
     """Serve a folder while the context is open."""
-    with HubServer(folder) as server:
-        thread = threading.Thread(
-            target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        )
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(HubServer(folder)) as server:
+        yield server
