@@ -8,6 +8,7 @@ this is noted.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -77,31 +78,34 @@ class PackedPart:
             root: VOCdevkit, the folder that holds it, or one year's folder.
         """
         path = self._list(root)
-        if path is None:
-            return False
+        if path is None or path.is_dir():
+            return path is not None
 
         annotations = path.parents[2] / "Annotations"
         return any((annotations / f"{key}.xml").is_file() for key in path.read_text().split())
 
     def num_on_disk(self, root: Path) -> int | None:
-        """Return the number of images by VOC's list of the split; None if there is no list."""
+        """Return the number of images of a split of VOC; None if it is not there or not VOC's."""
         path = self._list(root)
         if path is None:
             return None
 
-        count = len(path.read_text().split())
+        count = len(os.listdir(path)) if path.is_dir() else len(path.read_text().split())
         if not self.stratify:
             return count
         shares = list(map(int, self.stratify.split(",")))
         return round(count * shares[("train", "val", "test").index(self.fold)] / 100)
 
     def _list(self, root: Path) -> Path | None:
-        """Return the text file that lists a split of VOC."""
+        """Return what lists a split of VOC: a text file, or of `all` the folder of its labels."""
         year, _, name = self.split.partition("-")
         sets = "Segmentation" if name.startswith("seg-") else "Main"
+        inside = {"all": "Annotations", "seg-all": "SegmentationClass"}.get(
+            name, f"ImageSets/{sets}/{name.removeprefix('seg-')}.txt"
+        )
         for parent in (root, root / "VOCdevkit", root.parent):
-            path = parent / f"VOC{year}" / "ImageSets" / sets / f"{name.removeprefix('seg-')}.txt"
-            if path.is_file():
+            path = parent / f"VOC{year}" / inside
+            if path.exists():
                 return path
         return None
 
@@ -401,7 +405,11 @@ PROTOCOLS = (
 
 
 def find_protocol(name: str) -> Protocol:
-    """Return the protocol of this name; `NAME@10` trains on a stratified 10 % of its training part.
+    """Return the protocol of this name, or a variant of it.
+
+    `NAME@10` trains on a stratified 10 % of its training part. `NAME@all` splits all photos of its
+    corpus on disk by class, 40 % to train, 10 % to choose a rate, 50 % to test: for samples of VOC
+    whose official parts differ in their classes, or have few photos to test.
 
     Raises:
         UsageError: there is none; the sentence names the nearest.
@@ -413,13 +421,41 @@ def find_protocol(name: str) -> Protocol:
         raise UsageError(
             f"unknown protocol {plain!r}, do you mean {nearest}? There are: {', '.join(by_name)}"
         )
-    return _with_labels(by_name[plain], share) if at else by_name[plain]
+    if not at:
+        return by_name[plain]
+    return _of_all(by_name[plain]) if share == "all" else _with_labels(by_name[plain], share)
+
+
+def _of_all(protocol: Protocol) -> Protocol:
+    """Return the protocol on all photos of its corpus, split by class."""
+    if protocol.corpus != "voc":
+        raise UsageError(f"{protocol.name}@all: only sets of VOC can be split anew")
+
+    official = protocol.data[0]
+    year, _, name = official.train.split.partition("-")
+    split = f"{year}-seg-all" if name.startswith("seg-") else f"{year}-all"
+    shares = "40,10,50"
+    title = f"VOC {year}: all photos on disk, {shares.replace(',', '/')} stratified by class"
+    parts = Split(
+        title,
+        PackedPart(split, official.train.image, shares, "train"),
+        PackedPart(split, official.test.image, shares, "test"),
+        PackedPart(split, official.train.image, shares, "val"),
+    )
+    return replace(
+        protocol,
+        name=f"{protocol.name}@all",
+        title=f"{protocol.title}, all photos split anew",
+        data=(parts,),
+    )
 
 
 def _with_labels(protocol: Protocol, share: str) -> Protocol:
     """Return the protocol on a share of its training images, in percent, stratified by class."""
     if not share.isdigit() or not 0 < int(share) < 100:
-        raise UsageError(f"{protocol.name}@{share}: give the labels as a whole percentage, 1 to 99")
+        raise UsageError(
+            f"{protocol.name}@{share}: give the labels as a whole percentage, 1 to 99, or all"
+        )
     if any(split.train.stratify for split in protocol.data):
         raise UsageError(
             f"{protocol.name}@{share}: its training part is a stratified split already; "

@@ -3,12 +3,11 @@
     VOC2012/JPEGImages/*.jpg, Annotations/*.xml      images and objects
     VOC2012/ImageSets/Main/NAME.txt                  the images of the split NAME
     VOC2012/ImageSets/Segmentation/NAME.txt          those of seg-NAME, with SegmentationClass/*.png
-    VOC2012/SegmentationClassAug/*.png               masks of lists such as trainaug, grey or
-    palette VOC2012/classes.txt or labelmap.txt              the classes, where they are not VOC's
-    20
+    VOC2012/SegmentationClassAug/*.png               masks of lists such as trainaug, grey or palette
+    VOC2012/classes.txt or labelmap.txt              the classes, where they are not VOC's 20
 
-A split is `[YEAR-][seg-]NAME` for any list, or `[YEAR-]all`, every annotated image (17,125 in
-VOC2012). Where no object has one of VOC's classes and no list of classes is there, the names in the
+A split is `[YEAR-][seg-]NAME` for any list, `[YEAR-]all`, every annotated image (17,125 in VOC2012),
+or `[YEAR-]seg-all`, every image with a mask (2,913 in VOC2012). Where no object has one of VOC's classes and no list of classes is there, the names in the
 XML files are the classes, sorted. XML files are read one by one as records are drawn, by
 voc_xml.py; no image is opened.
 """
@@ -68,9 +67,11 @@ class _Split:
 
     @property
     def source(self) -> Path:
-        """Return where its images are listed: a file of ImageSets, or the folder of XML files."""
+        """Return where its images are listed: a file of ImageSets, or the folder of labels."""
         if self.name == "all":
             return self.folder / "Annotations"
+        if self.name == "seg-all":
+            return self.masks
         sets = self.folder / "ImageSets" / ("Segmentation" if self.segmentation else "Main")
         return sets / f"{self.name.removeprefix('seg-')}.txt"
 
@@ -119,8 +120,8 @@ def open_voc(root: Path, split: str) -> Corpus:
 
     Args:
         root: VOCdevkit, a folder that holds it, or one year's folder such as VOCdevkit/VOC2012.
-        split: `[YEAR-][seg-]NAME` of a list in ImageSets, or `[YEAR-]all`; the year may be left out
-            if only one year on disk has the split. A `test` without any XML file has no classes.
+        split: `[YEAR-][seg-]NAME` of a list in ImageSets, `[YEAR-]all` or `[YEAR-]seg-all`; the year
+            may be left out if only one year on disk has the split. A `test` without any XML file has no classes.
 
     Raises:
         CorpusError: a missing or ambiguous split, or one that is empty or names files that are
@@ -208,16 +209,16 @@ def _available(folder: Path) -> str:
         entries = list_folder(lists) if lists.is_dir() else []
         stems = [entry.name.removesuffix(".txt") for entry in entries]
         names += [prefix + stem for stem in stems if not _CLASS_LIST.fullmatch(stem)]
-    if (folder / "Annotations").is_dir():
-        names.append("all")
+    names += [name for name in ("all", "seg-all") if _Split(folder, name).source.is_dir()]
     return f"{folder.resolve().name} with {' '.join(names[:SHOWN_LISTS]) or 'none'}"
 
 
 def _names(chosen: _Split, pictures: FileNames) -> list[str]:
     """Return the names of a split's images as its list writes them, sorted."""
-    if chosen.name == "all":
+    if chosen.name in ("all", "seg-all"):
+        suffix = ".png" if chosen.segmentation else ".xml"
         files = [entry.name for entry in list_folder(chosen.source)]
-        return [name[:-4] for name in files if name.lower().endswith(".xml")]
+        return [name[: -len(suffix)] for name in files if name.lower().endswith(suffix)]
 
     # Before any name is looked up: a list may come from a stranger.
     lines = read_lines(chosen.source, "list")

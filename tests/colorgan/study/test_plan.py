@@ -100,6 +100,28 @@ def test_the_first_split_on_disk_with_labels_is_taken(tmp_path: Path) -> None:
     assert trial.split.test.num_on_disk(tmp_path) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("voc2007-linear@all", "2007-all"), ("voc2012-segmentation@all", "2012-seg-all")],
+)
+def test_all_photos_are_split_by_class(tmp_path: Path, name: str, split: str) -> None:
+    year, _, kind = split.partition("-")
+    labels = "SegmentationClass" if kind == "seg-all" else "Annotations"
+    folder = tmp_path / f"VOC{year}" / labels
+    folder.mkdir(parents=True)
+    for index in range(20):
+        (folder / f"{index}.any").touch()
+
+    settings = {"pretrain": {"a": {"data.train": ["x"]}}, "protocols": [name]}
+    (trial,) = plan_of(tmp_path, **settings).trials
+    parts = (trial.split.train, trial.split.selection, trial.split.test)
+    assert [part and part.split for part in parts] == [split] * 3
+    assert [part and part.fold for part in parts] == ["train", "val", "test"]
+    assert [part and part.num_on_disk(tmp_path) for part in parts] == [8, 2, 10]
+    # What a search judges by is held out of the test.
+    assert trial.search_parts() == (trial.split.train, trial.split.selection)
+
+
 def test_a_share_of_the_labels_is_stratified_and_searched_within_itself(tmp_path: Path) -> None:
     settings = {
         "pretrain": {"a": {"data.train": ["x"]}},

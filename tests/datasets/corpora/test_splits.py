@@ -112,7 +112,7 @@ def check_shares(corpus: Corpus, shares: Sequence[int]) -> None:
 )
 @pytest.mark.parametrize(
     ("split", "shares"),
-    [("2012-all", SHARES), ("2012-all", (80, 20)), ("2012-seg-trainval", SHARES)],
+    [("2012-all", SHARES), ("2012-all", (80, 20)), ("2012-seg-all", SHARES)],
 )
 def test_real_classes_keep_their_shares(split: str, shares: tuple[int, ...]) -> None:
     check_shares(open_voc(DATA / "VOCdevkit", split), shares)

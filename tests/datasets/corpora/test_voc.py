@@ -49,7 +49,7 @@ def make(
         ("seg-train", 592),
         ("seg-val", 170), ("2012-seg-trainval", 762), ("2007-train", 700), ("2007-val", 169),
         ("2007-test", 830),
-        ("2007-all", 1699),
+        ("2007-all", 1699), ("seg-all", 762),
     ],
 )  # fmt: skip
 def test_counts_of_the_real_splits(split: str, count: int) -> None:
