@@ -8,7 +8,6 @@ this is noted.
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -90,7 +89,7 @@ class PackedPart:
         if path is None:
             return None
 
-        count = len(os.listdir(path)) if path.is_dir() else len(path.read_text().split())
+        count = len(list(path.iterdir())) if path.is_dir() else len(path.read_text().split())
         if not self.stratify:
             return count
         shares = list(map(int, self.stratify.split(",")))

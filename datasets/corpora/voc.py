@@ -3,13 +3,13 @@
     VOC2012/JPEGImages/*.jpg, Annotations/*.xml      images and objects
     VOC2012/ImageSets/Main/NAME.txt                  the images of the split NAME
     VOC2012/ImageSets/Segmentation/NAME.txt          those of seg-NAME, with SegmentationClass/*.png
-    VOC2012/SegmentationClassAug/*.png               masks of lists such as trainaug, grey or palette
+    VOC2012/SegmentationClassAug/*.png               masks of lists such as trainaug: palette, grey
     VOC2012/classes.txt or labelmap.txt              the classes, where they are not VOC's 20
 
-A split is `[YEAR-][seg-]NAME` for any list, `[YEAR-]all`, every annotated image (17,125 in VOC2012),
-or `[YEAR-]seg-all`, every image with a mask (2,913 in VOC2012). Where no object has one of VOC's classes and no list of classes is there, the names in the
-XML files are the classes, sorted. XML files are read one by one as records are drawn, by
-voc_xml.py; no image is opened.
+A split is `[YEAR-][seg-]NAME` for any list, `[YEAR-]all`, every annotated image (17,125 in
+VOC2012), or `[YEAR-]seg-all`, every image with a mask (2,913 in VOC2012). Where no object has one
+of VOC's classes and no list of classes is there, the names in the XML files are the classes,
+sorted. XML files are read one by one as records are drawn, by voc_xml.py; no image is opened.
 """
 
 import functools
@@ -120,8 +120,9 @@ def open_voc(root: Path, split: str) -> Corpus:
 
     Args:
         root: VOCdevkit, a folder that holds it, or one year's folder such as VOCdevkit/VOC2012.
-        split: `[YEAR-][seg-]NAME` of a list in ImageSets, `[YEAR-]all` or `[YEAR-]seg-all`; the year
-            may be left out if only one year on disk has the split. A `test` without any XML file has no classes.
+        split: `[YEAR-][seg-]NAME` of a list in ImageSets, `[YEAR-]all` or `[YEAR-]seg-all`; the
+            year may be left out if only one year on disk has the split. A `test` without any XML
+            file has no classes.
 
     Raises:
         CorpusError: a missing or ambiguous split, or one that is empty or names files that are
