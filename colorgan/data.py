@@ -16,6 +16,7 @@ from colorgan.config.recipe import RunRecipe
 from colorgan.distributed.ranks import Ranks, cores_a_rank, num_nodes
 from colorgan.errors import UsageError
 from shards.errors import ManifestError, PictureError, ShardError
+from shards.images.chroma import GREY_CHROMA
 from shards.images.conversion import UprightPhoto, decode_upright, read_upright
 from shards.images.photo import PHOTO_ENDINGS
 from shards.images.policy import MAX_PIXELS_LIMIT
@@ -25,6 +26,7 @@ from shards.loading.loader import Batch, Loader, Targets
 from shards.loading.shard_set import ShardSet, Storage, open_shards
 
 __all__ = [
+    "GREY_CHROMA",
     "MAX_PIXELS_LIMIT",
     "PHOTO_ENDINGS",
     "Batch",

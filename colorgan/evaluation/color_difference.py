@@ -14,6 +14,12 @@ from math import radians
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from colorgan.color import rgb_to_lab_B3HW
+
+# Side of the copy that `mean_chroma_B` judges, as packing does: noise of single pixels is no color.
+CHROMA_SIDE = 16
 
 
 def ciede2000_B(lab_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
@@ -61,6 +67,20 @@ def chroma_error_B(lab_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
     _check_shapes(lab_B3HW, target_B3HW)
     difference_B2HW = lab_B3HW[:, 1:].double() - target_B3HW[:, 1:].double()
     return torch.hypot(*difference_B2HW.unbind(1)).flatten(1).mean(dim=1)
+
+
+def mean_chroma_B(rgb_B3HW: Tensor) -> Tensor:
+    """Return the mean of chroma, sqrt(a^2 + b^2), of an image's copy of `CHROMA_SIDE` squared.
+
+    Args:
+        rgb_B3HW: sRGB in [0, 1].
+
+    Returns:
+        float64, B, in Lab units; shards/images/chroma.py measures photos so while packing.
+    """
+    small_B3HW = adaptive_avg_pool2d(rgb_B3HW.double(), CHROMA_SIDE)
+    a_BHW, b_BHW = rgb_to_lab_B3HW(small_B3HW)[:, 1:].unbind(1)
+    return torch.hypot(a_BHW, b_BHW).flatten(1).mean(dim=1)
 
 
 def _check_shapes(lab_B3HW: Tensor, target_B3HW: Tensor) -> None:

@@ -3,7 +3,8 @@
 Scores are computed per image on float sRGB in [0, 1] after Lab -> RGB, clipped to what can be
 shown, and averaged in the order of the images, so that neither batch size nor the number of ranks
 enters: at the network's size (Treneska et al. 2022, Table 3), or at each photo's own size, with the
-photo's luminance and the network's chroma enlarged.
+photo's luminance and the network's chroma enlarged. They are given over all images and over those
+that are not near-grey, since a photo without color is scored best by coloring nothing.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from colorgan.color import rgb_to_lab_B3HW
-from colorgan.data import Batch
+from colorgan.data import GREY_CHROMA, Batch
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import TrainingError
-from colorgan.evaluation.color_difference import chroma_error_B, ciede2000_B
+from colorgan.evaluation.color_difference import chroma_error_B, ciede2000_B, mean_chroma_B
 from colorgan.evaluation.metrics import chroma_l1_B, colorfulness_B, psnr_B, ssim_B
 from colorgan.evaluation.picture_grids import color_grid, to_uint8_HWC
 from colorgan.evaluation.strips import write_strips
@@ -36,7 +37,10 @@ COLUMNS = (
     *(f"grey_{name}" for name in _ERRORS),
     "colourfulness",
     "original_colourfulness",
+    "original_chroma",
 )
+# The same means over the images that are not near-grey.
+WITHOUT_NEAR_GREY = "_without_near_grey"
 # An image without color equals the grey baseline, whose PSNR is infinite.
 MAX_PSNR_DB = 100.0
 # Under it a set of originals counts as grey: JPEG's rounding alone gives a grey image up to 0.5.
@@ -174,7 +178,7 @@ def _score(
             chroma_l1_B(ab_B2HW * ab_scale, chroma_B2HW * ab_scale),
         ]
 
-    columns += [colorfulness_B(colored), colorfulness_B(original)]
+    columns += [colorfulness_B(colored), colorfulness_B(original), mean_chroma_B(original)]
     return [grey, colored, original], torch.stack(columns, dim=1).tolist()
 
 
@@ -233,7 +237,9 @@ def mean_scores(scores: ColoringScores, ranks: Ranks) -> dict[str, float]:
 
     `colourfulness_ratio` is the mean of the colored over the mean of the originals: a mean of
     ratios would be that of the few near-grey originals. It is NaN where all originals are grey.
-    `images` is the number of images scored. Called on all ranks; the same on all.
+    `images` is the number of images scored, `near_grey_images` that of the originals whose mean
+    chroma is under `GREY_CHROMA`, and `NAME_without_near_grey` is the mean without those; NaN if
+    all are. Called on all ranks; the same on all.
 
     Raises:
         TrainingError: No rank scored an image.
@@ -254,21 +260,33 @@ def mean_scores(scores: ColoringScores, ranks: Ranks) -> dict[str, float]:
     for name in ("psnr", "grey_psnr"):
         table[:, COLUMNS.index(name)].clamp_(max=MAX_PSNR_DB)
 
-    means = dict(zip(COLUMNS, table.mean(0).tolist(), strict=True))
+    means = _means(table)
     for name in ("psnr", "ssim"):
         column = table[:, COLUMNS.index(name)]
         means[f"{name}_min"] = float(column.min())
         means[f"{name}_max"] = float(column.max())
 
+    is_near_grey = table[:, COLUMNS.index("original_chroma")] < GREY_CHROMA
+    in_color = _means(table[~is_near_grey])
+    means |= {name + WITHOUT_NEAR_GREY: value for name, value in in_color.items()}
+    means["near_grey_images"] = float(is_near_grey.sum())
+    return {**means, "images": float(len(by_sample))}
+
+
+def _means(table: Tensor) -> dict[str, float]:
+    """Return the mean of every column, NaN for no row, and the ratio of colorfulness."""
+    means = dict(zip(COLUMNS, table.mean(0).tolist(), strict=True))
     original = means["original_colourfulness"]
-    ratio = means["colourfulness"] / original if original >= MIN_COLOURFULNESS else math.nan
-    return {**means, "colourfulness_ratio": ratio, "images": float(len(by_sample))}
+    is_colored = original >= MIN_COLOURFULNESS
+    means["colourfulness_ratio"] = means["colourfulness"] / original if is_colored else math.nan
+    return means
 
 
 def scores_table(scores: Mapping[str, float]) -> str:
     """Return a text table, one row per score.
 
-    Mean, minimum and maximum of the colored images, mean of the grey ones.
+    Mean, minimum and maximum of the colored images, mean of the grey ones; below them the means
+    without near-grey originals.
     """
     lines = [f"{'':24}{'coloured':>9}{'min':>9}{'max':>9}{'grey':>9}"]
     for title, name, digits in (
@@ -289,7 +307,27 @@ def scores_table(scores: Mapping[str, float]) -> str:
     ratio_text = f"{ratio:.3f}" if ratio == ratio else "undefined (grey originals)"
     original = f"{scores['original_colourfulness']:.1f}"
     lines.append(f"{'':24}of the originals {original}, ratio of the means {ratio_text}")
-    return "\n".join(lines)
+    return "\n".join([*lines, _without_near_grey_text(scores)])
+
+
+def _without_near_grey_text(scores: Mapping[str, float]) -> str:
+    """Return how many originals are near-grey, and the main means without them."""
+    count, images = int(scores["near_grey_images"]), int(scores["images"])
+    near_grey = f"near-grey (mean chroma under {GREY_CHROMA}): {count} of {images}"
+    if count in (0, images):
+        return near_grey
+
+    texts = []
+    for title, name, digits in (
+        ("PSNR", "psnr", 2),
+        ("SSIM", "ssim", 4),
+        ("CIEDE2000", "ciede2000", 2),
+        ("L1 of ab", "chroma_l1", 2),
+    ):
+        colored = scores[name + WITHOUT_NEAR_GREY]
+        grey = scores[f"grey_{name}{WITHOUT_NEAR_GREY}"]
+        texts.append(f"{title} {colored:.{digits}f} (grey {grey:.{digits}f})")
+    return f"{near_grey}; without them {', '.join(texts)}"
 
 
 def save_pictures(path: Path, shown: Sequence[ShownImage]) -> None:
@@ -337,5 +375,5 @@ def scores_text(scores: Mapping[str, float]) -> str:
         f"L1 of ab {scores['chroma_l1']:.3f} (grey {scores['grey_chroma_l1']:.3f}), "
         f"colourfulness {scores['colourfulness']:.1f} (original "
         f"{scores['original_colourfulness']:.1f}) "
-        f"on {scores['images']:.0f} held-out images"
+        f"on {scores['images']:.0f} held-out images; {_without_near_grey_text(scores)}"
     )

@@ -15,6 +15,8 @@ from colorgan.report.sections.transfer import interval_text, percent_text, point
 from colorgan.runs.reading import RunFolder
 from colorgan.study.record import ComparisonRecord, ProtocolRecord, Study
 
+WITHOUT_NEAR_GREY = "_without_near_grey"  # the ending of such scores' names
+
 
 def verdicts(report_data: ReportData) -> list[str]:
     """Return a sentence per protocol and arm: the study's verdict."""
@@ -119,14 +121,18 @@ def _generator_card(run: RunFolder) -> list[Card]:
     if "psnr" not in scores:
         return []
 
+    near_grey = scores.get("near_grey_images", 0)
     gap = ""
     kind = ""
-    if "grey_psnr" in scores:
+    # A near-grey photo is best left grey, and would hide what was learned from the others.
+    ending = WITHOUT_NEAR_GREY if "psnr" + WITHOUT_NEAR_GREY in scores else ""
+    if "grey_psnr" + ending in scores:
         # Grey is the baseline that a generator of no color reaches.
-        gain = scores["psnr"] - scores["grey_psnr"]
+        gain = scores["psnr" + ending] - scores["grey_psnr" + ending]
         kind = "better" if gain > 0 else "worse"
         word = "above" if gain > 0 else "below"
-        gap = f"{abs(gain):.2f} dB {word} the same images left grey. "
+        left_out = f", without the {near_grey:,.0f} near-grey" if ending and near_grey else ""
+        gap = f"{abs(gain):.2f} dB {word} the same images left grey{left_out}. "
     count = f"{scores.get('images', 0):,.0f} held-out images"
     text = f"{gap}{count}, after {run.last_scores_images:,} images."
     return [

@@ -33,6 +33,9 @@ COLOR_SCORES = (
     ("CIEDE2000", "ciede2000", 2, ""),
     ("left grey", "grey_ciede2000", 2, ""),
     ("colorfulness over the originals'", "colourfulness_ratio", 2, ""),
+    ("near-grey photos", "near_grey_images", 0, ""),
+    ("PSNR without them", "psnr_without_near_grey", 2, "\u00a0dB"),
+    ("left grey", "grey_psnr_without_near_grey", 2, "\u00a0dB"),
 )
 ENDS = (("best", "Best by PSNR"), ("worst", "Worst by PSNR"))
 HOW_TO_LOOK = "Click a photo to enlarge it and to slide from grey to colored to original."

@@ -9,18 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from colorgan.color import rgb_to_lab_B3HW
 from colorgan.distributed.ranks import Ranks
 from colorgan.evaluation.generator_scores import (
     CELLS,
+    COLUMNS,
     MAX_PSNR_DB,
+    WITHOUT_NEAR_GREY,
     mean_scores,
     save_best_and_worst,
     score_coloring,
     scores_table,
 )
 from colorgan.evaluation.strips import read_strips
+from shards.images.chroma import GREY_CHROMA, mean_chroma
 
 
 class Fading(nn.Module):
@@ -107,3 +112,37 @@ def test_chroma_error_by_hand() -> None:
     assert scores["chroma_error"] == pytest.approx(math.hypot(5.0, 5.0), rel=1e-3)
     assert scores["grey_chroma_error"] == pytest.approx(math.hypot(10.0, 10.0), rel=1e-2)
     assert scores["chroma_l1"] == pytest.approx(5.0, rel=1e-5)
+
+
+def test_near_grey_originals_are_counted_and_left_out_of_the_second_means() -> None:
+    """The means without near-grey ones are those of a set that never had them."""
+    colors, mixed = [0.3, 0.1, 0.2], [0.0, 0.3, 0.1, 0.005, 0.2]
+    alone, together = (
+        mean_scores(score_coloring(Fading(), batches(chromas), ab_scale=128.0), Ranks.single())
+        for chromas in (colors, mixed)
+    )
+    assert alone["near_grey_images"] == 0 and together["near_grey_images"] == 2
+    for name in (*COLUMNS, "colourfulness_ratio"):
+        assert alone[name] == pytest.approx(alone[name + WITHOUT_NEAR_GREY])
+        assert together[name + WITHOUT_NEAR_GREY] == pytest.approx(alone[name])
+    assert together["grey_psnr"] > alone["grey_psnr"]
+
+    line = scores_table(together).splitlines()[-1]
+    assert line.startswith("near-grey (mean chroma under 1.5): 2 of 5; without them PSNR ")
+    assert scores_table(alone).endswith("near-grey (mean chroma under 1.5): 0 of 3")
+
+
+def test_chroma_noise_of_single_pixels_is_no_color() -> None:
+    """A near-grey photo is the same one here and in packing."""
+    noise_3HW = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(1)) * 0.05 + 0.4
+    tint_3HW = noise_3HW + torch.tensor([0.03, 0.0, 0.0]).view(3, 1, 1)
+    lab_B3HW = rgb_to_lab_B3HW(torch.stack([noise_3HW, tint_3HW]))
+    lab_B3HW = torch.cat([lab_B3HW[:, :1] / 50 - 1, lab_B3HW[:, 1:] / 110], dim=1)
+    ids = torch.arange(2)
+
+    batch = Pictures(lab_B3HW, ids, ids)
+    scores = mean_scores(score_coloring(Fading(), [batch], ab_scale=110.0), Ranks.single())
+    assert scores["near_grey_images"] == 1
+    for pixels_3HW, is_near_grey in ((noise_3HW, True), (tint_3HW, False)):
+        image = Image.fromarray((pixels_3HW * 255).byte().permute(1, 2, 0).numpy())
+        assert (mean_chroma(image) < GREY_CHROMA) is is_near_grey
