@@ -17,6 +17,14 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
+# The downstream tasks by name, with the kind of the models that they make.
+TaskName = Literal["classify", "segment", "detect"]
+MODEL_KINDS: Mapping[str, str] = {
+    "classify": "classifier",
+    "segment": "segmenter",
+    "detect": "detector",
+}
+
 
 def _folder(value: Any) -> Any:
     """Return a URL as text: a Path would merge its two slashes."""
@@ -326,7 +334,7 @@ class FinetuneRecipe(RunRecipe):
     aliases: ClassVar[Mapping[str, str]] = {**_RUN_ALIASES, "lr": "learning_rate"}
 
     run: Path = Field(Path("runs/finetune"), description="run folder: checkpoints, log, model")
-    task: Literal["classify", "segment", "detect"] = Field(
+    task: TaskName = Field(
         "classify",
         description="what to learn: the classes in an image, the class of each pixel, or boxes",
     )

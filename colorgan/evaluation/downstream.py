@@ -1,7 +1,6 @@
 """The downstream tasks, each described once: labels, network, loss, scores and words.
 
-To add a task: write its loss and its scores, add an instance to `TASKS`, its name to `task` in
-colorgan/config/recipe.py, and its network to `build_model` in colorgan/models/model_folder.py.
+CONTRIBUTING.md lists what a new task touches.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from colorgan.config.recipe import TaskName
 from colorgan.data import Batch, Targets
 from colorgan.distributed.ranks import Ranks
 from colorgan.evaluation.classifier_scores import classifier_text, score_classifier
@@ -50,7 +50,7 @@ class DownstreamTask:
         text: The scores in one line.
     """
 
-    name: Literal["classify", "segment", "detect"]
+    name: TaskName
     kind: Literal["classifier", "segmenter", "detector"]
     title: str
     targets: Targets

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from colorgan.config.recipe import MODEL_KINDS
 from colorgan.evaluation.record import SavedEvaluation
 from colorgan.report.published import (
     OWN_SIZE,
@@ -25,12 +26,7 @@ from colorgan.runs.reading import FREE_KEYS, RunFolder, differences, short_names
 
 # Labels of starts begin with one of them.
 SCRATCH, PRETRAINED = "scratch", "generator"
-MODEL_KINDS = {
-    "generator": "pretrain",
-    "classifier": "classify",
-    "segmenter": "segment",
-    "detector": "detect",
-}
+RUN_KINDS = {"generator": "pretrain"} | {kind: name for name, kind in MODEL_KINDS.items()}
 EACH_SIZE = -1  # images are scored at their own size
 
 
@@ -140,7 +136,7 @@ def _results_of(run: RunFolder, report_data: ReportData) -> tuple[list[Result], 
     for each in [*run.evaluations, *given]:
         # Scores of a checkpoint in the middle are not those of the finished run.
         of_the_end = each.images_seen == run.images_seen
-        if MODEL_KINDS.get(each.kind) != run.kind or not of_the_end:
+        if RUN_KINDS.get(each.kind) != run.kind or not of_the_end:
             notes.append(
                 f"{each.path} scores another model than {run.title} ends with: it is in no table."
             )

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from colorgan.checkpoints.checkpoint import CHECKPOINTS
+from colorgan.config.recipe import TaskName
 from colorgan.config.settings import show
 from colorgan.evaluation.record import SavedEvaluation, read_evaluations
 from colorgan.files import mapping, number, numbers, read_json
@@ -34,8 +35,8 @@ __all__ = [
     "short_names",
 ]
 
-Kind = Literal["pretrain", "classify", "segment", "detect"]
-KINDS: tuple[Kind, ...] = ("pretrain", "classify", "segment", "detect")
+Kind = Literal["pretrain"] | TaskName
+KINDS: tuple[Kind, ...] = ("pretrain", *get_args(TaskName))
 MAX_LOG_BYTES = 256 << 20
 
 
@@ -233,7 +234,7 @@ def _kind(recipe: Mapping[str, Any]) -> Kind:
     task = recipe.get("task")
     if task is None:
         return "pretrain"
-    return next((kind for kind in KINDS[1:] if kind == task), "classify")
+    return next((name for name in get_args(TaskName) if name == task), "classify")
 
 
 def _read_log(folder: Path, notes: list[str]) -> list[dict[str, Any]]:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from colorgan.config.recipe import StageRecipe
+from colorgan.config.recipe import StageRecipe, TaskName
 from colorgan.errors import UsageError
 
-Task = Literal["classify", "segment", "detect", "linear", "lowshot", "knn"]
+Task = TaskName | Literal["linear", "lowshot", "knn"]
 SCRATCH, RANDOM = "scratch", "random"  # starts without pretraining, of runs and of probes
 FROZEN: frozenset[str] = frozenset({"linear", "lowshot", "knn"})
 StartKind = Literal["scratch", "pretrained"]

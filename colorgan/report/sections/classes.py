@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from colorgan.evaluation.record import SavedEvaluation
 from colorgan.report.blocks import Bar, Block, Group, Heading, HeatMap, Table, Text, data_uri
 from colorgan.report.charts import Files, free_name, plain
-from colorgan.report.final_scores import MODEL_KINDS, Result, by_conditions, data_name, spread
+from colorgan.report.final_scores import RUN_KINDS, Result, by_conditions, data_name, spread
 from colorgan.report.photos import open_picture, picture_block, png_bytes
 from colorgan.report.published import METRICS, TITLES
 from colorgan.report.report_data import ReportData
@@ -290,7 +290,7 @@ def _without_runs(report_data: ReportData, results: Sequence[Result], files: Fil
     counted = {id(each.evaluation) for each in results if each.evaluation}
     groups: dict[tuple[str, str], dict[str, list[SavedEvaluation]]] = {}
     for each in report_data.evaluations:
-        task = MODEL_KINDS.get(each.kind, "")
+        task = RUN_KINDS.get(each.kind, "")
         if id(each) in counted or task not in METRICS:
             continue
         # Models are in RUN/model: the run's folder names them.
