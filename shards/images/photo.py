@@ -1,16 +1,15 @@
 """What an image file means, judged once for packing, --verify, indexing, colorize and Python.
 
     CMYK (Adobe's inverted kind too), YCbCr, palettes, 1-bit, 16-bit     8-bit RGB or grey
-    transparency, a transparent color                                   laid on white
-    EXIF orientation                                                    applied to image, mask and
-    boxes a profile or another statement of color that is not sRGB             colors converted to
-    sRGB a JPEG that lacks its end marker alone                               completed
+    transparency, a transparent color                                    laid on white
+    EXIF orientation                                          applied to image, mask and boxes
+    a profile or another statement of color that is not sRGB             converted to sRGB
+    a JPEG without its end marker, or without its last bits of detail    completed
     text of any size in a PNG                                            skipped
     holes and strange markers in a JPEG, cut-off files                   PictureError
     animated, multi-page, 32-bit, floating point, Lab, HDR               PictureError
     more than max_pixels                                                 PictureError
-    HEIC and JPEG XL                                                     decoded with
-    colorgan[heic], colorgan[jxl]
+    HEIC and JPEG XL                            decoded with colorgan[heic], colorgan[jxl]
 
 shards/images/color_space.py, pixels.py and jpeg_damage.py hold the rules.
 """
@@ -217,7 +216,7 @@ def _with_its_end(content: bytes, changes: list[str]) -> bytes:
         changes.append("JPEG of a rare kind (lossless or arithmetic)")
     if examined.lacks_end:
         changes.append("JPEG without its end marker")
-        return content + jpeg_damage.END_OF_IMAGE
+        return content[: examined.whole_bytes] + jpeg_damage.END_OF_IMAGE
     return content
 
 
@@ -248,8 +247,7 @@ def _plugin_format(name: str) -> str:
     package, pillow_format, extra = PLUGINS[name]
     if not _load_plugin(package):
         raise PictureError(
-            f"a {name} file, which needs a plug-in: pip install colorgan[{extra}]; or convert it "
-            f"to JPEG"
+            f"a {name} file, which needs pip install colorgan[{extra}] or a conversion to JPEG"
         )
     return pillow_format
 

@@ -99,12 +99,63 @@ def test_waste_behind_the_last_block_is_no_damage() -> None:
     assert examine(content[:-2] + b"\xff\x66\xff\xd9").lacks_end
 
 
-def test_progressive_files_are_left_to_the_decoder() -> None:
-    content = jpeg(noise(), progressive=True)
-    assert examine(content) == examine(content[:-2] + b"\xff\xd9")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_progressive_file_may_lack_its_last_bits_and_no_more(kind: str, channels: int) -> None:
+    """Cut anywhere: what is taken is near the whole image, and a longer file is taken too."""
+    content = jpeg(noise(53, 41, channels=channels), progressive=True, **KINDS[kind])
+    assert not examine(content).lacks_end
     assert examine(content).process == PROGRESSIVE and examine(content).is_common
+    whole = decode_upright(content, 10**6).astype(int)
+
+    verdicts = [examine(content[:size]).lacks_end for size in range(len(content))]
+    first = verdicts.index(True)
+    assert first > len(content) / 2 and all(verdicts[first : len(content) - 1])
+    for size in (first, (first + len(content)) // 2, len(content) - 2):
+        image = decode_upright(content[:size], 10**6)
+        # Saturated noise loses more than a photo: 28 dB against 35.
+        assert np.square(image - whole).mean() < 255**2 / 10**2.6
+    assert np.array_equal(decode_upright(content[:-2], 10**6), whole)
+
+    stored = convert_picture(content[:first], ORIGINAL)
+    assert stored.changes == ("JPEG without its end marker",) and is_loadable(stored.jpeg)
     with pytest.raises(PictureError, match="cannot be decoded"):
-        convert_picture(content[:-2], ORIGINAL)
+        convert_picture(content[: first - 1], ORIGINAL)
+
+
+def test_a_hole_in_the_first_scans_of_a_progressive_file_is_refused() -> None:
+    content = jpeg(noise(400, 300), progressive=True)
+    first = scan_start(content) + 200
+    holed = content[:first] + bytes(300) + content[first + 300 :]
+    with pytest.raises(PictureError, match="damaged JPEG"):
+        convert_picture(holed, ORIGINAL)
+
+
+def test_a_file_that_ends_behind_the_first_of_its_components_is_refused() -> None:
+    """A scan per component: the luminance is whole, and the color was cut off."""
+    content = jpeg(noise(), subsampling=0)
+    ends = separate_scans(content)
+    assert examine(ends + b"\xff\xd9") == examine(content)
+    assert not examine(ends[: ends.rindex(b"\xff\xda")]).lacks_end
+    assert examine(ends).lacks_end
+
+
+def separate_scans(content: bytes) -> bytes:
+    """Return a 4:4:4 JPEG of three scans, each a grey JPEG's, without its end marker."""
+    with Image.open(io.BytesIO(content)) as image:
+        planes = [jpeg(plane) for plane in image.convert("YCbCr").split()]
+    frame = content.index(b"\xff\xc0")
+    tables = planes[0][2 : planes[0].index(b"\xff\xc0")]
+    codes = planes[0][planes[0].index(b"\xff\xc4") : planes[0].index(b"\xff\xda")]
+    header = bytearray(content[frame : frame + 19])
+    header[10 + 2 :: 3] = bytes(
+        3
+    )  # one quantization table, and one pair of Huffman tables, for all
+    scans = [
+        b"\xff\xda\x00\x08\x01" + bytes([number, 0, 0, 63, 0]) + plane[scan_start(plane) : -2]
+        for number, plane in enumerate(planes, 1)
+    ]
+    return b"\xff\xd8" + tables + bytes(header) + codes + b"".join(scans)
 
 
 # An 8 x 8 grey image in lossless Huffman coding (ITU-T T.81, annex H): every difference is 0, whose
