@@ -3,6 +3,9 @@
 Each shard is read once, in workers, and nothing of it is copied; a shard behind a URL is fetched to
 a temporary file. A finished shard has its state in `.packing/`, so an interrupted call continues;
 the tables are put together from the states, one at a time, so memory does not grow with the set.
+
+A shard that cannot be read costs itself alone: the index is finished without it and names it. The
+states stay then, and the same command tries such shards again.
 """
 
 from __future__ import annotations
@@ -46,12 +49,13 @@ from shards.packing.shard_list import Source, list_shards
 from shards.packing.tally import left_out_by_reason
 from shards.packing.tar_reader import DamagedTarError
 from shards.packing.workers import new_pool
-from shards.rejections import REJECTED_FILE, Rejection, write_rejections
+from shards.rejections import REJECTED_FILE, Rejection, read_rejections, write_rejections
 from shards.samples_table import SAMPLE_DTYPE, SAMPLES_FILE, write_samples
 from shards.storage.transfer import TransferError
 from shards.summary import Summary, write_summary
 
 REQUEST_FILE = "indexing.json"
+UNREADABLE = "the whole shard"  # how the reason of a shard that could not be read begins
 IN_FLIGHT = 2  # shards per worker: one in work, one waiting
 ProgressCallback = Callable[[int, int], None]  # samples done, and those of them left out
 
@@ -75,13 +79,15 @@ class IndexReport:
         manifest: Of the indexed set.
         num_bytes: Read in this call.
         seconds: That the call took.
-        was_finished: The folder held this index already.
+        was_finished: The folder held this index already, and nothing was added to it.
+        unreadable: Location and reason of each shard that could not be read and is not in the set.
     """
 
     manifest: Manifest
     num_bytes: int = 0
     seconds: float = 0.0
     was_finished: bool = False
+    unreadable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,9 @@ def index_shards(
 ) -> IndexReport:
     """Write a manifest of shards made elsewhere, or resume an earlier call that stopped.
 
+    Shards that an earlier call could not read are tried again; what is read now is added to the
+    set, which gets another digest.
+
     Args:
         shards: A folder, a glob, a brace list or URLs; several are joined by `::`.
         out: The folder to write.
@@ -168,7 +177,9 @@ def index_shards(
         max_pixels=max_pixels,
     )
     _check_request(out, request)
-    if (out / MANIFEST_FILE).exists():
+    is_finished = (out / MANIFEST_FILE).exists()
+    missed = _missed_shards(out) if is_finished else set()
+    if is_finished and not missed:
         return IndexReport(read_manifest(out), was_finished=True)
 
     with locked(out):
@@ -176,10 +187,21 @@ def index_shards(
             temporary.write_text(request.model_dump_json(indent=1) + "\n")
 
         num_bytes = _index_all(sources, out, request, workers, progress)
-        manifest = _write_tables(sources, out, request)
-        remove_work_folder(out)
+        unreadable = _unreadable(sources, out)
+        # Also if a shard that is in the set is away by now.
+        is_unchanged = is_finished and not unreadable.keys() < missed
+        if is_unchanged:
+            manifest = read_manifest(out)
+        else:
+            # Without it the folder counts as unfinished, should this call stop half-way.
+            (out / MANIFEST_FILE).unlink(missing_ok=True)
+            manifest = _write_tables(sources, out, request)
+        if not unreadable:
+            remove_work_folder(out)
 
-    return IndexReport(manifest, num_bytes, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    lines = tuple(f"{location}: {reason}" for location, reason in unreadable.items())
+    return IndexReport(manifest, num_bytes, seconds, is_unchanged, lines)
 
 
 def index_shard(source: Source, out: Path, number: int, request: IndexRequest) -> IndexedShard:
@@ -317,6 +339,24 @@ def _load(out: Path, number: int, *, with_rows: bool = True) -> _State | None:
         return None
 
 
+def _missed_shards(out: Path) -> set[str]:
+    """Return the locations of the shards that are not in a finished index."""
+    rejections = read_rejections(out / REJECTED_FILE)
+    return {each.source for each in rejections if each.reason.startswith(UNREADABLE)}
+
+
+def _unreadable(sources: list[Source], out: Path) -> dict[str, str]:
+    """Return the reason why a shard could not be read, by its location."""
+    unreadable = {}
+    for number, source in enumerate(sources):
+        state = _load(out, number, with_rows=False)
+        if state is not None and state.unreadable:
+            # A TransferError begins with its URL.
+            reason = state.unreadable.removeprefix(f"{source.location}: ")
+            unreadable[source.location] = reason
+    return unreadable
+
+
 def _states(sources: list[Source], out: Path) -> Iterator[_State]:
     for number in range(len(sources)):
         state = _load(out, number)
@@ -414,7 +454,7 @@ def _rejections(sources: list[Source], out: Path) -> Iterator[Rejection]:
         )
     ):
         if state.unreadable:
-            yield Rejection(number, "", source.location, f"the whole shard: {state.unreadable}")
+            yield Rejection(number, "", source.location, f"{UNREADABLE}: {state.unreadable}")
         yield from state.rejected
 
 

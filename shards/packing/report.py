@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.errors import ManifestError
-from shards.manifest import Manifest
+from shards.manifest import Manifest, read_manifest
 from shards.packing.contact_sheet import SHEET_FILE
 from shards.packing.indexing import IndexReport
 from shards.packing.pack import PackReport
@@ -59,13 +59,23 @@ def pack_lines(report: PackReport, out: Path, command: str, next_line: str) -> I
 def index_lines(report: IndexReport, out: Path, next_line: str) -> Iterator[str]:
     """Yield the lines that end an indexing; see `pack_lines`."""
     if report.was_finished:
-        yield f"{out}: indexed already with this request; nothing to do."
+        outcome = "and still without some shards." if report.unreadable else "nothing to do."
+        yield f"{out}: indexed already with this request; {outcome}"
     else:
         megabytes = report.num_bytes / 1e6
         speed = megabytes / max(report.seconds, 1e-9)
         yield f"read {megabytes:,.1f} MB in {report.seconds:.1f} s ({speed:,.0f} MB/s)"
 
     yield from manifest_lines(report.manifest, out, next_line)
+    if report.unreadable:
+        yield (
+            f"not in the set: {len(report.unreadable):,} of its shards, which could not be read. "
+            "The same command tries them again, and adds what it can read:"
+        )
+        yield from (f"  {each}" for each in report.unreadable[:SHOWN_REASONS])
+        if len(report.unreadable) > SHOWN_REASONS:
+            more = len(report.unreadable) - SHOWN_REASONS
+            yield f"  ... and {more:,} more, named in {out / REJECTED_FILE}"
 
 
 def manifest_lines(manifest: Manifest, out: Path, next_line: str) -> Iterator[str]:
@@ -149,29 +159,54 @@ class VerifyTally:
     samples: int = 0
     bad: int = 0
     damaged: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
     def lines(self, checks: Iterable[ShardCheck]) -> Iterator[str]:
         """Yield a line per fault as the checks come, and count them."""
         for check in checks:
             self.samples += check.samples
             self.bad += len(check.bad_samples)
-            if not check.is_good:
+            if check.is_unread:
+                self.unread.append(check.shard)
+            elif not check.is_good:
                 self.damaged.append(check.shard)
             for fault in check.faults:
                 yield f"{check.shard}: {fault}"
             yield from map(str, check.bad_samples)
 
     def raise_if_damaged(self, folder: Path, command: str) -> None:
-        """Raise if a file is damaged.
+        """Raise if a file is damaged or could not be read.
 
         Raises:
-            ManifestError: names the first damaged files, and the command that packs them again.
+            ManifestError: Names the first such files, and what to do.
         """
-        if not self.damaged:
-            return
-        named = ", ".join(self.damaged[:NAMED_SHARDS])
-        more = ", ..." if len(self.damaged) > NAMED_SHARDS else ""
-        raise ManifestError(
-            f"{folder}: {len(self.damaged)} of its files are damaged ({named}{more}). Pack a shard "
-            f"again: {command} --only NUMBER --corpus ... --root ... --split ... --out {folder}"
+        sentences = []
+        if self.damaged:
+            sentences.append(
+                f"{len(self.damaged)} of its files are damaged ({_first(self.damaged)}). "
+                f"{_remedy(folder, command)}"
+            )
+        if self.unread:
+            sentences.append(
+                f"{len(self.unread)} of its shards could not be read, so they were not checked "
+                f"({_first(self.unread)}). Once the disk or the network is back, rerun the same "
+                "command."
+            )
+        if sentences:
+            raise ManifestError(f"{folder}: {' '.join(sentences)}")
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:NAMED_SHARDS]) + (", ..." if len(names) > NAMED_SHARDS else "")
+
+
+def _remedy(folder: Path, command: str) -> str:
+    """Return what to do about damaged files: shards made elsewhere cannot be packed again."""
+    if read_manifest(folder, check_files=False).is_indexed:
+        return (
+            f"Get those shards anew, or index what is there into another folder: {command} --index"
         )
+    return (
+        f"Pack a shard again: {command} --only NUMBER --corpus ... --root ... --split ... "
+        f"--out {folder}"
+    )

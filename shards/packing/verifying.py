@@ -21,6 +21,7 @@ from shards.manifest import Manifest, ShardInfo, read_manifest
 from shards.packing.fetching import opened_shard
 from shards.packing.sample_checks import check_sample
 from shards.packing.samples import member_spans
+from shards.packing.source_files import FILE_FAULTS
 from shards.packing.tar import dali_index, index_line
 from shards.packing.workers import new_pool
 from shards.rejections import REJECTED_FILE
@@ -45,12 +46,17 @@ class BadSample:
 
 @dataclass
 class ShardCheck:
-    """The faults of one shard, or of a file beside the shards if `shard` is its name."""
+    """The faults of one shard, or of a file beside the shards if `shard` is its name.
+
+    `is_unread` is True for a shard that was not checked, as it could not be read: what keeps it
+    away may pass.
+    """
 
     shard: str
     samples: int = 0
     faults: list[str] = field(default_factory=list)
     bad_samples: list[BadSample] = field(default_factory=list)
+    is_unread: bool = False
 
     @property
     def is_good(self) -> bool:
@@ -85,7 +91,7 @@ def verify(folder: Path, *, workers: int = 1) -> Iterator[ShardCheck]:
             except BrokenProcessPool:
                 # The pool is gone: this shard, and those after it, were not checked.
                 fault = "a worker died, so it was not checked; try --workers 1"
-                yield ShardCheck(shard.file, 0, [fault])
+                yield ShardCheck(shard.file, 0, [fault], is_unread=True)
 
 
 def check_shard(folder: Path, number: int) -> ShardCheck:
@@ -98,10 +104,12 @@ def check_shard(folder: Path, number: int) -> ShardCheck:
     try:
         with opened_shard(location, folder / info.file) as stream:
             _check_open_shard(manifest, number, stream, check)
-    except TransferError as error:
-        check.faults.append(str(error))
     except OSError as error:
-        check.faults.append(f"cannot be read ({error.strerror or error})")
+        is_fetched = isinstance(error, TransferError)
+        fault = str(error) if is_fetched else f"cannot be read ({error.strerror or error})"
+        # What is not there is damage of a folder on this machine, and may be a hiccup of a server.
+        is_unread = is_fetched or error.errno not in FILE_FAULTS
+        return ShardCheck(info.file, 0, [fault], is_unread=is_unread)
     return check
 
 

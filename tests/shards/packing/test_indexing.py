@@ -3,7 +3,9 @@
 import gc
 import io
 import json
+import shutil
 import tarfile
+from collections import deque
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -15,12 +17,13 @@ from helpers.http_server import serve
 from helpers.tiny_set import picture
 from PIL import Image
 
-from shards.errors import PackError
+from shards.errors import ManifestError, PackError
 from shards.foreign_labels import class_indices, read_names
 from shards.loading.loader import Loader
 from shards.loading.shard_set import open_shards
 from shards.manifest import Manifest, read_manifest
 from shards.packing.indexing import index_shards
+from shards.packing.report import VerifyTally, index_lines
 from shards.packing.shard_list import list_shards
 from shards.packing.verifying import verify
 from shards.rejections import read_rejections
@@ -264,6 +267,54 @@ def test_shards_behind_a_url(folder: Path, tmp_path: Path) -> None:
         assert not list((tmp_path / "out").rglob("*.tar"))
     rows = index(folder, tmp_path / "local").samples()
     assert rows.tolist() == manifest.samples().tolist()
+
+
+def test_a_shard_that_was_away_is_named_and_added_by_the_same_command(
+    folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("aiohttp")
+    out = tmp_path / "out"
+    with serve(folder) as server:
+        pattern = f"{server.url}/a-{{000000..000001}}.tar"
+        # A shard is asked for once per call: 404 is final.
+        server.faults["a-000001.tar"] = deque([404, 404])
+        for was_finished in (False, True):
+            report = index_shards(pattern, out, workers=0)
+            assert report.was_finished is was_finished and len(report.manifest.shards) == 1
+            lines = "\n".join(index_lines(report, out, "train OUT"))
+            assert "not in the set: 1 of its shards" in lines
+            assert f"  {server.url}/a-000001.tar: cannot be fetched (no such file there" in lines
+            assert "1 the whole shard" in lines
+
+        requests = server.requests["a-000000.tar"]
+        report = index_shards(pattern, out, workers=0)
+        assert not report.was_finished and not report.unreadable
+        assert server.requests["a-000000.tar"] == requests, "the good one is not read again"
+        assert report.manifest.num_rejected == 0 and not (out / ".packing").exists()
+        assert index_shards(pattern, out, workers=0).was_finished
+
+        # Taken away after that, it is no damage, and verifying says so.
+        server.faults["a-000001.tar"] = deque([404])
+        checks = VerifyTally()
+        assert len(list(checks.lines(verify(out, workers=0)))) == 1
+        with pytest.raises(ManifestError, match=r"1 of its shards could not be read, .*a-000001"):
+            checks.raise_if_damaged(out, "pack")
+        index(pattern, tmp_path / "at-once")
+    assert report.manifest.digest == read_manifest(tmp_path / "at-once").digest
+
+
+def test_a_shard_that_was_mended_is_added_by_the_same_command(folder: Path, tmp_path: Path) -> None:
+    second = folder / "a-000001.tar"
+    content = second.read_bytes()
+    second.write_bytes(content[: len(content) // 2 + 100])
+    report = index_shards(str(folder), tmp_path / "out", workers=0)
+    assert len(report.unreadable) == 1 and len(report.manifest.shards) == 1
+
+    second.write_bytes(content)
+    # An index of an earlier version kept no states.
+    shutil.rmtree(tmp_path / "out" / ".packing")
+    report = index_shards(str(folder), tmp_path / "out", workers=0)
+    assert not report.unreadable and len(report.manifest.shards) == 2
 
 
 def test_damage_after_indexing_is_found(folder: Path, tmp_path: Path) -> None:
