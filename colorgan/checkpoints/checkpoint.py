@@ -79,6 +79,7 @@ class Checkpoint:
 
     def stream(self, role: str) -> Iterator[tuple[str, Tensor]]:
         """Yield each tensor of a role with its name, so that memory holds one tensor at a time."""
+        # Sorted by name: every reader sees one order, whatever order the ranks wrote in.
         for name, (_, shape) in sorted(self.shapes(role).items()):
             yield name, self.read(role, name).view(shape)
 
@@ -94,6 +95,7 @@ class Checkpoint:
         if pieces is None:
             raise CheckpointError(f"{self.path} does not contain {name} of {role}")
 
+        # All pieces carry the whole tensor's shape; `_read_index` has compared them.
         stop = prod(pieces[0].shape) if length is None else offset + length
         try:
             return _read_slice(pieces, offset, stop)
@@ -139,10 +141,12 @@ def latest_checkpoint(
     Raises:
         CheckpointError: There are checkpoints, but none is intact.
     """
+    # Rank 0's listing for all: a network file system may show a new folder to some ranks later.
     names = ranks.gather([path.name for path in newest_first(folder)])[0]
     for name in names:
         path = folder / name
         problems = ranks.gather(_problem(path, ranks.rank, ranks.world_size))
+        # One rank's finding counts for all, or ranks would resume from different checkpoints.
         problem = next((each for each in problems if each), "")
         if not problem:
             return Checkpoint(path, _read_json(path / STATE))
@@ -170,6 +174,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def newest_first(folder: Path) -> list[Path]:
     """Return the checkpoint folders in a run's `checkpoints` folder, intact or not."""
+    # A fixed width: names sort as numbers do, and editors' copies are left alone.
     paths = [path for path in folder.glob("images-*") if re.fullmatch(r"images-\d{12}", path.name)]
     return sorted(paths, reverse=True)
 
@@ -189,6 +194,7 @@ def _problem(path: Path, rank: int, world_size: int) -> str:
         return "it was not finished (it has no COMPLETE)"
 
     try:
+        # Files first: state.json is parsed only once its digest is right.
         return _file_problem(path, rank, world_size) or _state_problem(_read_json(path / STATE))
     except (*DAMAGE, CheckpointError) as error:
         return f"it cannot be read ({_one_line(error)})"
@@ -219,6 +225,7 @@ def _state_problem(state: dict[str, Any]) -> str:
 
 def _read_index(path: Path, role: str) -> dict[str, list[_StoredPiece]]:
     """Return every tensor's pieces of a role, in order of offset, from the files' metadata."""
+    # Not `*` behind the role, which would take generator_average for generator.
     files = sorted(path.glob(f"{role}-?????-of-?????.safetensors"))
     if not files:
         raise CheckpointError(f"{path} contains nothing for {role}")
@@ -233,6 +240,7 @@ def _read_index(path: Path, role: str) -> dict[str, list[_StoredPiece]]:
             index.setdefault(piece.key, []).append(piece)
 
     for name, pieces in index.items():
+        # Reading walks through them once, from left to right.
         pieces.sort(key=lambda piece: piece.offset)
         if len({(piece.dtype, piece.shape) for piece in pieces}) > 1:
             raise CheckpointError(f"{path}: the pieces of {role} {name} are not of one tensor")
@@ -247,6 +255,7 @@ def _stored_pieces(file: Path) -> list[_StoredPiece]:
             values = opened.get_slice(key)
             shape = tuple(entry["shape"])
             offset = whole(entry["offset"])
+            # JSON may hold 1e400, -1 or text here: slices of those would read the wrong elements.
             if offset is None or any(whole(side) is None for side in shape):
                 raise ValueError(f"{key[:100]} has no valid shape and offset")
             pieces.append(
@@ -282,6 +291,7 @@ def _read_slice(pieces: list[_StoredPiece], offset: int, stop: int) -> Tensor:
 
 def _read_json(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
+        # One byte over the bound proves that the file is longer, whatever its size claims to be.
         data = file.read(MAX_JSON_BYTES + 1)
     if len(data) > MAX_JSON_BYTES:
         raise CheckpointError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB")
@@ -294,4 +304,5 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _one_line(error: BaseException) -> str:
     lines = str(error).splitlines() or [type(error).__name__]
+    # Some libraries put a whole file into their message.
     return lines[0][:200]

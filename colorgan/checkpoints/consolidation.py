@@ -48,6 +48,7 @@ def consolidate(
     """
     roles = source.roles()
     role = str(source.state.get("model_role"))
+    # The average is what validation scored, so it is what a user expects to get.
     which = weights or ("average" if f"{role}_average" in roles else "raw")
     config = _model_config(source, which)
 
@@ -57,6 +58,7 @@ def consolidate(
     def read(name: str, offset: int, length: int) -> Tensor:
         return source.read(stored, name, offset, length)
 
+    # Beside the target and renamed once checked: a folder that fails is never seen under its name.
     partial = partial_folder(out, config.kind)
     write_safetensors(partial / WEIGHTS, shapes, read)
     (partial / CONFIG).write_text(config.model_dump_json(indent=1) + "\n")
@@ -102,6 +104,7 @@ def streamed_probe(weights: Path, config: ModelConfig) -> Tensor:
     """
     size = config.architecture.image_size
     if config.architecture.encoder != UNET:  # its layers may read each other's tensors
+        # On the CPU, where every machine can repeat it.
         return probe(load_model(weights.parent)[0], size, torch.device("cpu"))
 
     module = empty_model(config)
@@ -147,6 +150,7 @@ def _read_in_turn(module: nn.Module, file: WeightsFile) -> Iterator[None]:
                 )
             )
         )
+        # Emptied right after use, so that one layer at a time is in memory.
         handles.append(part.register_forward_hook(_empty(dict(own))))
 
     try:
@@ -173,6 +177,7 @@ def _empty(meta: dict[str, Tensor]) -> Callable[[nn.Module, Any, Any], None]:
 
 
 def _set(part: nn.Module, key: str, tensor: Tensor) -> None:
+    # Stored bf16 is widened: not every CPU kernel takes it, and the recorded output is float32.
     value = tensor.float() if tensor.is_floating_point() and not tensor.is_meta else tensor
     if key in part._buffers:
         part._buffers[key] = value

@@ -65,6 +65,7 @@ class CheckpointWriter:
         self._folder, self._ranks = folder, ranks
         self._keep_last, self._keep_every_images = keep_last, keep_every_images
         self._background = background
+        # Two threads: rank 0 waits for notes in one while its own files are written in the other.
         self._thread = ThreadPoolExecutor(2, "checkpoint")
         self._pending: _Pending | None = None
 
@@ -82,11 +83,13 @@ class CheckpointWriter:
             CheckpointError: A rank could not write (full disk, no permission); nothing half-written
                 stays.
         """
+        # One at a time: two copies of the weights in host memory would be one too many.
         published = self.finish()
         final = checkpoint_path(self._folder, int(state["images_seen"]))
         partial = self._folder / f".{final.name}.partial"
         self._on_main(lambda: _fresh_folder(partial))
 
+        # Copied before this returns, as the next step changes the weights in place.
         held = _copies(self._ranks, roles)
         pending = _Pending(final, partial, state)
         pending.written = self._thread.submit(_write_pieces, partial, self._ranks, held)
@@ -107,6 +110,7 @@ class CheckpointWriter:
 
         status = _Status.of(pending, self._ranks)
         statuses = self._ranks.gather(status)
+        # `finish` raises on all ranks; here every rank has to come to the same branch.
         if any(each.problem for each in statuses):
             return self.finish()
         return self.finish() if all(each.done for each in statuses) else []
@@ -125,6 +129,7 @@ class CheckpointWriter:
             self._on_all(pending.written.result)
             self._on_main(pending.published.result)
         except CheckpointError:
+            # Rank 0's thread would wait for the failed rank's note forever.
             pending.abandoned.set()
             if self._ranks.main:
                 shutil.rmtree(pending.partial, ignore_errors=True)
@@ -151,12 +156,14 @@ class CheckpointWriter:
                     return
                 if pending.written.done() and pending.written.exception() is not None:
                     return
+            # Bounded and checked like any file: another rank's disk may have written nonsense.
             listed = read_json(note).get("files")
             if not isinstance(listed, dict):
                 raise OSError(f"{note} cannot be read")
             files |= listed
 
         for note in notes:
+            # Not part of the checkpoint: COMPLETE lists what is.
             note.unlink()
         _complete(pending.partial, pending.final, files, pending.state)
         _prune(self._folder, pending.final, self._keep_last, self._keep_every_images)
@@ -228,6 +235,7 @@ def _copies(ranks: Ranks, roles: Roles) -> dict[str, dict[str, Piece]]:
             piece = tensor
             if not isinstance(piece, Piece):
                 piece = rank_slice(piece, ranks.rank, ranks.world_size)
+            # Small tensors have fewer elements than there are ranks: nothing to write for some.
             if piece.values.numel():
                 values = piece.values.detach().to("cpu", copy=True)
                 held[role][name] = replace(piece, values=values)
@@ -246,6 +254,7 @@ def _write_pieces(partial: Path, ranks: Ranks, held: Mapping[str, Mapping[str, P
         }
         values = {name: piece.values for name, piece in pieces.items()}
         save_file(values, path, metadata={"pieces": json.dumps(described)})
+        # To the disk before the note: a note must never speak of bytes still in a cache.
         sync(path)
         digests[path.name] = file_digest(path)
 
@@ -265,12 +274,14 @@ def _complete(
         path.write_text(text)
 
     listed = {"files": {**files, STATE: file_digest(partial / STATE)}}
+    # Last, when all it lists is on disk: its presence is the claim that the rest is there.
     with replacing(partial / COMPLETE) as path:
         path.write_text(json.dumps(listed, indent=1))
 
     if final.exists():  # a damaged one of the same step, skipped when the run was resumed
         shutil.rmtree(final)
     partial.rename(final)
+    # The rename itself must survive a power cut, not only the files.
     sync(final.parent)
 
 
@@ -280,6 +291,7 @@ def _prune(folder: Path, newest: Path, keep_last: int, keep_every_images: int) -
     Later ones than `newest` were skipped as damaged when the run was resumed: they go, too.
     """
     paths = newest_first(folder)
+    # Counted from the new one: damaged later ones would push good older ones out.
     kept = paths[paths.index(newest) :][:keep_last]
     for path in paths:
         images = images_of(path)

@@ -46,6 +46,7 @@ class DataParallel:
         self.ranks = ranks
         self.phases = {phase.name: phase for phase in phases}
         self._settings = settings
+        # Autocast over float32 weights: Adam's small updates would vanish in bf16 weights.
         self._autocast = torch.autocast(
             ranks.device.type, torch.bfloat16, enabled=settings.precision == "bf16"
         )
@@ -53,8 +54,11 @@ class DataParallel:
         self.bare: dict[str, nn.Module] = {}
         # The same networks as they are run: compiled where that is asked for.
         self._run: dict[str, Network] = {}
+        # Under DDP. Both kinds share one set of parameters with `bare`.
         self._wrapped: dict[str, Network] = {}
         for phase in phases:
+            # Before wrapping: DDP's gradient buckets are views with the strides that weights have
+            # then.
             if settings.channels_last:
                 phase.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self.bare[phase.name] = phase.module
@@ -65,9 +69,11 @@ class DataParallel:
         self.ema_name = settings.ema_name
         self.ema: nn.Module | None = None
         if self.ema_name is not None:
+            # Whole on every rank, as all ranks evaluate; it costs the weights' memory once more.
             self.ema = copy.deepcopy(self.bare[self.ema_name]).requires_grad_(False).eval()
 
     def _wrap(self, module: Any) -> Network:
+        # DDP with one rank would only copy gradients into buckets and back.
         if self.ranks.world_size == 1:
             return module  # type: ignore[no-any-return]
 
@@ -75,6 +81,8 @@ class DataParallel:
         wrapped = DistributedDataParallel(
             module,
             device_ids=device_ids,
+            # `average_statistics` does it once a step, as a mean; DDP would broadcast rank 0's each
+            # time.
             forward_sync_buffers=False,
             gradient_as_bucket_view=True,
             bucket_cap_mb=self._settings.gradient_bucket_mb,
@@ -98,6 +106,7 @@ class DataParallel:
         Gradients are summed over the ranks in the backward pass of the `last` one only.
         """
         wrapped = self._wrapped[phase.name]
+        # Gradients that are still added to need not travel: one all-reduce a step does.
         alone = not last and isinstance(wrapped, DistributedDataParallel)
         with wrapped.no_sync() if alone else nullcontext():  # type: ignore[attr-defined]
             yield
@@ -116,6 +125,7 @@ class DataParallel:
         Called on all ranks.
         """
         parameters = [p for p in phase.module.parameters() if p.grad is not None]
+        # Apart from clipping, as the norm is logged also where nothing is clipped.
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self._settings.gradient_clip_norm:
             nn.utils.clip_grads_with_norm_(parameters, self._settings.gradient_clip_norm, norm)
@@ -123,6 +133,7 @@ class DataParallel:
         for group in phase.optimizer.param_groups:
             group["lr"] = group.get(RATE_SHARE, 1.0) * phase.learning_rate(images_seen)
         phase.optimizer.step()
+        # None, not zeros: it frees memory, and a parameter without a gradient is then skipped.
         phase.optimizer.zero_grad(set_to_none=True)
         return norm
 
@@ -193,4 +204,5 @@ def _move_ema(ema: nn.Module, module: nn.Module, decay: float) -> None:
 
     buffers: list[Tensor] = list(ema.buffers())
     if buffers:
+        # Statistics are averages over images already; averaged once more they would lag behind.
         torch._foreach_copy_(buffers, list(module.buffers()))

@@ -54,6 +54,7 @@ def launch_profile(environment: Mapping[str, str] | None = None) -> LaunchProfil
 
     from accelerate.utils import parse_flag_from_env, patch_environment
 
+    # accelerate's parsers read os.environ; tests and the doctor ask about other environments.
     with patch_environment(**env):
         _refuse_unsupported()
         if not parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
@@ -73,6 +74,7 @@ def _refuse_unsupported() -> None:
             "bf16"
         )
 
+    # accelerate's own reading of its variables, so that both agree on what was asked for.
     backend = TorchDynamoPlugin().backend.value
     if backend.lower() != "no":
         raise LaunchError(
@@ -105,6 +107,7 @@ def _refuse_training_settings() -> None:
             f"the launch profile asks for gradient_accumulation_steps {steps}, but accumulation is "
             "the recipe's: remove it and set --batch.micro_batch_size"
         )
+    # Zero means no clipping and contradicts nothing.
     if clipping not in ("auto", "none") and float(clipping) > 0:
         raise LaunchError(
             f"the launch profile asks for gradient_clipping {clipping}, but clipping is the "
@@ -116,6 +119,7 @@ def _launcher_arguments() -> dict[str, str]:
     """Return the two options that `accelerate launch` was given and does not pass on."""
     from accelerate.commands.launch import launch_command_parser
 
+    # The two options reach no variable outside DeepSpeed, so the launcher's command line is read.
     for launcher in launchers_above():
         words = list(launcher.words)
         if "launch" not in words:
@@ -129,6 +133,7 @@ def _launcher_arguments() -> dict[str, str]:
 
 
 def _zero_profile(env: Mapping[str, str]) -> LaunchProfile:
+    # 2 is what accelerate takes if a profile names none.
     stage = env.get(_ZERO + "ZERO_STAGE", "2")
     if stage not in ("1", "2", "3"):
         raise LaunchError(
@@ -154,6 +159,7 @@ def _zero_profile(env: Mapping[str, str]) -> LaunchProfile:
     if where not in ("none", "cpu"):
         raise LaunchError(f"offload_optimizer_device is {where}: use none or cpu")
 
+    # Looked up, not imported: importing takes seconds and may compile.
     if importlib.util.find_spec("deepspeed") is None:
         raise LaunchError(
             f"{PROFILES}/zero{stage}.yaml needs DeepSpeed, which is not installed: "
@@ -196,4 +202,5 @@ def wants_cpu(environment: Mapping[str, str] | None = None) -> bool:
     env = os.environ if environment is None else environment
     if env.get("ACCELERATE_USE_CPU", "false").lower() == "true":
         return True
+    # An empty list hides all GPUs just as -1 does.
     return env.get("CUDA_VISIBLE_DEVICES", "0")[:2] in ("", "-1")

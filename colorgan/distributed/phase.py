@@ -64,6 +64,7 @@ class StrategySettings:
 
     def ema_decay(self, num_images: int) -> float:
         """Return the share of the average that stays after a step of `num_images`."""
+        # A half-life in images, not in steps: another batch size leaves the average as wide.
         return float(0.5 ** (num_images / self.ema_half_life_images))
 
 
@@ -128,6 +129,7 @@ def frozen(modules: Iterable[nn.Module]) -> Iterator[None]:
     wrong.
     """
     parameters = [parameter for module in modules for parameter in module.parameters()]
+    # Kept one by one: in fine-tuning some are frozen for good.
     tracked = [parameter.requires_grad for parameter in parameters]
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -149,6 +151,7 @@ def average_statistics(modules: Iterable[nn.Module], ranks: Ranks) -> None:
     if not buffers:
         return
 
+    # In one message: a network has dozens of small buffers, and latency would rule.
     flat = torch.cat([buffer.flatten() for buffer in buffers])
     dist.all_reduce(flat)
     flat /= ranks.world_size

@@ -69,6 +69,7 @@ class Ranks:
         if self.control is None:
             return [value]
         values: list[Any] = [None] * self.world_size
+        # Over gloo also beside NCCL: objects would go through GPU memory and stall its stream.
         dist.all_gather_object(values, value, group=self.control)
         return values
 
@@ -84,8 +85,10 @@ class Ranks:
         except Exception as caught:
             error = caught
 
+        # Before raising: a rank that left early would leave the others waiting in this gather.
         problems = self.gather(f"{type(error).__name__}: {error}" if error else "")
         if error is not None:
+            # A rank's own error keeps its type and traceback; the others learn of it by text.
             raise error
         for rank, problem in enumerate(problems):
             if problem:
@@ -114,6 +117,7 @@ class LaggedAny:
             return flag
 
         raised = self.finish()
+        # On the CPU over the control group: asking about a signal never waits for the GPU.
         total = torch.tensor([int(flag)])
         work = dist.all_reduce(total, group=self._ranks.control, async_op=True)
         self._pending = total, work
@@ -162,6 +166,7 @@ def joined_ranks(
     set_determinism(deterministic)
     torch.backends.cudnn.allow_tf32 = tf32
     yield ranks
+    # Not in a `finally`: see above.
     close_ranks()
 
 
@@ -179,13 +184,16 @@ def open_ranks(*, timeout_s: int, torch_threads: int = 0, device: DeviceName = "
     """
     place = read_place()
     world_size, rank = place.world_size, place.rank
+    # Before the group is joined: a launcher's mistake would show as a timeout there.
     check_launch()
     profile = launch_profile()
     torch.set_num_threads(torch_threads or cores_a_rank())
     own_device = chosen_device(device, place.local_rank)
+    # No process group, no port: a single process runs where networking is not allowed.
     if world_size == 1:
         return Ranks(0, 1, own_device, profile=profile)
 
+    # By the device that was chosen, not by what torch was built with.
     backend = "nccl" if own_device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=timeout_s)
     device_id = own_device if own_device.type == "cuda" else None
@@ -202,6 +210,7 @@ def open_ranks(*, timeout_s: int, torch_threads: int = 0, device: DeviceName = "
 
     control = dist.group.WORLD
     if backend == "nccl":
+        # NCCL takes tensors on GPUs only; objects and flags go through this one.
         control = dist.new_group(backend="gloo", timeout=timeout)
     return Ranks(rank, world_size, own_device, control, profile)
 
@@ -215,6 +224,7 @@ def close_ranks() -> None:
 def cores_a_rank(local_world_size: int | None = None) -> int:
     """Return how many of this machine's cores one rank may use, at least 1."""
     size = local_world_size or int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    # The affinity, not the machine's count: SLURM and containers give a job a part of the cores.
     return max(1, len(os.sched_getaffinity(0)) // size)
 
 
@@ -259,6 +269,7 @@ def chosen_device(name: DeviceName, local_rank: int = 0) -> torch.device:
 
 
 def _device(local_rank: int) -> torch.device:
+    # First: a CPU profile on a GPU machine is a wish, not a mistake.
     if wants_cpu():
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -273,7 +284,9 @@ def _device(local_rank: int) -> torch.device:
             f"local rank {local_rank} has no GPU: this machine has {torch.cuda.device_count()}; "
             "start as many processes as there are GPUs (--num_processes)"
         )
+    # Before any tensor is put there: the first kernel would fail with a message about kernels.
     _check_architecture(local_rank)
+    # NCCL and DALI take the current device, which would be GPU 0 on every rank.
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
 
@@ -352,4 +365,5 @@ def set_determinism(deterministic: bool = True) -> None:
     Called once, before networks are built.
     """
     torch.backends.cudnn.deterministic = deterministic
+    # Measuring picks by time, so two runs may compute with different algorithms.
     torch.backends.cudnn.benchmark = not deterministic

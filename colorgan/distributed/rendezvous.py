@@ -47,6 +47,7 @@ def read_place(environment: Mapping[str, str] | None = None) -> Place:
 
     needed = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     missing = [name for name in needed if not env.get(name)]
+    # A rank above 0 means others, also where WORLD_SIZE was lost on the way.
     several = world_size > 1 or _number(env, "RANK", 0) > 0
     if several and missing:
         given = [f"{name}={env[name]}" for name in needed if env.get(name)]
@@ -93,10 +94,12 @@ def meet(place: Place, timeout_s: float | None = None) -> Store:
 
     store = _open_store(place, timeout_s)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    # A prefix per attempt: after torchrun's restart, old arrivals must not count as new ones.
     arrivals = dist.PrefixStore(f"colorgan-{attempt}", store)  # type: ignore[attr-defined]
     try:
         arrivals.set(f"rank-{place.rank}", socket.gethostname())
         missing = _missing(arrivals, place.world_size)
+        # Polled, as the store's own wait names no key when it times out.
         while missing and time.monotonic() < deadline:
             time.sleep(0.05)
             missing = _missing(arrivals, place.world_size)
@@ -124,10 +127,12 @@ def _open_store(place: Place, timeout_s: float) -> Store:
             place.world_size,
             is_master=serves,
             timeout=timedelta(seconds=timeout_s),
+            # The constructor would wait without saying for whom; `meet` waits and names them.
             wait_for_workers=False,
             multi_tenant=True,
         )
     except (dist.DistError, RuntimeError, ValueError) as error:
+        # torch has no error class for it; libuv and the older backend word it differently.
         text = str(error)
         if serves and ("EADDRINUSE" in text or "address already in use" in text.lower()):
             raise LaunchError(
@@ -142,6 +147,7 @@ def _wait_for_server(place: Place, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while True:
         try:
+            # Again and again: on a cluster rank 0 may start a minute after the others.
             socket.create_connection((place.address, place.port), timeout=5).close()
             return
         except OSError:

@@ -42,6 +42,7 @@ class Saved(Protocol):
 def rank_slice(tensor: Tensor, rank: int, world_size: int) -> Piece:
     """Return the `rank`-th of `world_size` even slices of a whole tensor; it may be empty."""
     count = tensor.numel()
+    # Whole-number arithmetic: the slices meet exactly, whatever the tensor's size.
     start = count * rank // world_size
     stop = count * (rank + 1) // world_size
     return Piece(tensor.detach().reshape(-1)[start:stop], tuple(tensor.shape), start)
@@ -80,12 +81,15 @@ def load_optimizer_state(
     """Load what `optimizer_state` returned; parameters that had no state keep none."""
     slots: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
+        # From the right: slots have no slash, names of parameters are not ours alone.
         name, slot = key.rsplit("/", 1)
         slots.setdefault(name, {})[slot] = value
 
     names = {parameter: name for name, parameter in module.named_parameters()}
+    # torch numbers an optimizer's states in this order; by name they survive another grouping.
     order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state = {i: slots[names[p]] for i, p in enumerate(order) if names[p] in slots}
+    # This run's own groups: its rates and decays come from its recipe, not from the checkpoint.
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     _match_memory_format(optimizer)

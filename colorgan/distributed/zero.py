@@ -74,6 +74,7 @@ class Zero:
         self._ema: dict[str, Tensor] = {}
         if self.ema_name is not None:
             held = self._held(self.ema_name)
+            # Only this rank's slice: a whole average would undo what ZeRO saves.
             self._ema = {name: piece.values.clone() for name, piece in held.items()}
 
     def networks(self, phase: Phase) -> dict[str, Network]:
@@ -91,6 +92,7 @@ class Zero:
 
         Called on all ranks.
         """
+        # DeepSpeed would count micro-batches itself; here the loop says which is the last.
         self._engines[phase.name].set_gradient_accumulation_boundary(last)
         yield
 
@@ -123,6 +125,7 @@ class Zero:
             return
 
         held = self._held(self.ema_name)
+        # In the average's order, as the lists below are paired by place.
         now = [held[name].values for name in self._ema]
         weight = 1.0 - self._settings.ema_decay(num_images)
         torch._foreach_lerp_(list(self._ema.values()), now, weight)
@@ -164,6 +167,7 @@ class Zero:
             gradients += self._partitioned_gradients(name)
             optimizer += [buffer.values for buffer in self._buffers_of[name]]
 
+        # Where the optimizer updates the weights themselves, they are counted once.
         own = {tensor.untyped_storage().data_ptr() for tensor in weights}
         optimizer = [t for t in optimizer if t.untyped_storage().data_ptr() not in own]
         return {"weights": weights, "gradients": gradients, "optimizer": optimizer}
@@ -198,6 +202,7 @@ class Zero:
             if self.ranks.world_size > 1:
                 dist.all_reduce(flat)  # a sum of parts that do not overlap: exact
 
+        # Buffers are whole on every rank in all stages.
         for mine, other in zip(module.buffers(), self.phases[name].module.buffers(), strict=True):
             mine.copy_(other)
         return module
@@ -270,6 +275,7 @@ class Zero:
                 else:
                     state[slot] = _read_slot(saved, role, slot, buffer)
 
+            # Popped first: parameters that the checkpoint has no state for start afresh.
             optimizer.state.pop(buffer.values, None)
             if state:
                 optimizer.state[buffer.values] = state

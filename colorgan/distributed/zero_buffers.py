@@ -41,9 +41,11 @@ def flat_buffers(engine: Any, module: nn.Module) -> list[FlatBuffer]:
     Raises:
         LaunchError: This version of DeepSpeed keeps its state differently.
     """
+    # By identity, as DeepSpeed's lists hold the parameters without their names.
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     optimizer, rank = engine.optimizer, dist.get_rank()
     try:
+        # An attribute of stage 3 alone.
         if hasattr(optimizer, "fp32_partitioned_groups_flat"):
             return _stage_3(optimizer, names, rank)
         return _stages_1_2(optimizer, names, rank)
@@ -58,6 +60,8 @@ def _stages_1_2(optimizer: Any, names: dict[int, str], rank: int) -> list[FlatBu
     """Read stages 1 and 2: a group's parameters in one buffer, cut into as many parts as ranks."""
     buffers = []
     for group, flat in enumerate(optimizer.single_partition_of_fp32_groups):
+        # The group's parameters lie end to end, and each rank owns one stretch across their
+        # borders.
         first, last = rank * flat.numel(), (rank + 1) * flat.numel()
         parameters = optimizer.round_robin_bit16_groups[group]
         begins = optimizer.round_robin_bit16_offsets[group]
@@ -89,6 +93,7 @@ def _stage_3(optimizer: Any, names: dict[int, str], rank: int) -> list[FlatBuffe
             name, each = names[id(parameter)], parameter.ds_tensor.ds_numel
             length = _partition_length(parameter, rank)
             owned.append(Owned(name, tuple(parameter.ds_shape), rank * each, position, length))
+            # The padded length: the buffer holds the padding, too.
             position += each
         buffers.append(FlatBuffer(flat, owned))
     return buffers
@@ -104,4 +109,5 @@ def partition(parameter: Any, rank: int) -> Piece:
 def _partition_length(parameter: Any, rank: int) -> int:
     """Return the number of elements of a rank's part, without the padding of the last part."""
     each: int = parameter.ds_tensor.ds_numel
+    # Zero for the last ranks of a small parameter, which hold nothing but padding.
     return max(0, min(each, int(parameter.ds_numel) - rank * each))

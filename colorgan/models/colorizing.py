@@ -36,6 +36,7 @@ def color_normalised(
         else:
             with autocast:
                 out = generator(luminance_B1HW)
+    # float32 whatever autocast chose: colors are converted and scored in it.
     return out.float()
 
 
@@ -109,9 +110,11 @@ def color_strips(
     device = next(generator.parameters()).device
     rows = max(1, strip_pixels // photo.width)
 
+    # Bicubic overshoots at edges; Lab of values outside sRGB is not defined.
     small_B3HW = _shrunk(photo, image_size, rows).clamp(0.0, 1.0)
     luminance_B1HW = normalise_lab_B3HW(rgb_to_lab_B3HW(small_B3HW), ab_scale)[:, :1].float()
     set_dropout_keys(generator, dropout_keys(seed, torch.zeros(1, dtype=torch.int64)))
+    # TF32 would make a photo's colors depend on the card.
     with evaluating(generator), exact_float32():
         small_chroma = color_normalised(generator, luminance_B1HW.to(device))
 
@@ -121,6 +124,7 @@ def color_strips(
         bottom = min(top + rows, photo.height)
         rgb_13HW = photo.read(top, bottom)[None].to(device).float() / 255.0
         narrow = tall_chroma[:, :, top:bottom].to(device)
+        # Clamped after the resize, which overshoots; tanh ends at 1.
         chroma_12HW = resized(narrow, (bottom - top, photo.width)).clamp(-1.0, 1.0)
         luminance_11HW = rgb_to_lightness_B1HW(rgb_13HW) / 50.0 - 1.0
         yield ColorStrip(top, rgb_13HW, luminance_11HW, chroma_12HW)
@@ -163,6 +167,7 @@ def color_photo(
     for strip in color_strips(
         generator, photo, image_size=image_size, ab_scale=ab_scale, seed=seed
     ):
+        # Grey by the same way as color, so that the two differ in chroma alone.
         none_12HW = torch.zeros_like(strip.chroma_12HW)
         grey.append(to_rgb(strip.luminance_11HW, none_12HW, ab_scale))
         colored.append(to_rgb(strip.luminance_11HW, strip.chroma_12HW, ab_scale))
@@ -174,6 +179,7 @@ def lab_and_predicted(
 ) -> tuple[Tensor, Tensor]:
     """Return a photo's own normalised Lab and its predicted chroma, float32; see `color_strips`."""
     photo = PhotoRows.of(photo_3HW)
+    # Whole in memory: scores compare pixels of the whole photo.
     strips = list(
         color_strips(generator, photo, image_size=image_size, ab_scale=ab_scale, seed=seed)
     )

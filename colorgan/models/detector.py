@@ -85,6 +85,7 @@ class Head(nn.Module):
 
     def forward(self, features_BCHW: Tensor) -> Tensor:
         """Return the raw output."""
+        # Added here, not set as the bias: `initialise` sets every bias to zero.
         classes_BCHW = self.classes(self.what(features_BCHW)) + PRIOR_LOGIT
         return torch.cat([classes_BCHW, self.box(self.where(features_BCHW))], dim=1)
 
@@ -123,6 +124,7 @@ def predictions(raw_BOHW: Tensor) -> Predictions:
     """Split the raw output into its parts."""
     raw_BPO = raw_BOHW.float().flatten(2).transpose(1, 2)
     points_P2 = grid_points(raw_BOHW.shape[2], raw_BOHW.shape[3], raw_BOHW.device)
+    # An exponential keeps distances positive and its gradient relative to a box's size.
     distances_BP4 = START_DISTANCE * raw_BPO[..., -4:].clamp(max=MAX_LOG_DISTANCE).exp()
 
     low_BP2 = points_P2 - distances_BP4[..., :2]
@@ -177,6 +179,7 @@ def suppressed(boxes_N4: Tensor, max_overlap: float) -> Tensor:
     changes. After k rounds the first k are final, and a chain of boxes that save one another is
     rarely longer than a few (Zheng et al. 2021, Cluster-NMS, arXiv:2005.03572, proposition 1).
     """
+    # The upper triangle: a box can only be dropped by a better one.
     overlaps_NN = (overlaps(boxes_N4, boxes_N4) > max_overlap).triu(diagonal=1)
     dropped_N = torch.zeros(len(boxes_N4), dtype=torch.bool, device=boxes_N4.device)
     while True:

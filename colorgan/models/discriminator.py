@@ -30,8 +30,10 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         blocks: list[nn.Module] = []
+        # L, a and b: the discriminator is conditional, it sees the grey photo too.
         inputs = 3
         for level in range(num_strided_blocks + 1):
+            # Widths stop at 8 times the first, as in pix2pix: wider ones cost memory for little.
             outputs = width * min(2**level, 8)
             strided = level < num_strided_blocks
             if not strided and padding == "same":
@@ -41,6 +43,7 @@ class Discriminator(nn.Module):
                 Down(
                     inputs,
                     outputs,
+                    # No norm in the first block (Isola et al., appendix 6.1.2).
                     norm=norm if level else None,
                     bias=bias_before_norm,
                     activation=nn.LeakyReLU(0.2),
@@ -51,6 +54,7 @@ class Discriminator(nn.Module):
 
         self.blocks = nn.Sequential(*blocks)
         self.pad = _pad_to_same() if padding == "same" else nn.Identity()
+        # Logits without a sigmoid: the losses take them as they are.
         self.output = nn.Conv2d(inputs, 1, 4, 1, 1)
 
     def forward(self, luminance_B1HW: Tensor, chroma_B2HW: Tensor) -> Tensor:

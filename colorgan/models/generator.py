@@ -122,12 +122,14 @@ def export_onnx(folder: Path, out: Path) -> None:
             "ONNX export needs the extra `onnx`: pip install 'colorgan[onnx]'"
         ) from None
 
+    # Checked like any folder from elsewhere before torch traces it.
     generator = Generator.from_pretrained(folder)
     # The batch's own statistics would make one image change another.
     set_inference(generator.network, "running")
     size = generator.model_config.architecture.image_size
     torch.onnx.export(
         generator.network,
+        # Two images: with one, torch would take the batch's size for a constant.
         (torch.zeros(2, 1, size, size),),
         out,
         input_names=["luminance"],

@@ -33,6 +33,7 @@ class KeyedDropout(nn.Module):
 
         Same shape.
         """
+        # At 0 without keys: networks without dropout need no `set_dropout_keys`.
         if self.probability == 0.0 or not (self.training or self.at_inference):
             return x
 
@@ -41,9 +42,11 @@ class KeyedDropout(nn.Module):
                 "dropout needs one key per sample: call set_dropout_keys(module, keys_B) first"
             )
 
+        # A hash of key and place, not a draw: CPU and GPU generators give different numbers.
         index = torch.arange(x[0].numel(), dtype=torch.int32, device=x.device)
         sample_hash_B = _mix(self.keys_B.to(x.device) + self.salt)
         hashed = _mix(sample_hash_B[:, None] ^ index[None, :])
+        # Compared as signed int32, which cover all thresholds; torch has few uint32 kernels.
         keep = hashed >= int(self.probability * 2**32) - 2**31
         return x * keep.view_as(x).to(x.dtype) / (1.0 - self.probability)
 
@@ -64,6 +67,7 @@ class BatchNorm(nn.BatchNorm2d):
         """Normalise `input` (B, C, H, W) over B, H and W; same shape."""
         if self.training or not self.batch_statistics_at_inference:
             return super().forward(input)
+        # No running statistics passed: they must not move while a network is evaluated.
         return F.batch_norm(input, None, None, self.weight, self.bias, training=True, eps=self.eps)
 
 
@@ -85,6 +89,7 @@ class Down(nn.Module):
         stride: int = 2,
     ) -> None:
         super().__init__()
+        # A norm subtracts a bias again: there is none before one unless the recipe asks for it.
         self.conv = nn.Conv2d(inputs, outputs, 4, stride, 1, bias=bias or norm is None)
         self.norm = _norm(norm, outputs) if norm else nn.Identity()
         self.activation = activation
@@ -112,4 +117,5 @@ class Up(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Map B x inputs x H x W and a skip to B x (outputs + the skip's channels) x 2H x 2W."""
         x = self.dropout(self.norm(self.conv(x)))
+        # ReLU behind the concatenation, as pix2pix's decoder has it before each deconvolution.
         return F.relu(torch.cat([x, skip], dim=1))

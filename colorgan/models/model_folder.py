@@ -102,6 +102,7 @@ def build_model(config: ModelConfig) -> nn.Module:
         ArchitectureError: It cannot have these sizes, or its encoder is not known.
     """
     a = config.architecture
+    # Encoder first in every network: `initialise` draws in this order, so seeds keep their meaning.
     encoder = build_encoder(a)
     decoding: dict[str, Any] = {
         "norm": a.norm,
@@ -147,12 +148,14 @@ def read_config(folder: Path) -> ModelConfig:
             "`python launcher/consolidate.py --run DIR` (of weights from elsewhere with "
             "launcher/import_encoder.py)"
         )
+    # Before reading: folders come from elsewhere.
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ModelFolderError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes: it is not ours")
 
     try:
         return ModelConfig.model_validate_json(path.read_bytes())
     except ValidationError as error:
+        # One of pydantic's many lines: the first place is where a user looks.
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise ModelFolderError(
@@ -178,6 +181,7 @@ def empty_model(config: ModelConfig) -> nn.Module:
         ModelFolderError: The config asks for sizes that the network cannot have.
     """
     try:
+        # A config may ask for terabytes; shapes alone are compared with the file first.
         with torch.device("meta"):
             return build_model(config)
     except (ArchitectureError, RuntimeError) as error:
@@ -235,6 +239,7 @@ def save_model(out: Path, module: nn.Module, config: ModelConfig) -> None:
 
 def write_model(folder: Path, module: nn.Module, config: ModelConfig) -> None:
     """Write the two files of a model folder into an existing folder."""
+    # Row-major: safetensors stores no strides, and NHWC weights would come back transposed.
     weights = {
         name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()
     }
@@ -268,6 +273,7 @@ def partial_folder(out: Path, kind: str) -> Path:
     elif out.is_dir() and any(out.iterdir()):
         raise ModelFolderError(f"{out} holds other files than a model's: choose another --out")
 
+    # Beside the target: a rename is atomic within one file system only.
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -283,6 +289,7 @@ def replace_folder(partial: Path, out: Path) -> None:
     card = out / CARD
     if card.is_file():
         shutil.copy2(card, partial / CARD)
+    # Swapped, not removed and renamed: readers see the old model or the new one, never none.
     exchange(partial, out)
     shutil.rmtree(partial)
 
@@ -297,10 +304,12 @@ def probe(module: nn.Module, image_size: int, device: torch.device) -> Tensor:
         image_size: Side of the pattern.
         device: Where to compute.
     """
+    # A smooth pattern without randomness: any version of torch makes the same one.
     row = torch.linspace(-1.0, 1.0, image_size)
     pattern = torch.sin(9.0 * row)[:, None] * torch.cos(7.0 * row)[None, :] * 0.9
     with (
         evaluating(module),
+        # The batch's own statistics of a single image would hide differences in the running ones.
         using_inference(module, "running"),
         torch.no_grad(),
         exact_float32(),

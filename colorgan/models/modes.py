@@ -21,10 +21,13 @@ def initialise(module: nn.Module, seed: int) -> None:
 
     A function of `seed` alone.
     """
+    # A generator of its own, on the CPU: the result depends on nothing drawn before.
     random = torch.Generator().manual_seed(seed)
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             with torch.no_grad():
+                # 0.02 as in DCGAN and pix2pix; biases are drawn from nothing, so that adding one
+                # moves no draw.
                 part.weight.copy_(torch.randn(part.weight.shape, generator=random) * 0.02)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
@@ -39,6 +42,7 @@ def set_dropout_keys(module: nn.Module, keys_B: Tensor) -> None:
     layers = [part for part in module.modules() if isinstance(part, KeyedDropout)]
     parameter = next(module.parameters(), None)
     if layers and parameter is not None:
+        # Once for all layers: each would start a copy of its own otherwise.
         keys_B = to_device(keys_B, parameter.device)
     for layer in layers:
         layer.keys_B = keys_B
@@ -56,6 +60,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         for part, mode in modes:
+            # Part by part: a stage with frozen features has parts in either mode.
             part.training = mode
 
 
@@ -107,6 +112,7 @@ def dropout_keys(seed: int, positions_B: Tensor) -> Tensor:
     `positions_B` (int64) numbers every sample of a run once, so a key belongs to one image of one
     step, whichever rank or micro-batch it is in.
     """
+    # splitmix64 in NumPy: torch has no unsigned 64-bit arithmetic.
     mixed = positions_B.numpy().astype(np.uint64) + np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

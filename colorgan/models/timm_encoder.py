@@ -72,6 +72,7 @@ class TimmEncoder(FeaturePyramid):
 
         B x 3 x H x W.
         """
+        # a = b = 0: the grey photo of this luminance, which these weights can make sense of.
         lab_B3HW = nn.functional.pad(luminance_B1HW, (0, 0, 0, 0, 0, 2))
         grey_B3HW = lab_to_rgb_B3HW(denormalise_lab_B3HW(lab_B3HW))
         mean = grey_B3HW.new_tensor(self._mean).view(3, 1, 1)
@@ -130,6 +131,7 @@ def pretrained_encoder(name: str, weights: Path | None, image_size: int) -> Timm
     classifier = _timm().get_pretrained_cfg_value(name, "classifier") or ()
     classifiers = [classifier] if isinstance(classifier, str) else classifier
     unused = tuple(f"{each}." for each in classifiers)
+    # The classifier may be missing: it is thrown away.
     lacking = [key for key in missing if not key.startswith(unused)]
     if lacking:
         raise ModelFolderError(
@@ -147,6 +149,7 @@ def _missing_keys() -> Iterator[list[str]]:
     timm loads what a file has, and reports what is missing in its log only.
     """
     missing: list[str] = []
+    # Patched for the one call: timm offers no way to ask what was missing.
     load = nn.Module.load_state_dict
 
     def noting(self: nn.Module, *args: Any, **keywords: Any) -> Any:
@@ -181,6 +184,7 @@ def _check_features(encoder: TimmEncoder, name: str, image_size: int) -> None:
             f"{expected}"
         )
 
+    # A part without a gradient here would never learn, and be compared as if it had.
     features[-1].sum().backward()
     if idle := [key for key, part in encoder.body.named_parameters() if part.grad is None]:
         raise ArchitectureError(

@@ -63,6 +63,7 @@ class Encoder(FeaturePyramid):
     ) -> None:
         super().__init__()
         levels = num_downsamplings(image_size)
+        # Widths double up to 8 times the first (pix2pix's C64 to C512).
         self.channels = tuple(width * min(2**level, 8) for level in range(levels))
         self.strides = tuple(2 ** (level + 1) for level in range(levels))
         inputs = (1, *self.channels[:-1])
@@ -73,6 +74,7 @@ class Encoder(FeaturePyramid):
                 Down(
                     inputs[level],
                     outputs,
+                    # At 1x1 a batch of one would be normalised to zero.
                     norm=None if level == 0 or bottleneck else norm,
                     bias=bias_before_norm,
                     activation=nn.ReLU() if bottleneck else nn.LeakyReLU(0.2),
@@ -109,9 +111,11 @@ def decoder_blocks(
                 norm=norm,
                 bias=bias_before_norm,
                 dropout=probability,
+                # Each layer masks by another pattern under the same key.
                 salt=index + 1,
             )
         )
+        # The skip is concatenated, which doubles the channels.
         inputs = 2 * outputs
     return blocks
 
@@ -172,6 +176,7 @@ class UNet(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        # A setting, not another class: weights of generator and segmenter have the same names.
         self.tanh = tanh
         self.encoder = encoder
         self.decoder = Decoder(

@@ -51,6 +51,7 @@ def write_safetensors(
     """
     header = _header(shapes)
     with path.open("wb") as file:
+        # Written by hand: safetensors' own writer wants all tensors in memory.
         file.write(struct.pack("<Q", len(header)) + header)
         for name in sorted(shapes):
             count = torch.Size(shapes[name][1]).numel()
@@ -59,6 +60,7 @@ def write_safetensors(
                 file.write(block.contiguous().view(-1).view(torch.uint8).numpy().data)
 
         file.flush()
+        # The folder is renamed next; its name must not survive a power cut that its bytes do not.
         os.fsync(file.fileno())
 
 
@@ -111,6 +113,8 @@ class WeightsFile:
         Raises:
             ModelFolderError: They differ; names the first tensor that does.
         """
+        # Of a network on the meta device as a rule: nothing is allocated before the file has
+        # passed.
         needed = module.state_dict()
         for name in sorted(needed.keys() | self._entries.keys()):
             if name not in needed:
@@ -123,6 +127,7 @@ class WeightsFile:
                 )
 
             entry, tensor = self._entries[name], needed[name]
+            # bf16 for float32 is welcome; integers for floats are a mistake.
             same_kind = entry.dtype.is_floating_point == tensor.dtype.is_floating_point
             if entry.shape != tuple(tensor.shape) or not same_kind:
                 raise ModelFolderError(

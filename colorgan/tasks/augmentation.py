@@ -32,6 +32,7 @@ def jittered(luminance_B1HW: Tensor, amount: float, *, seed: int, positions_B: T
     if amount == 0.0:
         return luminance_B1HW
 
+    # Hashed from positions, not drawn from a generator: a rank needs no other rank's draws.
     keys_B = dropout_keys(seed ^ _SALT, positions_B).long()
     # The lower and the upper 16 bits of a key as numbers from -1 to 1.
     draws_B2 = torch.stack([keys_B & 0xFFFF, (keys_B >> 16) & 0xFFFF], dim=1) / 32767.5 - 1.0
@@ -39,6 +40,8 @@ def jittered(luminance_B1HW: Tensor, amount: float, *, seed: int, positions_B: T
 
     contrast_B111 = 1.0 + draws_B2[:, 0].view(-1, 1, 1, 1)
     brightness_B111 = draws_B2[:, 1].view(-1, 1, 1, 1)
+    # Around the mean, so that contrast does not move brightness as well.
     mean_B111 = luminance_B1HW.mean(dim=(1, 2, 3), keepdim=True)
     moved = (luminance_B1HW - mean_B111) * contrast_B111 + mean_B111 + brightness_B111
+    # L beyond [0, 100] does not exist, and the encoder never sees it in validation.
     return moved.clamp(-1.0, 1.0)

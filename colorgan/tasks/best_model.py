@@ -58,6 +58,8 @@ class BestModel:
 
     def restore(self) -> None:
         """Read the record of an earlier start. Called on all ranks; rank 0 reads."""
+        # All ranks decide together when to stop, so they all need what only rank 0 may have on its
+        # disk.
         self.record = self.ranks.gather(_read(self.folder) if self.ranks.main else None)[0]
 
     def consider(
@@ -74,14 +76,19 @@ class BestModel:
         """
         name = next((each for each in self.names if each in scores), None)
         old = self.record
+        # A resumed run may validate the same point again: counted twice, it would use up the
+        # patience.
         if name is None or (old is not None and images_seen <= old.validated_images):
             return
 
         value = scores[name]
+        # NaN, of a set without any class, would stay the best for good: nothing compares above it.
         if not math.isnan(value) and (old is None or value > old.value):
             self.record = BestRecord(
                 score=name, value=value, images_seen=images_seen, validated_images=images_seen
             )
+            # The model before its record: a kill between them leaves a better model, never a false
+            # claim.
             self._on_main(lambda: save_model(self.folder, model, config()))
         elif old is not None:
             counted = {
@@ -99,6 +106,7 @@ class BestModel:
             images_seen: A record that is ahead of it, as after a resume, does not count.
         """
         record = self.record
+        # The run went back to an older checkpoint: what came after it has not happened.
         if not patience or record is None or record.validated_images > images_seen:
             return False
         return record.validations_since >= patience
@@ -124,5 +132,6 @@ class BestModel:
 def _read(folder: Path) -> BestRecord | None:
     try:
         return BestRecord.model_validate(read_json(folder / RECORD))
+    # A damaged record costs one comparison; the run must not end for it.
     except ValidationError:
         return None

@@ -34,6 +34,7 @@ def balanced_weights(shards: ShardSet, task: DownstreamTask, ranks: Ranks) -> Te
         raise UsageError("class_weights: balanced reads all labels: copy the set to this machine")
 
     kind: Literal["mask", "classes"] = "mask" if task.targets == "mask" else "classes"
+    # One reader: every rank reading all labels would multiply the load on a shared disk.
     counts = ranks.gather(count_classes(shards, kind) if ranks.main else None)[0]
     assert counts is not None
     weights_C = pixel_weights(counts) if kind == "mask" else positive_weights(counts)
@@ -45,6 +46,7 @@ def positive_weights(counts: ClassCounts) -> Tensor:
     positives_C = np.maximum(counts.counts_C, 1)
     ratio_C = (counts.samples - counts.counts_C) / positives_C
     clipped_C = ratio_C.clip(1.0 / MAX_WEIGHT, MAX_WEIGHT)
+    # A class that never occurs has no ratio, and no positive to weigh.
     weights_C = np.where(counts.counts_C > 0, clipped_C, 1.0)
     return torch.from_numpy(weights_C.astype(np.float32))
 
@@ -57,5 +59,6 @@ def pixel_weights(counts: ClassCounts) -> Tensor:
     share_C = counts.counts_C / max(1, counts.counts_C.sum())
     num_present = max(1, int((share_C > 0).sum()))
     weights_C = np.ones(len(share_C), np.float64)
+    # `where` leaves the weight of absent classes at 1 instead of infinity.
     np.divide(1.0, num_present * share_C, out=weights_C, where=share_C > 0)
     return torch.from_numpy(weights_C.clip(max=MAX_WEIGHT).astype(np.float32))

@@ -62,8 +62,12 @@ class PretrainTask:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of the phase's network on one micro-batch, and its parts."""
         luminance_B1HW, chroma_B2HW = batch.lab_B3HW[:, :1], batch.lab_B3HW[:, 1:]
+        # The same keys in both turns: the generator is judged on the image that it is then trained
+        # on.
         set_dropout_keys(self._generator, dropout_keys(self._seed, batch.positions_B))
         if phase.name == DISCRIMINATOR:
+            # The discriminator's turn needs no gradient of the generator: half the memory of the
+            # pass.
             with torch.no_grad():
                 fake_B2HW = networks[GENERATOR](luminance_B1HW)
             return self._discriminator_loss(
@@ -75,8 +79,10 @@ class PretrainTask:
         self, discriminator: Network, luminance_B1HW: Tensor, chroma_B2HW: Tensor, fake_B2HW: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         assert self._gan is not None
+        # float32 for the loss: 8 bits of bf16 are too few for a mean over patches.
         real_logits = discriminator(luminance_B1HW, chroma_B2HW).float()
         fake_logits = discriminator(luminance_B1HW, fake_B2HW).float()
+        # Halved as in pix2pix, section 3.3: it slows the discriminator relative to the generator.
         loss = 0.5 * (self._gan.real(real_logits) + self._gan.fake(fake_logits))
         return loss, {
             "discriminator_accuracy/real": (real_logits > self._gan.threshold).float().mean(),
@@ -88,6 +94,7 @@ class PretrainTask:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         fake_B2HW = networks[GENERATOR](luminance_B1HW).float()
         l1 = F.l1_loss(fake_B2HW, chroma_B2HW)
+        # The colors are only watched: detached, they add nothing to the graph.
         values = {"l1": l1, **_colors(fake_B2HW.detach(), chroma_B2HW)}
         loss = self._l1_weight * l1
         if self._gan is not None:
@@ -129,6 +136,7 @@ def build_pretraining(
     They are drawn from the seed, or have the weights of `start`. Called on all ranks.
     """
     generator = build_model(generator_config(recipe.network))
+    # Drawn on the CPU, then moved: a GPU's generator draws other numbers from the same seed.
     initialise(generator, recipe.seed)
     networks: dict[str, nn.Module] = {GENERATOR: generator.to(ranks.device)}
 
@@ -179,6 +187,7 @@ def _phase(name: str, module: nn.Module, recipe: OptimizerRecipe, total_images: 
         warmup_images=recipe.warmup_images,
         decay_start=recipe.decay_start,
     )
+    # One kernel for all parameters: hundreds of small tensors make the usual loop slow.
     optimizer = torch.optim.Adam(
         module.parameters(), lr=peak, betas=(recipe.beta1, recipe.beta2), fused=True
     )

@@ -58,6 +58,7 @@ def consolidate_run(
     source = _find_checkpoint(run, checkpoint)
     kind = str(source.state["model"]["kind"])
     folder = out or run / ("generator" if kind == "generator" else "model")
+    # Its check runs the written network: a folder that exists has reproduced the run's output.
     config = consolidate(source, folder, weights)
 
     side, width = config.architecture.image_size, config.architecture.width
@@ -75,15 +76,18 @@ def export_to_onnx(folder: Path) -> str:
 
     path = folder / "model.onnx"
     export_onnx(folder, path)
+    # Another runtime rounds otherwise; the user is told how far apart the two are.
     difference = check_onnx(path, folder)
     return f"{path}: luminance to chroma; differs from the network by {difference:.1g} at most"
 
 
 def _find_checkpoint(run: Path, name: str | None) -> Checkpoint:
     folder = run / CHECKPOINTS
+    # A checkpoint asked for by name is not replaced by another one, even if it is damaged.
     if name is not None:
         return open_checkpoint(folder / name)
 
+    # Damaged ones are named and passed over: an older network is better than none.
     newest = latest_checkpoint(folder, Ranks.single(), print)
     if newest is None:
         raise CheckpointError(f"{folder} holds no checkpoint: is {run} the --run of a training?")

@@ -30,9 +30,11 @@ def import_encoder(
     if generator.kind != "generator":
         raise ModelFolderError(f"--like {like} holds a {generator.kind}; a generator is needed")
 
+    # A comparison is fair at equal input size: timm's own default would give one side more pixels.
     side = generator.architecture.image_size
     encoder = pretrained_encoder(name, weights, side)
 
+    # The decoder stays the generator's; its widths follow from the encoder's channels.
     own = {"width": encoder.channels[0], "encoder": name}
     config = ModelConfig(
         kind="encoder",

@@ -89,6 +89,7 @@ def finetune(job: FinetuneJob, ranks: Ranks) -> RunResult:
         SaveError: A checkpoint could not be written.
         TrainingError: NaN or infinite loss.
     """
+    # Before the optimizers are built: they hold references to the parameters on this device.
     job.model.to(ranks.device)
     check_machine(job.recipe, ranks, [job.model])
 
@@ -97,6 +98,7 @@ def finetune(job: FinetuneJob, ranks: Ranks) -> RunResult:
         training = _Training(job, run, stop)
         images_seen = training.train()
         evaluation = training.evaluations.get(images_seen)
+        # A stopped run writes no model: a half-trained one could be taken for the result.
         if training.is_finished(images_seen):
             ranks.on_all_ranks(lambda: _write_results(run, job.config, images_seen, evaluation))
 
@@ -123,6 +125,7 @@ def _write_results(
     if not run.ranks.main:
         return
 
+    # Through the checkpoint on disk, so that what is published is what was saved, and checked.
     consolidate(open_checkpoint(run.checkpoint_path(images_seen)), run.folder / MODEL)
     if evaluation is not None:
         about = {
@@ -177,6 +180,8 @@ class _Training:
                 self._score_finished(images_seen)
                 return images_seen
 
+        # None = None | One strategy at a time: a stage's optimizer states are freed before the next
+        # one's are made.
         strategy: Strategy | None = None
         for stage in self.job.stages:
             if images_seen >= stage.last_image:
@@ -192,6 +197,8 @@ class _Training:
                 checkpoint = None
 
             images_seen = self._fit(task, strategy, stage, images_seen)
+            # The next stage changes the weights, which a checkpoint in the background may still
+            # copy.
             self.run.finish_saving()
             if self.stop.agreed or self.is_finished(images_seen):
                 break
@@ -200,6 +207,7 @@ class _Training:
     def _fit(self, task: TransferTask, strategy: Strategy, stage: Stage, images_seen: int) -> int:
         """Train one stage, to its end, a signal, or the end of progress; return images seen."""
         limits = intervals(self.job.recipe, stage.last_image)
+        # Unless asked otherwise once per pass, which is what patience counts in.
         if "validate_every_images" not in self.job.recipe.output.model_fields_set:
             limits = replace(limits, validate_every_images=self.job.epoch_images)
 
@@ -213,6 +221,7 @@ class _Training:
                 self.stop,
                 images_seen=images_seen,
             )
+        # All ranks raise it, from the same scores: the collective save below is safe.
         except _NoProgressError as end:
             self.run.message(
                 f"the last {self.job.recipe.patience} validations were no better: training ends"
@@ -230,6 +239,7 @@ class _Training:
 
     def _score_finished(self, images_seen: int) -> None:
         """Score a finished run. Called on all ranks."""
+        # The checkpoint's optimizer belongs to the last stage that has begun.
         begun = [stage for stage in self.job.stages if stage.first_image < images_seen]
         task = build_stage(self.job.model, self.job.recipe, begun[-1])
         strategy = stage_strategy(self.job.recipe, self.run.ranks, task)
@@ -245,6 +255,7 @@ class _Training:
         """
         self._score(images_seen, strategy)
         early = images_seen < self.job.total_images
+        # The end of the run is saved by the loop as usual; only an earlier end needs this way out.
         if early and self.is_finished(images_seen):
             raise _NoProgressError(images_seen)
 
@@ -255,6 +266,8 @@ class _Training:
             return
 
         recipe, config = self.job.recipe, self.job.config
+        # Pictures and gaps in the scores are for the final result: in between they would only fill
+        # the log.
         at_the_end = images_seen >= self.job.total_images
         model = strategy.evaluated(MODEL)
         evaluation = evaluate_model(
@@ -295,12 +308,14 @@ def run(recipe: FinetuneRecipe, ranks: Ranks) -> int:
             "instance of VOC with "
             "`python launcher/pack.py --corpus voc --root VOCdevkit --split train --out DIR`"
         )
+    # Before the data is opened: a card that cannot do the precision is found in a second.
     recipe = chosen_for_device(recipe, ranks, saved_recipe(recipe.run, ranks))
     shards = open_set(recipe.data.train, *recipe.data.cache, ranks)
     val_shards = _open_val(recipe, shards, ranks)
     for each in (shards, val_shards):
         if each is not None:
             check_labels(each, TASKS[recipe.task].targets, ranks)
+    # The sets are only indexed so far; all that can be refused is refused before a decoder starts.
     micro_batch_size = check_batch(recipe, ranks, shards.num_samples)
     model, config = initial_model(recipe, shards.classes, shards.palette)
     stages = stages_in_images(recipe, shards.num_samples)
@@ -358,6 +373,7 @@ def _open_val(recipe: FinetuneRecipe, shards: ShardSet, ranks: Ranks) -> ShardSe
         return None
 
     val_shards = open_set(recipe.data.val, *recipe.data.cache, ranks)
+    # Labels are indices into the list of classes: another list would score at random.
     if val_shards.classes != shards.classes:
         raise UsageError(
             f"{recipe.data.val[0]} has other classes than {recipe.data.train[0]} "

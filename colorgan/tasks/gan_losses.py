@@ -34,6 +34,7 @@ class GanLoss:
     threshold: float = 0.0
 
 
+# With logits: a sigmoid first would round to 0 or 1 and lose the gradient.
 def _bce(logits: Tensor, target: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
@@ -44,8 +45,10 @@ GAN_LOSSES: dict[GanName, GanLoss] = {
         lambda x: ((x - 1) ** 2).mean(),
         lambda x: (x**2).mean(),
         lambda x: ((x - 1) ** 2).mean(),
+        # Targets are 0 and 1, so the decision lies between them; the other losses decide at 0.
         threshold=0.5,
     ),
+    # Lim and Ye: the generator's part is not clipped, or it would stop learning once it wins.
     "hinge": GanLoss(
         lambda x: F.relu(1 - x).mean(), lambda x: F.relu(1 + x).mean(), lambda x: -x.mean()
     ),
@@ -58,6 +61,7 @@ def lab_colorfulness(ab_B2HW: Tensor) -> Tensor:
     Hasler and Suesstrunk 2003, "Measuring colourfulness in natural images", M(1): sigma_ab is the
     length of the standard deviations of a and b, mu_ab the distance of their means from grey.
     """
+    # correction=0, the population's: the measure is of this image, not an estimate.
     spread_B = ab_B2HW.var(dim=(2, 3), correction=0).sum(dim=1).sqrt()
     distance_B = ab_B2HW.mean(dim=(2, 3)).square().sum(dim=1).sqrt()
     return spread_B + 0.37 * distance_B

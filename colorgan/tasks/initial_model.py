@@ -68,11 +68,13 @@ def initial_model(
         update={
             "architecture": architecture,
             "ab_scale": source.ab_scale,
+            # Of the bytes, not the path: a comparison can prove which features a model began with.
             "init_digest": weights_digest(folder),
         }
     )
     model = build_model(config)
     initialise(model, recipe.seed)
+    # After the draw of all layers, so that new ones start alike whatever the features are.
     _take_features(model, pretrained, new_layers(model, task))
     return model, config
 
@@ -108,6 +110,7 @@ def new_layers(model: nn.Module, task: DownstreamTask) -> tuple[str, ...]:
 
 def _check_network(recipe: FinetuneRecipe, source: ModelConfig) -> None:
     """Refuse a recipe that asks for another network than the folder holds."""
+    # Only what the user wrote is compared; defaults give way to the folder's network.
     have = {**source.architecture.model_dump(), "ab_scale": source.ab_scale}
     for key in sorted(recipe.network.model_fields_set):
         asked = getattr(recipe.network, key)
@@ -125,4 +128,6 @@ def _take_features(model: nn.Module, pretrained: nn.Module, new_layers: tuple[st
     for name in weights:
         if not name.startswith(new_layers):
             weights[name] = features[name]
+    # Strict over the whole dictionary: a name that fits neither side is an error, not a skipped
+    # layer.
     model.load_state_dict(weights)

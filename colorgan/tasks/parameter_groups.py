@@ -27,6 +27,7 @@ def freeze(
     """
     if levels:
         _check_levels(model, levels)
+    # The dot behind the number: without it, level 1 would match level 10.
     first_levels = tuple(f"encoder.blocks.{level}." for level in range(levels))
 
     def is_frozen(name: str) -> bool:
@@ -36,7 +37,9 @@ def freeze(
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not is_frozen(name))
     for name, part in model.named_modules():
+        # Frozen batch norms must use, and keep, the statistics of pretraining.
         if name and is_frozen(f"{name}."):
+            # Not `eval()`, which would descend into parts that learn.
             part.training = False
     if features:
         model.training = False
@@ -67,6 +70,7 @@ def parameter_groups(
         UsageError: `layer_decay` is under 1 and the encoder is not the U-Net's own.
     """
     if layer_decay < 1.0:
+        # Depth is read from the U-Net's names; another encoder's levels are cut at other places.
         _check_levels(model, 0)
 
     groups: dict[tuple[float, float], dict[str, Any]] = {}
@@ -75,8 +79,11 @@ def parameter_groups(
             continue
 
         share = layer_decay ** _levels_to_the_end(model, name) if layer_decay < 1.0 else 1.0
+        # Biases and norms are one-dimensional; pulling them to zero shifts outputs without
+        # regularising.
         decay = weight_decay if parameter.ndim > 1 else 0.0
         group = {"params": [], "weight_decay": decay, RATE_SHARE: share}
+        # Few groups: the fused optimizer launches its kernels once for each.
         groups.setdefault((share, decay), group)["params"].append(parameter)
     return list(groups.values())
 

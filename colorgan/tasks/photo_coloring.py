@@ -53,6 +53,7 @@ def color_photos(generator: Path, photos: Sequence[Path], coloring: PhotoColorin
         UsageError: A photo would be overwritten, or some could not be colored (the others are).
         ModelFolderError: `generator` is not a generator folder.
     """
+    # Before the network is loaded: a name that clashes is found before anything is written.
     files = list_photos(photos, coloring.out, coloring.output, overwrite=coloring.overwrite)
     network, config = load_model(generator, "generator")
     set_inference(network, coloring.inference or config.inference)
@@ -63,11 +64,14 @@ def color_photos(generator: Path, photos: Sequence[Path], coloring: PhotoColorin
     for file in track(files, "coloring", transient=True):
         try:
             _write_colored(file, network, config, coloring)
+        # One broken photo of a thousand must not cost the others; all failures are listed at the
+        # end.
         except (PictureError, OSError) as error:
             failures.append(f"{file.source}: {error}")
 
     if failures:
         count = f"{len(files) - len(failures)} of {len(files)} photos colored"
+        # An error, though the rest is done: a script must see that its photos are incomplete.
         raise UsageError(f"{coloring.out}: {count}; not colored:\n  " + "\n  ".join(failures))
     return f"{coloring.out}: {len(files)} of {len(files)} photos colored"
 
@@ -79,6 +83,7 @@ def _write_colored(
     if not file.source.is_file():
         raise PictureError("no such file")
 
+    # The pixel bound is checked in the header, before a crafted file takes the memory.
     photo = read_upright(file.source.read_bytes(), coloring.max_pixels)
     colored = color_image(generator, photo.image, config, side_by_side=coloring.side_by_side)
     write_photo(colored, photo, file.target, coloring.output)
@@ -101,6 +106,7 @@ def color_image(
     result = Image.new("RGB", (2 * width, height)) if side_by_side else image
 
     def read(top: int, bottom: int) -> Tensor:
+        # A strip is read before it is overwritten: strips do not overlap in what they write.
         rows_HW3 = np.array(image.crop((0, top, width, bottom)))
         return torch.from_numpy(rows_HW3).permute(2, 0, 1)
 
@@ -115,6 +121,8 @@ def color_image(
         colored = Image.fromarray(to_uint8_HWC(rgb_13HW[0]))
         result.paste(colored, (width if side_by_side else 0, strip.top))
         if side_by_side:
+            # Grey through the same conversion, so that both halves have the same luminance to the
+            # digit.
             none_12HW = torch.zeros_like(strip.chroma_12HW)
             grey_13HW = to_rgb(luminance_11HW, none_12HW, config.ab_scale)
             result.paste(Image.fromarray(to_uint8_HWC(grey_13HW[0])), (0, strip.top))

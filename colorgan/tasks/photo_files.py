@@ -19,6 +19,7 @@ ENDINGS: dict[OutputFormat, str] = {"png": "png", "jpeg": "jpg"}
 # zlib's usual level 6 takes 18 s for 100 megapixels, level 3 takes 7 s and 19 % more bytes.
 OPTIONS: dict[OutputFormat, dict[str, int]] = {
     "png": {"compress_level": 3},
+    # Chroma at full size: halving it would blur the very thing that was added.
     "jpeg": {"quality": 95, "subsampling": 0},
 }
 PAPER = (255, 255, 255)
@@ -52,6 +53,7 @@ def list_photos(
 
     targets: dict[Path, Path] = {}
     for photo in photos:
+        # a.png and a.jpg would become one file, the second silently over the first.
         other = targets.setdefault(photo.target, photo.source)
         if other != photo.source:
             raise UsageError(
@@ -82,6 +84,7 @@ def write_photo(
             paper.paste(colored, mask=photo.alpha)
             colored = paper
 
+    # A copy: the module's table must not learn one photo's EXIF.
     options: dict[str, Any] = dict(OPTIONS[output])
     if photo.exif:
         options["exif"] = photo.exif
@@ -97,11 +100,13 @@ def _photos_of(path: Path, out: Path, output: OutputFormat) -> Iterator[PhotoFil
         yield PhotoFile(path, out / f"{path.stem}.{ending}")
         return
 
+    # Sorted, so that messages and progress are the same on every file system.
     inside = [
         each
         for each in sorted(path.rglob("*"))
         if each.suffix.lower().lstrip(".") in PHOTO_ENDINGS and each.is_file()
     ]
+    # With --out inside the folder, a second run would color the first one's results.
     is_output = out.resolve()
     found = [each for each in inside if is_output not in each.resolve().parents]
     if not found:
@@ -111,6 +116,7 @@ def _photos_of(path: Path, out: Path, output: OutputFormat) -> Iterator[PhotoFil
 
 
 def _check_target(photo: PhotoFile, overwrite: bool) -> None:
+    # Not even with --overwrite: the original would be gone for good.
     if photo.target.resolve() == photo.source.resolve():
         raise UsageError(
             f"{photo.source} would be overwritten by its colored copy: choose another --out"

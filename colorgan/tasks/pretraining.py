@@ -77,6 +77,7 @@ def pretrain(
             note=run.watchdog.note,
         )
 
+        # Before the start's optimizers: only a run without a checkpoint of its own takes those.
         images_seen = run.resume(strategy)
         if run.checkpoint is None:
             start.load_optimizers(strategy)
@@ -84,10 +85,13 @@ def pretrain(
                 run.message(f"starts from {start.text}")
         if images_seen >= total_images:
             run.message(f"this run has seen its {total_images:,} images: nothing to train")
+            # A finished run that is started again shows its scores instead of ending without a
+            # word.
             validation.score(images_seen)
 
         limits = intervals(recipe, total_images)
         images_seen = fit(task, strategy, train, limits, hooks, stop, images_seen=images_seen)
+        # The result names the last checkpoint: it must be on disk when this returns.
         run.finish_saving()
         return RunResult(images_seen, stop.agreed, validation.scores)
 
@@ -116,6 +120,7 @@ class _Validation:
             ab_scale=recipe.network.ab_scale,
             seed=recipe.seed,
             autocast=self.strategy.autocast(),
+            # Rank 0 alone has pictures: they are shown once, and cost a copy to the host.
             num_pictures=recipe.output.num_pictures if run.ranks.main else 0,
         )
         self.scores = mean_scores(colored, run.ranks)
@@ -135,6 +140,7 @@ def run(recipe: PretrainRecipe, ranks: Ranks) -> int:
     """
     recipe = chosen_for_device(recipe, ranks, saved_recipe(recipe.run, ranks))
     shards = open_set(recipe.data.train, *recipe.data.cache, ranks)
+    # From the manifest, without decoding: hours of training on grey photos would teach nothing.
     _check_colors(shards)
     micro_batch_size = check_batch(recipe, ranks, shards.num_samples)
     batch = recipe.batch.global_batch_size
@@ -180,6 +186,7 @@ def _print_plan(
     recipe: PretrainRecipe, ranks: Ranks, shards: ShardSet, micro_batch_size: int, total: int
 ) -> None:
     """Print the resolved recipe and what a run of it would do. Rank 0 prints."""
+    # Really built: a recipe whose networks do not fit together fails here, not in the queue.
     _, strategy = build_pretraining(recipe, ranks, total)
     networks = {name: phase.module for name, phase in strategy.phases.items()}
     text = plan_text(

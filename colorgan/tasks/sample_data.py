@@ -25,6 +25,7 @@ def with_sample(recipe: PretrainRecipe, ranks: Ranks, pack_script: Path) -> Pret
     Raises:
         UsageError: The sample could not be packed.
     """
+    # Squashed like the network's input: nothing is left to crop, and decoding is cheapest.
     size_policy = f"squash:{recipe.network.image_size}"
     parent = SAMPLE / size_policy.replace(":", "-")
     folders = {split: parent / split for split in ("train", "val")}
@@ -38,10 +39,12 @@ def with_sample(recipe: PretrainRecipe, ranks: Ranks, pack_script: Path) -> Pret
             ):
                 problem = f"the built-in sample could not be packed into {folder}: see above"
 
+    # A gather, so that all ranks wait for the packing and end together if it fails.
     problem = ranks.gather(problem)[0]
     if problem:
         raise UsageError(problem)
 
+    # The user's own validation set is kept; only what is missing is filled in.
     data = {"train": (folders["train"],), "val": recipe.data.val or (folders["val"],)}
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=data)})
 
@@ -74,5 +77,6 @@ def pack_sample(script: Path, root: Path, split: str, out: Path, size_policy: st
         "image": size_policy,
     }
     words = [f"--{key}={value}" for key, value in settings.items()]
+    # A process of its own: the corpora are above this package and must not be imported here.
     command = [sys.executable, str(script), *words]
     return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0

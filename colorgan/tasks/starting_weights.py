@@ -48,6 +48,7 @@ class Start:
             own = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
             given = {key: tuple(tensor.shape) for key, tensor in weights.items()}
             if own != given:
+                # A missing layer explains more than a wrong shape, so it is named first.
                 keys = sorted(own.keys() ^ given.keys()) or [k for k in own if own[k] != given[k]]
                 raise UsageError(
                     f"{self.text} has another {name} than this recipe ({keys[0]} differs): set "
@@ -81,9 +82,11 @@ def read_start(recipe: PretrainRecipe, ranks: Ranks) -> Start:
         return Start({})
 
     folder = Path(recipe.init)
+    # A run as `init` gives weights alone; `resume_from` is the way to take its optimizers.
     if (folder / CHECKPOINTS).is_dir():
         return _run_start(folder, ranks, with_optimizers=False)
     module, config = load_model(folder, "generator")
+    # Outputs are a and b over this scale: with another one, the weights mean other colors.
     if config.ab_scale != recipe.network.ab_scale:
         raise UsageError(
             f"network.ab_scale is {recipe.network.ab_scale}, but {folder} was trained with "
@@ -127,6 +130,7 @@ class _WithAverage:
     ema_name: str | None
 
     def _role(self, role: str) -> str:
+        # The other run kept no average; one that starts at the raw weights is what it would be now.
         if role == f"{self.ema_name}_average" and role not in self.checkpoint.roles():
             return str(self.ema_name)
         return role

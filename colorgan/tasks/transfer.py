@@ -47,10 +47,12 @@ class TransferTask:
         self, phase: Phase, batch: Batch, networks: Mapping[str, Network]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of one micro-batch; nothing further to log."""
+        # By position, so that dropout is the same on any number of ranks.
         set_dropout_keys(phase.module, dropout_keys(self._seed, batch.positions_B))
         luminance_B1HW = jittered(
             batch.lab_B3HW[:, :1], self._jitter, seed=self._seed, positions_B=batch.positions_B
         )
+        # Losses sum over pixels and classes: bf16 would lose the small terms.
         outputs = networks[MODEL](luminance_B1HW).float()
         return self._task.loss(outputs, batch, self._settings), {}
 
@@ -69,6 +71,7 @@ def stages_in_images(recipe: FinetuneRecipe, num_samples: int) -> list[Stage]:
     stages: list[Stage] = []
     first, batch = 0, recipe.batch.global_batch_size
     for stage in recipe.stages:
+        # Rounded first: 1.1 x 100 is a hair over 110, which would cost another step.
         steps = max(1, -(-round(stage.epochs * num_samples) // batch))
         stages.append(Stage(stage, first, first + steps * batch))
         first += steps * batch
@@ -93,6 +96,7 @@ def build_stage(
         UsageError: The encoder has no levels to treat apart.
     """
     task = TASKS[recipe.task]
+    # Before the optimizer, which takes the parameters that learn and no others.
     freeze(
         model,
         new_layers(model, task),
@@ -103,6 +107,8 @@ def build_stage(
     groups = parameter_groups(
         model, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
     )
+    # Adam's own weight decay goes through its moments; AdamW decouples it (Loshchilov and Hutter
+    # 2019).
     optimizer_kind = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam
     optimizer = optimizer_kind(
         groups, lr=stage.recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), fused=True

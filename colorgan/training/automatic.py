@@ -36,12 +36,14 @@ def chosen_for_device(recipe: Recipe, ranks: Ranks, earlier: Mapping[str, Any]) 
     batch = recipe.batch
     kept = earlier.get("batch")
     kept = kept if isinstance(kept, Mapping) else {}
+    # Asked of every rank: with different cards, ranks in different precisions would drift apart.
     can_do_bf16 = all(ranks.gather(has_bf16(ranks.device)))
 
     precision: Any = batch.precision
     if precision in (None, "auto"):
         wanted = precision == "auto" or ranks.device.type == "cuda"
         precision = "bf16" if wanted and can_do_bf16 else "fp32"
+        # A run that moves to another card keeps its arithmetic: its checkpoints were made with it.
         if kept.get("precision") in ("fp32", "bf16"):
             precision = kept["precision"]
     elif precision == "bf16" and ranks.device.type == "cuda" and not has_bf16(ranks.device):
@@ -53,6 +55,7 @@ def chosen_for_device(recipe: Recipe, ranks: Ranks, earlier: Mapping[str, Any]) 
     channels_last: Any = batch.channels_last
     if channels_last in (None, "auto"):
         wanted = channels_last == "auto" or ranks.device.type == "cuda"
+        # It goes with bf16, whose tensor-core kernels want NHWC.
         channels_last = wanted and precision == "bf16"
         if isinstance(kept.get("channels_last"), bool):
             channels_last = kept["channels_last"]

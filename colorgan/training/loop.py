@@ -79,6 +79,8 @@ class Meter:
     def add(self, values: Mapping[str, Tensor]) -> None:
         """Add one value to each name's sum, without waiting for the device."""
         for name, value in values.items():
+            # Detached, or the sums would keep every step's graph alive; float32, as bf16 stops
+            # counting at 256.
             value = value.detach().float()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + 1
@@ -94,12 +96,14 @@ class Meter:
         """
         totals: list[float] = []
         if self.sums:
+            # One transfer: each `.item()` would wait for the device by itself.
             totals = torch.stack([total.reshape(()) for total in self.sums.values()]).tolist()
         means = {}
         for name, total in zip(self.sums, totals, strict=True):
             means[name] = total / self.counts[name]
         self.sums, self.counts = {}, {}
 
+        # A mean of means is exact here: every rank has seen as many micro-batches.
         gathered = ranks.gather(means)
         return {name: sum(each[name] for each in gathered) / len(gathered) for name in means}
 
@@ -126,6 +130,7 @@ class StopSignals:
         return self
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        # A step may take minutes, or never end: a user who presses Ctrl-C again wants out.
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
@@ -197,6 +202,7 @@ def fit(
     ranks, note = strategy.ranks, hooks.note
     batches = loader.train_batches(images_seen)
     meter, clock = Meter(), _Clock(loader)
+    # An answer one step late costs no wait: the ranks' question travels while the step runs.
     agreement = LaggedAny(ranks)
 
     while images_seen < intervals.total_images:
@@ -208,6 +214,7 @@ def fit(
         before, images_seen = images_seen, images_seen + intervals.global_batch_size
         clock.count(intervals.global_batch_size)
         note("end of the step: agree on stopping", images_seen, collective=True)
+        # A rank that left the loop alone would leave the others waiting in their next collective.
         if agreement.update(stop.received is not None):
             stop.agreed = next(name for name in ranks.gather(stop.received) if name)
 
@@ -217,6 +224,7 @@ def fit(
             values = meter.flush(ranks)
             # The flush has waited for the device: that time belongs to the steps.
             clock.count(0)
+            # Before the save below: a checkpoint of NaN would replace the last good one.
             _check_finite(values, images_seen)
             hooks.report(clock.report(images_seen, values, rates))
         if due.validation:
@@ -226,10 +234,12 @@ def fit(
             note("save", images_seen, collective=True)
             hooks.save(images_seen)
             note("saved", images_seen)
+        # Validation and saving are not training: images per second leave them out.
         clock.start()
         if stop.agreed is not None:
             break
 
+    # The last question is still under way; an unmatched collective would meet the next one.
     agreement.finish()
     return images_seen
 
@@ -250,6 +260,7 @@ def _train_step(
         rates[phase.name] = phase.learning_rate(images_seen)
 
     note("end of the step: shared statistics", images_seen, collective=True)
+    # After all phases: running statistics differ by rank until then, and the EMA copies them.
     strategy.end_step(intervals.global_batch_size)
     return rates
 
@@ -279,6 +290,7 @@ class _Due:
 
     @property
     def validation(self) -> bool:
+        # A stopped run has seconds until it is killed: they are for saving.
         return not self.stopped and self._reached(self.intervals.validate_every_images)
 
 
@@ -305,6 +317,8 @@ def _turn(
             with strategy.micro_step(phase, last=last):
                 with strategy.autocast():
                     loss, values = task.loss(phase, batch, networks)
+                # The gradient is the mean over the global batch, however it is cut into
+                # micro-batches.
                 strategy.backward(phase, loss / count)
             meter.add({f"loss/{phase.name}": loss, **values})
 
@@ -316,6 +330,8 @@ def _turn(
 
 def _check_finite(values: Mapping[str, float], images_seen: int) -> None:
     for name, value in values.items():
+        # Looked at on the host, at log points only: a check in every step would wait for the
+        # device.
         if not math.isfinite(value):
             raise NotFiniteError(
                 f"{name} is {value} at {images_seen} images: lower the learning rate or set "
@@ -346,6 +362,7 @@ class _Clock:
     def report(
         self, images_seen: int, values: dict[str, float], rates: dict[str, float]
     ) -> StepReport:
+        # A clock with coarse ticks may show no time at all between two reports.
         elapsed = max(self._elapsed, 1e-9)
         waited = self._loader.wait_s - self._waited
         report = StepReport(

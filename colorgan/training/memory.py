@@ -36,6 +36,7 @@ def memory_bytes(
         "weights": weights,
         "gradients": weights,
         "optimizer": ADAM_STATES * weights,
+        # The turns do not overlap, so the larger one counts, not their sum.
         "activations": max(2 * discriminator, sum(kept.values())),
     }
 
@@ -48,14 +49,17 @@ def activation_bytes(module: nn.Module, image_size: int, micro_batch_size: int) 
         chroma = torch.empty((micro_batch_size, 2, *size), device="meta", requires_grad=True)
         inputs.append(chroma)
 
+    # Stand-ins on the meta device: shapes are traced, and no weight or activation is allocated.
     state = {name: torch.empty_like(t, device="meta") for name, t in module.state_dict().items()}
     for name, parameter in module.named_parameters():
         state[name].requires_grad_(parameter.requires_grad)
 
+    # Part by part: in fine-tuning, frozen parts are in evaluation mode and must stay there.
     modes = [(part, part.training) for part in module.modules()]
     set_dropout_keys(module.train(), torch.zeros(micro_batch_size, dtype=torch.int32))
     with count_saved([*state.values()]) as saved, torch.enable_grad():
         output = torch.func.functional_call(module, state, tuple(inputs))
+    # The last tensor is no activation that autograd keeps: it is gone before the backward pass.
     del output
 
     for part, mode in modes:
@@ -85,6 +89,7 @@ def count_saved(weights: Iterable[Tensor]) -> Iterator[Saved]:
     """While open, count what forward passes keep for their backward pass, without `weights`."""
     saved = Saved()
     for tensor in weights:
+        # Marked as seen beforehand: autograd saves weights too, which are counted elsewhere.
         saved._seen[tensor.untyped_storage()._cdata] = tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
@@ -102,6 +107,7 @@ def held_bytes(strategy: str, memory: Mapping[str, int], world_size: int) -> int
     communication, which are settings of DeepSpeed, are not counted.
     """
     stage = STRATEGIES.index(strategy)
+    # DeepSpeed steps on a float32 master copy; DDP's optimizer steps on the weights themselves.
     copy = memory["weights"] if stage else 0
     parts = [copy + memory["optimizer"], memory["gradients"], memory["weights"]]
     spread, whole = sum(parts[:stage]), sum(parts[stage:])
@@ -116,6 +122,7 @@ def sent_bytes(strategy: str, weights: int, world_size: int, num_micro_batches: 
     weights for every forward and backward pass.
     """
     passes = {
+        # An all-reduce is a reduce-scatter and an all-gather: each sends the data once.
         "ddp": 2,
         "zero1": 2,
         "zero2": num_micro_batches + 1,

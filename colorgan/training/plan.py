@@ -36,6 +36,7 @@ def check_batch(recipe: RunRecipe, ranks: Ranks, num_samples: int) -> int:
             f"{total}: lower it, or pack more images"
         )
 
+    # Equal shares only: a mean of the ranks' gradients is the global batch's mean then.
     unit = (micro or 1) * ranks.world_size
     if total % unit:
         micro_text = f" x batch.micro_batch_size {micro}" if micro else ""
@@ -83,13 +84,16 @@ def check_machine(recipe: RunRecipe, ranks: Ranks, networks: Iterable[nn.Module]
     weights = sum(p.numel() * 4 for network in networks for p in network.parameters())
     # Weights and Adam's two moments.
     work = partial(_check_machine, recipe, 3 * weights)
+    # Rank 0 writes most and looks; the others get its error instead of waiting for it in vain.
     ranks.on_all_ranks(work if ranks.main else lambda: None)
 
 
 def _check_machine(recipe: RunRecipe, checkpoint_bytes: int) -> None:
     # While a checkpoint is written, the older ones are still there.
     needed = checkpoint_bytes * (_saved_together(recipe) + 1)
+    # The run folder need not exist; its nearest parent tells the disk it will be on.
     existing = next(path for path in (recipe.run, *recipe.run.resolve().parents) if path.exists())
+    # A resumed run's own checkpoints make room as they are replaced.
     taken = sum(file.stat().st_size for file in recipe.run.glob("checkpoints/images-*/*"))
     free = shutil.disk_usage(existing).free
     if free + taken < needed:
@@ -99,6 +103,7 @@ def _check_machine(recipe: RunRecipe, checkpoint_bytes: int) -> None:
             "--output.keep_last, or choose another --run"
         )
 
+    # Short shared memory kills a rank with SIGBUS in mid-run, without a word about the cause.
     if SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free < MIN_SHARED_BYTES:
         raise UsageError(
             f"{SHARED_MEMORY} has {_mib(shutil.disk_usage(SHARED_MEMORY).free)} free, but ranks "
@@ -136,6 +141,7 @@ def plan_text(
     batch, output = recipe.batch.global_batch_size, recipe.output
     num_saves = 1
     if output.save_every_images:
+        # Rounded up: the end of a run is saved wherever it falls.
         num_saves = -(-total_images // output.save_every_images)
 
     accumulation = batch // (micro_batch_size * ranks.world_size)

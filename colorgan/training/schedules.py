@@ -29,11 +29,14 @@ def learning_rate_schedule(
     """
 
     def rate(images_seen: int) -> float:
+        # A later stage starts its own schedule; images seen count through all of them.
         done = images_seen - first_image
         if done < warmup_images:
             return peak * done / warmup_images
 
+        # The bound keeps decay_start 1.0, which means no decay, from dividing by zero.
         decayed = (done / total_images - decay_start) / max(1e-12, 1.0 - decay_start)
+        # Clamped: before the decay the rate is the peak, and past the end it is never negative.
         progress = min(1.0, max(0.0, decayed))
         if schedule == "linear":
             return peak * (1.0 - progress)
@@ -52,6 +55,7 @@ def images_to_see(
 ) -> int:
     """Return the images a run sees, rounded up to whole steps."""
     wanted = images if images is not None else round((epochs or DEFAULT_EPOCHS) * num_samples)
+    # Whole steps, as the last batch is a full one; at least one, so that a run trains at all.
     return max(1, -(-wanted // global_batch_size)) * global_batch_size
 
 
