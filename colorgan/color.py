@@ -32,6 +32,7 @@ def rgb_to_lab_B3HW(rgb_B3HW: Tensor) -> Tensor:
 
     Takes any leading dimensions; half precisions are computed, and returned, in float32.
     """
+    # Channel by channel: a matrix product would leave float32 under autocast (see above).
     linear = _linear(rgb_B3HW)
     x, y, z = (
         _lab_curve(part / white)
@@ -43,6 +44,7 @@ def rgb_to_lab_B3HW(rgb_B3HW: Tensor) -> Tensor:
 def rgb_to_lightness_B1HW(rgb_B3HW: Tensor) -> Tensor:
     """Return L of `rgb_to_lab_B3HW` alone, in a third of the time."""
     red, green, blue = _linear(rgb_B3HW).unbind(-3)
+    # Lightness needs Y alone.
     weights = _XYZ_FROM_RGB[1]
     luminance = weights[0] * red + weights[1] * green + weights[2] * blue
     return (116.0 * _lab_curve(luminance / _WHITE[1]) - 16.0).unsqueeze(-3)
@@ -71,6 +73,7 @@ def lab_to_rgb_B3HW(lab_B3HW: Tensor) -> Tensor:
         -3,
     )
     linear = torch.stack(_mix(_RGB_FROM_XYZ, xyz), dim=-3)
+    # Clamped like `_linear`: a power of a negative number is NaN, also in the branch not taken.
     above = 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
     rgb_B3HW = torch.where(linear > 0.0031308, above, linear * 12.92).clamp(0.0, 1.0)
     return rgb_B3HW if lab_B3HW.dtype == torch.float64 else rgb_B3HW.float()
@@ -98,9 +101,11 @@ def _mix(matrix: _Matrix, picture_B3HW: Tensor) -> list[Tensor]:
 
 
 def _lab_curve(part: Tensor) -> Tensor:
+    # The root's slope is infinite at 0; clamped, its gradient stays finite there.
     root = part.clamp(min=0.008856) ** (1 / 3)
     return torch.where(part > 0.008856, root, 7.787 * part + 16.0 / 116.0)
 
 
 def _lab_curve_inverse(part: Tensor) -> Tensor:
+    # The inverse's border is the cube root of the other one's: 0.008856 ** (1 / 3).
     return torch.where(part > 0.2068966, part**3, (part - 16.0 / 116.0) / 7.787)

@@ -32,6 +32,7 @@ def main() -> NoReturn:
 
 
 def _main(words: list[str]) -> int:
+    # Inherited by the ranks, so that their messages name commands as the user typed them.
     os.environ["COLORGAN_CONSOLE"] = "1"
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
@@ -43,6 +44,7 @@ def _main(words: list[str]) -> int:
     num_ranks, rest = _take_num_ranks(words[1:])
     if num_ranks > 1 and script.stem not in RANKED:
         raise UsageError(f"--nproc: {script.stem} runs in one process")
+    # In this process: torch's launcher costs seconds that `--help` need not wait for.
     if num_ranks == 1 or ANSWERED_AT_ONCE & set(rest):
         sys.argv = [str(script), *rest]
         runpy.run_path(str(script), run_name="__main__")
@@ -60,6 +62,7 @@ def launcher_folder() -> Path:
 def _overview() -> str:
     lines = ["usage: colorgan COMMAND [--nproc N] [WORDS]", "", "commands:"]
     for script in sorted(launcher_folder().glob("*.py")):
+        # Parsed, not imported: eleven scripts would load all their libraries for one line each.
         about = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
         lines.append(f"  {script.stem:16}{about.splitlines()[0]}")
 
@@ -112,6 +115,7 @@ def _run_ranks(script: Path, words: list[str], num_ranks: int) -> int:
         nproc_per_node=num_ranks,
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
+        # Any free port: two runs on one machine must not meet.
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         monitor_interval=0.1,
@@ -123,6 +127,7 @@ def _run_ranks(script: Path, words: list[str], num_ranks: int) -> int:
             elastic_launch(config, sys.executable)(str(script), *words)
         except ChildFailedError as error:
             _, first = error.get_first_failure()
+            # A negative code is a signal's number; shells say 128 + number.
             return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
         except SignalException as error:
             return _status_after(error.sigval, Path(statuses))
@@ -131,6 +136,7 @@ def _run_ranks(script: Path, words: list[str], num_ranks: int) -> int:
 
 def _status_after(signal_number: int, statuses: Path) -> int:
     """Return the status of a launch that a signal has ended: that of its ranks, if all agree."""
+    # torch's launcher turns every failure into 1; the ranks have left their own statuses.
     given = {path.read_text().strip() for path in statuses.glob("rank-*")}
     if len(given) == 1:
         return int(given.pop())

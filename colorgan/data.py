@@ -50,6 +50,7 @@ __all__ = [
 ]
 
 
+# More threads only hold more of the GPU's memory.
 _MAX_GPU_DECODE_THREADS = 8
 LABEL_WORDS = {"classes": "a class", "mask": "a mask", "boxes": "a box"}
 
@@ -86,6 +87,7 @@ def check_labels(shards: ShardSet, targets: Targets, ranks: Ranks) -> None:
     if targets == "none":
         return
 
+    # One reader for all: the search may open many shards.
     labelled = ranks.gather(has_labels(shards, targets) if ranks.main else True)[0]
     if not labelled:
         folders = ", ".join(str(manifest.folder) for manifest in shards.manifests)
@@ -124,10 +126,12 @@ def open_loaders(
 
     def open_one(shards: ShardSet, training: bool) -> Loader:
         data = recipe.data
+        # Everything that changes an image is off in validation, whatever the recipe says.
         return Loader(
             shards,
             image_size=size,
             global_batch_size=(
+                # Validation goes through in micro-batches, without steps to fill.
                 recipe.batch.global_batch_size if training else micro_batch_size * ranks.world_size
             ),
             micro_batch_size=micro_batch_size,
@@ -147,6 +151,7 @@ def open_loaders(
             max_bad_share=data.max_bad_share,
         )
 
+    # On all ranks together: one that fails here would leave the others in a first step without it.
     train_loader = ranks.on_all_ranks(lambda: open_one(train, training=True))
     try:
         val_loader = (
@@ -223,6 +228,7 @@ def _storage(cache_dir: Path | None, cache_gb: float) -> Storage:
     folder, gigabytes = os.environ.get("COLORGAN_STAGE_DIR"), os.environ.get("COLORGAN_STAGE_GB")
     try:
         stage_gb = float(gigabytes) if gigabytes else None
+        # Also refuses NaN, which fails every comparison.
         if stage_gb is not None and not 0.0 <= stage_gb < 1e9:
             raise ValueError
     except ValueError:

@@ -20,6 +20,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """
     if device.type != "cuda" or tensor.device == device:
         return tensor.to(device)
+    # Pinned first: from pageable memory the copy waits for all that is queued on the GPU.
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
@@ -30,6 +31,7 @@ def exact_float32() -> Iterator[None]:
     TF32 keeps 10 bits of the mantissa: scores of one model then differ from the CPU's in the fourth
     digit.
     """
+    # Two switches: cuDNN's default is on, that of matrix products is off.
     convolutions = torch.backends.cudnn.allow_tf32
     products = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = False

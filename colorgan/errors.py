@@ -23,6 +23,7 @@ statuses of the ranks are in the folder that COLORGAN_STATUS_DIR names, if it is
 from enum import IntEnum
 
 
+# Job scripts and the study decide by these numbers: they are an interface and do not change.
 class ExitStatus(IntEnum):
     """How a command ended, as its exit status.
 
@@ -47,6 +48,7 @@ class ExitStatus(IntEnum):
 class ColorganError(Exception):
     """A mistake or failure that this package explains to the user."""
 
+    # The usual case. A class of its own is for errors after which a caller does something else.
     exit_status: int = ExitStatus.MISTAKE
 
 

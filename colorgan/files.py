@@ -37,9 +37,13 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: The file could not be written or renamed.
     """
+    # Beside the target, as a rename is atomic within one file system; with host and process, as
+    # several machines may write here at a time.
     partial = path.with_name(f".{path.name[:100]}.{_process_name()}.partial")
     try:
         yield partial
+        # Before the rename: after a power cut, a new name with old or no bytes would be the worst
+        # of both.
         sync(partial)
         partial.replace(path)
     finally:
@@ -61,6 +65,7 @@ def exchange(first: Path, second: Path) -> None:
         OSError: A path does not exist, or may not be renamed.
     """
     library = ctypes.CDLL(None, use_errno=True)
+    # Asked of the C library, as Python has no call for it.
     if hasattr(library, "renameat2"):
         at_here, flag_exchange = -100, 2
         if not library.renameat2(
@@ -70,6 +75,7 @@ def exchange(first: Path, second: Path) -> None:
         if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(second))
 
+    # Three renames: for a moment there is none, but never half of one.
     aside = second.with_name(f".{second.name[:100]}.{_process_name()}.old")
     second.rename(aside)
     first.rename(second)
@@ -96,6 +102,7 @@ def owned_folder(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
+    # Released by whichever thread leaves the context; generators may move between threads.
     lock = FileLock(path, thread_local=False)
     try:
         lock.acquire(blocking=False)
@@ -110,6 +117,7 @@ def owned_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
+            # Emptied, not removed: another process may hold the file open and be about to lock it.
             os.truncate(path, 0)
         lock.release()
 
@@ -132,6 +140,7 @@ def read_text(path: Path) -> str:
         ValueError: It is larger than 8 MiB, or not UTF-8.
     """
     with path.open("rb") as file:
+        # One byte more than is allowed: sizes from `stat` may change before the read.
         data = file.read(MAX_TEXT_BYTES + 1)
     if len(data) > MAX_TEXT_BYTES:
         raise ValueError("too large")
@@ -177,6 +186,7 @@ def whole(value: Any) -> int | None:
     """Return a whole number of at least 0, or None."""
     if not isinstance(value, int) or isinstance(value, bool):
         return None
+    # Python's integers have no bound; NumPy's and those of progress bars do.
     return value if 0 <= value < 1 << 62 else None
 
 

@@ -60,6 +60,7 @@ def adopt_launcher(environment: MutableMapping[str, str] | None = None) -> None:
         env.setdefault("LOCAL_WORLD_SIZE", env["LOCAL_SIZE"])
 
     tasks = env.get("SLURM_STEP_NUM_TASKS", "1")
+    # torchrun inside srun has set its own: these count.
     if "RANK" in env or "WORLD_SIZE" in env or not tasks.isdigit() or int(tasks) < 2:
         return
 
@@ -70,6 +71,7 @@ def adopt_launcher(environment: MutableMapping[str, str] | None = None) -> None:
     nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST", "")
     env.setdefault("MASTER_ADDR", first_node(nodes) or "127.0.0.1")
     step = f"{env.get('SLURM_JOB_ID', '')}.{env.get('SLURM_STEP_ID', '')}"
+    # From the step's name: all tasks compute the same port, two steps of one node hardly ever.
     env.setdefault("MASTER_PORT", str(20_000 + zlib.crc32(step.encode()) % 10_000))
 
 
@@ -95,6 +97,7 @@ def launchers_above() -> list[Process]:
     found = []
     process = os.getppid()
 
+    # Up to, not including, init: what it starts is nobody's launcher.
     while process > 1:
         _, parent, started = _stat(process)
         words = _words(process)
@@ -136,10 +139,13 @@ def end_with_launchers(*, exit_now: Callable[[int], None] = os._exit) -> None:
         while all(launcher.is_alive for launcher in launchers):
             time.sleep(_POLL_S)
 
+        # As a user would stop it: the loop saves at the end of its step.
         os.kill(os.getpid(), signal.SIGTERM)
         died = time.monotonic()
         while time.monotonic() - died < (SAVE_WITHIN_S if _SAVES else STOP_WITHIN_S):
             time.sleep(_POLL_S)
+        # A rank stuck in a collective never comes back to the loop; its launcher can no longer end
+        # it.
         exit_now(ExitStatus.LOST_RANK)
 
     threading.Thread(target=watch, name="launchers", daemon=True).start()
@@ -171,6 +177,7 @@ def print_after_launchers(sentence: str) -> bool:
     there what is left ends with it.
     """
     launchers = launchers_above()
+    # There the log of each rank is a file, and what is left of a job is killed.
     inside = "SLURM_JOB_ID" in os.environ or "COLORGAN_STATUS_DIR" in os.environ
     if not launchers or inside or _is_first_process(launchers[-1]) or not _is_read_to_its_end(2):
         return False
@@ -199,6 +206,7 @@ def _is_first_process(launcher: Process) -> bool:
 def _stat(process: int) -> tuple[str, int, int]:
     """Return state, parent and start of a process; ("", 0, 0) if it is gone."""
     with suppress(OSError, ValueError, IndexError):
+        # From the last bracket on: a program's name may hold spaces and brackets.
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         return fields[0], int(fields[1]), int(fields[19])
     return "", 0, 0

@@ -96,9 +96,11 @@ def _status_of(main: Main, errors: tuple[type[Exception], ...]) -> int:
     explained: tuple[type[Exception], ...] = (ColorganError, *errors)
 
     try:
+        # Flushed inside: a reader that has gone away shows here, not at the interpreter's end.
         status = main(sys.argv[1:]) or 0
         sys.stdout.flush()
     except BrokenPipeError:
+        # Or the interpreter's own flush at exit would fail once more, with a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return ExitStatus.CLOSED_PIPE
     except KeyboardInterrupt:
@@ -114,6 +116,7 @@ def _status_of(main: Main, errors: tuple[type[Exception], ...]) -> int:
         print_error(f"{type(error).__name__}: {where}{error.strerror}.")
         return ExitStatus.MISTAKE
     except RuntimeError as error:
+        # By name, so that torch need not be imported to ask.
         if type(error).__name__ != "OutOfMemoryError":  # torch's: on the GPU
             raise
         print_error(

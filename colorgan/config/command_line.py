@@ -66,13 +66,16 @@ def parse(
     if words.help or words.version:
         _print_and_exit(schema, about, words)
 
+    # A schema may have a key of that name.
     recipe_words = words.options.pop("config", None) if "config" not in keys else None
     recipe, origin = _read(recipe_words, recipes)
     on_command_line = set(words.options) | ({positional} if positional else set())
     given = Given(keys, aliases, on_command_line, origin)
 
+    # Defaults first, one key at a time: a group given in part keeps the rest of its defaults.
     settings = _with_recipe(group_defaults(schema), recipe, given, words.problems)
     _add_words(settings, words, keys, positional)
+    # After everything is in place, so that recipe and command line are judged alike.
     for name, value, reason in values_as_meant(settings, keys):
         words.problems.append(f"{given.label(name)} {show(value)}: {reason}")
 
@@ -82,12 +85,14 @@ def parse(
     except ValidationError as error:
         words.problems += setting_problems(error, given)
 
+    # All mistakes together: users fix what they are shown, and would start once per mistake.
     if words.problems or model is None:
         raise UsageError(_all_problems(words.problems, command))
     return model
 
 
 def _print_and_exit(schema: type[BaseModel], about: Command, words: Words) -> None:
+    # Help from every rank would be printed over itself.
     if is_first_local_rank():
         if words.help:
             print(help_page(schema, about, every_key=words.help == "all"))
@@ -122,6 +127,7 @@ def _with_recipe(
         if _is_below_a_value(name, given.keys):
             problems.append(f"{given.label(name)} {show(value)}: unknown key")
             continue
+        # Nested keys are merged already; dotted ones come after them and win.
         problem = put(settings, name, value) if "." in name else None
         if problem:
             problems.append(problem)
@@ -141,6 +147,7 @@ def _add_words(
     """Put the values of the command line over the settings; add mistakes to `words.problems`."""
     for name, values in words.options.items():
         key = keys.get(name)
+        # A bare `--flip` means true; a bare `--seed` is a mistake.
         if not values and key is not None and not key.kinds & {bool, object}:
             words.problems.append(f"--{name}: needs a value, {key.type_text}")
             continue
@@ -153,6 +160,7 @@ def _add_words(
             words.problems.append(problem)
 
     if positional and words.bare:
+        # Behind those of the key: `--photos a b` and `b` alone both count.
         before = settings.get(positional) or []
         settings[positional] = [*before, *words.bare]
     elif words.bare:

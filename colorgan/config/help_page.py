@@ -50,6 +50,7 @@ def help_page(schema: type[BaseModel], command: Command, *, every_key: bool) -> 
         command: How it introduces itself.
         every_key: Show all keys, also where the schema names its usual ones.
     """
+    # Lines of a wide terminal are hard to follow beyond this.
     width = min(shutil.get_terminal_size((110, 24)).columns, 120)
     keys = list(schema_keys(schema))
     blocks = [
@@ -67,6 +68,7 @@ def help_page(schema: type[BaseModel], command: Command, *, every_key: bool) -> 
 def _usage(keys: list[Key], positional: str | None, name: str) -> str:
     parts = ["usage:", name, "[--config FILE.yaml]"]
     for key in keys:
+        # Only what must be given: the other keys would fill the screen.
         if key.default is PydanticUndefined and key.name != positional:
             parts.append(f"--{key.name} VALUE")
     parts.append("[--key.sub VALUE ...]")
@@ -102,6 +104,7 @@ def _key_blocks(
     def text(key: Key) -> str:
         return _key_text(key, other_names.get(key.name, []), width)
 
+    # A newcomer needs a dozen of eighty keys.
     if usual and not every_key:
         lines = [text(by_name[name]) for name in usual]
         hidden = len(keys) - len(usual)
@@ -120,6 +123,7 @@ def _key_text(key: Key, aliases: list[str], width: int) -> str:
     required = key.default is PydanticUndefined
     default = "(required)" if required else f"(default: {default_text(key.default)})"
     if len(default) < _MAX_UNBROKEN:
+        # A short default stays whole; a long one must be allowed to break.
         default = default.replace(" ", _HARD_SPACE)
 
     parts = [f"--{key.name} <{key.type_text}> ", key.field.description or ""]
@@ -142,6 +146,7 @@ def _indent(line: str, width: int) -> str:
         width,
         initial_indent="  ",
         subsequent_indent=" " * 8,
+        # Keys and paths are copied: a break within would spoil them.
         break_on_hyphens=False,
         break_long_words=False,
     )

@@ -67,6 +67,8 @@ def schema_keys(
         given = getattr(default, name) if default is not None else None
 
         if group is not None:
+            # A group's default instance may differ from its class's defaults, and is what the user
+            # gets.
             inner = given if isinstance(given, BaseModel) else group_default(field)
             yield from schema_keys(group, f"{prefix}{name}.", inner)
         elif default is not None:
@@ -80,6 +82,7 @@ def item_keys(key: Key) -> Iterator[Key]:
     """Yield the keys of a list's items by index 0 (`stages.0.epochs`); nothing for other keys."""
     group = item_group(key.annotation)
     if group is not None:
+        # Index 0 stands for all: how many items there are is known only with the recipe.
         yield from schema_keys(group, f"{key.name}.0.")
 
 
@@ -91,6 +94,7 @@ def aliases_of(schema: type[BaseModel]) -> Mapping[str, str]:
 
 def group_of(field: FieldInfo) -> type[BaseModel] | None:
     """Return the model of a group of keys (`Model`, `Model | None`); None for a leaf."""
+    # Through `Model | None`, as optional groups have keys too.
     for part in _union_parts(field.annotation):
         if isinstance(part, type) and issubclass(part, BaseModel):
             return part
@@ -130,6 +134,7 @@ def leaf_types(annotation: Any) -> set[type]:
                 kinds |= leaf_types(part)
         return kinds
 
+    # What is not a plain type takes anything; pydantic judges it later.
     return {annotation} if isinstance(annotation, type) else {object}
 
 
@@ -185,7 +190,9 @@ def _bare_type_text(annotation: Any) -> str:
 
 def _list_text(origin: Any, parts: tuple[Any, ...]) -> str:
     kinds = [type_text(part) for part in parts if part is not Ellipsis]
+    # In order and once each: a set would shuffle the help page.
     text = "/".join(dict.fromkeys(kinds))
+    # tuple[int, ...] is a list in all but name; tuple[int, int] is not.
     fixed_length = origin is tuple and Ellipsis not in parts
     return f"{len(parts)} x {text}" if fixed_length else f"list of {text}"
 

@@ -26,6 +26,7 @@ def group_defaults(schema: type[BaseModel], default: BaseModel | None = None) ->
             # So that `--stages.0.epochs 3` has something to change.
             items = given if default is not None else _default(field)
             if isinstance(items, list | tuple):
+                # Only what was set, so that a changed item is validated like a written one.
                 settings[name] = [item.model_dump(exclude_unset=True) for item in items]
         elif group is not None:
             is_optional = field.annotation != group
@@ -44,12 +45,14 @@ def _default(field: FieldInfo) -> Any:
 
 def merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Return `above` over `below`, group by group; an empty group changes nothing."""
+    # A copy: defaults are shared between calls.
     merged = dict(below)
     for key, value in above.items():
         if isinstance(
             merged.get(key),
             dict,
         ) and (value is None or isinstance(value, dict)):
+            # An empty group in YAML is null.
             merged[key] = merge(merged[key], value or {})
         else:
             merged[key] = value
@@ -82,6 +85,7 @@ def put(settings: dict[str, Any], name: str, value: Any) -> str | None:
                 here[part] = value
             else:
                 if here.get(part) is None:
+                    # An optional group exists from its first key on.
                     here[part] = {}
                 here = here[part]
         else:
@@ -96,6 +100,7 @@ def _index_problem(items: list[Any], path: str, part: str, name: str) -> str | N
         ending = name.removeprefix(path)
         keys = [f"--{path}.{index}{ending}" for index in range(len(items))]
         return f"{count}; write {' or '.join(keys)}"
+    # Refused, not appended: an index in the middle of nowhere is a typing error.
     if int(part) >= len(items):
         return f"index {part} is out of range: {count}, and the first index is 0"
 
@@ -116,6 +121,7 @@ def values_as_meant(
         *groups, last = name.split(".")
         here: Any = settings
         for group in groups:
+            # A recipe may hold anything: a number where a group belongs is reported by pydantic.
             here = here.get(group) if isinstance(here, dict) else None
 
         if isinstance(here, dict) and last in here:

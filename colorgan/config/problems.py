@@ -65,12 +65,14 @@ def setting_problems(error: ValidationError, given: Given) -> Iterator[str]:
     details = error.errors(include_url=False, include_context=False)
 
     for detail in details:
+        # A list whose items are wrong counts as too short as well; one line is enough.
         if detail["type"] == "too_short" and _has_wrong_items(detail, details):
             continue
         if detail["type"] == "extra_forbidden":
             lines |= {head: [reason] for head, reason in _unknown_keys(detail, given)}
         else:
             head, reason = _wrong_value(detail, given)
+            # A union reports every member: their reasons go into one line.
             lines.setdefault(head, []).append(reason)
 
     for head, reasons in lines.items():
@@ -112,9 +114,11 @@ def _advice(name: str, given: Given) -> str:
 
 def nearest_key(name: str, known: Collection[str]) -> str | None:
     """Return the known key that a misspelt one probably means; None where none is near."""
+    # Sorted, so that of two equally near keys always the same is named.
     ordered = sorted(known)
     with_index = {_without_indices(key): key for key in reversed(ordered)}
 
+    # Without indices: `stages.epochs` is near to `stages.0.epochs`.
     close = difflib.get_close_matches(_without_indices(name), with_index, n=1, cutoff=_NEAR)
     if close:
         return with_index[close[0]]
@@ -144,6 +148,7 @@ def _wrong_value(detail: ErrorDetails, given: Given) -> tuple[str, str]:
         return "", reason
 
     if detail["type"] == "missing":
+        # What a key is for, as the user who left it out does not know it.
         about = given.keys[name].field.description if name in given.keys else None
         meaning = f" ({about})" if about else ""
         return f"--{name}: ", f"required, not given{meaning}"
@@ -169,6 +174,7 @@ def _key_at(detail: ErrorDetails, given: Given) -> str:
             name = prefix
             break
 
+    # A tuple's index is part of pydantic's location, but no key of ours.
     plain = _without_indices(name)
     return plain if plain in given.keys else name
 
@@ -177,5 +183,6 @@ def _reason(detail: ErrorDetails) -> str:
     message: str = detail["msg"]
     for prefix in ("Value error, ", "Assertion failed, "):
         message = message.removeprefix(prefix)
+    # pydantic's wording is about inputs; ours follows a key and its value.
     message = message.replace("Input should be", "must be").replace(" input should be", " must be")
     return message[:1].lower() + message[1:]

@@ -47,6 +47,7 @@ def images_shown(
         task = bar.add_task("images", total=total, words="")
 
         def show(done: int, rejected: int) -> None:
+            # Over the whole time: the rate of the last moment jumps with every large photo.
             speed = done / max(time.monotonic() - start, 1e-9)
             words = f"{speed:,.0f} images/s, {rejected:,} rejected"
             bar.update(task, completed=done, words=words)
@@ -97,6 +98,7 @@ class _Every:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
+        # From now: work of a few seconds needs no line.
         self._last = time.monotonic()
 
     def is_due(self) -> bool:

@@ -38,6 +38,7 @@ Folder = Annotated[Path | str, BeforeValidator(_folder)]
 class Section(BaseModel):
     """A frozen part of a recipe; an unknown key is an error."""
 
+    # Infinity and NaN pass every bound, and YAML can write both.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -298,6 +299,7 @@ class PretrainRecipe(RunRecipe):
 
     @model_validator(mode="after")
     def _something_is_trained(self) -> PretrainRecipe:
+        # Weights of zero are allowed one by one; both at once would train nothing.
         adversarial = self.loss.gan != "none" and self.loss.gan_weight > 0
         if not adversarial and self.loss.l1_weight == 0:
             raise ValueError(
@@ -393,6 +395,7 @@ class FinetuneRecipe(RunRecipe):
         if not isinstance(settings, dict):
             return settings
 
+        # A copy: the caller's recipe is compared and written later.
         settings = dict(settings)
         short = {}
         for name in ("epochs", "learning_rate"):
@@ -403,6 +406,7 @@ class FinetuneRecipe(RunRecipe):
 
         default = [stage.model_dump() for stage in cls.model_fields["stages"].default]
         stages = settings.get("stages", default)
+        # Which of several stages is meant cannot be guessed.
         if not isinstance(stages, list | tuple) or len(stages) != 1:
             keys = " and ".join(short)
             raise ValueError(
@@ -412,10 +416,12 @@ class FinetuneRecipe(RunRecipe):
 
         stage = stages[0]
         plain = stage.model_dump() if isinstance(stage, BaseModel) else stage
+        # The short keys over the stage's own: the command line is over the recipe.
         return {**settings, "stages": [{**plain, **short}]}
 
     @model_validator(mode="after")
     def _frozen_features_are_learnt(self) -> FinetuneRecipe:
+        # Frozen random features would train without an error, to a useless score.
         frozen = any(stage.features == "frozen" or stage.frozen_levels for stage in self.stages)
         if self.init == "scratch" and frozen:
             raise ValueError(

@@ -45,6 +45,7 @@ class RecipeLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             if key in seen:
+                # PyYAML keeps the last one silently: half of a recipe would not be used.
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key} is given twice", key_node.start_mark
                 )
@@ -70,6 +71,7 @@ def load_yaml(text: str | bytes) -> Any:
     try:
         return yaml.load(text, RecipeLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # PyYAML names its own buffer, which tells a user nothing.
         message = re.sub(r'in "<[a-z ]+>", ', "", " ".join(str(error).split()))
         raise ValueError(message[:300]) from None
 
@@ -87,6 +89,7 @@ def read_recipe(name: str, recipes: Path | None) -> tuple[dict[str, Any], str]:
     path = _find_recipe(name, recipes)
     try:
         with path.open("rb") as file:
+            # Bounded before parsing: a wrong path may be an archive of gigabytes.
             text = file.read(MAX_RECIPE_BYTES + 1)
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror}.") from None
@@ -113,6 +116,7 @@ def recipe_names(recipes: Path | None, schema: type[BaseModel]) -> list[str]:
     names = []
     for name, file in _recipe_files(recipes).items():
         keys = load_yaml(file.read_text()) or {}
+        # One folder serves several commands; only recipes that fit this one are offered.
         if {key.partition(".")[0] for key in keys} <= set(schema.model_fields):
             names.append(name)
     return names
@@ -129,6 +133,7 @@ def _recipe_files(recipes: Path | None) -> dict[str, Path]:
 
 def _find_recipe(name: str, recipes: Path | None) -> Path:
     path = Path(name).expanduser()
+    # A file of the user's comes before a recipe of the same name.
     if recipes is None or path.exists():
         return path
 
@@ -136,6 +141,7 @@ def _find_recipe(name: str, recipes: Path | None) -> Path:
     plain = name.removesuffix(".yaml")
     if plain in known:
         return known[plain]
+    # With a folder in it, it was meant as a path: "no such file" says more than a list of names.
     if path.name != name:
         return path
 

@@ -31,6 +31,7 @@ _Dumper.add_implicit_resolver(
 def dump_recipe(model: BaseModel) -> str:
     """Return the settings as YAML that `--config` reads back to an equal model."""
     text: str = yaml.dump(
+        # JSON's types only: paths and enumerations become text that YAML reads back.
         model.model_dump(mode="json"),
         Dumper=_Dumper,
         sort_keys=False,
@@ -50,6 +51,7 @@ def recipe_difference(
         ignore: Dotted keys, or whole groups, that may differ.
     """
     old_values, new_values = dict(leaves(old)), dict(leaves(new))
+    # A value of its own: null is a setting, not an absence.
     absent = object()
     lines = []
 
@@ -65,6 +67,7 @@ def recipe_difference(
 
 def show(value: Any, depth: int = 2) -> str:
     """Return a value as a user would write it, shortened to a few hundred characters."""
+    # First: bool is an int, and Python's True is not how YAML writes it.
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
 

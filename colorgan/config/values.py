@@ -32,6 +32,7 @@ def words_to_value(words: list[str], key: Key | None) -> Any:
     values: list[Any] = []
     for word in words:
         value = _word_to_value(word, key)
+        # A list of paths is text to `_word_to_value`, which would keep the brackets.
         in_brackets = word.startswith("[") and word.endswith("]")
         if key is not None and key.is_list and in_brackets:
             value = load_or_text(word)  # --data.train "[a, b]"
@@ -46,6 +47,7 @@ def words_to_value(words: list[str], key: Key | None) -> Any:
 
 def _word_to_value(word: str, key: Key | None) -> Any:
     kinds = key.kinds if key else {object}
+    # A folder called 2007 stays text.
     return word if kinds <= {*_TEXT, type(None)} else load_or_text(word)
 
 
@@ -78,6 +80,7 @@ def _one_as_meant(value: Any, key: Key) -> Any:
     kinds = key.kinds
     allowed = _choices(key)
 
+    # Before all else: `none` is a choice of loss.gan, not null.
     if isinstance(value, str) and value in allowed:
         return value
     if _is_null(value) and type(None) in kinds and not (value == "~" and Path in kinds):
@@ -102,10 +105,12 @@ def whole_number(text: str) -> int | None:
         return None
 
     digits, suffix = match.groups()
+    # Turning a million digits into a number takes minutes.
     if len(digits) > 30:
         return None
     try:
         number = float(digits.replace(",", "")) * _FACTORS[suffix.lower()]
+        # Beyond 2^53 a float skips whole numbers.
         return round(number) if number.is_integer() and abs(number) < 2**53 else None
     except ValueError:  # "_" alone
         return None
@@ -117,6 +122,7 @@ def _path(value: Any) -> Any:
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     text = str(value)
+    # An unset shell variable: an empty path would mean the current folder.
     if not text.strip():
         raise ValueError("an empty path; write . for the current folder")
     if not text.startswith("~"):

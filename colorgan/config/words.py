@@ -107,10 +107,13 @@ class _Reader:
     def _option(self, text: str) -> None:
         name, equals, value = text.partition("=")
         name = name.replace("-", "_")
+        # Only with this rank's own number: typed by a user it is still a mistake.
         if name == "local_rank" and value == os.environ.get("LOCAL_RANK"):
             return  # DeepSpeed's launcher adds it
 
+        # Unknown names are kept as they are: the schema reports them with the nearest key.
         name = self._known(name) or name
+        # Its values would be reported as stray words, each on a line.
         self.skipping = name in LAUNCHER_OPTIONS and name not in self.keys
         if self.skipping:
             self.words.problems.append(
@@ -145,6 +148,7 @@ class _Reader:
 
     def _value(self, word: str) -> None:
         name = self.name
+        # Without bare words all that follows a key belongs to it, as lists need.
         if name is None or (self.positional and not self._takes_another(name, word)):
             self.words.bare.append(word)
         else:

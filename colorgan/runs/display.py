@@ -43,6 +43,7 @@ class Display:
         self._started_at = time.monotonic()
 
         self._view: _View | None = None
+        # A dumb terminal (an editor's shell) cannot move its cursor up.
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._view = _View(self._console)
             self._task = self._view.add_task(
@@ -63,6 +64,7 @@ class Display:
         trace: TracebackType | None,
     ) -> None:
         if self._view is not None:
+            # Forgotten first: messages from now on are plain lines below the last state.
             view, self._view = self._view, None
             view.stop()
 
@@ -88,6 +90,7 @@ class Display:
 
         now = time.monotonic()
         ended = images_seen >= self._total_images
+        # The last state is always shown: it is what stays on the screen.
         if not ended and now - self._shown_at < self._every_s(now):
             return
         self._shown_at = now
@@ -106,6 +109,7 @@ class Display:
 
     def message(self, text: str) -> None:
         """Print a line, above the view if there is one."""
+        # Nothing is interpreted: a path may hold [brackets] that rich would take for markup.
         self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def _progress(self, images_seen: int) -> str:
@@ -115,6 +119,7 @@ class Display:
     def _every_s(self, now: float) -> float:
         if self._view is not None:
             return REDRAW_EVERY_S
+        # A twentieth of the time so far, between the two.
         return min(PLAIN_LATER_EVERY_S, max(PLAIN_FIRST_EVERY_S, 0.05 * (now - self._started_at)))
 
 
@@ -124,6 +129,7 @@ class _View(Progress):
     def __init__(self, console: Console) -> None:
         self.values: dict[str, float] = {}
         columns = (TextColumn("[bold]{task.description}"), BarColumn(40))
+        # No refresh thread: it would compete with training for Python's lock.
         super().__init__(*columns, console=console, auto_refresh=False)
 
     def get_renderables(self) -> Iterable[RenderableType]:
@@ -134,6 +140,7 @@ class _View(Progress):
 def _status_table(task: Task, values: Mapping[str, float]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
+    # Folded: a cut value would be a wrong value.
     table.add_column(overflow="fold")
     table.add_row("images", Text(str(task.fields["status"])))
     for group, members in _groups(values).items():

@@ -53,6 +53,7 @@ class RankStatus:
     def waits(self) -> bool:
         """Whether the main thread waited for other ranks: in a collective call, or for the GPU."""
         stack = self.stack or ()
+        # By file: the names of collective functions differ from version to version.
         if any("torch/distributed" in line for line in stack):
             return True
         return self.device == "cuda" and bool(stack) and bool(DEVICE_WAIT.search(stack[-1]))
@@ -62,6 +63,7 @@ def read_status(path: Path) -> RankStatus | None:
     """Read a report or a beat; None if there is none, or it is damaged."""
     try:
         with path.open("rb") as file:
+            # A beat is padded with spaces, which JSON ignores.
             data = json.loads(file.read(MAX_REPORT_BYTES))
         return _status(data)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -109,6 +111,8 @@ def summary_text(statuses: Sequence[RankStatus | None], patience_s: float) -> st
 
 def verdict(statuses: Sequence[RankStatus | None]) -> str:
     """Return one sentence that names the ranks that differ from the others, and how."""
+    # From the surest sign to the weakest: each test is only worth asking if those before say
+    # nothing.
     unknown = [rank for rank, status in enumerate(statuses) if status is None]
     if unknown:
         return f"{_ranks(unknown)} unknown: no report and no beat."
@@ -119,6 +123,7 @@ def verdict(statuses: Sequence[RankStatus | None]) -> str:
         latest = max(status.time for status in known)
         return " ".join(_silent(status, latest) for status in silent)
 
+    # The number of points passed, as names of points repeat.
     first = min((status.images_seen, status.number) for status in known)
     behind = [status for status in known if (status.images_seen, status.number) == first]
     if len(behind) < len(known):
@@ -146,8 +151,9 @@ def _by_stack(known: list[RankStatus]) -> str:
     busy = [status for status in known if not status.waits]
     if 0 < len(busy) < len(known):
         who = _ranks([status.rank for status in busy])
-        return f"All are {place}, but {who} in {_call(busy[0])}, which does not wait for other "
-        "ranks."
+        return (
+            f"All are {place}, but {who} in {_call(busy[0])}, which does not wait for other ranks."
+        )
 
     calls = Counter(_call(status) for status in known)
     usual = calls.most_common(1)[0][0]

@@ -45,11 +45,13 @@ class Band:
 def _accuracy(values: Mapping[str, float]) -> float | None:
     real = values.get("discriminator_accuracy/real")
     fake = values.get("discriminator_accuracy/fake")
+    # The mean of both: either alone swings from step to step.
     return None if real is None or fake is None else (real + fake) / 2
 
 
 def _colorfulness(values: Mapping[str, float]) -> float | None:
     output, data = values.get("colourfulness/output"), values.get("colourfulness/data")
+    # Relative to the data: a set of seascapes is less colorful than one of fruit.
     return output / data if output is not None and data else None
 
 
@@ -110,6 +112,7 @@ class HealthWatch:
             advice = band.advice(figure)
             streak = 0 if advice is None else self._streaks.get(band.name, 0) + 1
             self._streaks[band.name] = streak
+            # Equal, not at least: a state that lasts is told of once.
             if streak == REPORTS_TO_WARN:
                 sentences.append(f"{band.name} is {figure:.3g} (usual: {band.usual}): {advice}")
         return sentences
@@ -123,9 +126,11 @@ class HealthWatch:
             images_per_s: Of the last report.
             wait_share: Share of that time spent waiting for the loader.
         """
+        # As if data had come at once: only the computing is judged here.
         self._rates.append(images_per_s * 1.0 / max(1e-3, 1.0 - wait_share))
         recent = list(self._rates)[-REPORTS_TO_WARN:]
         best = max(self._rates)
+        # The best of the recent ones: a single slow report is a checkpoint or a neighbour's build.
         slow = len(self._rates) > 2 * REPORTS_TO_WARN and max(recent) < SLOW_SHARE * best
         if not slow or self._told_slow:
             return None
@@ -142,8 +147,10 @@ class HealthWatch:
         bands = []
         for name in [name for name in values if name.startswith("gradient_norm/")]:
             history = self._norms.setdefault(name, deque(maxlen=NORM_HISTORY))
+            # The first norms of a network from its seed say nothing about the later ones.
             if len(history) >= MIN_NORM_HISTORY:
                 bands.append(_norm_band(name, statistics.median(history)))
+            # After the band is made: a jump must not widen the band that it is judged by.
             history.append(values[name])
         return bands
 

@@ -36,6 +36,7 @@ class RunLog:
     def __init__(self, folder: Path, resume_from_images: int | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / LOG_NAME
+        # Before appending: lines of steps that are run again would stand twice.
         _keep_until(path, -1 if resume_from_images is None else resume_from_images)
         self._file = path.open("a", encoding="utf-8")
 
@@ -57,8 +58,10 @@ class RunLog:
         if values:
             line["values"] = {name: _finite(value) for name, value in values.items()}
 
+        # NaN is not JSON: other readers would refuse the whole line.
         text = json.dumps({**line, **fields}, allow_nan=False, default=str)
         self._file.write(text + "\n")
+        # Each line at once: a killed run's log ends where it ended.
         self._file.flush()
 
     def close(self) -> None:
@@ -85,6 +88,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     Raises:
         OSError: There is no log.
     """
+    # Bytes: one damaged character must not lose the file.
     lines = (folder / LOG_NAME).read_bytes().split(b"\n")
     entries = [_parse(line) for line in lines]
     return [entry for entry in entries if entry is not None]
@@ -104,6 +108,7 @@ def _keep_until(path: Path, last_images: int) -> None:
             kept.append(line + b"\n")
 
     after = b"".join(kept)
+    # Most starts change nothing, and a large log need not be written again.
     if after != before:
         with replacing(path) as partial:
             partial.write_bytes(after)

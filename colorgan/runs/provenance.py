@@ -35,11 +35,13 @@ def device_name(device: torch.device) -> str:
     """Return the GPU's name, or how many cores this process may use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    # The cores that this process may use, which is what its speed depends on.
     return f"CPU, {len(os.sched_getaffinity(0))} cores"
 
 
 def source_version() -> str:
     """Return the commit of this source tree, or the installed version outside a git checkout."""
+    # Of this file's folder, wherever the command was started.
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)

@@ -74,6 +74,7 @@ class RunFolder:
     def total_images(self) -> int | None:
         """The planned length in images; None if the log does not have it."""
         totals = [e["total_images"] for e in self.log if isinstance(e.get("total_images"), int)]
+        # The last: a run may have been extended.
         return totals[-1] if totals and totals[-1] > 0 else None
 
     @cached_property
@@ -132,6 +133,7 @@ class RunFolder:
         """Return a value of the recipe by its dotted key."""
         here: Any = self.recipe
         for part in dotted.split("."):
+            # Recipes may be of an older version, or damaged.
             here = here.get(part) if isinstance(here, dict) else None
         return default if here is None else here
 
@@ -152,6 +154,7 @@ class RunFolder:
         for key, value in flat(self.recipe).items():
             if not _ignored(key, (*FREE_KEYS, "seed")):
                 kept[key] = value
+        # By content where it is known: the same set may lie in two places.
         kept["data_digest"] = self.state.get("data_digest", self.setting("data.train"))
         return json.dumps(kept, sort_keys=True, default=str)
 
@@ -159,6 +162,7 @@ class RunFolder:
 def short_names(paths: Sequence[Path]) -> list[str]:
     """Return the shortest ends of paths that tell them apart."""
     most = max((len(path.parts) for path in paths), default=1)
+    # From the end: runs are named by their own folder, and their parents if need be.
     for count in range(1, most + 1):
         names = ["/".join(path.parts[-count:]) for path in paths]
         if len(set(names)) == len(names):
@@ -239,6 +243,7 @@ def _kind(recipe: Mapping[str, Any]) -> Kind:
 
 def _read_log(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
     try:
+        # The page is read whole into memory.
         if (folder / LOG_NAME).stat().st_size > MAX_LOG_BYTES:
             notes.append(f"{LOG_NAME} is over {MAX_LOG_BYTES >> 20} MiB: left out.")
             return []
@@ -253,12 +258,14 @@ def _saved_checkpoints(folder: Path) -> list[SavedCheckpoint]:
     for path in sorted(folder.glob("images-*")):
         if path.is_dir():
             sizes = [file.stat().st_size for file in path.iterdir() if file.is_file()]
+            # Presence only: checking digests would read gigabytes for a page.
             complete = (path / "COMPLETE").is_file()
             saved.append(SavedCheckpoint(path.name, sum(sizes), complete))
     return saved
 
 
 def _newest_state(folder: Path, checkpoints: Sequence[SavedCheckpoint]) -> dict[str, Any]:
+    # The newest may be damaged; an older one tells the same but for its images.
     for checkpoint in reversed(checkpoints):
         state = read_json(folder / checkpoint.name / "state.json") if checkpoint.complete else {}
         if state:
@@ -270,6 +277,7 @@ def _pictures(folder: Path) -> list[tuple[int, Path]]:
     pictures = []
     for path in folder.glob("pictures/images-*.png"):
         digits = path.stem.removeprefix("images-")
+        # isdigit() alone also accepts superscripts, at which int() fails.
         if digits.isascii() and digits.isdigit() and len(digits) < 20:
             pictures.append((int(digits), path))
     return sorted(pictures)

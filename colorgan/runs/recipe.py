@@ -56,6 +56,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
         # Repeated references (&a, *a) unfold without bound; no recipe of ours has one.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
             raise ValueError
+        # Never the loader for users' recipes: what a run wrote is plain, and may come from
+        # elsewhere.
         recipe = yaml.safe_load(text)
     except (OSError, yaml.YAMLError, ValueError, RecursionError):
         recipe = None
@@ -72,6 +74,7 @@ def saved_recipe(folder: Path, ranks: Ranks) -> dict[str, Any]:
 
     Without `recipe.yaml` it is the newest checkpoint's. It is only compared later.
     """
+    # From rank 0: ranks that chose by different files would compute in different precisions.
     return ranks.gather(_saved_recipe(folder) if ranks.main else {})[0]
 
 
@@ -100,8 +103,10 @@ class Change:
 
 def compare_recipes(old: Mapping[str, Any], recipe: RunRecipe) -> Change:
     """Return what a new start changes of a run's recipe, without what may change freely."""
+    # Keys that are newer than the run count as their defaults, which mean what it did.
     before = with_defaults(old, recipe)
     now = recipe.model_dump(mode="json")
+    # As JSON on both sides: a tuple in memory is a list on disk.
     lines = recipe_difference(before, now, ignore=FREE_KEYS)
 
     length = [line for line in lines if line.partition(":")[0] in LENGTH_KEYS]
@@ -135,7 +140,9 @@ def _grown_stages(old: Sequence[Any], new: Sequence[Any]) -> bool | None:
 def with_defaults(old: Mapping[str, Any], recipe: RunRecipe) -> dict[str, Any]:
     """Return a recipe from disk with the defaults of keys that are newer than the file."""
     try:
+        # Validated, so that other spellings of one value (1e-3, 0.001) are equal.
         return type(recipe).model_validate(dict(old)).model_dump(mode="json")
+    # A key that no longer exists: shown as a difference, for the user to judge.
     except ValidationError:
         return dict(old)
 
@@ -175,6 +182,7 @@ def check_length(change: Change, images_seen: int, before: int | None, now: int)
             f"{keys}: the run has already seen {images_seen:,} images, more than {now:,}: choose a "
             "larger length, or another --run"
         )
+    # A finished run's rate has ended its decay; a longer one starts from there by a new rule.
     finished = before is None or images_seen >= before
     if change.decays and not finished:
         raise OtherRecipeError(

@@ -164,6 +164,7 @@ class Run:
             self.message(f"at {step.images_seen:,} images: {warning}")
 
         self._log_skipped(loader)
+        # At log points only: asking is a collective call.
         self._log_published(self._saver.take_published())
 
     def _log_skipped(self, loader: Loader) -> None:
@@ -171,6 +172,7 @@ class Run:
         skipped = loader.replaced[self._num_skipped :]
         self._num_skipped = len(loader.replaced)
         texts = [f"sample {bad.sample_id} skipped: {bad.reason}" for bad in skipped]
+        # All ranks gather, whether they skipped any or not.
         for rank_texts in self.ranks.gather(texts):
             for text in rank_texts:
                 self.record("event", self._images_seen, text=text)
@@ -205,6 +207,7 @@ class Reporter:
 
     def step(self, step: StepReport, device: torch.device) -> None:
         """Report the values of a log point."""
+        # Into the log but not onto the screen's value lines, where they have places of their own.
         extra = {"images_per_s": step.images_per_s, "wait_share": step.wait_share}
         self.record("train", step.images_seen, {**step.values, **extra})
         self.display.update(step.images_seen, step.values, step.images_per_s, step.wait_share)
@@ -283,8 +286,10 @@ def open_run(
 
     with ExitStack() as stack:
         notes: list[str] = []
+        # First of all: two runs in one folder would overwrite each other's log.
         ranks.on_all_ranks(lambda: _claim(stack, recipe, ranks))
         stack.enter_context(watchdog)
+        # Inside the watchdog: checking gigabytes of digests on a dead disk is where starts hang.
         checkpoint = latest_checkpoint(folder / CHECKPOINTS, ranks, notes.append)
         if checkpoint is not None:
             notes += _check_checkpoint(checkpoint, recipe, state, model)
@@ -302,6 +307,7 @@ def open_run(
             keep_every_images=output.keep_every_images,
             background=output.background_save,
         )
+        # Registered before the run is used: its thread must end in any case.
         stack.callback(writer.close)
         images_seen = checkpoint.images_seen if checkpoint else 0
         run = Run(
@@ -326,6 +332,7 @@ def _claim(stack: ExitStack, recipe: RunRecipe, ranks: Ranks) -> None:
 
     check_trackers(recipe.output.trackers)
     stack.enter_context(owned_folder(recipe.run))
+    # The recipe before the checkpoints: it is there from the first second on.
     path = recipe.run / RECIPE
     if path.exists():
         refuse_change(compare_recipes(read_recipe(path), recipe), recipe.run)
@@ -363,6 +370,7 @@ def _logged_length(folder: Path) -> int | None:
         lengths = [whole(entry.get("total_images")) for entry in read_log(folder)]
     except OSError:
         return None
+    # Of the last start: an extended run's log has several.
     known = [length for length in lengths if length is not None]
     return known[-1] if known else None
 

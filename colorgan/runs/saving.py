@@ -42,6 +42,7 @@ class RunState:
             CheckpointError: It was not written by a run.
         """
         state = checkpoint.state
+        # Types are checked here, once: later code takes the state at its word.
         texts = {name: state.get(name) for name in ("data_digest", "model_role")}
         groups = {name: state.get(name) for name in ("recipe", "model")}
         if not all(isinstance(each, str) for each in texts.values()) or not all(
@@ -81,6 +82,7 @@ def check_same_start(checkpoint: Checkpoint, state: RunState, model: ModelConfig
         OtherWeightsError: Names both digests.
     """
     began = str(state.model.get("init_digest") or "")
+    # Checkpoints of older versions have no digest and are taken as they are.
     if began and began != model.init_digest:
         raise OtherWeightsError(
             f"{checkpoint.path} started from other weights than those at init now (digest "
@@ -94,6 +96,7 @@ def changed_versions(state: RunState, now: Mapping[str, str]) -> list[str]:
     return [
         f"{name} {old} -> {now[name]}"
         for name, old in sorted(state.versions.items())
+        # A new commit of our own is told elsewhere; another torch changes rounding.
         if name in now and now[name] != old and name != "source"
     ]
 
@@ -134,6 +137,7 @@ class RunSaver:
             "images_seen": images_seen,
             "model": model.model_dump(mode="json"),
         }
+        # The outputs are computed now, with these weights, in the precision of consolidation.
         roles = {**strategy.state(), "probe": self._outputs(strategy)}
         try:
             return self._writer.start(roles, state)
@@ -158,6 +162,7 @@ class RunSaver:
         """Return the network's outputs for a fixed input, which consolidation compares with."""
         role, device = self._state.model_role, self._ranks.device
         size = self._model.architecture.image_size
+        # On all ranks: under ZeRO the network is put together from their parts.
         outputs = {"raw": probe(strategy.evaluated(role, ema=False), size, device)}
         if strategy.ema_name == role:
             outputs["average"] = probe(strategy.evaluated(role), size, device)

@@ -45,6 +45,7 @@ class Trackers:
         self._trackers: dict[str, Any] = {}
         for name in names:
             start = partial(_start, name, folder, resume_from_images)
+            # Listed before it starts, so that `_on` can drop it if that fails.
             self._trackers[name] = None
             self._on(name, start)
 
@@ -115,11 +116,13 @@ def check_trackers(names: Sequence[str]) -> None:
     for name in names:
         if name == TENSORBOARD:
             continue
+        # Only now: accelerate's table imports what is installed of all trackers.
         known = _classes()
         if name not in known:
             raise UsageError(
                 f"output.trackers: {name!r} is unknown; choose from {', '.join(sorted(known))}"
             )
+        # Looked up, not imported: importing takes seconds.
         module = MODULES.get(name, name)
         if importlib.util.find_spec(module) is None:
             raise UsageError(
@@ -148,6 +151,7 @@ class _Logger(logging.LoggerAdapter):  # type: ignore[type-arg]
 def _start(name: str, folder: Path, resume_from_images: int, _: Any) -> Any:
     kind = _classes()[name]
     if name == TENSORBOARD:
+        # Values of steps that are run again would be drawn as a second curve.
         tracker = kind(TENSORBOARD, str(folder), purge_step=resume_from_images + 1)
     elif name == "wandb":
         tracker = kind(PROJECT, name=folder.name, dir=str(folder))

@@ -87,6 +87,7 @@ class Watchdog:
     ) -> None:
         self.folder, self._ranks, self._end = folder, ranks, end
         self._batch = global_batch_size
+        # A fifth of the time, for reports that go through a shared disk.
         self._margin_s = min(60.0, max(1.0, 0.2 * timeout_s))  # for the reports
         self._patience_s = max(1.0, timeout_s - self._margin_s)
         self._beat_s = min(5.0, max(0.1, timeout_s / 40))
@@ -119,6 +120,7 @@ class Watchdog:
             collective: All ranks wait for each other here.
         """
         before = self._point
+        # The same point noted again is progress (a batch of many) but no new place.
         moved = name != before.name or images_seen != before.images_seen
         kept = before.batches if batches is None else tuple(batches)
         self._point = Point(name, images_seen, before.number + moved, kept)
@@ -132,18 +134,21 @@ class Watchdog:
             yield item
 
     def __enter__(self) -> Watchdog:
+        # At a breakpoint nothing moves, and rightly so.
         if sys.gettrace() is not None:  # a debugger steps through the run
             return self
 
         name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}"
         self.folder = self.folder / self._ranks.gather(name)[0]
         self.folder.mkdir(parents=True, exist_ok=True)
+        # Opened once and kept: a disk that is full later still takes a rewrite of the same bytes.
         self._beat = os.open(self._beat_path(self._ranks.rank), os.O_RDWR | os.O_CREAT, 0o644)
         self._write_beat()
         self._stacks = self._path("stacks.txt").open("w")
         me = Process(
             self._ranks.rank, socket.gethostname(), os.getpid(), process_start(os.getpid())
         )
+        # Of this machine only: another machine's processes cannot be looked up.
         self._peers = [
             peer for peer in self._ranks.gather(me) if peer.host == me.host and peer != me
         ]
@@ -207,6 +212,8 @@ class Watchdog:
                 self._report_and_end()
                 return
 
+            # Lost for a while, not at a glance: a rank that ends in order removes its beat a moment
+            # later.
             lost_since = (lost_since or now) if self._rank_is_lost() else None
             if lost_since is not None and now - lost_since > LOST_GRACE_S:
                 self._end_after_lost_rank()
@@ -237,6 +244,7 @@ class Watchdog:
     def _write_beat(self) -> None:
         status = {key: value for key, value in self.status().items() if key != "samples"}
         text = json.dumps({**status, "time": time.time()}).encode()
+        # Padded to one size: a shorter beat must not leave the end of the longer one before it.
         os.pwrite(self._beat, text.ljust(BEAT_BYTES), 0)
 
     def _end_after_lost_rank(self) -> None:
@@ -249,6 +257,8 @@ class Watchdog:
         """Report, wait for the others' reports, write the summary, end all processes."""
         deadline = time.monotonic() + self._margin_s
         with suppress(OSError):
+            # A file that all ranks look for: the others report at once, though their own clocks are
+            # behind.
             (self.folder / TRIPPED).touch()
             report = {**self.status(), "time": time.time(), "stacks": python_stacks()}
             with replacing(self._path("json")) as path:
@@ -256,6 +266,7 @@ class Watchdog:
 
         silent = self._wait_for_reports(deadline - 0.5 * self._margin_s)
         reported = [rank for rank in range(self._ranks.world_size) if rank not in silent]
+        # The lowest rank that answers writes: rank 0 may be the one that hangs.
         if not reported or self._ranks.rank == reported[0]:
             self._write_summary()
 
@@ -266,6 +277,8 @@ class Watchdog:
         for rank in silent:
             peer = read_status(self._beat_path(rank))
             if peer is not None:
+                # Killed last: its memory and GPU would stay taken by a process that nobody waits
+                # for.
                 end_process(peer)
         self._end(ExitStatus.HUNG)
 
@@ -279,6 +292,7 @@ class Watchdog:
 
     def _write_summary(self) -> None:
         text = summary_text(self.statuses(), self._patience_s)
+        # On a full disk the summary is still printed.
         with suppress(OSError), replacing(self.folder / SUMMARY) as path:
             path.write_text(text)
         print(f"{text}\nReports: {self.folder}", file=sys.stderr, flush=True)
@@ -356,6 +370,7 @@ def process_start(process: int) -> int:
     It is 0 if the process has ended or is unknown.
     """
     try:
+        # Behind the last bracket: a program's name may hold spaces and brackets.
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0

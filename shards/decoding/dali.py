@@ -96,6 +96,8 @@ def define_pipeline(
         batch_size=max_batch_size,
         num_threads=num_threads,
         device_id=(device.index or 0) if on_gpu else None,
+        # One batch: the caller overlaps decoding itself, and each batch in the queue holds its
+        # memory.
         prefetch_queue_depth=1,
     )
     with pipeline:
@@ -173,6 +175,7 @@ def lab_operators(rgb: Any, ab_scale: float) -> Any:
         M=matrix.ravel().tolist(),
         T=offset,
     )
+    # Last: DALI's operators work on interleaved pixels.
     return fn.transpose(lab, perm=[2, 0, 1])
 
 
@@ -203,6 +206,7 @@ def _mask(spec: DecodeSpec, windows: tuple[Any, Any] | None, flips: Any) -> Any:
         mask = fn.resize(
             mask,
             size=size,
+            # Between two class indices there is no class.
             interp_type=types.INTERP_NN,
             antialias=False,
         )

@@ -135,6 +135,7 @@ class Decoder:
     def submit(self, batch: EncodedBatch) -> None:
         """Start on a batch; its result must be fetched before the next one is submitted."""
         edges = self._cut(batch)
+        # Usual batches stay whole, and so decode while the one before becomes Lab.
         if len(edges) > 2:
             self._parts = [
                 batch.part(
@@ -250,6 +251,7 @@ class Decoder:
             if self._spec.lab == "fused":
                 lab_B3HW = self._fused_lab(fetched)
             else:
+                # Cloned: DALI writes its next batch into the same memory.
                 lab_B3HW = as_tensor(fetched.outputs[0]).clone()
 
             mask_BHW = None
@@ -292,6 +294,7 @@ class Decoder:
             self._in_threads(resize, range(number))
         else:
             rgb_BHW3 = np.asarray(images.as_tensor())
+            # A block per thread: rows of several images share the kernel's scratch rows.
             block_size = -(-number // self._num_threads)
 
             def convert(begin: int) -> None:
@@ -334,6 +337,7 @@ def _new_stream(device: torch.device) -> torch.cuda.Stream:
 
 def _check_masks(masks_BHW1: NDArray[np.uint8], num_classes: int) -> None:
     """Refuse indices that would fail in the loss of a training step, far from their cause."""
+    # 0 is background, so the largest class is num_classes itself.
     strange = masks_BHW1[(masks_BHW1 > num_classes) & (masks_BHW1 != VOID)]
     if len(strange):
         raise DecodeError(f"the mask holds index {int(strange[0])}, of {num_classes} classes")

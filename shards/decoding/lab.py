@@ -105,6 +105,7 @@ def row_to_linear(
 @numba.njit(inline="always", fastmath=True)  # type: ignore[untyped-decorator]
 def lab_row(red: Any, green: Any, blue: Any, l_W: Any, a_W: Any, b_W: Any, ab_scale: float) -> None:
     """Write normalised Lab of a row of linear light; strided rows would not vectorise."""
+    # Folded into one factor: the loop below is bound by its arithmetic.
     a_slope = np.float32(500.0 / ab_scale)
     b_slope = np.float32(200.0 / ab_scale)
 
@@ -141,6 +142,7 @@ def lab_from_srgb(
         ab_scale: Divisor of a and b; 128 brings them into [-1, 1].
     """
     number, height, width, _ = rgb_BHW3.shape
+    # One row of scratch, reused: it stays in the first-level cache.
     red = np.empty(width, np.float32)
     green = np.empty(width, np.float32)
     blue = np.empty(width, np.float32)

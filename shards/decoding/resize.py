@@ -45,6 +45,7 @@ def _triangle(size_in: int, size_out: int, first: Any, weights: Any) -> None:
     radius = max(1.0, scale)
 
     for out in range(size_out):
+        # Centers of pixels, not corners: the picture would move by half a pixel.
         center = (out + 0.5) * scale - 0.5
         begin = int(np.ceil(center - radius))
 
@@ -56,6 +57,7 @@ def _triangle(size_in: int, size_out: int, first: Any, weights: Any) -> None:
             )
             total += weights[out, tap]
         for tap in range(weights.shape[1]):
+            # To a sum of 1, also at the borders, so that a flat area keeps its value.
             weights[out, tap] /= total
         first[out] = begin
 
@@ -68,6 +70,7 @@ def _combine_rows(rgb_HW3: Any, first: int, weights: Any, row: Any) -> None:
 
     for tap in range(len(weights)):
         weight = weights[tap]
+        # Rows are many and weights at the ends often zero: skipped before the row is touched.
         if weight > 0.0:
             y = max(first + tap, 0)
             y = min(y, height - 1)
@@ -175,6 +178,7 @@ def lab_resized(
     for y in range(size):
         _combine_rows(rgb_HW3, row_first[y], row_weights[y], row)
         for channel in range(3):
+            # Borders repeated here once a row, so that the inner loop needs no test for them.
             padded[:pad, channel] = padded[pad, channel]
             padded[pad + width :, channel] = padded[pad + width - 1, channel]
 

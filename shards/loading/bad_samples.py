@@ -68,18 +68,22 @@ class BadSamples:
             LoadError: More than MIN_BAD samples are bad, and more than the allowed share.
         """
         instead = "left out" if bad.used is None else f"replaced by sample {bad.used}"
+        # Outside the lock: a slow log must not hold up the reading threads.
         logger.warning(
             "sample %d at position %d: %s; %s", bad.sample_id, bad.position, bad.reason, instead
         )
 
         with self._lock:
             self._replaced.append(bad)
+            # Judged under the lock that adds, so that two threads cannot both be the last allowed
+            # one.
             too_many = len(self._replaced) > self._allowed()
             report = self._report() if too_many else ""
         if too_many:
             raise LoadError(report)
 
     def _allowed(self) -> float:
+        # Zero means none at all, without the handful that other shares allow.
         if self._max_bad_share == 0:
             return 0.0
         return max(MIN_BAD, self._max_bad_share * self._num_drawn)

@@ -72,9 +72,11 @@ def boxes_in_window(objects: Objects, window: NDArray[np.float64] | None, flip: 
 
     if flip:
         x0, y0, x1, y1 = boxes_N4.T
+        # Sides change places, or x0 would be right of x1.
         boxes_N4 = np.stack([1.0 - x1, y0, 1.0 - x0, y1], axis=1)
 
     clipped_N4 = boxes_N4.clip(0.0, 1.0)
+    # In shares of the crop both: the ratio is the same as in pixels.
     areas_N, left_N = _areas(boxes_N4), _areas(clipped_N4)
     enough_N = objects.crowd_N | (left_N >= MIN_KEPT_AREA * areas_N)
     return _selected(objects, clipped_N4, (left_N > 0.0) & enough_N)
@@ -88,6 +90,7 @@ def _areas(boxes_N4: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _selected(objects: Objects, boxes_N4: NDArray[np.float64], keep_N: NDArray[np.bool_]) -> Boxes:
     return Boxes(
+        # Indexing copies, so no tensor keeps the label's larger arrays alive.
         boxes_N4=torch.from_numpy(boxes_N4[keep_N].astype(np.float32)),
         classes_N=torch.from_numpy(objects.classes_N[keep_N]),
         difficult_N=torch.from_numpy(objects.difficult_N[keep_N]),

@@ -53,7 +53,9 @@ def fetched_ahead(plans: Iterator[P], shards: ShardSet) -> Iterator[P]:
     fetcher, ahead = _Fetcher(shards), deque[P]()
     try:
         while True:
+            # Two for each one taken: the look-ahead grows while training already runs.
             for _ in range(2):
+                # Measured in samples, not plans: micro-batches may be of any size.
                 if ahead and ahead[-1].positions[0] - ahead[0].positions[0] >= reach:
                     break
                 if (plan := next(plans, None)) is not None:
@@ -82,11 +84,13 @@ class _Fetcher:
 
     def request(self, ids: NDArray[np.int64]) -> None:
         """Fetch the shards that hold these samples, unless they were requested lately."""
+        # The set's table of starts is small; the table of samples would be read from disk for this.
         numbers = np.searchsorted(self._starts, ids, side="right") - 1
         for number in dict.fromkeys(numbers.tolist()):
             if number not in self._recent:
                 self._requests.put(self._paths[number])
 
+            # Moved to the end at each use, so that shards of the present window are not forgotten.
             self._recent[number] = None
             self._recent.move_to_end(number)
             if len(self._recent) > WINDOW_SHARDS:
@@ -104,6 +108,8 @@ class _Fetcher:
             if remote is None:
                 continue
             try:
+                # Not needed yet: a full cache may refuse it, rather than push out what is being
+                # read.
                 remote.fetch(path.name, needed=False)
             except (
                 OSError

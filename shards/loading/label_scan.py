@@ -65,6 +65,7 @@ def count_classes(shards: ShardSet, kind: LabelKind) -> ClassCounts:
         samples += 1
         if members.mask is not None:
             with Image.open(io.BytesIO(members.mask)) as mask:
+                # 256 bins whatever the classes: 255 marks void, which is cut off below.
                 pixels_256 = np.bincount(np.asarray(mask).ravel(), minlength=256)
             counts_C += pixels_256[: len(counts_C)]
         elif members.label is not None:
@@ -83,6 +84,7 @@ def _has_label(members: Members, kind: LabelKind) -> bool:
 def _labels(shards: ShardSet, kind: LabelKind, most: int) -> Iterator[Members]:
     """Yield the labels of at most `most` samples, spread over the set."""
     number = min(most, shards.num_samples)
+    # Spread, as packed sets are often sorted by class.
     ids = np.linspace(0, shards.num_samples - 1, number).round().astype(np.int64)
     spec = MemberSpec(
         classes=None if kind == "mask" else shards.classes,
@@ -94,6 +96,7 @@ def _labels(shards: ShardSet, kind: LabelKind, most: int) -> Iterator[Members]:
         for row in shards.rows(ids):
             try:
                 yield read_labels(shards, row, spec, files.read_at)
+            # Training replaces it and reports it; a count can do without it.
             except BadSampleError:
                 continue
     finally:

@@ -65,11 +65,13 @@ def class_vectors(label: bytes, num_classes: int) -> ClassVectors:
             f"classes is {_short(classes)}, not a list of numbers from 0 to {num_classes - 1}"
         )
 
+    # Optional: ImageNet's labels have classes and no objects.
     objects = document.get("objects", [])
     if not isinstance(objects, list):
         raise ValueError(f"objects is {_short(objects)}, not a list")
 
     present = np.zeros(num_classes, np.float32)
+    # Set, not added: a class that is listed twice is still one label.
     present[classes] = 1.0
     easy = np.zeros(num_classes, np.bool_)
     difficult = np.zeros(num_classes, np.bool_)
@@ -80,6 +82,7 @@ def class_vectors(label: bytes, num_classes: int) -> ClassVectors:
             raise ValueError(
                 f"an object of class {_short(index)}, not a number from 0 to {num_classes - 1}"
             )
+        # One easy object makes the class count; VOC's rule for its classification task.
         group = difficult if item.get("difficult") else easy
         group[index] = True
 
@@ -118,10 +121,12 @@ def labelled_objects(label: bytes, num_classes: int, stored_size: tuple[int, int
     for item in items:
         _check_object(item, num_classes)
 
+    # Shaped by hand, as an image without objects gives an array of one dimension.
     boxes_N4 = np.array([item["box"] for item in items], np.float64).reshape(-1, 4)
     boxes_N4 /= np.array(stored_size * 2, np.float64)
     sides_N2 = (boxes_N4[:, 2:] - boxes_N4[:, :2]) * np.array([width, height], np.float64)
     box_areas_N = sides_N2.prod(axis=1).tolist()
+    # COCO's areas are those of the outline, by which it sorts objects into small to large.
     areas = [item.get("area", area) for item, area in zip(items, box_areas_N, strict=True)]
 
     return Objects(
@@ -137,6 +142,7 @@ def labelled_objects(label: bytes, num_classes: int, stored_size: tuple[int, int
 def _document(label: bytes) -> dict[str, Any]:
     try:
         document: Any = json.loads(label)
+    # Thousands of brackets are valid JSON, and a cheap attack.
     except RecursionError:
         raise ValueError("JSON that is nested too deeply") from None
     return document if isinstance(document, dict) else {}
@@ -160,10 +166,12 @@ def _is_box(box: Any) -> bool:
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
         return False
     x0, y0, x1, y1 = box
+    # Empty boxes are allowed: corpora hold some, and scoring passes over them.
     return bool(x0 <= x1 and y0 <= y1)
 
 
 def _is_class(index: Any, num_classes: int) -> bool:
+    # True is an int in Python, and would be class 1.
     return isinstance(index, int) and not isinstance(index, bool) and 0 <= index < num_classes
 
 

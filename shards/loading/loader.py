@@ -156,6 +156,7 @@ class Loader:
 
         self._files = ShardFiles()
         self._read_at = read_at or _read_at(shards, self._files, self._order.run_samples, num_nodes)
+        # A loader that is dropped without `close` must not leave hundreds of files open.
         weakref.finalize(self, self._files.close)
         self._streams: list[Stream] = []
         self._closed_wait_s = 0.0
@@ -163,11 +164,13 @@ class Loader:
         decode = DecodeSpec(
             image_size=image_size,
             crop=random_crop_min_area < 1.0,
+            # Looked up once: a set packed at this size skips the resize, which costs more than Lab.
             resize=not shards.all_are_square(image_size),
             flip=flip,
             mask=targets == "mask",
             num_classes=len(shards.classes),
             ab_scale=ab_scale,
+            # The fused kernel is compiled for CPUs.
             lab=lab if device == "cpu" else "operators",
             hardware_decoder_share=hardware_decoder_share,
         )
@@ -179,6 +182,7 @@ class Loader:
             training=True,
             max_batch_size=micro_batch_size,
             num_threads=num_threads,
+            # Reads wait for storage, not for cores: there may be more than decoding threads.
             num_read_threads=max(2, min(8, 2 * num_threads)),
             read_ahead=_READ_AHEAD_PLANS,
             device=device,
@@ -213,6 +217,7 @@ class Loader:
             OrderError: Fewer samples than a global batch takes, or a negative position.
             LoadError: Too many samples are bad (while iterating).
         """
+        # Here, not in the generator, which would raise only when the first batch is asked for.
         if self.shards.num_samples < self._global_batch_size or images_seen < 0:
             raise OrderError(
                 f"a global batch of {self._global_batch_size} from position {images_seen} of a set "
@@ -233,6 +238,8 @@ class Loader:
         """
         spec = self._spec
         decode = replace(spec.decode, crop=False, flip=False)
+        # Only `original` keeps masks at the photos' own size; elsewhere the stored mask is the
+        # resized one.
         own_size = spec.members.mask and set(self.shards.image_policies) == {"original"}
 
         spec = replace(spec, decode=decode, training=False)
@@ -246,6 +253,7 @@ class Loader:
 
     def close(self) -> None:
         """Stop the threads and close the files. The loader can be used again."""
+        # A copy: a stream that ends takes itself off the list.
         for stream in list(self._streams):
             stream.close()
         self._files.close()
@@ -261,6 +269,7 @@ class Loader:
     def _train_plans(self, images_seen: int) -> Iterator[Plan]:
         size = self._micro_batch_size
         for step in count():
+            # Nothing but arithmetic on the position: that is what lets a run resume anywhere.
             first = images_seen + step * self._global_batch_size + self._slice.offset
             for index in range(self._slice.num_micro_batches):
                 begin = first + index * size
@@ -270,6 +279,7 @@ class Loader:
         size, number = self._micro_batch_size, self.shards.num_samples
         for begin in range(self.rank * size, number, self.world_size * size):
             positions = np.arange(begin, min(begin + size, number))
+            # Epoch 0 throughout: an evaluation draws no crop and no flip from it.
             zeros = np.zeros_like(positions)
             yield Plan(positions, Draws(positions, zeros, zeros, np.full_like(zeros, number)))
 
@@ -284,10 +294,12 @@ class Loader:
         finally:
             stream.close()
             self._streams.remove(stream)
+            # Kept for `wait_s`, which counts over streams that are gone.
             self._closed_wait_s += stream.wait_s
 
     def _batch(self, decoded: Decoded) -> Batch:
         items, images = decoded.items, decoded.images
+        # The decoder works on a CUDA stream of its own and may not have finished.
         wait_on_current_stream(images)
         batch = Batch(
             lab_B3HW=images.lab_B3HW,
@@ -318,6 +330,7 @@ def _order(shards: ShardSet, seed: int, weights: Sequence[float]) -> Order | Mix
     if not weights:
         return Order(shards.shard_sizes, seed)
 
+    # By folder: shares are given per folder, and each keeps its own epochs.
     sizes = [[shard.samples for shard in manifest.shards] for manifest in shards.manifests]
     return MixedOrder(sizes, weights, seed)
 
@@ -333,6 +346,7 @@ def queue_length(prefetch_batches: int, num_micro_batches: int) -> int:
 
 def _read_at(shards: ShardSet, files: ShardFiles, run_samples: int, num_nodes: int) -> ReadAt:
     """Choose how files are read: large sets with page-cache hints, unless too many nodes share."""
+    # Blocks of one sample have no rest to prefetch.
     if run_samples > 1 and num_nodes <= MAX_NODES:
         return RunReads(shards, run_samples, files).read_at
     return files.read_at

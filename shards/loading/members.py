@@ -71,9 +71,11 @@ def read_members(shards: ShardSet, row: np.void, spec: MemberSpec, read_at: Read
             mask of another size or kind than promised, or an invalid label.
     """
     path = shards.shard_paths[row["shard"]]
+    # From the table, before a byte is read.
     _check_num_pixels(path, row, spec.max_pixels)
 
     image = _read_member(path, row, "image", spec, read_at)
+    # The header too: a file with the right checksum may have been packed wrong by another tool.
     _check_image(path, row, image, shards.manifest_of(row).image_formats)
     members = read_labels(shards, row, spec, read_at)
     members.image = image
@@ -135,6 +137,7 @@ def _check_image(path: Path, row: np.void, image: bytes, formats: tuple[str, ...
         names = " or ".join(name.upper() if name != "webp" else "WebP" for name in formats)
         raise BadSampleError(f"{path.name}: the image is not an intact {names}")
 
+    # Decoders disagree on the rest: DALI cuts 16 bits down, Pillow may refuse them.
     if header.bits > 8 or header.channels not in (1, 3):
         raise BadSampleError(
             f"{path.name}: the image has {header.bits} bits and {header.channels} channels, not "
@@ -176,6 +179,7 @@ def _read_member(path: Path, row: np.void, name: str, spec: MemberSpec, read_at:
         )
 
     data = _read_with_retries(path, offset, size, spec.retry, read_at)
+    # Short first: the checksum of too few bytes would only say that it differs.
     if len(data) != size:
         raise BadSampleError(
             f"{path.name}: the {name} at byte {offset} ends after {len(data)} of {size} bytes"
@@ -198,6 +202,8 @@ def _read_with_retries(
             if attempt == retry.num_tries or isinstance(error, FileNotFoundError):
                 reason = error.strerror or error
                 raise BadSampleError(f"{path.name}: cannot be read ({reason})") from error
+            # Growing pauses: a storage server that restarts needs seconds, not another request at
+            # once.
             time.sleep(retry.pause_s(attempt))
 
     raise AssertionError("num_tries is at least 1")

@@ -135,6 +135,7 @@ class BatchMaker:
         """
         decoding: list[Item] = []
         for items in self._read(plans):
+            # Fetched before the next is submitted: the graph's queue holds one batch.
             fetched = self._fetch(decoding)
             # The next batch decodes while this one becomes Lab and is handed over.
             if items:
@@ -143,6 +144,7 @@ class BatchMaker:
                 yield self._finished(decoding, fetched)
             decoding = items
 
+        # The last batch has no successor to push it out.
         if fetched := self._fetch(decoding):
             yield self._finished(decoding, fetched)
 
@@ -172,6 +174,7 @@ class BatchMaker:
         items = []
         for index, result in enumerate(reads.collect()):
             sample_id = int(plan.ids[index])
+            # With the planned sample's id, on which the rule of replacement depends.
             item = Item(
                 position=int(plan.positions[index]),
                 epoch=int(plan.draws.epochs[index]),
@@ -200,6 +203,7 @@ class BatchMaker:
         while item.attempt < _MAX_ATTEMPTS:
             bad_id = item.sample_id
             item.attempt += 1
+            # A score over other images than the set's would not be the set's score.
             if not self._spec.training:
                 self._bad_samples.add(Replaced(item.position, bad_id, None, reason))
                 return False
@@ -260,6 +264,7 @@ class BatchMaker:
                 path = self._shards.shard_paths[row["shard"]]
                 reason = f"{path.name}: does not decode ({error})"
 
+            # Remembered by sample, as a later epoch meets it again.
             self._undecodable[item.sample_id] = reason
             if not self._replace(item, reason):
                 return False
@@ -269,7 +274,9 @@ class BatchMaker:
         windows = np.empty((len(items), 4), np.int32)
         if decode.crop:
             windows = self._windows(items)
+        # Never empty here: a sample without its mask was replaced when it was read.
         masks = [item.members.mask or b"" for item in items] if decode.mask else []
+        # Images of the output's size are small; only photos can fill the memory.
         num_pixels = self._sizes(items).prod(axis=1) if decode.resizes else None
 
         return EncodedBatch(
@@ -311,9 +318,11 @@ class BatchMaker:
             return [all_boxes(each) for each in objects]
 
         decode = self._spec.decode
+        # Drawn again rather than carried along: the same function of seed, epoch and sample.
         mirrored = self._flips(items).astype(np.bool_) & decode.flip
         windows: list[NDArray[np.float64] | None] = [None] * len(items)
         if decode.crop:
+            # Windows are (y, x, height, width), so height and width divide them in turn.
             sides_N4 = np.tile(self._sizes(items), 2)
             windows = list(self._windows(items) / sides_N4)
 

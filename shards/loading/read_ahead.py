@@ -24,7 +24,8 @@ _POLL_S = 0.1
 Result = Members | BadSampleError
 
 
-class ReadingStopped(Exception):  # noqa: N818 (not an error: it ends the thread that waits for reads)
+# Not an error, despite its base: it ends the thread that waits for reads.
+class ReadingStopped(Exception):  # noqa: N818
     """The reads were called off."""
 
 
@@ -87,6 +88,7 @@ class ReadAhead:
     def read(self, ids: NDArray[np.int64]) -> PendingReads:
         """Begin to read these samples, an equal block of them per thread."""
         rows = self._shards.rows(ids)
+        # Blocks, not single samples: each hand-over between threads costs some microseconds.
         size = max(1, -(-len(rows) // self._num_threads))
         tasks = [_Task(rows[begin : begin + size]) for begin in range(0, len(rows), size)]
         for task in tasks:
@@ -127,13 +129,16 @@ class ReadAhead:
         limit_s = self._spec.retry.stall_s
         num_seen, since = 0, time.monotonic()
 
+        # Polled, so that `abort` ends the wait, and progress is seen sample by sample.
         while not task.done.wait(min(_POLL_S, limit_s)):
             if self._aborted.is_set():
                 raise ReadingStopped
             if len(task.results) > num_seen or self._is_fetching(task):
                 num_seen, since = len(task.results), time.monotonic()
             elif time.monotonic() - since > limit_s:
+                # The stuck thread sees it if it ever returns, and adds nothing more.
                 task.given_up = True
+                # The last result may have come between the check and now.
                 return len(task.results) == len(task.rows)
         return True
 
@@ -147,6 +152,7 @@ class ReadAhead:
         return remote is not None and remote.is_fetching(path.name)
 
     def _start_thread(self) -> None:
+        # Counted, as every thread needs a None of its own to end.
         self._num_started += 1
         threading.Thread(target=self._work, name="shards-read", daemon=True).start()
 

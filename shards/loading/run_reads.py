@@ -58,6 +58,7 @@ class RunReads:
         """
         span = self.begin(self._numbers[path], offset)
         if span is not None:
+            # Once per block: repeated hints cost a system call each and fetch nothing new.
             self._files.will_need(path, *span)
         return self._files.read_at(path, offset, size)
 
@@ -65,6 +66,7 @@ class RunReads:
         """Return offset and size of the block at `offset`, or None if it was begun before."""
         with self._lock:
             edges = self._edges.get(shard) or self._find_edges(shard)
+            # The last edge is an end, not a beginning.
             block = bisect_right(edges, offset, hi=len(edges) - 1) - 1
 
             known = (shard, block) in self._begun
@@ -84,6 +86,7 @@ class RunReads:
         rows = self._shards.rows(ids)
 
         last = rows[-1]
+        # Members of a sample may come in any order in shards made elsewhere.
         ends = [int(last[f"{name}_offset"]) + int(last[f"{name}_size"]) for name in _MEMBERS]
         edges = [*rows["image_offset"][:-1].tolist(), max(ends)]
 

@@ -51,6 +51,7 @@ class ShardSet:
 
     def __init__(self, manifests: Sequence[Manifest]) -> None:
         self.manifests = tuple(manifests)
+        # The first with classes: pretraining mixes labelled and unlabelled folders.
         labelled = next((manifest for manifest in manifests if manifest.classes), manifests[0])
         self.classes = labelled.classes
         self.palette = labelled.palette
@@ -68,6 +69,7 @@ class ShardSet:
         self.num_samples = sum(self.shard_sizes)
 
         self._tables = [manifest.samples() for manifest in manifests]
+        # Sums, not a joined table: tables are mapped from disk and may be gigabytes.
         self._first_sample = np.cumsum([0, *(manifest.num_samples for manifest in manifests)])
         self._first_shard = np.cumsum([0, *(len(manifest.shards) for manifest in manifests)])
 
@@ -75,6 +77,7 @@ class ShardSet:
         """Return these samples' rows of the table, shape (N,); `shard` counts over all folders."""
         rows = np.empty(len(ids), SAMPLE_DTYPE)
         folders = np.searchsorted(self._first_sample, ids, side="right") - 1
+        # One fancy index per folder: a mapped table is read where it is asked, and no further.
         for folder in np.unique(folders):
             here = folders == folder
             rows[here] = self._tables[folder][ids[here] - self._first_sample[folder]]
@@ -157,6 +160,7 @@ def open_shards(folders: Sequence[Path | str], storage: Storage | None = None) -
         str(folder).rstrip("/") if is_url(folder) else Path(folder).resolve() for folder in folders
     ]
     for folder in resolved:
+        # Twice would double its share of the stream without a word.
         if resolved.count(folder) > 1:
             raise ManifestError(f"{folder}: given twice; name each packed folder once.")
 
@@ -169,9 +173,11 @@ def _open_folder(folder: Path | str, storage: Storage) -> Manifest:
         return open_remote(str(folder), storage.cache, storage.retry)
 
     manifest = read_manifest(Path(folder))
+    # A local index of shards elsewhere: fetched like a remote folder's.
     if any(shard.is_remote for shard in manifest.shards):
         return with_cached_shards(manifest, storage.cache, storage.retry)
     if storage.stage_dir is None:
         return manifest
     limit_bytes = None if storage.stage_gb is None else round(storage.stage_gb * 1e9)
+    # Local sets only: what comes from URLs is on this node already, in the cache.
     return stage(manifest, storage.stage_dir, limit_bytes)

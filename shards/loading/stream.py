@@ -72,6 +72,7 @@ class Stream:
         try:
             while not self._stop.is_set():
                 try:
+                    # With a timeout: `close` from another thread must end this wait.
                     result = self._ready.get(timeout=_POLL_S)
                 except queue.Empty:
                     continue
@@ -80,12 +81,14 @@ class Stream:
                 return result
             return None
         finally:
+            # Also when it raises: the consumer did wait.
             self.wait_s += time.perf_counter() - begin
 
     def close(self) -> None:
         """Stop the thread and wait for its end."""
         self._stop.set()
         self._maker.abort()
+        # A generator's finaliser may run in the stream's own thread, which cannot join itself.
         if self._thread is not threading.current_thread():
             self._thread.join(timeout=_JOIN_S)
 
@@ -95,6 +98,7 @@ class Stream:
             for decoded in self._maker.make(self._plans):
                 if not self._put(decoded):
                     break
+        # Called off by `close`: nobody waits for a result.
         except ReadingStopped:
             pass
         except BaseException as error:  # any error belongs to the consumer
@@ -102,6 +106,7 @@ class Stream:
         finally:
             self._maker.close()
 
+        # Last, None or the error: the consumer learns of the end in order, after all batches.
         self._put(end)
 
     def _put(self, result: Decoded | BaseException | None) -> bool:

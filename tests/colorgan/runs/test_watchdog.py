@@ -71,7 +71,7 @@ def status(rank: int, **changes: Any) -> RankStatus:
         ),
         (
             {"stack": ("/y/read.py:3 read",)},
-            "All are at 'agree' of step 9, but Rank 2 is in /y/read.py:3 read, which does not wait",
+            "but Rank 2 is in /y/read.py:3 read, which does not wait for other ranks.",
         ),
         (
             {"stack": ("/torch/distributed/c.py:7 gather",)},
