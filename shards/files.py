@@ -26,9 +26,11 @@ def replacing(path: Path) -> Iterator[Path]:
     with disk_errors_reported(path):
         try:
             yield temporary
+            # The bytes before the name: a rename may reach the disk first otherwise.
             _sync(temporary)
             temporary.replace(path)
         finally:
+            # After a success there is nothing left to remove.
             temporary.unlink(missing_ok=True)
 
 
@@ -58,6 +60,7 @@ def locked(path: Path, timeout_s: float) -> Iterator[None]:
         TimeoutError: Another process holds it for longer than `timeout_s`.
         OSError: The file cannot be made.
     """
+    # The system frees it when its holder dies; a file that merely exists would lock for ever.
     lock = FileLock(path, timeout=timeout_s)
     try:
         lock.acquire()

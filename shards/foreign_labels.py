@@ -29,10 +29,12 @@ def label_values(content: bytes, label_format: str) -> list[int | str]:
     Raises:
         ValueError: The label does not hold a class in that place; the message is the reason.
     """
+    # Before parsing: JSON in memory is many times its size.
     if len(content) > MAX_LABEL_BYTES:
         raise ValueError(f"{len(content)} bytes, more than a label can sensibly have")
 
     if label_format == "cls":
+        # Some writers end the member with a newline.
         return [_number_or_name(content.decode("utf-8").strip())]
 
     return _field_values(content, label_format.removeprefix(JSON_PREFIX))
@@ -46,6 +48,7 @@ def read_names(path: Path) -> tuple[str, ...]:
     """
     try:
         with path.open("rb") as stream:
+            # Lists of names often come from Windows, with a byte order mark.
             text = stream.read(MAX_NAMES_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise PackError(f"{path}: class names cannot be read ({error}).") from error
@@ -86,6 +89,7 @@ def _field_values(content: bytes, field: str) -> list[int | str]:
 
 
 def _checked(value: Any, field: str) -> int | str:
+    # True would be class 1.
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"field {field!r} is neither a number nor a name")
     return _number_or_name(value) if isinstance(value, str) else value
@@ -94,6 +98,7 @@ def _checked(value: Any, field: str) -> int | str:
 def _number_or_name(text: str) -> int | str:
     if not text:
         raise ValueError("is empty")
+    # Other digits than ASCII's may be a class's name; longer numbers are WordNet's and the like.
     if text.isascii() and text.isdecimal() and len(text) <= 9:
         return int(text)
     return text

@@ -53,6 +53,7 @@ def _plain_file_name(name: str) -> str:
 
 
 class _Plain(BaseModel):
+    # Strict: "5" for 5 or an unknown key means that another tool wrote the file.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
@@ -84,6 +85,7 @@ class ShardInfo(_Plain):
     @field_validator("location")
     @classmethod
     def _check_location(cls, location: str) -> str:
+        # A relative path would mean another place in each process.
         if location and not re.match(r"/|[a-z0-9]+://[^/]", location):
             raise ValueError(f"{location!r} is neither an absolute path nor a URL")
         if "\0" in location:
@@ -123,6 +125,7 @@ class Manifest(_Plain):
 
     @model_validator(mode="after")
     def _counts_agree(self) -> Self:
+        # Checked here, as the order of samples is computed from these numbers alone.
         promised = sum(shard.samples for shard in self.shards)
         if promised != self.num_samples:
             raise ValueError(f"num_samples is {self.num_samples}, the shards add up to {promised}")
@@ -131,6 +134,7 @@ class Manifest(_Plain):
     @property
     def is_indexed(self) -> bool:
         """True if the shards were made elsewhere."""
+        # Only indexing needs what version 2 adds.
         return self.schema_version > PACKED_VERSION
 
     def shard_path(self, shard: ShardInfo) -> Path:
@@ -154,6 +158,7 @@ class Manifest(_Plain):
 
     def to_bytes(self) -> bytes:
         """Return the content of manifest.json; the same manifest always gives the same bytes."""
+        # Fields that are newer than a set are left out where they change nothing: its digest stays.
         defaults = {name for name in ADDED_FIELDS if getattr(self, name) == _default_of(name)}
         without: dict[str, Any] = dict.fromkeys(defaults, True)
 
@@ -214,6 +219,7 @@ def parse_manifest(content: bytes, where: Path | str, folder: Path) -> Manifest:
     Raises:
         ManifestError: Written by a newer version, wrong or hostile values, or counts that disagree.
     """
+    # Before the schema, which would list every field that a newer version has added.
     _check_version(where, content)
     try:
         manifest = Manifest.model_validate_json(content)
@@ -246,6 +252,7 @@ def _read_bytes(folder: Path) -> bytes:
 
 
 def _no_manifest(folder: Path) -> str:
+    # Shards without a manifest: a set of another tool is a likelier cause than an unfinished one.
     tars = next(folder.glob("*.tar"), None)
     if tars is not None and not (folder / "packing.json").exists():
         return (
@@ -279,6 +286,7 @@ def _check_version(path: Path | str, content: bytes) -> None:
 
 
 def _in_one_sentence(path: Path | str, error: ValidationError) -> str:
+    # The first of many: a user can mend one thing at a time.
     problems = error.errors(include_url=False)
     first = problems[0]
     key = ".".join(str(part) for part in first["loc"])
@@ -303,6 +311,7 @@ def _check_size(path: Path, promised: int) -> None:
     except OSError as error:
         raise ManifestError(f"{path}: promised by the manifest, but missing. {REPAIR}") from error
 
+    # Longer is allowed: some file systems pad, and each member has its checksum.
     if size < promised:
         raise ManifestError(
             f"{path}: {size} bytes, shorter than the {promised} that the manifest promises. "

@@ -151,6 +151,7 @@ class Order:
                 f"{self.num_samples} samples; positions start at 0 and the set must hold a sample."
             )
 
+        # A stretch may cross windows and epochs: one piece for each.
         parts: list[Ids] = []
         position, end = first, first + count
         while position < end:
@@ -182,6 +183,7 @@ class Order:
         """Return the shards in the epoch's order, and where each window starts (and the end)."""
         shards = permutation(len(self.sizes), int(draw(self.seed, _SHARDS, epoch)[0]))
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.sizes[shards])])
+        # Even windows: a short last one would be shuffled badly.
         cuts = [self._cut(window) for window in range(self.num_windows + 1)]
         return shards, ends[cuts]
 
@@ -327,6 +329,7 @@ def _apportioned(weights: Sequence[float]) -> Ids:
 
     Largest remainders get the positions that rounding down leaves over (Hamilton's method).
     """
+    # fsum: the same sum in whatever order weights are given.
     shares = np.array(weights, np.float64) / math.fsum(weights) * MIX_CYCLE
     numbers = np.floor(shares).astype(np.int64)
     left = MIX_CYCLE - int(numbers.sum())

@@ -120,4 +120,5 @@ class Corpus:
 
 def label_of(objects: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the label of an image with these objects; see `Record.label`."""
+    # From the objects, so that the two can never disagree.
     return {"classes": sorted({item["class"] for item in objects}), "objects": objects}

@@ -50,6 +50,7 @@ def read_rejections(path: Path) -> Iterator[Rejection]:
     """
     try:
         with path.open("rb") as stream:
+            # Bounded lines: a file without a newline would be read whole.
             while line := stream.readline(MAX_LINE_BYTES):
                 yield _parsed(json.loads(line))
     except (OSError, ValueError, RecursionError) as error:
@@ -64,6 +65,7 @@ def _parsed(line: Any) -> Rejection:
 
     shard, key, source, reason = (line.get(name) for name in ("shard", "key", "source", "reason"))
     texts_are_good = all(isinstance(text, str) for text in (key, source, reason))
+    # `type`, not isinstance: True is an int.
     if type(shard) is not int or shard < 0 or not texts_are_good:
         raise ValueError("a line lacks shard, key, source or reason")
 

@@ -54,6 +54,7 @@ def write_samples(
 
     with replacing(path) as temporary:
         with temporary.open("wb") as stream:
+            # Written by hand: np.save wants the whole table in memory.
             np.lib.format.write_array_header_1_0(stream, header)
             for rows in blocks:
                 stream.write(rows.tobytes())
@@ -79,6 +80,7 @@ def read_samples(path: Path, num_samples: int, advice: str) -> NDArray[np.void]:
         rows.
     """
     try:
+        # Mapped: ranks of a node share its pages, and a set of a billion rows opens at once.
         table: NDArray[np.void] = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # numpy evaluates the header: tokenize and ast raise their own
         raise ManifestError(

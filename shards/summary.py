@@ -22,6 +22,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class _Record(BaseModel):
+    # Unlike the manifest's: what a newer version counts besides is of no concern here.
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
 
@@ -83,6 +84,7 @@ def read_summary(folder: Path) -> Summary | None:
     """Return the summary of a packed folder; None if it has none that can be read."""
     try:
         with (folder / SUMMARY_FILE).open("rb") as stream:
+            # One byte over the bound tells that there is more.
             content = stream.read(MAX_SUMMARY_BYTES + 1)
     except OSError:
         return None
@@ -96,5 +98,6 @@ def parse_summary(content: bytes) -> Summary | None:
         return None
     try:
         return Summary.model_validate_json(content)
+    # A set is whole without its summary: a damaged one counts as none.
     except ValidationError:
         return None

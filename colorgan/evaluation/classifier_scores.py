@@ -50,6 +50,7 @@ def score_classifier(
     for batch, logits_BC in predictions:
         rows += zip(batch.sample_ids_B.tolist(), _rows(batch, logits_BC), strict=True)
 
+    # Of all ranks in the set's order: no score depends on who saw which image.
     ids, ordered = rows_in_order(ranks, rows)
     scores_NC = torch.tensor([row.scores for row in ordered])
     positives_NC = torch.tensor([row.positives for row in ordered])
@@ -58,6 +59,7 @@ def score_classifier(
     usual = mean_average_precision(scores_NC, positives_NC, difficult_NC)
     eleven_point = mean_average_precision(scores_NC, positives_NC, difficult_NC, "11-point")
     all_objects = mean_average_precision(scores_NC, positives_NC)
+    # An image counts in the row of each of its classes: the matrix shows what is mistaken for what.
     best_NC = F.one_hot(scores_NC.argmax(dim=1), scores_NC.shape[1])
     confusion_CC = positives_NC.long().T @ best_NC
 
@@ -73,6 +75,7 @@ def score_classifier(
         per_class=dict(zip(config.classes, usual.per_class, strict=False)),
         confusion=confusion_CC.tolist(),
     )
+    # Kept, so that a comparison can draw images anew instead of trusting one mean.
     per_image: dict[str, Tensor] = {
         "sample_ids_N": torch.tensor(ids),
         "scores_NC": scores_NC,

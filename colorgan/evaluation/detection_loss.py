@@ -180,6 +180,7 @@ def image_losses(
         targets: Of the same points.
     """
     object_BP = targets.object_BP
+    # An image without an object still teaches that none is there; its sum is over one.
     number_B = object_BP.sum(dim=1).clamp(min=1)
 
     numbers_C = torch.arange(classes_BPC.shape[2], device=classes_BPC.device)

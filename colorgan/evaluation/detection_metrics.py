@@ -132,6 +132,7 @@ def _hits(
     for row_M, score in zip(overlap_NM, scores_N.tolist(), strict=True):
         best = int(row_M.argmax()) if len(row_M) else -1
         touches = best >= 0 and row_M[best] >= MIN_OVERLAP
+        # Neither right nor wrong, however often it is found.
         if touches and ignored_M[best]:
             continue
 
@@ -173,6 +174,7 @@ def _falling(precision_N: Floats) -> Floats:
 
 
 def _mean(values: Sequence[float]) -> float:
+    # Not NaN: classes without an object in the set have no precision to average.
     known = [value for value in values if value == value]
     return float(np.mean(known)) if known else float("nan")
 
@@ -187,6 +189,7 @@ class _CocoEvaluation(COCOeval):  # type: ignore[misc]
         super()._prepare()
         for objects in self._gts.values():
             for item in objects:
+                # After COCOeval has set it for crowds, which it must stay.
                 item["ignore"] = int(item["ignore"] or item["difficult"])
 
 
@@ -205,6 +208,7 @@ def coco_scores(images: Sequence[ScoredImage], num_classes: int) -> dict[str, fl
 
     scores = {}
     for name, value in zip(COCO_NAMES, evaluation.stats.tolist(), strict=True):
+        # pycocotools says -1 for "nothing to score", which a mean would take for a score.
         scores[name] = value if value >= 0 else float("nan")
     return scores
 
@@ -252,6 +256,7 @@ def _indexed(
 ) -> COCO:
     """Return annotations as pycocotools has them after reading its files."""
     for number, annotation in enumerate(annotations, start=1):
+        # From 1: COCOeval takes the id 0 of a matched object for no match.
         annotation["id"] = number
 
     coco = COCO()

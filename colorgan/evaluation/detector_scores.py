@@ -54,6 +54,7 @@ def score_detector(
         if room > 0:
             overlays += _overlays(batch, detections, config, room)
 
+    # In the set's order, as equal scores are ranked by it.
     _, ordered = rows_in_order(ranks, rows)
     scores, per_class = detection_scores(ordered, config.architecture.num_outputs)
     record = SavedEvaluation(
@@ -94,6 +95,7 @@ def _found_boxes(found: Detections, classes: Sequence[str]) -> NamedBoxes:
     """Return the few best detections that are fairly sure; the best one in any case."""
     named = []
     for place, score in enumerate(found.scores_N[:MAX_SHOWN].tolist()):
+        # The best one even where it is poor: an empty picture would not show what went wrong.
         if place == 0 or score >= MIN_SHOWN_SCORE:
             index = int(found.classes_N[place])
             name = f"{classes[index]} {100 * score:.0f}"

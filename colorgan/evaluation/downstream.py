@@ -68,6 +68,7 @@ class DownstreamTask:
         return num_classes + self.has_background
 
 
+# Everything that asks which task it is looks here, so that a new one is one more entry.
 TASKS: dict[str, DownstreamTask] = {
     "classify": DownstreamTask(
         name="classify",
@@ -145,6 +146,7 @@ def evaluate_model(
         num_pictures: Pictures of rank 0's first images to keep.
     """
     task = task_of_kind(config.kind)
+    # Rank 0's alone: pictures need no other rank, and copies to the host cost time.
     shown = num_pictures if ranks.main else 0
     with using_inference(model, config.inference), evaluating(model), torch.inference_mode():
         return task.score(predictions(model, batches, seed), ranks, config, shown)

@@ -64,8 +64,10 @@ def evaluate(settings: EvaluateSettings, ranks: Ranks) -> None:
         UsageError: The set cannot score the model as asked.
         ModelFolderError: `model` is not a generator's or fine-tuned model's folder.
     """
+    # Before the scoring: a folder that cannot be written would lose hours of it.
     ranks.on_all_ranks(lambda: _check_out(settings.out) if ranks.main else None)
     model, config = ranks.on_all_ranks(lambda: load_model(settings.model, *KINDS))
+    # Into the config: the record then says what was really used.
     config = config.model_copy(update={"inference": settings.inference or config.inference})
     set_inference(model, config.inference)
     model.to(ranks.device)
@@ -94,6 +96,7 @@ def _check_out(out: Path | None) -> None:
     """Make the folder and try to write in it, before long work."""
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
+        # Tried, not asked: permissions and full disks answer only to a write.
         with tempfile.TemporaryFile(dir=out):
             pass
 
@@ -108,6 +111,7 @@ def check_data(settings: EvaluateSettings, config: ModelConfig, shards: ShardSet
     Raises:
         UsageError: The classes differ, or `own_size` or `inference` does not fit.
     """
+    # Outputs are numbered by the training set's classes.
     if config.classes and shards.classes != config.classes:
         raise UsageError(
             f"{settings.data[0]} has {len(shards.classes)} classes, {settings.model} was trained "
@@ -166,6 +170,7 @@ def _score_generator(subject: _Subject, loader: Loader) -> tuple[Evaluation, str
     if ranks.main and settings.out is not None:
         save_pictures(settings.out / "coloured.png", colored.first)
 
+    # A second pass in the photos' own pixels, where the paper's tables are at the network's size.
     if settings.own_size:
         photos = _own_size_photos(loader)
         colored = score_photos(subject.model, photos, image_size=size, **common)

@@ -207,6 +207,7 @@ def _keep(
             scores.first.append(shown)
         if is_end:
             ends.insert(place, shown)
+            # The middle goes: memory holds as many images as are shown, whatever the set's size.
             del ends[number : len(ends) - number]
 
 

@@ -39,6 +39,7 @@ def classification_loss(logits_BC: Tensor, batch: Batch, settings: LossSettings)
         settings: Its void is not used: classes have none.
     """
     assert batch.classes_BC is not None
+    # A sigmoid per class, not a softmax: an image has several classes.
     return F.binary_cross_entropy_with_logits(
         logits_BC, batch.classes_BC, pos_weight=settings.class_weights_C
     )
@@ -58,6 +59,7 @@ def segmentation_loss(logits_BCHW: Tensor, batch: Batch, settings: LossSettings)
     assert batch.mask_BHW is not None
     mask_BHW = batch.mask_BHW
     if settings.void == "background":
+        # A copy: the batch's mask is scored later, with its void.
         mask_BHW = mask_BHW.masked_fill(mask_BHW == VOID, 0)
 
     losses_BHW = F.cross_entropy(
@@ -65,6 +67,8 @@ def segmentation_loss(logits_BCHW: Tensor, batch: Batch, settings: LossSettings)
         mask_BHW,
         weight=settings.class_weights_C,
         ignore_index=VOID,
+        # torch's own mean divides by the pixels that count, which differ from micro-batch to
+        # micro-batch.
         reduction="none",
     )
     return losses_BHW.mean()

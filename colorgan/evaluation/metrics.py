@@ -43,6 +43,7 @@ def psnr_B(rgb_B3HW: Tensor, target_B3HW: Tensor) -> Tensor:
         float64, B.
     """
     _check_pictures(rgb_B3HW, target_B3HW)
+    # float64: near 40 dB the squares are at the end of float32's digits.
     difference_B3HW = rgb_B3HW.double() - target_B3HW.double()
     mean_square_B = difference_B3HW.square().flatten(1).mean(dim=1)
     return -mean_square_B.log() * _DECIBELS_PER_NEPER
@@ -218,6 +219,7 @@ def first_positive_accuracy(scores_NC: Tensor, positives_NC: Tensor) -> float:
     the lowest class. NaN if N is 0.
     """
     best_N = scores_NC.argmax(dim=1)
+    # As bytes: torch has no argmax of booleans; the first of equal values is taken.
     first_N = positives_NC.bool().to(torch.uint8).argmax(dim=1)
     return float((best_N == first_N).double().mean())
 
@@ -263,6 +265,7 @@ def confusion_matrix(
                 f"there are {num_classes} classes"
             )
 
+    # One number per pair: a loop over pixels or classes would take seconds per batch.
     counts = torch.bincount(target * num_classes + predicted, minlength=num_classes**2)
     return counts.view(num_classes, num_classes)
 
@@ -282,6 +285,7 @@ def mean_iou(matrix_CC: Tensor) -> float:
 
     NaN for no pixels.
     """
+    # 0 / 0 is NaN and left out: a class that is neither there nor predicted was not judged.
     return float(iou_per_class(matrix_CC).nanmean())
 
 
@@ -319,6 +323,7 @@ def _gaussian_windows(maps: Tensor) -> Tensor:
         dim=0,
     ).tolist()
 
+    # The Gaussian is separable: 22 additions per pixel instead of 121.
     for side in (-2, -1):
         length = maps.shape[side] - SSIM_WINDOW_PX + 1
         summed = maps.narrow(side, 0, length) * weights[0]

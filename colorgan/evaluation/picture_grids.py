@@ -185,6 +185,7 @@ def paint_mask(photo_HW3: Bytes, mask_HW: Bytes, colors_256x3: Bytes) -> Bytes:
 
     The background (0) stays as it is.
     """
+    # The background stays bare, or it would hide what was not found.
     opacity_HW1 = np.where(mask_HW == 0, 0.0, MASK_OPACITY)[..., None]
     mixed_HW3 = photo_HW3 * (1.0 - opacity_HW1) + colors_256x3[mask_HW] * opacity_HW1
     painted: Bytes = np.rint(mixed_HW3).astype(np.uint8)

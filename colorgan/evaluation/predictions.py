@@ -27,6 +27,8 @@ def predictions(model: nn.Module, batches: Iterable[Batch], seed: int) -> Iterat
         seed: Of the dropout masks of "paper" inference.
     """
     for batch in batches:
+        # By position in the set: "paper" inference then gives the same scores on any number of
+        # ranks.
         set_dropout_keys(model, dropout_keys(seed, batch.positions_B))
         yield batch, model(batch.lab_B3HW[:, :1]).float()
 
@@ -59,4 +61,5 @@ def rows_in_order(ranks: Ranks, rows: Sequence[tuple[int, Row]]) -> tuple[list[i
 
 def percent(share: float) -> str:
     """Return a share in [0, 1] as text in percent; "undefined" for NaN."""
+    # NaN is the one value that does not equal itself.
     return f"{100 * share:.2f} %" if share == share else "undefined"

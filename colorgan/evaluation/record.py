@@ -78,6 +78,7 @@ class SavedEvaluation(BaseModel):
     def confusion_names(self) -> tuple[str, ...]:
         """Names of the confusion's rows: masks have a background before the set's classes."""
         count = len(self.confusion)
+        # By length, as older records do not say whether the background has a row.
         for names in (tuple(self.per_class), self.classes, ("background", *self.classes)):
             if len(names) == count:
                 return names
@@ -99,8 +100,10 @@ class SavedEvaluation(BaseModel):
         fields = self.model_dump(mode="python")
         for name in ("scores", "per_class", "per_class_dice"):
             fields[name] = _without_nan(fields[name])
+        # Left out for other tasks, so that their files stay as earlier versions wrote them.
         if not self.per_class_dice:
             del fields["per_class_dice"]
+        # Null for none, as an empty list would be a matrix of no classes.
         fields["confusion"] = self.confusion or None
         return json.dumps(fields, indent=1, allow_nan=False) + "\n"
 
@@ -145,6 +148,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, about: Mapping[str, A
         (folder / name).unlink(missing_ok=True)
 
     if evaluation.per_image:
+        # safetensors refuses views of one storage.
         tensors = {name: tensor.contiguous() for name, tensor in evaluation.per_image.items()}
         with replacing(folder / PER_IMAGE) as partial:
             save_file(tensors, partial)
@@ -194,6 +198,7 @@ def read_evaluation(folder: Path) -> SavedEvaluation:
 def read_evaluations(run: Path) -> tuple[list[SavedEvaluation], list[str]]:
     """Return the evaluations inside a run folder, and a note for each that is damaged."""
     evaluations, notes = [], []
+    # Bounded: a run folder from elsewhere may hold any number of them.
     for path in sorted(run.glob(f"*/{SCORES}"))[:MAX_FOLDERS]:
         try:
             evaluations.append(read_evaluation(path.parent))
@@ -233,6 +238,7 @@ def _confusion(value: Any) -> list[list[int]]:
     for row in rows:
         counts = [number(count) for count in entries(row, len(rows) + 1)]
         known = [int(count) for count in counts if count is not None and count >= 0]
+        # One bad row spoils the matrix: its columns would stand under other names.
         if len(known) != len(rows) or len(counts) != len(rows):
             return []
         matrix.append(known)

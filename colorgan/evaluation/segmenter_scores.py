@@ -71,9 +71,11 @@ def score_segmenter(
     """
     counts = _count(predictions, config, num_pictures)
     ids, ordered = rows_in_order(ranks, counts.rows)
+    # Pixels per image: sums over images are what a bootstrap draws anew.
     counts_N3C = torch.stack(ordered)
 
     gathered = ranks.gather((counts.usual_CC, counts.paper_CC, counts.own_size))
+    # Whole numbers add up in any order, so ranks do not enter.
     usual_CC = torch.stack([each[0] for each in gathered]).sum(0)
     paper_CC = torch.stack([each[1] for each in gathered]).sum(0)
     own_size = any(each[2] for each in gathered)  # a rank may have had no batch
@@ -126,6 +128,7 @@ def _count(predictions: Iterable[Prediction], config: ModelConfig, num_pictures:
         )
         rows = _rows(batch, logits_BCHW, predicted_BHW, num_classes)
         counts.rows += zip(batch.sample_ids_B.tolist(), rows, strict=True)
+        # Of the set, so of any batch of it.
         counts.own_size = batch.stored_masks is not None
 
         room = num_pictures - len(counts.overlays)
@@ -162,6 +165,8 @@ def _rows(
 
 def _predicted_at_size(logits_CHW: Tensor, mask_HW: Tensor) -> Tensor:
     size = (mask_HW.shape[0], mask_HW.shape[1])
+    # Logits, not classes: between two classes' edges there is a best one, between their numbers
+    # none.
     resized = F.interpolate(logits_CHW[None], size, mode="bilinear", align_corners=False)
     return resized[0].argmax(dim=0).cpu()
 
@@ -192,6 +197,7 @@ def segmenter_text(config: ModelConfig, scores: Mapping[str, float]) -> str:
     """
     parts = [f"mIoU {percent(scores['mIoU'])} (void left out)"]
     if len(config.classes) == 1:
+        # With one class, as in medical sets, Dice is the number that readers look for.
         parts.insert(0, f"Dice {percent(scores['dice'])} ({config.classes[0]})")
     if "mIoU_own_size" in scores:
         parts.append(f"{percent(scores['mIoU_own_size'])} (at own size)")

@@ -89,6 +89,7 @@ def write_strips(
         images: Per image its number in the set, its scores, and its cells: H x W x 3 bytes of one
             size.
     """
+    # Beside the target and renamed: a page that is drawn meanwhile sees old strips or new ones.
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -102,6 +103,7 @@ def write_strips(
                 axis=1,
             )
         ).save(partial / file)
+        # Enough for a caption; the scores themselves are in scores.json.
         rounded = {name: round(score, 4) for name, score in scores.items()}
         strips.append(Strip(file=file, sample_id=sample_id, scores=rounded))
 
@@ -118,12 +120,14 @@ def read_index(folder: Path) -> StripIndex | None:
     """
     fields = read_json(folder / STRIPS)
     cells = tuple(short(name) for name in entries(fields.get("cells"), MAX_CELLS))
+    # Two cells of one name would be one entry of the result.
     if not cells or len(set(cells)) != len(cells):
         return None
 
     strips = []
     for entry in entries(fields.get("strips"), MAX_STRIPS):
         file, sample_id = mapping(entry).get("file"), whole(mapping(entry).get("sample_id"))
+        # The name is joined to a path: it must not lead elsewhere.
         if isinstance(file, str) and _FILE.fullmatch(file) and sample_id is not None:
             scores = numbers(mapping(entry).get("scores"))
             strips.append(Strip(file=file, sample_id=sample_id, scores=scores))
@@ -154,6 +158,7 @@ def _open(path: Path) -> Image.Image | None:
     """Return an RGB image; None when it cannot be read or is enormous."""
     try:
         with warnings.catch_warnings():
+            # Pillow only warns of images that may be decompression bombs.
             warnings.simplefilter("error")
             with Image.open(path, formats=("PNG",)) as picture:
                 if picture.width * picture.height > MAX_PIXELS:

@@ -62,8 +62,11 @@ def mean_chroma(image: Image.Image) -> float:
                 COARSE_SIDE,
             ),
         )
+        # First by dropping pixels: averaging a 12-megapixel photo would take longer than decoding
+        # it.
         image = image.resize(coarse, Image.Resampling.NEAREST)
     rgb = image if image.mode == "RGB" else image.convert("RGB")
+    # Averaged then, as noise of single pixels is no color.
     small = rgb.resize((SIDE, SIDE), Image.Resampling.BOX)
 
     a_b_HW2 = _ab_of_srgb(np.asarray(small))

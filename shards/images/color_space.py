@@ -83,6 +83,7 @@ def foreign_profile(image: Image.Image, content: bytes) -> bytes | None:
             return None  # says that it is sRGB
 
         kind = "grey" if is_grey else "CMYK" if image.mode == "CMYK" else "RGB"
+        # Damaged, or of another kind of color: the next statement holds.
         if _transform(profile, kind) is None:
             continue
         return None if _changes_nothing(profile, kind) else profile
@@ -98,6 +99,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
         profile: From `foreign_profile`.
     """
     if profile[SPACE_IN_HEADER] == b"GRAY":
+        # 256 levels have 256 answers: a table does it in place of a transform.
         return image.convert("L").point(list(_grey_levels(profile)))
 
     kind = "CMYK" if image.mode == "CMYK" else "RGB"
@@ -125,11 +127,13 @@ def png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         if len(name) < 4 or name in (b"IDAT", b"IEND"):
             return
         yield name, content[position + 8 : position + 8 + size]
+        # Length, name and checksum are 12 bytes.
         position += 12 + size
 
 
 def _stated_profiles(image: Image.Image, content: bytes, is_grey: bool) -> Iterator[bytes | None]:
     """Yield the file's statements, the one that holds first; None means sRGB."""
+    # Statements are short; text and profiles need not be kept.
     chunks = {name: data for name, data in png_chunks(content) if len(data) <= 32}
 
     cicp = chunks.get(b"cICP")
@@ -165,6 +169,7 @@ def _nclx(image: Image.Image, content: bytes) -> bytes | None:
     """Return the codes of an AVIF's color box; None if it has none."""
     if image.format not in ("AVIF", "HEIF"):
         return None
+    # Pillow does not hand the codes on, so the box is looked for.
     place = content.find(b"colrnclx", 0, NCLX_WITHIN)
     codes = content[place + 8 : place + 12]
     if place < 0 or len(codes) < 4:
@@ -266,6 +271,7 @@ def _transform(
 @lru_cache(maxsize=32)
 def _changes_nothing(profile: bytes, kind: str) -> bool:
     """Return whether a profile leaves every color of a grid where it is."""
+    # There is no CMYK that sRGB already is.
     if kind == "CMYK":
         return False
     if kind == "grey":
@@ -277,6 +283,7 @@ def _changes_nothing(profile: bytes, kind: str) -> bool:
     if transform is None:
         return False
 
+    # 16 steps a side: 4,096 colors tell as much as all 16 million.
     steps = np.arange(0, 256, 17, dtype=np.uint8)
     grid_RGB = np.stack(
         np.meshgrid(steps, steps, steps),

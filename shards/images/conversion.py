@@ -73,14 +73,17 @@ def convert_picture(content: bytes, encoding: Encoding) -> StoredPicture:
         size = (geometry.width, geometry.height)
         is_coarse = chroma.is_low_quality(photo.image)
 
+        # Only where the size changes: a draft is a coarser decode.
         if size != geometry.upright:
             photo.image.draft(None, _as_stored(geometry, DRAFT_GAP))
         photo.image.load()
 
+        # Encoding once more would cost quality for nothing.
         keeps_bytes = photo.is_plain_jpeg and size == geometry.upright
         image = photo.image if keeps_bytes else photo.finished(size)
         jpeg = content if keeps_bytes else _encoded(image, encoding)
 
+        # Of what is stored: that is what training sees.
         amount = chroma.mean_chroma(image)
         if amount < encoding.min_chroma:
             raise PictureError(f"too little color (mean chroma {amount:.1f})")
@@ -217,6 +220,7 @@ def _alpha_of(photo: Photo) -> Image.Image | None:
 def _kept_exif(image: Image.Image) -> bytes:
     try:
         exif = image.getexif()
+        # The copy is upright; a viewer would turn it again.
         exif.pop(ORIENTATION, None)
         tags = exif.get_ifd(ExifTags.IFD.Exif)
         tags.pop(int(ExifTags.Base.ColorSpace), None)

@@ -70,6 +70,7 @@ def image_header(data: bytes) -> Header | None:
 def is_loadable(data: bytes) -> bool:
     """Return whether loading takes an image as it is: intact, 8 bits, grey or RGB."""
     header = image_header(data)
+    # What loading takes is decided here alone, for packing, indexing and reading.
     if header is None or header.bits > 8 or header.channels not in (1, 3):
         return False
     return header.kind != "jpeg" or jpeg_has_end(data)
@@ -87,6 +88,7 @@ def jpeg_header(data: bytes) -> Header | None:
         if marker == 0xFF:  # a fill byte
             position += 1
             continue
+        # Only now: a frame behind the first scan is none that a decoder would use.
         if marker == _START_OF_SCAN:
             return header
 
@@ -94,6 +96,7 @@ def jpeg_header(data: bytes) -> Header | None:
         if marker in _BARE or marker in _OTHER_FRAMES or size < 2 or position + 2 + size > end:
             return None
         if marker in _FRAMES:
+            # Two frames are legal in hierarchical files alone, which nobody decodes.
             if header is not None:
                 return None
             header = _frame(data, position, size)

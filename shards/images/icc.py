@@ -46,10 +46,12 @@ class Primaries:
             scales = np.linalg.solve(columns, white)
         except np.linalg.LinAlgError:
             raise ValueError("its primaries lie on one line") from None
+        # A primary that adds nothing to white cannot be inverted.
         if not (np.isfinite(scales).all() and (np.abs(scales) > 1e-6).all()):
             raise ValueError("its primaries span no color space")
 
         cones = BRADFORD @ white
+        # Bradford's adaptation from the space's white to D50, in which ICC profiles count.
         adapted = np.linalg.inv(BRADFORD) @ np.diag((BRADFORD @ D50) / cones) @ BRADFORD
         matrix: NDArray[np.float64] = adapted @ (columns * scales)
         return matrix
@@ -164,12 +166,14 @@ COLORANTS = (b"rXYZ", b"gXYZ", b"bXYZ")
 
 def _xyz(point: Point) -> NDArray[np.float64]:
     x, y = point
+    # y divides below; a PNG may state any number.
     if not 1e-4 <= y <= 1.0 or not -0.5 <= x <= 1.5:
         raise ValueError(f"chromaticity {x:g}, {y:g} is not a color")
     return np.array([x / y, 1.0, (1.0 - x - y) / y])
 
 
 def _xyz_tag(values: NDArray[np.float64]) -> bytes:
+    # s15Fixed16Number of the ICC specification.
     fixed = [round(float(value) * 65536) for value in values]
     if any(abs(number) >= 1 << 31 for number in fixed):
         raise ValueError("its primaries span no color space")
@@ -182,6 +186,7 @@ def _curve_tag(curve: Curve) -> bytes:
         0.0,
         1.0,
     )
+    # ICC files are big-endian throughout.
     values = np.round(light * 65535).astype(">u2")
     return (
         b"curv\0\0\0\0"
@@ -217,6 +222,7 @@ def _assembled(color_space: bytes, tags: list[tuple[bytes, bytes]]) -> bytes:
             offset + len(data),
             len(content),
         )
+        # Tags begin at multiples of four bytes.
         data += content + bytes(-len(content) % 4)
 
     size = HEADER_BYTES + len(table) + len(data)

@@ -87,6 +87,7 @@ def _walk_segments(content: bytes) -> Examined:
     position = 2
 
     for _ in range(MAX_SEGMENTS):
+        # Fill bytes: any number may stand before a marker.
         while content[position : position + 2] == b"\xff\xff":
             position += 1
         marker, body = _segment(content, position)

@@ -135,6 +135,7 @@ def mask_frame(size: Size, geometry: Geometry) -> LabelFrame:
 def _frame(size: Size, geometry: Geometry, slip_px: int) -> LabelFrame | None:
     """Return the frame of the view that fits best; of two that fit equally well the upright one."""
     stored = (geometry.stored_width, geometry.stored_height)
+    # Upright first, as `min` takes the first of equals.
     views = [(geometry.upright, False), (stored, True)]
     fitting = [
         (view, is_stored)

@@ -112,6 +112,7 @@ class Photo:
         Raises:
             PictureError: The pixels have no one meaning.
         """
+        # Depth and transparency before color: profiles are for opaque 8-bit pixels here.
         image = to_8_bit(self.image, self.content)
         if self.profile is not None:
             image = to_srgb(image, self.profile)
@@ -141,6 +142,7 @@ def open_photo(content: bytes, max_pixels: int) -> Photo:
     image, content = _opened(content, changes)
 
     width, height = image.size
+    # From the header: nothing is decoded yet.
     if width * height > max_pixels:
         raise PictureError(f"{width} x {height} is more than {max_pixels} pixels")
 
@@ -258,6 +260,7 @@ def _load_plugin(package: str) -> bool:
         module = importlib.import_module(package)
     except ImportError:
         return False
+    # pillow_jxl registers itself on import.
     register = getattr(module, "register_heif_opener", None)
     if register is not None:
         register()
@@ -281,6 +284,7 @@ def _without_text(content: bytes) -> bytes:
     while position + 12 <= len(content):
         (size,) = struct.unpack_from(">I", content, position)
         if content[position + 4 : position + 8] not in PNG_TEXT:
+            # With its checksum, which stays valid.
             kept.append(content[position : position + 12 + size])
         position += 12 + size
     return b"".join(kept)

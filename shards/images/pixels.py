@@ -61,6 +61,7 @@ def to_8_bit(image: Image.Image, content: bytes) -> Image.Image:
 
 def _deep_grey(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.uint32)
+    # Rounded to nearest: cutting bits off would darken by half a level.
     levels = ((values * 255 + 32767) // 65535).astype(np.uint8)
 
     # Pillow inverts TIFF's "white is zero" for 8 bits and fewer, but not for 16.

@@ -52,6 +52,7 @@ def parse_image_policy(text: str) -> ImagePolicy:
     match = re.fullmatch(r"(short|squash):([0-9]{1,9})", text)
     if text == "original":
         return ImagePolicy("original")
+    # Nine digits at most in the pattern: int() of a million digits takes minutes.
     if match is None or not 8 <= int(match[2]) <= 8192:
         raise PackError(
             f"image policy {text!r}: use original, short:N (short side N, never enlarged) or "
@@ -109,6 +110,7 @@ class Geometry:
     @property
     def upright(self) -> tuple[int, int]:
         """Width and height of the source once it stands upright."""
+        # Orientations 5 to 8 lie on their side (EXIF 2.3, tag 0x0112).
         size = self.stored_width, self.stored_height
         return size[::-1] if self.orientation >= 5 else size
 
@@ -132,6 +134,7 @@ class Geometry:
         ]
 
     def _move_point(self, x: float, y: float) -> tuple[float, float]:
+        # Mirrored before the sides are exchanged, as the transposes of photo.py do it.
         if self.orientation in (2, 3, 7, 8):
             x = self.stored_width - x
         if self.orientation in (3, 4, 6, 7):

@@ -51,12 +51,18 @@ def append_records(
 
     with locked(out):
         manifest = _manifest(out)
+        # Under the lock: another --append may just have added them.
         known = keys_by_shard(manifest)
+        # Behind the highest number that was ever used, also by a shard whose records were all
+        # rejected.
         first = max([*known.values(), *(shard_number(info.file) for info in manifest.shards)]) + 1
+        # Before the first new shard: a call that stops half-way leaves the folder marked as
+        # growing.
         AppendMark(first=first).write(out)
 
         work.corpus = replace(corpus, records=lambda: _new_records(corpus, known))
         pack_shards(_plans(work, first), work)
+        # Without new records nothing is rewritten, so that the digest stays.
         if work.shards:
             grown = request.model_copy(
                 update={
@@ -79,6 +85,7 @@ def _request(corpus: Corpus, out: Path) -> Request:
             f"first."
         )
 
+    # Labels are indices into the classes: one list must hold for old and new shards.
     asked = (corpus.name, corpus.split, corpus.classes, corpus.palette)
     if asked != (request.corpus, request.split, request.classes, request.palette):
         raise PackError(
@@ -99,6 +106,7 @@ def _manifest(out: Path) -> Manifest:
         shard_number(info.file) >= mark.first for info in manifest.shards
     )
     if is_done:
+        # States of shards that are in the manifest: their numbers would be given out again.
         for path in (out / ".packing").glob("*.state"):
             path.unlink()
     return manifest
@@ -111,6 +119,7 @@ def _new_records(corpus: Corpus, known: dict[str, int]) -> Iterator[Record]:
 def _plans(work: Work, first: int) -> Iterator[Plan]:
     """Yield the new shards that are still to pack, numbered from `first`; count the others."""
     for plan in all_plans(work):
+        # Numbered anew: the corpus counts its new records from 0.
         plan = replace(plan, number=first + plan.number)
         work.shards += 1
         work.records += len(plan.records)
@@ -127,6 +136,7 @@ def _finish(manifest: Manifest, out: Path, request: Request, numbers: range) -> 
     old = finished_states(manifest)
 
     def states() -> Iterator[ShardState]:
+        # Old shards first, in their order: samples keep their numbers.
         yield from old.values()
         for number in numbers:
             state = load_state(out, number)
@@ -140,6 +150,7 @@ def _finish(manifest: Manifest, out: Path, request: Request, numbers: range) -> 
     # A table of its own: until the manifest is replaced, the old one must find its old table.
     table = f"samples-{numbers[-1]:06d}.npy"
     grown = write_tables(out, request, states, samples_file=table)
+    # After the manifest, which is what readers go by.
     request.write(out)
     (out / manifest.samples_file.file).unlink(missing_ok=True)
     return grown

@@ -64,6 +64,7 @@ def write_contact_sheet(manifest: Manifest) -> Path | None:
     Raises:
         PackError: The disk is full, read-only or gone.
     """
+    # A sample that cannot be drawn leaves no gap: the sheet is a look, not a check.
     drawn = [_drawn(manifest, row) for row in _chosen(manifest)]
     cells = [cell for cell in drawn if cell is not None]
     if not cells:
@@ -112,6 +113,7 @@ def _drawn(manifest: Manifest, row: np.void) -> Image.Image | None:
             round(image.height * scale),
         ),
     )
+    # Enlarged too: boxes on a 32-pixel image could not be seen.
     image = image.resize(size, Image.Resampling.BICUBIC)
     if sample.mask is not None:
         image = _with_mask(image, sample.mask, manifest)
@@ -131,6 +133,7 @@ def _read(manifest: Manifest, row: np.void) -> _Sample:
         members = {}
         for name in ("image", "label", "mask"):
             stream.seek(int(row[f"{name}_offset"]))
+            # Bounded: the table may promise more than the memory holds.
             members[name] = stream.read(min(int(row[f"{name}_size"]), MAX_MEMBER_BYTES))
 
     image = open_upright(members["image"], MAX_PIXELS_LIMIT)
@@ -155,6 +158,7 @@ def _label(manifest: Manifest, content: bytes) -> dict[str, Any]:
 
 
 def _with_mask(image: Image.Image, mask: Image.Image, manifest: Manifest) -> Image.Image:
+    # Nearest: between two indices there is no class.
     indices = np.asarray(mask.resize(image.size, Image.Resampling.NEAREST))
     colors = np.zeros((256, 3), np.uint8)
     for index in range(1, VOID):
@@ -227,6 +231,7 @@ def _draw_text(
 
 
 def _fitted(draw: ImageDraw.ImageDraw, text: str) -> str:
+    # The built-in font has no letters beyond Latin-1.
     text = text.encode("latin-1", "replace").decode("latin-1")
     if draw.textlength(text, _font()) <= SIDE:
         return text
@@ -244,6 +249,7 @@ def _name(number: int, manifest: Manifest) -> str:
 
 
 def _color(number: int, manifest: Manifest) -> tuple[int, int, int]:
+    # The palette's first color is the background's.
     if 0 <= number + 1 < len(manifest.palette):
         return manifest.palette[number + 1]
     return COLORS[number % len(COLORS)]

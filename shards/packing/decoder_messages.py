@@ -28,6 +28,8 @@ def caught_messages() -> Iterator[list[str]]:
         yield lines
         return
 
+    # Once per process: C libraries write to descriptor 2, which Python's sys.stderr cannot
+    # redirect.
     real, caught = _descriptors()
     os.dup2(caught, STANDARD_ERROR)
     try:
@@ -47,7 +49,9 @@ def _taken(caught: int) -> list[str]:
     if os.fstat(caught).st_size == 0:
         return []
 
+    # Bounded: a damaged TIFF may cause thousands of lines.
     content = os.pread(caught, MAX_BYTES, 0)
+    # Emptied for the next photo, whose lines must not carry this one's name.
     os.ftruncate(caught, 0)
     os.lseek(caught, 0, os.SEEK_SET)
     lines = content.decode(errors="replace").splitlines()

@@ -27,6 +27,7 @@ def opened_shard(location: str, scratch: Path) -> Iterator[BinaryIO]:
         OSError: The file cannot be read.
     """
     if "://" not in location:
+        # A large buffer: tar headers are read in blocks of 512 bytes.
         with Path(location).open("rb", buffering=1 << 20) as stream:
             yield stream
         return
@@ -34,7 +35,7 @@ def opened_shard(location: str, scratch: Path) -> Iterator[BinaryIO]:
     fetched = temporary_path(scratch)
     try:
         with fetched.open("w+b") as stream:
-
+            # A retry writes from the start; the stream stays open for the reader behind it.
             def restart() -> nullcontext[BinaryIO]:
                 stream.seek(0)
                 stream.truncate()

@@ -43,6 +43,7 @@ def finished_states(manifest: Manifest) -> dict[int, ShardState]:
         ManifestError: One of its tables is damaged.
     """
     infos = {shard_number(info.file): info for info in manifest.shards}
+    # Rows lie in shard order, so a running sum tells where each shard's begin.
     starts = dict(
         zip(infos, accumulate((i.samples for i in infos.values()), initial=0), strict=False)
     )
@@ -51,6 +52,7 @@ def finished_states(manifest: Manifest) -> dict[int, ShardState]:
     table = manifest.samples()
 
     states = {}
+    # A shard whose records were all rejected has no tar, but its number and its reasons.
     for number in sorted(infos.keys() | rejected.keys()):
         info = infos.get(number)
         first = starts.get(number, 0)
@@ -66,6 +68,7 @@ def keys_by_shard(manifest: Manifest) -> dict[str, int]:
     Raises:
         ManifestError: DALI's index of a shard is missing or damaged.
     """
+    # Rejected records are known too: --append must not try them again.
     numbers = {rejection.key: rejection.shard for rejection in _all_rejections(manifest)}
     for info in manifest.shards:
         number = shard_number(info.file)
@@ -77,6 +80,7 @@ def keys_by_shard(manifest: Manifest) -> dict[str, int]:
 def _indexed_keys(tar: Path) -> Iterator[str]:
     index = tar.with_suffix(".idx")
     try:
+        # From DALI's index, a thousandth of the tar's size.
         lines = index.read_text().splitlines()[1:]
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(

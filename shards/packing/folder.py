@@ -75,6 +75,7 @@ class Request(BaseModel):
         here = asked.model_dump(exclude={"appended_from"})
 
         keys = [key for key in there if there[key] != here[key]]
+        # A finished set stays what it is; only its missing shards could mix encoders.
         if finished and "encoder" in keys:
             keys.remove("encoder")
 
@@ -82,6 +83,7 @@ class Request(BaseModel):
 
     def write(self, out: Path) -> None:
         """Write packing.json whole or not at all."""
+        # Only what is used, so that older releases go on reading folders that do not need it.
         added = {name for name in ADDED_FIELDS if not getattr(self, name)}
         with replacing(out / REQUEST_FILE) as temporary:
             temporary.write_text(self.model_dump_json(indent=1, exclude=added) + "\n")
@@ -156,6 +158,7 @@ def check_request(out: Path, asked: Request) -> None:
     there = read_request(out)
     finished = (out / MANIFEST_FILE).exists()
 
+    # A manifest without a request: indexed, or packed by another tool.
     if there is None and finished:
         raise PackError(
             f"{out}: holds a {MANIFEST_FILE} that this packer did not write; pack elsewhere."
@@ -216,13 +219,16 @@ def locked(out: Path, part: Part | None = None) -> Iterator[None]:
 
 
 def _lock_all(work: Path, stack: ExitStack) -> None:
+    # No waiting: a packer works for hours.
     stack.enter_context(_lock(work / "lock", 0.0))
+    # Parts that were begun before hold these; each is taken once to see that nobody does.
     for path in work.glob("lock-part-*"):
         with _lock(path, 0.0):
             pass
 
 
 def _lock_part(work: Path, part: Part, stack: ExitStack) -> None:
+    # A moment's wait: other parts hold it just as briefly while they start.
     with _lock(work / "lock", PART_START_S):
         stack.enter_context(_lock(work / f"lock-part-{part[0]}-of-{part[1]}", 0.0))
 
@@ -242,6 +248,7 @@ def _lock(path: Path, timeout_s: float) -> Iterator[None]:
 
 def _remove_leftovers(out: Path) -> None:
     """Remove the temporary files of killed packers; the lock guarantees that none is at work."""
+    # Only under the lock of the whole folder: a part must not remove another part's files.
     for folder in (out, out / WORK_FOLDER):
         for path in folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)
@@ -268,6 +275,7 @@ def finished_manifest(out: Path) -> Manifest | None:
         raise PackError(
             f"{out}: more shards are being added to it; rerun the --append command to finish that."
         )
+    # A packer was killed between the manifest and its last step.
     if (out / WORK_FOLDER).exists():
         with locked(out):
             remove_work_folder(out)
@@ -276,6 +284,7 @@ def finished_manifest(out: Path) -> Manifest | None:
 
 
 def _short(value: Any) -> str:
+    # A list of a thousand classes would bury the message.
     text = json.dumps(value)
     if len(text) <= 60:
         return text

@@ -99,6 +99,7 @@ def read_shard(reader: TarReader, rule: LabelRule, max_pixels: int) -> ForeignSh
         for name, sample in _samples(key, members):
             try:
                 _add(shard, name, sample, rule, max_pixels)
+            # One bad sample costs itself: shards from elsewhere always have a few.
             except (PictureError, ValueError) as error:
                 shard.rejected.append(Rejection(0, name, name, str(error)))
     return shard
@@ -114,6 +115,7 @@ def _groups(reader: TarReader, rule: LabelRule) -> Iterator[tuple[str, list[_Mem
     for place in reader.members():
         is_meta = place.name.startswith(meta_prefix) and place.name.endswith(meta_suffix)
         key, endings = base_plus_ext(place.name)
+        # Members that the library itself skips.
         if key is None or is_meta:
             continue
 
@@ -125,8 +127,10 @@ def _groups(reader: TarReader, rule: LabelRule) -> Iterator[tuple[str, list[_Mem
         ending = endings.lower()
         last = ending.rpartition(".")[2]
         if last in IMAGE_ENDINGS or (rule.ending and last == rule.ending):
+            # Larger ones are passed over unread, and rejected by their size later.
             content = reader.read(place) if place.size <= MAX_IMAGE_BYTES else b""
             members.append(_Member(ending, place, zlib.crc32(content), content))
+        # A key without any usable member still counts: it is rejected by name.
         elif not members:
             members.append(_Member(ending, place, 0, b""))
 
@@ -137,6 +141,7 @@ def _groups(reader: TarReader, rule: LabelRule) -> Iterator[tuple[str, list[_Mem
 def _samples(key: str, members: list[_Member]) -> Iterator[tuple[str, list[_Member]]]:
     """Yield the samples of one key: one, or several whose names have dots beyond the first."""
     images = [each for each in members if each.ending.rpartition(".")[2] in IMAGE_ENDINGS]
+    # The usual names, key and one ending; dots within are the exception.
     plain = [each for each in images if "." not in each.ending]
 
     if plain:
@@ -197,6 +202,7 @@ def _judge(image: _Member, max_pixels: int) -> _Judged:
     if image.place.size > MAX_IMAGE_BYTES:
         raise PictureError(f"{image.place.size} bytes, more than an image can sensibly have")
 
+    # Most files by far are such JPEGs, and indexing is bound by this step.
     plain = _judge_plain_jpeg(content, max_pixels)
     if plain is not None:
         return plain
@@ -204,6 +210,7 @@ def _judge(image: _Member, max_pixels: int) -> _Judged:
     with decoding():
         photo = open_photo(content, max_pixels)
         kind = FORMAT_NAMES.get(photo.image.format or "")
+        # What a decoder does by itself anyhow needs no packing.
         conversions = [change for change in photo.changes if change not in (TURNED, "palette")]
         if kind is None:
             conversions.append(str(photo.image.format))
@@ -240,6 +247,7 @@ def _label(members: list[_Member], rule: LabelRule) -> tuple[tuple[int, int, int
 
     try:
         values = label_values(member.content, rule.label_format)
+        # Checked against the given names now, not in the middle of training.
         if rule.classes:
             class_indices(member.content, rule.label_format, rule.classes)
     except ValueError as error:
@@ -256,6 +264,7 @@ def _count_classes(shard: ForeignShard, values: list[Any]) -> None:
     for value in values:
         if isinstance(value, int):
             shard.highest_class = max(shard.highest_class, value)
+        # Bounded: captions instead of classes would fill the memory.
         elif len(shard.class_names) < MAX_CLASS_NAMES:
             shard.class_names.add(value)
 

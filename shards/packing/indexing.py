@@ -169,6 +169,7 @@ def index_shards(
         that fails.
     """
     start = time.monotonic()
+    # Listed before anything is written: a mistyped pattern leaves no folder behind.
     sources = list_shards(shards)
     request = IndexRequest(
         locations=tuple(source.location for source in sources),
@@ -186,6 +187,7 @@ def index_shards(
         with replacing(out / REQUEST_FILE) as temporary:
             temporary.write_text(request.model_dump_json(indent=1) + "\n")
 
+        # Every shard's state is on disk by then, so an interruption costs the shards in work.
         num_bytes = _index_all(sources, out, request, workers, progress)
         unreadable = _unreadable(sources, out)
         # Also if a shard that is in the set is away by now.
@@ -196,6 +198,7 @@ def index_shards(
             # Without it the folder counts as unfinished, should this call stop half-way.
             (out / MANIFEST_FILE).unlink(missing_ok=True)
             manifest = _write_tables(sources, out, request)
+        # Else they are kept: the same command then reads only what it could not.
         if not unreadable:
             remove_work_folder(out)
 
@@ -275,6 +278,7 @@ def _index_all(
     progress: ProgressCallback | None,
 ) -> int:
     """Index the shards that have no state yet; return the bytes read."""
+    # States of another order of shards are of no use: each names its location.
     missing = [
         number for number, source in enumerate(sources) if not _is_indexed(source, out, number)
     ]
@@ -301,6 +305,7 @@ def _run(
         try:
             for number in numbers:
                 pending.append(_submit(pool, sources[number], out, number, request))
+                # Bounded: a queue of a million futures would take gigabytes.
                 if len(pending) >= IN_FLIGHT * workers:
                     yield pending.popleft().result()
             while pending:
@@ -331,10 +336,12 @@ def _is_indexed(source: Source, out: Path, number: int) -> bool:
 def _load(out: Path, number: int, *, with_rows: bool = True) -> _State | None:
     try:
         with _state_path(out, number).open("rb") as stream:
+            # One line of JSON, then the rows: the head can be read without them.
             head: dict[str, Any] = json.loads(stream.readline())
             content = stream.read() if with_rows else b""
         head["rejected"] = [Rejection(**line) for line in head["rejected"]]
         return _State(**head, rows=np.frombuffer(content, SAMPLE_DTYPE))
+    # A damaged state counts as none: its shard is read again.
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -366,6 +373,7 @@ def _states(sources: list[Source], out: Path) -> Iterator[_State]:
 
 
 def _write_tables(sources: list[Source], out: Path, request: IndexRequest) -> Manifest:
+    # One state at a time, several passes: memory does not grow with the set.
     totals = _totals(sources, out)
     write_rejections(out / REJECTED_FILE, _rejections(sources, out))
     reasons = left_out_by_reason(_rejections(sources, out))
@@ -439,9 +447,11 @@ def _shard_info(source: Source, state: _State, out: Path) -> ShardInfo:
 def _rows(sources: list[Source], out: Path) -> Iterator[NDArray[np.void]]:
     index = 0
     for state in _states(sources, out):
+        # From a buffer, which is read-only.
         rows = state.rows.copy()
         rows["shard"] = index
         yield rows
+        # Shards without a sample are not in the manifest and have no number in the table.
         index += len(rows) > 0
 
 
@@ -461,6 +471,7 @@ def _rejections(sources: list[Source], out: Path) -> Iterator[Rejection]:
 def _classes(totals: _Totals, request: IndexRequest, out: Path) -> tuple[str, ...]:
     if request.classes or not request.label_format:
         return request.classes
+    # A name that looks like a number cannot be told from a number.
     if totals.class_names and totals.highest_class >= 0:
         kinds = Counter({"names": len(totals.class_names), "numbers": totals.highest_class + 1})
         raise PackError(
@@ -469,5 +480,6 @@ def _classes(totals: _Totals, request: IndexRequest, out: Path) -> tuple[str, ..
             "in their order with --classes FILE."
         )
     if totals.class_names:
+        # Sorted: the order of the shards must not number the classes.
         return tuple(sorted(totals.class_names))
     return tuple(str(number) for number in range(totals.highest_class + 1))

@@ -64,6 +64,7 @@ class FileStamps:
 
 def file_stamps(record: Record) -> list[tuple[int, int]]:
     """Return size and modification time of a record's photo and mask; (-1, -1) if missing."""
+    # A member has no time of its own; its tar has.
     image = record.image.tar if isinstance(record.image, TarMember) else record.image
     return [_stamp(path) for path in (image, *_mask_files(record))]
 
@@ -83,7 +84,9 @@ def labels_digest(records: Sequence[Record]) -> str:
     digest = hashlib.sha256()
     for record in records:
         made_for = [record.label, record.label_size, record.fault]
+        # Sorted: adapters may build equal labels in any order.
         text = json.dumps(made_for, sort_keys=True, default=str)
+        # Names of files that are not UTF-8 come as surrogates.
         digest.update(text.encode(errors="surrogatepass") + b"\n")
     return digest.hexdigest()
 
@@ -103,9 +106,11 @@ def read_inputs(path: Path) -> dict[int, ShardInputs]:
         with path.open("rb") as stream:
             while line := stream.readline(MAX_LINE_BYTES):
                 document = json.loads(line)
+                # Fields of a newer release are passed over.
                 known = {name: value for name, value in document.items() if name in names}
                 inputs = ShardInputs(**known)
                 by_shard[int(inputs.shard)] = inputs
+    # Without digests nothing is said to have changed; the set itself is whole.
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
     return by_shard
@@ -122,5 +127,6 @@ def _stamp(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
     except (OSError, ValueError):
+        # A value of its own: a file that vanishes must change the digest.
         return MISSING
     return status.st_size, status.st_mtime_ns

@@ -54,6 +54,7 @@ def merge_parts(out: Path) -> Manifest:
     Raises:
         PackError: Nothing has been packed there, parts are missing, or a packer is still at work.
     """
+    # Asked twice, --merge answers the same.
     finished = finished_manifest(out)
     if finished is not None:
         return finished
@@ -78,8 +79,10 @@ def merge(out: Path) -> Manifest:
             f"{out}: nothing to merge: no packer has come to the end of the corpus here yet."
         )
 
+    # Before anything is written: what is missing is named all at once.
     _check_states(out, total.shards)
     manifest = write_tables(out, request, lambda: _states(out, total.shards), total.left_out)
+    # Last: until then a killed merge is simply run again.
     remove_work_folder(out)
     return manifest
 
@@ -104,6 +107,7 @@ def write_tables(
     Raises:
         PackError: Nothing could be packed at all, or the disk fails.
     """
+    # A pass per table: states are read from disk each time, and memory holds one.
     totals = _totals(states())
     num_rejected = write_rejections(out / REJECTED_FILE, _rejections(states()))
     reasons = left_out_by_reason(_rejections(states()))
@@ -112,7 +116,9 @@ def write_tables(
 
     size, sha256 = write_samples(out / samples_file, totals.num_samples, _rows(states()))
     write_inputs(out / INPUTS_FILE, (state.inputs for state in states()))
+    # Shards of an older release have no counts; a summary of the rest would mislead.
     if totals.knows_tallies:
+        # A rebuilt shard knows nothing of what the corpus left out: that is taken over.
         before = {} if left_out is not None else _left_out_before(out)
         counts = totals.tally.summary(totals.num_samples, {**before, **(left_out or {}), **reasons})
         write_summary(counts, out)
@@ -123,6 +129,7 @@ def write_tables(
         split=request.split,
         classes=request.classes,
         palette=request.palette,
+        # Every sample or none: a batch of masks cannot have holes.
         has_masks=totals.num_masks == totals.num_samples,
         image_policy=request.image_policy,
         jpeg_quality=request.jpeg_quality,
@@ -132,6 +139,7 @@ def write_tables(
         samples_file=FileInfo(file=samples_file, bytes=size, sha256=sha256),
         shards=tuple(totals.shards),
     )
+    # Before the manifest, whose presence says that all else is there.
     write_contact_sheet(manifest.model_copy(update={"folder": out}))
     return write_manifest(manifest, out)
 
@@ -191,6 +199,7 @@ def _rows(states: Iterator[ShardState]) -> Iterator[NDArray[np.void]]:
     """Yield each shard's rows with its index in the manifest, which leaves out empty shards."""
     index = 0
     for state in states:
+        # The states' rows are views of their files' bytes, and read-only.
         rows = state.rows.copy()
         rows["shard"] = index
         yield rows

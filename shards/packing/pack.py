@@ -137,6 +137,7 @@ class Work:
         self.packed += len(packed.keys)
         self.rejected += len(packed.rejected)
 
+        # Here, in the main process: workers' lines would run through the progress bar.
         for message in packed.messages:
             logger.warning("%s", message)
         if self.progress is not None:
@@ -189,6 +190,7 @@ def pack(
             Single photos never raise: they are listed in rejected.jsonl.
     """
     start = time.monotonic()
+    # Checked first: a wrong setting must not leave a folder behind.
     encoding = Encoding(
         parse_image_policy(image_policy),
         jpeg_quality,
@@ -200,6 +202,7 @@ def pack(
     request = request_for(corpus, encoding, samples_per_shard)
     check_request(out, request)
     there = read_request(out)
+    # What the folder was begun with: the encoder's version may have changed since.
     request = request if there is None else there
 
     work = Work(corpus, out, root, request, workers, progress)
@@ -207,13 +210,17 @@ def pack(
     touched: tuple[int, ...] = ()
 
     if manifest is not None:
+        # A finished set is compared with its source rather than taken on trust.
         touched = _check_unchanged(work, manifest)
     else:
         with locked(out, part):
             begin(out, request)
             pack_shards(_plans(work, part or (1, 1)), work)
+            # An empty corpus is a wrong path far more often than an empty data set.
             _check_total(work)
+            # Parts learn the number of shards from it, whichever comes to the end first.
             work.total().write(out)
+            # Parts are merged by one call of their own: none knows when the others have ended.
             manifest = merge(out) if part is None else None
 
     seconds = time.monotonic() - start
@@ -233,6 +240,7 @@ def request_for(corpus: Corpus, encoding: Encoding, samples_per_shard: int) -> R
         chroma_subsampling=encoding.chroma_subsampling,
         samples_per_shard=samples_per_shard,
         max_pixels=encoding.max_pixels,
+        # Other versions may encode the same pixels to other bytes.
         encoder=f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}",
         min_chroma=encoding.min_chroma,
     )
@@ -242,6 +250,7 @@ def all_plans(work: Work) -> Iterator[Plan]:
     """Yield every shard of the corpus, in order; no photo is opened."""
     records = iter(work.corpus.records())
     for number in count():
+        # One shard's records at a time: a corpus may have millions.
         group = list(islice(records, work.request.samples_per_shard))
         if not group:
             return
@@ -258,6 +267,7 @@ def plans_as_packed(work: Work, manifest: Manifest | None) -> Iterator[Plan]:
         yield from all_plans(work)
         return
 
+    # By key: where a record comes in the corpus says nothing about its shard any more.
     numbers = keys_by_shard(manifest)
     groups: dict[int, list[Record]] = {}
     for record in work.corpus.records():
@@ -272,6 +282,7 @@ def pack_shards(plans: Iterable[Plan], work: Work) -> None:
     under_way: deque[Plan] = deque()
 
     def chunks() -> Iterator[Chunk]:
+        # Chunks of several shards in one stream: workers do not idle at a shard's end.
         for plan in plans:
             under_way.append(plan)
             yield from plan.chunks()
@@ -282,6 +293,7 @@ def pack_shards(plans: Iterable[Plan], work: Work) -> None:
             plan = under_way.popleft()
             with ShardWriter(work.out, work.request.name, plan.number) as writer:
                 for number, chunk in enumerate(plan.chunks()):
+                    # The loop has taken the shard's first chunk to know that it has begun.
                     packed = first if number == 0 else next(results)
                     writer.add(packed)
                     work.count_chunk(len(chunk), packed)
@@ -311,9 +323,12 @@ def _plans(work: Work, part: Part) -> Iterator[Plan]:
     for plan in all_plans(work):
         work.shards += 1
         work.records += len(plan.records)
+        # Interleaved, not in stretches: photos of one kind often stand together, and differ in
+        # size.
         if plan.number % part[1] != part[0] - 1:
             continue
 
+        # Rows are not needed to know that a shard is there.
         state = load_state(work.out, plan.number, with_rows=False)
         if state is None:
             yield plan
@@ -355,6 +370,7 @@ def _check_unchanged(work: Work, manifest: Manifest) -> tuple[int, ...]:
         if names:
             changed[plan.number] = names
 
+    # Times alone change with every copy of the source.
     serious = {number: names for number, names in changed.items() if names != ["times"]}
     if serious:
         raise PackError(_changed_in_words(work.out, serious))
@@ -363,6 +379,7 @@ def _check_unchanged(work: Work, manifest: Manifest) -> tuple[int, ...]:
 
 def _changed_in_words(out: Path, changed: dict[int, list[str]]) -> str:
     names = {name for each in changed.values() for name in each}
+    # The gravest change decides the advice.
     if "records" in names:
         what = "other records than the corpus holds now"
     elif "labels" in names:

@@ -50,12 +50,15 @@ def rebuild_shard(
 
     work = Work(corpus, out, root, request, workers, progress)
     with locked(out):
+        # Unchecked: a missing or short shard is why this was called.
         manifest = read_manifest(out, check_files=False) if (out / MANIFEST_FILE).exists() else None
         plans = plans_as_packed(work, manifest)
+        # Records are listed up to that shard only.
         plan = next((plan for plan in plans if plan.number == number), None)
         if plan is None:
             raise PackError(f"{out}: the corpus has no records for a shard {number}.")
 
+        # The same path as packing: same records, same bytes.
         pack_shards([plan], work)
         if manifest is not None:
             manifest = _take_in(manifest, out, number)
@@ -77,8 +80,10 @@ def _take_in(manifest: Manifest, out: Path, number: int) -> Manifest:
     states[number] = new
     in_order = [states[each] for each in sorted(states)]
 
+    # Equal bytes leave the manifest alone, and runs on the set may resume.
     if old is None or old.sha256 != new.sha256:
         manifest = write_tables(out, request, lambda: iter(in_order))
+    # The source was touched: the digests follow, or the next call would ask for this again.
     elif old.inputs != new.inputs:
         write_inputs(out / INPUTS_FILE, (state.inputs for state in in_order))
 

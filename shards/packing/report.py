@@ -88,6 +88,7 @@ def manifest_lines(manifest: Manifest, out: Path, next_line: str) -> Iterator[st
         f"{manifest.image_policy}, {classes}, {_masks(manifest)}; digest {manifest.digest[:12]}"
     )
 
+    # The summary has more than the list of rejections; sets of older releases lack it.
     summary = read_summary(out)
     if summary is not None:
         yield from _summary_lines(summary)
@@ -122,6 +123,7 @@ def _summary_lines(summary: Summary) -> Iterator[str]:
 
     if summary.near_grey:
         advice = ""
+        # A few grey photos are in every set and harm nothing.
         if summary.grey_share > MANY_GREY:
             advice = "; they teach no color: --min_chroma leaves them out"
         yield f"near-grey: {summary.near_grey:,} ({100 * summary.grey_share:.1f} %){advice}"
@@ -144,6 +146,7 @@ def _reason_lines(title: str, reasons: dict[str, LeftOut]) -> Iterator[str]:
     total = sum(each.count for each in reasons.values())
     yield f"{title}: {total:,}"
 
+    # The commonest first: the rest is cut.
     by_count = sorted(reasons.items(), key=lambda item: -item[1].count)
     for reason, each in by_count[:SHOWN_REASONS]:
         more = ", ..." if each.count > len(each.examples) else ""
@@ -166,6 +169,7 @@ class VerifyTally:
         for check in checks:
             self.samples += check.samples
             self.bad += len(check.bad_samples)
+            # Told apart, as one is a matter of waiting and the other of packing again.
             if check.is_unread:
                 self.unread.append(check.shard)
             elif not check.is_good:

@@ -50,11 +50,13 @@ def check_sample(manifest: Manifest, row: np.void, data: memoryview) -> SampleCh
             if _is_needed(manifest, name):
                 faults.append(f"{name} is missing")
             continue
+        # Before slicing: a slice beyond the end would silently be shorter.
         if offset < BLOCK or offset + size > len(data):
             faults.append(f"{name} lies beyond the end of the shard")
             continue
 
         key, fault = "", ""
+        # Shards made elsewhere have headers of any kind; ours have one form.
         if not manifest.is_indexed:
             key, fault = _check_header(
                 bytes(data[offset - BLOCK : offset]),
@@ -66,10 +68,12 @@ def check_sample(manifest: Manifest, row: np.void, data: memoryview) -> SampleCh
         content = bytes(data[offset : offset + size])
         if zlib.crc32(content) != row[f"{name}_crc"]:
             fault = "checksum differs"
+        # A wrong checksum says enough: what such bytes decode to means nothing.
         fault = fault or _content_fault(manifest, row, name, content, key)
         if fault:
             faults.append(f"{name}: {fault}")
 
+    # Members of two samples side by side would pass every other check.
     known = sorted({key for key in keys if key})
     if len(known) > 1:
         faults.append(f"its members have different keys: {', '.join(known)}")
@@ -87,6 +91,7 @@ def _is_needed(manifest: Manifest, name: str) -> bool:
 def _check_header(header: bytes, extension: str, size: int) -> tuple[str, str]:
     """Return a member's key, empty if the header is damaged, and its fault."""
     try:
+        # By tarfile, not by our own writer: two readings that agree are worth more than one.
         info = tarfile.TarInfo.frombuf(header, "ascii", "strict")
     except (tarfile.TarError, ValueError) as error:
         return "", f"tar header is damaged ({error})"
@@ -135,6 +140,7 @@ def _image_fault(manifest: Manifest, row: np.void, content: bytes) -> str:
         fault = _size_fault(photo.image.size, row)
         if fault:
             return fault
+        # Decoded in full: headers say nothing about the pixels behind them.
         photo.image.load()
 
     return "" if is_loadable(content) else "is not an 8-bit grey or RGB image that training reads"
@@ -149,6 +155,7 @@ def _mask_fault(manifest: Manifest, row: np.void, content: bytes) -> str:
         image.load()
         values = np.asarray(image)
 
+    # Indices above the classes would fail in the loss, hours later.
     highest = int(values[values != VOID].max(initial=0))
     if highest > len(manifest.classes):
         return f"holds index {highest}, above the {len(manifest.classes)} classes"

@@ -84,11 +84,13 @@ def pack_chunk(job: Job, records: Sequence[Record]) -> PackedChunk:
     position = 0
 
     for record in records:
+        # Before reading: a file that changes in between must look changed later.
         packed.stamps += file_stamps(record)
         source = source_of(job.root, record)
         try:
             with caught_messages() as printed:
                 picture, members = _pack_record(job, record)
+        # A photo's fault; the disk's own come as PackError and pass.
         except PictureError as error:
             packed.rejected.append(rejection(job.root, record, str(error)))
             continue
@@ -97,6 +99,7 @@ def pack_chunk(job: Job, records: Sequence[Record]) -> PackedChunk:
 
         spans = [0] * (3 * len(MEMBERS))
         for number, data in enumerate(members):
+            # The data follows its header, which is one block.
             spans[3 * number : 3 * number + 3] = position + BLOCK, len(data), zlib.crc32(data)
             parts.append(member(f"{record.key}.{MEMBERS[number][1]}", data))
             position += len(parts[-1])
@@ -130,6 +133,7 @@ def join_chunks(chunks: Sequence[PackedChunk]) -> PackedChunk:
 def shift_offsets(rows: NDArray[np.void], offset: int) -> None:
     """Move the members that rows of SAMPLE_DTYPE point to, in place."""
     for name, _ in MEMBERS:
+        # Absent members keep offset 0.
         rows[f"{name}_offset"][rows[f"{name}_size"] > 0] += np.uint64(offset)
 
 
@@ -140,6 +144,7 @@ def rejection(root: Path, record: Record, reason: str) -> Rejection:
 
 def source_of(root: Path, record: Record) -> str:
     """Return the photo's path relative to the corpus root; the whole path if it is elsewhere."""
+    # As text: a member of a tar is no path.
     return str(record.image).removeprefix(f"{str(root).rstrip('/')}/")
 
 
@@ -162,6 +167,7 @@ def _pack_record(job: Job, record: Record) -> tuple[StoredPicture, list[bytes]]:
     if record.fault:
         raise PictureError(record.fault)
 
+    # The photo first: its size decides where boxes and masks go.
     picture = convert_picture(read_source(record.image), job.encoding)
     members = [picture.jpeg, _label(job, record, picture.geometry)]
     if record.mask is not None:
@@ -187,6 +193,7 @@ def _label(job: Job, record: Record, geometry: Geometry) -> bytes:
             "width": width,
             "height": height,
         }
+        # Sorted keys and no spaces: equal labels are equal bytes.
         return TO_JSON.encode(label).encode()
     except (TypeError, ValueError) as error:
         raise PictureError(f"its label cannot be stored: {error}") from error
@@ -198,6 +205,7 @@ def _moved(item: dict[str, Any], frame: LabelFrame, geometry: Geometry) -> dict[
     if "box" in item:
         x0, y0, x1, y1 = (float(value) for value in item["box"])
         box = frame.move_box((x0, y0, x1, y1), geometry)
+        # A thousandth of a pixel: more digits only make labels longer, and differ between CPUs.
         moved["box"] = [round(value, 3) for value in box]
 
     if "area" in item:
@@ -208,6 +216,7 @@ def _moved(item: dict[str, Any], frame: LabelFrame, geometry: Geometry) -> dict[
 def _read_mask(mask: Mask) -> NDArray[np.uint8]:
     try:
         return mask.read()
+    # Not the record's fault: the worker's memory, as a photo before it may have been huge.
     except MemoryError:
         raise
     except Exception as error:  # the adapter's own error types are not known here

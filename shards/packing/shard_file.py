@@ -84,6 +84,7 @@ def load_state(out: Path, number: int, *, with_rows: bool = True) -> ShardState 
             content = stream.read() if with_rows else b""
 
         state = _parsed(head, np.frombuffer(content, SAMPLE_DTYPE))
+        # By size, not digest: a thousand shards are looked at on each resume.
         is_whole = not state.file or _is_whole(out / state.file, state.bytes)
     except (OSError, ValueError, TypeError, KeyError):
         return None
@@ -120,6 +121,7 @@ def digest_of_inputs(root: Path, records: Sequence[Record]) -> str:
     """Return a digest of a shard's keys and sources; no photo is opened."""
     digest = hashlib.sha256()
     for record in records:
+        # A zero byte, which no path holds, between the two.
         digest.update(f"{record.key}\0{source_of(root, record)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
@@ -131,6 +133,7 @@ class ShardWriter:
         self._out = out
         self._number = number
         self._file = f"{name}-{number:06d}.tar"
+        # In the work folder, so that the set's own folder holds whole files alone.
         self._temporary = temporary_path(out / WORK_FOLDER / self._file)
 
         self._digest = hashlib.sha256()
@@ -167,6 +170,7 @@ class ShardWriter:
             PackError: A key comes twice, or the disk is full, read-only or gone.
         """
         for key in packed.keys:
+            # Within a shard only: samples of one key would be one sample to webdataset.
             if key in self._keys:
                 raise PackError(
                     f"key {key!r} comes twice in {self._file}: a corpus must give each record its "
@@ -198,6 +202,7 @@ class ShardWriter:
         if len(rows):
             self._publish()
 
+        # Of the files as they were read, not as they are by now.
         sizes, times = self._stamps.digests()
         state = ShardState(
             self._number,
@@ -210,6 +215,7 @@ class ShardWriter:
             self._rejected,
             rows,
         )
+        # Last of all: a shard without its state is packed again.
         state.save(self._out)
         return state
 
@@ -218,6 +224,7 @@ class ShardWriter:
         self._write(END)
         with disk_errors_reported(tar):
             self._stream.flush()
+            # The state that follows promises these bytes, also after a power cut.
             os.fsync(self._stream.fileno())
 
         # The index first: a tar that has its name is whole only with its index.
@@ -230,5 +237,6 @@ class ShardWriter:
     def _write(self, data: bytes) -> None:
         with disk_errors_reported(self._out / self._file):
             self._stream.write(data)
+        # On the way out: reading the shard again would double its cost.
         self._digest.update(data)
         self._bytes += len(data)

@@ -51,6 +51,7 @@ def list_shards(text: str) -> list[Source]:
     if len(locations) > MAX_SHARDS:
         raise PackError(f"{text}: {len(locations):,} shards, more than {MAX_SHARDS:,}.")
 
+    # Patterns may overlap; a shard twice would weigh twice.
     unique = list(dict.fromkeys(locations))
     return [
         Source(location, name)
@@ -75,6 +76,7 @@ def _expanded(text: str) -> list[str]:
 
 
 def _locations(pattern: str) -> list[str]:
+    # webdataset would run it in a shell: a list of shards must not be able to do that.
     if pattern.startswith("pipe:"):
         raise PackError(f"{pattern}: a command is not run; name its files or URLs.")
     if "://" in pattern and not pattern.startswith("file://"):
@@ -91,11 +93,13 @@ def _locations(pattern: str) -> list[str]:
     matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
     if not matches:
         raise PackError(f"{pattern}: no such file; name a folder, a glob, a brace list or URLs.")
+    # Absolute: the index is read from other folders.
     return [_checked(str(Path(each).resolve())) for each in matches if Path(each).is_file()]
 
 
 def _tars(folder: Path) -> list[Path]:
     endings = (".tar", *COMPRESSED)
+    # Sorted: the order of shards is part of the set's digest.
     return sorted(path for path in folder.iterdir() if path.name.lower().endswith(endings))
 
 
@@ -112,6 +116,7 @@ def _names(locations: list[str]) -> list[str]:
     last = [
         re.sub(r"[^A-Za-z0-9._+-]", "_", each.rstrip("/").rpartition("/")[2]) for each in locations
     ]
+    # Names as they are where possible: messages then name files that users know.
     if len(set(last)) == len(last):
         return [_as_tar(name) for name in last]
     return [_as_tar(f"{number:06d}-{name}") for number, name in enumerate(last)]

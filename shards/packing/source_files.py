@@ -38,6 +38,7 @@ def read_source(source: Path | TarMember) -> bytes:
             if error.errno in FILE_FAULTS:
                 raise PictureError(FILE_FAULTS[error.errno]) from error
             failure = error
+        # A network disk that fails once is often back within a second.
         time.sleep(READ_RETRY_WAIT_S * attempt)
 
     raise PackError(
@@ -53,6 +54,7 @@ def _read_member(member: TarMember) -> bytes:
     with member.tar.open("rb") as file:
         file.seek(member.offset)
         content = file.read(member.size)
+    # The tar was cut off since it was listed.
     if len(content) < member.size:
         raise PictureError(f"{member.tar.name} ends before it does")
     return content
@@ -60,6 +62,7 @@ def _read_member(member: TarMember) -> bytes:
 
 def _read_regular(path: Path) -> bytes:
     status = path.stat()
+    # Opening a pipe or a device would wait for ever.
     if not stat.S_ISREG(status.st_mode):
         raise PictureError("not a regular file")
     if status.st_size > MAX_FILE_BYTES:

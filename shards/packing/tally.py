@@ -26,6 +26,7 @@ class Reasons:
 
     def add(self, sentence: str, name: str) -> None:
         """Count one more; what follows a colon or bracket differs from file to file."""
+        # Only the start, or each photo would have a reason of its own.
         self._add(reason_of(sentence), 1, [name])
 
     def add_all(self, other: dict[str, LeftOut]) -> None:
@@ -69,6 +70,7 @@ class Tally:
         self.off_profile += picture.is_off_profile
         self.low_quality += picture.is_low_quality
 
+        # As a viewer shows it, which is how users know their photos.
         width, height = picture.geometry.upright
         size = PhotoSize(source=source, width=width, height=height)
         self._take_sizes(size, size)
@@ -92,6 +94,7 @@ class Tally:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, as `from_json` takes it."""
+        # The summary's own schema, so that there is one list of counts.
         document = self.summary(0, {}).model_dump(mode="json", exclude_none=True)
         return {name: value for name, value in document.items() if value}
 

@@ -37,6 +37,7 @@ def member(name: str, data: bytes) -> bytes:
         + b"%011o\0%011o\0" % (len(data), TIME_S)
     )
     checksum = b"%06o\0 " % (sum(start) + _FIXED_SUM)
+    # Padded to whole blocks, as every tar reader expects.
     return b"".join((start, checksum, _TYPE_AND_REST, data, bytes(-len(data) % BLOCK)))
 
 

@@ -82,6 +82,7 @@ class TarReader:
         """
         while True:
             header = self._take(BLOCK)
+            # Two blocks of zeros end a tar, but some writers leave them out.
             if not header or header == bytes(BLOCK):
                 return
 
@@ -96,6 +97,7 @@ class TarReader:
 
             if info.type in REGULAR:
                 yield member
+            # From the member's own offset: the caller may have read all, some or nothing of it.
             self._skip_to(member.offset + _padded(size if _has_data(info) else 0))
 
     def read(self, member: TarMember) -> bytes:
@@ -111,6 +113,7 @@ class TarReader:
 
     def finish(self) -> str:
         """Read to the end of the file and return the sha256 of all of it."""
+        # What follows the end counts too: the digest is the file's.
         while self._take(SKIP_BYTES):
             pass
         return self._digest.hexdigest()
@@ -128,6 +131,7 @@ class TarReader:
 
     def _read_extension(self, info: _Header) -> None:
         most = MAX_NAME_BYTES if info.type == tarfile.GNUTYPE_LONGNAME else MAX_PAX_BYTES
+        # Before it is read: a header may claim gigabytes of name.
         if info.size > most:
             raise DamagedTarError(f"an extended header of {info.size:,} bytes")
 
@@ -141,6 +145,7 @@ class TarReader:
         for key, value in _pax_records(content):
             if key == b"path":
                 self._name = value.decode("utf-8", "surrogateescape")
+            # Sizes beyond the header's eleven octal digits come here.
             elif key == b"size" and value.isdigit() and len(value) < 16:
                 self._size = int(value)
 
@@ -182,6 +187,7 @@ def _pax_records(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     while position < len(content):
         blank = content.find(b" ", position)
         digits = content[position:blank] if blank >= 0 else b""
+        # A damaged record ends the list; a length of 0 would never end it.
         if not digits.isdigit() or len(digits) > 8 or int(digits) < 3:
             return
         record = content[blank + 1 : position + int(digits) - 1]

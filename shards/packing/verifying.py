@@ -75,6 +75,7 @@ def verify(folder: Path, *, workers: int = 1) -> Iterator[ShardCheck]:
         ManifestError: The manifest itself, or its table of samples, cannot be read.
     """
     manifest = read_manifest(folder, check_files=False)
+    # Opened once here, so that a damaged table is one error and not one per shard.
     manifest.samples()
     yield from _check_tables(manifest)
 
@@ -84,6 +85,7 @@ def verify(folder: Path, *, workers: int = 1) -> Iterator[ShardCheck]:
         return
 
     with new_pool(workers) as pool:
+        # Numbers, not manifests: a large one would be pickled per shard.
         checks = [pool.submit(check_shard, folder, number) for number in numbers]
         for check, shard in zip(checks, manifest.shards, strict=True):
             try:
@@ -136,6 +138,7 @@ def _rows_agree(manifest: Manifest) -> bool:
 
     counts = np.bincount(shards, minlength=len(manifest.shards))
     expected = [shard.samples for shard in manifest.shards]
+    # In order, too: loading finds a shard's rows by running sums.
     return list(counts) == expected and bool((np.diff(shards) >= 0).all())
 
 
@@ -153,20 +156,24 @@ def _rejected_fault(manifest: Manifest) -> str:
 
 def _check_open_shard(manifest: Manifest, number: int, stream: BinaryIO, check: ShardCheck) -> None:
     info = manifest.shards[number]
+    # Not the end of it: which samples are bad is what a user needs to know.
     if _sha256(stream) != info.sha256:
         check.faults.append("sha256 is not the manifest's")
 
     size = stream.seek(0, io.SEEK_END)
     if size != info.bytes:
         check.faults.append(f"{size:,} bytes, the manifest says {info.bytes:,}")
+    # mmap refuses empty files.
     if size == 0:
         return
 
     first = [0, *accumulate(shard.samples for shard in manifest.shards)][number]
     rows = manifest.samples()[first : first + info.samples]
+    # Mapped: members are looked at where they lie, without a copy of the shard.
     with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         keys = _check_samples(manifest, info, rows, first, memoryview(data), check)
 
+    # With bad samples the index differs as a consequence, which is no news.
     if not check.bad_samples and not manifest.is_indexed:
         _check_index(manifest.folder / info.file, rows, keys, check)
 

@@ -54,6 +54,7 @@ class PackingPool:
             return
         pending: deque[tuple[Chunk, Future[PackedChunk]]] = deque()
         for chunk in chunks:
+            # With its chunk: if a worker dies, it has to be done again.
             pending.append((chunk, self._submit(chunk)))
             if len(pending) >= IN_FLIGHT * self._workers:
                 yield self._next(pending)
@@ -65,8 +66,10 @@ class PackingPool:
         try:
             return future.result()
         except BrokenProcessPool:
+            # The pool is broken as a whole: every chunk in flight is lost with it.
             self._close()
         packed = self._one_by_one(chunk)
+        # In their order, behind the chunk that was done by itself.
         again = [(chunk, self._submit(chunk)) for chunk, _ in pending]
         pending.clear()
         pending.extend(again)
@@ -79,6 +82,7 @@ class PackingPool:
             return self._pool.submit(pack_chunk, self._job, chunk)
         except BrokenProcessPool as error:
             failed: Future[PackedChunk] = Future()
+            # Handled where results are awaited, in one place.
             failed.set_exception(error)
             return failed
 
@@ -88,6 +92,7 @@ class PackingPool:
         with ExitStack() as pools:
             pool = pools.enter_context(_single_worker())
             for record in chunk:
+                # Twice: the kernel may have killed the wrong process for another's memory.
                 for _ in range(2):
                     try:
                         packed.append(pool.submit(pack_chunk, self._job, [record]).result())
@@ -116,6 +121,7 @@ def _single_worker() -> ProcessPoolExecutor:
     """Make a pool of one process that is known to have started."""
     pool = new_pool(1)
     try:
+        # Started before it is trusted: else a record would be blamed for a process that never ran.
         pool.submit(os.getpid).result()
     except BrokenProcessPool as error:
         raise PackError(
@@ -127,6 +133,7 @@ def _single_worker() -> ProcessPoolExecutor:
 
 def _start_worker() -> None:
     """Leave Ctrl-C to the parent and die with it: a killed parent cannot stop its workers."""
+    # The terminal sends Ctrl-C to all of them; the parent decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

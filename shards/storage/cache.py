@@ -72,12 +72,14 @@ class Cache:
                 )
 
             with part.open("wb") as stream:
+                # The full size at once: what others reserve meanwhile must count it.
                 stream.truncate(size)
         return True
 
     def sweep(self) -> None:
         """Remove what processes that no longer run have left half-fetched."""
         for part in self.folder.glob(f"*/*{PART}"):
+            # A lock that is free belongs to nobody alive; one that is held is left alone.
             with suppress(TimeoutError), locked(part.with_suffix(LOCK), timeout_s=0.0):
                 part.unlink(missing_ok=True)
 
@@ -93,6 +95,7 @@ class Cache:
         for file in sorted(files, key=lambda file: file.used_ns):
             if excess <= 0:
                 break
+            # Locks and half-fetched files belong to somebody.
             if file.path.suffix in _EVICTABLE and _remove_idle(file.path):
                 excess -= file.size
         return excess
@@ -126,6 +129,7 @@ def open_in_use(path: Path) -> int:
     with suppress(BlockingIOError):
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     with suppress(OSError):
+        # The time of the last use, by which files are evicted; access times are often switched off.
         os.utime(descriptor)
     return descriptor
 

@@ -96,6 +96,7 @@ class RemoteFolder:
         """
         path = self._folder / name
         promise = self._files[name].promise
+        # The usual case: one `stat`, no lock.
         if _is_whole(path, promise.size):
             return
 
@@ -106,6 +107,8 @@ class RemoteFolder:
         lock = path.with_name(name + LOCK)
         try:
             with self._counted(name), locked(lock, self._retry.limit_s(promise.size)):
+                # Asked again: another process may have fetched it while this one waited for the
+                # lock.
                 if not _is_whole(path, promise.size):
                     self._fetch(path, needed)
         except (TransferError, TimeoutError) as error:
@@ -139,6 +142,7 @@ class RemoteFolder:
     @contextmanager
     def _counted(self, name: str) -> Iterator[None]:
         with self._lock:
+            # Counted, as several threads may wait for one file.
             self._fetching[name] += 1
         try:
             yield
@@ -178,6 +182,7 @@ def open_remote(url: str, cache: Cache, retry: RetryPolicy) -> Manifest:
         folder = _cache_folder(url, content, cache)
         manifest = parse_manifest(content, f"{url}/{MANIFEST_FILE}", folder)
 
+        # Before a name becomes a path or part of a URL.
         _check_names(url, manifest)
         _check_room(url, manifest, cache)
 
@@ -242,6 +247,7 @@ def _open_folder(
     folder: Path, files: Mapping[str, RemoteFile], cache: Cache, retry: RetryPolicy
 ) -> RemoteFolder:
     folder.mkdir(parents=True, exist_ok=True)
+    # At the opening of a set, when nobody is in a hurry.
     cache.sweep()
     remote = _FOLDERS[folder] = RemoteFolder(folder, files, cache, retry)
     return remote

@@ -28,6 +28,7 @@ class RetryPolicy:
 
     def pause_s(self, attempt: int) -> float:
         """Return the seconds to wait after the `attempt`-th failure (from 1)."""
+        # Doubled: what failed twice needs longer than what failed once.
         return self.wait_s * 2.0 ** (attempt - 1)
 
     def limit_s(self, size: int) -> float:

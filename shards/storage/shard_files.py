@@ -36,6 +36,7 @@ class ShardFiles:
 
     def __init__(self, max_open: int | None = None) -> None:
         allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        # A window's shards are read in turn; with fewer open, nearly every read would open a file.
         self._max_open = max_open or max(8, min(WINDOW_SHARDS + 8, allowed // 4))
         self._lock = threading.Lock()
         self._open: OrderedDict[Path, _OpenFile] = OrderedDict()
@@ -52,6 +53,7 @@ class ShardFiles:
             OSError: The file cannot be opened or read.
         """
         with self._descriptor(path) as descriptor:
+            # pread keeps no position: threads share a descriptor without a lock.
             data = os.pread(descriptor, size, offset)
             # Network file systems may return less than asked for in the middle of a file.
             while 0 < len(data) < size:

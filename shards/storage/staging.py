@@ -44,6 +44,7 @@ def stage(manifest: Manifest, root: Path, limit_bytes: int | None = None) -> Man
     Raises:
         ManifestError: A shard differs from its manifest, or the disk cannot be used.
     """
+    # By content: the same set from two places is copied once.
     copy = root / manifest.digest[:16]
     try:
         with locked(root / f"{copy.name}{LOCK}", _WAIT_S):
@@ -68,6 +69,7 @@ def _room(root: Path, limit_bytes: int | None) -> int:
     if limit_bytes is None:
         return free
 
+    # lstat: links take no room.
     used = sum(path.lstat().st_size for path in root.glob("*/*.tar"))
     return min(free, limit_bytes - used)
 
@@ -94,6 +96,7 @@ def _copy(manifest: Manifest, copy: Path, room: int) -> None:
 
     with ThreadPoolExecutor(_THREADS) as pool:
         sizes = list(pool.map(lambda shard: _copy_shard(manifest, shard, partial), fitting))
+    # Only when all is there: the name is what other processes wait for.
     partial.rename(copy)
     _print_summary(manifest, copy, sizes, time.monotonic() - start)
 
@@ -123,6 +126,7 @@ def _copy_shard(manifest: Manifest, shard: ShardInfo, folder: Path) -> int:
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
+            # Half a shard; the room is needed by others.
             target.unlink(missing_ok=True)
             _link(source, target)
             return 0

@@ -70,6 +70,7 @@ def fetch_into(url: str, open_target: Target, promise: Promise, retry: RetryPoli
         TransferError: The file is not there, is not what was promised, or every try failed.
         OSError: The target cannot be written.
     """
+    # Over all tries: a server of a byte per second never stalls and never ends.
     deadline = time.monotonic() + retry.limit_s(promise.size)
 
     for attempt in range(1, retry.num_tries + 1):
@@ -77,6 +78,7 @@ def fetch_into(url: str, open_target: Target, promise: Promise, retry: RetryPoli
             with _open(url, retry) as source, open_target() as target:
                 return _copy(source, target, promise, deadline)
         except Exception as error:  # aiohttp, botocore and fsspec share no root
+            # This machine's disk: trying the network again would not help.
             if isinstance(error, OSError) and error.errno in _DISK:
                 raise
 
@@ -165,6 +167,7 @@ def _open(url: str, retry: RetryPolicy) -> Any:
         except Exception as error:
             if not _lacks_keys(error):
                 raise
+        # Only after a try with keys: with them a public bucket may be closed to the anonymous.
         return _open_s3(url, retry, anonymous=True)
 
     if scheme == "hf":
@@ -176,6 +179,7 @@ def _open_s3(url: str, retry: RetryPolicy, *, anonymous: bool) -> Any:
     limits = {
         "connect_timeout": retry.stall_s,
         "read_timeout": retry.stall_s,
+        # Retried here, by one policy; botocore would multiply the tries.
         "retries": {"max_attempts": 1},
     }
     system = import_module("fsspec").filesystem(
