@@ -15,6 +15,7 @@ from pathlib import Path
 from colorgan.config.recipe import RunRecipe
 from colorgan.distributed.ranks import Ranks, cores_a_rank, num_nodes
 from colorgan.errors import UsageError
+from shards.decoding.colored import ColoringTables, color_rows
 from shards.errors import ManifestError, PictureError, ShardError
 from shards.images.chroma import GREY_CHROMA
 from shards.images.conversion import UprightPhoto, decode_upright, read_upright
@@ -32,6 +33,7 @@ __all__ = [
     "Batch",
     "Boxes",
     "ClassCounts",
+    "ColoringTables",
     "Loader",
     "Loaders",
     "PictureError",
@@ -40,6 +42,7 @@ __all__ = [
     "Targets",
     "UprightPhoto",
     "check_labels",
+    "color_rows",
     "count_classes",
     "decode_upright",
     "is_remote",

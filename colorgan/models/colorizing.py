@@ -84,7 +84,22 @@ class ColorStrip:
     chroma_12HW: Tensor
 
 
-def color_strips(
+@dataclass(frozen=True)
+class ChromaStrip:
+    """The chroma of some rows of a photo.
+
+    Attributes:
+        top: The first row's number.
+        bottom: The number of the row behind the last.
+        chroma_12HW: The generator's normalised chroma, brought to the photo's size; float32.
+    """
+
+    top: int
+    bottom: int
+    chroma_12HW: Tensor
+
+
+def chroma_strips(
     generator: nn.Module,
     photo: PhotoRows,
     *,
@@ -92,20 +107,19 @@ def color_strips(
     ab_scale: float,
     seed: int = 0,
     strip_pixels: int = STRIP_PIXELS,
-) -> Iterator[ColorStrip]:
-    """Color a photo of any size and yield it from top to bottom, in bounded memory.
+) -> Iterator[ChromaStrip]:
+    """Yield the chroma of a photo of any size from top to bottom, in bounded memory.
 
     The photo's luminance is squashed to the network's square; the chroma that comes out is brought
-    back to the photo's size (bicubic, antialiased). Rows may be overwritten once they have come
-    out.
+    back to the photo's size (bicubic, antialiased).
 
     Args:
         generator: Left in the mode it was in; strips come out on its device.
-        photo: Read twice, from top to bottom.
+        photo: Read once, before the first strip comes out.
         image_size: Side of the network's square.
         ab_scale: Divisor of a and b.
         seed: Of the dropout of "paper" inference.
-        strip_pixels: Pixels that are converted at a time; one row at least.
+        strip_pixels: Pixels of a strip; one row at least.
     """
     device = next(generator.parameters()).device
     rows = max(1, strip_pixels // photo.width)
@@ -122,12 +136,39 @@ def color_strips(
     tall_chroma = resized(small_chroma.cpu(), (photo.height, image_size))
     for top in range(0, photo.height, rows):
         bottom = min(top + rows, photo.height)
-        rgb_13HW = photo.read(top, bottom)[None].to(device).float() / 255.0
         narrow = tall_chroma[:, :, top:bottom].to(device)
         # Clamped after the resize, which overshoots; tanh ends at 1.
-        chroma_12HW = resized(narrow, (bottom - top, photo.width)).clamp(-1.0, 1.0)
+        yield ChromaStrip(
+            top, bottom, resized(narrow, (bottom - top, photo.width)).clamp(-1.0, 1.0)
+        )
+
+
+def color_strips(
+    generator: nn.Module,
+    photo: PhotoRows,
+    *,
+    image_size: int,
+    ab_scale: float,
+    seed: int = 0,
+    strip_pixels: int = STRIP_PIXELS,
+) -> Iterator[ColorStrip]:
+    """Yield a photo's rows with the chroma of `chroma_strips`, whose arguments these are.
+
+    The photo is read twice, from top to bottom.
+    """
+    strips = chroma_strips(
+        generator,
+        photo,
+        image_size=image_size,
+        ab_scale=ab_scale,
+        seed=seed,
+        strip_pixels=strip_pixels,
+    )
+    for strip in strips:
+        rows_3HW = photo.read(strip.top, strip.bottom)
+        rgb_13HW = rows_3HW[None].to(strip.chroma_12HW.device).float() / 255.0
         luminance_11HW = rgb_to_lightness_B1HW(rgb_13HW) / 50.0 - 1.0
-        yield ColorStrip(top, rgb_13HW, luminance_11HW, chroma_12HW)
+        yield ColorStrip(strip.top, rgb_13HW, luminance_11HW, strip.chroma_12HW)
 
 
 def _shrunk(photo: PhotoRows, side: int, rows: int) -> Tensor:
@@ -137,12 +178,14 @@ def _shrunk(photo: PhotoRows, side: int, rows: int) -> Tensor:
     memory and refuses to shrink by more than about 47. Width first and some rows at a time, so that
     no float copy of the photo is made.
     """
-    narrow = []
+    # One tensor for all: between the strips' large ones, small ones that live on would keep the
+    # memory of those from being used again, 300 MB at 100 megapixels.
+    narrow_13HW = torch.empty(1, 3, photo.height, side)
     for top in range(0, photo.height, rows):
         bottom = min(top + rows, photo.height)
         rgb_13HW = photo.read(top, bottom)[None].float() / 255.0
-        narrow.append(resized(rgb_13HW, (bottom - top, side)))
-    return resized(torch.cat(narrow, dim=2), (side, side))
+        narrow_13HW[:, :, top:bottom] = resized(rgb_13HW, (bottom - top, side))
+    return resized(narrow_13HW, (side, side))
 
 
 def color_photo(

@@ -9,15 +9,15 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
-from torch import Tensor, nn
+from torch import nn
 
-from colorgan.data import PictureError, read_upright
+from colorgan.data import ColoringTables, PictureError, color_rows, read_upright
 from colorgan.distributed.ranks import DeviceName, chosen_device
 from colorgan.errors import UsageError
-from colorgan.evaluation.picture_grids import to_uint8_HWC
-from colorgan.models.colorizing import PhotoRows, color_strips, to_rgb
+from colorgan.models.colorizing import PhotoRows, chroma_strips
 from colorgan.models.model_folder import ModelConfig, load_model
 from colorgan.models.modes import set_inference
 from colorgan.tasks.photo_files import OutputFormat, PhotoFile, list_photos, write_photo
@@ -105,25 +105,25 @@ def color_image(
     width, height = image.size
     result = Image.new("RGB", (2 * width, height)) if side_by_side else image
 
-    def read(top: int, bottom: int) -> Tensor:
+    def read(top: int, bottom: int) -> NDArray[np.uint8]:
         # A strip is read before it is overwritten: strips do not overlap in what they write.
-        rows_HW3 = np.array(image.crop((0, top, width, bottom)))
-        return torch.from_numpy(rows_HW3).permute(2, 0, 1)
+        return np.array(image.crop((0, top, width, bottom)))
 
-    for strip in color_strips(
-        generator,
-        PhotoRows(height, width, read),
-        image_size=config.architecture.image_size,
-        ab_scale=config.ab_scale,
+    tables = ColoringTables()
+    rows = PhotoRows(
+        height, width, lambda top, bottom: torch.from_numpy(read(top, bottom)).permute(2, 0, 1)
+    )
+    for strip in chroma_strips(
+        generator, rows, image_size=config.architecture.image_size, ab_scale=config.ab_scale
     ):
-        luminance_11HW = strip.luminance_11HW
-        rgb_13HW = to_rgb(luminance_11HW, strip.chroma_12HW, config.ab_scale)
-        colored = Image.fromarray(to_uint8_HWC(rgb_13HW[0]))
-        result.paste(colored, (width if side_by_side else 0, strip.top))
+        chroma_2HW = strip.chroma_12HW[0].cpu().numpy()
+        rows_HW3 = read(strip.top, strip.bottom)
         if side_by_side:
-            # Grey through the same conversion, so that both halves have the same luminance to the
-            # digit.
-            none_12HW = torch.zeros_like(strip.chroma_12HW)
-            grey_13HW = to_rgb(luminance_11HW, none_12HW, config.ab_scale)
-            result.paste(Image.fromarray(to_uint8_HWC(grey_13HW[0])), (0, strip.top))
+            # Grey by the same pass, so that both halves have the same luminance.
+            grey_HW3 = np.empty_like(rows_HW3)
+            color_rows(rows_HW3, np.zeros_like(chroma_2HW), grey_HW3, config.ab_scale, tables)
+            result.paste(Image.fromarray(grey_HW3), (0, strip.top))
+
+        color_rows(rows_HW3, chroma_2HW, rows_HW3, config.ab_scale, tables)
+        result.paste(Image.fromarray(rows_HW3), (width if side_by_side else 0, strip.top))
     return result

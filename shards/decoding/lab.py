@@ -69,7 +69,7 @@ def compiled(function: Function) -> Function:
 
 
 @numba.njit(inline="always", fastmath=True)  # type: ignore[untyped-decorator]
-def _f(t: Any) -> Any:
+def lab_curve(t: Any) -> Any:
     """CIELAB's f(t): a cube root, with a line near zero."""
     bits = np.float32(t).view(np.int32)
     root = np.int32(np.float32(bits) * _THIRD + _CBRT_BITS).view(np.float32)
@@ -114,9 +114,9 @@ def lab_row(red: Any, green: Any, blue: Any, l_W: Any, a_W: Any, b_W: Any, ab_sc
         g = green[x]
         b = blue[x]
 
-        fx = _f(_XR * r + _XG * g + _XB * b)
-        fy = _f(_YR * r + _YG * g + _YB * b)
-        fz = _f(_ZR * r + _ZG * g + _ZB * b)
+        fx = lab_curve(_XR * r + _XG * g + _XB * b)
+        fy = lab_curve(_YR * r + _YG * g + _YB * b)
+        fz = lab_curve(_ZR * r + _ZG * g + _ZB * b)
 
         l_W[x] = _L_SLOPE * fy - _L_OFFSET
         a_W[x] = a_slope * (fx - fy)
