@@ -25,6 +25,7 @@ from shards.loading.boxes import Boxes
 from shards.loading.label_scan import ClassCounts, count_classes, has_labels, is_remote
 from shards.loading.loader import Batch, Loader, Targets
 from shards.loading.shard_set import ShardSet, Storage, open_shards
+from shards.order import Fit
 
 __all__ = [
     "GREY_CHROMA",
@@ -111,6 +112,7 @@ def open_loaders(
     targets: Targets = "none",
     image_size: int | None = None,
     ab_scale: float | None = None,
+    fit: Fit = "squash",
 ) -> Iterator[Loaders]:
     """Open the loaders of a training run and close them at the end. Called on all ranks.
 
@@ -123,6 +125,7 @@ def open_loaders(
         targets: Which labels come with the images.
         image_size: Side of the output in pixels; None for the recipe's.
         ab_scale: Divisor of a and b; None for the recipe's.
+        fit: How images that are not square become so; labels follow.
     """
     size = recipe.network.image_size if image_size is None else image_size
     scale = recipe.network.ab_scale if ab_scale is None else ab_scale
@@ -145,6 +148,7 @@ def open_loaders(
             weights=data.weights if training else (),
             random_crop_min_area=data.random_crop_min_area if training else 1.0,
             flip=data.flip and training,
+            fit=fit,
             targets=targets,
             device=str(ranks.device),
             num_threads=data.decode_threads or _decode_threads(ranks),
@@ -178,6 +182,7 @@ def open_whole_set(
     ab_scale: float,
     batch_size: int,
     targets: Targets,
+    fit: Fit = "squash",
 ) -> Iterator[Loader]:
     """Open a loader for one pass over a set, each image once over all ranks. Called on all ranks.
 
@@ -188,6 +193,7 @@ def open_whole_set(
         ab_scale: Divisor of a and b.
         batch_size: Images per forward pass on one rank.
         targets: Which labels come with the images.
+        fit: How images that are not square become so; labels follow.
     """
     loader = ranks.on_all_ranks(
         lambda: Loader(
@@ -199,6 +205,7 @@ def open_whole_set(
             world_size=ranks.world_size,
             num_nodes=num_nodes(ranks.world_size),
             targets=targets,
+            fit=fit,
             device=str(ranks.device),
             num_threads=_decode_threads(ranks),
             ab_scale=ab_scale,

@@ -38,6 +38,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +72,10 @@ _MIX = 9
 
 # Positions over which the sets' shares are exact. A set with less than one of them cannot be mixed.
 MIX_CYCLE = 65_536
+
+# How an image that is not square becomes one, and the longest shape that padding makes square.
+Fit = Literal["squash", "crop", "pad"]
+MAX_PADDED = 4
 
 
 def splitmix64(counter: Hashes) -> Hashes:
@@ -410,6 +415,29 @@ def crop_windows(
     tops = (uniform(_CROP_Y) * (heights - window_heights + 1)).astype(np.int64)
     lefts = (uniform(_CROP_X) * (widths - window_widths + 1)).astype(np.int64)
     return np.stack([tops, lefts, window_heights, window_widths], axis=1).astype(np.int32)
+
+
+def fitted_windows(windows_N4: NDArray[np.int32], fit: Fit) -> NDArray[np.int32]:
+    """Return the windows (y, x, height, width) that a square output is made of, shape (N, 4).
+
+    `squash` leaves them as they are. `crop` takes the square in the middle. `pad` takes the square
+    around: it reaches beyond the picture, on both sides alike. What is longer than MAX_PADDED to 1
+    is padded to that shape only, and squashed: a strip of few pixels would become a huge square.
+    """
+    tops, lefts, heights, widths = windows_N4.T
+    if fit == "squash":
+        return windows_N4
+
+    shorter = np.minimum(heights, widths)
+    if fit == "crop":
+        new_heights = new_widths = shorter
+    else:
+        side = np.minimum(np.maximum(heights, widths), MAX_PADDED * shorter)
+        new_heights, new_widths = np.maximum(heights, side), np.maximum(widths, side)
+
+    tops = tops + (heights - new_heights) // 2
+    lefts = lefts + (widths - new_widths) // 2
+    return np.stack([tops, lefts, new_heights, new_widths], axis=1).astype(np.int32)
 
 
 def replacement(

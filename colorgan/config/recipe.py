@@ -358,6 +358,11 @@ class FinetuneRecipe(RunRecipe):
     head_width: int = Field(
         4096, gt=0, le=65_536, description="hidden width of the classifier's two dense layers"
     )
+    fit: Literal["squash", "crop", "pad"] = Field(
+        "squash",
+        description="pictures that are not square: squash them, crop the square in the middle, or "
+        "pad them with grey (void in masks); labels follow, and evaluations do the same",
+    )
     void: Literal["ignore", "background"] = Field(
         "ignore", description="how void pixels (255) count in training"
     )
@@ -418,6 +423,15 @@ class FinetuneRecipe(RunRecipe):
         plain = stage.model_dump() if isinstance(stage, BaseModel) else stage
         # The short keys over the stage's own: the command line is over the recipe.
         return {**settings, "stages": [{**plain, **short}]}
+
+    @model_validator(mode="after")
+    def _padding_is_void(self) -> FinetuneRecipe:
+        if self.task == "segment" and (self.fit, self.void) == ("pad", "background"):
+            raise ValueError(
+                "fit: pad makes padding void, which void: background would train as background: "
+                "choose fit: crop or squash, or leave void out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _frozen_features_are_learnt(self) -> FinetuneRecipe:

@@ -41,7 +41,7 @@ from colorgan.evaluation.generator_scores import (
 from colorgan.evaluation.metrics import SSIM_WINDOW_PX
 from colorgan.evaluation.record import Evaluation, SavedEvaluation, write_evaluation
 from colorgan.evaluation.settings import EvaluateSettings
-from colorgan.models.model_folder import ModelConfig, check_inference, load_model
+from colorgan.models.model_folder import ModelConfig, check_inference, check_norms, load_model
 from colorgan.models.modes import set_inference
 
 KINDS = ("generator", *(task.kind for task in TASKS.values()))
@@ -79,7 +79,8 @@ def evaluate(settings: EvaluateSettings, ranks: Ranks) -> None:
     with open_whole_set(
         shards,
         ranks,
-        image_size=config.architecture.image_size,
+        image_size=config.picture_size,
+        fit=config.fit,
         ab_scale=config.ab_scale,
         batch_size=settings.batch_size,
         targets=_targets(config),
@@ -119,6 +120,8 @@ def check_data(settings: EvaluateSettings, config: ModelConfig, shards: ShardSet
             f"{len(config.classes)} others: score it on a set of the same corpus"
         )
     check_inference(settings.inference, config.architecture, settings.model)
+    if config.inference == "paper":
+        check_norms(config, 1)  # the last batch may be one image
 
     is_original = set(shards.image_policies) == {"original"}
     if settings.own_size and (config.kind != "generator" or not is_original):

@@ -123,8 +123,10 @@ def _count(predictions: Iterable[Prediction], config: ModelConfig, num_pictures:
         assert batch.mask_BHW is not None
         predicted_BHW, mask_BHW = logits_BCHW.argmax(dim=1).cpu(), batch.mask_BHW.cpu()
         counts.usual_CC += confusion_matrix(predicted_BHW, mask_BHW, num_classes)
+        # Padding is not the void of a mask.
+        shown = slice(None) if batch.inside_BHW is None else batch.inside_BHW
         counts.paper_CC += confusion_matrix(
-            predicted_BHW, mask_BHW, num_classes, void_as_background=True
+            predicted_BHW[shown], mask_BHW[shown], num_classes, void_as_background=True
         )
         rows = _rows(batch, logits_BCHW, predicted_BHW, num_classes)
         counts.rows += zip(batch.sample_ids_B.tolist(), rows, strict=True)

@@ -75,6 +75,19 @@ def _norm(name: NormName, channels: int) -> nn.Module:
     return BatchNorm(channels) if name == "batch" else nn.InstanceNorm2d(channels, affine=True)
 
 
+def _with_even_sides(x: Tensor) -> Tensor:
+    """Repeat the last row or column of odd sides.
+
+    Sizes that are no multiple of the encoder's stride need it. Not `F.pad(mode="replicate")`: its
+    gradient adds up in any order on a GPU.
+    """
+    if x.shape[2] % 2:
+        x = torch.cat([x, x[:, :, -1:]], dim=2)
+    if x.shape[3] % 2:
+        x = torch.cat([x, x[:, :, :, -1:]], dim=3)
+    return x
+
+
 class Down(nn.Module):
     """Convolution 4x4, optional norm, activation. With stride 2 it halves the side."""
 
@@ -95,7 +108,9 @@ class Down(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map B x inputs x H x W to B x outputs x H/stride x W/stride."""
+        """Map B x inputs x H x W to B x outputs x H/stride x W/stride, rounded up."""
+        if self.conv.stride[0] == 2:
+            x = _with_even_sides(x)
         out: Tensor = self.activation(self.norm(self.conv(x)))
         return out
 
@@ -115,7 +130,12 @@ class Up(nn.Module):
         self.dropout = KeyedDropout(dropout, salt)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Map B x inputs x H x W and a skip to B x (outputs + the skip's channels) x 2H x 2W."""
+        """Map B x inputs x H x W and a skip to B x (outputs + the skip's channels) x 2H x 2W.
+
+        A skip of odd sides is one pixel smaller, and so is the output.
+        """
         x = self.dropout(self.norm(self.conv(x)))
+        if x.shape[2:] != skip.shape[2:]:
+            x = x[:, :, : skip.shape[2], : skip.shape[3]]
         # ReLU behind the concatenation, as pix2pix's decoder has it before each deconvolution.
         return F.relu(torch.cat([x, skip], dim=1))

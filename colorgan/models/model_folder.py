@@ -33,6 +33,8 @@ from colorgan.models.weights_file import CONFIG, WEIGHTS, WeightsFile
 UNET = "unet"
 PAPER_IS_OURS = "inference paper reaches the U-Net's own layers"
 MAX_CONFIG_BYTES = 8 << 20
+# Of the side of a picture in pixels, and what divides it: the strides of timm's networks.
+MAX_INPUT_SIZE, INPUT_SIZE_STEP = 1024, 32
 # Written by huggingface_hub, and by users.
 CARD = "README.md"
 
@@ -67,12 +69,21 @@ class ModelConfig(BaseModel):
     classes: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
     void: Literal["ignore", "background"] = "ignore"
+    # Of fine-tuned models: the side of their pictures, if not the architecture's, and how these
+    # were made square.
+    input_size: int | None = Field(None, ge=32, le=MAX_INPUT_SIZE)
+    fit: Literal["squash", "crop", "pad"] = "squash"
     weights: Literal["raw", "average"] = "raw"
     images_seen: int = 0
     data_digest: str = ""
     init_digest: str = ""  # of the weights that fine-tuning began with; none: drawn
     source_version: str = ""
     recipe: dict[str, Any] = {}
+
+    @property
+    def picture_size(self) -> int:
+        """The side in pixels of the square pictures that the network sees."""
+        return self.input_size or self.architecture.image_size
 
     @model_validator(mode="after")
     def _encoder_fits_kind(self) -> ModelConfig:
@@ -83,6 +94,41 @@ class ModelConfig(BaseModel):
         if self.inference == "paper" and not ours:
             raise ValueError(PAPER_IS_OURS)
         return self
+
+
+def check_input_size(size: int, folder: str | Path) -> None:
+    """Refuse pictures of a size that a pretrained network does not take.
+
+    Raises:
+        UsageError: The side is out of range, or no multiple of the encoders' strides.
+    """
+    if not 32 <= size <= MAX_INPUT_SIZE or size % INPUT_SIZE_STEP:
+        raise UsageError(
+            f"network.image_size {size}: a network from {folder} takes pictures whose side is a "
+            f"multiple of {INPUT_SIZE_STEP} from 32 to {MAX_INPUT_SIZE} pixels"
+        )
+
+
+def check_norms(config: ModelConfig, batch_size: int) -> None:
+    """Refuse pictures so small that a norm has a single value per channel to normalise.
+
+    Args:
+        config: Of the model.
+        batch_size: Images whose statistics are taken together, the fewest.
+
+    Raises:
+        UsageError: The deepest level with a norm is a single pixel, and the norm needs more.
+    """
+    a, size = config.architecture, config.picture_size
+    if a.encoder != UNET or size > a.image_size // 2:
+        return
+    if a.norm == "instance" or batch_size == 1:
+        raise UsageError(
+            f"pictures of {size} pixels leave single pixels in the deepest levels of a network for "
+            f"{a.image_size}, and {a.norm} norm cannot normalise one value: use pictures of more "
+            f"than {a.image_size // 2} pixels, or, with batch norm, at least 2 images per "
+            "forward pass and running statistics in evaluation"
+        )
 
 
 def check_inference(inference: str | None, architecture: Architecture, folder: str | Path) -> None:

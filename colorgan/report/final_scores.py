@@ -326,7 +326,9 @@ def _conditions(
 ) -> Conditions:
     # Recipes of users may name one folder without a list.
     folders = [data] if isinstance(data, str) else data
-    size = run.model.get("architecture", {}).get("image_size", run.setting("network.image_size", 0))
+    size = run.model.get("input_size") or run.model.get("architecture", {}).get(
+        "image_size", run.setting("network.image_size", 0)
+    )
     return Conditions(
         run.kind,
         tuple(os.path.normpath(str(folder)) for folder in folders),

@@ -61,7 +61,7 @@ def consolidate_run(
     # Its check runs the written network: a folder that exists has reproduced the run's output.
     config = consolidate(source, folder, weights)
 
-    side, width = config.architecture.image_size, config.architecture.width
+    side, width = config.picture_size, config.architecture.width
     size_mib = (folder / WEIGHTS).stat().st_size / MIB
     text = (
         f"{folder}: {config.kind} {side}x{side} of width {width}, {config.weights} weights after "

@@ -25,7 +25,7 @@ from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
 from colorgan.evaluation.downstream import TASKS, evaluate_model, scores_text, undefined_text
 from colorgan.evaluation.record import EVALUATION, Evaluation, write_evaluation
-from colorgan.models.model_folder import ModelConfig
+from colorgan.models.model_folder import ModelConfig, check_norms
 from colorgan.runs.recipe import saved_recipe
 from colorgan.runs.run import Run, RunResult, open_run
 from colorgan.tasks.best_model import BEST, BestModel
@@ -318,6 +318,7 @@ def run(recipe: FinetuneRecipe, ranks: Ranks) -> int:
     # The sets are only indexed so far; all that can be refused is refused before a decoder starts.
     micro_batch_size = check_batch(recipe, ranks, shards.num_samples)
     model, config = initial_model(recipe, shards.classes, shards.palette)
+    check_norms(config, 1 if config.inference == "paper" else micro_batch_size)
     stages = stages_in_images(recipe, shards.num_samples)
 
     # A generator brings its own size and normalisation: the loader follows the model.
@@ -328,7 +329,8 @@ def run(recipe: FinetuneRecipe, ranks: Ranks) -> int:
         val_shards,
         micro_batch_size=micro_batch_size,
         targets=TASKS[recipe.task].targets,
-        image_size=config.architecture.image_size,
+        image_size=config.picture_size,
+        fit=config.fit,
         ab_scale=config.ab_scale,
     ) as loaders:
         job = FinetuneJob(
@@ -385,7 +387,7 @@ def _open_val(recipe: FinetuneRecipe, shards: ShardSet, ranks: Ranks) -> ShardSe
 
 def _print_plan(job: FinetuneJob, ranks: Ranks, shards: ShardSet, micro_batch_size: int) -> None:
     """Print the resolved recipe and what a run of it would do. Rank 0 prints."""
-    size = job.config.architecture.image_size
+    size = job.config.picture_size
     text = plan_text(
         total_images=job.total_images,
         num_samples=shards.num_samples,

@@ -17,6 +17,7 @@ from colorgan.models.model_folder import (
     ModelConfig,
     build_model,
     check_inference,
+    check_input_size,
     load_model,
     weights_digest,
 )
@@ -46,9 +47,8 @@ def initial_model(
             f"the training set has no classes to {recipe.task}: pack a labelled corpus (voc, coco)"
         )
 
-    # Refuses a size that does not fit, also where `init` brings another one.
-    num_downsamplings(recipe.network.image_size)
     if recipe.init == "scratch":
+        num_downsamplings(recipe.network.image_size)
         config = _drawn_config(recipe, task, classes, palette)
         model = build_model(config)
         initialise(model, recipe.seed)
@@ -68,6 +68,7 @@ def initial_model(
         update={
             "architecture": architecture,
             "ab_scale": source.ab_scale,
+            "input_size": _input_size(recipe, source),
             # Of the bytes, not the path: a comparison can prove which features a model began with.
             "init_digest": weights_digest(folder),
         }
@@ -97,6 +98,7 @@ def _drawn_config(
         classes=classes,
         palette=palette if task.has_palette else (),
         void=recipe.void,
+        fit=recipe.fit,
     )
 
 
@@ -108,11 +110,26 @@ def new_layers(model: nn.Module, task: DownstreamTask) -> tuple[str, ...]:
     return (task.new_layers,) if isinstance(model.encoder, Encoder) else ("decoder.", "head.")
 
 
+def _input_size(recipe: FinetuneRecipe, source: ModelConfig) -> int | None:
+    """Return the side of the pictures where it is not the one of pretraining.
+
+    Raises:
+        UsageError: The network cannot have it.
+    """
+    size, pretrained_size = recipe.network.image_size, source.architecture.image_size
+    if "image_size" not in recipe.network.model_fields_set or size == pretrained_size:
+        return None
+
+    check_input_size(size, recipe.init)
+    return size
+
+
 def _check_network(recipe: FinetuneRecipe, source: ModelConfig) -> None:
     """Refuse a recipe that asks for another network than the folder holds."""
     # Only what the user wrote is compared; defaults give way to the folder's network.
     have = {**source.architecture.model_dump(), "ab_scale": source.ab_scale}
-    for key in sorted(recipe.network.model_fields_set):
+    # Pictures of another size run through the same weights.
+    for key in sorted(recipe.network.model_fields_set - {"image_size"}):
         asked = getattr(recipe.network, key)
         if asked != have[key]:
             raise ModelFolderError(

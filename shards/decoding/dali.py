@@ -28,12 +28,15 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from shards.decoding.lab import WHITE, XYZ_FROM_RGB, linear_from_srgb
+from shards.records import VOID
 
 # f(t) without a branch is continuous at d^3: cbrt(max(t, d^3)) + (min(t, d^3) - d^3) / (3 d^2).
 _D = 6.0 / 29.0
 # DALI's own default, set aside per decoding thread: enough for a photo of 12 megapixels.
 _PHOTO_PADDING_BYTES = 16 << 20
 _MIN_PADDING_BYTES = 1 << 20
+# sRGB of L* = 50: L' is 0 there, as in the zeros around the image that convolutions see.
+PADDING_GREY = 119
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class DecodeSpec:
     Attributes:
         image_size: Side of the square output in pixels.
         crop: Crop each image to its window before resizing.
+        pad: Windows may reach beyond the image: mid-grey there, and void in masks.
         resize: False if every image already has the output's size.
         flip: Mirror the images whose flip is 1.
         mask: Decode a mask beside each image.
@@ -55,6 +59,7 @@ class DecodeSpec:
 
     image_size: int
     crop: bool = False
+    pad: bool = False
     resize: bool = True
     flip: bool = False
     mask: bool = False
@@ -181,7 +186,8 @@ def lab_operators(rgb: Any, ab_scale: float) -> Any:
 
 def _image(spec: DecodeSpec, windows: tuple[Any, Any] | None, flips: Any, on_gpu: bool) -> Any:
     options = _gpu_options(spec) if on_gpu else {}
-    image = _decoded("images", windows, output_type=types.RGB, **options)
+    beyond = PADDING_GREY if spec.pad else None
+    image = _decoded("images", windows, beyond, output_type=types.RGB, **options)
     if spec.lab == "fused":
         return image
 
@@ -200,7 +206,8 @@ def _image(spec: DecodeSpec, windows: tuple[Any, Any] | None, flips: Any, on_gpu
 
 def _mask(spec: DecodeSpec, windows: tuple[Any, Any] | None, flips: Any) -> Any:
     """Decode a mask on the host: nvJPEG has no PNG, and indices must stay exact."""
-    mask = _decoded("masks", windows, output_type=types.GRAY)
+    beyond = VOID if spec.pad else None
+    mask = _decoded("masks", windows, beyond, output_type=types.GRAY)
     if spec.resizes:
         size = [spec.image_size, spec.image_size]
         mask = fn.resize(
@@ -215,8 +222,8 @@ def _mask(spec: DecodeSpec, windows: tuple[Any, Any] | None, flips: Any) -> Any:
     return mask
 
 
-def _decoded(name: str, windows: tuple[Any, Any] | None, **options: Any) -> Any:
-    """Decode bytes to pixels, cropped to the window.
+def _decoded(name: str, windows: tuple[Any, Any] | None, beyond: int | None, **options: Any) -> Any:
+    """Decode bytes to pixels, cropped to the window; `beyond` is what is outside the image.
 
     EXIF orientation is ignored: it would turn an image against its mask.
     """
@@ -230,6 +237,16 @@ def _decoded(name: str, windows: tuple[Any, Any] | None, **options: Any) -> Any:
         return fn.decoders.image(encoded, **options)
 
     starts, shapes = windows
+    if beyond is not None:
+        # The decoder's own slices end at the image's edges.
+        return fn.slice(
+            fn.decoders.image(encoded, **options),
+            start=starts,
+            shape=shapes,
+            axes=[0, 1],
+            out_of_bounds_policy="pad",
+            fill_values=beyond,
+        )
     return fn.decoders.image_slice(
         encoded,
         start=starts,

@@ -45,10 +45,15 @@ class Boxes:
     source_size: tuple[int, int]
 
 
-def all_boxes(objects: Objects) -> Boxes:
-    """Return every object of a whole image as labelled, for scoring."""
+def all_boxes(objects: Objects, window: NDArray[np.float64] | None = None) -> Boxes:
+    """Return every object of an image as labelled, for scoring.
+
+    Args:
+        objects: The image's objects.
+        window: What the output shows (top, left, height, width) as shares of the image; None: all.
+    """
     everything_N = np.ones(len(objects.boxes_N4), np.bool_)
-    return _selected(objects, objects.boxes_N4, everything_N)
+    return _selected(objects, _seen_through(objects.boxes_N4, window), everything_N)
 
 
 def boxes_in_window(objects: Objects, window: NDArray[np.float64] | None, flip: bool) -> Boxes:
@@ -63,13 +68,7 @@ def boxes_in_window(objects: Objects, window: NDArray[np.float64] | None, flip: 
         Objects with a positive area of which at least MIN_KEPT_AREA is left. A crowd region stays
         however little of it is left, because it marks where objects are unknown.
     """
-    boxes_N4 = objects.boxes_N4
-    if window is not None:
-        top, left, height, width = window.tolist()
-        origin = np.array([left, top, left, top])
-        sides = np.array([width, height, width, height])
-        boxes_N4 = (boxes_N4 - origin) / sides
-
+    boxes_N4 = _seen_through(objects.boxes_N4, window)
     if flip:
         x0, y0, x1, y1 = boxes_N4.T
         # Sides change places, or x0 would be right of x1.
@@ -80,6 +79,20 @@ def boxes_in_window(objects: Objects, window: NDArray[np.float64] | None, flip: 
     areas_N, left_N = _areas(boxes_N4), _areas(clipped_N4)
     enough_N = objects.crowd_N | (left_N >= MIN_KEPT_AREA * areas_N)
     return _selected(objects, clipped_N4, (left_N > 0.0) & enough_N)
+
+
+def _seen_through(
+    boxes_N4: NDArray[np.float64], window: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """Return boxes as shares of a window (top, left, height, width); None: of the image."""
+    if window is None:
+        return boxes_N4
+
+    top, left, height, width = window.tolist()
+    origin = np.array([left, top, left, top])
+    sides = np.array([width, height, width, height])
+    seen_N4: NDArray[np.float64] = (boxes_N4 - origin) / sides
+    return seen_N4
 
 
 def _areas(boxes_N4: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -22,6 +22,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -35,7 +36,8 @@ from shards.loading.micro_batches import BatchMaker, Decoded, Item, Plan, Stream
 from shards.loading.run_reads import MAX_NODES, RunReads
 from shards.loading.shard_set import ShardSet
 from shards.loading.stream import Stream
-from shards.order import Draws, MixedOrder, Order, rank_slice
+from shards.order import Draws, Fit, MixedOrder, Order, rank_slice
+from shards.records import VOID
 from shards.storage.retries import READ_RETRIES
 from shards.storage.shard_files import ReadAt, ShardFiles
 
@@ -66,6 +68,8 @@ class Batch:
         sample_ids_B: int64 on the CPU, the samples really used, as indices into the ShardSet.
         positions_B: int64 on the CPU, positions in the stream (training) or in the set
             (evaluation).
+        inside_BHW: In evaluation with targets "mask" of padded images: bool on the CPU, the pixels
+            that show the image; else None.
     """
 
     lab_B3HW: Tensor
@@ -77,6 +81,7 @@ class Batch:
     stored_jpegs: list[bytes] | None
     sample_ids_B: Tensor
     positions_B: Tensor
+    inside_BHW: Tensor | None = None
 
 
 class Loader:
@@ -97,6 +102,8 @@ class Loader:
         random_crop_min_area: Smallest share of an image's area that a training crop keeps; 1 = no
             crop.
         flip: Mirror every other training image.
+        fit: How an image that is not square becomes one: `squash` it; `crop` the square in its
+            middle; `pad` it with grey, void in masks. Labels follow.
         targets: What comes beside the image.
         device: "cpu" or "cuda:N"; where decoding runs and the batches end up.
         num_threads: Decoding threads.
@@ -129,6 +136,7 @@ class Loader:
         weights: Sequence[float] = (),
         random_crop_min_area: float = 1.0,
         flip: bool = False,
+        fit: Fit = "squash",
         targets: Targets = "none",
         device: str = "cpu",
         num_threads: int = 1,
@@ -163,7 +171,8 @@ class Loader:
 
         decode = DecodeSpec(
             image_size=image_size,
-            crop=random_crop_min_area < 1.0,
+            crop=random_crop_min_area < 1.0 or fit != "squash",
+            pad=fit == "pad",
             # Looked up once: a set packed at this size skips the resize, which costs more than Lab.
             resize=not shards.all_are_square(image_size),
             flip=flip,
@@ -179,6 +188,7 @@ class Loader:
             members=_member_spec(shards, targets, read_timeout_s),
             seed=seed,
             random_crop_min_area=random_crop_min_area,
+            fit=fit,
             training=True,
             max_batch_size=micro_batch_size,
             num_threads=num_threads,
@@ -237,7 +247,7 @@ class Loader:
             LoadError: Too many samples are bad.
         """
         spec = self._spec
-        decode = replace(spec.decode, crop=False, flip=False)
+        decode = replace(spec.decode, crop=spec.fit != "squash", flip=False)
         # Only `original` keeps masks at the photos' own size; elsewhere the stored mask is the
         # resized one.
         own_size = spec.members.mask and set(self.shards.image_policies) == {"original"}
@@ -247,9 +257,24 @@ class Loader:
             batch = self._batch(decoded)
             batch.stored_jpegs = [item.members.image for item in decoded.items]
             if own_size:
-                masks = [item.members.mask or b"" for item in decoded.items]
-                batch.stored_masks = [_stored_mask(mask) for mask in masks]
+                masks = [_stored_mask(item.members.mask or b"") for item in decoded.items]
+                batch.stored_masks = _in_windows(masks, decoded.windows_B4)
+            if spec.members.mask and decode.pad:
+                batch.inside_BHW = self._inside(decoded)
             yield batch
+
+    def _inside(self, decoded: Decoded) -> Tensor:
+        """Return which pixels of the outputs lie within their images, bool B x S x S."""
+        ids = np.array([item.sample_id for item in decoded.items])
+        rows = self.shards.rows(ids)
+        middles_S = (np.arange(self._spec.decode.image_size) + 0.5) / self._spec.decode.image_size
+
+        windows_B4 = np.asarray(decoded.windows_B4)
+        y_BS = windows_B4[:, :1] + middles_S * windows_B4[:, 2:3]
+        x_BS = windows_B4[:, 1:2] + middles_S * windows_B4[:, 3:]
+        in_y_BS = (y_BS > 0) & (y_BS < rows["height"][:, None])
+        in_x_BS = (x_BS > 0) & (x_BS < rows["width"][:, None])
+        return torch.from_numpy(in_y_BS[:, :, None] & in_x_BS[:, None, :])
 
     def close(self) -> None:
         """Stop the threads and close the files. The loader can be used again."""
@@ -362,6 +387,21 @@ def _on_device(tensor: Tensor, device: str) -> Tensor:
 def _stored_mask(png: bytes) -> Tensor:
     """Decode a mask at its own size; its checksum, size and indices have been checked."""
     return torch.from_numpy(np.array(Image.open(io.BytesIO(png)), np.uint8))
+
+
+def _in_windows(masks: list[Tensor], windows_B4: NDArray[np.int32] | None) -> list[Tensor]:
+    """Return the masks as seen through their windows, with void beyond their edges."""
+    if windows_B4 is None:
+        return masks
+
+    seen = []
+    for mask_HW, (top, left, height, width) in zip(masks, windows_B4.tolist(), strict=True):
+        canvas_HW = mask_HW.new_full((height, width), VOID)
+        part_HW = mask_HW[max(top, 0) : top + height, max(left, 0) : left + width]
+        y, x = max(-top, 0), max(-left, 0)
+        canvas_HW[y : y + part_HW.shape[0], x : x + part_HW.shape[1]] = part_HW
+        seen.append(canvas_HW)
+    return seen
 
 
 def _member_spec(shards: ShardSet, targets: Targets, read_timeout_s: float) -> MemberSpec:

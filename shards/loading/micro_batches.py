@@ -31,7 +31,7 @@ from shards.loading.fetch_ahead import fetched_ahead
 from shards.loading.members import BadSampleError, Members, MemberSpec
 from shards.loading.read_ahead import PendingReads, ReadAhead
 from shards.loading.shard_set import ShardSet
-from shards.order import Draws, crop_windows, flips, replacement
+from shards.order import Draws, Fit, crop_windows, fitted_windows, flips, replacement
 from shards.storage.shard_files import ReadAt
 
 # Replacements tried for one position: with half of a set bad, a hundred in a row have odds of
@@ -72,11 +72,15 @@ class Item:
 
 
 class Decoded(NamedTuple):
-    """A finished micro-batch: its items, their tensors, and each image's boxes."""
+    """A finished micro-batch: its items, their tensors, each image's boxes and its window.
+
+    The windows (y, x, height, width), in pixels of the stored images, are None for whole images.
+    """
 
     items: list[Item]
     images: DecodedImages
     boxes: list[Boxes] | None
+    windows_B4: NDArray[np.int32] | None
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ class StreamSpec:
         members: What to read of each sample.
         seed: Of crops, flips and replacements.
         random_crop_min_area: Smallest share of an image's area that a training crop keeps.
+        fit: How an image that is not square becomes one.
         training: Replace bad samples and clip boxes; else leave both out and give boxes as
         labelled. max_batch_size: Samples in a micro-batch.
         num_threads: Decoding threads.
@@ -101,6 +106,7 @@ class StreamSpec:
     members: MemberSpec
     seed: int
     random_crop_min_area: float
+    fit: Fit
     training: bool
     max_batch_size: int
     num_threads: int
@@ -277,7 +283,7 @@ class BatchMaker:
         # Never empty here: a sample without its mask was replaced when it was read.
         masks = [item.members.mask or b"" for item in items] if decode.mask else []
         # Images of the output's size are small; only photos can fill the memory.
-        num_pixels = self._sizes(items).prod(axis=1) if decode.resizes else None
+        num_pixels = self._num_pixels(items, windows) if decode.resizes else None
 
         return EncodedBatch(
             images=[item.members.image for item in items],
@@ -288,16 +294,24 @@ class BatchMaker:
         )
 
     def _windows(self, items: list[Item]) -> NDArray[np.int32]:
-        """Return each image's crop window (y, x, height, width) in pixels."""
+        """Return each image's window (y, x, height, width) in pixels."""
         sizes_N2 = self._sizes(items)
-        return crop_windows(
+        windows = crop_windows(
             self._spec.seed,
             _epochs(items),
             _sample_ids(items),
             sizes_N2[:, 0],
             sizes_N2[:, 1],
-            self._spec.random_crop_min_area,
+            self._spec.random_crop_min_area if self._spec.training else 1.0,
         )
+        return fitted_windows(windows, self._spec.fit)
+
+    def _num_pixels(self, items: list[Item], windows: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return how many pixels each image has at most in memory, with its padding."""
+        stored: NDArray[np.int64] = self._sizes(items).prod(axis=1)
+        if self._spec.decode.pad:
+            stored = np.maximum(stored, windows[:, 2:].astype(np.int64).prod(axis=1))
+        return stored
 
     def _sizes(self, items: list[Item]) -> NDArray[np.int64]:
         """Return each stored image's height and width in pixels, shape (N, 2)."""
@@ -309,23 +323,24 @@ class BatchMaker:
 
     def _finished(self, items: list[Item], fetched: Fetched) -> Decoded:
         boxes = self._boxes(items) if self._spec.members.boxes else None
-        return Decoded(items, self._decoder.convert(fetched), boxes)
+        windows = self._windows(items) if self._spec.decode.crop else None
+        return Decoded(items, self._decoder.convert(fetched), boxes, windows)
 
     def _boxes(self, items: list[Item]) -> list[Boxes]:
         """Return each image's boxes, moved as the image was."""
         objects = [item.members.objects for item in items if item.members.objects is not None]
-        if not self._spec.training:
-            return [all_boxes(each) for each in objects]
-
         decode = self._spec.decode
-        # Drawn again rather than carried along: the same function of seed, epoch and sample.
-        mirrored = self._flips(items).astype(np.bool_) & decode.flip
         windows: list[NDArray[np.float64] | None] = [None] * len(items)
         if decode.crop:
             # Windows are (y, x, height, width), so height and width divide them in turn.
             sides_N4 = np.tile(self._sizes(items), 2)
             windows = list(self._windows(items) / sides_N4)
 
+        # What a crop in the middle leaves out is neither looked for nor scored.
+        if not self._spec.training and self._spec.fit != "crop":
+            return [all_boxes(each, window) for each, window in zip(objects, windows, strict=True)]
+
+        mirrored = self._flips(items).astype(np.bool_) & decode.flip
         return [
             boxes_in_window(each, window, bool(mirror))
             for each, window, mirror in zip(objects, windows, mirrored, strict=True)

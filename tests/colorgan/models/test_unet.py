@@ -4,12 +4,13 @@ from collections.abc import Iterable
 
 import pytest
 import torch
-from helpers.networks import small_classifier, small_unet
+from helpers.networks import small_classifier, small_config, small_unet
 from torch import Tensor, nn
 
-from colorgan.errors import ArchitectureError
+from colorgan.errors import ArchitectureError, UsageError
 from colorgan.models.discriminator import Discriminator
 from colorgan.models.layers import KeyedDropout
+from colorgan.models.model_folder import ModelConfig, build_model, check_input_size, check_norms
 from colorgan.models.modes import evaluating, initialise, set_dropout_keys, set_inference
 
 
@@ -50,6 +51,49 @@ def test_every_power_of_two_goes_through(image_size: int, width: int) -> None:
     assert out.shape == (1, 2, image_size, image_size)
     assert out.abs().max() <= 1
     assert features[-1].shape == (1, width * 8, 1, 1)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "segmenter", "detector"])
+def test_a_network_takes_pictures_of_other_sizes_than_its_own(kind: str) -> None:
+    """Smaller, larger, and none of its halves even; every weight still learns."""
+    architecture = {"image_size": 64, "num_outputs": 3}
+    config = small_config(kind)
+    config = config.model_copy(
+        update={"architecture": config.architecture.model_copy(update=architecture)}
+    )
+    model = build_model(config)
+    initialise(model, 0)
+    set_dropout_keys(model, torch.arange(2, dtype=torch.int32))
+    for size in (32, 64, 96, 224):
+        model.zero_grad()
+        out = model(torch.randn(2, 1, size, size))
+        shapes = {
+            "classifier": (2, 3),
+            "segmenter": (2, 3, size, size),
+            "detector": (2, 8, size // 4, size // 4),
+        }
+        assert out.shape == shapes[kind]
+        out.square().sum().backward()
+        assert all(each.grad is not None for each in model.parameters())
+
+
+def test_single_pixels_are_not_normalised() -> None:
+    def config(norm: str, size: int) -> ModelConfig:
+        made = small_config("classifier", input_size=size)
+        sizes = made.architecture.model_copy(update={"norm": norm, "image_size": 128})
+        return made.model_copy(update={"architecture": sizes})
+
+    check_norms(config("batch", 64), 2)
+    check_norms(config("instance", 96), 1)
+    for norm, batch_size in (("instance", 8), ("batch", 1)):
+        with pytest.raises(UsageError, match=r"pictures of 64 pixels leave single .*128"):
+            check_norms(config(norm, 64), batch_size)
+
+
+@pytest.mark.parametrize("size", [0, 16, 100, 2048])
+def test_sizes_that_no_network_takes_are_refused(size: int) -> None:
+    with pytest.raises(UsageError, match=f"network.image_size {size}: .*multiple of 32 from 32"):
+        check_input_size(size, "generator")
 
 
 @pytest.mark.parametrize("image_size", [0, 16, 48, 100, 1024])

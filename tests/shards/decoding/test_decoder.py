@@ -135,6 +135,24 @@ def test_crop_equals_cropping_by_hand() -> None:
     assert (lab_B3HW[1] - reference(expected[:, ::-1])).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("lab", ["fused", "operators"])
+def test_a_window_beyond_the_picture_is_grey_there_and_void_in_the_mask(lab: str) -> None:
+    rgb_HW3 = picture(5, 20, 40)
+    data, mask = jpeg(rgb_HW3, 100), png(np.ones((20, 40), np.uint8))
+    spec = DecodeSpec(40, crop=True, pad=True, flip=True, mask=True, lab=lab)
+    batch = encoded([data, data], [mask, mask], windows=[(-10, 0, 40, 40)] * 2, flips=[0, 1])
+    lab_B3HW, mask_BHW = run(spec, batch)
+
+    beyond = torch.cat([lab_B3HW[:, :, :10], lab_B3HW[:, :, 30:]], dim=2)
+    assert beyond.abs().max() < 0.01  # L* 50 without color, normalised
+    expected = decoded_by_pil(data)
+    assert (lab_B3HW[0, :, 10:30] - reference(expected)).abs().max() < 2e-5
+    assert (lab_B3HW[1, :, 10:30] - reference(expected[:, ::-1])).abs().max() < 2e-5
+    expected_HW = torch.full((40, 40), 255)
+    expected_HW[10:30] = 1
+    assert (mask_BHW == expected_HW).all()
+
+
 def test_resize_is_antialiased_and_centred() -> None:
     """Fine stripes become their mean; a ramp stays where it was."""
     stripes = np.zeros((128, 128, 3), np.uint8)

@@ -119,6 +119,36 @@ def test_the_box_bounds_the_drawn_rectangle(
     assert num_clipped > 0 or crop == 1.0
 
 
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(("fit", "crop"), [("crop", 1.0), ("pad", 1.0), ("pad", 0.3)])
+@pytest.mark.parametrize(("height", "width"), [(48, 80), (90, 40)])
+def test_boxes_follow_into_a_square(
+    tmp_path: Path, train: bool, fit: str, crop: float, height: int, width: int
+) -> None:
+    """Neither way changes a shape, and each box bounds its rectangle."""
+    samples = [rectangle_sample(index, height, width) for index in range(NUM_PICTURES)]
+    folder = write_set(tmp_path / "set", samples, policy="original", with_masks=False)
+    shown = 0
+    for batch in loaded(folder, train=train, fit=fit, random_crop_min_area=crop, flip=True):
+        assert batch.boxes is not None
+        for red_HW, boxes in zip(redness(batch), batch.boxes, strict=True):
+            if not len(boxes.boxes_N4):
+                continue
+            red_rows, red_columns = (red_HW > 0.5).any(1), (red_HW > 0.5).any(0)
+            rows, columns = red_rows.nonzero().flatten(), red_columns.nonzero().flatten()
+            seen = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+            box = boxes.boxes_N4[0] * 32
+            assert torch.allclose(box, seen.float(), atol=1.0), (box, seen)
+            shown += 1
+
+            # A padded picture fills the square in one direction and is centered in the other.
+            if fit == "pad" and crop == 1.0:
+                share = min(height, width) / max(height, width)
+                middle = box[1::2] if width > height else box[::2]
+                assert bool(((middle - 16).abs() <= 16 * share + 1).all())
+    assert shown > NUM_PICTURES // 2
+
+
 def test_an_evaluation_has_every_object_as_labelled(tmp_path: Path) -> None:
     samples = [rectangle_sample(index, 48, 80) for index in range(NUM_PICTURES)]
     folder = write_set(tmp_path / "set", samples, policy="original", with_masks=False)
