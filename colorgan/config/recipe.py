@@ -124,15 +124,37 @@ class DiscriminatorRecipe(Section):
 class LossRecipe(Section):
     """The objective of pretraining."""
 
+    target: Literal["color", "luminance"] = Field(
+        "color",
+        description="what the generator learns to output; luminance: its own input, through a "
+        "U-Net without skips, as a study's control",
+    )
+    color: Literal["l1", "l2", "huber", "classes"] = Field(
+        "l1",
+        description="how colors are compared: a distance, or the cross entropy of 313 classes of "
+        "color (Zhang et al. 2016)",
+    )
     gan: Literal["bce", "least_squares", "hinge", "none"] = Field(
-        "bce", description="adversarial loss; none: L1 only"
+        "bce", description="adversarial loss; none: the color loss only"
     )
     gan_weight: float = Field(
         1.0, ge=0, description="weight of the adversarial term in the generator's loss"
     )
     l1_weight: float = Field(
-        100.0, ge=0, description="weight (lambda) of the L1 distance of the normalized chroma"
+        100.0,
+        ge=0,
+        description="weight (lambda) of the color loss: 100 for distances of the normalized "
+        "chroma; beside a GAN about 2 for classes",
     )
+
+    @model_validator(mode="after")
+    def _luminance_is_reconstructed_alone(self) -> LossRecipe:
+        if self.target == "luminance" and (self.gan != "none" or self.color == "classes"):
+            raise ValueError(
+                "target: luminance is learned by a distance alone: set loss.gan none, and "
+                "loss.color l1, l2 or huber"
+            )
+        return self
 
 
 class OptimizerRecipe(Section):
@@ -144,6 +166,11 @@ class OptimizerRecipe(Section):
     )
     beta1: float = Field(0.5, ge=0, lt=1, description="Adam's first decay")
     beta2: float = Field(0.999, ge=0, lt=1, description="Adam's second decay")
+    trained: Literal["all", "norms"] = Field(
+        "all",
+        description="the generator's weights that learn; norms: those of its normalization layers, "
+        "all others stay as drawn, as a study's control",
+    )
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="decay after the warm-up, to 0"
     )

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from colorgan.errors import ModelFolderError
 from colorgan.models.colorizing import color_photo
-from colorgan.models.model_folder import ModelConfig, load_model, write_model
+from colorgan.models.model_folder import ModelConfig, check_colors, load_model, write_model
 from colorgan.models.modes import set_inference
 from colorgan.models.weights_file import CONFIG, WEIGHTS
 
@@ -100,7 +100,9 @@ class Generator(
                 for name in (CONFIG, WEIGHTS)
             ]
             path = Path(files[0]).parent
-        return cls(*load_model(path, "generator")).eval()
+        network, config = load_model(path, "generator")
+        check_colors(config, path)
+        return cls(network, config).eval()
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write the folder that `from_pretrained` and every command take."""

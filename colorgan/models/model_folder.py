@@ -23,15 +23,20 @@ from torch import Tensor, nn
 from colorgan.devices import exact_float32
 from colorgan.errors import ArchitectureError, ModelFolderError, UsageError
 from colorgan.files import exchange
+from colorgan.models.color_classes import NUM_CLASSES
 from colorgan.models.detector import Detector
 from colorgan.models.modes import evaluating, using_inference
 from colorgan.models.timm_encoder import Backbone, TimmEncoder
-from colorgan.models.unet import Classifier, Encoder, FeaturePyramid, UNet
+from colorgan.models.unet import Classifier, ClassUNet, Encoder, FeaturePyramid, UNet
 from colorgan.models.weights_file import CONFIG, WEIGHTS, WeightsFile
 
 # The name of our own encoder.
 UNET = "unet"
 PAPER_IS_OURS = "inference paper reaches the U-Net's own layers"
+# What a generator predicts, and its channels: a and b; the class of ab; luminance itself, the
+# control of a study, which colors nothing.
+Target = Literal["chroma", "classes", "luminance"]
+NUM_OUTPUTS: dict[Target, int] = {"chroma": 2, "classes": NUM_CLASSES, "luminance": 1}
 MAX_CONFIG_BYTES = 8 << 20
 # Of the side of a picture in pixels, and what divides it: the strides of timm's networks.
 MAX_INPUT_SIZE, INPUT_SIZE_STEP = 1024, 32
@@ -65,6 +70,7 @@ class ModelConfig(BaseModel):
     kind: Literal["generator", "encoder", "classifier", "segmenter", "detector"]
     architecture: Architecture
     ab_scale: float = Field(gt=0)
+    target: Target = "chroma"  # of a generator
     inference: Literal["running", "paper"] = "running"
     classes: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
@@ -93,6 +99,13 @@ class ModelConfig(BaseModel):
             raise ValueError(f"kind {self.kind} needs {needed}, not {self.architecture.encoder!r}")
         if self.inference == "paper" and not ours:
             raise ValueError(PAPER_IS_OURS)
+        return self
+
+    @model_validator(mode="after")
+    def _outputs_fit_target(self) -> ModelConfig:
+        outputs, needed = self.architecture.num_outputs, NUM_OUTPUTS[self.target]
+        if self.kind == "generator" and outputs != needed:
+            raise ValueError(f"a generator of {self.target} has {needed} outputs, not {outputs}")
         return self
 
 
@@ -141,6 +154,19 @@ def check_inference(inference: str | None, architecture: Architecture, folder: s
         raise UsageError(f"{PAPER_IS_OURS}, not those of {folder}: leave inference out")
 
 
+def check_colors(config: ModelConfig, folder: str | Path) -> None:
+    """Refuse a generator that predicts no color.
+
+    Raises:
+        ModelFolderError: It is a study's control, which reconstructs luminance.
+    """
+    if config.target == "luminance":
+        raise ModelFolderError(
+            f"{folder} holds a generator that reconstructs luminance (loss.target: luminance), a "
+            "control for studies of features: it colors nothing; name one that was trained on color"
+        )
+
+
 def build_model(config: ModelConfig) -> nn.Module:
     """Return the network of a config, on the CPU, with undefined weights.
 
@@ -162,8 +188,11 @@ def build_model(config: ModelConfig) -> nn.Module:
             return Classifier(encoder, num_classes=a.num_outputs, hidden_width=a.head_width)
         case "detector":
             return Detector(encoder, head_width=4 * a.width, num_classes=a.num_outputs, **decoding)
+        case "generator" if config.target == "classes":
+            return ClassUNet(encoder, ab_scale=config.ab_scale, **decoding)
         case "generator":
-            return UNet(encoder, num_outputs=a.num_outputs, tanh=True, **decoding)
+            skips = config.target != "luminance"
+            return UNet(encoder, num_outputs=a.num_outputs, tanh=True, skips=skips, **decoding)
         case "segmenter":
             return UNet(encoder, num_outputs=a.num_outputs, tanh=False, **decoding)
 

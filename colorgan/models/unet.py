@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from colorgan.errors import ArchitectureError
+from colorgan.models.color_classes import NUM_CLASSES, ColorClasses
 from colorgan.models.layers import Down, KeyedDropout, NormName, Up
 
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 512
@@ -139,16 +140,21 @@ class Decoder(nn.Module):
         norm: NormName,
         bias_before_norm: bool,
         dropout: float,
+        doubles: bool = True,
     ) -> None:
         super().__init__()
         self.blocks = decoder_blocks(
             encoder_channels, norm=norm, bias_before_norm=bias_before_norm, dropout=dropout
         )
         inputs = encoder_channels[0] * (2 if len(self.blocks) else 1)
-        self.output = nn.ConvTranspose2d(inputs, num_outputs, 4, 2, 1)
+        self.output: nn.Module = (
+            nn.ConvTranspose2d(inputs, num_outputs, 4, 2, 1)
+            if doubles
+            else nn.Conv2d(inputs, num_outputs, 1)
+        )
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Return B x num_outputs x S x S, before any squashing."""
+        """Return B x num_outputs x S x S (S/2 if not `doubles`), before any squashing."""
         out: Tensor = self.output(run_decoder(self.blocks, features))
         return out
 
@@ -163,6 +169,8 @@ class UNet(nn.Module):
         norm: Of the decoder.
         bias_before_norm: Of the decoder.
         dropout: Of the decoder's first blocks.
+        skips: False: the decoder sees the encoder's last level alone, zeros in place of the others;
+            an output that is the input could otherwise pass through the largest level unlearnt.
     """
 
     def __init__(
@@ -174,10 +182,12 @@ class UNet(nn.Module):
         norm: NormName = "batch",
         bias_before_norm: bool = False,
         dropout: float = 0.5,
+        skips: bool = True,
     ) -> None:
         super().__init__()
         # A setting, not another class: weights of generator and segmenter have the same names.
         self.tanh = tanh
+        self.skips = skips
         self.encoder = encoder
         self.decoder = Decoder(
             encoder.channels,
@@ -189,12 +199,65 @@ class UNet(nn.Module):
 
     def forward(self, luminance_B1HW: Tensor) -> Tensor:
         """Map L' (B, 1, S, S) to B x num_outputs x S x S; in [-1, 1] when `tanh`."""
-        out: Tensor = self.decoder(self.encoder(luminance_B1HW))
+        features = self.encoder(luminance_B1HW)
+        if not self.skips:
+            features = [*map(torch.zeros_like, features[:-1]), features[-1]]
+        out: Tensor = self.decoder(features)
         if out.shape[-1] != luminance_B1HW.shape[-1]:
             # The encoder's first level has stride 4. Nearest, as the gradient of a bilinear resize
             # adds up in any order on a GPU.
             out = F.interpolate(out, size=luminance_B1HW.shape[-2:], mode="nearest")
         return torch.tanh(out) if self.tanh else out
+
+
+class ClassUNet(nn.Module):
+    """Encoder and decoder for color as classes: scores at the side of the largest level, S/2.
+
+    Chroma at half the side is what most photos are stored with; the paper predicts at a quarter
+    (colorgan/models/color_classes.py). The scores are a 1x1 convolution of the decoder's last
+    block.
+
+    Args:
+        encoder: The U-Net's own, or another pyramid.
+        ab_scale: Divisor of a and b.
+        norm: Of the decoder.
+        bias_before_norm: Of the decoder.
+        dropout: Of the decoder's first blocks.
+    """
+
+    def __init__(
+        self,
+        encoder: FeaturePyramid,
+        *,
+        ab_scale: float,
+        norm: NormName = "batch",
+        bias_before_norm: bool = False,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = Decoder(
+            encoder.channels,
+            num_outputs=NUM_CLASSES,
+            norm=norm,
+            bias_before_norm=bias_before_norm,
+            dropout=dropout,
+            doubles=False,
+        )
+        self.classes = ColorClasses(ab_scale)
+
+    def forward(self, luminance_B1HW: Tensor, *, scores: bool = False) -> Tensor:
+        """Map L' (B, 1, S, S) to normalised chroma (B, 2, S, S), the annealed mean.
+
+        With `scores` to the logits of the classes, (B, 313, S/2, S/2), which training needs.
+        """
+        out: Tensor = self.decoder(self.encoder(luminance_B1HW))
+        if scores:
+            return out
+
+        height, width = luminance_B1HW.shape[-2:]
+        chroma_B2HW: Tensor = self.classes(out, (height, width))
+        return chroma_B2HW
 
 
 class Classifier(nn.Module):

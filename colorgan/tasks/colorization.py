@@ -9,19 +9,28 @@ trains them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from colorgan.config.recipe import NetworkRecipe, OptimizerRecipe, PretrainRecipe
-from colorgan.data import Batch
+from colorgan.config.recipe import OptimizerRecipe, PretrainRecipe
+from colorgan.data import Batch, Loader
 from colorgan.distributed.phase import Network, Phase, Strategy
 from colorgan.distributed.ranks import Ranks
 from colorgan.distributed.strategy import open_strategy
 from colorgan.models.discriminator import Discriminator
-from colorgan.models.model_folder import Architecture, ModelConfig, build_model
+from colorgan.models.model_folder import (
+    NUM_OUTPUTS,
+    Architecture,
+    ModelConfig,
+    Target,
+    build_model,
+)
 from colorgan.models.modes import dropout_keys, initialise, set_dropout_keys
+from colorgan.models.unet import ClassUNet
+from colorgan.tasks.color_losses import ClassLoss, ColorLoss, distance_loss, measure_prior
 from colorgan.tasks.gan_losses import GAN_LOSSES, GanLoss, lab_colorfulness
 from colorgan.tasks.starting_weights import Start
 from colorgan.training.automatic import strategy_settings
@@ -29,16 +38,19 @@ from colorgan.training.schedules import learning_rate_schedule
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 FROM_SEED = Start({})
+# Lab units of a normalised 1 of L' = L/50 - 1.
+LIGHTNESS_SCALE = 50.0
+L1 = distance_loss("l1", 128.0)
 # Chroma beyond it counts as saturated; tanh ends at 1.
 SATURATED = 0.98
 
 
 class PretrainTask:
-    """Discriminator and generator take turns; with `gan=None` the generator learns from L1 alone.
+    """Discriminator and generator take turns; with `gan=None` the generator learns alone.
 
     The discriminator's loss is halved, real and fake go through it in separate batches so that
     batch-norm statistics do not mix, and the generator's loss is `gan_weight * adversarial +
-    l1_weight * L1`.
+    l1_weight * color`, where `color` is L1 unless another one is given.
     """
 
     def __init__(
@@ -49,12 +61,16 @@ class PretrainTask:
         gan_weight: float,
         l1_weight: float,
         seed: int,
+        color: ColorLoss = L1,
+        target: Literal["color", "luminance"] = "color",
     ) -> None:
         self.phases = phases
         self._gan = gan
         self._gan_weight = gan_weight
         self._l1_weight = l1_weight
         self._seed = seed
+        self._color = color
+        self._target = target
         self._generator = next(phase.module for phase in phases if phase.name == GENERATOR)
 
     def loss(
@@ -92,14 +108,18 @@ class PretrainTask:
     def _generator_loss(
         self, networks: Mapping[str, Network], luminance_B1HW: Tensor, chroma_B2HW: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        fake_B2HW = networks[GENERATOR](luminance_B1HW).float()
-        l1 = F.l1_loss(fake_B2HW, chroma_B2HW)
-        # The colors are only watched: detached, they add nothing to the graph.
-        values = {"l1": l1, **_colors(fake_B2HW.detach(), chroma_B2HW)}
-        loss = self._l1_weight * l1
+        reconstructs = self._target == "luminance"
+        target_BCHW = luminance_B1HW if reconstructs else chroma_B2HW
+        color, fake_BCHW = self._color(networks[GENERATOR], luminance_B1HW, target_BCHW)
+        # L1 is logged with every loss, so that runs can be compared.
+        seen_BCHW = fake_BCHW.detach()
+        values = {"l1": F.l1_loss(seen_BCHW, target_BCHW), self._color.name: color}
+        if not reconstructs:
+            values |= _colors(seen_BCHW, chroma_B2HW)
+        loss = self._l1_weight * color
         if self._gan is not None:
             adversarial = self._gan.generator(
-                networks[DISCRIMINATOR](luminance_B1HW, fake_B2HW).float()
+                networks[DISCRIMINATOR](luminance_B1HW, fake_BCHW).float()
             )
             loss = loss + self._gan_weight * adversarial
             values["adversarial"] = adversarial
@@ -119,23 +139,52 @@ def _colors(fake_B2HW: Tensor, chroma_B2HW: Tensor) -> dict[str, Tensor]:
     }
 
 
-def generator_config(recipe: NetworkRecipe) -> ModelConfig:
+def generator_config(recipe: PretrainRecipe) -> ModelConfig:
     """Return what a model folder of the recipe's generator will hold."""
+    target: Target = "luminance" if recipe.loss.target == "luminance" else "chroma"
+    if recipe.loss.color == "classes":
+        target = "classes"
+    network = recipe.network
     return ModelConfig(
         kind="generator",
-        architecture=Architecture(**recipe.model_dump(exclude={"ab_scale"})),
-        ab_scale=recipe.ab_scale,
+        architecture=Architecture(
+            **network.model_dump(exclude={"ab_scale"}), num_outputs=NUM_OUTPUTS[target]
+        ),
+        ab_scale=network.ab_scale,
+        target=target,
+    )
+
+
+def _color_loss(recipe: PretrainRecipe, generator: nn.Module, ranks: Ranks) -> ColorLoss:
+    """Return the loss of the recipe, for a generator on this rank's device."""
+    loss, ab_scale = recipe.loss, recipe.network.ab_scale
+    if loss.color != "classes":
+        return distance_loss(loss.color, ab_scale if loss.target == "color" else LIGHTNESS_SCALE)
+
+    assert isinstance(generator, ClassUNet)
+    return ClassLoss(
+        generator.classes, ab_scale=ab_scale, device=ranks.device, adversarial=loss.gan != "none"
     )
 
 
 def build_pretraining(
-    recipe: PretrainRecipe, ranks: Ranks, total_images: int, start: Start = FROM_SEED
+    recipe: PretrainRecipe,
+    ranks: Ranks,
+    total_images: int,
+    start: Start = FROM_SEED,
+    prior_of: Loader | None = None,
 ) -> tuple[PretrainTask, Strategy]:
-    """Return the task and its networks on this rank's device.
+    """Return the task and its networks on this rank's device. Called on all ranks.
 
-    They are drawn from the seed, or have the weights of `start`. Called on all ranks.
+    Args:
+        recipe: Of the run.
+        ranks: This process's place among the ranks.
+        total_images: Length of the run, for the schedules.
+        start: The networks' weights; by default they are drawn from the seed.
+        prior_of: Training images on which the prior of color classes is measured, for recipes that
+            need one; None: it comes with the weights.
     """
-    generator = build_model(generator_config(recipe.network))
+    generator = build_model(generator_config(recipe))
     # Drawn on the CPU, then moved: a GPU's generator draws other numbers from the same seed.
     initialise(generator, recipe.seed)
     networks: dict[str, nn.Module] = {GENERATOR: generator.to(ranks.device)}
@@ -155,6 +204,16 @@ def build_pretraining(
         networks = {DISCRIMINATOR: discriminator.to(ranks.device), **networks}
 
     start.load_into(networks)
+    if prior_of is not None and isinstance(generator, ClassUNet):
+        measure_prior(
+            generator,
+            prior_of,
+            ranks,
+            global_batch_size=recipe.batch.global_batch_size,
+            ab_scale=recipe.network.ab_scale,
+        )
+    if recipe.optimizer.trained == "norms":
+        _freeze_but_norms(generator)
     phases = [
         _phase(name, module, recipe.optimizer, total_images) for name, module in networks.items()
     ]
@@ -172,8 +231,18 @@ def build_pretraining(
         gan_weight=recipe.loss.gan_weight,
         l1_weight=recipe.loss.l1_weight,
         seed=recipe.seed,
+        color=_color_loss(recipe, generator, ranks),
+        target=recipe.loss.target,
     )
     return task, strategy
+
+
+def _freeze_but_norms(generator: nn.Module) -> None:
+    """Let the scales and offsets of the norms learn, nothing else."""
+    generator.requires_grad_(False)
+    for part in generator.modules():
+        if isinstance(part, nn.BatchNorm2d | nn.InstanceNorm2d):
+            part.requires_grad_(True)
 
 
 def _phase(name: str, module: nn.Module, recipe: OptimizerRecipe, total_images: int) -> Phase:
@@ -189,6 +258,9 @@ def _phase(name: str, module: nn.Module, recipe: OptimizerRecipe, total_images: 
     )
     # One kernel for all parameters: hundreds of small tensors make the usual loop slow.
     optimizer = torch.optim.Adam(
-        module.parameters(), lr=peak, betas=(recipe.beta1, recipe.beta2), fused=True
+        [each for each in module.parameters() if each.requires_grad],
+        lr=peak,
+        betas=(recipe.beta1, recipe.beta2),
+        fused=True,
     )
     return Phase(name, module, optimizer, rate)

@@ -18,7 +18,7 @@ from colorgan.data import ColoringTables, PictureError, color_rows, read_upright
 from colorgan.distributed.ranks import DeviceName, chosen_device
 from colorgan.errors import UsageError
 from colorgan.models.colorizing import PhotoRows, chroma_strips
-from colorgan.models.model_folder import ModelConfig, load_model
+from colorgan.models.model_folder import ModelConfig, check_colors, load_model
 from colorgan.models.modes import set_inference
 from colorgan.tasks.photo_files import OutputFormat, PhotoFile, list_photos, write_photo
 
@@ -56,6 +56,7 @@ def color_photos(generator: Path, photos: Sequence[Path], coloring: PhotoColorin
     # Before the network is loaded: a name that clashes is found before anything is written.
     files = list_photos(photos, coloring.out, coloring.output, overwrite=coloring.overwrite)
     network, config = load_model(generator, "generator")
+    check_colors(config, generator)
     set_inference(network, coloring.inference or config.inference)
     network.to(chosen_device(coloring.device))
 

@@ -55,15 +55,20 @@ def pretrain(
     """
     # A run with a checkpoint has its own weights; one stopped before its first starts anew.
     saved = newest_first(recipe.run / CHECKPOINTS) if ranks.main else []
-    start = FROM_SEED if ranks.gather(bool(saved))[0] else read_start(recipe, ranks)
-    task, strategy = build_pretraining(recipe, ranks, total_images, start)
+    resumed = ranks.gather(bool(saved))[0]
+    start = FROM_SEED if resumed else read_start(recipe, ranks)
+    # A run that goes on keeps what it has measured; new weights may come from other photos.
+    goes_on = resumed or start.checkpoint is not None
+    task, strategy = build_pretraining(
+        recipe, ranks, total_images, start, None if goes_on else train
+    )
     check_machine(recipe, ranks, [phase.module for phase in strategy.phases.values()])
     opened = open_run(
         recipe,
         ranks,
         total_images=total_images,
         data_digest=data_digest,
-        model=generator_config(recipe.network),
+        model=generator_config(recipe),
         model_role=GENERATOR,
         title="pretrain",
     )
