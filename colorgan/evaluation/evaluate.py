@@ -39,6 +39,7 @@ from colorgan.evaluation.generator_scores import (
     scores_table,
 )
 from colorgan.evaluation.metrics import SSIM_WINDOW_PX
+from colorgan.evaluation.reconstruction_scores import reconstruction_text, score_reconstruction
 from colorgan.evaluation.record import Evaluation, SavedEvaluation, write_evaluation
 from colorgan.evaluation.settings import EvaluateSettings
 from colorgan.models.model_folder import ModelConfig, check_inference, check_norms, load_model
@@ -124,10 +125,11 @@ def check_data(settings: EvaluateSettings, config: ModelConfig, shards: ShardSet
         check_norms(config, 1)  # the last batch may be one image
 
     is_original = set(shards.image_policies) == {"original"}
-    if settings.own_size and (config.kind != "generator" or not is_original):
+    colors = config.kind == "generator" and config.target != "luminance"
+    if settings.own_size and not (colors and is_original):
         raise UsageError(
-            f"--own_size scores a generator on sets packed with --image original; {settings.model} "
-            f"is a {config.kind} "
+            "--own_size scores a generator of color on sets packed with --image original; "
+            f"{settings.model} is a {config.kind} "
             f"and {settings.data[0]} was packed as {shards.image_policies[0]}"
         )
 
@@ -157,6 +159,12 @@ def _score_generator(subject: _Subject, loader: Loader) -> tuple[Evaluation, str
     `best` and `worst` show the last of the two.
     """
     settings, config, ranks = subject.settings, subject.config, subject.ranks
+    if config.target == "luminance":
+        scores = score_reconstruction(
+            subject.model, loader.eval_batches(), ranks, seed=settings.seed
+        )
+        return Evaluation(SavedEvaluation(scores=scores)), reconstruction_text(scores)
+
     size, shown = config.architecture.image_size, settings.num_pictures
     common: dict[str, Any] = {
         "ab_scale": config.ab_scale,

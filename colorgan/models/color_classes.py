@@ -152,7 +152,8 @@ class ColorClasses(nn.Module):
 
     Attributes:
         centers_Q2: a and b of each class, in Lab units.
-        pixels_Q: Pixels of each class among the training images that the prior was measured on.
+        pixels_Q: Pixels of each class among the training images that the prior was measured on;
+            until then 1, so that all classes weigh alike.
     """
 
     centers_Q2: Tensor
@@ -162,7 +163,7 @@ class ColorClasses(nn.Module):
         super().__init__()
         self._ab_scale = ab_scale
         self.register_buffer("centers_Q2", class_centers())
-        self.register_buffer("pixels_Q", torch.zeros(NUM_CLASSES, dtype=torch.int64))
+        self.register_buffer("pixels_Q", torch.ones(NUM_CLASSES, dtype=torch.int64))
 
     def forward(self, scores_BQhw: Tensor, size: tuple[int, int]) -> Tensor:
         """Return the annealed mean as normalised chroma (B, 2, *size), float32.

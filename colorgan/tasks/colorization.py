@@ -20,6 +20,7 @@ from colorgan.data import Batch, Loader
 from colorgan.distributed.phase import Network, Phase, Strategy
 from colorgan.distributed.ranks import Ranks
 from colorgan.distributed.strategy import open_strategy
+from colorgan.evaluation.reconstruction_scores import LIGHTNESS_SCALE
 from colorgan.models.discriminator import Discriminator
 from colorgan.models.model_folder import (
     NUM_OUTPUTS,
@@ -38,8 +39,6 @@ from colorgan.training.schedules import learning_rate_schedule
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 FROM_SEED = Start({})
-# Lab units of a normalised 1 of L' = L/50 - 1.
-LIGHTNESS_SCALE = 50.0
 L1 = distance_loss("l1", 128.0)
 # Chroma beyond it counts as saturated; tanh ends at 1.
 SATURATED = 0.98
@@ -71,6 +70,9 @@ class PretrainTask:
         self._seed = seed
         self._color = color
         self._target = target
+        # On which the prior of color classes was measured; 0: it came with the weights, or there
+        # is none.
+        self.prior_images = 0
         self._generator = next(phase.module for phase in phases if phase.name == GENERATOR)
 
     def loss(
@@ -111,11 +113,12 @@ class PretrainTask:
         reconstructs = self._target == "luminance"
         target_BCHW = luminance_B1HW if reconstructs else chroma_B2HW
         color, fake_BCHW = self._color(networks[GENERATOR], luminance_B1HW, target_BCHW)
-        # L1 is logged with every loss, so that runs can be compared.
-        seen_BCHW = fake_BCHW.detach()
-        values = {"l1": F.l1_loss(seen_BCHW, target_BCHW), self._color.name: color}
+        values = {f"luminance_{self._color.name}": color}
         if not reconstructs:
-            values |= _colors(seen_BCHW, chroma_B2HW)
+            # L1 is logged with every loss, so that runs can be compared.
+            seen_B2HW = fake_BCHW.detach()
+            values = {"l1": F.l1_loss(seen_B2HW, chroma_B2HW), self._color.name: color}
+            values |= _colors(seen_B2HW, chroma_B2HW)
         loss = self._l1_weight * color
         if self._gan is not None:
             adversarial = self._gan.generator(
@@ -204,8 +207,9 @@ def build_pretraining(
         networks = {DISCRIMINATOR: discriminator.to(ranks.device), **networks}
 
     start.load_into(networks)
+    prior_images = 0
     if prior_of is not None and isinstance(generator, ClassUNet):
-        measure_prior(
+        prior_images = measure_prior(
             generator,
             prior_of,
             ranks,
@@ -234,6 +238,7 @@ def build_pretraining(
         color=_color_loss(recipe, generator, ranks),
         target=recipe.loss.target,
     )
+    task.prior_images = prior_images
     return task, strategy
 
 

@@ -8,6 +8,7 @@ The task, its networks and losses are in colorgan/tasks/colorization.py.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from colorgan.checkpoints.checkpoint import CHECKPOINTS, newest_first
 from colorgan.config.command import command_text
@@ -23,6 +24,7 @@ from colorgan.evaluation.generator_scores import (
     score_coloring,
     scores_text,
 )
+from colorgan.evaluation.reconstruction_scores import reconstruction_text, score_reconstruction
 from colorgan.runs.recipe import saved_recipe
 from colorgan.runs.run import Run, RunResult, open_run
 from colorgan.tasks.colorization import FROM_SEED, GENERATOR, build_pretraining, generator_config
@@ -74,7 +76,7 @@ def pretrain(
     )
     # Outside the run: the launcher's SIGTERM must not hide why the run folder was left.
     with StopSignals() as stop, opened as run:
-        validation = _Validation(run, strategy, val)
+        validation = _Validation(run, strategy, val, recipe.loss.target)
         hooks = Hooks(
             report=lambda step: run.report(step, train),
             validate=validation.score,
@@ -88,6 +90,11 @@ def pretrain(
             start.load_optimizers(strategy)
             if start.text:
                 run.message(f"starts from {start.text}")
+            if task.prior_images:
+                run.message(
+                    f"prior of the color classes: measured on the first {task.prior_images:,} "
+                    "training images"
+                )
         if images_seen >= total_images:
             run.message(f"this run has seen its {total_images:,} images: nothing to train")
             # A finished run that is started again shows its scores instead of ending without a
@@ -111,6 +118,7 @@ class _Validation:
     run: Run
     strategy: Strategy
     loader: Loader | None
+    target: Literal["color", "luminance"]
     scores: dict[str, float] = field(default_factory=dict)
 
     def score(self, images_seen: int) -> None:
@@ -119,9 +127,19 @@ class _Validation:
             return
 
         run, recipe = self.run, self.run.recipe
+        network = self.strategy.evaluated(GENERATOR)
+        batches = run.watchdog.moving(self.loader.eval_batches(), "validate", images_seen)
+        if self.target == "luminance":
+            self.scores = score_reconstruction(
+                network, batches, run.ranks, seed=recipe.seed, autocast=self.strategy.autocast()
+            )
+            run.record("validate", images_seen, self.scores)
+            run.message(reconstruction_text(self.scores))
+            return
+
         colored = score_coloring(
-            self.strategy.evaluated(GENERATOR),
-            run.watchdog.moving(self.loader.eval_batches(), "validate", images_seen),
+            network,
+            batches,
             ab_scale=recipe.network.ab_scale,
             seed=recipe.seed,
             autocast=self.strategy.autocast(),
@@ -218,5 +236,6 @@ def _print_result(recipe: PretrainRecipe, result: RunResult) -> None:
 
     print(f"Pictures: {recipe.run / 'pictures'}   log: {recipe.run / 'log.jsonl'}")
     if result.scores:
-        print(scores_text(result.scores))
+        text = reconstruction_text if recipe.loss.target == "luminance" else scores_text
+        print(text(result.scores))
     print(f"Next: {command_text('consolidate')} --run {recipe.run}")
