@@ -115,7 +115,8 @@ class PretrainTask:
         color, fake_BCHW = self._color(networks[GENERATOR], luminance_B1HW, target_BCHW)
         values = {f"luminance_{self._color.name}": color}
         if not reconstructs:
-            # L1 is logged with every loss, so that runs can be compared.
+            # L1 is logged with every loss, so that runs can be compared. What is only watched is
+            # detached: it adds nothing to the graph.
             seen_B2HW = fake_BCHW.detach()
             values = {"l1": F.l1_loss(seen_B2HW, chroma_B2HW), self._color.name: color}
             values |= _colors(seen_B2HW, chroma_B2HW)
