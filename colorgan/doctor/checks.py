@@ -64,11 +64,13 @@ def check_decoding(bench: Bench) -> Finding:
     job = bench.run("decode", data=str(bench.data), image_size=bench.image_size)
     if job.failed:
         return _broken("decoding", job, "reinstall nvidia-dali-cuda130 and torch as pinned")
+    # The last line: a job may print more on the way.
     figures = job.results[-1]
     detail = (
         f"{figures['images']} images against Pillow: median difference {figures['median']:.1e}, "
         f"99.9 % under {figures['high']:.1e} (one level of 8 bits is 7.8e-03)"
     )
+    # Two quantiles: a wrong conversion moves the median, a wrong upsampling the high end.
     if figures["median"] > MAX_MEDIAN_DIFFERENCE or figures["high"] > MAX_HIGH_DIFFERENCE:
         return Finding(
             name="decoding",
@@ -88,6 +90,7 @@ def check_all_reduce(bench: Bench) -> Finding:
     backend = "gloo" if bench.on_cpu else "NCCL"
     if bench.world_size == 1:
         return Finding(name="all-reduce", verdict="not checked", detail="one GPU, so one rank")
+    # 32 MB: large enough for bandwidth to rule over latency.
     job = bench.run("allreduce", world_size=bench.world_size, megabytes=32, repeats=5)
     if job.failed or not job.results[-1]["right"]:
         return _broken(
@@ -120,6 +123,7 @@ def check_error_on_one_rank(bench: Bench) -> Finding:
     if failed_at is None:
         return _broken("error on a rank", job, "the ranks did not start: see the error")
 
+    # From the failure on: starting torch takes longer than ending it.
     seconds = job.ended - failed_at
     if said and not alive and job.statuses[1]:
         slow = seconds > MAX_END_S
@@ -145,6 +149,7 @@ def check_error_on_one_rank(bench: Bench) -> Finding:
 def check_resume(bench: Bench, folder: Path) -> Finding:
     """Stop and resume a small run in the memory format that trains fastest; nothing may differ."""
     differences = {}
+    # Both formats: optimizer states have strides in one of them.
     for name, batch in (("fp32", {}), ("channels_last", {"channels_last": True})):
         job = bench.run("resume", data=str(bench.data), folder=str(folder / name), batch=batch)
         if job.failed:
@@ -200,6 +205,7 @@ def check_deepspeed(bench: Bench) -> Finding:
         "steps",
         environment=ZERO_2,
         data=str(bench.data),
+        # Tiny: the question is whether it runs at all.
         network={"image_size": bench.image_size, "width": 8},
         settings=[{"global_batch_size": 8}],
         seconds=0.1,
@@ -237,6 +243,7 @@ def measure_steps(
         return [_broken("training step", job, "the step fails on this device: see the error")], {}
 
     findings = [_step_finding(each) for each in job.results]
+    # A crash ends the job: what it did not reach is said to be unmeasured.
     for missing in settings[len(job.results) :]:
         findings.append(Finding(name=_step_name(missing), verdict="not checked", detail=job.reason))
     measured = [each for each in job.results if each["images_per_s"]]

@@ -28,15 +28,19 @@ def examine(settings: DoctorSettings, data: Path) -> Examination:
     began = time.monotonic()
     on_cpu = settings.device == "cpu" or wants_cpu() or not torch.cuda.is_available()
     device = torch.device("cpu") if on_cpu else torch.device("cuda", 0)
+    # Two on a CPU: enough to see ranks talk.
     world_size = 2 if on_cpu else torch.cuda.device_count()
     bench = checks.Bench(data, IMAGE_SIZE, on_cpu, world_size)
 
     findings: list[Finding] = []
+    # Needed before the first check, which measures this disk.
     settings.out.mkdir(parents=True, exist_ok=True)
     for finding in _examinations(settings, device, bench):
+        # One by one: some checks take a minute, and a hang shows where it is.
         print(table((finding,)), flush=True)
         findings.append(finding)
 
+    # Last, as it is the longest and says least about what is broken.
     steps, batch = _measure(settings, device, bench)
     findings += steps
     print(table(tuple(steps)), flush=True)
@@ -84,6 +88,7 @@ def _measure(
     on_gpu = device.type == "cuda"
     width = settings.width or (64 if on_gpu else 16)
     network = {"image_size": IMAGE_SIZE, "width": width}
+    # A CPU gains nothing from a larger batch.
     batches = [32, 128] if on_gpu else [32]
     return checks.measure_steps(bench, network, batches, has_bf16(device), settings.seconds)
 
@@ -91,6 +96,7 @@ def _measure(
 def _suggested(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """Return recipe keys for this machine, from what was fastest."""
     suggested: dict[str, Any] = {f"batch.{key}": value for key, value in batch.items()}
+    # Several GPUs need a launcher; one does not.
     if device.type == "cuda" and torch.cuda.device_count() > 1:
         suggested["launch profile"] = "launcher/configs/accelerate/ddp.yaml"
     return suggested

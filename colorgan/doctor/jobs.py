@@ -81,17 +81,20 @@ def run_job(
             stderr=subprocess.PIPE,
             text=True,
         )
+        # One port for all ranks of a job.
         for port in [_free_port()]
         for rank in range(world_size)
     ]
 
     outputs, statuses = [], []
     for process in processes:
+        # One limit for all ranks together, from their start.
         left = max(0.1, timeout_s - (time.monotonic() - began))
         try:
             outputs.append(process.communicate(timeout=left))
             statuses.append(process.returncode)
         except subprocess.TimeoutExpired:
+            # SIGKILL: a rank that hangs in a driver does not hear SIGTERM.
             process.kill()
             outputs.append(process.communicate())
             statuses.append(None)
@@ -133,5 +136,6 @@ def _environment(rank: int, world_size: int, port: int, on_cpu: bool) -> dict[st
 
 def _free_port() -> int:
     with socket.socket() as listener:
+        # Free now; that another process takes it in between is unlikely and shows as an error.
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

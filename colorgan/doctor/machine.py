@@ -31,6 +31,7 @@ MIN_READ_MB_PER_S = 50.0  # 1,000 images of 50 kB per second
 
 def check_driver(device: torch.device) -> Finding:
     """Check the NVIDIA driver against what CUDA 13 needs; on a CPU, that no GPU is overlooked."""
+    # From the kernel, not from torch, which is what is in doubt.
     version = _driver_version()
     if device.type == "cpu":
         if version is None:
@@ -62,6 +63,7 @@ def check_driver(device: torch.device) -> Finding:
 def check_architecture(device: torch.device) -> Finding:
     """Check that this torch has kernels for the GPU, or name the CPU's matrix units."""
     if device.type == "cpu":
+        # `is True`: the table also holds numbers, such as the size of a cache.
         units = [name for name, has in torch.cpu.get_capabilities().items() if has is True]
         shown = ", ".join(unit for unit in units if unit.startswith(("avx512", "amx")))
         return Finding(name="architecture", verdict="fine", detail=shown or "no AVX-512, no AMX")
@@ -94,6 +96,7 @@ def check_precision(device: torch.device) -> Finding:
 def check_cores() -> Finding:
     """Compare cores, threads and the load of other processes."""
     cores = len(os.sched_getaffinity(0))
+    # While this process sleeps, so that it does not count itself.
     others = _load_of_others()
     figures = {"cores": cores, "load": others, "threads": torch.get_num_threads()}
     detail = f"{cores} cores, {torch.get_num_threads()} threads, load by others {others:.1f}"
@@ -106,6 +109,7 @@ def check_cores() -> Finding:
             advice="end the other work, or give each rank fewer threads (--launch.torch_threads 1)",
             figures=figures,
         )
+    # More threads than cores wait for each other at every operation.
     limit = os.environ.get("OMP_NUM_THREADS", "")
     if limit.isdigit() and int(limit) > cores:
         return Finding(
@@ -144,6 +148,7 @@ def check_shared_memory(path: Path = Path("/dev/shm")) -> Finding:
 
 def check_open_files() -> Finding:
     """Check the limit of open files per process."""
+    # The soft limit holds; the hard one is how far a user may raise it.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < MIN_OPEN_FILES:
         return Finding(
@@ -204,6 +209,7 @@ def _load_of_others(seconds: float = 1.0) -> float:
 def _busy_seconds() -> float:
     """Return the CPU seconds that all cores have spent at work since boot."""
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    # Waiting for a disk keeps no core busy.
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
@@ -211,6 +217,7 @@ def _busy_seconds() -> float:
 def _read_rate(folder: Path) -> float:
     """Return the MB/s at which a file that is not in the page cache is read."""
     path = folder / f".doctor-{os.getpid()}"
+    # Random: some disks compress, and zeros would be read from nowhere.
     block = os.urandom(1_000_000)
     try:
         with path.open("wb") as file:
@@ -218,6 +225,7 @@ def _read_rate(folder: Path) -> float:
                 file.write(block)
             file.flush()
             os.fsync(file.fileno())
+            # Or the page cache would be measured in place of the disk.
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
         began = time.perf_counter()

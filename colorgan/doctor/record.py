@@ -64,6 +64,7 @@ def table(findings: tuple[Finding, ...]) -> str:
     """Return a text table, one row per finding, its advice on a line below."""
     lines = []
     for finding in findings:
+        # Fixed columns: findings are printed one by one, before the longest is known.
         lines += _wrapped(f"{finding.name:{NAME_WIDTH}} {finding.verdict:12}", finding.detail)
         if finding.advice:
             lines += _wrapped(f"{'':{NAME_WIDTH}} {'do this:':12}", finding.advice)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+# Small enough to pack the sample in seconds, large enough for every network.
 IMAGE_SIZE = 64  # of the packed sample that the checks read
 
 

@@ -71,6 +71,7 @@ def job_decode(ranks: Ranks, data: str, image_size: int) -> None:
     )
     differences = []
     with opened as loader:
+        # 32 images: decoders differ everywhere or nowhere.
         for batch in itertools.islice(loader.eval_batches(), 4):
             for lab_3HW, jpeg in zip(batch.lab_B3HW.cpu(), batch.stored_jpegs or (), strict=True):
                 reference_3HW = _reference_lab(jpeg, image_size, recipe.network.ab_scale)
@@ -129,9 +130,11 @@ def job_steps(
         )
         try:
             rate = _images_per_s(recipe, ranks, seconds)
+        # A finding, not a failure: the next setting may fit.
         except torch.OutOfMemoryError:
             if ranks.main:
                 emit(**batch, images_per_s=None, problem="out of memory")
+            # What the failed setting has reserved would be missing to the next.
             torch.cuda.empty_cache()
             continue
         memory = torch.cuda.max_memory_allocated() / 2**30 if ranks.device.type == "cuda" else None
@@ -160,6 +163,7 @@ def _images_per_s(recipe: PretrainRecipe, ranks: Ranks, seconds: float) -> float
         _wait_for(ranks.device)
         return time.perf_counter() - began
 
+    # Two steps in which kernels are chosen and memory is reserved.
     warm_up = train(0, 2)
     # All ranks must take the same number of steps.
     steps = max(ranks.gather(max(2, round(seconds / max(warm_up / 2, 1e-4)))))
@@ -190,6 +194,7 @@ def _small_run(
         network={"image_size": 32, "width": 8},
         discriminator={"width": 8, "num_strided_blocks": 2},
         batch={"global_batch_size": 8, **batch},
+        # In the foreground, so that the checkpoint is there when the call returns.
         output={"background_save": False, "num_pictures": 0},
         ema_half_life_images=32,
     )
@@ -213,6 +218,7 @@ def largest_difference(first: Checkpoint, second: Checkpoint) -> float:
     for role in first.roles():
         for name in first.shapes(role):
             ours, theirs = first.read(role, name).double(), second.read(role, name).double()
+            # An empty tensor has no largest difference.
             if ours.numel():
                 largest = max(largest, float((ours - theirs).abs().max()))
     return largest
@@ -231,6 +237,7 @@ def job_allreduce(ranks: Ranks, megabytes: int, repeats: int) -> None:
     _wait_for(ranks.device)
     seconds = (time.perf_counter() - began) / repeats
 
+    # Ones grow by the number of ranks each time, and stay exact in float32.
     right = bool((values == float(ranks.world_size) ** (repeats + 1)).all())
     if ranks.main:
         emit(gb_per_s=megabytes / 1e3 / seconds, right=right, ranks=ranks.world_size)

@@ -58,6 +58,7 @@ class LevelGrid:
 
 def grid_side(channels: int, side: int, numbers: int = NUMBERS_PER_LEVEL) -> int:
     """Return the side, 1 to `side`, with channels * side**2 nearest to `numbers`."""
+    # The nearest below or above: a level of many channels cannot come close.
     return min(range(1, side + 1), key=lambda grid: abs(channels * grid * grid - numbers))
 
 
@@ -169,6 +170,7 @@ def random_encoder(
     Raises:
         TrainingError: no image could be read.
     """
+    # Norms too: `initialise` leaves what they have learned.
     for part in encoder.modules():
         if isinstance(part, BatchNorm | nn.InstanceNorm2d):
             part.reset_parameters()  # what was learned
@@ -187,6 +189,7 @@ def random_encoder(
     # In the order of the set: float sums then do not depend on the number of ranks.
     num_images = sum(number for _, number, _ in gathered)
     weighted = torch.stack([statistics * number for _, number, statistics in gathered])
+    # Weighted by images, as the last micro-batch may be short.
     _set_statistics(norms, weighted.sum(0) / num_images)
 
 
@@ -215,6 +218,7 @@ def _micro_batch_statistics(
 
 def _statistics(norms: list[BatchNorm]) -> Tensor:
     """Return running means and variances of all norms in one vector, float64 on the CPU."""
+    # float64: thousands of micro-batches are summed.
     return torch.cat([buffer.double().cpu() for norm in norms for buffer in _buffers(norm)])
 
 

@@ -43,6 +43,7 @@ def probe_neighbors(
 
     A class without a positive training image is left out.
     """
+    # Unit length: a product is the cosine then.
     train_ND = F.normalize(train.levels[level], dim=1)
     test_MD = F.normalize(test.levels[level], dim=1)
     # A neighbor more than there are images has no meaning.
@@ -95,6 +96,7 @@ def votes(similarity_MN: Tensor, train: Features, neighbors: Sequence[int]) -> l
         descending=True,
         stable=True,
     )
+    # Without any vote the share is 0 / tiny, which is 0.
     smallest = torch.finfo(torch.float64).tiny
     shares = []
     for k in neighbors:

@@ -177,6 +177,7 @@ def probe_shots(
         return columns
 
     def column(k: int, positives: NDArray[np.int64], negatives: NDArray[np.int64]) -> Floats | None:
+        # A class that cannot give k images is left out at k rather than judged by fewer.
         if len(positives) < k or not len(negatives):
             return None
 
@@ -251,6 +252,7 @@ def score_columns(columns: Sequence[Floats | Tensor | None], test: Features) -> 
         difficult_MC,
         "11-point",
     )
+    # What a constant score gets on these images: AP depends on how common a class is.
     chance = mean_average_precision(
         torch.zeros_like(scores_MC),
         positives_MC,

@@ -42,6 +42,7 @@ class Part:
 def run(settings: ProbeSettings, ranks: Ranks) -> None:
     """Check, extract, probe, print and write. Called on all ranks."""
     ranks.on_all_ranks(lambda: check(settings, ranks))
+    # From the disk on every rank: weights are small beside the set.
     encoder, config = ranks.on_all_ranks(lambda: open_encoder(settings))
     encoder.to(ranks.device)
     train_set, test_set = open_sets(settings.data, ranks)
@@ -69,6 +70,7 @@ def run(settings: ProbeSettings, ranks: Ranks) -> None:
         ranks,
         extract,
     )
+    # After training's statistics are in place, for random weights.
     test_features = walk(settings, config, test_set, ranks, extract)
     train = Part(settings.data.train, train_set, train_features)
     test = Part(settings.data.test, test_set, test_features)
@@ -112,6 +114,7 @@ def check(settings: ProbeSettings, ranks: Ranks) -> None:
             "--model random needs --like DIR, the generator whose architecture it has; no other "
             "model takes it"
         )
+    # Neighbors need no scikit-learn.
     if settings.protocol != "knn":
         check_sklearn()
     if ranks.main:
@@ -135,6 +138,7 @@ def open_encoder(settings: ProbeSettings) -> tuple[FeaturePyramid, ModelConfig]:
             raise ModelFolderError(
                 f"{settings.like} holds a {config.kind}, a generator is needed here"
             )
+        # Undefined weights: `random_encoder` draws them once the set is open.
         model = build_model(config)
 
     encoder = model.encoder
@@ -194,6 +198,8 @@ def walk(
 
         def shown(done: int) -> None:
             if ranks.main:
+                # An estimate from this rank: asking the others would be a collective call per
+                # batch.
                 show(min(done * ranks.world_size, shards.num_samples), 0)
 
         return work(loader, shown)

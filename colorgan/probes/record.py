@@ -85,6 +85,7 @@ def read_probe(folder: Path) -> Probe:
         test=_num_images(fields, "test"),
         classes=len(entries(fields.get("classes"), MAX_CLASSES)),
         levels=_level_names(fields),
+        # Bounded and typed one by one: the file may come from anywhere.
         linear=tuple(_linear(level) for level in entries(linear.get("levels"), MAX_LEVELS)),
         shots=_ks(low_shot),
         low_shot=tuple(tuple(_shot(each) for each in level) for level in low_shot),
@@ -93,6 +94,7 @@ def read_probe(folder: Path) -> Probe:
         best_linear=whole(linear.get("best_level")),
         best_knn=_best_knn(fields),
     )
+    # One protocol is enough; a probe need not run all.
     if not (probe.linear or probe.low_shot or probe.knn):
         raise UsageError(
             f"{folder / PROBE} holds no scores: write it again with launcher/probe.py --out DIR"

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from colorgan.config.recipe import Folder
 
+# Here and not in record.py, so that `--help` stays free of heavy imports.
 RANDOM, RESULT = "random", "probe.json"
 
 

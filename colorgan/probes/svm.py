@@ -80,6 +80,7 @@ def choose_cost(
             scores_N = torch.from_numpy(model.decision_function(rows_ND[held]))
             of_folds.append(average_precision(scores_N, torch.from_numpy(positive_N[held])))
         precisions.append(mean(of_folds))
+    # The first of equals, and costs ascend: the stronger regularisation.
     best = max(range(len(costs)), key=precisions.__getitem__)
     return costs[best], precisions[best], unfinished
 
@@ -95,6 +96,7 @@ def fit_svm(rows_ND: Floats, positive_N: NDArray[np.bool_], cost: float) -> Any:
         C=cost,
         class_weight={True: 2, False: 1},
         loss="squared_hinge",
+        # The dual has as many unknowns as images, far fewer than numbers per image.
         dual=True,
         tol=1e-4,
         max_iter=MAX_ITERATIONS,

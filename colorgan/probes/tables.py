@@ -62,6 +62,7 @@ def probe(
 
     linear, low_shot, knn = [], [], []
     for level in range(num_levels):
+        # Level by level, so that one level's rows are in memory at a time.
         if "linear" in kinds:
             linear.append(
                 probe_linear(

@@ -35,6 +35,7 @@ class Start:
         """Return the digest of the weights, for the steps that start from them."""
         if self.generator is None:
             return {}
+        # By content: a generator that was trained again under its old name makes its runs anew.
         return {"weights of init": weights_digest(self.generator)}
 
 
@@ -75,6 +76,7 @@ def network_of_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in leaves(recipe)
         if key.startswith("network.")
     }
+    # Through the schema: a recipe that leaves a key out has its default.
     plain = NetworkRecipe.model_validate(own).model_dump()
     return {key: plain[key] for key in (*SHARED, "width")}
 
@@ -107,4 +109,5 @@ def shared_network(networks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def generators_first(networks: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
     """Return the arms' names, encoders from elsewhere last."""
+    # False sorts before True, and `sorted` keeps the order of equals.
     return sorted(networks, key=lambda name: "width" not in networks[name])

@@ -118,6 +118,7 @@ def _mean_average_precision(
 
 def _first_positive_accuracy(evidence: Evidence, multiplicity_NR: NDArray[np.uint8]) -> Floats:
     right_N = evidence["scores_NC"].argmax(axis=1) == (evidence["positives_NC"] > 0).argmax(axis=1)
+    # One product of matrices: counts times multiplicities, summed over images.
     accuracy_R: Floats = (
         right_N.astype(np.float64) @ multiplicity_NR / multiplicity_NR.sum(axis=0, dtype=np.int64)
     )
@@ -147,11 +148,13 @@ def _pixel_accuracy(evidence: Evidence, multiplicity_NR: NDArray[np.uint8]) -> F
 
 
 def _share(part: Floats, whole: Floats) -> Floats:
+    # `where` keeps NumPy from warning of the divisions that are not wanted.
     return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
 
 
 def _mean_of_numbers(values_CR: Floats) -> Floats:
     """Return the mean over the classes that have a value in a resample; NaN where none has."""
+    # Rare classes are missing from some resamples; the mean is over those that are there.
     known_CR = ~np.isnan(values_CR)
     return _share(
         np.where(known_CR, values_CR, 0.0).sum(axis=0), known_CR.sum(axis=0).astype(np.float64)
@@ -240,5 +243,6 @@ def student_quantile(inverse_freedom: float) -> float:
     Interpolated in that inverse, in which it is convex: never too small, and exact to 0.02 from
         three degrees on.
     """
+    # In the inverse, infinitely many degrees are 0, an end of the table like any other.
     inverses = [1 / freedom for freedom in range(len(_STUDENT), 0, -1)]
     return float(np.interp(inverse_freedom, [0.0, *inverses], [_NORMAL, *reversed(_STUDENT)]))

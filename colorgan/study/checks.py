@@ -50,6 +50,7 @@ def check(settings: StudySettings) -> None:
 
 def _check_protocol(protocol: Protocol, settings: StudySettings) -> None:
     drawn = settings.roots.voc is None and protocol.corpus == "voc"
+    # The first way of splitting stands for all: variants of a protocol share its year.
     if drawn and protocol.data[0].test.split.startswith("2007"):
         raise UsageError(
             f"{protocol.name} needs --roots.voc: the built-in sample has VOC 2012 only"
@@ -61,6 +62,7 @@ def _check_protocol(protocol: Protocol, settings: StudySettings) -> None:
 
 
 def _check_generator(name: str, folder: Path) -> None:
+    # The config alone: weights are read when they are needed.
     kind = read_config(folder).kind
     if kind not in ("generator", "encoder"):
         raise UsageError(
@@ -80,6 +82,7 @@ def check_folder(out: Path) -> None:
     if not out.is_dir():
         raise UsageError(f"--out {out} is a file: give a folder")
 
+    # One of its own names is enough: a study that was stopped early has little more.
     names = {path.name for path in out.iterdir()}
     if names and not names & {STEPS, STUDY}:
         raise UsageError(

@@ -110,7 +110,9 @@ def survives_many(comparison: Comparison, num_comparisons: int) -> bool:
     assert comparison.low is not None and comparison.high is not None
     normal = NormalDist()
     tail = (1 - comparison.level) / 2
+    # One-sided, as each end of the interval is asked about 0 by itself.
     factor = normal.inv_cdf(1 - tail / num_comparisons) / normal.inv_cdf(1 - tail)
+    # Percentile intervals are not symmetric: the end towards 0 is the one that decides.
     if comparison.difference > 0:
         return comparison.difference - factor * (comparison.difference - comparison.low) > 0
     return comparison.difference + factor * (comparison.high - comparison.difference) < 0
@@ -133,6 +135,8 @@ def read_arm(name: str, folders: Mapping[RunKey, Path], metric: str) -> ArmScore
         if not tensors:
             continue
 
+        # Recomputed and compared: evidence of another evaluation would give an interval around
+        # another score.
         points = _points(metric, tensors)
         if not abs(points - values[run]) < 1e-6:
             raise UsageError(
@@ -239,6 +243,7 @@ def compare(
         levels.append("seeds")
 
     if all(len(each.evidence) == len(each.values) for each in (arm, against)):
+        # Before anything is drawn: images are paired by their place.
         _check_images(arm, against)
         drawn_R = _resampled_difference_R(arm, against, metric, num_resamples, generator)
         drawn_R = drawn_R[~np.isnan(drawn_R)]  # a resample without any positive has no score
@@ -271,6 +276,7 @@ def _mean(arm: ArmScores) -> float:
 
 
 def _deviation(arm: ArmScores) -> float | None:
+    # n - 1: the runs are a sample of all seeds.
     return statistics.stdev(arm.values.values()) if len(arm.values) > 1 else None
 
 
@@ -291,6 +297,7 @@ def _paired_differences_PS(arm: ArmScores, against: ArmScores) -> Floats:
             f"{arm.name} was pretrained with seeds {_listed(rows)}, {against.name} with "
             f"{_listed(other_rows)}: a fair comparison needs the same seeds on both sides"
         )
+    # Every seed with every other: gaps would make the means of rows incomparable.
     values_PS, others_PS = _matrix_PS(arm), _matrix_PS(against)
     differences_PS: Floats = values_PS - others_PS
     return differences_PS
@@ -322,6 +329,7 @@ def _check_images(arm: ArmScores, against: ArmScores) -> None:
     (first_run, first), *_ = arm.evidence.items()
     for one in (arm, against):
         for run, evidence in one.evidence.items():
+            # Labels too: two sets may number different images alike.
             pairs = zip(_labels(first), _labels(evidence), strict=True)
             if not all(np.array_equal(a, b) for a, b in pairs):
                 raise UsageError(
@@ -347,6 +355,7 @@ def _resampled_difference_R(
 ) -> Floats:
     """Return the mean over all runs of the difference on each resample of the images."""
     num_images = _num_images(next(iter(arm.evidence.values())))
+    # Drawn once for both arms: that is what pairs them.
     multiplicity_NR = multiplicities_NR(num_images, num_resamples, generator)
     means = []
     for one in (arm, against):
@@ -365,6 +374,7 @@ def verdict(
     if low is None or high is None:
         return f"no difference shown ({_points_text(difference)} points with one seed, no interval)"
 
+    # What is not resampled is said: the interval is narrower than it looks.
     limits = ""
     if "images" not in levels:
         limits = ", over seeds alone"

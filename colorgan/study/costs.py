@@ -41,6 +41,7 @@ def read_costs(folder: Path) -> dict[str, float]:
         cost = read_json(path)
         core_seconds = number(cost.get("core_seconds"))
         if core_seconds is not None:
+            # By the name inside, as file names replace slashes and blanks.
             minutes[str(cost.get("name"))] = core_seconds / 60
     return minutes
 
@@ -65,6 +66,7 @@ def estimates(
     by_kind: dict[str, list[float]] = {}
     for step in steps:
         if step.name in measured:
+            # Steps of a kind differ in seed alone, so their mean is a fair guess.
             by_kind.setdefault(kind_of(step), []).append(measured[step.name])
 
     found: dict[str, float | None] = {}

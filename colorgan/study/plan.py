@@ -57,6 +57,7 @@ class Plan:
         steps = [*self._pack_steps(), *self._pretraining_steps()]
         for trial in self.trials:
             steps += trial.steps()
+        # Last, as the table reads what all others have written.
         steps += self._final_steps([step.name for step in steps])
 
         # Protocols share packed parts: the first step of a name is kept.
@@ -79,6 +80,7 @@ class Plan:
 
         complete = {}
         for name, recipe in recipes.items():
+            # Before the data is filled in: the sample is packed at the network's size.
             recipe = _scaled(recipe, self.settings.scale)
             complete[name] = self._with_data(recipe)
             _check_recipe(name, complete[name])
@@ -94,6 +96,7 @@ class Plan:
             starts = []
             for folder, seed in self._pretraining_runs(name).items():
                 starts.append(Start(folder.name, folder / "generator", seed))
+            # One arm, several pretraining seeds: they are draws of one recipe.
             arms[name] = Arm(name, tuple(starts))
         return (scratch_arm(), *(arms[name] for name in generators_first(self._networks)))
 
@@ -118,6 +121,7 @@ class Plan:
 
     def _root(self, protocol: Protocol) -> Path:
         roots = self.settings.roots
+        # Only VOC can be drawn: the sample has no COCO.
         if protocol.corpus == "coco":
             if roots.coco is None:
                 raise UsageError(f"{protocol.name} needs --roots.coco, the folder of that corpus")
@@ -182,6 +186,7 @@ class Plan:
         steps = []
         if self.settings.roots.voc is None:
             steps.append(self._sample_step("voc-train", 64))
+        # Packed once at each size, however many arms train on it.
         for recipe in self.recipes.values():
             for folder in _data_folders(recipe):
                 for split in ("train", "val"):
@@ -224,6 +229,7 @@ class Plan:
 
     def _with_packed(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
         """Return the recipe, data keys dotted, with the folders of the sets that it names."""
+        # Dotted keys only: nested and dotted ones of one group would hide each other.
         changed = {key: value for key, value in recipe.items() if key != "data"}
         for key, value in leaves({"data": recipe.get("data") or {}}):
             changed[key] = value
@@ -248,6 +254,7 @@ class Plan:
         packed = {str(step.done.parent): step.name for step in self._pack_steps()}
         for name, recipe in self.recipes.items():
             for run, seed in self._pretraining_runs(name).items():
+                # Without a list, a recipe's own seed holds.
                 own = {"seed": seed} if self.settings.pretrain_seeds else {}
                 parents = tuple(packed[each] for each in _data_folders(recipe) if each in packed)
                 yield from self._one_pretraining(
@@ -305,6 +312,7 @@ class Plan:
                 IN_PROCESS,
                 out / STUDY,
                 tuple(names),
+                # In this process: it reads a few files and needs no device.
                 action=lambda: write_table(self.settings, trained),
                 always=True,
             )
@@ -347,6 +355,7 @@ def _scaled(recipe: Mapping[str, Any], scale: float) -> dict[str, Any]:
 
 
 def _check_recipe(name: str, recipe: Mapping[str, Any]) -> None:
+    # The schema takes nested keys; recipes may be dotted.
     nested: dict[str, Any] = {}
     for key, value in leaves(recipe):
         *groups, last = key.split(".")

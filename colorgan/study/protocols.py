@@ -67,6 +67,7 @@ class PackedPart:
     @property
     def last_fold(self) -> str:
         """The fold that a stratified call of the packer writes last; empty without `stratify`."""
+        # In the order in which the packer writes them.
         folds = ("train", "val", "test")
         return folds[self.stratify.count(",")] if self.stratify else ""
 
@@ -80,6 +81,7 @@ class PackedPart:
         if path is None or path.is_dir():
             return path is not None
 
+        # VOC's test lists come without labels in some archives.
         annotations = path.parents[2] / "Annotations"
         return any((annotations / f"{key}.xml").is_file() for key in path.read_text().split())
 
@@ -89,6 +91,7 @@ class PackedPart:
         if path is None:
             return None
 
+        # `all` has no list of its own: its labels are its list.
         count = len(list(path.iterdir())) if path.is_dir() else len(path.read_text().split())
         if not self.stratify:
             return count
@@ -102,6 +105,7 @@ class PackedPart:
         inside = {"all": "Annotations", "seg-all": "SegmentationClass"}.get(
             name, f"ImageSets/{sets}/{name.removeprefix('seg-')}.txt"
         )
+        # Users name VOCdevkit, what holds it, or one year in it.
         for parent in (root, root / "VOCdevkit", root.parent):
             path = parent / f"VOC{year}" / inside
             if path.exists():
@@ -164,11 +168,13 @@ class Protocol:
     @property
     def searchable(self) -> bool:
         """Whether the arms train alike, so that each may search a learning rate."""
+        # A rate that differs by arm is part of the protocol, as in the paper's.
         return bool(self.stages) and self.stages["scratch"] == self.stages["pretrained"]
 
 
 def _same_stages(epochs: float) -> dict[StartKind, tuple[StageRecipe, ...]]:
     """Return the same stage for all arms, so that only the weights they start from differ."""
+    # A default for all arms: a study with `search` lets each arm choose.
     stage = StageRecipe(epochs=epochs, learning_rate=3e-4, schedule="cosine")
     return {"scratch": (stage,), "pretrained": (stage,)}
 
@@ -187,6 +193,7 @@ _CLASSIFIER = (
     "dropout 0.5), one sigmoid a class"
 )
 _SEGMENTER = "the whole generator, its last layer replaced by one output a class and background"
+# The same for all arms, so that none gains by it alone.
 _AUGMENTED = {"data.flip": True, "data.random_crop_min_area": 0.5}
 _PAPER = "Treneska et al., Sensors 2022, 22(4):1599"
 _VOC2007 = (
@@ -214,6 +221,7 @@ _VOC2007_BOXES = (
     ),
 )
 
+# The paper's own first; the report keeps this order.
 PROTOCOLS = (
     Protocol(
         name="paper-classification",
@@ -415,6 +423,8 @@ def find_protocol(name: str) -> Protocol:
     """
     plain, at, share = name.partition("@")
     by_name = {protocol.name: protocol for protocol in PROTOCOLS}
+    # The nearest, however far: the list is short, and users mistype the ending as often as the
+    # start.
     if plain not in by_name:
         nearest = difflib.get_close_matches(plain, by_name, n=1, cutoff=0.0)[0]
         raise UsageError(
@@ -433,6 +443,7 @@ def _of_all(protocol: Protocol) -> Protocol:
     official = protocol.data[0]
     year, _, name = official.train.split.partition("-")
     split = f"{year}-seg-all" if name.startswith("seg-") else f"{year}-all"
+    # Half to test: a sample of VOC has few images of its rare classes.
     shares = "40,10,50"
     title = f"VOC {year}: all photos on disk, {shares.replace(',', '/')} stratified by class"
     parts = Split(
@@ -464,6 +475,7 @@ def _with_labels(protocol: Protocol, share: str) -> Protocol:
     fewer = []
     for split in protocol.data:
         stratify = f"{share},{100 - int(share)}"
+        # Stratified by class, or a tenth of the labels would miss rare classes.
         train = replace(split.train, stratify=stratify, fold="train")
         fewer.append(replace(split, title=f"{split.title}, {share} % of the labels", train=train))
     return replace(

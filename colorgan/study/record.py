@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 
 def _list(value: Any, most: int) -> list[Any]:
+    # tuple) else [] | Cut before it is validated: a million entries would take minutes.
     return list(value[:most]) if isinstance(value, list | tuple) else []
 
 
@@ -91,6 +92,7 @@ class ArmValues(Record):
     @property
     def mean(self) -> float | None:
         """Over all runs."""
+        # Without the runs that have no score; the table shows how many there are.
         return statistics.fmean(self.known) if self.known else None
 
     @property
@@ -117,6 +119,7 @@ class ArmRecord(ArmValues):
             epochs, rate = _plain(stage.get("epochs")), _plain(stage.get("learning_rate"))
             words.append(f"{epochs} epochs at {rate}{frozen}")
 
+        # What differs from the protocol; empty groups and nulls say nothing.
         rest = []
         for key, value in flat(self.settings).items():
             if key != "stages" and value not in ({}, None):
@@ -243,6 +246,7 @@ def read_study(folder: Path) -> Study:
     path = folder / STUDY
     try:
         text = mapping(json.loads(read_text(path)))
+        # Entries of another type are dropped here: pydantic would refuse the whole file for one.
         text["protocols"] = [
             each for each in entries(text.get("protocols"), MAX_PROTOCOLS) if mapping(each)
         ]
@@ -316,6 +320,7 @@ def _inside(folder: Path, path: str) -> Path | None:
     parts = [part for part in Path(path).parts[-12:] if part not in ("/", "..", ".")]
     for start in range(len(parts)):
         found = folder.joinpath(*parts[start:])
+        # Resolved: a link inside may lead out.
         if found.is_dir() and found.resolve().is_relative_to(folder.resolve()):
             return found
     return None

@@ -64,6 +64,7 @@ class Runner:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
 
+        # A place is a share of cores and GPUs; a step holds one while it runs.
         self._places: queue.Queue[int] = queue.Queue()
         for place in range(jobs):
             self._places.put(place)
@@ -76,6 +77,7 @@ class Runner:
             signal.SIGHUP,
             signal.SIGUSR2,
         ):
+            # Not StopSignals: a study does not save by itself, its steps do.
             signal.signal(number, self._stop)
         return self
 
@@ -102,6 +104,7 @@ class Runner:
         with ThreadPoolExecutor(self._jobs) as pool:
             while True:
                 ready = [each for each in waiting if absent.isdisjoint(each.parents)]
+                # After a failure nothing begins, but what runs may finish: hours of work are kept.
                 free = 0 if failures or self._stopped else self._jobs - len(running)
                 for step in ready[:free]:
                     waiting.remove(step)
@@ -132,6 +135,7 @@ class Runner:
         absent = []
         for parent in steps:
             ended = parent.done.exists() or self._has_diverged(parent)
+            # The output alone: a scheduler may have made it on another machine, where no mark is.
             if parent.name in step.parents and not ended:
                 absent.append(parent.name)
         if absent:
@@ -163,8 +167,10 @@ class Runner:
         place = self._places.get()
         text = step.text()
         path = self._folder / f"{step.file_name}.yaml"
+        # Written before the start, renamed at the end: a killed step leaves the recipe that it had.
         path.write_text(text)
         if step.always:
+            # Or the output of the last time would be taken for this one's.
             step.done.unlink(missing_ok=True)
         log = path.with_suffix(".log")
         try:
@@ -245,6 +251,7 @@ class Runner:
             return dict(os.environ)
 
         every = ",".join(map(str, range(torch.cuda.device_count())))
+        # Of those that this process may use: SLURM gives a part of a node's.
         gpus = (os.environ.get("CUDA_VISIBLE_DEVICES") or every).split(",")
         mine = gpus[place :: self._jobs] if len(gpus) >= self._jobs else [gpus[place % len(gpus)]]
         return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(mine)}
@@ -276,6 +283,7 @@ def _ends_with_us() -> list[str]:
 def _status_and_cost(process: subprocess.Popen[bytes]) -> tuple[int, float]:
     """Wait for a process; return its exit status and the core-seconds of it and its children."""
     _, raw, usage = os.wait4(process.pid, 0)
+    # wait4 is the only call that gives the times of all children; Popen must not wait again.
     process.returncode = os.waitstatus_to_exitcode(raw)
     return process.returncode, usage.ru_utime + usage.ru_stime
 
@@ -310,6 +318,7 @@ def _failure(step: Step, status: int, log: Path, lines: Sequence[str]) -> StepEr
 
 def _terminate(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
+        # The group: launchers do not pass every signal on to their ranks.
         os.killpg(process.pid, signal.SIGTERM)
 
 
@@ -324,6 +333,7 @@ def _lives(group: int) -> bool:
 def last_lines(log: Path) -> list[str]:
     """Return the last non-empty lines of a step's output."""
     with log.open("rb") as file:
+        # The end: a log of days is hundreds of megabytes.
         file.seek(max(0, log.stat().st_size - MAX_LOG_BYTES))
         text = file.read().decode(errors="replace")
     return [line.strip() for line in text.splitlines() if line.strip()]

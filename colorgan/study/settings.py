@@ -148,6 +148,7 @@ class StudySettings(BaseModel):
     def _arms_have_one_meaning(self) -> StudySettings:
         names = [*self.generators, *self.pretrain]
         for name in names:
+            # Names become folders, and these two are arms of every study.
             reserved = name in (SCRATCH, RANDOM)
             if reserved or names.count(name) > 1 or not name.replace("-", "").isalnum():
                 raise ValueError(
@@ -156,11 +157,13 @@ class StudySettings(BaseModel):
                 )
 
         for seeds in (self.seeds, self.pretrain_seeds):
+            # The same seed twice is the same run: the interval would be too narrow.
             if len(set(seeds)) < len(seeds):
                 raise ValueError(f"seeds {seeds}: each once")
 
         known = {SCRATCH, *self.arm_names}
         for pair in self.comparisons:
+            # Found now: comparisons are made after days of runs.
             if pair[0] == pair[1] or not set(pair) <= known:
                 raise ValueError(
                     f"comparisons: {list(pair)} is not a pair of arms; there are "

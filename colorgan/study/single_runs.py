@@ -39,6 +39,7 @@ def compared_runs(runs: Sequence[RunFolder]) -> tuple[Study | None, list[str]]:
         task = str(first.setting("task"))
         try:
             name = f"{task}-{len(tables)}" if tables else task
+            # One that cannot be made is a note: the page still shows the runs.
             tables.append(_table(name, task, first.folders("data.val"), arms))
             for arm, by_seed in arms.items():
                 folders[name, arm] = ArmFolders(tuple(by_seed.values()))
@@ -145,6 +146,7 @@ def _table(name: str, task: str, data: Sequence[str], arms: Arms) -> ProtocolRec
 def _headline(task: str, arms: Arms) -> str:
     evaluations = [_evaluation(run) for by_seed in arms.values() for run in by_seed.values()]
     for metric in TASKS[task].headline:
+        # A score that all runs have: older versions lack some.
         if all(each is not None and metric in each.scores for each in evaluations):
             return metric
     raise UsageError(f"its runs have no score in common of {', '.join(TASKS[task].headline)}")

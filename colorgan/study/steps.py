@@ -58,6 +58,7 @@ class Step:
     @property
     def file_name(self) -> str:
         """The name of its files in the folder of steps, without ending."""
+        # Names are for people; files of a folder must not be nested by them.
         return self.name.replace("/", "-").replace(" ", "-")
 
     def text(self) -> str:
@@ -73,6 +74,7 @@ class Step:
             folder: the folder of steps.
         """
         mark = folder / f"{self.file_name}.done"
+        # Both: the output may have been removed, or written only in part.
         if not self.done.exists() or not mark.exists():
             return False
 
@@ -108,6 +110,7 @@ def list_steps(steps: Sequence[Step], folder: Path) -> str:
     for step in steps:
         parents = [complete[name] for name in step.parents if name in complete]
         ready = len(parents) == len(step.parents)
+        # A step whose parents will run again will itself.
         if ready and (is_current(step, parents) if step.always else step.is_complete(folder)):
             complete[step.name] = step
 
@@ -133,6 +136,7 @@ def is_current(step: Step, parents: Sequence[Step]) -> bool:
     """Return whether a step that is always repeated is newer than all that it reads."""
     if not step.done.exists():
         return False
+    # Nanoseconds: quick steps end within one second of each other.
     made = step.done.stat().st_mtime_ns
     return all(each.done.exists() and each.done.stat().st_mtime_ns <= made for each in parents)
 
@@ -141,6 +145,7 @@ def _write_recipe(step: Step, path: Path) -> bool:
     """Write a step's recipe; return False while it depends on results that do not exist yet."""
     try:
         text = yaml.safe_dump(dict(step.recipe()), sort_keys=False)
+    # A recipe that needs a searched rate, or the network of a generator to come.
     except (UsageError, ModelFolderError):
         return False
 

@@ -22,6 +22,7 @@ def run_study(settings: StudySettings, launcher: Path) -> None:
         UsageError: a mistake in the settings.
         StepError: a step failed.
     """
+    # Mistakes first, then the folder: a wrong setting leaves nothing behind.
     check(settings)
     check_folder(settings.out)
     plan = Plan(settings, launcher)
@@ -36,6 +37,7 @@ def run_study(settings: StudySettings, launcher: Path) -> None:
         return
 
     for trial in plan.trials:
+        # Said at the start: another split means other numbers than in papers.
         if trial.split is not trial.protocol.data[0]:
             print(f"{trial.protocol.data[0].title}: not on disk with its labels", flush=True)
     if settings.roots.voc is None:
@@ -49,6 +51,8 @@ def run_study(settings: StudySettings, launcher: Path) -> None:
             runner.run_one(find_step(steps, settings.step), steps)
             return
 
+        # Two studies in one folder would run each step twice. A single step is the scheduler's to
+        # order.
         with owned_folder(folder):
             runner.run(steps)
     print(f"{sum(read_costs(folder).values()):.1f} core-minutes in all")

@@ -64,6 +64,7 @@ def protocol_record(trial: Trial, settings: StudySettings) -> ProtocolRecord:
     protocol = trial.protocol
     folders = evaluation_folders(trial)
     train = json.loads((trial.folder_of(trial.split.train) / "manifest.json").read_text())
+    # Of any run: all are scored on one test part, which `compare` checks.
     test = read_scores(next(iter(folders[SCRATCH].values())) / SCORES)
     scores = trial.search_scores()
     best = best_rates(scores)
@@ -186,6 +187,7 @@ def only_class(evaluation: SavedEvaluation) -> str:
 
     most = max(columns)
     name = evaluation.confusion_names[columns.index(most)]
+    # Nearly all: a few stray predictions are no knowledge.
     if most >= ONE_CLASS_SHARE * sum(columns):
         return name
 

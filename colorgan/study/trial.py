@@ -59,6 +59,7 @@ class Trial:
 
     def steps(self) -> Iterator[Step]:
         """Yield all steps of the protocol, parents first."""
+        # Yielded for each protocol anew; the plan keeps the first of a name.
         yield self.pack(self.split.train)
         yield self.pack(self.split.test)
 
@@ -131,6 +132,7 @@ class Trial:
     def search_parts(self) -> tuple[PackedPart, PackedPart]:
         """Return what a search trains on and what it is judged by; the test part is in neither."""
         if self.split.selection is not None:
+            # The protocol's own held-out part, where it has one.
             return self.split.train, self.split.selection
 
         stratify = HELD_OUT
@@ -188,6 +190,7 @@ class Trial:
                 repr(rate): _search_score(folder / EVALUATION / SCORES, self.protocol.metric)
                 for rate, folder in folders.items()
             }
+        # Tried before it is written: an arm without any rate ends the study here.
         best_rates({arm: {float(k): v for k, v in scores.items()} for arm, scores in found.items()})
         (self.search_folder / RATES).write_text(json.dumps(found, indent=1) + "\n")
 
@@ -240,6 +243,7 @@ class Trial:
         stages = self.protocol.stages["pretrained" if arm.pretrained else "scratch"]
         plain = [_stage_fields(stage) for stage in stages]
         for stage in plain:
+            # For all arms alike, so that they stay comparable.
             stage["epochs"] *= self.epochs_times
             if learning_rate is not None and stage["features"] == "train":
                 stage["learning_rate"] = learning_rate
@@ -247,6 +251,7 @@ class Trial:
 
     def probes(self) -> list[Step]:
         """Return the probes: each generator with the first seed, random weights with each seed."""
+        # Scratch has no features to judge; random weights stand for it.
         starts = [start for arm in self.arms for start in arm.starts if start.generator is not None]
         steps = [
             self._probe(
@@ -297,12 +302,14 @@ class Trial:
                 **self.protocol.settings,
                 **self.settings,
             }
+            # A generator brings its network; from scratch it has to be said.
             if start.generator is None:
                 keys |= {f"network.{key}": value for key, value in self.network.items()}
             return keys
 
         parents = [self.pack(part).name for part in parts]
         if rate is None and self.is_searched:
+            # The rate is read when the step begins.
             parents.append(self.rates_step().name)
         return Step(
             str(folder.relative_to(self.out)),
@@ -383,6 +390,7 @@ def best_rates(scores: Mapping[str, Mapping[float, float | None]]) -> dict[str, 
                 f"search: {arm} diverged at every rate ({', '.join(map(str, by_rate))}): "
                 "add lower ones"
             )
+        # Sorted before, so that of equals the lowest comes first.
         best[arm] = max(known, key=lambda rate: known[rate])
     return best
 
