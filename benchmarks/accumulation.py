@@ -21,10 +21,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(
-    0,
-    str(Path(__file__).resolve().parents[1]),
-)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from shards.loading.loader import queue_length
 from shards.loading.micro_batches import Plan

@@ -28,10 +28,7 @@ from itertools import product
 from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "-1"}
-sys.path.insert(
-    0,
-    str(Path(__file__).resolve().parent.parent),
-)
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import torch.utils.tensorboard  # so that the forked processes need not
@@ -131,11 +128,7 @@ def make_data(folder: Path) -> Path:
 def train(recipe: PretrainRecipe) -> None:
     """Do the job of launcher/pretrain.py in a worker process."""
     with joined_ranks(timeout_s=recipe.launch.timeout_s, torch_threads=1) as ranks:
-        shards = open_set(
-            recipe.data.train,
-            *recipe.data.cache,
-            ranks,
-        )
+        shards = open_set(recipe.data.train, *recipe.data.cache, ranks)
         micro = check_batch(recipe, ranks, shards.num_samples)
         with open_loaders(recipe, ranks, shards, shards, micro_batch_size=micro) as loaders:
             pretrain(
@@ -167,10 +160,7 @@ def start(recipe: PretrainRecipe, case: Case) -> list[int]:
 def _run_rank(recipe: PretrainRecipe, case: Case, rank: int, port: int) -> None:
     """Train as one rank, with output to a file beside the run; never return."""
     path = recipe.run.with_name(f"output-{rank}.txt")
-    log = os.open(
-        path,
-        os.O_WRONLY | os.O_CREAT | os.O_APPEND,
-    )
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     if case.strategy != "ddp":
@@ -263,10 +253,7 @@ def kill_once(
             for process in processes:
                 os.kill(process, signal.SIGKILL)
         time.sleep(0.005)
-    count.slowest_leave_s = max(
-        count.slowest_leave_s,
-        time.monotonic() - killed_at,
-    )
+    count.slowest_leave_s = max(count.slowest_leave_s, time.monotonic() - killed_at)
     return False
 
 
@@ -341,8 +328,7 @@ def kill_runs(folder: Path, data: Path, case: Case, kills: int) -> Count:
             count.faults.append(f"{case.name}: run {count.runs} differs: {differs}")
     print(
         f"{case.name:26} {count.kills} kills, {count.in_save} inside a save, {count.runs} runs "
-        "ended, "
-        f"a run left alone {longest_s:.1f} s",
+        f"ended, a run left alone {longest_s:.1f} s",
         flush=True,
     )
     return count
@@ -371,14 +357,7 @@ def main() -> int:
     given = parser.parse_args()
 
     random.seed(given.seed)
-    cases = [
-        Case(
-            strategy,
-            size,
-        )
-        for strategy in given.strategies
-        for size in given.ranks
-    ]
+    cases = [Case(strategy, size) for strategy in given.strategies for size in given.ranks]
     if given.all:
         cases = all_cases(STRATEGIES, (1, 2))
     if any(case.strategy != "ddp" for case in cases):
@@ -402,8 +381,7 @@ def main() -> int:
     print(
         f"{total.kills} kills with SIGKILL, {total.in_save} inside a save; {total.found} times an "
         f"intact checkpoint was found, {total.before_first} times none was written yet; "
-        f"{total.runs} "
-        "runs ended, equal to the one left alone bit for bit: "
+        f"{total.runs} runs ended, equal to the one left alone bit for bit: "
         f"{'no' if total.faults else 'yes'}; slowest end of all ranks {total.slowest_leave_s:.1f} s"
     )
     for fault in total.faults:

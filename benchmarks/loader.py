@@ -188,11 +188,7 @@ def _prepare(folder: Path, photos: list[Path], policy: str) -> None:
             elsewhere.write({"__key__": f"{index:06d}", "jpg": image, "txt": b"a caption"})
     files.close()
 
-    index_shards(
-        str(folder / "elsewhere"),
-        folder / "indexed",
-        workers=2,
-    )
+    index_shards(str(folder / "elsewhere"), folder / "indexed", workers=2)
 
 
 def _start(name: str, work: Path, arguments: argparse.Namespace) -> Row:

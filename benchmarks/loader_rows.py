@@ -53,14 +53,7 @@ def cpu_seconds() -> float:
     parents, used = {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = (
-                path.read_text()
-                .rsplit(
-                    ")",
-                    1,
-                )[1]
-                .split()
-            )
+            fields = path.read_text().rsplit(")", 1)[1].split()
         except OSError:
             continue
         pid = int(path.parent.name)
@@ -68,13 +61,7 @@ def cpu_seconds() -> float:
 
     total, mine = 0, {os.getpid()}
     while mine:
-        total += sum(
-            used.get(
-                pid,
-                0,
-            )
-            for pid in mine
-        )
+        total += sum(used.get(pid, 0) for pid in mine)
         mine = {pid for pid, parent in parents.items() if parent in mine}
 
     return total / os.sysconf("SC_CLK_TCK")
@@ -110,13 +97,7 @@ def decode(folder: Path, kind: str, threads: int) -> Iterator[Any]:
     """DALI's decoder alone, bytes in memory: no reading, no resize, no Lab, no copy."""
     from nvidia.dali import Pipeline, fn, types
 
-    data = [
-        np.frombuffer(
-            path.read_bytes(),
-            np.uint8,
-        )
-        for path in _files(folder)
-    ]
+    data = [np.frombuffer(path.read_bytes(), np.uint8) for path in _files(folder)]
     position = 0
 
     def source() -> list[np.ndarray]:
@@ -128,17 +109,8 @@ def decode(folder: Path, kind: str, threads: int) -> Iterator[Any]:
         batch_size=BATCH, num_threads=threads, device_id=None, prefetch_queue_depth=2
     )
     with pipeline:
-        encoded = fn.external_source(
-            source=source,
-            dtype=types.UINT8,
-            ndim=1,
-        )
-        pipeline.set_outputs(
-            fn.decoders.image(
-                encoded,
-                output_type=types.RGB,
-            )
-        )
+        encoded = fn.external_source(source=source, dtype=types.UINT8, ndim=1)
+        pipeline.set_outputs(fn.decoders.image(encoded, output_type=types.RGB))
     pipeline.build()
     while True:
         yield pipeline.run()[0]
@@ -184,23 +156,8 @@ def paper(folder: Path, kind: str, threads: int) -> Iterator[Any]:
     from skimage.color import rgb2lab
 
     def load(path: Path) -> np.ndarray:
-        image = (
-            Image.open(path)
-            .convert("RGB")
-            .resize(
-                (SIZE, SIZE),
-                Image.Resampling.BILINEAR,
-            )
-        )
-        lab = (
-            rgb2lab(np.asarray(image))
-            .astype(np.float32)
-            .transpose(
-                2,
-                0,
-                1,
-            )
-        )
+        image = Image.open(path).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+        lab = rgb2lab(np.asarray(image)).astype(np.float32).transpose(2, 0, 1)
         return np.concatenate([lab[:1] / 50.0 - 1.0, lab[1:] / 128.0])
 
     return _data_loader(_files(folder), load, threads)
@@ -246,10 +203,7 @@ def streaming(folder: Path, kind: str, threads: int) -> Iterator[Any]:
 
     mds = folder / "mds"
     shutil.rmtree(mds, ignore_errors=True)
-    with MDSWriter(
-        out=str(mds),
-        columns={"jpg": "bytes"},
-    ) as writer:
+    with MDSWriter(out=str(mds), columns={"jpg": "bytes"}) as writer:
         for path in _files(folder):
             writer.write({"jpg": path.read_bytes()})
 
@@ -291,24 +245,14 @@ def ffcv(folder: Path, kind: str, threads: int) -> Iterator[Any]:
     DatasetWriter(str(beton), fields, num_workers=threads).from_indexed_dataset(
         Pictures(_files(folder))
     )
-    pipelines = {
-        "image": [
-            CenterCropRGBImageDecoder(
-                (SIZE, SIZE),
-                ratio=1,
-            )
-        ]
-    }
+    pipelines = {"image": [CenterCropRGBImageDecoder((SIZE, SIZE), ratio=1)]}
     loader = Loader(
         str(beton), BATCH, num_workers=threads, order=OrderOption.RANDOM, pipelines=pipelines
     )
     while True:
         for (rgb,) in loader:
             lab = [
-                cv2.cvtColor(
-                    image.astype(np.float32) / 255.0,
-                    cv2.COLOR_RGB2Lab,
-                )
+                cv2.cvtColor(image.astype(np.float32) / 255.0, cv2.COLOR_RGB2Lab)
                 for image in np.asarray(rgb)
             ]
             yield np.ascontiguousarray(
@@ -349,37 +293,15 @@ def _opencv_lab(data: bytes) -> np.ndarray:
     import cv2
 
     cv2.setNumThreads(0)
-    bgr = cv2.imdecode(
-        np.frombuffer(data, np.uint8),
-        cv2.IMREAD_COLOR,
-    )
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if bgr.shape[:2] != (SIZE, SIZE):
-        bgr = cv2.resize(
-            bgr,
-            (SIZE, SIZE),
-            interpolation=cv2.INTER_AREA,
-        )
-    lab = cv2.cvtColor(
-        bgr.astype(np.float32) * (1.0 / 255.0),
-        cv2.COLOR_BGR2Lab,
-    )
+        bgr = cv2.resize(bgr, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    lab = cv2.cvtColor(bgr.astype(np.float32) * (1.0 / 255.0), cv2.COLOR_BGR2Lab)
     planes = np.empty((3, SIZE, SIZE), np.float32)
-    np.multiply(
-        lab[..., 0],
-        1.0 / 50.0,
-        out=planes[0],
-    )
+    np.multiply(lab[..., 0], 1.0 / 50.0, out=planes[0])
     planes[0] -= 1.0
-    np.multiply(
-        lab[..., 1],
-        1.0 / 128.0,
-        out=planes[1],
-    )
-    np.multiply(
-        lab[..., 2],
-        1.0 / 128.0,
-        out=planes[2],
-    )
+    np.multiply(lab[..., 1], 1.0 / 128.0, out=planes[1])
+    np.multiply(lab[..., 2], 1.0 / 128.0, out=planes[2])
     return planes
 
 

@@ -17,10 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-sys.path.insert(
-    0,
-    str(Path(__file__).resolve().parents[1]),
-)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from shards.order import RUN_SAMPLES, SPREAD_RUNS, WINDOW_SHARDS, Order
 
@@ -57,14 +54,7 @@ def main() -> None:
     parser.add_argument("--images_per_s", type=float, default=1000.0, help="of one rank")
     settings = parser.parse_args()
     number, per_shard = settings.samples, settings.per_shard
-    sizes = [
-        min(per_shard, number - at)
-        for at in range(
-            0,
-            number,
-            per_shard,
-        )
-    ]
+    sizes = [min(per_shard, number - at) for at in range(0, number, per_shard)]
     print(
         f"{number:,} samples of {settings.bytes:,} bytes in {len(sizes):,} shards, "
         f"{settings.images_per_s:g} images/s"
@@ -78,10 +68,7 @@ def main() -> None:
     print("  ".join(COLUMNS))
 
     for window, run, spread in CASES:
-        ids = Order(sizes, 0, window, run, spread).sample_ids(
-            0,
-            number,
-        )
+        ids = Order(sizes, 0, window, run, spread).sample_ids(0, number)
         runs = (
             ids // per_shard * per_shard + ids % per_shard // run
         )  # a name for each: that of a sample of its shard
@@ -98,11 +85,9 @@ def main() -> None:
         quality += [f"{classes_of_batches(ids, -(-number // 1000)):.0f}"]
         for ranks, nodes in NODES:
             seeks = seeks_of_node(runs, nodes, run * spread)
-            worst = np.convolve(
-                seeks,
-                np.ones(PEAK_OVER) / PEAK_OVER,
-                "valid",
-            )[PEAK_OVER:].max(initial=0.0)
+            worst = np.convolve(seeks, np.ones(PEAK_OVER) / PEAK_OVER, "valid")[PEAK_OVER:].max(
+                initial=0.0
+            )
             rate = seeks.mean() * settings.images_per_s * ranks / nodes
             cells = [
                 *quality,
@@ -125,18 +110,7 @@ def classes_of_batches(ids: NDArray[np.int64], class_size: int) -> float:
         -1, GLOBAL_BATCH
     )
     classes = np.sort(classes, axis=1)
-    return float(
-        (
-            np.diff(
-                classes,
-                axis=1,
-            )
-            > 0
-        )
-        .sum(axis=1)
-        .mean()
-        + 1
-    )
+    return float((np.diff(classes, axis=1) > 0).sum(axis=1).mean() + 1)
 
 
 def seeks_of_node(runs: NDArray[np.int64], num_nodes: int, kept: int) -> NDArray[np.bool_]:
@@ -148,20 +122,9 @@ def seeks_of_node(runs: NDArray[np.int64], num_nodes: int, kept: int) -> NDArray
     begun: dict[int, int] = {}
     seeks = np.zeros(len(positions), np.bool_)
     for read, (position, run) in enumerate(
-        zip(
-            positions.tolist(),
-            runs[positions].tolist(),
-            strict=True,
-        )
+        zip(positions.tolist(), runs[positions].tolist(), strict=True)
     ):
-        if (
-            position
-            - begun.get(
-                run,
-                -kept - 1,
-            )
-            > kept
-        ):
+        if position - begun.get(run, -kept - 1) > kept:
             seeks[read], begun[run] = True, position
 
     return seeks

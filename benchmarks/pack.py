@@ -22,10 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(
-    0,
-    str(Path(__file__).resolve().parents[1]),
-)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from shards.images.conversion import convert_picture
 from shards.images.policy import Encoding, parse_image_policy
@@ -119,13 +116,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="alternated repeats")
     settings = parser.parse_args()
     photos = Photos(settings.photos, settings.times)
-    peer = Rival(
-        lambda out: shard_writer(
-            photos,
-            out,
-            settings.image,
-        )
-    )
+    peer = Rival(lambda out: shard_writer(photos, out, settings.image))
     one = Rival(
         lambda out: ours(
             photos,
@@ -171,14 +162,7 @@ def main() -> None:
 
 def ratio(rival: Rival, other: Rival) -> float:
     """How many times as fast, by the median of the repeats taken in pairs."""
-    return statistics.median(
-        a / b
-        for a, b in zip(
-            rival.speeds,
-            other.speeds,
-            strict=True,
-        )
-    )
+    return statistics.median(a / b for a, b in zip(rival.speeds, other.speeds, strict=True))
 
 
 if __name__ == "__main__":

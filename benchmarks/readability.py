@@ -130,10 +130,7 @@ def main() -> None:
     packages: dict[str, Counts] = defaultdict(Counts)
     for name in ROOTS:
         for path in sorted((root / name).rglob("*.py")):
-            add_file(
-                packages[package_of(path.relative_to(root))],
-                path.read_text(),
-            )
+            add_file(packages[package_of(path.relative_to(root))], path.read_text())
 
     places = count_complex(root, packages)
     print(

@@ -70,11 +70,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--data", type=Path, required=True, help="packed folder")
-    parser.add_argument(
-        "--ranks",
-        type=int,
-        default=max(2, torch.cuda.device_count()),
-    )
+    parser.add_argument("--ranks", type=int, default=max(2, torch.cuda.device_count()))
     parser.add_argument("--image_size", type=int, default=64)
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--batch", type=int, default=32, help="global batch")

@@ -47,14 +47,7 @@ class Size:
     def channels(self) -> list[int]:
         """Widths of the encoder's levels."""
         levels = self.image_size.bit_length() - 1
-        return [
-            self.width
-            * min(
-                8,
-                2**level,
-            )
-            for level in range(levels)
-        ]
+        return [self.width * min(8, 2**level) for level in range(levels)]
 
     def __str__(self) -> str:
         """Return the row's name."""
@@ -108,11 +101,7 @@ class TextbookUNet(nn.Module):
                 layers.append(nn.Dropout(0.5))
             self.up.append(nn.Sequential(*layers))
             before = 2 * width
-        self.output = nn.Sequential(
-            nn.ReLU(),
-            nn.ConvTranspose2d(before, 2, 4, 2, 1),
-            nn.Tanh(),
-        )
+        self.output = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(before, 2, 4, 2, 1), nn.Tanh())
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ab from L."""
@@ -121,15 +110,8 @@ class TextbookUNet(nn.Module):
             x = block(x)
             skips.append(x)
 
-        for block, skip in zip(
-            self.up,
-            reversed(skips[:-1]),
-            strict=True,
-        ):
-            x = torch.cat(
-                [block(x), skip],
-                dim=1,
-            )
+        for block, skip in zip(self.up, reversed(skips[:-1]), strict=True):
+            x = torch.cat([block(x), skip], dim=1)
         out: Tensor = self.output(x)
         return out
 
@@ -182,16 +164,8 @@ def textbook_step(size: Size, device: torch.device, lab_B3HW: Tensor) -> Step:
     """Return one step of the textbook loop."""
     generator = TextbookUNet(size).to(device)
     discriminator = textbook_discriminator(size).to(device)
-    generator_adam = torch.optim.Adam(
-        generator.parameters(),
-        lr=2e-4,
-        betas=(0.5, 0.999),
-    )
-    discriminator_adam = torch.optim.Adam(
-        discriminator.parameters(),
-        lr=2e-4,
-        betas=(0.5, 0.999),
-    )
+    generator_adam = torch.optim.Adam(generator.parameters(), lr=2e-4, betas=(0.5, 0.999))
+    discriminator_adam = torch.optim.Adam(discriminator.parameters(), lr=2e-4, betas=(0.5, 0.999))
     grey, color = lab_B3HW[:, :1], lab_B3HW[:, 1:]
     loss_of = nn.BCEWithLogitsLoss()
 
@@ -201,12 +175,7 @@ def textbook_step(size: Size, device: torch.device, lab_B3HW: Tensor) -> Step:
         discriminator.requires_grad_(True)
         discriminator_adam.zero_grad()
         real_logits = discriminator(torch.cat([grey, color], 1))
-        fake_logits = discriminator(
-            torch.cat(
-                [grey, fake.detach()],
-                1,
-            )
-        )
+        fake_logits = discriminator(torch.cat([grey, fake.detach()], 1))
         real_loss = loss_of(real_logits, torch.ones_like(real_logits))
         fake_loss = loss_of(fake_logits, torch.zeros_like(fake_logits))
         ((real_loss + fake_loss) / 2).backward()
@@ -216,14 +185,7 @@ def textbook_step(size: Size, device: torch.device, lab_B3HW: Tensor) -> Step:
         generator_adam.zero_grad()
         logits = discriminator(torch.cat([grey, fake], 1))
         adversarial = loss_of(logits, torch.ones_like(logits))
-        (
-            adversarial
-            + L1_WEIGHT
-            * F.l1_loss(
-                fake,
-                color,
-            )
-        ).backward()
+        (adversarial + L1_WEIGHT * F.l1_loss(fake, color)).backward()
         generator_adam.step()
 
     return step
@@ -252,11 +214,7 @@ def our_step(size: Size, ranks: Ranks, lab_B3HW: Tensor, **batch: Any) -> Step:
             "batch": {"global_batch_size": size.batch, **batch},
         }
     )
-    task, strategy = build_pretraining(
-        recipe,
-        ranks,
-        size.batch * 1_000_000,
-    )
+    task, strategy = build_pretraining(recipe, ranks, size.batch * 1_000_000)
     positions = torch.arange(size.batch)
     loader: Any = OneBatch(
         SimpleNamespace(lab_B3HW=lab_B3HW, positions_B=positions, sample_ids_B=positions)
@@ -305,16 +263,8 @@ def rate_of(step: Step, device: torch.device, batch: int, seconds: float) -> flo
 def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
     """Return the FLOP/s of a large matrix product here, the best of five."""
     side = 8192 if device.type == "cuda" else 2048
-    left = torch.randn(
-        side,
-        side,
-        device=device,
-    ).to(dtype)
-    right = torch.randn(
-        side,
-        side,
-        device=device,
-    ).to(dtype)
+    left = torch.randn(side, side, device=device).to(dtype)
+    right = torch.randn(side, side, device=device).to(dtype)
     best = float("inf")
     for _ in range(6):
         wait_for(device)
@@ -367,13 +317,7 @@ def compare(size: Size, ranks: Ranks, repeats: int, seconds: float) -> None:
                 )
             )
 
-    peaks = {
-        dtype: matrix_peak(
-            device,
-            dtype,
-        )
-        for dtype in (torch.float32, torch.bfloat16)
-    }
+    peaks = {dtype: matrix_peak(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
     textbook = statistics.median(rates["textbook, fp32"])
     print(f"\n{size}")
     print(f"{'':26}{'images/s':>10}{'ratio':>8}{'GFLOP/image':>13}{'of peak':>9}")

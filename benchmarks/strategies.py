@@ -95,11 +95,7 @@ def smooth_gan(
         ),
         norm="instance",
     ).to(ranks.device)
-    discriminator = Discriminator(
-        width=4,
-        num_strided_blocks=2,
-        norm="instance",
-    ).to(ranks.device)
+    discriminator = Discriminator(width=4, num_strided_blocks=2, norm="instance").to(ranks.device)
     phases = []
     for seed, (name, module) in enumerate(
         {"discriminator": discriminator, "generator": generator}.items()
@@ -178,10 +174,7 @@ def held_bytes(ranks: Ranks) -> dict[str, int]:
                 storages = {
                     t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors
                 }
-                seen[kind] = max(
-                    seen.get(kind, 0),
-                    sum(storages.values()),
-                )
+                seen[kind] = max(seen.get(kind, 0), sum(storages.values()))
 
     strategy.backward = backward  # type: ignore[method-assign]
     steps(task, strategy, 2, 2)
@@ -198,11 +191,7 @@ def equivalence(folder: Path) -> Iterator[Equivalence]:
 
         differences = {}
         for role in ("generator", "discriminator"):
-            differences[role] = compare(
-                reference,
-                checkpoint,
-                [role],
-            )[0]
+            differences[role] = compare(reference, checkpoint, [role])[0]
         held = checkpoint.state["held"]
         yield Equivalence(
             name,
@@ -247,11 +236,7 @@ class Recording(ToyLoader):
         if self.rank == 0 and slots.start == self.stop_at:
             os.kill(os.getpid(), signal.SIGUSR2)
         self.seen = [
-            *getattr(
-                self,
-                "seen",
-                [],
-            ),
+            *getattr(self, "seen", []),
             *slots,
         ]
         return super().batch(slots)
@@ -394,12 +379,7 @@ def measure(folder: Path, pairs: Pairs = PAIRS) -> tuple[list[Equivalence], list
     on_ranks(2, two_ranks_first, str(folder), pairs)
     on_ranks(1, one_rank, str(folder), pairs)
     on_ranks(2, two_ranks_again, str(folder), pairs)
-    return list(equivalence(folder / "equivalence")), list(
-        resumes(
-            folder / "resume",
-            pairs,
-        )
-    )
+    return list(equivalence(folder / "equivalence")), list(resumes(folder / "resume", pairs))
 
 
 def main() -> None:

@@ -161,8 +161,7 @@ class PackSettings(BaseModel):
             if self.only is not None or self.append:
                 raise ValueError(
                     "--stratify goes with neither --only nor --append; remove the part's folder "
-                    "and "
-                    "pack again"
+                    "and pack again"
                 )
         return self
 

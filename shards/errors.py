@@ -3,8 +3,7 @@
 ShardError              anything below; what a launcher catches
 ├── ManifestError       a packed folder that is missing, damaged, or from a newer version
 ├── PictureError        one picture or mask that cannot be packed: its reason ends in rejected.jsonl
-├── PackError           packing cannot start or go on: settings, disk, another packer, another
-request ├── DownloadError       an official archive that cannot be fetched or unpacked safely
+├── PackError           packing cannot start or go on: settings, disk, another packer or request
 ├── OrderError          sizes that do not divide, or a position outside the order
 └── LoadError           samples that fail to be read or decoded, over the share that is allowed
 """

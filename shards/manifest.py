@@ -12,8 +12,8 @@ differs in this:
 
     shards[].location    absolute path or URL of the tar; without it, the tar is beside the manifest
     image_formats        what the image members are: "jpeg", "png", "webp"; told apart by their
-    first bytes label_format         what the label members are: "cls" (an integer as text) or
-    "json:FIELD"
+                         first bytes
+    label_format         what the label members are: "cls" (an integer as text) or "json:FIELD"
                          (shards/foreign_labels.py reads both); without it, the packer's own JSON
 """
 
@@ -148,7 +148,7 @@ class Manifest(_Plain):
 
         Raises:
             ManifestError: The table is missing, is not a table of samples, or has another number of
-            rows.
+                rows.
         """
         return read_samples(self.folder / self.samples_file.file, self.num_samples, REPAIR)
 
@@ -199,8 +199,7 @@ def read_manifest(folder: Path, *, check_files: bool = True) -> Manifest:
 
     Raises:
         ManifestError: Not a packed folder, written by a newer version, wrong or hostile values,
-        counts
-            that disagree, or files that are missing or shorter than promised.
+            counts that disagree, or files that are missing or shorter than promised.
     """
     manifest = parse_manifest(_read_bytes(folder), folder / MANIFEST_FILE, folder)
     if check_files:
@@ -234,8 +233,7 @@ def _read_bytes(folder: Path) -> bytes:
     if folder.is_file() and folder.suffix in (".tar", ".tgz"):
         raise ManifestError(
             f"{folder}: a tar file; name the packed folder that holds it. Shards made elsewhere "
-            f"are "
-            "made usable by python launcher/pack.py --index SHARDS --out DIR."
+            "are made usable by python launcher/pack.py --index SHARDS --out DIR."
         )
     if not folder.is_dir():
         raise ManifestError(
@@ -257,13 +255,11 @@ def _no_manifest(folder: Path) -> str:
     if tars is not None and not (folder / "packing.json").exists():
         return (
             f"{folder}: no {MANIFEST_FILE} in it; its shards were made elsewhere. Make them usable "
-            f"with "
-            f"python launcher/pack.py --index {folder} --out DIR, then name DIR."
+            f"with python launcher/pack.py --index {folder} --out DIR, then name DIR."
         )
     return (
         f"{folder}: no {MANIFEST_FILE} in it, so it is not a packed data set, or its packing has "
-        f"not "
-        "finished; rerun the same python launcher/pack.py command."
+        "not finished; rerun the same python launcher/pack.py command."
     )
 
 

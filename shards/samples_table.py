@@ -77,7 +77,7 @@ def read_samples(path: Path, num_samples: int, advice: str) -> NDArray[np.void]:
 
     Raises:
         ManifestError: The file is missing, is not a table of samples, or has another number of
-        rows.
+            rows.
     """
     try:
         # Mapped: ranks of a node share its pages, and a set of a billion rows opens at once.

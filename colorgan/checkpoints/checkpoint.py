@@ -155,8 +155,7 @@ def latest_checkpoint(
     if names:
         raise CheckpointError(
             f"{folder}: none of {len(names)} checkpoints is intact: remove the folder to start "
-            "from "
-            "the beginning"
+            "from the beginning"
         )
     return None
 

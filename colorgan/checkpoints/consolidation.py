@@ -90,9 +90,8 @@ def _check_output(folder: Path, config: ModelConfig, recorded: Tensor) -> None:
     if not difference <= PROBE_TOLERANCE:
         raise ModelFolderError(
             f"{folder}: the network's output differs by {difference:.2g} from what the run "
-            "recorded "
-            f"(at most {PROBE_TOLERANCE:.0e}): the checkpoint and this version of colorgan do not "
-            "belong together"
+            f"recorded (at most {PROBE_TOLERANCE:.0e}): the checkpoint and this version of "
+            "colorgan do not belong together"
         )
 
 

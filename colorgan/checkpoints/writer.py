@@ -213,8 +213,7 @@ class _Status:
 def _problem_text(ranks: Ranks, error: BaseException) -> str:
     return (
         f"rank {ranks.rank} could not write a checkpoint: {error}: free some space, or choose "
-        "another "
-        "--run"
+        "another --run"
     )
 
 

@@ -112,10 +112,7 @@ def _key_blocks(
 
     groups: dict[str, list[str]] = {"": []}
     for key in keys:
-        groups.setdefault(
-            key.name.rpartition(".")[0],
-            [],
-        ).append(text(key))
+        groups.setdefault(key.name.rpartition(".")[0], []).append(text(key))
     return ["\n".join([f"{name or 'keys'}:", *lines]) for name, lines in groups.items() if lines]
 
 

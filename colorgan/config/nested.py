@@ -48,10 +48,7 @@ def merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     # A copy: defaults are shared between calls.
     merged = dict(below)
     for key, value in above.items():
-        if isinstance(
-            merged.get(key),
-            dict,
-        ) and (value is None or isinstance(value, dict)):
+        if isinstance(merged.get(key), dict) and (value is None or isinstance(value, dict)):
             # An empty group in YAML is null.
             merged[key] = merge(merged[key], value or {})
         else:

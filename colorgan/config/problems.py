@@ -48,13 +48,7 @@ class Given:
     def label(self, name: str) -> str:
         """Return `--key`, or `recipe.yaml: key` where the recipe has given it."""
         parts = name.split(".")
-        prefixes = {
-            ".".join(parts[:count])
-            for count in range(
-                1,
-                len(parts) + 1,
-            )
-        }
+        prefixes = {".".join(parts[:count]) for count in range(1, len(parts) + 1)}
         given_here = not self.recipe or bool(prefixes & set(self.on_command_line))
         return f"--{name}" if given_here else f"{self.recipe}: {name}"
 
@@ -88,12 +82,7 @@ def _has_wrong_items(detail: ErrorDetails, details: list[ErrorDetails]) -> bool:
 
 def _unknown_keys(detail: ErrorDetails, given: Given) -> Iterator[tuple[str, str]]:
     prefix, value = (
-        ".".join(
-            map(
-                str,
-                detail["loc"],
-            )
-        ),
+        ".".join(map(str, detail["loc"])),
         detail["input"],
     )
     unknown = [(prefix, value)]

@@ -84,14 +84,7 @@ def show(value: Any, depth: int = 2) -> str:
         text = ", ".join(items)
         return f"[{text}]" if len(text) < _MAX_LIST_CHARACTERS else "[...]"
 
-    return (
-        _SHORT.repr(str(value))
-        if isinstance(
-            value,
-            str | Path,
-        )
-        else _SHORT.repr(value)
-    )
+    return _SHORT.repr(str(value)) if isinstance(value, str | Path) else _SHORT.repr(value)
 
 
 def default_text(value: Any) -> str:
@@ -99,15 +92,7 @@ def default_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " ".join(map(default_text, value)) or "none"
 
-    return (
-        str(value)
-        if isinstance(
-            value,
-            str | Path,
-        )
-        and str(value)
-        else show(value)
-    )
+    return str(value) if isinstance(value, str | Path) and str(value) else show(value)
 
 
 def leaves(

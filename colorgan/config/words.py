@@ -124,14 +124,7 @@ class _Reader:
             return
 
         key = self.keys.get(name)
-        before = (
-            self.words.options.get(
-                name,
-                [],
-            )
-            if key is not None and key.is_list
-            else []
-        )
+        before = self.words.options.get(name, []) if key is not None and key.is_list else []
         self.words.options[name] = [*before, value] if equals else before
         self.name = None if equals else name
 

@@ -144,9 +144,8 @@ def _zero_profile(env: Mapping[str, str]) -> LaunchProfile:
     if file != "none":
         raise LaunchError(
             f"the launch profile names deepspeed_config_file {file}, which is not read: the recipe "
-            "sets precision, "
-            f"clipping and batches; remove the line ({PROFILES}/zero{stage}.yaml shows what is "
-            "read)"
+            f"sets precision, clipping and batches; remove the line ({PROFILES}/zero{stage}.yaml "
+            "shows what is read)"
         )
 
     where = env.get(_ZERO + "OFFLOAD_PARAM_DEVICE", "none")
@@ -188,8 +187,7 @@ def check_launch(environment: Mapping[str, str] | None = None) -> None:
     if by_accelerate and not wants_cpu(env) and not torch.cuda.is_available():
         raise LaunchError(
             "the launch profile is for GPUs, but this machine shows none (or not to this PyTorch): "
-            "use its CPU twin, "
-            f"for instance {PROFILES}/{launch_profile(env).name}_cpu.yaml"
+            f"use its CPU twin, for instance {PROFILES}/{launch_profile(env).name}_cpu.yaml"
         )
 
 

@@ -304,8 +304,7 @@ def _refuse_hidden_gpu() -> None:
     else:
         reason = (
             f"PyTorch's CUDA {torch.version.cuda} finds no usable device (NVIDIA driver "
-            f"{_driver_version()}; "
-            "CUDA 13 needs 580 or newer): update the driver"
+            f"{_driver_version()}; CUDA 13 needs 580 or newer): update the driver"
         )
     raise LaunchError(
         f"this machine has an NVIDIA GPU, but {reason}; to train on the CPU, set "
@@ -352,10 +351,8 @@ def _check_architecture(index: int) -> None:
             return
     raise LaunchError(
         f"GPU {index} ({torch.cuda.get_device_name(index)}) has compute capability "
-        f"{major}.{minor}, but this PyTorch "
-        f"is built for {', '.join(names)}: use a newer GPU or another build of PyTorch, or set "
-        "CUDA_VISIBLE_DEVICES=-1 "
-        "to train on the CPU"
+        f"{major}.{minor}, but this PyTorch is built for {', '.join(names)}: use a newer GPU or "
+        "another build of PyTorch, or set CUDA_VISIBLE_DEVICES=-1 to train on the CPU"
     )
 
 

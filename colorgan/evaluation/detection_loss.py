@@ -81,10 +81,7 @@ def pad_boxes(boxes: Sequence[Boxes], device: torch.device) -> PaddedBoxes:
     crowd_M = torch.cat([each.crowd_N for each in boxes])
     unknown_M = (crowd_M | torch.cat([each.difficult_N for each in boxes])).float()
 
-    rows_M6 = torch.cat(
-        [boxes_M4, classes_M[:, None], unknown_M[:, None]],
-        dim=1,
-    )
+    rows_M6 = torch.cat([boxes_M4, classes_M[:, None], unknown_M[:, None]], dim=1)
     rows_by_image = list(torch.split(rows_M6, [len(each.boxes_N4) for each in boxes]))
     padded_BN6 = pad_sequence(rows_by_image, batch_first=True)
     if not padded_BN6.shape[1]:
@@ -139,14 +136,8 @@ def assign(points_P2: Tensor, radius: float, objects: PaddedBoxes) -> PointTarge
     area_BP, chosen_BP = candidates_BPN.min(dim=2)
     object_BP = area_BP.isfinite()
 
-    box_BP4 = objects.boxes_BN4.gather(
-        1,
-        chosen_BP[..., None].expand(-1, -1, 4),
-    )
-    sides_BP4 = torch.cat(
-        [points_P2 - box_BP4[..., :2], box_BP4[..., 2:] - points_P2],
-        dim=-1,
-    )
+    box_BP4 = objects.boxes_BN4.gather(1, chosen_BP[..., None].expand(-1, -1, 4))
+    sides_BP4 = torch.cat([points_P2 - box_BP4[..., :2], box_BP4[..., 2:] - points_P2], dim=-1)
     return PointTargets(
         object_BP,
         objects.classes_BN.gather(1, chosen_BP) * object_BP,
@@ -159,11 +150,7 @@ def assign(points_P2: Tensor, radius: float, objects: PaddedBoxes) -> PointTarge
 def centre_ness(sides_X4: Tensor) -> Tensor:
     """Return FCOS's centre-ness (eq. 3) from distances to the left, top, right and bottom."""
     # Start and end by axis.
-    ends_X22 = sides_X4.clamp(min=0.0).view(
-        *sides_X4.shape[:-1],
-        2,
-        2,
-    )
+    ends_X22 = sides_X4.clamp(min=0.0).view(*sides_X4.shape[:-1], 2, 2)
     share_X2 = ends_X22.amin(dim=-2) / ends_X22.amax(dim=-2).clamp(min=1e-9)
     return share_X2.prod(dim=-1).sqrt()
 
@@ -211,24 +198,12 @@ def focal_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 def giou(first_X4: Tensor, second_X4: Tensor) -> Tensor:
     """Return the generalised IoU of boxes pair by pair, in (-1, 1] (Rezatofighi et al. 2019)."""
-    inner_low_X2 = torch.maximum(
-        first_X4[..., :2],
-        second_X4[..., :2],
-    )
-    inner_high_X2 = torch.minimum(
-        first_X4[..., 2:],
-        second_X4[..., 2:],
-    )
+    inner_low_X2 = torch.maximum(first_X4[..., :2], second_X4[..., :2])
+    inner_high_X2 = torch.minimum(first_X4[..., 2:], second_X4[..., 2:])
     common_X = (inner_high_X2 - inner_low_X2).clamp(min=0.0).prod(dim=-1)
     union_X = box_areas(first_X4) + box_areas(second_X4) - common_X
 
-    outer_low_X2 = torch.minimum(
-        first_X4[..., :2],
-        second_X4[..., :2],
-    )
-    outer_high_X2 = torch.maximum(
-        first_X4[..., 2:],
-        second_X4[..., 2:],
-    )
+    outer_low_X2 = torch.minimum(first_X4[..., :2], second_X4[..., :2])
+    outer_high_X2 = torch.maximum(first_X4[..., 2:], second_X4[..., 2:])
     around_X = (outer_high_X2 - outer_low_X2).prod(dim=-1).clamp(min=1e-9)
     return common_X / union_X.clamp(min=1e-9) - (around_X - union_X) / around_X

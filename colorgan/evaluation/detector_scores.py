@@ -70,11 +70,7 @@ def _overlays(
     """Return the first images of a batch with their boxes, at most `room`."""
     assert batch.boxes is not None
     lab_B3HW = batch.lab_B3HW[:room]
-    rgb_B3HW = to_rgb(
-        lab_B3HW[:, :1],
-        lab_B3HW[:, 1:],
-        config.ab_scale,
-    ).cpu()
+    rgb_B3HW = to_rgb(lab_B3HW[:, :1], lab_B3HW[:, 1:], config.ab_scale).cpu()
     return [
         (rgb_3HW, _true_boxes(truth, config.classes), _found_boxes(found, config.classes))
         for rgb_3HW, found, truth in zip(rgb_B3HW, detections, batch.boxes, strict=False)

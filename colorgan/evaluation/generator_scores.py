@@ -223,10 +223,7 @@ def _to_show(rgb_3HW: Tensor) -> Tensor:
     if scale < 1.0:
         size = (
             max(1, round(height * scale)),
-            max(
-                1,
-                round(width * scale),
-            ),
+            max(1, round(width * scale)),
         )
         # On the CPU: a GPU's antialiasing kernel refuses to shrink by much.
         rgb_3HW = resized(rgb_3HW[None].cpu(), size)[0]
@@ -252,8 +249,7 @@ def mean_scores(scores: ColoringScores, ranks: Ranks) -> dict[str, float]:
     if not by_sample:
         raise TrainingError(
             "no image could be scored: all are unreadable (check them with launcher/pack.py "
-            "--verify DIR), "
-            "or have a side under 11 pixels, the window of SSIM"
+            "--verify DIR), or have a side under 11 pixels, the window of SSIM"
         )
     ordered = [by_sample[sample_id] for sample_id in sorted(by_sample)]
     table = torch.tensor(ordered, dtype=torch.float64)

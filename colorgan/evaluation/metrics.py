@@ -318,10 +318,7 @@ def pixel_accuracy(matrix_CC: Tensor) -> float:
 def _gaussian_windows(maps: Tensor) -> Tensor:
     """Return the Gaussian mean of each window inside the image: the last two sides shrink by 10."""
     distance = torch.arange(SSIM_WINDOW_PX, dtype=torch.float64) - SSIM_WINDOW_PX // 2
-    weights = torch.softmax(
-        -(distance**2) / (2 * 1.5**2),
-        dim=0,
-    ).tolist()
+    weights = torch.softmax(-(distance**2) / (2 * 1.5**2), dim=0).tolist()
 
     # The Gaussian is separable: 22 additions per pixel instead of 121.
     for side in (-2, -1):

@@ -53,30 +53,9 @@ def to_uint8_HWC(picture: Tensor) -> Bytes:  # noqa: N802
         raise ValueError(f"an image is 3HW, 1HW or HW, got the shape {tuple(picture.shape)}")
 
     if picture.dtype != torch.uint8:
-        picture = (
-            (
-                picture.float()
-                .nan_to_num(0.0)
-                .clamp(
-                    0.0,
-                    1.0,
-                )
-                * 255.0
-            )
-            .round()
-            .to(torch.uint8)
-        )
+        picture = (picture.float().nan_to_num(0.0).clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
 
-    bytes_HW3: Bytes = (
-        picture.expand(3, -1, -1)
-        .permute(
-            1,
-            2,
-            0,
-        )
-        .contiguous()
-        .numpy()
-    )
+    bytes_HW3: Bytes = picture.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
     return bytes_HW3
 
 
@@ -324,11 +303,7 @@ def _draw_legend(
     for index, (name, color) in enumerate(legend):
         line, column = divmod(index, len(layout.lefts))
         left, upper = layout.lefts[column], top + line * layout.line_px
-        draw.rectangle(
-            (left, upper, left + side, upper + side),
-            fill=color,
-            outline=INK,
-        )
+        draw.rectangle((left, upper, left + side, upper + side), fill=color, outline=INK)
         draw.text((left + layout.line_px, upper), name, fill=INK, font=font)
 
 

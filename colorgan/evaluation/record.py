@@ -217,14 +217,7 @@ def _shares(value: Any) -> dict[str, float | None]:
     shares: dict[str, float | None] = {}
     for name, score in list(mapping(value).items())[:MAX_CLASSES]:
         share = number(score)
-        shares[short(name, MAX_NAME)] = (
-            None
-            if share is None
-            else min(
-                max(share, 0.0),
-                1.0,
-            )
-        )
+        shares[short(name, MAX_NAME)] = None if share is None else min(max(share, 0.0), 1.0)
     return shares
 
 

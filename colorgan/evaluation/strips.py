@@ -97,12 +97,7 @@ def write_strips(
     strips = []
     for sample_id, scores, pixels in images:
         file = f"sample-{sample_id}.png"
-        Image.fromarray(
-            np.concatenate(
-                list(pixels),
-                axis=1,
-            )
-        ).save(partial / file)
+        Image.fromarray(np.concatenate(list(pixels), axis=1)).save(partial / file)
         # Enough for a caption; the scores themselves are in scores.json.
         rounded = {name: round(score, 4) for name, score in scores.items()}
         strips.append(Strip(file=file, sample_id=sample_id, scores=rounded))

@@ -63,24 +63,13 @@ def probe_neighbors(
         strict=True,
     ):
         own = _score(left_out_NC, known_C, train)
-        results.append(
-            Neighbors(
-                k,
-                _score(tested_MC, known_C, test),
-                own.mAP,
-            )
-        )
+        results.append(Neighbors(k, _score(tested_MC, known_C, test), own.mAP))
     return results
 
 
 def _score(scores_MC: Tensor, known_C: Sequence[bool], part: Features) -> Score:
     columns = [
-        column if known else None
-        for column, known in zip(
-            scores_MC.T,
-            known_C,
-            strict=True,
-        )
+        column if known else None for column, known in zip(scores_MC.T, known_C, strict=True)
     ]
     return score_columns(columns, part)
 
@@ -91,11 +80,7 @@ def votes(similarity_MN: Tensor, train: Features, neighbors: Sequence[int]) -> l
     Float64. A neighbor with a class as difficult objects only has no vote on it; without votes the
     share is 0. Of equally similar images the first of the set counts as nearer.
     """
-    similarity_MN, order_MN = similarity_MN.double().sort(
-        dim=1,
-        descending=True,
-        stable=True,
-    )
+    similarity_MN, order_MN = similarity_MN.double().sort(dim=1, descending=True, stable=True)
     # Without any vote the share is 0 / tiny, which is 0.
     smallest = torch.finfo(torch.float64).tiny
     shares = []

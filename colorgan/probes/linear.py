@@ -183,11 +183,7 @@ def probe_shots(
 
         # Negatives in the paper's ratio; all there are where there are fewer.
         chosen = np.concatenate([positives[:k], negatives[: (num_classes - 1) * k]])
-        model = fit_svm(
-            rows[chosen],
-            np.arange(len(chosen)) < k,
-            SHOT_COST,
-        )
+        model = fit_svm(rows[chosen], np.arange(len(chosen)) < k, SHOT_COST)
         scores: Floats = model.decision_function(test_rows)
         return scores
 
@@ -241,11 +237,7 @@ def score_columns(columns: Sequence[Floats | Tensor | None], test: Features) -> 
 
     scores_MC = torch.stack([torch.as_tensor(columns[index]) for index in trained], dim=1)
     positives_MC, difficult_MC = test.positives_NC[:, trained], test.difficult_NC[:, trained]
-    usual = mean_average_precision(
-        scores_MC,
-        positives_MC,
-        difficult_MC,
-    )
+    usual = mean_average_precision(scores_MC, positives_MC, difficult_MC)
     eleven = mean_average_precision(
         scores_MC,
         positives_MC,
@@ -253,11 +245,7 @@ def score_columns(columns: Sequence[Floats | Tensor | None], test: Features) -> 
         "11-point",
     )
     # What a constant score gets on these images: AP depends on how common a class is.
-    chance = mean_average_precision(
-        torch.zeros_like(scores_MC),
-        positives_MC,
-        difficult_MC,
-    )
+    chance = mean_average_precision(torch.zeros_like(scores_MC), positives_MC, difficult_MC)
     of_trained = dict(zip(trained, usual.per_class, strict=True))
     per_class = tuple(of_trained.get(index, math.nan) for index in range(len(columns)))
     return Score(

@@ -127,11 +127,7 @@ def check(settings: ProbeSettings, ranks: Ranks) -> None:
 def open_encoder(settings: ProbeSettings) -> tuple[FeaturePyramid, ModelConfig]:
     """Return the encoder, on the CPU, and its config; for `random`, weights are drawn later."""
     if settings.like is None:
-        model, config = load_model(
-            Path(settings.model),
-            "generator",
-            "encoder",
-        )
+        model, config = load_model(Path(settings.model), "generator", "encoder")
     else:
         config = read_config(settings.like)
         if config.kind != "generator":
@@ -213,11 +209,7 @@ def printing(ranks: Ranks) -> Callable[[str, int, int], None]:
         nonlocal last
         if ranks.main and time.monotonic() - last >= PRINT_EVERY_S:
             last = time.monotonic()
-            print(
-                f"{what}: {done} of {total} classes",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"{what}: {done} of {total} classes", file=sys.stderr, flush=True)
 
     return show
 

@@ -55,14 +55,7 @@ def write_probe(folder: Path, fields: Mapping[str, Any]) -> Path:
     """
     path = folder / PROBE
     with replacing(path) as partial:
-        partial.write_text(
-            json.dumps(
-                fields,
-                indent=1,
-                allow_nan=False,
-            )
-            + "\n"
-        )
+        partial.write_text(json.dumps(fields, indent=1, allow_nan=False) + "\n")
     return path
 
 

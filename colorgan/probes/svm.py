@@ -62,14 +62,7 @@ def choose_cost(
     good costs the lowest is taken.
     """
     # Positives and negatives apart: each fold has the same share of both.
-    fold_N = (
-        np.where(
-            positive_N,
-            positive_N.cumsum() - 1,
-            (~positive_N).cumsum() - 1,
-        )
-        % NUM_FOLDS
-    )
+    fold_N = np.where(positive_N, positive_N.cumsum() - 1, (~positive_N).cumsum() - 1) % NUM_FOLDS
     precisions, unfinished = [], 0
     for cost in costs:
         of_folds = []

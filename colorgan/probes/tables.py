@@ -187,13 +187,7 @@ def _linear_table(probed: Probed, names: Sequence[str]) -> str:
             "",
         ]
     ]
-    for index, (name, level) in enumerate(
-        zip(
-            names,
-            probed.linear,
-            strict=True,
-        )
-    ):
+    for index, (name, level) in enumerate(zip(names, probed.linear, strict=True)):
         remarks = "<- best by cross-validation " if index == best else ""
         if level.unfinished_fits:
             remarks += f"{level.unfinished_fits} fits unfinished"
@@ -229,13 +223,7 @@ def _low_shot_table(probed: Probed, names: Sequence[str]) -> str:
 def _knn_table(probed: Probed, names: Sequence[str]) -> str:
     best = best_neighbors(probed)
     rows = [["neighbors", *(str(each.k) for each in probed.knn[0])]]
-    for index, (name, level) in enumerate(
-        zip(
-            names,
-            probed.knn,
-            strict=True,
-        )
-    ):
+    for index, (name, level) in enumerate(zip(names, probed.knn, strict=True)):
         cells = []
         for each in level:
             mark = "*" if (index, each.k) == best else ""

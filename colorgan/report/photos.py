@@ -40,16 +40,7 @@ def triples(path: Path) -> list[Row]:
             colored += f" ({psnr - grey:+.1f})".replace("-", "−")
         captions = (_decibels("grey", grey), colored, "original")
         names = (GREY, COLORED, ORIGINAL)
-        rows.append(
-            [
-                (text, strip.cells[name])
-                for text, name in zip(
-                    captions,
-                    names,
-                    strict=True,
-                )
-            ]
-        )
+        rows.append([(text, strip.cells[name]) for text, name in zip(captions, names, strict=True)])
     return rows
 
 

@@ -49,11 +49,7 @@ def read_folders(folders: Sequence[Path]) -> ReportData:
     report_data.runs.sort(key=lambda run: KINDS.index(run.kind))
     names = short_names([run.path for run in report_data.runs])
     for number, (run, name) in enumerate(
-        zip(
-            report_data.runs,
-            names,
-            strict=True,
-        ),
+        zip(report_data.runs, names, strict=True),
         1,
     ):
         run.number, run.name = number, name
@@ -85,8 +81,7 @@ def _read(folder: Path, report_data: ReportData) -> None:
             what = "has no recipe.yaml, study.json, scores.json or probe.json"
         raise UsageError(
             f"{folder} {what}: give run folders of launcher/pretrain.py or finetune.py, --out "
-            "folders of "
-            "launcher/evaluate.py or probe.py, or the folder of a study"
+            "folders of launcher/evaluate.py or probe.py, or the folder of a study"
         )
 
 

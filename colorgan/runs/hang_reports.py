@@ -139,9 +139,8 @@ def _silent(status: RankStatus, latest: float) -> str:
     age_s = max(0.0, latest - status.time)
     return (
         f"Rank {status.rank} does not answer (process {status.process} on {status.host} is "
-        "stopped, "
-        f"killed or cut off): its last sign was {age_s:.1f} s before, at '{status.point}' of step "
-        f"{status.step}."
+        f"stopped, killed or cut off): its last sign was {age_s:.1f} s before, at '{status.point}' "
+        f"of step {status.step}."
     )
 
 
@@ -163,8 +162,7 @@ def _by_stack(known: list[RankStatus]) -> str:
         return f"All are {place}, but {who} in {_call(others[0])} and not in {usual}."
     return (
         f"All ranks are {place} in the same call, {usual}: they wait for the network, the disk or "
-        "the "
-        "device."
+        "the device."
     )
 
 

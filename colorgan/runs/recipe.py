@@ -188,8 +188,7 @@ def check_length(change: Change, images_seen: int, before: int | None, now: int)
         raise OtherRecipeError(
             f"{keys}: the learning rate decays over the run's length, and the run has seen "
             f"{images_seen:,} of {before:,} images: finish it with the old length and extend it "
-            "then, "
-            "or choose another --run"
+            "then, or choose another --run"
         )
 
     schedule = "; its learning rate follows the new length" if change.decays else ""

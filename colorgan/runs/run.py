@@ -1,7 +1,6 @@
 """A run folder: what a training run writes, and how it is resumed.
 
-    <run>/recipe.yaml  log.jsonl  tensorboard/  pictures/  checkpoints/  and what consolidation
-    makes
+    <run>/recipe.yaml  log.jsonl  tensorboard/  pictures/  checkpoints/  and consolidated models
 
     with open_run(recipe, ranks, ...) as run:
         images_seen = run.resume(strategy)
@@ -358,8 +357,7 @@ def _check_checkpoint(
     if changed:
         notes.append(
             f"the checkpoint was written with other versions ({', '.join(changed)}): the result "
-            "may "
-            "differ from an uninterrupted run's in rounding"
+            "may differ from an uninterrupted run's in rounding"
         )
     return notes
 

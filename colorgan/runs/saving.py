@@ -70,8 +70,8 @@ def check_same_data(checkpoint: Checkpoint, state: RunState, data_digest: str) -
     if state.data_digest != data_digest:
         raise CheckpointError(
             f"{checkpoint.path} was trained on other data (manifest digest "
-            f"{state.data_digest[:12]}, "
-            f"now {data_digest[:12]}): give the folders it was trained on, or another --run"
+            f"{state.data_digest[:12]}, now {data_digest[:12]}): give the folders it was trained "
+            "on, or another --run"
         )
 
 

@@ -1,7 +1,6 @@
 """Notice a rank that hangs or is gone, write every rank's report, end the processes.
 
-    open_run -> fit (notes each point) -> <run>/hangs/<start>/rank-00001.json ... summary.txt ->
-    status 76
+    open_run -> fit (notes each point) -> <run>/hangs/<start>/rank-*.json, summary.txt -> status 76
 
 The main thread notes points, which costs under a microsecond. A thread of each rank checks that
 they move on, and writes the last one to a small beat file, so that the others know where a rank was

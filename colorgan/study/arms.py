@@ -61,7 +61,7 @@ def network_of_folder(folder: Path) -> dict[str, Any]:
     """Return the architecture of a model folder as keys of a recipe's `network`.
 
     Encoders from elsewhere are networks of their own: only their input and the decoder's settings
-        count.
+    count.
     """
     config = read_config(folder)
     plain = {**config.architecture.model_dump(), "ab_scale": config.ab_scale}

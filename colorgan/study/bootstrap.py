@@ -1,9 +1,9 @@
 """The arithmetic of a bootstrap over test images and seeds (colorgan/study/comparison.py).
 
-Scores of many resamples at once, from the per-image evidence that
-colorgan/evaluation/task_scores.py writes. A
-resample is given by how often it contains each image, so no image is copied: average precision is
-computed with these multiplicities as weights, segmentation from weighted sums of counts.
+Scores of many resamples at once, from the per-image evidence of evaluation folders
+(colorgan/evaluation/record.py). A resample is given by how often it contains each image, so no
+image is copied: average precision is computed with these multiplicities as weights, segmentation
+from weighted sums of counts.
 
 N images, R resamples, P pretraining seeds, S fine-tuning seeds, C classes, G groups of images of
 equal score.
@@ -241,7 +241,7 @@ def student_quantile(inverse_freedom: float) -> float:
     """Return the 97.5 % quantile of Student's t with 1 / `inverse_freedom` (0 to 1) degrees.
 
     Interpolated in that inverse, in which it is convex: never too small, and exact to 0.02 from
-        three degrees on.
+    three degrees on.
     """
     # In the inverse, infinitely many degrees are 0, an end of the table like any other.
     inverses = [1 / freedom for freedom in range(len(_STUDENT), 0, -1)]

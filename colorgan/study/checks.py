@@ -86,7 +86,6 @@ def check_folder(out: Path) -> None:
     names = {path.name for path in out.iterdir()}
     if names and not names & {STEPS, STUDY}:
         raise UsageError(
-            f"--out {out} holds something other than a study "
-            f"({', '.join(sorted(names)[:3])}): give "
-            "another folder"
+            f"--out {out} holds something other than a study ({', '.join(sorted(names)[:3])}): "
+            "give another folder"
         )

@@ -210,12 +210,11 @@ def compare(
 
     Resampling three seeds understates what a fourth could do: the interval would cover the truth in
     77 % of studies. Hence two corrections of Hesterberg, What Teachers Should Know About the
-    Bootstrap, The American
-    Statistician 69, 2015: the deviations of n seeds are widened by sqrt(n / (n - 1)), and all by t
-    / z with Student's t of the degrees of freedom that Satterthwaite (Biometrics Bulletin 2, 1946)
-    gives the sum of the variances. Simulated, 88 % of intervals then cover the truth for 2 seeds,
-    92 to 99 % for 3 to 10; with pretraining seeds 94 to 96 %, where counting them as fine-tuning
-    seeds gives 83 to 90 %.
+    Bootstrap, The American Statistician 69, 2015: the deviations of n seeds are widened by sqrt(n /
+    (n - 1)), and all by t / z with Student's t of the degrees of freedom that Satterthwaite
+    (Biometrics Bulletin 2, 1946) gives the sum of the variances. Simulated, 88 % of intervals then
+    cover the truth for 2 seeds, 92 to 99 % for 3 to 10; with pretraining seeds 94 to 96 %, where
+    counting them as fine-tuning seeds gives 83 to 90 %.
 
     A level of one seed is not resampled, and without evidence the images are not; the verdict names
     the levels.
@@ -285,9 +284,8 @@ def _paired_differences_PS(arm: ArmScores, against: ArmScores) -> Floats:
     if not arm.values or arm.seeds != against.seeds:
         raise UsageError(
             f"{arm.name} was trained with seeds {_listed(arm.seeds)}, {against.name} with "
-            f"{_listed(against.seeds)}: a fair comparison needs the same seeds on both sides, "
-            "and at "
-            "least one"
+            f"{_listed(against.seeds)}: a fair comparison needs the same seeds on both sides, and "
+            "at least one"
         )
 
     # Scratch has one row, which numpy repeats for every pretraining seed.
@@ -313,8 +311,7 @@ def _matrix_PS(arm: ArmScores) -> Floats:
     if missing:
         raise UsageError(
             f"{arm.name} has no run with pretraining seed {missing[0][0]} and seed "
-            f"{missing[0][1]}: "
-            "every pretraining seed needs every fine-tuning seed"
+            f"{missing[0][1]}: every pretraining seed needs every fine-tuning seed"
         )
     rows = [[arm.values[row, seed] for seed in arm.seeds] for row in arm.pretraining_seeds]
     return np.array(rows, dtype=np.float64)
@@ -333,11 +330,9 @@ def _check_images(arm: ArmScores, against: ArmScores) -> None:
             pairs = zip(_labels(first), _labels(evidence), strict=True)
             if not all(np.array_equal(a, b) for a, b in pairs):
                 raise UsageError(
-                    f"{one.name} with seed {run[1]} was scored on other images than "
-                    f"{arm.name} with seed "
-                    f"{first_run[1]} ({_num_images(evidence):,} and {_num_images(first):,}, "
-                    "or other "
-                    "labels): score both on one set"
+                    f"{one.name} with seed {run[1]} was scored on other images than {arm.name} "
+                    f"with seed {first_run[1]} ({_num_images(evidence):,} and "
+                    f"{_num_images(first):,}, or other labels): score both on one set"
                 )
 
 

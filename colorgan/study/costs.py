@@ -1,7 +1,6 @@
 """What the steps of a study cost in core-minutes: measured afterwards, estimated beforehand.
 
-    <step>.cost.json    seconds of wall time, core_seconds of all processes that the step has
-    started
+    <step>.cost.json    seconds of wall time, core_seconds of all processes that the step started
 
 An estimate is the step's own measured cost, else the mean of complete steps of the same kind, else
 the value in the recipe (`expected_core_minutes`), which holds for the machine on which the recipe

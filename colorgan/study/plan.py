@@ -257,11 +257,7 @@ class Plan:
                 # Without a list, a recipe's own seed holds.
                 own = {"seed": seed} if self.settings.pretrain_seeds else {}
                 parents = tuple(packed[each] for each in _data_folders(recipe) if each in packed)
-                yield from self._one_pretraining(
-                    {**recipe, **own, "run": str(run)},
-                    run,
-                    parents,
-                )
+                yield from self._one_pretraining({**recipe, **own, "run": str(run)}, run, parents)
 
     def _one_pretraining(
         self, recipe: dict[str, Any], run: Path, parents: tuple[str, ...]

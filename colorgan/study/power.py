@@ -52,9 +52,8 @@ def power_text(plan: Plan) -> str:
     settings = plan.settings
     num_pretraining = max(1, len(settings.pretrain_seeds))
     lines = [
-        f"Differences that this study shows with a chance of {100 * POWER:.0f} %, if the "
-        "assumed spreads "
-        "(assumed_spreads) hold:"
+        f"Differences that this study shows with a chance of {100 * POWER:.0f} %, if the assumed "
+        "spreads (assumed_spreads) hold:"
     ]
     for trial in plan.trials:
         num_images = trial.split.test.num_on_disk(trial.root)

@@ -197,11 +197,7 @@ class StudyRecord(Record):
 
 def write_study(out: Path, record: StudyRecord) -> None:
     """Write study.json, whole or not at all."""
-    text = json.dumps(
-        record.model_dump(mode="json"),
-        indent=1,
-        allow_nan=False,
-    )
+    text = json.dumps(record.model_dump(mode="json"), indent=1, allow_nan=False)
     with replacing(out / STUDY) as partial:
         partial.write_text(text + "\n")
 
@@ -282,20 +278,8 @@ def _folders(study: Path, arm: ArmRecord, notes: list[str]) -> ArmFolders:
     runs = [path for path in inside if (path / RECIPE).is_file()]
     probes = [path for path in inside if (path / PROBE).is_file()]
     return ArmFolders(
-        tuple(
-            _readable(
-                runs,
-                read_run,
-                notes,
-            )
-        ),
-        tuple(
-            _readable(
-                probes,
-                read_probe,
-                notes,
-            )
-        ),
+        tuple(_readable(runs, read_run, notes)),
+        tuple(_readable(probes, read_probe, notes)),
     )
 
 

@@ -38,7 +38,7 @@ class AssumedSpreads(BaseModel):
     """Standard deviations of a paired difference, in points, for the power of a study.
 
     The defaults are those of mAP in docs/transfer.md: twins of one recipe differed by as much as
-        the gain.
+    the gain.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -100,14 +100,7 @@ def _named(arms: Arms) -> Arms:
     """Return the arms by short names, scratch first."""
     inits = [init for init in arms if init != SCRATCH]
     names = short_names([Path(init) for init in inits])
-    others = {
-        name[-40:]: arms[init]
-        for init, name in zip(
-            inits,
-            names,
-            strict=True,
-        )
-    }
+    others = {name[-40:]: arms[init] for init, name in zip(inits, names, strict=True)}
     return {SCRATCH: arms[SCRATCH], **others}
 
 

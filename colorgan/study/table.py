@@ -53,9 +53,8 @@ def write_table(settings: StudySettings, trials: Sequence[Trial]) -> None:
             print(f"  {each.arm} and {each.against}: {each.verdict}")
     if num_comparisons > 1:
         print(
-            f"{num_comparisons} comparisons at 95 % each: by chance alone one in twenty would "
-            "show a "
-            "difference. The verdicts say which stay with Bonferroni's correction."
+            f"{num_comparisons} comparisons at 95 % each: by chance alone one in twenty would show "
+            "a difference. The verdicts say which stay with Bonferroni's correction."
         )
 
 

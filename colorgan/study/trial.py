@@ -253,24 +253,10 @@ class Trial:
         """Return the probes: each generator with the first seed, random weights with each seed."""
         # Scratch has no features to judge; random weights stand for it.
         starts = [start for arm in self.arms for start in arm.starts if start.generator is not None]
-        steps = [
-            self._probe(
-                start,
-                self.seeds[0],
-                starts[0],
-            )
-            for start in starts
-        ]
+        steps = [self._probe(start, self.seeds[0], starts[0]) for start in starts]
         return [
             *steps,
-            *(
-                self._probe(
-                    Start(RANDOM),
-                    seed,
-                    starts[0],
-                )
-                for seed in self.seeds
-            ),
+            *(self._probe(Start(RANDOM), seed, starts[0]) for seed in self.seeds),
         ]
 
     def _run(

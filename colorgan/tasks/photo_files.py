@@ -58,8 +58,7 @@ def list_photos(
         if other != photo.source:
             raise UsageError(
                 f"{other} and {photo.source} would both be written as {photo.target}: use a "
-                f"different "
-                "--out for each"
+                "different --out for each"
             )
         _check_target(photo, overwrite)
     return photos

@@ -107,10 +107,8 @@ def _check_machine(recipe: RunRecipe, checkpoint_bytes: int) -> None:
     if SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free < MIN_SHARED_BYTES:
         raise UsageError(
             f"{SHARED_MEMORY} has {_mib(shutil.disk_usage(SHARED_MEMORY).free)} free, but ranks "
-            "need "
-            f"{_mib(MIN_SHARED_BYTES)} of shared memory: remove files there, or start the "
-            "container "
-            "with --shm-size=1g"
+            f"need {_mib(MIN_SHARED_BYTES)} of shared memory: remove files there, or start the "
+            "container with --shm-size=1g"
         )
 
     limit, used = os.sysconf("SC_OPEN_MAX"), len(list(Path("/proc/self/fd").iterdir()))
@@ -150,8 +148,7 @@ def plan_text(
     parts = ", ".join(f"{name} {_mib(size)}" for name, size in memory.items())
     lines = [
         f"images      {total_images:,} = {total_images / num_samples:.2f} passes over "
-        f"{num_samples:,}"
-        f" in {num_shards} shards",
+        f"{num_samples:,} in {num_shards} shards",
         f"steps       {total_images // batch:,} of {batch} images: {ranks.world_size} ranks x "
         f"{accumulation} micro-batches x {micro_batch_size}",
         f"read        every rank reads its slice of every batch, {num_shards} shards in a moving "

@@ -75,11 +75,7 @@ def read_label_map(*folders: Path) -> LabelMap | None:
             raise CorpusError(f"{path}: gives the color of {name!r} to two classes.")
         values[color] = _value_of(name, names)
     _check_names(names, path)
-    return LabelMap(
-        path,
-        tuple(names),
-        tuple(values.items()),
-    )
+    return LabelMap(path, tuple(names), tuple(values.items()))
 
 
 def _parsed(line: str, path: Path) -> tuple[str, Color]:

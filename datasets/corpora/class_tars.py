@@ -55,12 +55,7 @@ def find_class_tars(root: Path, folder: Path, split: str) -> list[ClassTar]:
     for entry in list_folder(folder):
         match = TAR_NAME.fullmatch(entry.name)
         if match:
-            found.append(
-                ClassTar(
-                    match[1],
-                    Path(entry.path),
-                )
-            )
+            found.append(ClassTar(match[1], Path(entry.path)))
 
     whole = next(
         (path for path in _places(root, folder, split) if path.is_file()),

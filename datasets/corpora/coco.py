@@ -1,9 +1,9 @@
 """COCO and sets in its format: images, and their objects in an instances JSON.
 
-    train2017/ + annotations/instances_train2017.json          COCO, 2014 and 2017; LVIS by its
-    coco_url train/ or images/train/ + annotations/instances_train.json         the same without a
-    year train/_annotations.coco.json beside its images             Roboflow; `--split val` finds
-    valid/ too images/ + annotations/instances_default.json               CVAT, with --split default
+    train2017/ + annotations/instances_train2017.json    COCO, 2014 and 2017; LVIS by its coco_url
+    train/ or images/train/ + annotations/instances_train.json    the same without a year
+    train/_annotations.coco.json beside its images       Roboflow; `--split val` finds valid/ too
+    images/ + annotations/instances_default.json         CVAT, with --split default
 
 Names of files may hold folders, differ in case, or be written by Windows. A split without
 annotation file (test, unlabeled, or not fetched) is just its images. The JSON is read by
@@ -126,14 +126,7 @@ def _find(root: Path, split: str) -> _Split:
         )
 
     aliases = ALIASES.get(split, (split,))
-    names = [
-        name
-        for name in aliases
-        if _is_there(
-            root,
-            name,
-        )
-    ][:1]
+    names = [name for name in aliases if _is_there(root, name)][:1]
 
     # Without its year a split is that of the one year that is there.
     if split in SPLITS:
@@ -147,24 +140,13 @@ def _find(root: Path, split: str) -> _Split:
         )
     if not names:
         raise _no_such_split(root, split)
-    return _Split(
-        root,
-        names[0],
-        _annotations_of(root, names[0]),
-    )
+    return _Split(root, names[0], _annotations_of(root, names[0]))
 
 
 def _is_there(root: Path, name: str) -> bool:
     """Return whether a split of exactly this name has images or an instances file."""
     folders = (root / name, root / "images" / name)
-    return (
-        any(folder.is_dir() for folder in folders)
-        or _annotations_of(
-            root,
-            name,
-        )
-        is not None
-    )
+    return any(folder.is_dir() for folder in folders) or _annotations_of(root, name) is not None
 
 
 def _annotations_of(root: Path, name: str) -> Path | None:
@@ -196,8 +178,7 @@ def _no_such_split(root: Path, split: str) -> CorpusError:
         return CorpusError(f"{root}: no folder for the split {split!r}; there are: {there}.")
     return CorpusError(
         f"{split!r} is no split of COCO in {root}: COCO has {', '.join(SPLITS)}, or in full e.g. "
-        "train2017; "
-        f"there are: {there}."
+        f"train2017; there are: {there}."
     )
 
 
@@ -214,11 +195,7 @@ def _files_in(folder: Path) -> list[str]:
 def _plain_records(folder: Path) -> Iterator[Record]:
     """Yield the images of a split that has no annotations."""
     for name in list_pictures(folder):
-        yield Record(
-            record_key(name),
-            folder / name,
-            label_of([]),
-        )
+        yield Record(record_key(name), folder / name, label_of([]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,11 +279,7 @@ def _names_in(folder: Path, names: list[str]) -> list[str | None]:
 
 def _labelled_records(instances: Instances, files: _Found, with_masks: bool) -> Iterator[Record]:
     """Yield the images of a split with their objects; an image without objects is a record too."""
-    for image, name in zip(
-        instances.images,
-        files.names,
-        strict=True,
-    ):
+    for image, name in zip(instances.images, files.names, strict=True):
         objects, dropped = instances.objects_of(image)
         mask = _mask_of(instances, image) if with_masks else None
         yield Record(

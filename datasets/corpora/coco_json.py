@@ -95,10 +95,7 @@ class Instances:
         if not written:
             return "it has no bbox"
         try:
-            x, y, width, height = np.asarray(
-                written,
-                np.float64,
-            ).tolist()
+            x, y, width, height = np.asarray(written, np.float64).tolist()
         except (TypeError, ValueError, OverflowError):
             return f"its bbox is not four numbers ({str(written)[:MAX_SHOWN]})"
 
@@ -112,13 +109,7 @@ class Instances:
 
         # The area of the outline, by which COCO tells small objects from large ones.
         area = annotation.get("area")
-        if (
-            isinstance(
-                area,
-                int | float,
-            )
-            and 0 <= area <= MAX_AREA
-        ):
+        if isinstance(area, int | float) and 0 <= area <= MAX_AREA:
             item["area"] = float(area)
         return item
 
@@ -172,13 +163,7 @@ def _load(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise CorpusError(f"{path}: not a readable JSON file ({error}).") from error
 
-    if not isinstance(data, dict) or not all(
-        isinstance(
-            data.get(part),
-            list,
-        )
-        for part in PARTS
-    ):
+    if not isinstance(data, dict) or not all(isinstance(data.get(part), list) for part in PARTS):
         raise CorpusError(
             f"{path}: lacks one of the lists {', '.join(PARTS)}, so it is no instances file."
         )
@@ -233,8 +218,7 @@ def _images(entries: list[Any], path: Path) -> list[ImageEntry]:
         if image.name in names:
             raise CorpusError(
                 f"{path}: lists the file {image.name} twice, as pictures {names[image.name]} and "
-                f"{image.id}; "
-                "remove one."
+                f"{image.id}; remove one."
             )
         ids[image.id] = image.name
         names[image.name] = image.id
@@ -281,14 +265,7 @@ def _side(value: Any) -> int | None:
     """Return a width or height in pixels; None if it is none."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    is_side = (
-        isinstance(value, int)
-        and not isinstance(
-            value,
-            bool,
-        )
-        and 0 < value <= MAX_SIDE
-    )
+    is_side = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_SIDE
     return value if is_side else None
 
 
@@ -311,18 +288,11 @@ def _by_image(
         left_out.add(f"annotations of {path.name} that belong to no picture it lists", shown)
 
     if entries and images and not annotations:
-        first = (
-            entries[0].get("image_id")
-            if isinstance(
-                entries[0],
-                dict,
-            )
-            else entries[0]
-        )
+        first = entries[0].get("image_id") if isinstance(entries[0], dict) else entries[0]
         raise CorpusError(
-            f"{path}: none of its {len(entries):,} annotations belongs to a picture that it "
-            "lists: the first has "
-            f"image_id {str(first)[:40]!r}, the first picture has id {images[0].id!r}."
+            f"{path}: none of its {len(entries):,} annotations belongs to a picture that it lists: "
+            f"the first has image_id {str(first)[:40]!r}, the first picture has id "
+            f"{images[0].id!r}."
         )
     return dict(annotations), left_out
 

@@ -66,20 +66,11 @@ class CocoMask:
                 f"{self.source}: {self.width} x {self.height} is no size of a picture."
             )
 
-        regions = [
-            self._region(
-                index,
-                annotation,
-            )
-            for index, annotation in self.annotations
-        ]
+        regions = [self._region(index, annotation) for index, annotation in self.annotations]
         regions.sort(key=_Region.order)
 
         # Run lengths go down the columns.
-        plane_WH = np.zeros(
-            (self.width, self.height),
-            np.uint8,
-        )
+        plane_WH = np.zeros((self.width, self.height), np.uint8)
         pixels = plane_WH.reshape(-1)
         for region in regions:
             is_inside = np.arange(len(region.counts)) % 2 == 1
@@ -117,13 +108,7 @@ class CocoMask:
             )
 
         # Some tools write the one polygon without the list around it.
-        if outline and all(
-            isinstance(
-                number,
-                int | float,
-            )
-            for number in outline
-        ):
+        if outline and all(isinstance(number, int | float) for number in outline):
             outline = [outline]
 
         polygons = []
@@ -139,22 +124,13 @@ class CocoMask:
         if len(points) % 2:
             raise ValueError(f"a polygon has {len(points)} numbers, which is odd")
 
-        coordinates = np.asarray(points, np.float64).reshape(
-            -1,
-            2,
-        )
+        coordinates = np.asarray(points, np.float64).reshape(-1, 2)
         farthest = 2.0 * np.asarray([self.width, self.height])
         # Written so that NaN is refused too.
         if not (np.abs(coordinates) <= farthest).all():
             raise ValueError(f"a point lies far outside of {self.width} x {self.height} pixels")
 
-        steps = np.abs(
-            np.diff(
-                coordinates,
-                axis=0,
-                append=coordinates[:1],
-            )
-        )
+        steps = np.abs(np.diff(coordinates, axis=0, append=coordinates[:1]))
         if steps.max(axis=1).sum() > MAX_OUTLINE_PX:
             raise ValueError(f"its outline is longer than {MAX_OUTLINE_PX:,} pixels")
         return points
@@ -167,15 +143,8 @@ class CocoMask:
         if not annotation.get("bbox"):
             return np.zeros((1, 4))
 
-        x, y, width, height = np.asarray(
-            annotation["bbox"],
-            np.float64,
-        )
-        corners = np.clip(
-            [x, y, x + width, y + height],
-            0,
-            [self.width, self.height] * 2,
-        )
+        x, y, width, height = np.asarray(annotation["bbox"], np.float64)
+        corners = np.clip([x, y, x + width, y + height], 0, [self.width, self.height] * 2)
         if not np.isfinite(corners).all():
             raise ValueError("its box is not finite")
 
@@ -184,13 +153,7 @@ class CocoMask:
 
     def _merged(self, outlines: Any) -> NDArray[np.int64]:
         """Return the run lengths of polygons or boxes drawn together."""
-        drawn = coco_mask.merge(
-            coco_mask.frPyObjects(
-                outlines,
-                self.height,
-                self.width,
-            )
-        )
+        drawn = coco_mask.merge(coco_mask.frPyObjects(outlines, self.height, self.width))
         return self._run_lengths({**drawn, "counts": drawn["counts"].decode("ascii")})
 
     def _run_lengths(self, outline: dict[str, Any]) -> NDArray[np.int64]:

@@ -87,13 +87,7 @@ class Skipped:
 
     def add(self, reason: str, name: str) -> None:
         """Count one more."""
-        self.counts[reason] = (
-            self.counts.get(
-                reason,
-                0,
-            )
-            + 1
-        )
+        self.counts[reason] = self.counts.get(reason, 0) + 1
         names = self.examples.setdefault(reason, [])
         if len(names) < NUM_EXAMPLES:
             names.append(name)
@@ -110,12 +104,7 @@ class Skipped:
             key=lambda reason: (-self.counts[reason], reason),
         )
         return tuple(
-            LeftOut(
-                reason,
-                self.counts[reason],
-                tuple(self.examples[reason]),
-            )
-            for reason in reasons
+            LeftOut(reason, self.counts[reason], tuple(self.examples[reason])) for reason in reasons
         )
 
     def in_words(self) -> str:
@@ -286,10 +275,7 @@ class FileNames:
         if last in self._exact[parent]:
             return name
 
-        alike = self._alike[parent].get(
-            _plain(last),
-            [],
-        )
+        alike = self._alike[parent].get(_plain(last), [])
         if len(alike) != 1:
             return None
         return f"{parent}/{alike[0]}" if parent else alike[0]
@@ -336,15 +322,7 @@ def require_files(
     Raises:
         CorpusError: counts the missing files and names the first, or names two that are one file.
     """
-    missing = [
-        name
-        for name, file in zip(
-            names,
-            found,
-            strict=True,
-        )
-        if file is None
-    ]
+    missing = [name for name, file in zip(names, found, strict=True) if file is None]
     if missing:
         raise CorpusError(
             f"{source}: {len(missing):,} of the files it names are missing in {folder}, "
@@ -386,14 +364,7 @@ def record_key(relative: str, suffix: str = ".jpg") -> str:
     """
     stem = relative.removesuffix(suffix)
     plain = re.fullmatch(rf"[A-Za-z0-9_-]{{1,{MAX_KEY_LENGTH}}}", stem) is not None
-    if (
-        plain
-        and relative.endswith(suffix)
-        and not re.search(
-            r"-[0-9a-f]{8}$",
-            stem,
-        )
-    ):
+    if plain and relative.endswith(suffix) and not re.search(r"-[0-9a-f]{8}$", stem):
         return stem
 
     digest = hashlib.sha256(os.fsencode(relative)).hexdigest()[:8]

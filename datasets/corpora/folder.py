@@ -203,14 +203,7 @@ def _count(layout: _Layout, skipped: Skipped) -> int:
     for relative in layout.pictures(skipped):
         num_records += 1
 
-        if (
-            masks is not None
-            and layout.mask_of(
-                relative,
-                masks,
-            )
-            is None
-        ):
+        if masks is not None and layout.mask_of(relative, masks) is None:
             wanted = PurePosixPath(relative).with_suffix(".png")
             raise CorpusError(
                 f"{layout.images / relative}: no mask {masks.folder / wanted} for it."
@@ -270,13 +263,7 @@ def _kind(
         return color_kind(colors)
 
     files = layout.mask_names()
-    masks = (
-        layout.mask_of(
-            relative,
-            files,
-        )
-        for relative in layout.pictures()
-    )
+    masks = (layout.mask_of(relative, files) for relative in layout.pictures())
     paths = (path for path in masks if path is not None)
     return survey(layout.masks, paths, names, mask_threshold)
 
@@ -290,14 +277,7 @@ def _records(layout: _Layout, kind: MaskKind | None) -> Iterator[Record]:
             label["classes"] = [layout.folders.index(top)]
 
         mask: Mask | None = None
-        path = (
-            layout.mask_of(
-                relative,
-                files,
-            )
-            if files is not None
-            else None
-        )
+        path = layout.mask_of(relative, files) if files is not None else None
         if path is not None and kind is not None:
             mask = kind.mask(path)
         yield Record(

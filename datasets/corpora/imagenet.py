@@ -41,15 +41,7 @@ def open_imagenet(root: Path, split: str) -> Corpus:
     present = _wnids(folder)
     if not present:
         tars = find_class_tars(root, folder, split)
-        return (
-            _open_tars(root, tars, split)
-            if tars
-            else _open_flat(
-                root,
-                folder,
-                split,
-            )
-        )
+        return _open_tars(root, tars, split) if tars else _open_flat(root, folder, split)
 
     # A split may lack classes that the other one has: indices count both.
     skipped = Skipped()
@@ -57,22 +49,11 @@ def open_imagenet(root: Path, split: str) -> Corpus:
         sorted(
             {
                 *present,
-                *_wnids_of_other_splits(
-                    root,
-                    folder,
-                ),
+                *_wnids_of_other_splits(root, folder),
             }
         )
     )
-    num_records = sum(
-        len(
-            list_pictures(
-                _pictures_of(folder, wnid),
-                skipped,
-            )
-        )
-        for wnid in present
-    )
+    num_records = sum(len(list_pictures(_pictures_of(folder, wnid), skipped)) for wnid in present)
     if num_records == 0:
         raise CorpusError(
             f"{folder}: the split {split!r} is empty, no picture in its {len(present)} folders."
@@ -117,11 +98,7 @@ def _records(folder: Path, present: list[str], wnids: tuple[str, ...]) -> Iterat
             # and name.
             relative = name if name.startswith(f"{wnid}_") else f"{wnid}/{name}"
             label = {"classes": [index_of[wnid]], "objects": []}
-            yield Record(
-                record_key(relative, ".JPEG"),
-                pictures / name,
-                label,
-            )
+            yield Record(record_key(relative, ".JPEG"), pictures / name, label)
 
 
 def _open_tars(root: Path, tars: list[ClassTar], split: str) -> Corpus:
@@ -144,11 +121,7 @@ def _tar_records(tars: list[ClassTar], wnids: tuple[str, ...]) -> Iterator[Recor
         ):
             name = image.name.removeprefix("./")
             relative = name if name.startswith(f"{each.wnid}_") else f"{each.wnid}/{name}"
-            yield Record(
-                record_key(relative, ".JPEG"),
-                image,
-                dict(label),
-            )
+            yield Record(record_key(relative, ".JPEG"), image, dict(label))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,16 +142,7 @@ def _open_flat(root: Path, folder: Path, split: str) -> Corpus:
     pictures = folder / "images" if (folder / "images").is_dir() else folder
     skipped = Skipped()
     names = list_pictures(pictures, skipped)
-    wnids = tuple(
-        sorted(
-            set(
-                _wnids_of_other_splits(
-                    root,
-                    folder,
-                )
-            )
-        )
-    )
+    wnids = tuple(sorted(set(_wnids_of_other_splits(root, folder))))
     found = (
         find_labels(
             root,
@@ -193,11 +157,9 @@ def _open_flat(root: Path, folder: Path, split: str) -> Corpus:
     if found is None:
         lists = ", ".join(LIST_NAMES).format(split=split)
         raise CorpusError(
-            f"{folder}: no folder of a wnid such as n02123597 for the split {split!r}, and no "
-            "list of "
-            f"labels ({lists}); add one of these, sort the pictures into one "
-            "folder "
-            "per class, or use --corpus folder."
+            f"{folder}: no folder of a wnid such as n02123597 for the split {split!r}, and no list "
+            f"of labels ({lists}); add one of these, sort the pictures into one folder per class, "
+            "or use --corpus folder."
         )
 
     # A picture without a label would count as one of no class.
@@ -220,8 +182,4 @@ def _open_flat(root: Path, folder: Path, split: str) -> Corpus:
 def _flat_records(flat: _Flat) -> Iterator[Record]:
     for name in sorted(flat.labels):
         label = {"classes": [flat.labels[name]], "objects": []}
-        yield Record(
-            record_key(name, ".JPEG"),
-            flat.folder / name,
-            label,
-        )
+        yield Record(record_key(name, ".JPEG"), flat.folder / name, label)

@@ -90,8 +90,8 @@ def _in_order(lines: list[str], names: list[str], path: Path) -> list[tuple[str,
     if not all(WNID.fullmatch(line) for line in lines):
         raise CorpusError(
             f"{path}: its numbers are those of ImageNet's development kit, which orders the "
-            "classes in "
-            "its own way; use imagenet_2012_validation_synset_labels.txt or LOC_val_solution.csv."
+            "classes in its own way; use imagenet_2012_validation_synset_labels.txt or "
+            "LOC_val_solution.csv."
         )
     return list(zip(names, lines, strict=True))
 

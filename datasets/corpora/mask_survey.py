@@ -87,10 +87,7 @@ class _Seen:
         if len(values) == 1:
             self.only.setdefault(min(values), path)
         self.values |= values
-        is_index = max(
-            values - {VOID},
-            default=0,
-        ) > 1 or values == {1, VOID}
+        is_index = max(values - {VOID}, default=0) > 1 or values == {1, VOID}
         self.has_indices = self.has_indices or is_index
 
 
@@ -157,10 +154,8 @@ def _indices(folder: Path, names: tuple[str, ...], seen: _Seen) -> MaskKind:
     if exceeds_one_name or (not names and (is_high or has_gaps)):
         raise CorpusError(
             f"{folder}: the masks hold {num_values} values up to {seen.largest} beside 0 and 255. "
-            "If "
-            "these are the soft edges of one class, cut them with --mask_threshold 128; if they "
-            "are "
-            "class indices, list all classes in classes.txt, one per line."
+            "If these are the soft edges of one class, cut them with --mask_threshold 128; if they "
+            "are class indices, list all classes in classes.txt, one per line."
         )
     return _named(names, seen.largest, "the masks hold indices of classes; 255 is void")
 
@@ -173,8 +168,7 @@ def _one_class(folder: Path, names: tuple[str, ...], seen: _Seen) -> MaskKind:
     if ones and full and len(names) <= 1:
         raise CorpusError(
             f"{folder}: {ones.name} holds 0 and 1 only, {full.name} 0 and 255 only, so that 255 "
-            "may be "
-            "the class or void: write all masks in one way."
+            "may be the class or void: write all masks in one way."
         )
     if full and not ones:
         if len(names) > 1:

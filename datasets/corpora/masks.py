@@ -90,8 +90,7 @@ class BinaryMask:
         if strange.size:
             raise CorpusError(
                 f"{self.path}: the mask holds {strange[0]}; the others hold 0 and 255 only. Soft "
-                "edges can be cut "
-                "with --mask_threshold 128."
+                "edges can be cut with --mask_threshold 128."
             )
         return np.asarray(plane == FULL, np.uint8)
 
@@ -128,10 +127,7 @@ class ColorMask:
             np.uint8,
         )
 
-        places = np.searchsorted(
-            known,
-            codes,
-        ).clip(max=len(known) - 1)
+        places = np.searchsorted(known, codes).clip(max=len(known) - 1)
         wrong = known[places] != codes
         if wrong.any():
             red, green, blue = _color_of(int(codes[wrong][0]))
@@ -157,15 +153,7 @@ def read_plane(path: Path) -> NDArray[Any]:
     if color_type in (PALETTE, GREY):
         if pixels.ndim != 2:
             raise CorpusError(f"{path}: the mask is no plane of class indices.")
-        return (
-            pixels
-            // STRETCH.get(
-                bits,
-                1,
-            )
-            if color_type == GREY
-            else pixels
-        )
+        return pixels // STRETCH.get(bits, 1) if color_type == GREY else pixels
 
     if color_type == GREY_ALPHA:
         return pixels[..., 0]
@@ -178,17 +166,10 @@ def _grey_of(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
     if pixels.ndim == 2:
         return pixels.astype(np.uint8) if pixels.dtype == np.bool_ else pixels
     red, green, blue = (pixels[..., channel] for channel in range(3))
-    if not (
-        np.array_equal(red, green)
-        and np.array_equal(
-            green,
-            blue,
-        )
-    ):
+    if not (np.array_equal(red, green) and np.array_equal(green, blue)):
         raise CorpusError(
             f"{path}: the mask is a color picture. If its colors stand for classes, list them in "
-            "labelmap.txt, one "
-            "line per class such as road:128,64,128."
+            "labelmap.txt, one line per class such as road:128,64,128."
         )
     return red
 
@@ -196,11 +177,7 @@ def _grey_of(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
 def _color_codes(path: Path) -> NDArray[np.uint32]:
     """Return a mask's colors as one number each, H x W."""
     _head(path)
-    red, green, blue = np.moveaxis(
-        _decoded(path, as_rgb=True).astype(np.uint32),
-        -1,
-        0,
-    )
+    red, green, blue = np.moveaxis(_decoded(path, as_rgb=True).astype(np.uint32), -1, 0)
     return np.asarray(red << 16 | green << 8 | blue)
 
 

@@ -65,25 +65,14 @@ def stratify(corpus: Corpus, shares: Sequence[int], seed: int) -> dict[str, Part
 
     present = {record.key: _classes_of(record) for record in corpus.records()}
     keys = sorted(present)
-    labels_NC = np.zeros(
-        (len(keys), len(corpus.classes)),
-        np.bool_,
-    )
+    labels_NC = np.zeros((len(keys), len(corpus.classes)), np.bool_)
     for row, key in enumerate(keys):
         labels_NC[row, present[key]] = True
 
     sizes = part_sizes(len(keys), shares)
     parts_N = iterative_stratification(labels_NC, sizes, seed)
     percent = [str(share) for share in shares]
-    if (
-        min(
-            np.bincount(
-                parts_N,
-                minlength=len(shares),
-            )
-        )
-        == 0
-    ):
+    if min(np.bincount(parts_N, minlength=len(shares))) == 0:
         raise CorpusError(
             f"{corpus.name} {corpus.split} has {len(keys)} pictures, too few for parts of "
             f"{', '.join(percent)} %."
@@ -101,10 +90,7 @@ def stratify(corpus: Corpus, shares: Sequence[int], seed: int) -> dict[str, Part
 def _classes_of(record: Record) -> list[int]:
     if record.mask is not None:
         try:
-            counts = np.bincount(
-                record.mask.read().ravel(),
-                minlength=VOID + 1,
-            )
+            counts = np.bincount(record.mask.read().ravel(), minlength=VOID + 1)
             return [value - 1 for value in range(1, VOID) if counts[value]]
         except CorpusError:
             pass  # the packer rejects it and says why; until then its objects stand in for the mask
@@ -136,10 +122,7 @@ def part_sizes(num_records: int, shares: Sequence[int]) -> tuple[int, ...]:
     sizes = [num_records * share // 100 for share in shares]
     remainders = [num_records * share % 100 for share in shares]
 
-    ranked = sorted(
-        zip(remainders, range(len(shares)), strict=True),
-        reverse=True,
-    )
+    ranked = sorted(zip(remainders, range(len(shares)), strict=True), reverse=True)
     num_left = num_records - sum(sizes)
     for _, part in ranked[:num_left]:
         sizes[part] += 1
@@ -164,11 +147,7 @@ def iterative_stratification(
         seed: of the ties, and of the order within a class.
     """
     generator = np.random.default_rng(seed)
-    parts_N = np.full(
-        len(labels_NC),
-        -1,
-        np.int64,
-    )
+    parts_N = np.full(len(labels_NC), -1, np.int64)
 
     # Records, and records of each class, that the parts still lack.
     missing_P = np.array(sizes, np.int64)
@@ -194,13 +173,7 @@ def _rarest_class(labels_NC: NDArray[np.bool_]) -> int | None:
     counts_C = labels_NC.sum(axis=0)
     if not counts_C.any():
         return None
-    return int(
-        np.where(
-            counts_C > 0,
-            counts_C,
-            len(labels_NC) + 1,
-        ).argmin()
-    )
+    return int(np.where(counts_C > 0, counts_C, len(labels_NC) + 1).argmin())
 
 
 def _neediest(
@@ -210,13 +183,7 @@ def _neediest(
 
     Of these one drawn.
     """
-    needs = list(
-        zip(
-            wanted_P.tolist(),
-            missing_P.tolist(),
-            strict=True,
-        )
-    )
+    needs = list(zip(wanted_P.tolist(), missing_P.tolist(), strict=True))
     most = max(needs)
     equal = [part for part, need in enumerate(needs) if need == most]
 

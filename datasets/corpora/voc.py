@@ -161,14 +161,7 @@ def _year_folders(root: Path) -> list[Path]:
     if (root / "JPEGImages").is_dir():
         return [root]
     for parent in (root, root / "VOCdevkit"):
-        years = [
-            path
-            for path in parent.glob("VOC*")
-            if re.fullmatch(
-                r"VOC\d{4}",
-                path.name,
-            )
-        ]
+        years = [path for path in parent.glob("VOC*") if re.fullmatch(r"VOC\d{4}", path.name)]
         if any(path.is_dir() for path in years):
             return sorted(path for path in years if path.is_dir())
     raise CorpusError(

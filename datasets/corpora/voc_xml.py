@@ -49,10 +49,7 @@ def read_annotation(path: Path, class_of: dict[str, int]) -> Annotation:
 
     # Objects are named by their number: names repeat.
     objects, dropped = [], []
-    for number, item in enumerate(
-        tree.findall("object"),
-        start=1,
-    ):
+    for number, item in enumerate(tree.findall("object"), start=1):
         name = _name(item)
         try:
             objects.append(_object(item, name, class_of, size))
@@ -79,15 +76,11 @@ def _tree(path: Path) -> Element:
             raise CorpusError(
                 f"{path}: is larger than {MAX_XML_BYTES:,} bytes, so it is no annotation of VOC."
             )
-        tree: Element = defusedxml.ElementTree.fromstring(
-            path.read_bytes(),
-            forbid_dtd=True,
-        )
+        tree: Element = defusedxml.ElementTree.fromstring(path.read_bytes(), forbid_dtd=True)
     except DTDForbidden as error:
         raise CorpusError(
-            f"{path}: has a <!DOCTYPE> declaration, which could make a parser open other files, "
-            "so it "
-            "is not read; remove that line."
+            f"{path}: has a <!DOCTYPE> declaration, which could make a parser open other files, so "
+            "it is not read; remove that line."
         ) from error
     except DefusedXmlException as error:
         raise CorpusError(f"{path}: defines entities, which annotations never need.") from error
@@ -127,10 +120,7 @@ def _object(
     x0, y0, x1, y1 = (_number(item, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
     box: Box = (
         max(0.0, x0 - 1),
-        max(
-            0.0,
-            y0 - 1,
-        ),
+        max(0.0, y0 - 1),
         x1,
         y1,
     )

@@ -142,14 +142,8 @@ _PLANKS = Layer("planks", 0.6, 0.75)
 
 BACKGROUNDS = (
     Background("meadow", (_SKY, Layer("grass", 0.35, 0.65))),
-    Background(
-        "meadow",
-        (Layer("evening"), Layer("grass", 0.4, 0.7)),
-    ),
-    Background(
-        "beach",
-        (_SKY, Layer("sea", 0.3, 0.45), Layer("sand", 0.55, 0.75)),
-    ),
+    Background("meadow", (Layer("evening"), Layer("grass", 0.4, 0.7))),
+    Background("beach", (_SKY, Layer("sea", 0.3, 0.45), Layer("sand", 0.55, 0.75))),
     Background("sea", (_SKY, Layer("sea", 0.35, 0.6))),
     Background("street", (_SKY, Layer("road", 0.45, 0.65))),
     Background(
@@ -158,10 +152,7 @@ BACKGROUNDS = (
     ),
     Background("room", (Layer("wall"), _PLANKS)),
     Background("room", (Layer("wallpaper"), _PLANKS)),
-    Background(
-        "room",
-        (Layer("wall"), Layer("carpet", 0.6, 0.75)),
-    ),
+    Background("room", (Layer("wall"), Layer("carpet", 0.6, 0.75))),
 )
 HILLS = 0.04  # of grass, as a share of the height
 
@@ -181,10 +172,7 @@ def paint_background(
         Where the last layer begins, as a share of the height.
     """
     height = lab.shape[1]
-    rows = np.arange(
-        height,
-        dtype=np.float32,
-    )[:, None]
+    rows = np.arange(height, dtype=np.float32)[:, None]
     start = 0.0
 
     # Each layer covers the lower part of those before it, down to the bottom.
@@ -196,21 +184,8 @@ def paint_background(
             lab.shape[1:],
             rng,
         )
-        top = int(
-            max(
-                0,
-                edge.min() - 1,
-            )
-        )
-        opacity = (
-            np.clip(
-                rows[top:] - edge + 0.5,
-                0,
-                1,
-            )
-            if start > 0
-            else 1
-        )
+        top = int(max(0, edge.min() - 1))
+        opacity = np.clip(rows[top:] - edge + 0.5, 0, 1) if start > 0 else 1
 
         region = lab[:, top:]
         surface = _surface(
@@ -230,10 +205,7 @@ def _edge(material: str, start: float, shape: tuple[int, int], rng: np.random.Ge
     hills = HILLS * height if material == "grass" else 0.0
     phase, waves = (
         rng.uniform(0, 2 * math.pi),
-        rng.uniform(
-            1,
-            3,
-        ),
+        rng.uniform(1, 3),
     )
     return start * height + hills * np.sin(phase + waves * 2 * math.pi * columns / width)
 
@@ -263,11 +235,7 @@ def _surface(
     if material.stripes:
         columns = np.arange(width, dtype=np.float32)
         across = columns / (material.stripes * unit) + rng.uniform()
-        lightness = lightness + 5 * np.clip(
-            4 * np.sin(2 * math.pi * across),
-            -1,
-            1,
-        )
+        lightness = lightness + 5 * np.clip(4 * np.sin(2 * math.pi * across), -1, 1)
 
     # Adding nothing of the grain makes a plane of the column.
     upper, lower = material.chroma
@@ -294,26 +262,8 @@ def _noise(
 ) -> Plane:
     """Return smooth noise in about [-1, 1] with grains of this many pixels."""
     height, width = shape
-    rows = max(
-        2,
-        round(height / max(grain_height, 1)),
-    )
-    columns = max(
-        2,
-        round(width / max(grain_width, 1)),
-    )
+    rows = max(2, round(height / max(grain_height, 1)))
+    columns = max(2, round(width / max(grain_width, 1)))
 
-    coarse = Image.fromarray(
-        2
-        * rng.random(
-            (rows, columns),
-            np.float32,
-        )
-        - 1
-    )
-    return np.asarray(
-        coarse.resize(
-            (width, height),
-            Image.Resampling.BILINEAR,
-        )
-    )
+    coarse = Image.fromarray(2 * rng.random((rows, columns), np.float32) - 1)
+    return np.asarray(coarse.resize((width, height), Image.Resampling.BILINEAR))

@@ -55,10 +55,7 @@ def open_sample(root: Path, split: str, spec: SampleSpec | None = None) -> Corpu
         raise CorpusError(f"{split!r} is no split of the sample: it has {', '.join(SPLITS)}.")
 
     present = _read_stamp(root)
-    wanted = _Stamp(
-        VERSION,
-        spec or (present.spec if present else SampleSpec()),
-    )
+    wanted = _Stamp(VERSION, spec or (present.spec if present else SampleSpec()))
     if present != wanted:
         _replace(root, wanted, present)
 
@@ -75,10 +72,7 @@ def _read_stamp(root: Path) -> _Stamp | None:
         return None
     try:
         stamp = json.loads((root / STAMP).read_text(encoding="utf-8"))
-        return _Stamp(
-            int(stamp.pop("version")),
-            SampleSpec(**stamp),
-        )
+        return _Stamp(int(stamp.pop("version")), SampleSpec(**stamp))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CorpusError(
             f"{root}: is not empty and holds no built-in sample; give a new or an empty folder."

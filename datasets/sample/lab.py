@@ -12,11 +12,7 @@ from datasets.sample.shapes import Plane
 _STEPS = 4096
 _LINEAR = np.linspace(0, 1, _STEPS + 1)
 _CURVE = 1.055 * _LINEAR ** (1 / 2.4) - 0.055
-_GAMMA = np.where(
-    _LINEAR <= 0.0031308,
-    12.92 * _LINEAR,
-    _CURVE,
-)
+_GAMMA = np.where(_LINEAR <= 0.0031308, 12.92 * _LINEAR, _CURVE)
 _GAMMA_BYTES = np.round(255 * _GAMMA).astype(np.uint8)
 
 _D65 = np.array([0.95047, 1.0, 1.08883], np.float32)
@@ -47,20 +43,8 @@ def lab_to_rgb(lab_3HW: NDArray[np.float32]) -> NDArray[np.uint8]:
 
     # The curve is a cube, with a straight line near black.
     dark = (f - 4 / 29) * np.float32(108 / 841)
-    xyz = np.where(
-        f > 6 / 29,
-        f * f * f,
-        dark,
-    )
+    xyz = np.where(f > 6 / 29, f * f * f, dark)
 
-    linear = np.clip(
-        np.tensordot(_WHITE_TO_RGB, xyz, 1),
-        0,
-        1,
-    )
+    linear = np.clip(np.tensordot(_WHITE_TO_RGB, xyz, 1), 0, 1)
     steps = (linear * _STEPS + 0.5).astype(np.int32)
-    return np.moveaxis(
-        _GAMMA_BYTES[steps],
-        0,
-        -1,
-    ).copy()
+    return np.moveaxis(_GAMMA_BYTES[steps], 0, -1).copy()

@@ -123,18 +123,8 @@ def draw_scene(seed: Sequence[int], size: int) -> Scene:
 
     # Light of the day, and grain of the film.
     lightness = canvas.lab[0]
-    lightness[:] = (
-        (lightness - 50) * rng.uniform(0.85, 1.08)
-        + 50
-        + rng.uniform(
-            -7,
-            7,
-        )
-    )
-    lightness += 0.8 * rng.standard_normal(
-        (height, width),
-        np.float32,
-    )
+    lightness[:] = (lightness - 50) * rng.uniform(0.85, 1.08) + 50 + rng.uniform(-7, 7)
+    lightness += 0.8 * rng.standard_normal((height, width), np.float32)
 
     front_HW, instances = _visible(canvas.front, painted)
     void_map = canvas.void_map & (front_HW == 0)
@@ -156,13 +146,7 @@ def _paint_objects(
     fitting = [index for index, look in enumerate(looks) if place in look.places.split()]
 
     num_objects = rng.integers(1, 6)
-    nearnesses = sorted(
-        rng.uniform(
-            0,
-            1,
-            num_objects,
-        ).tolist()
-    )
+    nearnesses = sorted(rng.uniform(0, 1, num_objects).tolist())
     painted: list[_Painted] = []
     taken: list[float] = []
 
@@ -194,21 +178,10 @@ def _place(
 ) -> _Placed:
     """Draw where an object is, apart from the places that are taken if it can be; take its own."""
     height, width = canvas.front.shape
-    radius = (
-        canvas.unit
-        * (15 + 22 * nearness)
-        * rng.uniform(
-            0.85,
-            1.25,
-        )
-    )
+    radius = canvas.unit * (15 + 22 * nearness) * rng.uniform(0.85, 1.25)
 
     # Of four places the one farthest from the others.
-    tries: list[float] = rng.uniform(
-        0.05,
-        0.95,
-        4,
-    ).tolist()
+    tries: list[float] = rng.uniform(0.05, 0.95, 4).tolist()
     x = width * max(
         tries,
         key=lambda at: _gap(at, taken),
@@ -239,31 +212,15 @@ def _paint(
     columns = _span(placed.x, placed.radius, width)
     mirror = 2 * int(rng.integers(2)) - 1
     turn = rng.uniform(-0.15, 0.15)
-    tint: list[float] = rng.normal(
-        0,
-        1,
-        3,
-    ).tolist()
+    tint: list[float] = rng.normal(0, 1, 3).tolist()
     if rows.start >= rows.stop or columns.start >= columns.stop:
         return _Painted(placed.class_index, 0, True)
 
     # Coordinates of the object: its radius is 1, turned a little, perhaps mirrored.
     u = (
-        np.arange(
-            columns.start,
-            columns.stop,
-            dtype=np.float32,
-        )
-        + (0.5 - placed.x)
+        np.arange(columns.start, columns.stop, dtype=np.float32) + (0.5 - placed.x)
     ) / placed.radius
-    v = (
-        np.arange(
-            rows.start,
-            rows.stop,
-            dtype=np.float32,
-        )
-        + (0.5 - placed.y)
-    ) / placed.radius
+    v = (np.arange(rows.start, rows.stop, dtype=np.float32) + (0.5 - placed.y)) / placed.radius
     v = v[:, None]
     x = mirror * (math.cos(turn) * u + math.sin(turn) * v)
     y = math.cos(turn) * v - math.sin(turn) * u
@@ -272,11 +229,7 @@ def _paint(
     distance_px = look.shape(x, y) * placed.radius
     lab = _object_color(look, x, y, distance_px, tint, canvas.unit)
     region = canvas.lab[:, rows, columns]
-    region += np.clip(
-        0.5 - distance_px,
-        0,
-        1,
-    ) * (lab - region)
+    region += np.clip(0.5 - distance_px, 0, 1) * (lab - region)
 
     # The outline of the front object is void; those of objects behind it go.
     solid = distance_px < 0
@@ -284,20 +237,12 @@ def _paint(
     void = canvas.void_map[rows, columns]
     void[solid] = False
     void |= np.abs(distance_px) < OUTLINE_PX
-    return _Painted(
-        placed.class_index,
-        int(solid.sum()),
-        _is_cut(placed, height, width),
-    )
+    return _Painted(placed.class_index, int(solid.sum()), _is_cut(placed, height, width))
 
 
 def _local(span: slice, middle: float, radius: float) -> Plane:
     """Return the middles of pixels in coordinates of an object, whose radius is 1."""
-    pixels = np.arange(
-        span.start,
-        span.stop,
-        dtype=np.float32,
-    )
+    pixels = np.arange(span.start, span.stop, dtype=np.float32)
     return (pixels + (0.5 - middle)) / radius
 
 
@@ -307,10 +252,7 @@ def _span(middle: float, radius: float, size: int) -> slice:
     reach = radius * 1.15
     first = int(middle - reach)
     last = int(middle + reach) + 1
-    return slice(
-        max(0, first),
-        max(0, min(size, last)),
-    )
+    return slice(max(0, first), max(0, min(size, last)))
 
 
 def _is_cut(placed: _Placed, height: int, width: int) -> bool:
@@ -323,57 +265,26 @@ def _object_color(
     look: Look, x: Plane, y: Plane, distance_px: Plane, tint: list[float], unit: float
 ) -> NDArray[np.float32]:
     """Return an object's CIELAB planes: texture, light from above, a dark line along the edge."""
-    brightness = min(
-        max(tint[0], -1.5),
-        1.5,
-    )
+    brightness = min(max(tint[0], -1.5), 1.5)
     base = look.lightness + 6 * brightness
-    lightness = (
-        base
-        + 11
-        * look.texture(
-            x,
-            y,
-        )
-        - 6 * y
-    )
+    lightness = base + 11 * look.texture(x, y) - 6 * y
 
-    edge = np.clip(
-        1 + distance_px / (1.6 * unit),
-        0,
-        1,
-    )
+    edge = np.clip(1 + distance_px / (1.6 * unit), 0, 1)
     lightness = lightness - 16 * edge
 
-    chroma = np.full_like(
-        lightness,
-        look.chroma + 3 * tint[2],
-    )
-    return from_hue(
-        lightness,
-        chroma,
-        look.hue_deg + 4 * tint[1],
-    )
+    chroma = np.full_like(lightness, look.chroma + 3 * tint[2])
+    return from_hue(lightness, chroma, look.hue_deg + 4 * tint[1])
 
 
 def _visible(
     front_HW: NDArray[np.uint8], painted: list[_Painted]
 ) -> tuple[NDArray[np.uint8], tuple[Instance, ...]]:
     """Drop the objects that others hide, and number the rest anew."""
-    shown = np.bincount(
-        front_HW.ravel(),
-        minlength=len(painted) + 1,
-    )[1:].tolist()
-    new_numbers = np.zeros(
-        len(painted) + 1,
-        np.uint8,
-    )
+    shown = np.bincount(front_HW.ravel(), minlength=len(painted) + 1)[1:].tolist()
+    new_numbers = np.zeros(len(painted) + 1, np.uint8)
     instances: list[Instance] = []
 
-    for number, (each, visible) in enumerate(
-        zip(painted, shown, strict=True),
-        start=1,
-    ):
+    for number, (each, visible) in enumerate(zip(painted, shown, strict=True), start=1):
         if visible < MIN_VISIBLE_PIXELS:
             continue
         is_difficult = visible < DIFFICULT_SHARE * each.pixels

@@ -20,52 +20,24 @@ Field = Callable[[Plane, Plane], Plane]
 
 def disc(cx: float, cy: float, radius: float) -> Field:
     """Return a filled circle."""
-    return lambda x, y: (
-        np.hypot(
-            x - cx,
-            y - cy,
-        )
-        - radius
-    )
+    return lambda x, y: np.hypot(x - cx, y - cy) - radius
 
 
 def ring(cx: float, cy: float, radius: float, thickness: float) -> Field:
     """Return a circle's line."""
-    return lambda x, y: (
-        np.abs(
-            np.hypot(
-                x - cx,
-                y - cy,
-            )
-            - radius
-        )
-        - thickness / 2
-    )
+    return lambda x, y: np.abs(np.hypot(x - cx, y - cy) - radius) - thickness / 2
 
 
 def bar(x0: float, y0: float, x1: float, y1: float, radius: float) -> Field:
     """Return a thick line with round ends."""
     dx, dy = x1 - x0, y1 - y0
     # Squared; a line of no length is a point.
-    length2 = max(
-        dx * dx + dy * dy,
-        1e-9,
-    )
+    length2 = max(dx * dx + dy * dy, 1e-9)
 
     def field(x: Plane, y: Plane) -> Plane:
         """Return the distance to the line."""
-        along = np.clip(
-            ((x - x0) * dx + (y - y0) * dy) / length2,
-            0,
-            1,
-        )
-        return (
-            np.hypot(
-                x - x0 - along * dx,
-                y - y0 - along * dy,
-            )
-            - radius
-        )
+        along = np.clip(((x - x0) * dx + (y - y0) * dy) / length2, 0, 1)
+        return np.hypot(x - x0 - along * dx, y - y0 - along * dy) - radius
 
     return field
 
@@ -80,18 +52,8 @@ def box(
         over_x = np.abs(x - cx) - half_width + round_by
         over_y = np.abs(y - cy) - half_height + round_by
 
-        outside = np.hypot(
-            np.maximum(over_x, 0),
-            np.maximum(over_y, 0),
-        )
-        distance: Plane = (
-            outside
-            + np.minimum(
-                np.maximum(over_x, over_y),
-                0,
-            )
-            - round_by
-        )
+        outside = np.hypot(np.maximum(over_x, 0), np.maximum(over_y, 0))
+        distance: Plane = outside + np.minimum(np.maximum(over_x, over_y), 0) - round_by
         return distance
 
     return field
@@ -101,11 +63,7 @@ def polygon(*corners: tuple[float, float]) -> Field:
     """Return a convex polygon; corners clockwise as seen with y down."""
     # Per edge: a corner, and the normal that points outwards.
     edges = []
-    for (x0, y0), (x1, y1) in zip(
-        corners,
-        (*corners[1:], corners[0]),
-        strict=True,
-    ):
+    for (x0, y0), (x1, y1) in zip(corners, (*corners[1:], corners[0]), strict=True):
         length = math.hypot(x1 - x0, y1 - y0)
         edges.append((x0, y0, (y1 - y0) / length, -(x1 - x0) / length))
 
@@ -120,24 +78,12 @@ def polygon(*corners: tuple[float, float]) -> Field:
 
 def union(*parts: Field) -> Field:
     """Return everything that is in one of the parts."""
-    return lambda x, y: np.minimum.reduce(
-        [
-            part(
-                x,
-                y,
-            )
-            for part in parts
-        ]
-    )
+    return lambda x, y: np.minimum.reduce([part(x, y) for part in parts])
 
 
 def _wave(phase: Plane, sharpness: float = 2.5) -> Plane:
     """Return a square wave with soft edges."""
-    return np.clip(
-        sharpness * np.sin(phase),
-        -1,
-        1,
-    )
+    return np.clip(sharpness * np.sin(phase), -1, 1)
 
 
 def stripes(angle_deg: float, per_unit: float) -> Field:
@@ -151,18 +97,12 @@ def checks(per_unit: float, angle_deg: float = 0) -> Field:
     """Return a chessboard."""
     first, second = (
         stripes(angle_deg, per_unit),
-        stripes(
-            angle_deg + 90,
-            per_unit,
-        ),
+        stripes(angle_deg + 90, per_unit),
     )
 
     def field(x: Plane, y: Plane) -> Plane:
         """Return the product of two stripes."""
-        product: Plane = first(x, y) * second(
-            x,
-            y,
-        )
+        product: Plane = first(x, y) * second(x, y)
         return product
 
     return field
@@ -171,24 +111,12 @@ def checks(per_unit: float, angle_deg: float = 0) -> Field:
 def dots(per_unit: float) -> Field:
     """Return dark dots on light ground."""
     k = 2 * math.pi * per_unit
-    return lambda x, y: np.clip(
-        0.4 - 2 * np.sin(k * x) * np.sin(k * y),
-        -1,
-        1,
-    )
+    return lambda x, y: np.clip(0.4 - 2 * np.sin(k * x) * np.sin(k * y), -1, 1)
 
 
 def rings(per_unit: float) -> Field:
     """Return rings about the centre."""
-    return lambda x, y: _wave(
-        2
-        * math.pi
-        * per_unit
-        * np.hypot(
-            x,
-            y,
-        )
-    )
+    return lambda x, y: _wave(2 * math.pi * per_unit * np.hypot(x, y))
 
 
 def patches() -> Field:
@@ -197,11 +125,7 @@ def patches() -> Field:
     def field(x: Plane, y: Plane) -> Plane:
         """Return two waves that bend each other."""
         mix: Plane = np.sin(5.5 * x + 2 * np.sin(3.5 * y)) + np.sin(6.5 * y + 2 * np.sin(3 * x))
-        clipped: Plane = np.clip(
-            3 * mix,
-            -1,
-            1,
-        )
+        clipped: Plane = np.clip(3 * mix, -1, 1)
         return clipped
 
     return field
@@ -209,14 +133,7 @@ def patches() -> Field:
 
 def bulge() -> Field:
     """Return light in the middle, dark at the rim."""
-    return lambda x, y: (
-        1
-        - 1.6
-        * np.hypot(
-            x,
-            y,
-        )
-    )
+    return lambda x, y: 1 - 1.6 * np.hypot(x, y)
 
 
 def even() -> Field:
@@ -257,11 +174,7 @@ _LEGS = (
     ),
 )
 _WHEELS = (
-    disc(
-        -0.5,
-        0.5,
-        0.25,
-    ),
+    disc(-0.5, 0.5, 0.25),
     disc(0.5, 0.5, 0.25),
 )
 
@@ -313,11 +226,7 @@ LOOKS: dict[str, Look] = {
                 (-0.6, 0.75),
             ),
             bar(0, -0.85, 0, 0.3, 0.07),
-            polygon(
-                (0.1, -0.85),
-                (0.75, 0.1),
-                (0.1, 0.1),
-            ),
+            polygon((0.1, -0.85), (0.75, 0.1), (0.1, 0.1)),
         ),
         stripes(0, 1.2),
         45,
@@ -326,10 +235,7 @@ LOOKS: dict[str, Look] = {
         "sea",
     ),
     "bottle": Look(
-        union(
-            box(0, 0.25, 0.34, 0.65, 0.15),
-            box(0, -0.6, 0.13, 0.35),
-        ),
+        union(box(0, 0.25, 0.34, 0.65, 0.15), box(0, -0.6, 0.13, 0.35)),
         stripes(90, 1.2),
         150,
         45,
@@ -359,16 +265,8 @@ LOOKS: dict[str, Look] = {
     "cat": Look(
         union(
             disc(0, 0.15, 0.65),
-            polygon(
-                (-0.62, -0.8),
-                (-0.1, -0.4),
-                (-0.6, 0.1),
-            ),
-            polygon(
-                (0.62, -0.8),
-                (0.6, 0.1),
-                (0.1, -0.4),
-            ),
+            polygon((-0.62, -0.8), (-0.1, -0.4), (-0.6, 0.1)),
+            polygon((0.62, -0.8), (0.6, 0.1), (0.1, -0.4)),
         ),
         stripes(90, 1.7),
         68,
@@ -389,11 +287,7 @@ LOOKS: dict[str, Look] = {
         "room",
     ),
     "cow": Look(
-        union(
-            box(0, 0.05, 0.75, 0.38, 0.2),
-            disc(0.75, -0.3, 0.27),
-            *_LEGS,
-        ),
+        union(box(0, 0.05, 0.75, 0.38, 0.2), disc(0.75, -0.3, 0.27), *_LEGS),
         patches(),
         350,
         30,

@@ -81,42 +81,23 @@ class _Split:
         for index in range(self.num_scenes):
             yield (
                 index + 1,
-                draw_scene(
-                    (self.seed, self.part, index),
-                    self.size,
-                ),
+                draw_scene((self.seed, self.part, index), self.size),
             )
 
 
 def write_parts(root: Path, spec: SampleSpec) -> None:
     """Draw both parts into a folder."""
     coco, year = root / "coco", root / "VOCdevkit" / "VOC2012"
-    _write_coco(
-        coco,
-        _Split("train2017", spec.num_train, spec.seed, 0, spec.size),
-    )
-    _write_coco(
-        coco,
-        _Split("val2017", spec.num_val, spec.seed, 1, spec.size),
-    )
-    _write_voc(
-        year,
-        _Split("train", spec.num_voc_train, spec.seed, 2, spec.size),
-    )
-    _write_voc(
-        year,
-        _Split("val", spec.num_voc_val, spec.seed, 3, spec.size),
-    )
+    _write_coco(coco, _Split("train2017", spec.num_train, spec.seed, 0, spec.size))
+    _write_coco(coco, _Split("val2017", spec.num_val, spec.seed, 1, spec.size))
+    _write_voc(year, _Split("train", spec.num_voc_train, spec.seed, 2, spec.size))
+    _write_voc(year, _Split("val", spec.num_voc_val, spec.seed, 3, spec.size))
     _write_voc_trainval(year)
 
 
 def _save_photo(scene: Scene, path: Path) -> None:
     """Write the image with its full chroma: color is what is learned."""
-    Image.fromarray(scene.rgb).save(
-        path,
-        quality=95,
-        subsampling=0,
-    )
+    Image.fromarray(scene.rgb).save(path, quality=95, subsampling=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,13 +151,7 @@ def _write_coco(root: Path, split: _Split) -> None:
         name = f"{number:012d}.jpg"
         _save_photo(scene, root / split.name / name)
         images.append({"id": number, "file_name": name, "height": height, "width": width})
-        annotations.extend(
-            _coco_annotations(
-                scene,
-                number,
-                len(annotations) + 1,
-            )
-        )
+        annotations.extend(_coco_annotations(scene, number, len(annotations) + 1))
 
     categories = [
         {"id": index + 1, "name": name, "supercategory": "drawn"}
@@ -195,12 +170,7 @@ def _write_coco(root: Path, split: _Split) -> None:
 def _coco_annotations(scene: Scene, image_id: int, first_id: int) -> Iterator[dict[str, Any]]:
     """Yield the objects of a scene in COCO's format, outlines as run lengths."""
     for number, drawn in enumerate(_drawn_objects(scene), start=first_id):
-        rle = coco_mask.encode(
-            np.asfortranarray(
-                drawn.solid,
-                np.uint8,
-            )
-        )
+        rle = coco_mask.encode(np.asfortranarray(drawn.solid, np.uint8))
         counts = rle["counts"].decode("ascii")
         yield {
             "id": number,
@@ -230,31 +200,21 @@ def _write_voc(year: Path, split: _Split) -> None:
 
     for kind in LIST_KINDS:
         path = year / "ImageSets" / kind / f"{split.name}.txt"
-        path.write_text(
-            "\n".join(names) + "\n",
-            encoding="utf-8",
-        )
+        path.write_text("\n".join(names) + "\n", encoding="utf-8")
 
 
 def _write_voc_trainval(year: Path) -> None:
     for kind in LIST_KINDS:
         folder = year / "ImageSets" / kind
         texts = [(folder / f"{name}.txt").read_text(encoding="utf-8") for name in ("train", "val")]
-        (folder / "trainval.txt").write_text(
-            "".join(texts),
-            encoding="utf-8",
-        )
+        (folder / "trainval.txt").write_text("".join(texts), encoding="utf-8")
 
 
 def _voc_mask(scene: Scene) -> Image.Image:
     """Return VOC's kind of mask: class indices under VOC's palette, outlines 255."""
     indices = [instance.class_index + 1 for instance in scene.instances]
     values = np.array([0, *indices], np.uint8)
-    plane = np.where(
-        scene.void_map,
-        np.uint8(VOID),
-        values[scene.instance_map],
-    )
+    plane = np.where(scene.void_map, np.uint8(VOID), values[scene.instance_map])
 
     mask = Image.fromarray(plane)
     mask.putpalette(list(itertools.chain.from_iterable(voc_palette(VOID))))

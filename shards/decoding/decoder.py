@@ -137,13 +137,7 @@ class Decoder:
         edges = self._cut(batch)
         # Usual batches stay whole, and so decode while the one before becomes Lab.
         if len(edges) > 2:
-            self._parts = [
-                batch.part(
-                    begin,
-                    end,
-                )
-                for begin, end in pairwise(edges)
-            ]
+            self._parts = [batch.part(begin, end) for begin, end in pairwise(edges)]
         else:
             self._start(batch)
 
@@ -155,14 +149,8 @@ class Decoder:
             [np.frombuffer(image, np.uint8) for image in batch.images],
         )
         if spec.crop:
-            feed(
-                "starts",
-                list(batch.windows[:, :2]),
-            )
-            feed(
-                "shapes",
-                list(batch.windows[:, 2:]),
-            )
+            feed("starts", list(batch.windows[:, :2]))
+            feed("shapes", list(batch.windows[:, 2:]))
         if spec.flips_in_graph:
             feed("flips", list(batch.flips))
         if spec.mask:
@@ -227,10 +215,7 @@ class Decoder:
             raise DecodeError(_reason(error)) from None
 
         if self._spec.mask:
-            _check_masks(
-                np.asarray(outputs[-1].as_tensor()),
-                self._spec.num_classes,
-            )
+            _check_masks(np.asarray(outputs[-1].as_tensor()), self._spec.num_classes)
         return Fetched(outputs, self._submitted_flips)
 
     def decode(self, batch: EncodedBatch) -> Fetched:
@@ -307,10 +292,7 @@ class Decoder:
         return torch.from_numpy(lab_B3HW)
 
     def _in_threads(self, work: Callable[[int], None], indices: range) -> None:
-        for _ in (self._workers.map if self._workers else map)(
-            work,
-            indices,
-        ):
+        for _ in (self._workers.map if self._workers else map)(work, indices):
             pass
 
 

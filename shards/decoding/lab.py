@@ -47,11 +47,7 @@ _CBRT_BITS = np.float32(709921077.0)
 def linear_from_srgb() -> NDArray[np.float32]:
     """Return linear light in [0, 1] for each sRGB byte, shape (256,)."""
     value = np.arange(256) / 255.0
-    linear = np.where(
-        value > 0.04045,
-        ((value + 0.055) / 1.055) ** 2.4,
-        value / 12.92,
-    )
+    linear = np.where(value > 0.04045, ((value + 0.055) / 1.055) ** 2.4, value / 12.92)
     return linear.astype(np.float32)
 
 
@@ -59,10 +55,7 @@ def compiled(function: Function) -> Function:
     """Compile once; keep the result on disk, or in memory if no folder is writable."""
     options = {"nogil": True, "fastmath": True, "error_model": "numpy"}
     try:
-        result: Function = numba.njit(
-            cache=True,
-            **options,
-        )(function)
+        result: Function = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # numba found no writable folder
         result = numba.njit(**options)(function)
     return result

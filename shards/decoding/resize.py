@@ -21,18 +21,7 @@ from shards.decoding.lab import compiled, lab_row, row_to_linear
 @numba.njit(inline="always")  # type: ignore[untyped-decorator]
 def _num_taps(size_in: int, size_out: int) -> int:
     """Count the input samples that one output sample can reach."""
-    return (
-        int(
-            np.ceil(
-                2.0
-                * max(
-                    1.0,
-                    size_in / size_out,
-                )
-            )
-        )
-        + 1
-    )
+    return int(np.ceil(2.0 * max(1.0, size_in / size_out))) + 1
 
 
 @numba.njit(inline="always")  # type: ignore[untyped-decorator]
@@ -51,10 +40,7 @@ def _triangle(size_in: int, size_out: int, first: Any, weights: Any) -> None:
 
         total = 0.0
         for tap in range(weights.shape[1]):
-            weights[out, tap] = max(
-                0.0,
-                1.0 - abs(begin + tap - center) / radius,
-            )
+            weights[out, tap] = max(0.0, 1.0 - abs(begin + tap - center) / radius)
             total += weights[out, tap]
         for tap in range(weights.shape[1]):
             # To a sum of 1, also at the borders, so that a flat area keeps its value.
@@ -99,24 +85,9 @@ def _combine_columns(padded: Any, pad: int, first: Any, weights: Any, bytes_S3: 
             g += weight * padded[at, 1]
             b += weight * padded[at, 2]
 
-        bytes_S3[x, 0] = np.uint8(
-            min(
-                r,
-                white,
-            )
-        )
-        bytes_S3[x, 1] = np.uint8(
-            min(
-                g,
-                white,
-            )
-        )
-        bytes_S3[x, 2] = np.uint8(
-            min(
-                b,
-                white,
-            )
-        )
+        bytes_S3[x, 0] = np.uint8(min(r, white))
+        bytes_S3[x, 1] = np.uint8(min(g, white))
+        bytes_S3[x, 2] = np.uint8(min(b, white))
 
 
 @compiled
@@ -139,35 +110,16 @@ def lab_resized(
     height, width, _ = rgb_HW3.shape
     size = lab_3SS.shape[1]
 
-    row_weights = np.empty(
-        (size, _num_taps(height, size)),
-        np.float32,
-    )
+    row_weights = np.empty((size, _num_taps(height, size)), np.float32)
     row_first = np.empty(size, np.int64)
     _triangle(height, size, row_first, row_weights)
-    weights = np.empty(
-        (size, _num_taps(width, size)),
-        np.float32,
-    )
+    weights = np.empty((size, _num_taps(width, size)), np.float32)
     first = np.empty(size, np.int64)
     _triangle(width, size, first, weights)
 
     # One row, with repeated borders wide enough for every tap.
-    pad = (
-        int(
-            np.ceil(
-                max(
-                    1.0,
-                    width / size,
-                )
-            )
-        )
-        + 1
-    )
-    padded = np.empty(
-        (width + 2 * pad, 3),
-        np.float32,
-    )
+    pad = int(np.ceil(max(1.0, width / size))) + 1
+    padded = np.empty((width + 2 * pad, 3), np.float32)
     row = padded[pad : pad + width].reshape(3 * width)
 
     bytes_S3 = np.empty((size, 3), np.uint8)

@@ -57,10 +57,7 @@ def mean_chroma(image: Image.Image) -> float:
     if max(image.size) > COARSE_SIDE:
         coarse = (
             min(image.width, COARSE_SIDE),
-            min(
-                image.height,
-                COARSE_SIDE,
-            ),
+            min(image.height, COARSE_SIDE),
         )
         # First by dropping pixels: averaging a 12-megapixel photo would take longer than decoding
         # it.
@@ -70,12 +67,7 @@ def mean_chroma(image: Image.Image) -> float:
     small = rgb.resize((SIDE, SIDE), Image.Resampling.BOX)
 
     a_b_HW2 = _ab_of_srgb(np.asarray(small))
-    return float(
-        np.hypot(
-            a_b_HW2[..., 0],
-            a_b_HW2[..., 1],
-        ).mean()
-    )
+    return float(np.hypot(a_b_HW2[..., 0], a_b_HW2[..., 1]).mean())
 
 
 def is_low_quality(image: Image.Image) -> bool:
@@ -93,11 +85,7 @@ def is_low_quality(image: Image.Image) -> bool:
 
 def jpeg_quality(image: Image.Image) -> float | None:
     """Return the quality, 1 to 100, whose standard table is nearest to a JPEG's luminance table."""
-    tables: dict[int, list[int]] = getattr(
-        image,
-        "quantization",
-        {},
-    )
+    tables: dict[int, list[int]] = getattr(image, "quantization", {})
     return _quality_of(tuple(tables.get(0, ())))
 
 

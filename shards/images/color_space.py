@@ -5,10 +5,10 @@ changes nothing, whatever it is called. Where a file makes several, the first of
 third edition, section 4.3):
 
     PNG cICP, AVIF nclx    codes of ITU-T H.273
-    an ICC profile         of RGB, grey or CMYK; one of another kind of color than the pixels' is
-    ignored PNG sRGB               sRGB
-    PNG gAMA and cHRM      a gamma within 5 % of 1/2.2 and no other primaries is sRGB, as libpng
-    takes it EXIF                   ColorSpace 2, or 65535 with interoperability R03: Adobe RGB
+    an ICC profile         of RGB, grey or CMYK; ignored if its kind of color is not the pixels'
+    PNG sRGB               sRGB
+    PNG gAMA and cHRM      a gamma within 5 % of 1/2.2 without other primaries: sRGB, as in libpng
+    EXIF                   ColorSpace 2, or 65535 with interoperability R03: Adobe RGB
     none                   sRGB
 """
 
@@ -119,10 +119,7 @@ def png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
     position = 8
     for _ in range(MAX_CHUNKS):
-        size = int.from_bytes(
-            content[position : position + 4],
-            "big",
-        )
+        size = int.from_bytes(content[position : position + 4], "big")
         name = content[position + 4 : position + 8]
         if len(name) < 4 or name in (b"IDAT", b"IEND"):
             return
@@ -152,17 +149,10 @@ def _stated_profiles(image: Image.Image, content: bytes, is_grey: bool) -> Itera
     if b"sRGB" in chunks:
         yield None
 
-    yield from _profile_of_gamma(
-        chunks.get(b"gAMA"),
-        chunks.get(b"cHRM"),
-        is_grey,
-    )
+    yield from _profile_of_gamma(chunks.get(b"gAMA"), chunks.get(b"cHRM"), is_grey)
 
     if not is_grey and _exif_says_adobe_rgb(image):
-        yield icc.rgb_profile(
-            icc.ADOBE_RGB,
-            icc.gamma_curve(icc.ADOBE_GAMMA),
-        )
+        yield icc.rgb_profile(icc.ADOBE_RGB, icc.gamma_curve(icc.ADOBE_GAMMA))
 
 
 def _nclx(image: Image.Image, content: bytes) -> bytes | None:
@@ -186,14 +176,7 @@ def _profile_of_codes(primaries: int, transfer: int, is_grey: bool) -> Iterator[
     space = PRIMARIES.get(primaries if primaries != UNSPECIFIED else 1)
     curve = CURVES.get(transfer if transfer != UNSPECIFIED else SRGB_TRANSFER)
     if space is not None and curve is not None:
-        yield (
-            icc.grey_profile(curve)
-            if is_grey
-            else icc.rgb_profile(
-                space,
-                curve,
-            )
-        )
+        yield (icc.grey_profile(curve) if is_grey else icc.rgb_profile(space, curve))
 
 
 def _profile_of_gamma(
@@ -216,14 +199,7 @@ def _profile_of_gamma(
         primaries = Primaries(white, red, green, blue)
 
     try:
-        yield (
-            icc.grey_profile(curve)
-            if is_grey
-            else icc.rgb_profile(
-                primaries,
-                curve,
-            )
-        )
+        yield (icc.grey_profile(curve) if is_grey else icc.rgb_profile(primaries, curve))
     except ValueError:
         return  # impossible primaries state nothing
 
@@ -231,14 +207,7 @@ def _profile_of_gamma(
 def _fixed_point(chunk: bytes | None, count: int) -> list[float] | None:
     if chunk is None or len(chunk) != 4 * count:
         return None
-    return [
-        int.from_bytes(
-            chunk[4 * n : 4 * n + 4],
-            "big",
-        )
-        / 100_000
-        for n in range(count)
-    ]
+    return [int.from_bytes(chunk[4 * n : 4 * n + 4], "big") / 100_000 for n in range(count)]
 
 
 def _exif_says_adobe_rgb(image: Image.Image) -> bool:
@@ -285,34 +254,16 @@ def _changes_nothing(profile: bytes, kind: str) -> bool:
 
     # 16 steps a side: 4,096 colors tell as much as all 16 million.
     steps = np.arange(0, 256, 17, dtype=np.uint8)
-    grid_RGB = np.stack(
-        np.meshgrid(steps, steps, steps),
-        -1,
-    ).reshape(
-        1,
-        -1,
-        3,
-    )
+    grid_RGB = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(1, -1, 3)
     converted = ImageCms.applyTransform(Image.fromarray(grid_RGB), transform)
-    moved = np.abs(
-        np.asarray(
-            converted,
-            np.int64,
-        )
-        - grid_RGB
-    )
+    moved = np.abs(np.asarray(converted, np.int64) - grid_RGB)
     return bool(moved.max() <= SAME_LEVELS)
 
 
 @lru_cache(maxsize=32)
 def _grey_levels(profile: bytes) -> tuple[int, ...]:
     """Return the sRGB level of each of the 256 levels of a grey profile."""
-    ramp = Image.fromarray(
-        np.arange(
-            256,
-            dtype=np.uint8,
-        )[None]
-    )
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
     transform = _transform(profile, "grey")
     if transform is None:
         return tuple(range(256))

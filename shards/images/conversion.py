@@ -64,8 +64,7 @@ def convert_picture(content: bytes, encoding: Encoding) -> StoredPicture:
 
     Raises:
         PictureError: The file has no one meaning, cannot be decoded, or has less chroma than the
-        encoding
-            asks for; the message is the reason.
+            encoding asks for; the message is the reason.
     """
     with decoding():
         photo = open_photo(content, encoding.max_pixels)
@@ -147,11 +146,7 @@ def read_upright(content: bytes, max_pixels: int) -> UprightPhoto:
         if alpha is not None:
             photo.image = photo.image.convert("RGBA").convert("RGB")
 
-        return UprightPhoto(
-            _as_rgb(photo.finished(_upright_size(photo))),
-            alpha,
-            exif,
-        )
+        return UprightPhoto(_as_rgb(photo.finished(_upright_size(photo))), alpha, exif)
 
 
 def convert_mask(mask: NDArray[np.uint8], geometry: Geometry, num_classes: int) -> bytes:
@@ -166,16 +161,13 @@ def convert_mask(mask: NDArray[np.uint8], geometry: Geometry, num_classes: int) 
 
     Raises:
         PictureError: A size that fits neither view of the picture, another type, or an index that
-        is no class.
+            is no class.
     """
     if mask.dtype != np.uint8 or mask.ndim != 2:
         shape = " x ".join(map(str, mask.shape))
         raise PictureError(f"mask is {shape} of {mask.dtype}, not height x width of uint8")
 
-    frame = mask_frame(
-        (mask.shape[1], mask.shape[0]),
-        geometry,
-    )
+    frame = mask_frame((mask.shape[1], mask.shape[0]), geometry)
 
     highest = int(mask[mask != VOID].max(initial=0))
     if highest > num_classes:
@@ -184,10 +176,7 @@ def convert_mask(mask: NDArray[np.uint8], geometry: Geometry, num_classes: int) 
     image = Image.fromarray(mask)
     if frame.is_stored:
         image = transposed(image, geometry.orientation)
-    image = image.resize(
-        (geometry.width, geometry.height),
-        Image.Resampling.NEAREST,
-    )
+    image = image.resize((geometry.width, geometry.height), Image.Resampling.NEAREST)
 
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=6)
@@ -239,14 +228,7 @@ def _geometry(photo: Photo, encoding: Encoding) -> Geometry:
         0,
     )
     width, height = encoding.policy.target(*upright.upright)
-    if (
-        max(
-            width,
-            height,
-        )
-        > MAX_SIDE
-        or width * height > encoding.max_pixels
-    ):
+    if max(width, height) > MAX_SIDE or width * height > encoding.max_pixels:
         raise PictureError(f"too large to store: {width} x {height} pixels")
     return Geometry(photo.width, photo.height, photo.orientation, width, height)
 

@@ -134,15 +134,7 @@ def states_nothing_more(data: bytes) -> bool:
         data: A JPEG that `jpeg_header` has accepted.
     """
     scan = data.find(b"\xff\xda")
-    return not any(
-        data.find(
-            marker,
-            2,
-            scan,
-        )
-        >= 0
-        for marker in _TELLING
-    )
+    return not any(data.find(marker, 2, scan) >= 0 for marker in _TELLING)
 
 
 def png_header(data: bytes) -> Header | None:
@@ -150,11 +142,7 @@ def png_header(data: bytes) -> Header | None:
     if len(data) < 33 or not data.startswith(_PNG_START):
         return None
 
-    width, height, bits, color_type = struct.unpack_from(
-        ">IIBB",
-        data,
-        16,
-    )
+    width, height, bits, color_type = struct.unpack_from(">IIBB", data, 16)
     if color_type not in _PNG_CHANNELS or _chunk_names(data) is None:
         return None
     if color_type == _PNG_PALETTE:
@@ -188,20 +176,8 @@ def webp_header(data: bytes) -> Header | None:
 
     # The extended form states size and transparency once more.
     flags, canvas = chunks[0].start[0], chunks[0].start[4:10]
-    width = (
-        int.from_bytes(
-            canvas[:3],
-            "little",
-        )
-        + 1
-    )
-    height = (
-        int.from_bytes(
-            canvas[3:],
-            "little",
-        )
-        + 1
-    )
+    width = int.from_bytes(canvas[:3], "little") + 1
+    height = int.from_bytes(canvas[3:], "little") + 1
     if len(canvas) < 6 or flags & _WEBP_ANIMATION:
         return None
     if (width, height) != (header.width, header.height):
@@ -222,11 +198,7 @@ def webp_header(data: bytes) -> Header | None:
 def _frame(data: bytes, position: int, size: int) -> Header | None:
     if size < 8 or size < 8 + 3 * data[position + 9]:
         return None
-    bits, height, width, channels = struct.unpack_from(
-        ">BHHB",
-        data,
-        position + 4,
-    )
+    bits, height, width, channels = struct.unpack_from(">BHHB", data, position + 4)
     return Header(width, height, bits, channels)
 
 
@@ -235,10 +207,7 @@ def _chunk_names(data: bytes) -> list[bytes] | None:
     names: list[bytes] = []
     position = 33
     while position + 12 <= len(data):
-        size = int.from_bytes(
-            data[position : position + 4],
-            "big",
-        )
+        size = int.from_bytes(data[position : position + 4], "big")
         name = data[position + 4 : position + 8]
         if name == b"IEND":
             return names
@@ -266,10 +235,7 @@ def _webp_chunks(data: bytes) -> list[_Chunk] | None:
     """Return the chunks up to the end that RIFF states; None if any, or their EXIF, is broken."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
         return None
-    end = 8 + int.from_bytes(
-        data[4:8],
-        "little",
-    )
+    end = 8 + int.from_bytes(data[4:8], "little")
     if end > len(data):
         return None
 
@@ -277,18 +243,12 @@ def _webp_chunks(data: bytes) -> list[_Chunk] | None:
     position = 12
     while position + 8 <= end:
         name = data[position : position + 4]
-        size = int.from_bytes(
-            data[position + 4 : position + 8],
-            "little",
-        )
+        size = int.from_bytes(data[position + 4 : position + 8], "little")
         body = position + 8
         if body + size > end:
             return None
 
-        chunk = _Chunk(
-            name,
-            data[body : body + min(size, 32)],
-        )
+        chunk = _Chunk(name, data[body : body + min(size, 32)])
         if name == b"EXIF" and not _is_exif(chunk.start.removeprefix(_EXIF_START)):
             return None
         chunks.append(chunk)

@@ -181,34 +181,15 @@ def _xyz_tag(values: NDArray[np.float64]) -> bytes:
 
 
 def _curve_tag(curve: Curve) -> bytes:
-    light = np.clip(
-        curve(np.linspace(0.0, 1.0, CURVE_POINTS)),
-        0.0,
-        1.0,
-    )
+    light = np.clip(curve(np.linspace(0.0, 1.0, CURVE_POINTS)), 0.0, 1.0)
     # ICC files are big-endian throughout.
     values = np.round(light * 65535).astype(">u2")
-    return (
-        b"curv\0\0\0\0"
-        + struct.pack(
-            ">I",
-            CURVE_POINTS,
-        )
-        + values.tobytes()
-    )
+    return b"curv\0\0\0\0" + struct.pack(">I", CURVE_POINTS) + values.tobytes()
 
 
 def _description_tag() -> bytes:
     text = b"colorgan\0"
-    return (
-        b"desc\0\0\0\0"
-        + struct.pack(
-            ">I",
-            len(text),
-        )
-        + text
-        + bytes(78)
-    )
+    return b"desc\0\0\0\0" + struct.pack(">I", len(text)) + text + bytes(78)
 
 
 def _assembled(color_space: bytes, tags: list[tuple[bytes, bytes]]) -> bytes:
@@ -217,11 +198,7 @@ def _assembled(color_space: bytes, tags: list[tuple[bytes, bytes]]) -> bytes:
     data = b""
 
     for name, content in tags:
-        table += name + struct.pack(
-            ">II",
-            offset + len(data),
-            len(content),
-        )
+        table += name + struct.pack(">II", offset + len(data), len(content))
         # Tags begin at multiples of four bytes.
         data += content + bytes(-len(content) % 4)
 

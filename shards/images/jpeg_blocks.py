@@ -45,13 +45,7 @@ class Frame:
         tallest = max(each.down for each in self.components.values())
 
         if len(chosen) > 1:
-            num_mcus = _ceil_div(
-                self.width,
-                8 * widest,
-            ) * _ceil_div(
-                self.height,
-                8 * tallest,
-            )
+            num_mcus = _ceil_div(self.width, 8 * widest) * _ceil_div(self.height, 8 * tallest)
             owners = []
             for name in chosen:
                 owners += [name] * (self.components[name].across * self.components[name].down)
@@ -59,14 +53,8 @@ class Frame:
 
         # A scan of one component has no padding to whole MCUs: its MCU is a block.
         only = self.components[chosen[0]]
-        across = _ceil_div(
-            _ceil_div(self.width * only.across, widest),
-            8,
-        )
-        down = _ceil_div(
-            _ceil_div(self.height * only.down, tallest),
-            8,
-        )
+        across = _ceil_div(_ceil_div(self.width * only.across, widest), 8)
+        down = _ceil_div(_ceil_div(self.height * only.down, tallest), 8)
         return across * down, chosen
 
 
@@ -111,10 +99,7 @@ def parse_frame(marker: int, body: bytes) -> Frame:
         name, sampling = body[6 + 3 * number], body[7 + 3 * number]
         if not (1 <= sampling >> 4 <= 4 and 1 <= sampling & 15 <= 4):
             raise ValueError("sampling factors")
-        components[name] = Component(
-            sampling >> 4,
-            sampling & 15,
-        )
+        components[name] = Component(sampling >> 4, sampling & 15)
     if not components:
         raise ValueError("no components")
     return Frame(marker, width, height, components)
@@ -306,10 +291,7 @@ class _Bits:
         if self._count < 16:
             more = self._data[self._position : self._position + 8]
             self._position += len(more)
-            self._buffer = (self._buffer << 8 * len(more)) | int.from_bytes(
-                more,
-                "big",
-            )
+            self._buffer = (self._buffer << 8 * len(more)) | int.from_bytes(more, "big")
             self._count += 8 * len(more)
             if self._count < 16:
                 missing = 16 - max(self._count, 0)
@@ -334,22 +316,11 @@ class _Bits:
         self._position += len(more)
         self._count += 8 * len(more)
         kept = max(self._count, 0)
-        self._buffer = int.from_bytes(
-            more,
-            "big",
-        ) & ((1 << kept) - 1)
+        self._buffer = int.from_bytes(more, "big") & ((1 << kept) - 1)
 
     def leftover_bytes(self) -> int:
         """Return the whole bytes that were not used."""
-        return (
-            len(self._data)
-            - self._position
-            + max(
-                self._count,
-                0,
-            )
-            // 8
-        )
+        return len(self._data) - self._position + max(self._count, 0) // 8
 
 
 def _ceil_div(number: int, divisor: int) -> int:

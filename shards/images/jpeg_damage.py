@@ -171,19 +171,11 @@ class _Walk:
         elif marker == DHT:
             parse_codes(body, self.tables)
         elif marker == DRI:
-            self.tables.restart_interval = int.from_bytes(
-                body[:2],
-                "big",
-            )
+            self.tables.restart_interval = int.from_bytes(body[:2], "big")
 
     def scan_end(self, start: int) -> int:
         """Return the position of the marker that ends a scan's data, or of the file's end."""
-        following = self.markers[
-            np.searchsorted(
-                self.markers,
-                start,
-            ) :
-        ]
+        following = self.markers[np.searchsorted(self.markers, start) :]
         return int(following[0]) if len(following) else len(self.content)
 
     def examine_scan(self, start: int, header: bytes) -> Examined | None:

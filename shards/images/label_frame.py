@@ -7,8 +7,7 @@ with the image's:
     the image's upright size                       made on the upright view
     its stored size, where EXIF turns the image    made on the stored pixels, and turned with them
     either one times a factor                      the same, on a copy of another size, and scaled
-    anything else                                  PictureError: the record is rejected with both
-    sizes
+    anything else                                  PictureError, which names both sizes
 
 Where both views have one size (EXIF mirrors, turns by 180 degrees, square images), and where no
 size is stated, the label is taken to be made on the upright view, as annotation tools show it.
@@ -76,7 +75,7 @@ class LabelFrame:
 
         Raises:
             PictureError: a box reaches beyond the stated size, so that was not the size of the
-            labelled image.
+                labelled image.
         """
         if not self.is_resized:
             return
@@ -87,8 +86,8 @@ class LabelFrame:
             if x1 > right or y1 > bottom:
                 raise PictureError(
                     f"its label states {self.width} x {self.height} pixels, which is not the "
-                    f"picture's size, "
-                    f"and has a box that reaches to {x1:g}, {y1:g}: one of them is wrong"
+                    f"picture's size, and has a box that reaches to {x1:g}, {y1:g}: one of them is "
+                    "wrong"
                 )
 
 
@@ -137,15 +136,7 @@ def _frame(size: Size, geometry: Geometry, slip_px: int) -> LabelFrame | None:
     stored = (geometry.stored_width, geometry.stored_height)
     # Upright first, as `min` takes the first of equals.
     views = [(geometry.upright, False), (stored, True)]
-    fitting = [
-        (view, is_stored)
-        for view, is_stored in views
-        if _fits(
-            size,
-            view,
-            slip_px,
-        )
-    ]
+    fitting = [(view, is_stored) for view, is_stored in views if _fits(size, view, slip_px)]
     if not fitting:
         return None
 
@@ -159,44 +150,18 @@ def _frame(size: Size, geometry: Geometry, slip_px: int) -> LabelFrame | None:
 
 
 def _fits(size: Size, view: Size, slip_px: int) -> bool:
-    return min(size) > 0 and (
-        _is_close(size, view, slip_px)
-        or _is_resize(
-            size,
-            view,
-        )
-    )
+    return min(size) > 0 and (_is_close(size, view, slip_px) or _is_resize(size, view))
 
 
 def _is_close(size: Size, view: Size, slip_px: int) -> bool:
-    return (
-        max(
-            abs(size[0] - view[0]),
-            abs(size[1] - view[1]),
-        )
-        <= slip_px
-    )
+    return max(abs(size[0] - view[0]), abs(size[1] - view[1])) <= slip_px
 
 
 def _is_resize(size: Size, view: Size) -> bool:
     """Return whether one factor, not near 1, scales one size to the other, up to rounding."""
     small, large = sorted((size, view))
-    lowest = max(
-        (a - ROUNDING_PX) / b
-        for a, b in zip(
-            small,
-            large,
-            strict=True,
-        )
-    )
-    highest = min(
-        (a + ROUNDING_PX) / b
-        for a, b in zip(
-            small,
-            large,
-            strict=True,
-        )
-    )
+    lowest = max((a - ROUNDING_PX) / b for a, b in zip(small, large, strict=True))
+    highest = min((a + ROUNDING_PX) / b for a, b in zip(small, large, strict=True))
     return lowest <= highest and highest < 1 - LEAST_RESIZE
 
 

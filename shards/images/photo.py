@@ -150,11 +150,7 @@ def open_photo(content: bytes, max_pixels: int) -> Photo:
     if image.format == "TIFF" and orientation >= 5:  # Pillow gives the size after its turn
         width, height = height, width
 
-    if image.format not in ("MPO", "HEIF") and getattr(
-        image,
-        "is_animated",
-        False,
-    ):
+    if image.format not in ("MPO", "HEIF") and getattr(image, "is_animated", False):
         raise PictureError("animated or multi-page: it holds several pictures")
 
     profile = foreign_profile(image, content)
@@ -181,14 +177,7 @@ def decoding() -> Iterator[None]:
         raise PictureError(f"not a picture of a known format ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's decoders raise nearly every type on damaged files
         # Addresses differ from run to run, the reason must not.
-        reason = (
-            re.sub(
-                r" at 0x[0-9a-f]+",
-                "",
-                str(error),
-            )
-            or type(error).__name__
-        )
+        reason = re.sub(r" at 0x[0-9a-f]+", "", str(error)) or type(error).__name__
         raise PictureError(f"cannot be decoded: {' '.join(reason.split())}") from error
 
 

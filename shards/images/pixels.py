@@ -88,11 +88,7 @@ def _on_white(image: Image.Image, content: bytes) -> Image.Image:
         image.info["transparency"] = _clear_level(clear, content[PNG_DEPTH_AT])
 
     image = image.convert("RGBA")
-    white = Image.new(
-        "RGBA",
-        image.size,
-        (WHITE, WHITE, WHITE, WHITE),
-    )
+    white = Image.new("RGBA", image.size, (WHITE, WHITE, WHITE, WHITE))
     return Image.alpha_composite(white, image).convert("RGB")
 
 

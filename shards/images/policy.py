@@ -34,13 +34,7 @@ class ImagePolicy:
         if self.kind == "original" or short <= self.size:
             return width, height
         scale = self.size / short
-        return max(
-            1,
-            round(width * scale),
-        ), max(
-            1,
-            round(height * scale),
-        )
+        return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def parse_image_policy(text: str) -> ImagePolicy:
@@ -56,13 +50,9 @@ def parse_image_policy(text: str) -> ImagePolicy:
     if match is None or not 8 <= int(match[2]) <= 8192:
         raise PackError(
             f"image policy {text!r}: use original, short:N (short side N, never enlarged) or "
-            f"squash:N "
-            "(N x N pixels), with N from 8 to 8192; for example squash:256."
+            "squash:N (N x N pixels), with N from 8 to 8192; for example squash:256."
         )
-    return ImagePolicy(
-        cast(Literal["short", "squash"], match[1]),
-        int(match[2]),
-    )
+    return ImagePolicy(cast(Literal["short", "squash"], match[1]), int(match[2]))
 
 
 @dataclass(frozen=True)
@@ -87,13 +77,12 @@ class Encoding:
         if not 0.0 <= self.min_chroma <= MAX_CHROMA:
             raise PackError(
                 f"min_chroma {self.min_chroma}: use 0 to {MAX_CHROMA}, in Lab units; 1.5 leaves "
-                f"grey "
-                f"photos out."
+                "grey photos out."
             )
         if not 1 <= self.max_pixels <= MAX_PIXELS_LIMIT:
             raise PackError(
                 f"max_pixels {self.max_pixels}: use 1 to {MAX_PIXELS_LIMIT}; {MAX_PIXELS} is the "
-                f"default."
+                "default."
             )
 
 
@@ -116,21 +105,12 @@ class Geometry:
 
     def move_box(self, box: tuple[float, float, float, float]) -> list[float]:
         """Map `[x0, y0, x1, y1]` of the stored source to the shard's image, both half-open."""
-        (x0, y0), (x1, y1) = (
-            self._move_point(
-                x,
-                y,
-            )
-            for x, y in (box[:2], box[2:])
-        )
+        (x0, y0), (x1, y1) = (self._move_point(x, y) for x, y in (box[:2], box[2:]))
         return [
             min(x0, x1),
             min(y0, y1),
             max(x0, x1),
-            max(
-                y0,
-                y1,
-            ),
+            max(y0, y1),
         ]
 
     def _move_point(self, x: float, y: float) -> tuple[float, float]:

@@ -94,7 +94,8 @@ class StreamSpec:
         random_crop_min_area: Smallest share of an image's area that a training crop keeps.
         fit: How an image that is not square becomes one.
         training: Replace bad samples and clip boxes; else leave both out and give boxes as
-        labelled. max_batch_size: Samples in a micro-batch.
+            labelled.
+        max_batch_size: Samples in a micro-batch.
         num_threads: Decoding threads.
         num_read_threads: Reading threads.
         read_ahead: Plans whose bytes are read before they are decoded.

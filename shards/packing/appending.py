@@ -43,7 +43,7 @@ def append_records(
 
     Raises:
         PackError: Not a finished folder, another corpus, split or classes, another packer, a disk
-        that fails.
+            that fails.
     """
     start = time.monotonic()
     request = _request(corpus, out)
@@ -82,7 +82,7 @@ def _request(corpus: Corpus, out: Path) -> Request:
     if request is None or not (out / MANIFEST_FILE).exists():
         raise PackError(
             f"{out}: not a finished set, so nothing can be added to it; pack it without --append "
-            f"first."
+            "first."
         )
 
     # Labels are indices into the classes: one list must hold for old and new shards.
@@ -90,10 +90,8 @@ def _request(corpus: Corpus, out: Path) -> Request:
     if asked != (request.corpus, request.split, request.classes, request.palette):
         raise PackError(
             f"{out}: was packed from {request.corpus} {request.split} with {len(request.classes)} "
-            f"classes; "
-            f"{corpus.name} {corpus.split} with {len(corpus.classes)} classes cannot be added. "
-            f"Pack it into "
-            "another folder: training takes several folders at once."
+            f"classes; {corpus.name} {corpus.split} with {len(corpus.classes)} classes cannot be "
+            "added. Pack it into another folder: training takes several folders at once."
         )
     return request
 
@@ -143,7 +141,7 @@ def _finish(manifest: Manifest, out: Path, request: Request, numbers: range) -> 
             if state is None:
                 raise PackError(
                     f"{out}: shard {number} has gone while its manifest was written; rerun the "
-                    f"same command."
+                    "same command."
                 )
             yield state
 

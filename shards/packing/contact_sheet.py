@@ -80,15 +80,7 @@ def _chosen(manifest: Manifest) -> list[np.void]:
     """Return rows spread evenly over the set, from its first sample to its last."""
     table = manifest.samples()
     count = min(COLUMNS * ROWS, manifest.num_samples)
-    indices = (
-        np.linspace(
-            0,
-            manifest.num_samples - 1,
-            count,
-        )
-        .round()
-        .astype(np.int64)
-    )
+    indices = np.linspace(0, manifest.num_samples - 1, count).round().astype(np.int64)
     rows = [table[index] for index in indices]
     return [row for row in rows if _is_local(manifest, row)]
 
@@ -108,10 +100,7 @@ def _drawn(manifest: Manifest, row: np.void) -> Image.Image | None:
     scale = SIDE / max(image.size)
     size = (
         max(1, round(image.width * scale)),
-        max(
-            1,
-            round(image.height * scale),
-        ),
+        max(1, round(image.height * scale)),
     )
     # Enlarged too: boxes on a 32-pixel image could not be seen.
     image = image.resize(size, Image.Resampling.BICUBIC)
@@ -137,14 +126,7 @@ def _read(manifest: Manifest, row: np.void) -> _Sample:
             members[name] = stream.read(min(int(row[f"{name}_size"]), MAX_MEMBER_BYTES))
 
     image = open_upright(members["image"], MAX_PIXELS_LIMIT)
-    mask = (
-        Image.open(
-            io.BytesIO(members["mask"]),
-            formats=["PNG"],
-        )
-        if members["mask"]
-        else None
-    )
+    mask = Image.open(io.BytesIO(members["mask"]), formats=["PNG"]) if members["mask"] else None
     return _Sample(image, _label(manifest, members["label"]), mask)
 
 
@@ -187,10 +169,7 @@ def _draw_boxes(
             x0,
             y0,
             max(x0 + 1, x1 - 1),
-            max(
-                y0 + 1,
-                y1 - 1,
-            ),
+            max(y0 + 1, y1 - 1),
         )
         draw.rectangle(corners, outline=color, width=2)
         _draw_text(draw, (x0 + 2, y0 + 1), _name(number, manifest), color)
@@ -204,12 +183,7 @@ def _draw_caption(
         [_name(int(number), manifest) for number in classes] if isinstance(classes, list) else []
     )
     lines = [
-        str(
-            label.get(
-                "source",
-                label.get("key", ""),
-            )
-        ),
+        str(label.get("source", label.get("key", ""))),
         ", ".join(names),
     ]
     for number, line in enumerate(line for line in lines if line):

@@ -85,8 +85,7 @@ def _indexed_keys(tar: Path) -> Iterator[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(
             f"{index}: cannot be read ({error}), so the records of its shard are not known; pack "
-            f"the shard "
-            "again with --only."
+            "the shard again with --only."
         ) from error
 
     for line in lines:

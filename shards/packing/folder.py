@@ -2,10 +2,10 @@
 
 <out>/packing.json           the request; packing again with another one is refused
 <out>/.packing/NNNNNN.state  a finished shard (shards/packing/shard_file.py)
-<out>/.packing/total.json    how many records and shards there are, once a packer has seen the last
-record <out>/.packing/append.json   the folder was finished, and more shards are being added to it
-<out>/.packing/lock          held by the packer of the whole set, and by parts for a moment at their
-start <out>/.packing/lock-part-*   held by the packer of a part
+<out>/.packing/total.json    how many records and shards there are, once a packer has seen all
+<out>/.packing/append.json   the folder was finished, and more shards are being added to it
+<out>/.packing/lock          held by the packer of the whole set, and by parts while they start
+<out>/.packing/lock-part-*   held by the packer of a part
 """
 
 import hashlib

@@ -166,7 +166,7 @@ def index_shards(
 
     Raises:
         PackError: No shards, another request or another packer in `out`, no usable sample, a disk
-        that fails.
+            that fails.
     """
     start = time.monotonic()
     # Listed before anything is written: a mistyped pattern leaves no folder behind.
@@ -265,8 +265,7 @@ def _check_request(out: Path, request: IndexRequest) -> None:
     if names:
         raise PackError(
             f"{out}: was begun with another request (other {', '.join(names)}); index into another "
-            f"folder, or "
-            "remove this one."
+            "folder, or remove this one."
         )
 
 
@@ -313,8 +312,7 @@ def _run(
         except BrokenProcessPool as error:
             raise PackError(
                 "a worker process died; look at the free memory, and rerun the same command with "
-                "--workers 1: "
-                "finished shards are kept."
+                "--workers 1: finished shards are kept."
             ) from error
 
 
@@ -382,8 +380,7 @@ def _write_tables(sources: list[Source], out: Path, request: IndexRequest) -> Ma
         commonest = next(iter(reasons), "the shards are empty")
         raise PackError(
             f"{out}: no usable sample in {len(sources)} shards: {commonest}; {REJECTED_FILE} in "
-            f"that folder "
-            "has all reasons."
+            "that folder has all reasons."
         )
 
     size, sha256 = write_samples(out / SAMPLES_FILE, totals.num_samples, _rows(sources, out))
@@ -456,13 +453,7 @@ def _rows(sources: list[Source], out: Path) -> Iterator[NDArray[np.void]]:
 
 
 def _rejections(sources: list[Source], out: Path) -> Iterator[Rejection]:
-    for number, (source, state) in enumerate(
-        zip(
-            sources,
-            _states(sources, out),
-            strict=True,
-        )
-    ):
+    for number, (source, state) in enumerate(zip(sources, _states(sources, out), strict=True)):
         if state.unreadable:
             yield Rejection(number, "", source.location, f"{UNREADABLE}: {state.unreadable}")
         yield from state.rejected
@@ -476,8 +467,7 @@ def _classes(totals: _Totals, request: IndexRequest, out: Path) -> tuple[str, ..
         kinds = Counter({"names": len(totals.class_names), "numbers": totals.highest_class + 1})
         raise PackError(
             f"{out}: its labels are names in some samples and numbers in others ({dict(kinds)}); "
-            f"name the classes "
-            "in their order with --classes FILE."
+            "name the classes in their order with --classes FILE."
         )
     if totals.class_names:
         # Sorted: the order of the shards must not number the classes.

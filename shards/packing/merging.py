@@ -150,16 +150,10 @@ def _check_states(out: Path, num_shards: int) -> None:
     if not missing:
         return
 
-    first = ", ".join(
-        map(
-            str,
-            missing[:8],
-        )
-    ) + (", ..." if len(missing) > 8 else "")
+    first = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
     raise PackError(
         f"{out}: {len(missing)} of {num_shards} shards are not packed yet ({first}); run their "
-        f"parts, "
-        "or run python launcher/pack.py without --part to pack what is missing."
+        "parts, or run python launcher/pack.py without --part to pack what is missing."
     )
 
 
@@ -221,6 +215,5 @@ def _all_rejected(out: Path, count: int, reasons: dict[str, LeftOut]) -> str:
     in_words = "; ".join(f"{number:,}: {reason}" for reason, number in commonest)
     return (
         f"{out}: all {count} records were rejected; {REJECTED_FILE} in that folder has the "
-        f"reasons. "
-        f"The commonest are {in_words}."
+        f"reasons. The commonest are {in_words}."
     )

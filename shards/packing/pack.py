@@ -95,14 +95,7 @@ class Plan:
 
     def chunks(self) -> list[Chunk]:
         """Return the records in the pieces that workers take."""
-        return [
-            self.records[first : first + CHUNK]
-            for first in range(
-                0,
-                len(self.records),
-                CHUNK,
-            )
-        ]
+        return [self.records[first : first + CHUNK] for first in range(0, len(self.records), CHUNK)]
 
     def inputs(self) -> ShardInputs:
         """Return the digests that are known before the files are read."""
@@ -338,8 +331,7 @@ def _plans(work: Work, part: Part) -> Iterator[Plan]:
         if "records" in changed:
             raise PackError(
                 f"{work.out}: shard {plan.number} was packed from other pictures than the corpus "
-                f"holds now; "
-                "remove the folder and pack again."
+                "holds now; remove the folder and pack again."
             )
         if "labels" in changed or "sizes" in changed:
             yield plan  # it changed at its source since: nothing refers to the shard yet

@@ -42,8 +42,7 @@ def pack_lines(report: PackReport, out: Path, command: str, next_line: str) -> I
     if report.touched:
         yield (
             f"{out}: the files of {len(report.touched):,} shards have another time than when they "
-            "were "
-            "packed, though sizes and labels are the same."
+            "were packed, though sizes and labels are the same."
         )
     if done:
         kept = f"; {report.kept:,} were packed before" if report.kept else ""

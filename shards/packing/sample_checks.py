@@ -58,11 +58,7 @@ def check_sample(manifest: Manifest, row: np.void, data: memoryview) -> SampleCh
         key, fault = "", ""
         # Shards made elsewhere have headers of any kind; ours have one form.
         if not manifest.is_indexed:
-            key, fault = _check_header(
-                bytes(data[offset - BLOCK : offset]),
-                extension,
-                size,
-            )
+            key, fault = _check_header(bytes(data[offset - BLOCK : offset]), extension, size)
             keys.append(key)
 
         content = bytes(data[offset : offset + size])

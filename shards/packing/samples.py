@@ -76,7 +76,7 @@ def pack_chunk(job: Job, records: Sequence[Record]) -> PackedChunk:
 
     Raises:
         PackError: The disk fails: an error other than a missing or forbidden file, three times
-        over.
+            over.
     """
     packed = PackedChunk()
     parts: list[bytes] = []
@@ -162,7 +162,7 @@ def _pack_record(job: Job, record: Record) -> tuple[StoredPicture, list[bytes]]:
     if not KEY.fullmatch(record.key) or len(record.key) + len(".json") > MAX_NAME:
         raise PictureError(
             f"its key cannot name a tar member: 1 to {MAX_NAME - 5} letters, digits, _ and - are "
-            f"allowed"
+            "allowed"
         )
     if record.fault:
         raise PictureError(record.fault)

@@ -174,7 +174,7 @@ class ShardWriter:
             if key in self._keys:
                 raise PackError(
                     f"key {key!r} comes twice in {self._file}: a corpus must give each record its "
-                    f"own."
+                    "own."
                 )
             self._keys.add(key)
 

@@ -53,14 +53,7 @@ def list_shards(text: str) -> list[Source]:
 
     # Patterns may overlap; a shard twice would weigh twice.
     unique = list(dict.fromkeys(locations))
-    return [
-        Source(location, name)
-        for location, name in zip(
-            unique,
-            _names(unique),
-            strict=True,
-        )
-    ]
+    return [Source(location, name) for location, name in zip(unique, _names(unique), strict=True)]
 
 
 def _expanded(text: str) -> list[str]:

@@ -43,8 +43,7 @@ def read_source(source: Path | TarMember) -> bytes:
 
     raise PackError(
         f"{source}: cannot be read after {READ_TRIES} tries ({failure.strerror}). Once the disk is "
-        f"back, "
-        "rerun the same command; finished shards are kept."
+        "back, rerun the same command; finished shards are kept."
     ) from failure
 
 

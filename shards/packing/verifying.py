@@ -207,13 +207,7 @@ def _check_samples(
 
 def _check_index(tar: Path, rows: NDArray[np.void], keys: list[str], check: ShardCheck) -> None:
     index = tar.with_suffix(".idx")
-    lines = [
-        index_line(
-            key,
-            member_spans(row),
-        )
-        for key, row in zip(keys, rows, strict=True)
-    ]
+    lines = [index_line(key, member_spans(row)) for key, row in zip(keys, rows, strict=True)]
     try:
         if index.read_text() != dali_index(lines, len(lines)):
             check.faults.append(f"{index.name} is not the index of these samples")

@@ -306,14 +306,7 @@ def _without_runs(report_data: ReportData, results: Sequence[Result], files: Fil
             models,
             files,
         )
-        scores = [
-            _scores_line(
-                task,
-                name,
-                each,
-            )
-            for name, each in models.items()
-        ]
+        scores = [_scores_line(task, name, each) for name, each in models.items()]
         blocks += [title, *scores, *rest]
     return blocks
 

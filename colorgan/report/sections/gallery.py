@@ -70,17 +70,7 @@ def progress_section(report_data: ReportData, files: Files) -> list[Block]:
 def _whole(path: Path | None, caption: str, title: str = "") -> list[Block]:
     """Return a picture as it was saved; nothing if it cannot be read."""
     picture = open_picture(path)
-    return (
-        []
-        if picture is None
-        else [
-            picture_block(
-                picture,
-                caption,
-                title,
-            )
-        ]
-    )
+    return [] if picture is None else [picture_block(picture, caption, title)]
 
 
 def colored_section(report_data: ReportData, files: Files) -> list[Block]:

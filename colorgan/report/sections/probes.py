@@ -96,14 +96,7 @@ def _low_shot(arms: Probes) -> list[Block]:
     rows = []
     for name, probes in found.items():
         for level, title in enumerate(probes[0].levels):
-            cells = [
-                _shot(
-                    probes,
-                    level,
-                    place,
-                )
-                for place in range(len(columns))
-            ]
+            cells = [_shot(probes, level, place) for place in range(len(columns))]
             rows.append([f"{name}, {title}", *cells])
     caption = (
         f"Linear from k positive images per class: mean ± deviation over draws. {_counts(found)}"

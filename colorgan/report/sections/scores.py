@@ -166,24 +166,10 @@ def _transfer_table(task: str, found: Mapping[Conditions, list[SeedGroup]]) -> l
         ]
     for metric, conditions, _ in columns:
         cells = _column_cells(metric, conditions)
-        rows = [
-            [*row, cell]
-            for row, cell in zip(
-                rows,
-                cells,
-                strict=True,
-            )
-        ]
+        rows = [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
     # Said in the table, so that no number is read beside the paper's without its conditions.
     if paper is not None:
-        ways = [
-            _differs(
-                metric,
-                conditions,
-                paper,
-            )
-            for metric, conditions, _ in columns
-        ]
+        ways = [_differs(metric, conditions, paper) for metric, conditions, _ in columns]
         rows.append(["Differs from the paper in", NO_VALUE, *ways])
     rows += _start_rows(paper, columns)
 
