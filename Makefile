@@ -1,6 +1,8 @@
 # Two commands for a fresh clone: `make pretrain` (install, then train on the built-in sample) and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+# Libraries that take the encoders; only the tests of the examples in docs/python.md use them.
+TAKERS := segmentation-models-pytorch==0.6.0
 ENCODERS = $(shell sed -n 's/^encoders = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ',')
 
 .PHONY: install pretrain test check format docs clean
@@ -13,7 +15,7 @@ install: .venv/installed
 .venv/installed: Makefile pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[deepspeed,onnx,remote,transfer,dev]'
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/encoders $(ENCODERS)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/encoders $(ENCODERS) $(TAKERS)
 	touch $@
 
 pretrain: install

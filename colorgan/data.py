@@ -49,6 +49,7 @@ __all__ = [
     "is_remote",
     "open_loaders",
     "open_set",
+    "open_training_set",
     "open_whole_set",
     "read_upright",
 ]
@@ -171,6 +172,49 @@ def open_loaders(
                 val_loader.close()
     finally:
         train_loader.close()
+
+
+def open_training_set(
+    shards: ShardSet,
+    ranks: Ranks,
+    *,
+    image_size: int,
+    ab_scale: float,
+    batch_size: int,
+    targets: Targets,
+    seed: int,
+    random_crop_min_area: float,
+    flip: bool,
+) -> Loader:
+    """Return a loader for a training script of the user's; its owner closes it.
+
+    Args:
+        shards: The set.
+        ranks: This process's place among the ranks.
+        image_size: Side of the output in pixels.
+        ab_scale: Divisor of a and b.
+        batch_size: Images per step on one rank.
+        targets: Which labels come with the images.
+        seed: Of the order, the crops and the flips.
+        random_crop_min_area: Smallest share of an image's area that a crop keeps; 1 = no crop.
+        flip: Mirror every other image.
+    """
+    return Loader(
+        shards,
+        image_size=image_size,
+        global_batch_size=batch_size * ranks.world_size,
+        micro_batch_size=batch_size,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        num_nodes=num_nodes(ranks.world_size),
+        seed=seed,
+        random_crop_min_area=random_crop_min_area,
+        flip=flip,
+        targets=targets,
+        device=str(ranks.device),
+        num_threads=_decode_threads(ranks),
+        ab_scale=ab_scale,
+    )
 
 
 @contextmanager

@@ -24,7 +24,7 @@ COLORGAN_FLOORS: tuple[tuple[str, ...], ...] = (
     ("evaluation", "training"),
     ("runs", "probes"),
     ("tasks", "study"),
-    ("report", "doctor"),
+    ("report", "doctor", "api"),
     ("console",),
 )
 # errors.py, files.py, records.py and a file per record on disk are the ground of shards; packing
@@ -64,6 +64,7 @@ FRONT_DOORS = {
             "timm_encoder",
         ),
         *("modes", "colorizing", "weights_file", "color_classes"),
+        *("photo_input", "predictors", "pretrained", "pyramid"),
     },
     "colorgan.distributed": {"launch_profile", "ranks", "strategy", "phase", "state"},
     "colorgan.checkpoints": {"checkpoint", "writer", "consolidation"},

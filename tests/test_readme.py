@@ -90,7 +90,7 @@ def test_the_pages_show_commands() -> None:
     assert {"pack", "pretrain", "consolidate", "finetune", "study"} <= set(shown)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+@pytest.mark.parametrize("page", ["README.md"])
 def test_the_lines_of_python_run(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

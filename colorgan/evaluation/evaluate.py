@@ -67,6 +67,23 @@ def evaluate(settings: EvaluateSettings, ranks: Ranks) -> None:
     """
     # Before the scoring: a folder that cannot be written would lose hours of it.
     ranks.on_all_ranks(lambda: _check_out(settings.out) if ranks.main else None)
+    evaluation, text, config = score_folder(settings, ranks)
+
+    if ranks.main:
+        print(text)
+        if settings.out is not None:
+            write_evaluation(settings.out, evaluation, _about(settings, config))
+
+
+def score_folder(settings: EvaluateSettings, ranks: Ranks) -> tuple[Evaluation, str, ModelConfig]:
+    """Load a model and score it; return the scores, as text too, and the model's config.
+
+    Called on all ranks.
+
+    Raises:
+        UsageError: The set cannot score the model as asked.
+        ModelFolderError: `model` is not a generator's or fine-tuned model's folder.
+    """
     model, config = ranks.on_all_ranks(lambda: load_model(settings.model, *KINDS))
     # Into the config: the record then says what was really used.
     config = config.model_copy(update={"inference": settings.inference or config.inference})
@@ -86,12 +103,7 @@ def evaluate(settings: EvaluateSettings, ranks: Ranks) -> None:
         batch_size=settings.batch_size,
         targets=_targets(config),
     ) as loader:
-        evaluation, text = _score(subject, loader)
-
-    if ranks.main:
-        print(text)
-        if settings.out is not None:
-            write_evaluation(settings.out, evaluation, _about(settings, config))
+        return *_score(subject, loader), config
 
 
 def _check_out(out: Path | None) -> None:

@@ -53,7 +53,8 @@ class PhotoRows:
     Attributes:
         height: In pixels.
         width: In pixels.
-        read: Rows `top` to `bottom` as uint8 sRGB, 3 x rows x width, on the CPU.
+        read: Rows `top` to `bottom` as sRGB, uint8 or floats in [0, 1], 3 x rows x width, on the
+            CPU.
     """
 
     height: int
@@ -62,7 +63,7 @@ class PhotoRows:
 
     @staticmethod
     def of(photo_3HW: Tensor) -> PhotoRows:
-        """Return the rows of a photo in memory, uint8 sRGB."""
+        """Return the rows of a photo in memory, sRGB in uint8 or floats in [0, 1]."""
         height, width = photo_3HW.shape[-2:]
         return PhotoRows(height, width, lambda top, bottom: photo_3HW[:, top:bottom].cpu())
 
@@ -124,9 +125,7 @@ def chroma_strips(
     device = next(generator.parameters()).device
     rows = max(1, strip_pixels // photo.width)
 
-    # Bicubic overshoots at edges; Lab of values outside sRGB is not defined.
-    small_B3HW = _shrunk(photo, image_size, rows).clamp(0.0, 1.0)
-    luminance_B1HW = normalise_lab_B3HW(rgb_to_lab_B3HW(small_B3HW), ab_scale)[:, :1].float()
+    luminance_B1HW = luminance_square(photo, image_size, strip_pixels)
     set_dropout_keys(generator, dropout_keys(seed, torch.zeros(1, dtype=torch.int64)))
     # TF32 would make a photo's colors depend on the card.
     with evaluating(generator), exact_float32():
@@ -166,9 +165,25 @@ def color_strips(
     )
     for strip in strips:
         rows_3HW = photo.read(strip.top, strip.bottom)
-        rgb_13HW = rows_3HW[None].to(strip.chroma_12HW.device).float() / 255.0
+        rgb_13HW = _unit(rows_3HW[None].to(strip.chroma_12HW.device))
         luminance_11HW = rgb_to_lightness_B1HW(rgb_13HW) / 50.0 - 1.0
         yield ColorStrip(strip.top, rgb_13HW, luminance_11HW, strip.chroma_12HW)
+
+
+def luminance_square(photo: PhotoRows, image_size: int, strip_pixels: int = STRIP_PIXELS) -> Tensor:
+    """Return a photo's normalised luminance, squashed to a network's square, on the CPU.
+
+    Float32, 1 x 1 x image_size x image_size.
+    """
+    rows = max(1, strip_pixels // photo.width)
+    # Bicubic overshoots at edges; Lab of values outside sRGB is not defined.
+    small_B3HW = _shrunk(photo, image_size, rows).clamp(0.0, 1.0)
+    return normalise_lab_B3HW(rgb_to_lab_B3HW(small_B3HW))[:, :1].float()
+
+
+def _unit(rgb: Tensor) -> Tensor:
+    """Return bytes as float32 in [0, 1], and floats as float32."""
+    return rgb.float() / 255.0 if rgb.dtype == torch.uint8 else rgb.float()
 
 
 def _shrunk(photo: PhotoRows, side: int, rows: int) -> Tensor:
@@ -183,7 +198,7 @@ def _shrunk(photo: PhotoRows, side: int, rows: int) -> Tensor:
     narrow_13HW = torch.empty(1, 3, photo.height, side)
     for top in range(0, photo.height, rows):
         bottom = min(top + rows, photo.height)
-        rgb_13HW = photo.read(top, bottom)[None].float() / 255.0
+        rgb_13HW = _unit(photo.read(top, bottom)[None])
         narrow_13HW[:, :, top:bottom] = resized(rgb_13HW, (bottom - top, side))
     return resized(narrow_13HW, (side, side))
 
@@ -197,7 +212,7 @@ def color_photo(
 
     Args:
         generator: Left in the mode it was in.
-        photo_3HW: uint8 sRGB; its own colors are not used.
+        photo_3HW: sRGB, uint8 or floats in [0, 1]; its own colors are not used.
         image_size: Side of the network's square.
         ab_scale: Divisor of a and b.
         seed: Of the dropout of "paper" inference.

@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 
 from colorgan.errors import ModelFolderError
 from colorgan.models.colorizing import color_photo
 from colorgan.models.model_folder import ModelConfig, check_colors, load_model, write_model
 from colorgan.models.modes import set_inference
-from colorgan.models.weights_file import CONFIG, WEIGHTS
-
-HUB_KEYWORDS = frozenset(("revision", "token", "cache_dir", "force_download", "local_files_only"))
+from colorgan.models.photo_input import as_photo
+from colorgan.models.pretrained import find_model
 
 
 class Generator(
@@ -48,17 +47,21 @@ class Generator(
         chroma_B2HW: Tensor = self.network(luminance_B1HW)
         return chroma_B2HW
 
-    def color(self, photo_3HW: Tensor, seed: int = 0) -> Tensor:
+    def color(self, photo: Any, seed: int = 0) -> Tensor:
         """Return a photo in color, as float sRGB in [0, 1], 3HW.
 
         Args:
-            photo_3HW: uint8 sRGB of any size; its own colors are not used.
+            photo: of any size, as `colorgan.models.photo_input.as_photo` takes it (PIL, numpy, or
+                a tensor 3HW; uint8, or floats in [0, 1]); its own colors are not used.
             seed: Of the dropout of "paper" inference.
+
+        Raises:
+            UsageError: It is no photo, or could be read in two ways.
         """
         config = self.model_config
         _, colored = color_photo(
             self.network,
-            photo_3HW,
+            as_photo(photo),
             image_size=config.architecture.image_size,
             ab_scale=config.ab_scale,
             seed=seed,
@@ -82,24 +85,7 @@ class Generator(
         """
         # The mixin would read config.json by itself, of any size and content, before we have
         # checked it.
-        unknown = keywords.keys() - {
-            "revision",
-            "token",
-            "cache_dir",
-            "force_download",
-            "local_files_only",
-        }
-        if unknown:
-            raise ModelFolderError(
-                f"from_pretrained takes no {', '.join(sorted(unknown))}: the folder says it all"
-            )
-        path = Path(pretrained_model_name_or_path)
-        if not path.is_dir():
-            files = [
-                hf_hub_download(str(pretrained_model_name_or_path), name, **keywords)
-                for name in (CONFIG, WEIGHTS)
-            ]
-            path = Path(files[0]).parent
+        path = find_model(pretrained_model_name_or_path, **keywords)
         network, config = load_model(path, "generator")
         check_colors(config, path)
         return cls(network, config).eval()

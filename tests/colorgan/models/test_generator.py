@@ -60,7 +60,7 @@ def test_a_name_on_the_hub_is_downloaded(folder: Path, monkeypatch: pytest.Monke
         asked.append((repo_id, filename, revision))
         return str(folder / filename)
 
-    monkeypatch.setattr("colorgan.models.generator.hf_hub_download", download)
+    monkeypatch.setattr("colorgan.models.pretrained.hf_hub_download", download)
     generator = Generator.from_pretrained("someone/colours", revision="v1")
     assert generator.model_config.images_seen == 7
     assert asked == [("someone/colours", CONFIG, "v1"), ("someone/colours", WEIGHTS, "v1")]
