@@ -58,6 +58,7 @@ def idle_share(
     plan = Plan(one, Draws(one, one, one, one))
     plans = iter([plan] * num_micro_batches * (num_steps + 1))
     maker: Any = SleepingMaker(decoder_s)
+    # The product's own queue: only decoder and device are stand-ins.
     stream = Stream(maker, plans, max_ready)
 
     # The first step fills the pipeline and is not counted.
@@ -67,6 +68,7 @@ def idle_share(
         for _ in range(num_micro_batches):
             stream.next()
         ready = time.perf_counter()
+        # The device takes a step as a whole, once its batches are there.
         time.sleep(num_micro_batches * device_s)
 
         if step > 0:

@@ -43,6 +43,7 @@ def make(folder: Path, width: int) -> int:
         "probe": {"raw": probe(module, 256, torch.device("cpu"))},
     }
     state = {"images_seen": 1, "model_role": "generator", "model": config.model_dump(mode="json")}
+    # In the foreground, so that the file is whole when measuring begins.
     writer = CheckpointWriter(
         folder,
         Ranks.single(),
@@ -73,6 +74,7 @@ def measure(folder: Path, largest: int) -> None:
     peak = memory("VmHWM")
     weights = folder / "generator" / WEIGHTS
     size = weights.stat().st_size
+    # The yardstick: the same bytes through the same disk.
     shutil.copyfile(weights, folder / "copy")
     copied = time.perf_counter() - done
 
@@ -107,6 +109,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         largest = make(Path(folder), given.width)
+        # A fresh process: this one has held the whole network.
         command = [sys.executable, __file__, "--folder", folder, "--measure", str(largest)]
         subprocess.run(command, check=True)
 

@@ -47,6 +47,7 @@ def launch(data: Path, run: Path, timeout_s: int) -> subprocess.Popen[str]:
         ),
         *("--run", str(run), "--launch.timeout_s", str(timeout_s), "--launch.torch_threads", "1"),
     ]
+    # On machines with GPUs too: two ranks of a tiny network need none.
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
     return subprocess.Popen(
         command,
@@ -67,6 +68,7 @@ def wait_for_rank(run: Path, rank: int) -> RankStatus:
         except OSError:
             continue
         beats = [read_status(path) for path in run.glob(f"hangs/*/.beat-{rank:05d}")]
+        # Past its start, where kernels are chosen and memory is taken.
         if steps > 5 and beats and beats[0] is not None:
             return beats[0]
     raise SystemExit("the run did not start in two minutes")
@@ -85,10 +87,12 @@ def main() -> None:
         launcher = launch(given.data, run, given.timeout_s)
         try:
             peer = wait_for_rank(run, given.rank)
+            # SIGSTOP, not SIGKILL: a process that is there and never answers is the harder case.
             os.kill(peer.process, signal.SIGSTOP)
             stopped_at = time.monotonic()
             output, _ = launcher.communicate(timeout=given.timeout_s + 60)
         finally:
+            # Also after an error here: ranks must not outlive the benchmark.
             launcher.kill()
 
         seconds = time.monotonic() - stopped_at

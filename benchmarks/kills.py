@@ -111,6 +111,7 @@ def make_data(folder: Path) -> Path:
     for number in range(NUM_PICTURES):
         background, square = (tuple(draw.randrange(256) for _ in range(3)) for _ in range(2))
         picture = Image.new("RGB", (40, 40), background)
+        # An edge and two colors: something to learn.
         picture.paste(square, (8, 8, 30, 25))
         picture.save(raw / "train" / f"{number:03d}.png")
 
@@ -145,10 +146,12 @@ def start(recipe: PretrainRecipe, case: Case) -> list[int]:
     """Fork one process per rank; return their ids."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
+        # A new port per start: the last one may still be closing.
         port = listener.getsockname()[1]
 
     processes = []
     for rank in range(case.world_size):
+        # Forked, as importing torch takes longer than the run.
         process = os.fork()
         if process:
             processes.append(process)
@@ -179,6 +182,7 @@ def _run_rank(recipe: PretrainRecipe, case: Case, rank: int, port: int) -> None:
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", flush=True)
     finally:
+        # Without the parent's exit handlers, which would run in each child.
         os._exit(status)
 
 
@@ -232,6 +236,7 @@ def kill_once(
 ) -> bool:
     """Start the run and kill one rank; return whether the run had ended before."""
     processes = start(recipe, case)
+    # Anywhere in the run, its start and its end included.
     moment = time.monotonic() + random.uniform(0, longest_s)
     while not ended(processes) and time.monotonic() < moment:
         time.sleep(0.0005)
@@ -239,6 +244,7 @@ def kill_once(
     if inside_a_save:
         while not ended(processes) and not saving(recipe.run):
             time.sleep(0.0002)
+        # Somewhere in the save, which takes about that long.
         time.sleep(random.uniform(0, 0.012))
     if ended(processes):
         return True
@@ -356,6 +362,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
 
+    # The moments differ all the same: they depend on the machine.
     random.seed(given.seed)
     cases = [Case(strategy, size) for strategy in given.strategies for size in given.ranks]
     if given.all:

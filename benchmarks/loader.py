@@ -84,6 +84,7 @@ class Row:
                 answer: dict[str, float] = json.loads(line)
                 return answer
 
+        # The last line of a traceback is its reason.
         self.failure = (self.log.read_text().strip().splitlines() or ["no word"])[-1][:150]
 
         return {}
@@ -106,6 +107,7 @@ def main() -> None:
         try:
             for row in rows:
                 row.ask(None)
+            # In turn: what slows the machine for a minute slows every row.
             for _ in range(arguments.repeats):
                 for row in rows:
                     if not row.failure and (answer := row.ask(str(arguments.seconds))):
@@ -113,6 +115,7 @@ def main() -> None:
                         row.cpu_ms.append(answer["cpu_ms"])
         finally:
             for row in rows:
+                # Killed: most loaders end their workers slowly.
                 row.process.kill()
                 row.process.wait()
 
@@ -188,11 +191,13 @@ def _prepare(folder: Path, photos: list[Path], policy: str) -> None:
             elsewhere.write({"__key__": f"{index:06d}", "jpg": image, "txt": b"a caption"})
     files.close()
 
+    # In place: `indexed` and `webdataset` read the same files.
     index_shards(str(folder / "elsewhere"), folder / "indexed", workers=2)
 
 
 def _start(name: str, work: Path, arguments: argparse.Namespace) -> Row:
     row = name.split("/")[1]
+    # Peers pin other versions of NumPy and torch.
     python = sys.executable if row in OURS else str(arguments.peers)
     log = work / (name.replace("/", "-") + ".log")
     command = [
@@ -238,6 +243,7 @@ def _report(rows: list[Row], num_photos: int, arguments: argparse.Namespace) -> 
     )
 
     print("of all processes and threads of a loader together, depend less on the machine's load.\n")
+    # Medians: one repeat beside other work must not decide.
     medians = {row.name: statistics.median(row.figures) for row in rows if row.figures}
     columns = ("images/s", "lowest", "highest", "x paper, photos", "x colorgan", "CPU ms")
     print(f"{'data/loader':<22}" + "".join(f"{column:>{len(column) + 2}}" for column in columns))

@@ -60,6 +60,7 @@ def cpu_seconds() -> float:
         parents[pid], used[pid] = int(fields[1]), int(fields[11]) + int(fields[12])
 
     total, mine = 0, {os.getpid()}
+    # Children of children: loaders start workers, which start helpers.
     while mine:
         total += sum(used.get(pid, 0) for pid in mine)
         mine = {pid for pid, parent in parents.items() if parent in mine}
@@ -98,6 +99,7 @@ def decode(folder: Path, kind: str, threads: int) -> Iterator[Any]:
     from nvidia.dali import Pipeline, fn, types
 
     data = [np.frombuffer(path.read_bytes(), np.uint8) for path in _files(folder)]
+    # In memory from here on: reading is left out, as this row is the limit of decoding.
     position = 0
 
     def source() -> list[np.ndarray]:
@@ -155,6 +157,7 @@ def paper(folder: Path, kind: str, threads: int) -> Iterator[Any]:
     from PIL import Image
     from skimage.color import rgb2lab
 
+    # As the paper's code does it, step by step.
     def load(path: Path) -> np.ndarray:
         image = Image.open(path).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
         lab = rgb2lab(np.asarray(image)).astype(np.float32).transpose(2, 0, 1)
@@ -292,6 +295,7 @@ def _files(folder: Path) -> list[Path]:
 def _opencv_lab(data: bytes) -> np.ndarray:
     import cv2
 
+    # Its own threads would compete with the workers.
     cv2.setNumThreads(0)
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if bgr.shape[:2] != (SIZE, SIZE):
@@ -315,6 +319,7 @@ class _Endless:
         return 10_000_000
 
     def __getitem__(self, index: int) -> np.ndarray:
+        # A large prime as stride: every image comes, in no order that a disk likes.
         return self.load(self.paths[index * 7919 % len(self.paths)])
 
 
@@ -324,6 +329,7 @@ def _data_loader(
     import torch
     from torch.utils.data import DataLoader
 
+    # The workers are the parallelism here.
     torch.set_num_threads(1)
     # fork (set explicitly: it is no longer the default everywhere), so that `load` need not be
     # picklable.

@@ -68,6 +68,7 @@ def main() -> None:
     print("  ".join(COLUMNS))
 
     for window, run, spread in CASES:
+        # One epoch of one seed: with a million samples the figures hardly depend on it.
         ids = Order(sizes, 0, window, run, spread).sample_ids(0, number)
         runs = (
             ids // per_shard * per_shard + ids % per_shard // run
@@ -85,6 +86,7 @@ def main() -> None:
         quality += [f"{classes_of_batches(ids, -(-number // 1000)):.0f}"]
         for ranks, nodes in NODES:
             seeks = seeks_of_node(runs, nodes, run * spread)
+            # A moving mean: a disk's queue evens out a burst of some seconds.
             worst = np.convolve(seeks, np.ones(PEAK_OVER) / PEAK_OVER, "valid")[PEAK_OVER:].max(
                 initial=0.0
             )
@@ -109,6 +111,7 @@ def classes_of_batches(ids: NDArray[np.int64], class_size: int) -> float:
     classes = (ids // class_size)[: len(ids) // GLOBAL_BATCH * GLOBAL_BATCH].reshape(
         -1, GLOBAL_BATCH
     )
+    # Sorted, neighbours that differ count the classes.
     classes = np.sort(classes, axis=1)
     return float((np.diff(classes, axis=1) > 0).sum(axis=1).mean() + 1)
 

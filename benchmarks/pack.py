@@ -95,7 +95,9 @@ class Rival:
 
     def run(self) -> None:
         """Pack into a fresh folder."""
+        # Fresh each time: packing into a finished folder would do nothing.
         folder = Path(tempfile.mkdtemp())
+        # With the children's times, which count once they have ended.
         start, cpu = time.monotonic(), sum(os.times()[:4])
         count = self.work(folder / "out")
         self.speeds.append(count / (time.monotonic() - start))

@@ -70,10 +70,12 @@ def add_file(counts: Counts, text: str) -> None:
     counts.nodes += sum(1 for _ in ast.walk(tree))
     counts.long_lines += sum(len(line) > MAX_LINE for line in lines)
 
+    # By tokens: a `#` within a string is no comment.
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT and not token.line[: token.start[1]].strip():
             counts.comments += 1
 
+    # Without blank lines: air must not look like low density.
     counts.full_lines += sum(bool(line.strip()) for line in lines)
 
     for node in ast.walk(tree):
@@ -85,6 +87,7 @@ def add_function(counts: Counts, node: Function, lines: list[str]) -> None:
     """Count whether a function's body is airless, and whether a public one has a docstring."""
     body = node.body
     has_docstring = ast.get_docstring(node) is not None
+    # Blank lines of a docstring would hide a body without air.
     if has_docstring:
         body = body[1:]
 
@@ -112,6 +115,7 @@ def count_complex(root: Path, packages: dict[str, Counts]) -> list[str]:
         "json",
         "--exit-zero",
     ]
+    # Isolated from a project's own settings, so that any project can be counted.
     setting = f"lint.mccabe.max-complexity={MAX_COMPLEXITY}"
     found = subprocess.run(
         [*command, "--config", setting, *ROOTS], cwd=root, capture_output=True, check=True

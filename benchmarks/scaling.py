@@ -85,7 +85,9 @@ def main() -> None:
         "settings": [{"global_batch_size": given.batch}],
         "seconds": given.seconds,
     }
+    # One rank first: all others are compared with it.
     rows = [("ddp", 1), *((strategy, given.ranks) for strategy in STRATEGIES)]
+    # All rows in turn, several times: medians then compare like with like.
     rates: dict[tuple[str, int], list[float]] = {row: [] for row in rows}
     for _ in range(given.repeats):
         for strategy, ranks in rows:

@@ -79,6 +79,7 @@ class TextbookUNet(nn.Module):
                     1,
                 )
             )
+            # No norm at either end, as in ours.
             if 0 < level < len(channels) - 1:
                 layers.append(nn.BatchNorm2d(width))
             self.down.append(nn.Sequential(*layers))
@@ -181,6 +182,7 @@ def textbook_step(size: Size, device: torch.device, lab_B3HW: Tensor) -> Step:
         ((real_loss + fake_loss) / 2).backward()
         discriminator_adam.step()
 
+        # As tutorials do: its gradients of this turn are not needed.
         discriminator.requires_grad_(False)
         generator_adam.zero_grad()
         logits = discriminator(torch.cat([grey, fake], 1))
@@ -253,6 +255,7 @@ def rate_of(step: Step, device: torch.device, batch: int, seconds: float) -> flo
     wait_for(device)
     began = time.perf_counter()
     number = 0
+    # Two at least, however slow the device.
     while number < 2 or time.perf_counter() - began < seconds:
         step()
         number += 1
@@ -265,6 +268,7 @@ def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
     side = 8192 if device.type == "cuda" else 2048
     left = torch.randn(side, side, device=device).to(dtype)
     right = torch.randn(side, side, device=device).to(dtype)
+    # The best, not the median: a peak is a limit.
     best = float("inf")
     for _ in range(6):
         wait_for(device)
@@ -300,10 +304,12 @@ def compare(size: Size, ranks: Ranks, repeats: int, seconds: float) -> None:
         "textbook, fp32": (textbook_step(size, device, lab_B3HW), torch.float32),
         "ours, fp32": (our_step(size, ranks, lab_B3HW, precision="fp32"), torch.float32),
     }
+    # Emulated bf16 would only show the emulation.
     if has_bf16(device):
         fast = our_step(size, ranks, lab_B3HW, precision="bf16", channels_last=True)
         steps["ours, bf16 channels_last"] = (fast, torch.bfloat16)
 
+    # Counted while it runs, not taken from formulas.
     flops = {name: flops_of(step) / size.batch for name, (step, _) in steps.items()}
     rates: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats):

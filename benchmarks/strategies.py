@@ -139,6 +139,7 @@ def steps(task: PretrainTask, strategy: Strategy, num_steps: int, accumulation: 
 def train_and_save(ranks: Ranks, folder: Path) -> None:
     """Train under each strategy; leave checkpoints that record what was held. All ranks."""
     for name, profile in STRATEGIES.items():
+        # The profile as if a launcher had set it.
         mine = replace(ranks, profile=profile)
         held = held_bytes(mine)
 
@@ -165,6 +166,7 @@ def held_bytes(ranks: Ranks) -> dict[str, int]:
         lambda weights: torch.optim.Adam(weights, RATE),
     )
     seen: dict[str, int] = {}
+    # Measured right behind the backward pass, where most is held.
     original = strategy.backward
 
     def backward(phase: Phase, loss: Tensor) -> None:
@@ -234,6 +236,7 @@ class Recording(ToyLoader):
     def batch(self, slots: range) -> Any:
         """Return a micro-batch, as `ToyLoader`, and note it."""
         if self.rank == 0 and slots.start == self.stop_at:
+            # As SLURM warns a job before its time is over.
             os.kill(os.getpid(), signal.SIGUSR2)
         self.seen = [
             *getattr(self, "seen", []),
@@ -334,6 +337,7 @@ def resumes(folder: Path, pairs: Pairs) -> Iterator[Resume]:
             )
 
             stopped = json.loads((folder / f"{first}-{before}-stopped" / "seen.json").read_text())
+            # Or the resumed run would prove nothing.
             assert sorted(stopped) == list(range(STOP_AT)), "was not stopped half-way"
 
             ids = [sorted(json.loads((path / "seen.json").read_text())) for path in (whole, target)]
@@ -376,6 +380,7 @@ def two_ranks_again(ranks: Ranks, folder: str, pairs: Pairs) -> None:
 
 def measure(folder: Path, pairs: Pairs = PAIRS) -> tuple[list[Equivalence], list[Resume]]:
     """Run everything in `folder`; return both tables."""
+    # Three launches: resuming on another number of ranks needs new processes.
     on_ranks(2, two_ranks_first, str(folder), pairs)
     on_ranks(1, one_rank, str(folder), pairs)
     on_ranks(2, two_ranks_again, str(folder), pairs)

@@ -9,6 +9,7 @@ in its workers, lists a sample whose mask raises it among the rejected.
 """
 
 
+# Not a ShardError: this package knows of shards only what a record is.
 class CorpusError(Exception):
     """The raw corpus cannot be read as asked; the message has the value, where, and a way out."""
 

@@ -38,6 +38,7 @@ def open_corpus(
     Raises:
         CorpusError: the split is missing, malformed or ambiguous.
     """
+    # Only masks of unknown tools have soft edges; the other corpora say what theirs mean.
     if name == "folder":
         return open_folder(root, split, mask_threshold)
     return OPENERS[name](root, split)
@@ -54,4 +55,5 @@ def fetch_corpus(
     Raises:
         DownloadError: no official archive, or it cannot be fetched or unpacked safely.
     """
+    # An archive that is unpacked already is not fetched again.
     return download(archives_for(name, split), root, mirror=mirror, progress=progress)

@@ -51,6 +51,7 @@ def main(argv: list[str]) -> int:
         command=command_text("colorize"),
         description=__doc__ or "",
         next_line=f"{command_text('evaluate')} --model DIR --data DIR",
+        # Bare words are photos, so that a shell's `*.jpg` works.
         positional="photos",
         examples=(
             f"{command_text('colorize')} --generator runs/pretrain/generator --out colored *.jpg",

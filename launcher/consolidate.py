@@ -55,6 +55,7 @@ def main(argv: list[str]) -> int:
     if settings.onnx:
         print(export_to_onnx(result.folder))
 
+    # What comes next depends on what was made: only a generator colors photos.
     if result.kind == "generator":
         data = "--data.train DIR --data.val DIR"
         print(f"Next: {command_text('finetune')} --task classify --init {result.folder} {data}")

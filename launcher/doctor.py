@@ -31,6 +31,7 @@ def main(argv: list[str]) -> int:
     # Torch is imported after the settings have been checked.
     from colorgan.doctor.examine import examine
 
+    # The sample is drawn anew: the doctor needs no data, and leaves none.
     with tempfile.TemporaryDirectory() as folder:
         data = packed_sample(Path(folder))
         return int(examine(settings, data).broken)

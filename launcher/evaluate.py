@@ -27,6 +27,7 @@ def main(argv: list[str]) -> int:
     from colorgan.distributed.ranks import joined_ranks
     from colorgan.evaluation.evaluate import evaluate
 
+    # No TF32 here: scores must agree between a GPU and a CPU.
     with joined_ranks(timeout_s=settings.timeout_s, device=settings.device) as ranks:
         evaluate(settings, ranks)
     return 0

@@ -37,6 +37,7 @@ def main(argv: list[str]) -> int:
     from colorgan.tasks.finetuning import run
 
     launch = recipe.launch
+    # Training may round as TF32 does; scoring does not.
     with joined_ranks(
         timeout_s=launch.timeout_s,
         torch_threads=launch.torch_threads,

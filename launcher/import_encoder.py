@@ -44,6 +44,7 @@ def main(argv: list[str]) -> int:
     # Torch is imported after the settings have been checked.
     from colorgan.tasks.encoder_import import import_encoder
 
+    # Kept in the folder: where its weights are from can be read later.
     recipe = settings.model_dump(mode="json")
     out, like = settings.out, settings.like
     print(import_encoder(settings.encoder, settings.weights, like=like, out=out, recipe=recipe))

@@ -141,6 +141,7 @@ class PackSettings(BaseModel):
 
     @model_validator(mode="after")
     def _enough_is_given(self) -> Self:
+        # 0 of --only is a shard: only None and False count as not given.
         modes = [name for name in MODES if getattr(self, name) not in (None, False)]
         if len(modes) > 1:
             raise ValueError(f"--{modes[0]} and --{modes[1]} do not go together; give one of them")
@@ -157,6 +158,7 @@ class PackSettings(BaseModel):
         if self.mask_threshold is not None and self.corpus not in (None, "folder"):
             raise ValueError("--mask_threshold is for --corpus folder")
         if self.stratify is not None:
+            # Parsed here too, so that its mistake is shown with all others.
             parse_shares(self.stratify)
             if self.only is not None or self.append:
                 raise ValueError(
@@ -215,6 +217,7 @@ def pack_corpus(settings: PackSettings) -> None:
         parts = {out / name: part.corpus for name, part in stratified.items()}
 
     for folder, each in parts.items():
+        # One after the other: each uses all workers.
         report = pack_into(folder, each, settings)
         print(*pack_lines(report, folder, command_text("pack"), NEXT), sep="\n")
 
@@ -222,6 +225,7 @@ def pack_corpus(settings: PackSettings) -> None:
 def pack_into(out: Path, corpus: Corpus, settings: PackSettings) -> PackReport:
     """Pack a corpus, one part or shard of it, or what is new in it."""
     root, workers = given(settings.root), settings.workers
+    # One shard's records are not counted beforehand.
     total = corpus.num_records if settings.only is None else None
     with images_shown(total) as progress:
         if settings.only is not None:

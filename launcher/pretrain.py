@@ -20,6 +20,7 @@ HERE = Path(__file__).resolve().parent
 def main(argv: list[str]) -> int:
     """Read the recipe, join the ranks, train; return the exit status."""
     keys = {word.split("=")[0] for word in argv}
+    # Without a word about data, a newcomer means: show me.
     on_sample = not {"--config", "--data.train"} & keys
     recipe = parse(
         PretrainRecipe,
@@ -34,6 +35,7 @@ def main(argv: list[str]) -> int:
             f"{command_text('pretrain')} --data.train shards/photos --run runs/a --epochs 20",
         ),
     )
+    # A recipe of the user's own without data is a mistake, not a wish for the sample.
     if not recipe.data.train and not on_sample and recipe_name(argv) != "sample":
         raise UsageError("data.train is not given: name folders that launcher/pack.py has written")
 

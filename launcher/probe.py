@@ -28,6 +28,7 @@ def main(argv: list[str]) -> int:
     from colorgan.distributed.ranks import joined_ranks
     from colorgan.probes.probe import run
 
+    # Deterministic by default: levels are compared by tenths of a point.
     with joined_ranks(timeout_s=settings.timeout_s) as ranks:
         run(settings, ranks)
     return 0

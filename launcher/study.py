@@ -33,6 +33,7 @@ def main(argv: list[str]) -> int:
     # Torch is imported after the settings have been checked.
     from colorgan.study.study import run_study
 
+    # The folder of the scripts: steps are commands in processes of their own.
     run_study(settings, LAUNCHER)
     return 0
 

@@ -34,6 +34,7 @@ class Queued:
 
 def main(folder: Path) -> None:
     """Print a study's steps, or one run."""
+    # Asked once: a busy SLURM answers slowly.
     queue = read_queue()
     if (folder / "steps").is_dir():
         print_study(folder, queue)
@@ -55,6 +56,7 @@ def read_queue() -> list[Queued]:
         print("note: SLURM does not answer; this is what is on disk")
         return []
 
+    # The reason comes last and may hold anything, bars too.
     lines = [
         line.split(
             "|",
@@ -119,6 +121,7 @@ def print_job(job: str, fields: list[str], queue: list[Queued]) -> None:
     state = event
     if queued:
         state = f"{queued[0].state} {queued[0].elapsed} {queued[0].reason}"
+    # A job that died with its node has left no last word.
     elif event in ("started", "submitted", "requeued"):
         state = "GONE from the queue without a message: submit the same command again"
 
@@ -155,6 +158,7 @@ def last_entries(log: Path) -> tuple[dict[str, dict[str, Any]], int]:
             entry = json.loads(line)
         except ValueError:  # being written
             continue
+        # Later lines replace earlier ones.
         last[entry.get("kind", "")] = entry
         total = entry.get("total_images", total)
 
@@ -207,6 +211,7 @@ def clock(seconds: float) -> str:
 def read(path: Path) -> str:
     """Return a file's text, or "" if it cannot be read."""
     try:
+        # A file that is being written may end in half a character.
         return path.read_text(errors="replace")
     except OSError:
         return ""

@@ -24,6 +24,7 @@ def main() -> None:
     steps: list[dict[str, Any]] = json.load(sys.stdin)
     complete: dict[str, bool] = {}
     for step in steps:
+        # In the study's order, parents first: each is known before its children ask.
         complete[step["name"]] = is_complete(step, steps, complete)
         print(
             "\t".join(
@@ -41,6 +42,7 @@ def is_complete(
     """Return whether a step need not run; cheap ones have no mark, but newer output than input."""
     if step["complete"]:
         return True
+    # Ordinary commands have a mark; without it they run.
     if step["recipe"] is not None and step["command"] != "report":
         return False
 
@@ -63,6 +65,7 @@ def fields(step: dict[str, Any], complete: bool) -> list[str]:
     run = "-"
     if command in WITH_RUN_FOLDER:
         folder = Path(step["done"]).parent
+        # Fine-tuning is complete by its scores, one folder below the run.
         run = str(folder.parent if folder.name == "evaluation" else folder)
     return [
         file_name(step["name"]),

@@ -169,6 +169,7 @@ def _plot(axes: Axes, line: Line) -> None:
 def _scale(axes: Axes, spec: ChartSpec) -> None:
     """Set the axes: images seen from 0, values by the spec."""
     if spec.log and all(y > 0 for line in spec.lines for _, y in line.points):
+        # Only where all values are positive: a log axis drops zeros without a word.
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -190,6 +191,7 @@ def _data(axes: Axes, lines_shown: Sequence[Line], unit: str) -> str:
     box = axes.get_position()
     lines = []
     for line in lines_shown:
+        # Five digits: more than the pointer's label has room for, in a smaller page.
         points = [[round(x), float(f"{y:.5g}")] for x, y in thinned(line.points)]
         lines.append(
             {
@@ -298,6 +300,7 @@ def _png(drawing: Drawing, title: str, lines: Sequence[Line]) -> bytes:
         ncols=1 if len(lines) < 4 else 2,
         frameon=False,
     )
+    # The legend has its own room, so that charts of ten lines stay as high as others.
     drawing.set_size_inches(SIZE_INCHES[0], SIZE_INCHES[1] + 0.2 * len(lines))
     return png_of(drawing)
 

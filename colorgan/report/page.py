@@ -50,6 +50,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     files[PAGE] = page.encode("utf-8", "backslashreplace")
     out.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
+        # A page that is open in a browser is never half of an old one.
         with replacing(out / name) as partial:
             partial.write_bytes(data)
     return out / PAGE

@@ -45,6 +45,7 @@ def triples(path: Path) -> list[Row]:
 
 
 def _is_whole(strip: OpenStrip) -> bool:
+    # A killed run may have left a part of a strip.
     return {GREY, COLORED, ORIGINAL} <= set(strip.cells)
 
 

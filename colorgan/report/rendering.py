@@ -22,6 +22,7 @@ from colorgan.report.blocks import Block, Section
 
 @cache
 def _environment() -> Environment:
+    # Undefined names fail here: a gap in a page of numbers would look like a value.
     environment = Environment(
         loader=PackageLoader("colorgan.report", "templates"),
         autoescape=True,

@@ -39,10 +39,12 @@ def draw_study(protocol: ProtocolRecord, stem: str, label: str, files: Files) ->
     """
     arms = [arm for arm in protocol.arms if arm.known]
     compared = [each for each in protocol.comparisons if each.difference is not None]
+    # The table beside the chart has all of them.
     compared = compared[:MAX_DIFFERENCES]
     if not arms:
         return None
 
+    # As high as its rows: a study of ten arms must not squeeze their names.
     heights = [len(each) * ROW_INCHES for each in (arms, compared) if each]
     with mpl.rc_context({**SETTINGS, "svg.hashsalt": stem}):
         size = (WIDTH_INCHES, sum(heights) + len(heights) * MARGIN_INCHES)
@@ -65,6 +67,7 @@ def _draw_arms(axes: Axes, arms: Sequence[ArmRecord]) -> None:
     for row, arm in enumerate(arms):
         values = [100 * value for value in arm.known]
         rows = [row] * len(values)
+        # Half transparent, as runs of one arm often lie on each other.
         axes.plot(
             values,
             rows,
@@ -86,6 +89,7 @@ def _draw_arms(axes: Axes, arms: Sequence[ArmRecord]) -> None:
 
 
 def _draw_differences(axes: Axes, compared: Sequence[ComparisonRecord]) -> None:
+    # An interval across this line decides nothing.
     axes.axvline(0.0, color=INK, linewidth=1.0, linestyle=":")
     for row, each in enumerate(compared):
         if each.low is not None and each.high is not None:
@@ -111,9 +115,11 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
     labels = []
     for name in names:
         label = plain(name)
+        # Cut here: matplotlib would make room by shrinking the chart.
         labels.append(label if len(label) <= MAX_LABEL else f"{label[: MAX_LABEL - 2]}..")
 
     axes.set_yticks(range(len(names)), labels)
+    # Upside down, as rows of a table are read.
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=True, axis="x", color=GRID)
     axes.grid(visible=False, axis="y")

@@ -97,6 +97,7 @@ def _value_of(name: str, names: list[str]) -> int:
     if name.lower() in VOID_NAMES:
         return VOID
     names.append(name)
+    # Too many names are refused below; the bound keeps their values within a byte until then.
     return min(len(names), VOID)
 
 

@@ -41,6 +41,7 @@ class ClassTar:
             CorpusError: the tar cannot be read.
         """
         for name, offset, size in _members(self.file, self.start):
+            # By its own name: folders within may have dots.
             if is_picture(name.rpartition("/")[2]):
                 yield TarMember(self.file, name, offset, size)
 
@@ -51,6 +52,7 @@ def find_class_tars(root: Path, folder: Path, split: str) -> list[ClassTar]:
     Raises:
         CorpusError: the tar of tars cannot be read, or holds a class twice.
     """
+    # Tars beside each other first: they are what most users have unpacked.
     found = []
     for entry in list_folder(folder):
         match = TAR_NAME.fullmatch(entry.name)

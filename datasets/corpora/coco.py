@@ -102,6 +102,7 @@ def open_coco(root: Path, split: str) -> Corpus:
             f"folder.{skipped.in_words()}"
         )
     note = ""
+    # test and unlabeled have no labels anywhere: that needs no word.
     if found.name.startswith(LABELLED_SPLITS):
         note = f"no instances file for {found.name}, so its pictures have no labels"
     records = functools.partial(_plain_records, folder)
@@ -120,6 +121,7 @@ def open_coco(root: Path, split: str) -> Corpus:
 def _find(root: Path, split: str) -> _Split:
     """Return the one split on disk that a name means."""
     require_folder(root, "give the COCO folder that holds train2017/ and annotations/ as --root")
+    # It becomes part of paths: no slash, no dot in front.
     if not re.fullmatch(r"[\w-][\w .-]*", split):
         raise CorpusError(
             f"{split!r} is no split of COCO: give train, val, test or a folder's name."
@@ -161,6 +163,7 @@ def _annotations_of(root: Path, name: str) -> Path | None:
     folder = root / "annotations"
     entries = list_folder(folder) if folder.is_dir() and (root / name).is_dir() else []
     matching = [folder / entry.name for entry in entries if dated.fullmatch(entry.name)]
+    # Two years beside each other: nobody says whose images these are.
     return matching[0] if len(matching) == 1 else None
 
 
@@ -294,6 +297,7 @@ def _labelled_records(instances: Instances, files: _Found, with_masks: bool) -> 
 
 
 def _mask_of(instances: Instances, image: ImageEntry) -> CocoMask | None:
+    # Without a size the outlines have no plane to be drawn on.
     if image.size is None:
         return None
     annotations = instances.annotations.get(image.id, [])

@@ -149,12 +149,14 @@ def read_instances(path: Path) -> Instances:
     annotations, left_out = _by_image(data["annotations"], images, path)
 
     instances = Instances(path, classes, class_of, images, annotations, left_out)
+    # A list in an unknown form would be a set without any label, packed for hours.
     _check_some_object(instances)
     return instances
 
 
 def _load(path: Path) -> dict[str, Any]:
     try:
+        # Before reading: in memory it takes some seven times its size.
         if path.stat().st_size > MAX_JSON_BYTES:
             raise CorpusError(f"{path}: larger than {MAX_JSON_BYTES:,} bytes; split it by images.")
         # From bytes json tells UTF-8, with or without a byte order mark, from UTF-16.
@@ -234,6 +236,7 @@ def _image(entry: Any, path: Path) -> ImageEntry:
     if identity is None or name is None:
         missing = "file_name" if identity is not None else "id"
         raise CorpusError(f"{path}: picture {entry.get('id')} has no proper {missing}.")
+    # Checked now, when no path is made of it yet.
     inside(path.parent, name, path)
 
     width, height = _side(entry.get("width")), _side(entry.get("height"))
@@ -273,6 +276,7 @@ def _by_image(
     entries: list[Any], images: list[ImageEntry], path: Path
 ) -> tuple[dict[str, list[Annotation]], Skipped]:
     """Return the annotations by image id, and those that belong to none."""
+    # Also those with a fault: their annotations belong to somebody.
     known = {image.id for image in images}
     annotations: dict[str, list[Annotation]] = defaultdict(list)
     left_out = Skipped()

@@ -67,6 +67,7 @@ class CocoMask:
             )
 
         regions = [self._region(index, annotation) for index, annotation in self.annotations]
+        # Painted one over the other: what comes last is seen.
         regions.sort(key=_Region.order)
 
         # Run lengths go down the columns.
@@ -168,6 +169,7 @@ class CocoMask:
 
         packed = outline["counts"]
         numbers = unpack_counts(packed) if isinstance(packed, str) else packed
+        # Checked in 64 bits: hostile sums would wrap in 32.
         counts = np.asarray(numbers, np.int64)
 
         num_pixels = self.height * self.width

@@ -88,6 +88,7 @@ class Skipped:
     def add(self, reason: str, name: str) -> None:
         """Count one more."""
         self.counts[reason] = self.counts.get(reason, 0) + 1
+        # A few names tell a user where to look; millions would not.
         names = self.examples.setdefault(reason, [])
         if len(names) < NUM_EXAMPLES:
             names.append(name)
@@ -190,6 +191,7 @@ def _is_new(entry: os.DirEntry[str], linked: set[str]) -> bool:
     target = os.path.realpath(entry.path)
     parents = os.path.realpath(os.path.dirname(entry.path))  # noqa: PTH120 (hot path)
     is_ancestor = (parents + os.sep).startswith(target + os.sep)
+    # Two links to each other would lead round for ever.
     if is_ancestor or target in linked:
         return False
     linked.add(target)
@@ -276,6 +278,7 @@ class FileNames:
             return name
 
         alike = self._alike[parent].get(_plain(last), [])
+        # Two files that differ in case alone: guessing would pick one at random.
         if len(alike) != 1:
             return None
         return f"{parent}/{alike[0]}" if parent else alike[0]
@@ -367,6 +370,7 @@ def record_key(relative: str, suffix: str = ".jpg") -> str:
     if plain and relative.endswith(suffix) and not re.search(r"-[0-9a-f]{8}$", stem):
         return stem
 
+    # Of the bytes: names that are not UTF-8 have no other form.
     digest = hashlib.sha256(os.fsencode(relative)).hexdigest()[:8]
     readable = re.sub(
         r"[^A-Za-z0-9_-]+",

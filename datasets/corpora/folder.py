@@ -64,6 +64,7 @@ class _Layout:
         """Return the mask of an image; None if it has none."""
         stem = PurePosixPath(relative).with_suffix("").as_posix()
         endings = BESIDE_ENDINGS if self.masks == self.images else MASK_ENDINGS
+        # The plain name first: `cat.png` is meant before `cat_mask.png`.
         for ending in endings:
             for suffix in MASK_SUFFIXES:
                 name = files.find(f"{stem}{ending}{suffix}")
@@ -94,6 +95,7 @@ def open_folder(root: Path, split: str, mask_threshold: int | None = None) -> Co
         layout = replace(layout, folders=names)
 
     skipped = Skipped()
+    # A pass over names before any image is read: a missing mask is found in seconds.
     num_records = _count(layout, skipped)
     if num_records == 0:
         raise CorpusError(

@@ -59,6 +59,7 @@ def open_imagenet(root: Path, split: str) -> Corpus:
             f"{folder}: the split {split!r} is empty, no picture in its {len(present)} folders."
             f"{skipped.in_words()}"
         )
+    # Counted, not taken: a stray image has no class.
     for name in list_pictures(folder):
         skipped.add("pictures outside of the classes' folders", name)
     records = functools.partial(_records, folder, present, wnids)
@@ -80,6 +81,7 @@ def _pictures_of(folder: Path, wnid: str) -> Path:
 
 def _wnids_of_other_splits(root: Path, folder: Path) -> list[str]:
     """Return the wnids of `train/` and `val/`, so that a class has the same index in both."""
+    # The root is the split: there is no other one beside it.
     if folder == root:
         return []
     wnids: list[str] = []

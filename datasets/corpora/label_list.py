@@ -114,6 +114,7 @@ def _labels(
         return Labels(path, classes, indices)
 
     # Numbers count the sorted wnids of all classes: of a subset they mean other ones.
+    # A list of names has none; a damaged one has some.
     numbers = [int(label) for label in listed.values() if _is_number(label)]
     if len(numbers) < len(listed) or max(numbers) + 1 != len(wnids):
         raise CorpusError(

@@ -82,6 +82,7 @@ class _Seen:
             return
 
         self.num_read += 1
+        # Counts, not np.unique, which sorts every pixel.
         counts = np.bincount(plane.ravel().astype(np.int64))
         values = set(counts.nonzero()[0].tolist()) - {0}
         if len(values) == 1:
@@ -121,6 +122,7 @@ def survey(
         if seen.has_indices and len(names) > 1:
             break
 
+    # One that can be read is enough: the packer names the others.
     if seen.num_read == 0 and seen.fault is not None:
         raise seen.fault
     if seen.has_indices:

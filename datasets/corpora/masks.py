@@ -86,6 +86,7 @@ class BinaryMask:
         if self.threshold is not None:
             return np.asarray(plane >= self.threshold, np.uint8)
 
+        # A soft edge that is rounded in silence would move the outline.
         strange = np.setdiff1d(plane, [0, FULL])
         if strange.size:
             raise CorpusError(
@@ -214,6 +215,7 @@ def _decoded(path: Path, *, as_rgb: bool = False) -> NDArray[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            # Pillow warns first and refuses only at twice the size.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as picture:
                 if picture.width * picture.height > MAX_MASK_PIXELS:

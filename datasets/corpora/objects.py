@@ -19,6 +19,7 @@ def box_fault(box: Box, size: tuple[int, int] | None) -> str:
     if not all(abs(value) <= MAX_COORDINATE for value in box):
         return "its box is not finite"
 
+    # Empty boxes come from tools that save a click; no score can match them.
     width, height = x1 - x0, y1 - y0
     if width <= 0 or height <= 0:
         return f"its box has no area ({width:g} x {height:g})"

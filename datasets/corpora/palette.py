@@ -10,6 +10,7 @@ def voc_color(index: int) -> tuple[int, int, int]:
     color = [0, 0, 0]
     for bit in range(7, -1, -1):
         for channel in range(3):
+            # The lowest bits go to the highest places, so that neighbouring indices differ most.
             color[channel] |= (index & 1) << bit
             index >>= 1
 

@@ -99,6 +99,7 @@ def _classes_of(record: Record) -> list[int]:
 
 
 def _part(corpus: Corpus, split: str, keys: Sequence[str]) -> Part:
+    # A pass over the corpus again: records are not kept in memory.
     records = functools.partial(_chosen, corpus, frozenset(keys))
     own = dataclasses.replace(
         corpus,
@@ -153,6 +154,7 @@ def iterative_stratification(
     missing_P = np.array(sizes, np.int64)
     share_P = missing_P / max(len(labels_NC), 1)
     missing_PC = np.outer(share_P, labels_NC.sum(axis=0))
+    # Drawn once: records of a class are dealt out in this order.
     order = generator.permutation(len(labels_NC))
 
     while (left := order[parts_N[order] < 0]).size:
@@ -203,6 +205,7 @@ def write_lists(out: Path, parts: Mapping[str, Part]) -> None:
         path = out / f"{name}.txt"
         text = "".join(f"{key}\n" for key in part.keys)
         try:
+            # Never replaced: a packed part and its list would no longer belong together.
             _write_once(path, text)
         except OSError as error:
             raise CorpusError(f"{path}: the list cannot be written ({error.strerror}).") from error
@@ -218,4 +221,5 @@ def _write_once(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(text, encoding="utf-8")
+    # Renamed, so that a killed call leaves no half of a list.
     partial.replace(path)

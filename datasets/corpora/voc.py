@@ -158,6 +158,7 @@ def open_voc(root: Path, split: str) -> Corpus:
 def _year_folders(root: Path) -> list[Path]:
     """Return the folders of the years at the root, in it, or in its VOCdevkit/."""
     require_folder(root, "give VOCdevkit or VOCdevkit/VOC2012 as --root")
+    # One year's own folder.
     if (root / "JPEGImages").is_dir():
         return [root]
     for parent in (root, root / "VOCdevkit"):
@@ -182,6 +183,7 @@ def _resolve(root: Path, split: str) -> _Split:
     choices = [_Split(folder, match["name"]) for folder in wanted]
     found = [choice for choice in choices if choice.source.exists()]
 
+    # 2007 and 2012 both have a train: the wrong one would be packed without a word.
     if len(found) > 1:
         years = (choice.folder.resolve().name.removeprefix("VOC") for choice in found)
         named = " or ".join(f"{year}-{match['name']}" for year in years)
@@ -335,6 +337,7 @@ def _classes(chosen: _Split, files: list[_Files], root: Path) -> _Classes:
 
     annotations = [each.annotation for each in files if each.annotation is not None]
     if not annotations or _has_class_of_voc(annotations):
+        # VOC's own order, in which published results number them.
         return _Classes(CLASSES)
     return _own_classes(chosen)
 

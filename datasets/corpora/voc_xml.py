@@ -92,6 +92,7 @@ def _tree(path: Path) -> Element:
 def _size(tree: Element) -> tuple[int, int] | None:
     """Return the stated width and height; None if they are missing, or 0 as some tools write."""
     try:
+        # By float: some tools write 500.0.
         width, height = (int(float(_text(tree, f"size/{side}"))) for side in ("width", "height"))
     except (ValueError, OverflowError):
         return None
@@ -110,6 +111,7 @@ def _object(
     Raises:
         ValueError: why it is dropped.
     """
+    # Dropped and counted: VOC's person layout has heads and hands as objects, too.
     if name not in class_of:
         raise ValueError(
             f"its class is unknown; classes.txt can list your own ({name or 'no name'})"

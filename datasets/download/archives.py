@@ -83,6 +83,7 @@ COCO = {
         6_646_970_404,
         "sha256:c7908c3c9f94ba2f3340ebbeec58c25db6be8774f18d68c2f15d0e369d95baba",
     ),
+    # An md5 finds a broken download; against an attacker it is worth little.
     "unlabeled2017": _coco_pictures(
         "unlabeled2017", 20_126_613_414, "md5:7ebc562819fdb32847aab79530457326"
     ),
@@ -147,6 +148,7 @@ def _coco_archives(split: str) -> tuple[Archive, ...]:
             f"coco {split}: name the split with its year, one of {', '.join(COCO)}."
         )
 
+    # One archive of labels holds both splits of a year.
     if split.startswith(("train", "val")):
         return pictures, COCO_ANNOTATIONS[split[-4:]]
     return (pictures,)
@@ -160,6 +162,7 @@ def _voc_archives(split: str) -> tuple[Archive, ...]:
         )
 
     year, name = match.groups()
+    # Named here, as no address would ever answer.
     if name.endswith("test") and year == "2012":
         raise DownloadError(
             "voc 2012-test: only its evaluation server gives it out, after a login; put it into "

@@ -71,14 +71,17 @@ def download(
         DownloadError: Too little space, an archive that cannot be reached, is not the official one
             or is hostile, another download at work, or a disk that fails.
     """
+    # By what it unpacks to: users delete archives, and bring their own.
     wanted = [archive for archive in archives if not is_there(archive, root)]
     if not wanted:
         return []
     with _disk_errors_in_words(root), _alone(root):
+        # Before the first byte: half of COCO on a full disk helps nobody.
         _check_space(wanted, root)
         for archive in wanted:
             path = fetch(archive, root / FOLDER, mirror=mirror, retries=retries, progress=progress)
             unpack(path, root, top=archive.top, max_bytes=8 * archive.bytes + HEADROOM_BYTES)
+            # Once its files are in place: archive and images together take twice the room.
             path.unlink()
     return [archive.name for archive in wanted]
 
@@ -100,6 +103,7 @@ def fetch(
     """Fetch one archive into a folder, or resume an earlier call; return its checked file."""
     retries = retries or RetryPolicy()
     target, part = folder / archive.name, folder / f"{archive.name}.part"
+    # Its digest was checked before it got this name.
     if target.exists() and target.stat().st_size == archive.bytes:
         return target
     url = f"{mirror.rstrip('/')}/{archive.name}" if mirror else archive.url
@@ -133,6 +137,7 @@ def _fetch_whole(
                 f"({trouble}); rerunning the command resumes it."
             )
         if failures:
+            # Growing waits: a busy server is not helped by being asked again at once.
             time.sleep(min(60.0, retries.wait_s * 2 ** (failures - 1)))
 
         try:
@@ -163,6 +168,7 @@ def _fetch_some(
 ) -> str:
     """Append what the server sends behind the bytes that are there; return why it was not all."""
     have = _size(part)
+    # Identity: a compressed answer has other offsets than the file.
     headers = {"User-Agent": "colorgan", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
@@ -182,6 +188,7 @@ def _fetch_some(
 
     with response, part.open("r+b" if have else "wb") as stream:
         start = _start_of(response, have, archive.bytes)
+        # A server that does not resume starts again, and so do we.
         stream.truncate(start)
         stream.seek(start)
         _copy(url, response, stream, archive, start, progress)
@@ -266,6 +273,7 @@ def _check_space(archives: Sequence[Archive], root: Path) -> None:
 def _alone(root: Path) -> Iterator[None]:
     """Hold the download folder against other downloads, until the block or the process ends."""
     (root / FOLDER).mkdir(parents=True, exist_ok=True)
+    # No waiting: the other download brings the same files.
     lock = FileLock(root / FOLDER / "lock", timeout=0)
     try:
         lock.acquire()

@@ -43,6 +43,7 @@ class _Budget:
         if path.parts[:1] != (self.top,) or len(path.parts) < 2:
             raise DownloadError(f"{name!r} does not lie in {self.top}/")
 
+        # Empty files cost no bytes, but millions of them fill a disk's table.
         if self.files == 0:
             raise DownloadError(f"it holds more than {MAX_FILES:,} files")
         if size > self.bytes:
@@ -74,6 +75,7 @@ def unpack(path: Path, root: Path, *, top: str, max_bytes: int) -> None:
 
     if not (staging / top).is_dir():
         raise DownloadError(f"{path}: holds no {top}/, so it is not the official archive.")
+    # Only when all is there: users take a folder that exists for whole.
     _move(staging / top, root / top)
     shutil.rmtree(staging)
 
@@ -81,6 +83,7 @@ def unpack(path: Path, root: Path, *, top: str, max_bytes: int) -> None:
 def _extract_zip(path: Path, staging: Path, budget: _Budget) -> None:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
+            # Unix keeps a file's kind in the upper half; other systems write 0.
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise DownloadError(f"{info.filename!r} is a link or a device")
@@ -117,6 +120,7 @@ def _faults_in_words(path: Path, staging: Path) -> Iterator[None]:
     try:
         yield
     except (DownloadError, tarfile.FilterError) as error:
+        # Nothing of a hostile archive stays.
         shutil.rmtree(staging, ignore_errors=True)
         raise DownloadError(
             f"{path}: cannot be unpacked safely: {error}; it is not the official archive."

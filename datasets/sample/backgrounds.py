@@ -37,6 +37,7 @@ class Material:
     clouds: float = 0
 
 
+# Hues as in photos, so that a network that has learned the sample has learned something.
 MATERIALS = {
     "sky": Material(
         lightness=(62, 86),
@@ -185,6 +186,7 @@ def paint_background(
             rng,
         )
         top = int(max(0, edge.min() - 1))
+        # Half a pixel of softness at the edge; the first layer has none.
         opacity = np.clip(rows[top:] - edge + 0.5, 0, 1) if start > 0 else 1
 
         region = lab[:, top:]
@@ -202,6 +204,7 @@ def _edge(material: str, start: float, shape: tuple[int, int], rng: np.random.Ge
     """Return the row at which a layer begins, per column; grass has hills."""
     height, width = shape
     columns = np.arange(width, dtype=np.float32)
+    # The waves are drawn in any case: a layer must not shift the draws behind it.
     hills = HILLS * height if material == "grass" else 0.0
     phase, waves = (
         rng.uniform(0, 2 * math.pi),
@@ -251,6 +254,7 @@ def _surface(
             )
             - 0.6
         )
+        # Clouds take color away as they lighten: white has none.
         cover = np.clip(density, 0, 1) * material.clouds
         lightness = lightness + cover * (95 - lightness)
         chroma = chroma * (1 - cover)
@@ -265,5 +269,6 @@ def _noise(
     rows = max(2, round(height / max(grain_height, 1)))
     columns = max(2, round(width / max(grain_width, 1)))
 
+    # A small random picture, enlarged: noise of any grain in one call.
     coarse = Image.fromarray(2 * rng.random((rows, columns), np.float32) - 1)
     return np.asarray(coarse.resize((width, height), Image.Resampling.BILINEAR))

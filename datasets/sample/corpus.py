@@ -56,6 +56,7 @@ def open_sample(root: Path, split: str, spec: SampleSpec | None = None) -> Corpu
 
     present = _read_stamp(root)
     wanted = _Stamp(VERSION, spec or (present.spec if present else SampleSpec()))
+    # Another request draws anew: a sample of other sizes would be packed unnoticed.
     if present != wanted:
         _replace(root, wanted, present)
 
@@ -88,11 +89,13 @@ def _replace(root: Path, wanted: _Stamp, before: _Stamp | None) -> None:
         root.parent.mkdir(parents=True, exist_ok=True)
         _write(fresh, wanted)
 
+        # Asked again: drawing takes seconds, and another process may have been faster.
         now = _read_stamp(root)
         if now != before and now == wanted:
             return  # another process was first with the same sample and may be reading it
         if root.exists():
             root.rename(old)
+        # Whole or not at all: another process may open the folder at this moment.
         fresh.rename(root)
     except OSError as error:
         raise CorpusError(
@@ -111,6 +114,7 @@ def _write(root: Path, stamp: _Stamp) -> None:
         spec.num_scenes,
         spec.size,
     )
+    # Left by a killed process of the same id.
     shutil.rmtree(root, ignore_errors=True)
     write_parts(root, spec)
     text = json.dumps({"version": stamp.version, **spec.to_json()})

@@ -46,5 +46,6 @@ def lab_to_rgb(lab_3HW: NDArray[np.float32]) -> NDArray[np.uint8]:
     xyz = np.where(f > 6 / 29, f * f * f, dark)
 
     linear = np.clip(np.tensordot(_WHITE_TO_RGB, xyz, 1), 0, 1)
+    # Looked up: a power per pixel would take most of the drawing's time.
     steps = (linear * _STEPS + 0.5).astype(np.int32)
     return np.moveaxis(_GAMMA_BYTES[steps], 0, -1).copy()

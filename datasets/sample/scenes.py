@@ -126,6 +126,7 @@ def draw_scene(seed: Sequence[int], size: int) -> Scene:
     lightness[:] = (lightness - 50) * rng.uniform(0.85, 1.08) + 50 + rng.uniform(-7, 7)
     lightness += 0.8 * rng.standard_normal((height, width), np.float32)
 
+    # After all are painted: what hides an object is painted later.
     front_HW, instances = _visible(canvas.front, painted)
     void_map = canvas.void_map & (front_HW == 0)
     rgb = lab_to_rgb(canvas.lab)
@@ -146,11 +147,13 @@ def _paint_objects(
     fitting = [index for index, look in enumerate(looks) if place in look.places.split()]
 
     num_objects = rng.integers(1, 6)
+    # Far ones first: near ones are painted over them.
     nearnesses = sorted(rng.uniform(0, 1, num_objects).tolist())
     painted: list[_Painted] = []
     taken: list[float] = []
 
     for nearness in nearnesses:
+        # Not always: place must help to guess a class, not decide it.
         is_at_home = rng.uniform() < AT_HOME and bool(fitting)
         class_index = int(rng.choice(fitting) if is_at_home else rng.integers(len(NAMES)))
         look = looks[class_index]
@@ -213,15 +216,13 @@ def _paint(
     mirror = 2 * int(rng.integers(2)) - 1
     turn = rng.uniform(-0.15, 0.15)
     tint: list[float] = rng.normal(0, 1, 3).tolist()
+    # After its draws, so that those of later objects do not depend on it.
     if rows.start >= rows.stop or columns.start >= columns.stop:
         return _Painted(placed.class_index, 0, True)
 
     # Coordinates of the object: its radius is 1, turned a little, perhaps mirrored.
-    u = (
-        np.arange(columns.start, columns.stop, dtype=np.float32) + (0.5 - placed.x)
-    ) / placed.radius
-    v = (np.arange(rows.start, rows.stop, dtype=np.float32) + (0.5 - placed.y)) / placed.radius
-    v = v[:, None]
+    u = _local(columns, placed.x, placed.radius)
+    v = _local(rows, placed.y, placed.radius)[:, None]
     x = mirror * (math.cos(turn) * u + math.sin(turn) * v)
     y = math.cos(turn) * v - math.sin(turn) * u
 
@@ -285,6 +286,7 @@ def _visible(
     instances: list[Instance] = []
 
     for number, (each, visible) in enumerate(zip(painted, shown, strict=True), start=1):
+        # Nobody would find it, and a label of it would be noise.
         if visible < MIN_VISIBLE_PIXELS:
             continue
         is_difficult = visible < DIFFICULT_SHARE * each.pixels

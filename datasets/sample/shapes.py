@@ -49,6 +49,7 @@ def box(
 
     def field(x: Plane, y: Plane) -> Plane:
         """Return the distance to the rectangle."""
+        # The quarter plane of one corner stands for all four.
         over_x = np.abs(x - cx) - half_width + round_by
         over_y = np.abs(y - cy) - half_height + round_by
 
@@ -69,6 +70,7 @@ def polygon(*corners: tuple[float, float]) -> Field:
 
     def field(x: Plane, y: Plane) -> Plane:
         """Return the distance to the farthest edge."""
+        # Distance to each edge's line; the farthest counts, as the shape is convex.
         sides = [(x - x0) * nx + (y - y0) * ny for x0, y0, nx, ny in edges]
         distance: Plane = np.maximum.reduce(sides)
         return distance
@@ -78,6 +80,7 @@ def polygon(*corners: tuple[float, float]) -> Field:
 
 def union(*parts: Field) -> Field:
     """Return everything that is in one of the parts."""
+    # The nearer part counts: a signed distance up to the sign of what lies inside both.
     return lambda x, y: np.minimum.reduce([part(x, y) for part in parts])
 
 
@@ -163,6 +166,7 @@ class Look:
     places: str
 
 
+# Shared by the animals, which body and texture tell apart.
 _LEGS = (
     bar(-0.5, 0.3, -0.5, 0.8, 0.11),
     bar(
@@ -178,6 +182,7 @@ _WHEELS = (
     disc(0.5, 0.5, 0.25),
 )
 
+# No two classes have shape, texture and hue in common.
 LOOKS: dict[str, Look] = {
     "aeroplane": Look(
         union(

@@ -46,6 +46,7 @@ class SampleSpec:
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn."""
         for name in ("num_train", "num_val", "num_voc_train", "num_voc_val"):
+            # Six digits number the scenes in VOC's names.
             if not 1 <= getattr(self, name) < 1_000_000:
                 raise CorpusError(
                     f"sample: {name} is {getattr(self, name)}, it must be 1 to 999,999."
@@ -92,6 +93,7 @@ def write_parts(root: Path, spec: SampleSpec) -> None:
     _write_coco(coco, _Split("val2017", spec.num_val, spec.seed, 1, spec.size))
     _write_voc(year, _Split("train", spec.num_voc_train, spec.seed, 2, spec.size))
     _write_voc(year, _Split("val", spec.num_voc_val, spec.seed, 3, spec.size))
+    # From the two lists: VOC's trainval is their sum.
     _write_voc_trainval(year)
 
 
@@ -176,6 +178,7 @@ def _coco_annotations(scene: Scene, image_id: int, first_id: int) -> Iterator[di
             "id": number,
             "image_id": image_id,
             "category_id": drawn.instance.class_index + 1,
+            # Each object is drawn by itself, so none is a crowd.
             "iscrowd": 0,
             "area": int(drawn.solid.sum()),
             "bbox": [drawn.x0, drawn.y0, drawn.x1 - drawn.x0, drawn.y1 - drawn.y0],
@@ -185,6 +188,7 @@ def _coco_annotations(scene: Scene, image_id: int, first_id: int) -> Iterator[di
 
 def _write_voc(year: Path, split: _Split) -> None:
     """Write the images, XML files, masks and lists of one split."""
+    # All of them, as adapters look for folders that VOC has.
     for folder in VOC_FOLDERS:
         (year / folder).mkdir(parents=True, exist_ok=True)
 
@@ -213,6 +217,7 @@ def _write_voc_trainval(year: Path) -> None:
 def _voc_mask(scene: Scene) -> Image.Image:
     """Return VOC's kind of mask: class indices under VOC's palette, outlines 255."""
     indices = [instance.class_index + 1 for instance in scene.instances]
+    # A table from object to class: one indexing paints the whole mask.
     values = np.array([0, *indices], np.uint8)
     plane = np.where(scene.void_map, np.uint8(VOID), values[scene.instance_map])
 

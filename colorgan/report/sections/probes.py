@@ -47,6 +47,7 @@ def best_of(probes: Sequence[Probe]) -> tuple[str, list[float]]:
     # The level that the training part chose: the best on the test part would be chosen by it.
     linear = []
     for each in probes:
+        # A record may be cut or edited by hand: a place outside it has no value.
         if each.best_linear is not None and each.best_linear < len(each.linear):
             linear.append(each.linear[each.best_linear][0])
     known = [value for value in linear if value is not None]
@@ -117,6 +118,7 @@ def _shot(probes: Sequence[Probe], level: int, place: int) -> str:
             mean, deviation = each.low_shot[level][place]
             means.append(mean)
             deviations.append(deviation)
+    # Averaged over seeds: the chance of the draws is not mixed with that of the seeds.
     deviation = _mean(deviations)
     spread_text = "" if deviation is None else f"\u00a0±\u00a0{_percent(deviation)}"
     return _percent(_mean(means)) + spread_text
@@ -184,6 +186,7 @@ def spread(shares: Sequence[float | None]) -> str:
     if not known:
         return NO_VALUE
     mean = f"{statistics.fmean(known):.1f}"
+    # One run has no spread; ± 0.0 would claim one.
     return mean if len(known) < 2 else f"{mean}\u00a0±\u00a0{statistics.stdev(known):.1f}"
 
 

@@ -80,6 +80,7 @@ def scores_section(results: Sequence[Result], *, elsewhere: bool = False) -> lis
     blocks: list[Block] = [Text(note, "soft"), Heading("Coloring"), _color_table(results)]
     for task in METRICS:
         found = by_conditions(results, task)
+        # The paper's column stays without a run of ours, so that the gap shows.
         if found or (task in PAPER and not elsewhere):
             blocks += [Heading(TITLES[task]), *_transfer_table(task, found)]
     return [*blocks, _earlier_table()]
@@ -326,6 +327,7 @@ def _markdown_table(task: str, conditions: Conditions, groups: Sequence[SeedGrou
         values = []
         for metric in metrics:
             digits = 2 if metric.unit else 4
+            # More digits without a unit: those scores lie in [0, 1].
             values.append(
                 spread(
                     list(group.values(metric.key).values()),

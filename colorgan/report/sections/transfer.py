@@ -127,6 +127,7 @@ def interval_text(each: ComparisonRecord) -> str:
 
 def _protocol(protocol: ProtocolRecord, behind: Mapping[str, ArmFolders], files: Files) -> Block:
     paper = next((each for each in PAPER.values() if each.protocol == protocol.name), None)
+    # Two studies may follow one protocol.
     stem = free_name(files, protocol.name)
     means = ", ".join(f"{arm.name} {percent_text(arm.mean)} %" for arm in protocol.arms)
     verdicts = [comparison_text(each) for each in protocol.comparisons]
@@ -140,6 +141,7 @@ def _protocol(protocol: ProtocolRecord, behind: Mapping[str, ArmFolders], files:
     blocks: list[Block] = [Heading(protocol.title, 4)]
     blocks.append(Text(f"{protocol.metric_title}. {_counts(protocol)}.", "soft"))
     blocks += [Text(verdict, "verdict") for verdict in verdicts]
+    # Written before the runs and shown as it was, above all where it failed.
     if protocol.prediction:
         blocks.append(Text(f"Predicted before the runs: {protocol.prediction}", "soft"))
     rows = [_arm_row(arm) for arm in protocol.arms]
@@ -176,6 +178,7 @@ def _counts(protocol: ProtocolRecord) -> str:
     title = f"{data.title}. " if data.title else ""
     seeds = ", ".join(protocol.seeds) or "unknown"
     pretraining = max((arm.pretraining_seeds for arm in protocol.arms), key=len, default=())
+    # Seeds of fine-tuning alone do not show how much pretraining varies.
     if len(pretraining) > 1:
         seeds += f"; pretraining seeds {', '.join(pretraining)}"
     return f"{title}Ours: {', '.join(counts) or 'sizes unknown'}; seeds {seeds}"
