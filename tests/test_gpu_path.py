@@ -33,6 +33,7 @@ def cases() -> dict[str, dict[str, Any]]:
         timeout=300,
         check=False,
     )
+
     assert done.returncode == 0, done.stderr[-3000:]
     results = [json.loads(line) for line in done.stdout.splitlines()]
     return {result.pop("case"): result for result in results}

@@ -19,6 +19,7 @@ COMMANDS = sorted(path.stem for path in (ROOT / "launcher").glob("*.py"))
 def colorgan(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run the console command of this checkout."""
     start = "from colorgan.console import main; main()"
+
     return subprocess.run(
         [sys.executable, "-c", start, *map(str, words)],
         capture_output=True,
@@ -66,7 +67,8 @@ def test_ranks_fail_with_their_own_status_and_one_sentence(tmp_path: Path) -> No
     done = colorgan("evaluate", "--nproc=2", "--model", tmp_path, "--data", tmp_path, cwd=tmp_path)
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if "Error" in line]
-    assert len(lines) == 1 and lines[0].startswith("ModelFolderError: ")
+    assert len(lines) == 1
+    assert lines[0].startswith("ModelFolderError: ")
     assert "Traceback" not in done.stderr
 
 
@@ -85,7 +87,11 @@ def test_the_wheel_holds_commands_recipes_and_corpora(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
-    subprocess.run([*build, "--wheel-dir", tmp_path, source], check=True, timeout=300)
+    subprocess.run(
+        [*build, "--wheel-dir", tmp_path, source],
+        check=True,
+        timeout=300,
+    )
 
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:

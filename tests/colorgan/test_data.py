@@ -12,7 +12,10 @@ from shards.errors import ManifestError
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return write_set(tmp_path / "set", [tiny_sample(index) for index in range(4)])
+    return write_set(
+        tmp_path / "set",
+        [tiny_sample(index) for index in range(4)],
+    )
 
 
 def test_the_job_scripts_staging_folder_is_read_from(

@@ -66,6 +66,7 @@ def test_the_lock_ends_with_a_killed_process(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(root)},
         timeout=60,
     )
+
     assert ended.returncode == -9
     with owned_folder(tmp_path):
         pass

@@ -118,9 +118,11 @@ def run_until_end(tmp_path: Path, name: str, **how: str) -> str:
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
+
     assert process.stdout is not None
     first = process.stdout.readline()
     assert first == "1\n"
+
     time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
     process.wait()

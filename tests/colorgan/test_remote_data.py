@@ -15,12 +15,19 @@ def test_url_of_a_packed_folder_stays_as_given(
     schema: type[PretrainRecipe], tmp_path: Path
 ) -> None:
     def read(*words: str) -> PretrainRecipe:
-        return parse(schema, list(words), command="command", description="", next_line="")
+        return parse(
+            schema,
+            list(words),
+            command="command",
+            description="",
+            next_line="",
+        )
 
     recipe = read(
         "--data.train", *URLS, "packed//coco", "--data.val", URLS[0], "--data.cache_gb", "2.5"
     )
-    assert recipe.data.train == (*URLS, Path("packed/coco")) and recipe.data.val == URLS[:1]
+    assert recipe.data.train == (*URLS, Path("packed/coco"))
+    assert recipe.data.val == URLS[:1]
     assert recipe.data.cache == (None, 2.5)
     assert read("--data.train", f"[{URLS[0]}, b]").data.train == (URLS[0], Path("b"))
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))

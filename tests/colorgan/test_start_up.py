@@ -36,4 +36,5 @@ def test_openmp_spins_briefly_unless_the_user_has_chosen(
         text=True,
         check=True,
     ).stdout
+
     assert output.strip() == expected

@@ -30,6 +30,7 @@ def command_line(
     """Run a command of the environment's bin folder (python, accelerate) as a user would."""
     program = Path(sys.executable).with_name(str(words[0]))
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "OMP_"))}
+
     return subprocess.run(
         [str(program), *map(str, words[1:])],
         capture_output=True,

@@ -74,10 +74,12 @@ def make_run(
     }
     log = [{**line("event", 0), **started}]
     noise = random.Random(str(folder))
+
     for place in range(1, 11):
         at = seen * place // 10
         loss = 1.0 / (1 + at) + noise.random() / 100
         log.append(line("train", at, **{role: loss, "images_per_s": 10.0, "wait_share": 0.1}))
+
     log += [line("validate", seen, **scores)]
     (folder / "log.jsonl").write_text("".join(json.dumps(each) + "\n" for each in log))
     checkpoint = folder / "checkpoints" / f"images-{seen:012d}"
@@ -118,6 +120,7 @@ def grid(path: Path, size: int, num_rows: int, shade: float, *, strips: bool = T
         scores = [{"psnr": 20.0 + row, "grey_psnr": 18.0 + 2 * row} for row in range(num_rows)]
         rows = [(row, each, pixels) for row, each in enumerate(scores)]
         write_strips(path.with_suffix(""), ("grey", "coloured", "original"), rows)
+
     return path
 
 
@@ -154,11 +157,13 @@ def scored(
     if kind == "segmenter":
         _overlays(folder / "pictures.png", classes, draw)
     (folder / "scores.json").write_text(json.dumps(text))
+
     return folder
 
 
 def _overlays(path: Path, classes: Sequence[str], draw: random.Random) -> None:
     rows = []
+
     for _ in range(3):
         photo, truth = (
             torch.rand(3, 8, 8).repeat_interleave(8, 1).repeat_interleave(8, 2),
@@ -166,6 +171,7 @@ def _overlays(path: Path, classes: Sequence[str], draw: random.Random) -> None:
         )
         truth[16:48, 8:40] = draw.randrange(1, len(classes) + 1)
         rows.append((photo, truth.to(torch.uint8), truth.roll(6, 1).to(torch.uint8)))
+
     mask_grid(path, rows, classes=classes)
 
 
@@ -236,6 +242,7 @@ def study(folder: Path, seeds: Sequence[int] = (0, 1), classes: Sequence[str] = 
         _protocol(folder, "voc2007-linear", "linear", "mAP", 0.25, 0.33, seeds, classes),
     ]
     (folder / "study.json").write_text(json.dumps({"protocols": protocols}))
+
     return folder
 
 
@@ -252,6 +259,7 @@ def _protocol(
     kinds = {"classify": "classifier", "segment": "segmenter", "detect": "detector"}
     first = "random" if task == "linear" else "scratch"
     arms = []
+
     for arm, mean in ((first, low), ("pretrained", high)):
         values = [
             mean + 0.01 * random.Random(f"{name}{arm}{seed}").uniform(-1, 1) for seed in seeds
@@ -279,6 +287,7 @@ def _protocol(
         arms.append(
             {"name": arm, "settings": stages, "values": values, "runs": list(map(str, runs))}
         )
+
     gap = high - low
     compared = {
         "arm": "pretrained",

@@ -59,6 +59,7 @@ def _module_to(
         for name, buffer in part._buffers.items():
             if buffer is not None and memory_format is None:
                 part._buffers[name] = buffer.to(*args, **kwargs)
+
     return module
 
 
@@ -122,6 +123,7 @@ def _project_line() -> str:
     ]
     if not lines:
         return "outside the project"
+
     return f"{Path(lines[-1].filename).relative_to(PROJECT)}:{lines[-1].lineno}"
 
 

@@ -14,7 +14,10 @@ from typing import Any
 from unittest import mock
 
 # The tests' folder comes first, so that the fake is in place before anything imports CUDA's parts.
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
+sys.path[:0] = [
+    str(Path(__file__).resolve().parents[1]),
+    str(Path(__file__).resolve().parents[2]),
+]
 
 from helpers import fake_cuda  # noqa: E402, I001
 
@@ -80,6 +83,7 @@ def without_values() -> Any:
 def steps(task: Any, strategy: Any, micro_batches: list[Any], number: int = 1) -> fake_cuda.Work:
     """Run `fit` for so many steps, with gradients filled in place of a backward pass."""
     size = sum(len(batch.positions_B) for batch in micro_batches)
+
     with (
         mock.patch.object(
             type(strategy),
@@ -91,7 +95,15 @@ def steps(task: Any, strategy: Any, micro_batches: list[Any], number: int = 1) -
     ):
         loader: Any = OneBatch(micro_batches)
         hooks = Hooks(ignored, ignored, ignored)
-        fit(task, strategy, loader, Intervals(number * size, size, 0), hooks, StopSignals())
+        fit(
+            task,
+            strategy,
+            loader,
+            Intervals(number * size, size, 0),
+            hooks,
+            StopSignals(),
+        )
+
     return work
 
 
@@ -119,7 +131,10 @@ def pretraining(batch: dict[str, Any]) -> dict[str, Any]:
         for slots in phase.optimizer.state.values()
         for value in slots.values()
     ]
-    return summary(work, devices=sorted({value.device.type for value in states}))
+    return summary(
+        work,
+        devices=sorted({value.device.type for value in states}),
+    )
 
 
 def labels_of(kind: str, number: int) -> dict[str, Any]:
@@ -133,6 +148,7 @@ def labels_of(kind: str, number: int) -> dict[str, Any]:
         torch.ones(2),
         (SIZE, SIZE),
     )
+
     return {
         "classify": {"classes_BC": torch.empty(number, 3, device=CUDA)},
         "segment": {"mask_BHW": torch.empty(number, SIZE, SIZE, dtype=torch.int64, device=CUDA)},

@@ -38,6 +38,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         name = self.path.rpartition("/")[2]
+
         self.server.requests[name] += 1
         faults = self.server.faults.get(name)
         fault = faults.popleft() if faults else None
@@ -65,6 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "break":
             self.close_connection = True
             return
+
         if fault == "slow" or self.server.slow_s:
             time.sleep(self.server.slow_s or 60)
         self.wfile.write(data[half:])

@@ -36,7 +36,14 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path.startswith(f"/api/datasets/{REPOSITORY}/tree/"):
             self._send_json(self._tree())
         elif self.path.startswith(f"/api/datasets/{REPOSITORY}"):
-            self._send_json({"id": REPOSITORY, "sha": COMMIT, "siblings": [], "tags": []})
+            self._send_json(
+                {
+                    "id": REPOSITORY,
+                    "sha": COMMIT,
+                    "siblings": [],
+                    "tags": [],
+                }
+            )
         else:
             self.send_error(404)
 

@@ -70,6 +70,7 @@ def why_not() -> str:
         ["unshare", "--pid", "--fork", "--uts", "--mount", "true"], capture_output=True
     ).returncode:
         return "unshare is not permitted here"
+
     return ""
 
 
@@ -96,6 +97,7 @@ class LocalSlurm:
         except BaseException:
             self.close()
             raise
+
         return self
 
     def __exit__(
@@ -132,6 +134,7 @@ class LocalSlurm:
             "--propagation",
             "private",
         ]
+
         self._start(node, "unshare", *spaces, "sh", "-c", inside)
         self._until(
             lambda: self.run("sinfo", "-hN", "-n", node, "-o", "%T").strip() == "idle", 60, node
@@ -158,6 +161,7 @@ class LocalSlurm:
         )
         if check and done.returncode:
             raise AssertionError(f"{words} ended with {done.returncode}: {done.stdout}")
+
         return done.stdout
 
     def submit(self, script: Path, *words: str, cwd: Path, **variables: str) -> str:
@@ -190,6 +194,7 @@ class LocalSlurm:
 
     def _until(self, happened: Callable[[], bool], timeout_s: float, what: str) -> None:
         end = time.monotonic() + timeout_s
+
         while not happened():
             for name, process in self._processes.items():
                 if process.poll() is not None:
@@ -202,6 +207,7 @@ class LocalSlurm:
 
     def _start(self, name: str, *words: str) -> None:
         log = (self.root / "log" / f"{name}.out").open("ab")
+
         with log:
             self._processes[name] = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", *words],
@@ -227,6 +233,7 @@ class LocalSlurm:
         text = CONFIGURATION.format(
             host=host, root=self.root, controller_port=_free_port(), node_port=_free_port()
         )
+
         etc = self.root / "etc"
         (etc / "slurm.conf").write_text(text)
         (etc / "gres.conf").write_text(

@@ -62,6 +62,7 @@ def small_config(kind: str, num_outputs: int = 2, **fields: Any) -> ModelConfig:
         num_outputs=num_outputs,
         head_width=8,
     )
+
     return ModelConfig.model_validate(
         {"kind": kind, "architecture": architecture, "ab_scale": 128.0, **fields}
     )

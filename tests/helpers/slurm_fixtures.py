@@ -53,6 +53,7 @@ for split in ("train", "val"):
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test that uses the cluster; skip it with the reason where SLURM cannot run."""
     reason = why_not()
+
     for item in items:
         if Path(str(item.fspath)).parent == ROOT / "tests" / "slurm" and "slurm" in getattr(
             item, "fixturenames", ()
@@ -135,5 +136,6 @@ def plain(
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     command = [*launch, str(ROOT / "launcher/pretrain.py"), *words, "--run", "plain"]
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+
     assert done.returncode == 0, done.stderr
     return weights(place / "plain")

@@ -33,18 +33,36 @@ def draw_corpus(root: Path) -> Corpus:
     """NUM_GOOD good records, the BROKEN ones and one with a mask of another size, sorted."""
     random = np.random.default_rng(7)
     kinds = ("png", "jpg", "tif")
+
     for number in range(NUM_GOOD):
-        size = (int(random.integers(16, 40)), int(random.integers(16, 40)))
+        size = (
+            int(random.integers(16, 40)),
+            int(random.integers(16, 40)),
+        )
         colors = random.integers(0, 256, (2, 2, 3), np.uint8)
-        picture = Image.fromarray(colors).resize(size, Image.Resampling.BICUBIC)
-        picture.save(root / f"r{number:02d}.{kinds[number % 3]}", exif=orientation(1 + number % 8))
+        picture = Image.fromarray(colors).resize(
+            size,
+            Image.Resampling.BICUBIC,
+        )
+        picture.save(
+            root / f"r{number:02d}.{kinds[number % 3]}",
+            exif=orientation(1 + number % 8),
+        )
         mask = random.choice([0, 1, 2, 255], size[::-1]).astype(np.uint8)
         Image.fromarray(mask).save(root / f"r{number:02d}.mask.png")
+
     for key, content in BROKEN.items():
         (root / f"{key}.jpg").write_bytes(content)
     Image.new("RGB", (16, 16)).save(root / "r11odd.png")
     Image.new("L", (17, 16)).save(root / "r11odd.mask.png")
-    return Corpus("small", "train", ("cat", "dog"), ((0, 0, 0),) * 3, None, records_of(root))
+    return Corpus(
+        "small",
+        "train",
+        ("cat", "dog"),
+        ((0, 0, 0),) * 3,
+        None,
+        records_of(root),
+    )
 
 
 def orientation(value: int) -> Image.Exif:
@@ -59,9 +77,17 @@ def records_of(root: Path) -> Callable[[], Iterator[Record]]:
     def records() -> Iterator[Record]:
         for path in sorted(root.iterdir()):
             if ".mask" not in path.name:
-                label: dict[str, Any] = {"classes": [0], "objects": [{"class": 0, "box": BOX}]}
+                label: dict[str, Any] = {
+                    "classes": [0],
+                    "objects": [{"class": 0, "box": BOX}],
+                }
                 mask = root / f"{path.stem}.mask.png"
-                yield Record(path.stem, path, label, IndexMask(mask, 2) if mask.exists() else None)
+                yield Record(
+                    path.stem,
+                    path,
+                    label,
+                    IndexMask(mask, 2) if mask.exists() else None,
+                )
 
     return records
 

@@ -65,7 +65,12 @@ def picture(index: int, height: int, width: int) -> NDArray[np.uint8]:
 def tiny_sample(index: int, height: int = 32, width: int = 32, num_classes: int = 3) -> TinySample:
     one = index % num_classes
     objects = [
-        {"class": one, "box": [0.0, 0.0, 1.0, 1.0], "difficult": index % 5 == 0, "crowd": False}
+        {
+            "class": one,
+            "box": [0.0, 0.0, 1.0, 1.0],
+            "difficult": index % 5 == 0,
+            "crowd": False,
+        }
     ]
     label = {
         "classes": [one],
@@ -77,7 +82,14 @@ def tiny_sample(index: int, height: int = 32, width: int = 32, num_classes: int 
     mask = np.full((height, width), one + 1, np.uint8)
     mask[: height // 2] = 255
     image = jpeg(picture(index, height, width))
-    return TinySample(image, json.dumps(label).encode(), png(mask), width, height)
+
+    return TinySample(
+        image,
+        json.dumps(label).encode(),
+        png(mask),
+        width,
+        height,
+    )
 
 
 def write_set(
@@ -93,12 +105,20 @@ def write_set(
     folder.mkdir(parents=True, exist_ok=True)
     rows = np.zeros(len(samples), SAMPLE_DTYPE)
     shards = []
+
     for shard, begin in enumerate(range(0, len(samples), samples_per_shard)):
         chosen = range(begin, min(begin + samples_per_shard, len(samples)))
         path = folder / f"tiny-train-{shard:06d}.tar"
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             for index in chosen:
-                _add(tar, rows[index : index + 1], index, shard, samples[index], with_masks)
+                _add(
+                    tar,
+                    rows[index : index + 1],
+                    index,
+                    shard,
+                    samples[index],
+                    with_masks,
+                )
         data = path.read_bytes()
         shards.append(
             ShardInfo(
@@ -108,6 +128,7 @@ def write_set(
                 sha256=hashlib.sha256(data).hexdigest(),
             )
         )
+
     np.save(folder / "samples.npy", rows)
     table = (folder / "samples.npy").read_bytes()
     manifest = Manifest(
@@ -143,6 +164,7 @@ def _add(
     members = [("image", "jpg", sample.image), ("label", "json", sample.label)]
     if masks and sample.mask:
         members.append(("mask", "png", sample.mask))
+
     for name, ending, data in members:
         info = tarfile.TarInfo(f"k{index:05d}.{ending}")
         info.size = len(data)

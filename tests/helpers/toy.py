@@ -81,6 +81,7 @@ def toy_recipe(run: Path, **changes: Any) -> PretrainRecipe:
         "output": {"log_every_images": 8, "save_every_images": 16, "validate_every_images": 16},
         "images": 48,
     }
+
     return PretrainRecipe.model_validate({**sections, **changes})
 
 
@@ -103,6 +104,7 @@ def train_toy(
     )
     loader = ToyLoader(size, micro_batch_size, ranks.rank, ranks.world_size)
     fit(task, strategy, loader, Intervals(num_steps * size, size, size), hooks, StopSignals())
+
     return task, strategy, reports
 
 
@@ -125,6 +127,7 @@ def _rank_main(
         "ACCELERATE_USE_CPU": "true",
     }
     ranks = open_ranks(timeout_s=60, torch_threads=1)
+
     try:
         work(ranks, *arguments)
     finally:

@@ -34,23 +34,39 @@ class TwoHosts:
         self._cutting = threading.Event()
 
     def _on(self, host: int, *words: str) -> None:
-        subprocess.run(["ip", "netns", "exec", self.names[host], *words], check=True)
+        subprocess.run(
+            ["ip", "netns", "exec", self.names[host], *words],
+            check=True,
+        )
 
     def open(self) -> None:
         """Make both hosts and the cable."""
         for name in self.names:
             subprocess.run(["ip", "netns", "add", name], check=True)
         command = ["ip", "link", "add", self.links[0], "type", "veth", "peer", "name"]
-        subprocess.run([*command, self.links[1]], check=True)
+        subprocess.run(
+            [*command, self.links[1]],
+            check=True,
+        )
+
         for host, (name, link) in enumerate(zip(self.names, self.links, strict=True)):
             subprocess.run(["ip", "link", "set", link, "netns", name], check=True)
-            self._on(host, "ip", "address", "add", f"{ADDRESSES[host]}/24", "dev", link)
+            self._on(
+                host,
+                "ip",
+                "address",
+                "add",
+                f"{ADDRESSES[host]}/24",
+                "dev",
+                link,
+            )
             self._on(host, "ip", "link", "set", link, "up")
             self._on(host, "ip", "link", "set", "lo", "up")
 
     def close(self) -> None:
         """Remove both hosts, with what still runs on them."""
         self._cutting.set()
+
         for name in self.names:
             listed = subprocess.run(
                 ["ip", "netns", "pids", name], capture_output=True, text=True, check=False
@@ -68,7 +84,8 @@ class TwoHosts:
         self._neighbour(1, "02:00:00:00:00:99")
 
     def _neighbour(self, host: int, hardware_address: str) -> None:
-        peer, link = ADDRESSES[1 - host], self.links[host]
+        peer = ADDRESSES[1 - host]
+        link = self.links[host]
         words = ("lladdr", hardware_address, "dev", link, "nud", "permanent")
         self._on(host, "ip", "neighbour", "replace", peer, *words)
 
@@ -111,6 +128,7 @@ class TwoHosts:
         }
         inside = f'hostname host-{"ab"[host]} && exec "$@"'
         command = ["unshare", "--uts", "sh", "-c", inside, "sh", sys.executable, str(script)]
+
         return subprocess.Popen(
             ["ip", "netns", "exec", self.names[host], *command, *words],
             stdout=subprocess.PIPE,
@@ -140,6 +158,7 @@ def ends(processes: Sequence[subprocess.Popen[str]], limit_s: float) -> list[tup
     """Wait for processes; return status and output of each. Those still running then are killed."""
     until = time.monotonic() + limit_s
     results = []
+
     for process in processes:
         try:
             output = process.communicate(timeout=max(0.1, until - time.monotonic()))[0]
@@ -147,4 +166,5 @@ def ends(processes: Sequence[subprocess.Popen[str]], limit_s: float) -> list[tup
             process.kill()
             output = process.communicate()[0]
         results.append((process.returncode, output))
+
     return results

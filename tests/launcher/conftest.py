@@ -20,6 +20,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("sample")
     write_sample(root / "raw", num_train=40, num_val=12, num_voc_train=32, num_voc_val=12, size=48)
     folders = {}
+
     for split in ("train", "val", "voc-train", "voc-val"):
         folders[split] = root / "packed" / split
         pack(
@@ -29,6 +30,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             image_policy="squash:32",
             workers=0,
         )
+
     return folders
 
 

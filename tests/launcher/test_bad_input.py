@@ -36,6 +36,7 @@ def test_pretrain_tells_a_mistake(
     tmp_path: Path, packed: dict[str, Path], command: Command, words: list[str], sentence: str
 ) -> None:
     run = tmp_path / "run"
+
     with pytest.raises(MISTAKES, match=sentence):
         command(
             "pretrain",
@@ -64,6 +65,7 @@ def test_all_mistakes_at_once(command: Command) -> None:
             "--network.width",
             "-2",
         )
+
     for word in ("3 problems", "sede", "seed", "wgan", "bce", "network.width"):
         assert word in str(told.value)
 
@@ -78,6 +80,7 @@ def test_manifest_of_a_newer_version_and_a_short_shard(
     (newer / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 99}))
     shard = next(short.glob("*.tar"))
     shard.write_bytes(shard.read_bytes()[:-2048])
+
     for folder, word in ((newer, "99"), (short, shard.name)):
         with pytest.raises(ShardError, match=word):
             command(
@@ -131,9 +134,11 @@ def test_other_classes_than_the_head(
     (other / "manifest.json").write_text(
         json.dumps({**manifest, "classes": manifest["classes"][::-1]})
     )
+
     with pytest.raises(ColorganError, match="other classes"):
         command("finetune", *words, *stages, "--data.val", other)
     command("finetune", *words, *stages)
+
     with pytest.raises(ColorganError, match="score it on a set of the same corpus"):
         command("evaluate", "--model", tmp_path / "run" / "model", "--data", other)
 
@@ -180,12 +185,14 @@ def test_labels_are_needed_to_fine_tune(
         "--network.image_size",
         "32",
     ]
+
     with pytest.raises(MISTAKES, match=f"no image has a {label}: nothing to learn"):
         command("finetune", *words, "--batch.global_batch_size", "8", "--network.width", "4")
 
 
 def test_empty_split_and_missing_folder(tmp_path: Path, command: Command) -> None:
     (tmp_path / "empty").mkdir()
+
     for root in (tmp_path / "empty", tmp_path / "missing"):
         with pytest.raises(MISTAKES, match=root.name):
             command(
@@ -207,9 +214,11 @@ def test_the_shell_sees_status_2_one_sentence_and_no_traceback(
     done = command_line(
         "python", LAUNCHER / "pretrain.py", "--data.train", "/nowhere", *TINY, cwd=tmp_path
     )
+
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("ManifestError: /nowhere")
+
     unwritable = ["--data.train", packed["train"], "--run", "/proc/run", "--images", "16", *TINY]
     done = command_line("python", LAUNCHER / "pretrain.py", *unwritable, cwd=tmp_path)
     assert done.returncode == 2
@@ -243,6 +252,7 @@ def test_a_damaged_recipe_of_a_run(
 ) -> None:
     for text in ("", "a: [", "- 1"):
         (tmp_path / "recipe.yaml").write_text(text)
+
         with pytest.raises(ColorganError, match=r"recipe\.yaml is not a recipe that a run wrote"):
             command(
                 "pretrain",
@@ -272,6 +282,7 @@ def test_a_photo_is_not_overwritten_by_its_colored_copy(
     command("consolidate", "--run", tmp_path / "run")
     photo = tmp_path / "a.png"
     photo.write_bytes(b"")
+
     with pytest.raises(ColorganError, match="would be overwritten"):
         command("colorize", "--generator", tmp_path / "run" / "generator", "--out", tmp_path, photo)
     with pytest.raises(ColorganError, match="cannot be the folder of a model"):

@@ -21,7 +21,13 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def bench(packed: dict[str, Path]) -> checks.Bench:
-    return checks.Bench(packed["val"], image_size=32, on_cpu=True, world_size=2, timeout_s=120)
+    return checks.Bench(
+        packed["val"],
+        image_size=32,
+        on_cpu=True,
+        world_size=2,
+        timeout_s=120,
+    )
 
 
 def result(*results: dict[str, Any], status: int = 0, error: str = "") -> JobResult:
@@ -31,7 +37,12 @@ def result(*results: dict[str, Any], status: int = 0, error: str = "") -> JobRes
 def answers(monkeypatch: pytest.MonkeyPatch, job: JobResult) -> checks.Bench:
     """Return a bench whose jobs all end with `job`."""
     monkeypatch.setattr(checks, "run_job", lambda *args, **kwargs: job)
-    return checks.Bench(Path(), image_size=32, on_cpu=True, world_size=2)
+    return checks.Bench(
+        Path(),
+        image_size=32,
+        on_cpu=True,
+        world_size=2,
+    )
 
 
 def test_this_machine_decodes_as_pillow_does(bench: checks.Bench) -> None:
@@ -42,8 +53,12 @@ def test_this_machine_decodes_as_pillow_does(bench: checks.Bench) -> None:
 
 
 def test_a_decoder_that_disagrees_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = answers(monkeypatch, result({"images": 8, "median": 0.02, "high": 0.3}))
+    bench = answers(
+        monkeypatch,
+        result({"images": 8, "median": 0.02, "high": 0.3}),
+    )
     finding = checks.check_decoding(bench)
+
     assert finding.verdict == "broken"
     assert "other pixels" in finding.detail
     assert "do not train here" in finding.advice
@@ -96,7 +111,13 @@ def test_the_fastest_setting_is_suggested(monkeypatch: pytest.MonkeyPatch) -> No
     measured.append({**full, "images_per_s": None, "problem": "out of memory"})
     bench = answers(monkeypatch, result(*measured))
 
-    findings, batch = checks.measure_steps(bench, {"width": 4}, [32], with_bf16=True, seconds=1)
+    findings, batch = checks.measure_steps(
+        bench,
+        {"width": 4},
+        [32],
+        with_bf16=True,
+        seconds=1,
+    )
 
     assert batch == {"global_batch_size": 32, "precision": "bf16", "channels_last": False}
     assert [finding.verdict for finding in findings] == ["fine", "fine", "broken"]
@@ -109,7 +130,13 @@ def test_a_job_that_fails_gives_its_last_line(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_job_that_hangs_is_killed_and_named() -> None:
-    job = run_job("allreduce", {"megabytes": 1, "repeats": 1}, on_cpu=True, timeout_s=0.2)
+    job = run_job(
+        "allreduce",
+        {"megabytes": 1, "repeats": 1},
+        on_cpu=True,
+        timeout_s=0.2,
+    )
+
     assert job.statuses == (None,)
     assert job.reason == "rank 0 did not end within the time limit"
 
@@ -158,7 +185,12 @@ def test_a_disk_without_room_is_broken(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_record_and_the_table(tmp_path: Path) -> None:
     findings = (
-        Finding(name="disk", verdict="slow", detail="word " * 40, advice="move"),
+        Finding(
+            name="disk",
+            verdict="slow",
+            detail="word " * 40,
+            advice="move",
+        ),
         Finding(name="bf16", verdict="broken", detail="no"),
     )
     examination = Examination(device="CPU", versions={}, findings=findings)

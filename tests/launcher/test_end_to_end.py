@@ -26,6 +26,7 @@ Verb = Callable[..., str]
 def pretrain_words(packed: dict[str, Path], run: Path, images: int = 64) -> list[object]:
     data = ["--data.train", packed["train"], "--data.val", packed["val"]]
     intervals = ["--output.save_every_images", 16, "--output.validate_every_images", 32]
+
     return [
         *data,
         "--run",
@@ -41,18 +42,22 @@ def pretrain_words(packed: dict[str, Path], run: Path, images: int = 64) -> list
 
 def test_every_verb_in_turn(tmp_path: Path, packed: dict[str, Path], verb: Verb) -> None:
     run = tmp_path / "a run"
+
     assert "Dry run: nothing was trained." in verb(
         "pretrain", *pretrain_words(packed, run), "--dry_run"
     )
     assert not run.exists()
+
     told = verb("pretrain", *pretrain_words(packed, run))
     assert "on 12 held-out images" in told
     assert told.rstrip().endswith(f"Next: python launcher/consolidate.py --run {run}")
     assert sorted(p.name for p in (run / "pictures").iterdir())[-1] == "images-000000000064.png"
+
     kinds = [json.loads(line)["kind"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert kinds.count("validate") == 2
     assert kinds.count("save") == 4
     assert "its output equals the run's" in verb("consolidate", "--run", run)
+
     generator = run / "generator"
     for task, score in (("classify", "mAP"), ("segment", "mIoU"), ("detect", "AP50")):
         for init in ("scratch", generator):
@@ -101,6 +106,7 @@ def test_every_verb_in_turn(tmp_path: Path, packed: dict[str, Path], verb: Verb)
     told = verb(
         "evaluate", "--model", generator, "--data", packed["val"], "--out", tmp_path / "scores"
     )
+
     assert "PSNR" in told
     assert (tmp_path / "scores" / "coloured.png").exists()
 
@@ -128,6 +134,7 @@ def test_the_papers_inference_trains_saves_and_consolidates(
         "--run",
         tmp_path,
     ]
+
     assert "paper inference" in verb("finetune", *words)
     assert "paper inference" in verb(
         "evaluate", "--model", tmp_path / "model", "--data", packed["voc-val"]
@@ -191,13 +198,20 @@ def test_a_resumed_fine_tuning_is_the_same_bit_for_bit(
     ]
     verb("finetune", *words, "--run", tmp_path / "whole", "--output.keep_last", 9)
     whole = load_file(tmp_path / "whole" / "model" / "model.safetensors")
+
     for kept in (16, 32, 48):  # within the first stage, between the two, within the second
         run = tmp_path / f"cut-{kept}"
         (run / "checkpoints").mkdir(parents=True)
         (run / "recipe.yaml").write_text((tmp_path / "whole" / "recipe.yaml").read_text())
         name = f"images-{kept:012d}"
         subprocess.run(
-            ["cp", "-r", tmp_path / "whole" / "checkpoints" / name, run / "checkpoints"], check=True
+            [
+                "cp",
+                "-r",
+                tmp_path / "whole" / "checkpoints" / name,
+                run / "checkpoints",
+            ],
+            check=True,
         )
         verb("finetune", *words, "--run", run)
         resumed = load_file(run / "model" / "model.safetensors")
@@ -238,7 +252,10 @@ def test_photos_of_any_size_keep_their_luminance(
     verb("pretrain", *pretrain_words(packed, tmp_path / "run", images=16))
     verb("consolidate", "--run", tmp_path / "run")
     rows, columns = np.mgrid[0:61, 0:90]
-    photo = np.stack([rows * 4, columns * 2, 255 - rows * 4], axis=-1).astype(np.uint8)
+    photo = np.stack(
+        [rows * 4, columns * 2, 255 - rows * 4],
+        axis=-1,
+    ).astype(np.uint8)
     Image.fromarray(photo).save(tmp_path / "wide.png")
     Image.fromarray(photo[:5, :3]).save(tmp_path / "tiny.png")
     Image.fromarray(photo).convert("L").save(tmp_path / "grey.jpg")
@@ -271,6 +288,7 @@ def test_two_processes_under_accelerate_then_killed_and_started_again(
     whole = command_line(
         "accelerate", *profile, *pretrain_words(packed, tmp_path / "whole"), cwd=tmp_path
     )
+
     assert whole.returncode == 0, whole.stderr
     words = [str(word) for word in [*profile, *pretrain_words(packed, tmp_path / "killed")]]
     program = str(Path(sys.executable).with_name("accelerate"))
@@ -288,14 +306,17 @@ def test_two_processes_under_accelerate_then_killed_and_started_again(
         time.sleep(0.02)
     time.sleep(random.uniform(0, 0.5))
     subprocess.run(["pkill", "-KILL", "-s", str(started.pid)], check=False)
+
     assert started.wait() == -signal.SIGKILL
     again = command_line(
         "accelerate", *profile, *pretrain_words(packed, tmp_path / "killed"), cwd=tmp_path
     )
+
     assert again.returncode == 0, again.stderr
     files = sorted(
         (tmp_path / "whole" / "checkpoints" / "images-000000000064").glob("*.safetensors")
     )
+
     assert files
     for file in files:
         other = load_file(tmp_path / "killed" / "checkpoints" / "images-000000000064" / file.name)
@@ -334,4 +355,5 @@ def test_real_photos_pack_and_train(tmp_path: Path, verb: Verb) -> None:
         64,
         *TINY,
     ]
+
     assert "on 78 held-out images" in verb("pretrain", *words)

@@ -32,15 +32,19 @@ def draw(root: Path, split: str, number: int, seed: int) -> None:
     rows, columns = np.mgrid[0:40, 0:48]
     for folder in ("images", "masks"):
         (root / folder / split).mkdir(parents=True)
+
     for index in range(number):
         y, x, radius = generator.uniform([10, 10, 6], [30, 38, 9])
         spot = (rows - y) ** 2 + (columns - x) ** 2 < radius**2
         tissue = 60 + 30 * np.sin(rows / 9 + index) + generator.normal(0, 8, spot.shape)
         picture = np.clip(tissue + 110 * spot, 0, 255).astype(np.uint8)
         suffix = ("png", "tif")[index % 2]
-        Image.fromarray(np.stack([picture, picture // 2, picture // 2], axis=-1)).save(
-            root / "images" / split / f"case{index}.{suffix}"
-        )
+        Image.fromarray(
+            np.stack(
+                [picture, picture // 2, picture // 2],
+                axis=-1,
+            )
+        ).save(root / "images" / split / f"case{index}.{suffix}")
         Image.fromarray((spot * 255).astype(np.uint8)).save(
             root / "masks" / split / f"case{index}.png"
         )
@@ -73,23 +77,33 @@ def pack(command: Command, root: Path, split: str, out: Path, *more: object) -> 
 
 def test_a_folder_with_masks_is_learnt_from(lesions: Path, command: Command) -> None:
     Image.fromarray(np.zeros((40, 47), np.uint8)).save(lesions / "raw/masks/train/case3.png")
-    told = pack(command, lesions / "raw", "train", lesions / "train", "--image", "squash:32")
-
-    assert (
-        "0 and 255: 255 is the class" in told
-        and "15 samples" in told
-        and "1 classes, masks" in told
+    told = pack(
+        command,
+        lesions / "raw",
+        "train",
+        lesions / "train",
+        "--image",
+        "squash:32",
     )
+
+    assert "0 and 255: 255 is the class" in told
+    assert "15 samples" in told
+    assert "1 classes, masks" in told
 
     (rejected,) = (lesions / "train/rejected.jsonl").read_text().splitlines()
 
-    assert (
-        "case3.tif" in rejected
-        and "mask is 40 x 47" in rejected
-        and "its picture 40 x 48" in rejected
-    )
+    assert "case3.tif" in rejected
+    assert "mask is 40 x 47" in rejected
+    assert "its picture 40 x 48" in rejected
 
-    pack(command, lesions / "raw", "val", lesions / "val", "--image", "original")
+    pack(
+        command,
+        lesions / "raw",
+        "val",
+        lesions / "val",
+        "--image",
+        "original",
+    )
     words = ["--task", "segment", "--data.train", lesions / "train", "--data.val", lesions / "val"]
     words += ["--run", lesions / "run", "--stages", "[{epochs: 20, learning_rate: 0.005}]", *TINY]
 

@@ -22,6 +22,7 @@ def installed_library(tmp_path: Path) -> dict[str, str]:
     metadata = site / "datasets-9.9.9.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: datasets\nVersion: 9.9.9\n")
+
     return {"PYTHONPATH": str(site)}
 
 
@@ -45,10 +46,12 @@ def test_scripts_modules_and_two_processes_run_beside_it(
         1,
     ]
     done = command_line("python", LAUNCHER / "pack.py", *words, env=installed_library, cwd=tmp_path)
+
     assert done.returncode == 0, done.stderr
     done = command_line(
         "python", "-m", "launcher.pack", "--verify", out, env=installed_library, cwd=PROJECT
     )
+
     assert done.returncode == 0, done.stderr
     words = ["--data.train", packed["train"], "--run", tmp_path / "run", "--images", 16, *TINY]
     profile = ["--config_file", LAUNCHER / "configs" / "accelerate" / "ddp_cpu.yaml"]
@@ -61,6 +64,7 @@ def test_scripts_modules_and_two_processes_run_beside_it(
         env=installed_library,
         cwd=PROJECT,
     )
+
     assert done.returncode == 0, done.stderr
 
 

@@ -52,7 +52,11 @@ def stored(orientation: int) -> tuple[Image.Image, Image.Exif]:
     tags = Image.Exif()
     tags[ORIENTATION] = inverse
     buffer = io.BytesIO()
-    Image.fromarray(upright_plane() * 255).convert("RGB").save(buffer, "PNG", exif=tags)
+    Image.fromarray(upright_plane() * 255).convert("RGB").save(
+        buffer,
+        "PNG",
+        exif=tags,
+    )
     turned = ImageOps.exif_transpose(Image.open(buffer))
 
     own = Image.Exif()
@@ -65,8 +69,15 @@ def scaled_box(factor: float) -> list[float]:
 
 
 def label_mask(factor: float) -> Image.Image:
-    size = (round(WIDTH * factor), round(HEIGHT * factor))
-    return Image.fromarray(upright_plane()).resize(size, Image.Resampling.NEAREST)
+    size = (
+        round(WIDTH * factor),
+        round(HEIGHT * factor),
+    )
+
+    return Image.fromarray(upright_plane()).resize(
+        size,
+        Image.Resampling.NEAREST,
+    )
 
 
 def write_coco(root: Path, picture: Image.Image, exif: Image.Exif, factor: float) -> None:
@@ -82,7 +93,9 @@ def write_coco(root: Path, picture: Image.Image, exif: Image.Exif, factor: float
         "area": (x1 - x0) * (y1 - y0),
         "segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]],
     }
-    width, height = round(WIDTH * factor), round(HEIGHT * factor)
+
+    width = round(WIDTH * factor)
+    height = round(HEIGHT * factor)
     data = {
         "images": [{"id": 1, "file_name": "1.jpg", "width": width, "height": height}],
         "annotations": [annotation],
@@ -100,7 +113,8 @@ def write_voc(root: Path, picture: Image.Image, exif: Image.Exif, factor: float)
     (year / "ImageSets/Segmentation/train.txt").write_text("1\n")
 
     x0, y0, x1, y1 = scaled_box(factor)
-    width, height = round(WIDTH * factor), round(HEIGHT * factor)
+    width = round(WIDTH * factor)
+    height = round(HEIGHT * factor)
     (year / "Annotations/1.xml").write_text(
         f"<annotation><size><width>{width}</width><height>{height}</height></size>"
         f"<object><name>aeroplane</name><bndbox><xmin>{x0 + 1}</xmin><ymin>{y0 + 1}</ymin>"
@@ -123,14 +137,26 @@ CORPORA: dict[CorpusName, tuple[Writer, str]] = {
 
 
 def packed(tmp_path: Path, name: CorpusName) -> PackReport:
-    corpus = open_corpus(name, tmp_path / "raw", CORPORA[name][1])
+    corpus = open_corpus(
+        name,
+        tmp_path / "raw",
+        CORPORA[name][1],
+    )
     options = {"image_policy": "original", "jpeg_quality": 100, "workers": 0}
-    return pack(corpus, tmp_path / "out", root=tmp_path / "raw", **options)
+
+    return pack(
+        corpus,
+        tmp_path / "out",
+        root=tmp_path / "raw",
+        **options,
+    )
 
 
 def sample_of(report: PackReport, tmp_path: Path) -> Sample:
     """Read the members of the only sample."""
-    assert report.manifest is not None and report.packed == 1
+    assert report.manifest is not None
+    assert report.packed == 1
+
     (shard,) = report.manifest.shards
     with tarfile.open(tmp_path / "out" / shard.file) as tar:
         members = {Path(info.name).suffix: tar.extractfile(info).read() for info in tar}
@@ -143,8 +169,14 @@ def check(sample: Sample, name: CorpusName) -> None:
     """Compare box and mask with the white pixels."""
     white = sample.picture > 127
     rows, columns = np.nonzero(white)
-    box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-    assert white.shape == (HEIGHT, WIDTH) and box == list(BOX)
+    box = [
+        columns.min(),
+        rows.min(),
+        columns.max() + 1,
+        rows.max() + 1,
+    ]
+    assert white.shape == (HEIGHT, WIDTH)
+    assert box == list(BOX)
     np.testing.assert_array_equal(sample.mask == 1, white)
 
     if name != "folder":
@@ -161,7 +193,12 @@ def test_labels_made_on_the_upright_view_of_any_size(
     tmp_path: Path, name: CorpusName, orientation: int, factor: float
 ) -> None:
     picture, exif = stored(orientation)
-    CORPORA[name][0](tmp_path / "raw", picture, exif, factor)
+    CORPORA[name][0](
+        tmp_path / "raw",
+        picture,
+        exif,
+        factor,
+    )
     check(sample_of(packed(tmp_path, name), tmp_path), name)
 
 
@@ -175,7 +212,12 @@ def test_labels_made_on_the_stored_pixels_are_turned_with_them(
     landscape = Image.fromarray(upright_plane() * 255).convert("RGB")
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    CORPORA[name][0](tmp_path / "raw", landscape, exif, factor)
+    CORPORA[name][0](
+        tmp_path / "raw",
+        landscape,
+        exif,
+        factor,
+    )
     sample = sample_of(packed(tmp_path, name), tmp_path)
 
     white = sample.picture > 127
@@ -183,7 +225,12 @@ def test_labels_made_on_the_stored_pixels_are_turned_with_them(
     np.testing.assert_array_equal(sample.mask == 1, white)
     if name != "folder":
         rows, columns = np.nonzero(white)
-        box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        box = [
+            columns.min(),
+            rows.min(),
+            columns.max() + 1,
+            rows.max() + 1,
+        ]
         assert sample.label["objects"][0]["box"] == pytest.approx(box, abs=0.01)
 
 

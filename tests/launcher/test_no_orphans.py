@@ -30,6 +30,7 @@ def wait_for(done: Callable[[], bool], what: str, timeout_s: float = 120) -> Non
 def processes_of(run: Path) -> list[int]:
     """Return the living processes whose command line names the run."""
     found = []
+
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes()
@@ -38,6 +39,7 @@ def processes_of(run: Path) -> list[int]:
             continue
         if os.fsencode(run) in words and state not in "ZX":
             found.append(int(folder.name))
+
     return found
 
 
@@ -66,7 +68,10 @@ def test_no_rank_outlives_its_launcher(
         )
 
     log = run / "log.jsonl"
-    wait_for(lambda: log.exists() and '"train"' in log.read_text(), "the first steps")
+    wait_for(
+        lambda: log.exists() and '"train"' in log.read_text(),
+        "the first steps",
+    )
     process.send_signal(number)
     process.wait(timeout=60)
 

@@ -118,6 +118,7 @@ def test_parts_are_packed_and_merged(
         assert told.splitlines()[-1].endswith(f"python launcher/pack.py --out {out} --merge")
     for _ in range(2):
         assert f"{out}: 6 samples in 2 shards" in command("pack", "--out", out, "--merge")
+
     assert [shard.samples for shard in read_manifest(out).shards] == [3, 3]
 
 

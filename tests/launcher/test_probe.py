@@ -36,6 +36,7 @@ def model_folder(folder: Path, kind: Any) -> Path:
     initialise(model, 1)
     save_file(model.state_dict(), folder / WEIGHTS)
     (folder / CONFIG).write_text(config.model_dump_json())
+
     return folder
 
 
@@ -56,17 +57,21 @@ def test_every_protocol_on_every_level(
 ) -> None:
     told = command("probe", "--model", generator, *words(packed, tmp_path))
     found = json.loads((tmp_path / "probe.json").read_text())
+
     assert "32 training images, 12 test images" in told
     assert [level["numbers"] for level in found["levels"]] == [1024, 512, 256, 128, 32]
     assert {
         name: len(found[name]["levels"]) for name in ("linear", "lowshot", "knn")
     } == dict.fromkeys(("linear", "lowshot", "knn"), 5)
+
     best = found["linear"]["best_level"]
     values = [level["cross_validated"] for level in found["linear"]["levels"]]
     assert values[best] == max(values)
+
     for level in found["linear"]["levels"]:
         assert 0 < level["score"]["chance"] < 1
         assert f"{100 * level['score']['mAP']:.1f}" in told
+
     assert [shot["k"] for shot in found["lowshot"]["levels"][0]] == [1, 2, 4, 8, 16, 32, 64, 96]
     assert [neighbours["k"] for neighbours in found["knn"]["levels"][0]] == [
         1,
@@ -100,6 +105,7 @@ def test_random_is_drawn_from_its_seed_alone(
             *words(packed, tmp_path / name),
         )
         found.append(json.loads((tmp_path / name / "probe.json").read_text()))
+
     assert found[0] == found[1]
     assert found[0]["knn"] != found[2]["knn"]
     assert found[0]["images_seen"] == 0
@@ -114,15 +120,24 @@ def test_two_processes_write_what_one_writes(
     done = command_line(
         "accelerate", *profile, LAUNCHER / "probe.py", *common, *words(packed, tmp_path / "two")
     )
+
     assert done.returncode == 0, done.stderr
-    command("probe", *common, *words(packed, tmp_path / "one"))
+    command(
+        "probe",
+        *common,
+        *words(packed, tmp_path / "one"),
+    )
     one, two = (json.loads((tmp_path / name / "probe.json").read_text()) for name in ("one", "two"))
+
     assert two["data"] == one["data"]
     for level, expected in zip(two["knn"]["levels"], one["knn"]["levels"], strict=True):
         for found, alone in zip(
             level, expected, strict=True
         ):  # other threads, other sums: ranks may swap
-            assert found["score"]["mAP"] == pytest.approx(alone["score"]["mAP"], abs=0.02)
+            assert found["score"]["mAP"] == pytest.approx(
+                alone["score"]["mAP"],
+                abs=0.02,
+            )
 
 
 @pytest.mark.parametrize(
@@ -161,7 +176,12 @@ def test_mistakes_are_told_before_long_work(
         (other / file.name).write_bytes(file.read_bytes())
     manifest = json.loads((other / "manifest.json").read_text())
     (other / "manifest.json").write_text(
-        json.dumps({**manifest, "classes": manifest["classes"][::-1]})
+        json.dumps(
+            {
+                **manifest,
+                "classes": manifest["classes"][::-1],
+            }
+        )
     )
     places = {
         "GENERATOR": generator,
@@ -169,9 +189,15 @@ def test_mistakes_are_told_before_long_work(
         "TRAIN": packed["voc-train"],
         "COCO": other,
     }
+
     with pytest.raises((ColorganError, ShardError), match=sentence):
         command(
-            "probe", *words(packed, tmp_path / "out", *(places.get(word, word) for word in more))
+            "probe",
+            *words(
+                packed,
+                tmp_path / "out",
+                *(places.get(word, word) for word in more),
+            ),
         )
     assert not (tmp_path / "out" / "probe.json").exists()
 

@@ -59,6 +59,7 @@ def test_real_runs_become_a_page(tmp_path: Path, packed: dict[str, Path], comman
     )
     out = tmp_path / "report"
     told = command("report", "--out", out, run, tuned, tmp_path / "colours")
+
     assert told.rstrip().endswith(f"Next: open {out / 'report.html'} in a browser")
     page, text = (out / "report.html").read_text(), (out / "report.md").read_text()
     assert "12 held-out images" in page
@@ -75,6 +76,7 @@ def test_a_folder_that_is_no_run_is_told_and_nothing_is_written(
     tmp_path: Path, command: Command
 ) -> None:
     (tmp_path / "no run").mkdir()
+
     with pytest.raises(
         UsageError,
         match=r"no run has no recipe\.yaml, study\.json, scores\.json or probe\.json: give",

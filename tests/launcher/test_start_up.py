@@ -37,6 +37,7 @@ def run(command: str, *words: str) -> tuple[int, set[str], str]:
         cwd=PROJECT,
     )
     status, modules = json.loads(done.stdout.splitlines()[-1])
+
     return status, set(modules), done.stderr
 
 

@@ -41,7 +41,14 @@ PROTOCOL = "voc2012-segmentation"
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a study of one protocol with a drawn VOC and a generator of random weights."""
     folder = tmp_path_factory.mktemp("study")
-    write_sample(folder / "raw", num_train=1, num_val=1, num_voc_train=40, num_voc_val=8, size=48)
+    write_sample(
+        folder / "raw",
+        num_train=1,
+        num_val=1,
+        num_voc_train=40,
+        num_voc_val=8,
+        size=48,
+    )
     architecture = Architecture(
         image_size=32, width=4, norm="batch", bias_before_norm=False, dropout=0.0
     )
@@ -64,6 +71,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(settings))
+
     return path
 
 
@@ -73,7 +81,11 @@ def test_a_study_ends_with_its_table_and_runs_nothing_twice(recipe: Path) -> Non
     assert first.returncode == 0, first.stdout + first.stderr
     out = recipe.parent / "out"
     (row,) = json.loads((out / "study.json").read_text())["protocols"]
-    assert (row["name"], row["data"]["train"], row["data"]["test"]) == (PROTOCOL, 40, 8)
+    assert (
+        row["name"],
+        row["data"]["train"],
+        row["data"]["test"],
+    ) == (PROTOCOL, 40, 8)
     assert [arm["name"] for arm in row["arms"]] == ["scratch", "pretrained"]
     for arm in row["arms"]:
         tried = {float(rate): score for rate, score in arm["settings"]["search"].items()}
@@ -89,7 +101,11 @@ def test_a_study_ends_with_its_table_and_runs_nothing_twice(recipe: Path) -> Non
         for name in ("pretrained", "scratch")
     ]
     (compared,), found = row["comparisons"], compare(*arms, row["metric"])
-    assert (compared["difference"], compared["low"], compared["high"]) == (
+    assert (
+        compared["difference"],
+        compared["low"],
+        compared["high"],
+    ) == (
         found.difference,
         found.low,
         found.high,
@@ -104,7 +120,8 @@ def test_a_study_ends_with_its_table_and_runs_nothing_twice(recipe: Path) -> Non
     )
     (held_out,) = (out / "shards").glob("*80-20")
     judged, trained = ((held_out / f"{part}.txt").read_text().split() for part in ("val", "train"))
-    assert len(searched["sample_ids_N"]) == len(judged) and len({*judged, *trained}) == 40
+    assert len(searched["sample_ids_N"]) == len(judged)
+    assert len({*judged, *trained}) == 40
     assert (out / "report" / "report.html").stat().st_size > 10_000
 
     # Every step has a measured cost, in study.json but for the steps after the table.
@@ -125,7 +142,8 @@ def test_a_generator_replaced_in_its_place_is_noticed(
     recipe: Path, tmp_path: Path, packed: dict[str, Path], verb: Callable[..., str]
 ) -> None:
     """Its steps are not taken for done, and a run that began with the old weights says so."""
-    folder, run = tmp_path / "generator", tmp_path / "run"
+    folder = tmp_path / "generator"
+    run = tmp_path / "run"
     shutil.copytree(recipe.parent / "generator", folder)
     protocol = find_protocol(PROTOCOL)
     words = (
@@ -144,12 +162,16 @@ def test_a_generator_replaced_in_its_place_is_noticed(
         weights = load_file(folder / WEIGHTS)
         weights["encoder.blocks.0.conv.weight"] *= factor
         save_file(weights, folder / WEIGHTS)
-        arms = (scratch_arm(), Arm("ours", (Start("ours", folder),)))
+        arms = (
+            scratch_arm(),
+            Arm("ours", (Start("ours", folder),)),
+        )
         network = {"image_size": 32}
         trial = Trial(protocol, protocol.data[0], tmp_path, tmp_path, arms, (0,), network, {})
         texts.append([step.text() for step in trial.runs().values()])
         if factor == 1.0:
             verb(*words, "--stages", "[{epochs: 0.1, learning_rate: 0.001}]")
+
     assert [first == second for first, second in zip(*texts, strict=True)] == [True, False]
     with pytest.raises(
         CheckpointError,
@@ -161,7 +183,11 @@ def test_a_generator_replaced_in_its_place_is_noticed(
 def test_a_stopped_study_says_so_and_goes_on(recipe: Path, tmp_path: Path) -> None:
     """SIGTERM reaches the run under way, which saves; status 75, and nothing is counted as done."""
     words = ["--config", recipe, "--out", tmp_path / "out", "--jobs", 1, "--search", "[]"]
-    command = [sys.executable, str(LAUNCHER / "study.py"), *map(str, words)]
+    command = [
+        sys.executable,
+        str(LAUNCHER / "study.py"),
+        *map(str, words),
+    ]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as study:
@@ -171,9 +197,11 @@ def test_a_stopped_study_says_so_and_goes_on(recipe: Path, tmp_path: Path) -> No
             time.sleep(0.05)
         os.kill(study.pid, signal.SIGTERM)
         _, told = study.communicate(timeout=120)
+
     assert study.returncode == 75, told
     assert "rerunning the command resumes it" in told
     steps = tmp_path / "out" / "steps"
+
     assert not list(steps.glob(f"{PROTOCOL}*.done"))
     assert list(steps.glob("pack*.done"))
 
@@ -201,16 +229,30 @@ def test_bad_settings_are_reported_in_one_sentence(
 ) -> None:
     """Before anything runs."""
     with pytest.raises(ColorganError, match=sentence):
-        verb("study", "--config", recipe, "--out", tmp_path / "out", *words)
+        verb(
+            "study",
+            "--config",
+            recipe,
+            "--out",
+            tmp_path / "out",
+            *words,
+        )
+
     assert not list(tmp_path.glob("out/*/*.log"))
 
 
 def test_nested_settings_override_the_protocols_own(recipe: Path) -> None:
     """`{data: {flip: false}}` is `{data.flip: false}`; arms differ in start and rate alone."""
     out = recipe.parent / "nested"
-    settings = StudySettings(out=out, finetune={"data": {"flip": False}, "head_width": 8})
+    settings = StudySettings(
+        out=out,
+        finetune={"data": {"flip": False}, "head_width": 8},
+    )
     protocol = find_protocol(PROTOCOL)
-    arms = (scratch_arm(), Arm("g", (Start("g", recipe.parent / "generator"),)))
+    arms = (
+        scratch_arm(),
+        Arm("g", (Start("g", recipe.parent / "generator"),)),
+    )
     trial = Trial(
         protocol,
         protocol.data[0],
@@ -227,7 +269,10 @@ def test_nested_settings_override_the_protocols_own(recipe: Path) -> None:
         runs[0].recipe()
 
     trial.search_folder.mkdir(parents=True)
-    scores = {"scratch": {"0.25": 0.1, "0.5": 0.2}, "g": {"0.25": 0.2, "0.5": None}}
+    scores = {
+        "scratch": {"0.25": 0.1, "0.5": 0.2},
+        "g": {"0.25": 0.2, "0.5": None},
+    }
     (trial.search_folder / "rates.json").write_text(json.dumps(scores))
     recipes = [step.recipe() for step in runs]
     assert [(each["data.flip"], each["head_width"]) for each in recipes] == [(False, 8)] * 2
@@ -250,8 +295,21 @@ def test_the_best_rate_is_the_lowest_of_equals() -> None:
 def test_the_steps_are_listed_for_a_scheduler(recipe: Path, tmp_path: Path) -> None:
     """JSON, parents first; recipes that depend on the search come later; one step runs by name."""
     out = tmp_path / "listed"
-    words = ["--config", recipe, "--out", out, "--protocols", f"[{PROTOCOL}, {PROTOCOL}@50]"]
-    listed = command_line("python", LAUNCHER / "study.py", *words, "--list_steps", "true")
+    words = [
+        "--config",
+        recipe,
+        "--out",
+        out,
+        "--protocols",
+        f"[{PROTOCOL}, {PROTOCOL}@50]",
+    ]
+    listed = command_line(
+        "python",
+        LAUNCHER / "study.py",
+        *words,
+        "--list_steps",
+        "true",
+    )
     assert listed.returncode == 0, listed.stderr
     steps = json.loads(listed.stdout)
     names = [step["name"] for step in steps]
@@ -261,17 +319,37 @@ def test_the_steps_are_listed_for_a_scheduler(recipe: Path, tmp_path: Path) -> N
         assert not step["complete"]
     by_name = {step["name"]: step for step in steps}
     run = by_name[f"{PROTOCOL}/scratch-{SEEDS[0]}"]
-    assert run["recipe"] is None and f"{PROTOCOL}/rates" in run["parents"]
+    assert run["recipe"] is None
+    assert f"{PROTOCOL}/rates" in run["parents"]
     assert Path(by_name[names[0]]["recipe"]).is_file()
     assert by_name["report"]["parents"] == ["table"]
     fewer = [name for name in names if name.startswith("pack") and "50-50" in name]
     assert len(fewer) == 1
 
-    early = command_line("python", LAUNCHER / "study.py", *words, "--step", run["name"])
-    assert early.returncode == 2 and "must be complete first" in early.stderr
-    one = command_line("python", LAUNCHER / "study.py", *words, "--step", names[0])
+    early = command_line(
+        "python",
+        LAUNCHER / "study.py",
+        *words,
+        "--step",
+        run["name"],
+    )
+    assert early.returncode == 2
+    assert "must be complete first" in early.stderr
+    one = command_line(
+        "python",
+        LAUNCHER / "study.py",
+        *words,
+        "--step",
+        names[0],
+    )
     assert one.returncode == 0, one.stderr
-    again = command_line("python", LAUNCHER / "study.py", *words, "--list_steps", "true")
+    again = command_line(
+        "python",
+        LAUNCHER / "study.py",
+        *words,
+        "--list_steps",
+        "true",
+    )
     assert [step["complete"] for step in json.loads(again.stdout)[:2]] == [True, False]
 
 
@@ -281,6 +359,7 @@ def test_a_dry_run_prices_the_steps_and_names_what_can_be_shown(
     words = ["--config", recipe, "--out", tmp_path / "dry", "--dry_run", "true"]
     words += ["--expected_core_minutes", "{finetune: 2.5}"]
     dry = command_line("python", LAUNCHER / "study.py", *words)
+
     assert dry.returncode == 0, dry.stderr
     # Four runs of the search and two that count, at 2.5 each; packing is not priced.
     assert re.search(r"left: 15\.0 core-minutes, and \d+ steps of unknown cost", dry.stdout)
@@ -293,7 +372,8 @@ def test_a_study_holds_its_folder_and_refuses_another_kind(recipe: Path, tmp_pat
     (tmp_path / "run" / "recipe.yaml").write_text("seed: 1")
     words = ["--config", recipe, "--out", tmp_path / "run"]
     refused = command_line("python", LAUNCHER / "study.py", *words)
-    assert refused.returncode == 2 and "something other than a study" in refused.stderr
+    assert refused.returncode == 2
+    assert "something other than a study" in refused.stderr
 
     (tmp_path / "held" / "steps").mkdir(parents=True)
     with owned_folder(tmp_path / "held" / "steps"):
@@ -307,7 +387,12 @@ def test_pretraining_seeds_are_runs_of_their_own(recipe: Path, tmp_path: Path) -
     settings = StudySettings.model_validate(
         {
             "out": tmp_path / "out",
-            "pretrain": {"l1": {"network": {"image_size": 32, "width": 8}, "images": 64}},
+            "pretrain": {
+                "l1": {
+                    "network": {"image_size": 32, "width": 8},
+                    "images": 64,
+                }
+            },
             "pretrain_seeds": [0, 7],
             "protocols": [PROTOCOL, "knn"],
             "seeds": [0, 1],
@@ -317,9 +402,11 @@ def test_pretraining_seeds_are_runs_of_their_own(recipe: Path, tmp_path: Path) -
     )
     plan = Plan(settings, LAUNCHER)
     steps = {step.name: step for step in plan.steps}
+
     assert [steps[f"pretrain l1@{seed}"].recipe()["seed"] for seed in (0, 7)] == [0, 7]
     assert plan.network["image_size"] == 64
     runs = [name for name in steps if name.startswith(f"{PROTOCOL}/")]
+
     assert runs == [
         f"{PROTOCOL}/{start}-{seed}" for seed in (0, 1) for start in ("scratch", "l1@0", "l1@7")
     ]

@@ -82,7 +82,8 @@ def test_images(kind: str, data: st.DataObject) -> None:
         try:
             assert decode_upright(content, 10**6).ndim == 3
         except PictureError as error:
-            assert str(error) and "\n" not in str(error)
+            assert str(error)
+            assert "\n" not in str(error)
 
     in_bounded_memory(work)
 
@@ -102,10 +103,15 @@ def test_tars(data: st.DataObject) -> None:
 
     def work() -> None:
         try:
-            shard, size, _ = shard_of(io.BytesIO(content), LabelRule("cls"), 10**6)
+            shard, size, _ = shard_of(
+                io.BytesIO(content),
+                LabelRule("cls"),
+                10**6,
+            )
         except DamagedTarError as error:
             assert str(error)
             return
+
         assert size <= len(content)
         for row in shard.table():
             assert 512 <= row["image_offset"] <= len(content) - row["image_size"]
@@ -147,7 +153,12 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "inputs.jsonl").write_text('{"shard": 0, "records": "", "labels": ""}\n')
     info = FileInfo(file="samples.npy", bytes=10, sha256="0" * 64)
     shard = ShardInfo(file="x-000000.tar", samples=2, bytes=10, sha256="0" * 64)
-    values: dict[str, Any] = {"classes": (), "palette": (), "has_masks": False, "num_rejected": 1}
+    values: dict[str, Any] = {
+        "classes": (),
+        "palette": (),
+        "has_masks": False,
+        "num_rejected": 1,
+    }
     manifest = Manifest(
         name="x",
         corpus="x",
@@ -161,6 +172,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         **values,
     )
     write_manifest(manifest, folder)
+
     return folder
 
 
@@ -176,10 +188,12 @@ def test_files_of_a_set(packed: Path, name: str, data: st.DataObject) -> None:
 
     def work() -> None:
         read_inputs(packed / "inputs.jsonl")
+
         try:
             list(read_rejections(packed / "rejected.jsonl"))
         except ManifestError as error:
             assert "\n" not in str(error)
+
         try:
             manifest = read_manifest(packed)
             assert len(manifest.samples()) == manifest.num_samples
@@ -198,6 +212,7 @@ def test_a_table_that_names_a_far_shard_asks_for_no_memory(packed: Path) -> None
     intact = (packed / "samples.npy").read_bytes()
     rows["shard"] = 2**32 - 1
     np.save(packed / "samples.npy", rows)
+
     try:
         in_bounded_memory(lambda: list(verify(packed, workers=0)))
     finally:
@@ -210,6 +225,7 @@ def test_locations_that_lead_elsewhere_are_refused(packed: Path, location: str) 
     document["shards"][0]["location"] = location
     intact = (packed / "manifest.json").read_bytes()
     (packed / "manifest.json").write_text(json.dumps(document))
+
     try:
         with pytest.raises(ManifestError, match="location"):
             read_manifest(packed)

@@ -50,6 +50,7 @@ def folder(tmp_path: Path) -> Path:
         ),
     )
     write_manifest(manifest, tmp_path)
+
     return tmp_path
 
 
@@ -60,8 +61,10 @@ def change(folder: Path, **values: object) -> None:
 
 def test_what_is_written_is_read(folder: Path) -> None:
     manifest = read_manifest(folder)
+
     assert manifest.folder == folder
-    assert manifest.classes == ("cat", "dog") and manifest.palette[2] == (4, 5, 6)
+    assert manifest.classes == ("cat", "dog")
+    assert manifest.palette[2] == (4, 5, 6)
     assert manifest.digest == hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
     assert list(manifest.samples()["shard"]) == [0, 0, 0, 1, 1]
     assert write_manifest(manifest, folder) == manifest
@@ -107,7 +110,8 @@ def test_wrong_manifests_are_refused_in_one_sentence(
     change(folder, **values)
     with pytest.raises(ManifestError, match=words) as error:
         read_manifest(folder)
-    assert "\n" not in str(error.value) and str(folder) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert str(folder) in str(error.value)
 
 
 def test_files_shorter_than_promised_are_refused(folder: Path) -> None:
@@ -118,7 +122,10 @@ def test_files_shorter_than_promised_are_refused(folder: Path) -> None:
     assert read_manifest(folder, check_files=False).num_samples == 5
 
 
-@pytest.mark.parametrize("rows", [np.zeros(4, SAMPLE_DTYPE), np.zeros((5, 60), np.uint8)])
+@pytest.mark.parametrize(
+    "rows",
+    [np.zeros(4, SAMPLE_DTYPE), np.zeros((5, 60), np.uint8)],
+)
 def test_a_table_of_another_shape_is_refused(folder: Path, rows: np.ndarray) -> None:
     np.save(folder / "samples.npy", rows)
     change(folder, samples_file={"file": "samples.npy", "bytes": 1, "sha256": "0" * 64})
@@ -136,9 +143,11 @@ def test_a_table_that_would_be_unpickled_is_refused(folder: Path) -> None:
 def test_missing_and_garbled_folders(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="no such folder"):
         read_manifest(tmp_path / "nowhere")
+
     (tmp_path / "empty").mkdir()
     with pytest.raises(ManifestError, match=r"no manifest.json in it"):
         read_manifest(tmp_path / "empty")
+
     for garbage in (b"", b"{", b"\xff\xfe", b"[" * 100_000, b"[]", b"null"):
         (folder / "manifest.json").write_bytes(garbage)
         with pytest.raises(ManifestError):

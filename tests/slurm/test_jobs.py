@@ -37,7 +37,10 @@ def entries(run: Path) -> list[dict[str, Any]]:
 
 
 def images(run: Path) -> int:
-    return max((entry["images"] for entry in entries(run) if entry["kind"] == "train"), default=0)
+    return max(
+        (entry["images"] for entry in entries(run) if entry["kind"] == "train"),
+        default=0,
+    )
 
 
 def submit(
@@ -51,10 +54,19 @@ def submit(
 def test_two_nodes_train_as_two_processes_do(
     slurm: LocalSlurm, place: Path, words: list[str], weights: Weights, plain: dict[str, str]
 ) -> None:
-    job = submit(slurm, place, *words, "--run", "two nodes", NODES="2")
+    job = submit(
+        slurm,
+        place,
+        *words,
+        "--run",
+        "two nodes",
+        NODES="2",
+    )
+
     assert slurm.wait(job) == "COMPLETED", log_of(place, job)
     assert weights(place / "two nodes") == plain
     log = log_of(place, job)
+
     assert f"log      {place}/logs/colorgan-pretrain-{job}.log" in log
     assert f"folder   {place}/two nodes" in log
     assert "[node node1] task 0, ranks 0 to 0" in log
@@ -68,7 +80,16 @@ def test_gpus_are_handed_to_the_ranks_and_shards_staged_once(
 ) -> None:
     scratch = place / "local disk"
     (scratch / "colorgan-killed").mkdir(parents=True)  # what a killed job has left
-    job = submit(slurm, place, *words, "--run", "two gpus", GPUS="2", SITE_SCRATCH=str(scratch))
+    job = submit(
+        slurm,
+        place,
+        *words,
+        "--run",
+        "two gpus",
+        GPUS="2",
+        SITE_SCRATCH=str(scratch),
+    )
+
     assert slurm.wait(job) == "COMPLETED", log_of(place, job)
     log = log_of(place, job)
     assert "ranks 0 to 1, CUDA_VISIBLE_DEVICES=0,1" in log
@@ -90,18 +111,31 @@ def test_gpus_are_handed_to_the_ranks_and_shards_staged_once(
 def test_signals_lose_nothing(
     slurm: LocalSlurm, place: Path, words: list[str], weights: Weights, plain: dict[str, str]
 ) -> None:
-    run, chance = place / "signalled", random.Random()
-    job = submit(slurm, place, *words, "--run", str(run), NODES="2")
+    run = place / "signalled"
+    chance = random.Random()
+    job = submit(
+        slurm,
+        place,
+        *words,
+        "--run",
+        str(run),
+        NODES="2",
+    )
     saved: list[int] = []
     for attempt in range(1, NUM_SIGNALS + 1):
-        before, more = (saved or [0])[-1], chance.randrange(8, 96, 8)
-        slurm.wait_for(lambda enough=before + more: images(run) >= enough, f"{more} images more")  # type: ignore[misc]
+        before = (saved or [0])[-1]
+        more = chance.randrange(8, 96, 8)
+        slurm.wait_for(
+            lambda enough=before + more: images(run) >= enough,
+            f"{more} images more",
+        )  # type: ignore[misc]
         slurm.run("scancel", "--signal=USR2", "--batch", job)
         slurm.wait_for(
             lambda number=attempt: f"attempt {number + 1}," in log_of(place, job),
             "the next attempt",
         )  # type: ignore[misc]
         saved.append(max(entry["images"] for entry in entries(run) if entry["kind"] == "save"))
+
     assert slurm.wait(job) == "COMPLETED", log_of(place, job)
     log = log_of(place, job)
     assert weights(run) == plain
@@ -113,18 +147,21 @@ def test_signals_lose_nothing(
         int(text.replace(",", ""))
         for text in re.findall(r"resumes from .* \(([\d,]+) images seen\)", log)
     ] == saved
+
     seen = [entry["images"] for entry in entries(run) if entry["kind"] == "train"]
     assert seen == list(range(8, 481, 8))
     seconds = [
         float(text)
         for text in re.findall(r"requeued: images-\d+ saved ([\d.]+) s after SIGUSR2", log)
     ]
+
     assert len(seconds) == NUM_SIGNALS
     assert max(seconds) < 30
     print(f"\nsignal to checkpoint: {seconds} s, saved at {saved} images, replayed 0")
     status = slurm.run(
         str(ROOT / "slurm/status.sh"), str(run), COLORGAN_SITE=str(place / "site.env")
     )
+
     # One more attempt than signals, unless the machine was so loaded that one was lost and made
     # again.
     assert re.search(rf"job {job} \(pretrain\), attempt \d+: done", status)
@@ -137,22 +174,37 @@ def test_dead_nodes_do_not_end_a_run(
 ) -> None:
     run = place / "dead nodes"
     saving = ["--output.save_every_images", "80"]
-    job = submit(slurm, place, *words, "--run", str(run), *saving, NODES="2")
+    job = submit(
+        slurm,
+        place,
+        *words,
+        "--run",
+        str(run),
+        *saving,
+        NODES="2",
+    )
     slurm.wait_for(lambda: images(run) >= 160, "160 images")
     slurm.run("scontrol", "update", "NodeName=node2", "State=DOWN", "Reason=test")
-    slurm.wait_for(lambda: slurm.field(job, "JobState") == "PENDING", "the job to be queued again")
+    slurm.wait_for(
+        lambda: slurm.field(job, "JobState") == "PENDING",
+        "the job to be queued again",
+    )
     # Its daemon lives and registers again by itself; when it has not yet, this helps.
     slurm.run("scontrol", "update", "NodeName=node2", "State=RESUME", check=False)
     slurm.wait_for(lambda: "attempt 2," in log_of(place, job), "the second attempt")
     slurm.wait_for(lambda: "resumes from" in log_of(place, job), "the second attempt to go on")
     slurm.kill_node("node2")
     try:
-        slurm.wait_for(lambda: slurm.field(job, "JobState") != "RUNNING", "the death to be seen")
+        slurm.wait_for(
+            lambda: slurm.field(job, "JobState") != "RUNNING",
+            "the death to be seen",
+        )
         assert slurm.field(job, "JobState") in ("PENDING", "COMPLETING", "REQUEUED"), log_of(
             place, job
         )
     finally:
         slurm.start_node("node2")
+
     assert slurm.wait(job) == "COMPLETED", log_of(place, job)
     assert weights(run) == plain
     assert "attempt 3," in log_of(place, job)
@@ -172,7 +224,15 @@ def test_dead_nodes_do_not_end_a_run(
 def test_a_jobs_own_fault_is_not_requeued(
     slurm: LocalSlurm, place: Path, words: list[str], extra: list[str], status: int, told: str
 ) -> None:
-    job = submit(slurm, place, *words, "--run", f"fault {status}", *extra)
+    job = submit(
+        slurm,
+        place,
+        *words,
+        "--run",
+        f"fault {status}",
+        *extra,
+    )
+
     assert slurm.wait(job) == "FAILED"
     assert slurm.field(job, "Restarts") == "0"
     assert slurm.field(job, "ExitCode") == f"{status}:0"
@@ -181,7 +241,8 @@ def test_a_jobs_own_fault_is_not_requeued(
 
 def stand_in(place: Path, name: str, text: str) -> str:
     """Write a site.env whose jobs run these lines instead of the command; return its path."""
-    script, site = place / f"{name}.sh", place / f"{name}.env"
+    script = place / f"{name}.sh"
+    site = place / f"{name}.env"
     script.write_text(f"#!/bin/bash\n{text}\n")
     script.chmod(0o755)
     site.write_text(f". '{place}/site.env'\nSITE_CONTAINER=('{script}')\n")
@@ -193,6 +254,7 @@ def test_a_job_that_dies_again_and_again_is_given_up(slurm: LocalSlurm, place: P
     job = slurm.submit(
         PRETRAIN, "--run", "dies", cwd=place, COLORGAN_SITE=site, SITE_MAX_IDLE_ATTEMPTS="2"
     )
+
     assert slurm.wait(job) == "FAILED"
     log = log_of(place, job)
     assert slurm.field(job, "Restarts") == "1"
@@ -214,6 +276,7 @@ def test_a_checkpoint_that_cannot_be_written_in_time_is_told(
     slurm.wait_for(lambda: "requeued" in log_of(place, job), "the last moment")
     slurm.run("scancel", job)
     log = log_of(place, job)
+
     assert re.search(
         r"NOT SAVED: \d+ s before the time limit no checkpoint has been written since the signal",
         log,
@@ -227,6 +290,7 @@ def test_jobs_on_one_node_meet_at_different_ports(slurm: LocalSlurm, place: Path
         slurm.submit(PRETRAIN, "--run", f"waits {n}", cwd=place, COLORGAN_SITE=site)
         for n in range(3)
     ]
+
     assert [slurm.wait(job) for job in jobs] == ["COMPLETED"] * 3
     found = [re.search(r"they meet at (\w+):(\d+)", log_of(place, job)) for job in jobs]
     assert len({match[0] for match in found if match}) == 3
@@ -251,7 +315,13 @@ def test_sbatch_itself_takes_the_scripts(slurm: LocalSlurm, place: Path) -> None
         "--no such key",
         "a b",
     ]
-    job = slurm.run("sbatch", *words, cwd=place, **variables).strip()
+    job = slurm.run(
+        "sbatch",
+        *words,
+        cwd=place,
+        **variables,
+    ).strip()
+
     assert slurm.wait(job) == "FAILED"
     log = (place / f"colorgan-pretrain-{job}.log").read_text()
     assert "on 2 node(s): node[1-2]" in log
@@ -269,6 +339,7 @@ def test_scripts_pass_shellcheck() -> None:
     done = subprocess.run(
         ["shellcheck", "-x", *map(str, files)], cwd=ROOT, capture_output=True, text=True
     )
+
     assert done.returncode == 0, done.stdout
 
 
@@ -285,6 +356,7 @@ def test_a_stopped_pack_goes_on(slurm: LocalSlurm, place: Path) -> None:
     )
     slurm.wait_for(lambda: (place / "packed.once").exists(), "the packer to run")
     slurm.run("scancel", "--signal=USR2", "--batch", job)
+
     assert slurm.wait(job) == "COMPLETED", log_of(place, job, "pack")
     assert slurm.field(job, "Restarts") == "1"
     assert "requeued: SIGUSR2; what is finished is kept" in log_of(place, job, "pack")

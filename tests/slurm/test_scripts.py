@@ -20,8 +20,12 @@ def run(script: str, *words: str, **variables: str) -> subprocess.CompletedProce
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SITE"))
     }
+
     return subprocess.run(
-        [str(ROOT / "slurm" / f"{script}.sh"), *words],
+        [
+            str(ROOT / "slurm" / f"{script}.sh"),
+            *words,
+        ],
         capture_output=True,
         text=True,
         timeout=120,
@@ -59,6 +63,7 @@ def test_other_limits_are_submitted(limit: str, tmp_path: Path) -> None:
     done = run(
         "pretrain", "--run", "x", SITE_TIME=limit, PATH=path, SITE_LOGS=str(tmp_path / "logs")
     )
+
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("job 17: pretrain; log ")
 
@@ -72,6 +77,7 @@ def listed(steps: list[dict[str, Any]]) -> list[list[str]]:
         check=True,
         timeout=60,
     )
+
     return [line.split("\t") for line in done.stdout.splitlines()]
 
 
@@ -88,7 +94,8 @@ def step(name: str, command: str, done: Path, *parents: str, **more: Any) -> dic
 
 
 def test_the_list_of_steps(tmp_path: Path) -> None:
-    table, page = tmp_path / "study.json", tmp_path / "report.html"
+    table = tmp_path / "study.json"
+    page = tmp_path / "report.html"
     steps = [
         step("pack a", "pack", tmp_path / "a/manifest.json", complete=True, recipe="a.yaml"),
         step("p/x-0", "finetune", tmp_path / "run/evaluation/scores.json", "pack a", complete=True),

@@ -31,8 +31,20 @@ BAD = TINY.replace("    images: 64\n", "    images: 64\n    data: {train: [photo
 
 
 def submit(slurm: LocalSlurm, place: Path, study: str, **variables: str) -> str:
-    words = [str(STUDY), "--config", f"{study}.yaml", "--out", f"studies/{study}"]
-    return slurm.run(*words, cwd=place, COLORGAN_SITE=str(place / "site.env"), **variables)
+    words = [
+        str(STUDY),
+        "--config",
+        f"{study}.yaml",
+        "--out",
+        f"studies/{study}",
+    ]
+
+    return slurm.run(
+        *words,
+        cwd=place,
+        COLORGAN_SITE=str(place / "site.env"),
+        **variables,
+    )
 
 
 def status(slurm: LocalSlurm, place: Path, study: str) -> str:
@@ -86,7 +98,8 @@ def test_a_step_that_is_asked_to_stop_saves_and_resumes(slurm: LocalSlurm, place
     slurm.wait_for(lambda: "requeued: images-" in log.read_text(), "the checkpoint", timeout_s=120)
     slurm.wait_for(lambda: "attempt 2," in log.read_text(), "the next attempt", timeout_s=300)
     saved = re.search(r"requeued: (images-\d+) saved [\d.]+ s after SIGUSR2", log.read_text())
-    assert saved and (run / "checkpoints" / saved[1]).exists()
+    assert saved
+    assert (run / "checkpoints" / saved[1]).exists()
     slurm.run("scancel", *jobs.values())
 
 

@@ -18,7 +18,13 @@ from colorgan.models.model_folder import Architecture, ModelConfig, build_model,
 from colorgan.models.modes import initialise
 
 CPU = torch.device("cpu")
-SMALL = Architecture(image_size=32, width=4, norm="batch", bias_before_norm=False, dropout=0.5)
+SMALL = Architecture(
+    image_size=32,
+    width=4,
+    norm="batch",
+    bias_before_norm=False,
+    dropout=0.5,
+)
 CONFIG = ModelConfig(kind="generator", architecture=SMALL, ab_scale=128.0)
 
 
@@ -30,7 +36,8 @@ def network(seed: int) -> torch.nn.Module:
 
 def save(folder: Path, *, ema: bool = True, **changes: Any) -> Checkpoint:
     """Save a generator of seed 0 and its average, which is another one of seed 1."""
-    raw, average = network(0), network(1)
+    raw = network(0)
+    average = network(1)
     roles: dict[str, dict[str, Tensor]] = {
         "generator": raw.state_dict(),
         "probe": {"raw": probe(raw, 32, CPU)},
@@ -40,7 +47,14 @@ def save(folder: Path, *, ema: bool = True, **changes: Any) -> Checkpoint:
         roles["probe"]["average"] = probe(average, 32, CPU)
     model = CONFIG.model_dump(mode="json")
     state = {"images_seen": 8, "model_role": "generator", "model": model, **changes}
-    path = save_checkpoint(folder, ranks=Ranks.single(), roles=roles, state=state, keep_last=1)
+    path = save_checkpoint(
+        folder,
+        ranks=Ranks.single(),
+        roles=roles,
+        state=state,
+        keep_last=1,
+    )
+
     return open_checkpoint(path)
 
 
@@ -56,7 +70,12 @@ def save(folder: Path, *, ema: bool = True, **changes: Any) -> Checkpoint:
 def test_the_average_is_taken_unless_raw_weights_are_asked_for(
     tmp_path: Path, ema: bool, weights: Any, seed: int, recorded: str
 ) -> None:
-    config = consolidate(save(tmp_path / "c", ema=ema), tmp_path / "g", weights)
+    config = consolidate(
+        save(tmp_path / "c", ema=ema),
+        tmp_path / "g",
+        weights,
+    )
+
     assert config.weights == recorded
     module, _ = load_model(tmp_path / "g", "generator")
     for name, tensor in network(seed).state_dict().items():
@@ -70,7 +89,10 @@ def test_an_average_that_was_not_saved_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "g").exists()
 
 
-@pytest.mark.parametrize("model", [None, [], {}, {"kind": "dog"}, {**CONFIG.model_dump(), "x": 1}])
+@pytest.mark.parametrize(
+    "model",
+    [None, [], {}, {"kind": "dog"}, {**CONFIG.model_dump(), "x": 1}],
+)
 def test_a_checkpoint_that_does_not_describe_its_model_is_refused(
     tmp_path: Path, model: Any
 ) -> None:
@@ -95,7 +117,8 @@ def test_weights_are_read_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Checkpoint, "read", recorded)
     consolidate(save(tmp_path / "c"), tmp_path / "g", "raw")
-    assert lengths and all(length is not None and length <= 100 for length in lengths)
+    assert lengths
+    assert all(length is not None and length <= 100 for length in lengths)
 
 
 def test_an_output_of_another_size_is_refused(tmp_path: Path) -> None:

@@ -126,6 +126,7 @@ run_command(main)
 
 def start(tmp_path: Path, *words: str, **variables: str) -> subprocess.Popen[str]:
     (tmp_path / "command.py").write_text(SCRIPT)
+
     # What a shell starts in the background ignores Ctrl-C, and so would its children.
     return subprocess.Popen(
         ["env", "--default-signal=INT", sys.executable, str(tmp_path / "command.py"), *words],

@@ -91,6 +91,7 @@ def recipe_file(tmp_path: Path) -> Callable[[str], str]:
 
 def test_defaults_recipe_and_command_line_in_that_order(recipe_file: Callable[[str], str]) -> None:
     assert read() == Recipe()
+
     file = recipe_file("data: {split: val, size_px: 64}\noptimizer:\n  betas: [0.1, 0.2]\n")
     recipe = read("--data.size_px", "128", "--config", file)
     assert (recipe.data.split, recipe.data.size_px) == ("val", 128)
@@ -121,6 +122,7 @@ def test_words_become_values() -> None:
             "off",
         ),
     )
+
     assert recipe.data == Data(train=(Path("a"), Path("b")), split="2012")
     assert recipe.optimizer == Optimizer(
         learning_rate=3e-4, betas=(0.0, 0.9), schedule="off", offset=-1
@@ -183,6 +185,7 @@ def test_all_mistakes_at_once_each_with_key_value_and_what_is_allowed() -> None:
         "--optimizer.offset 'many': must be a valid integer, unable to parse string as an integer",
         "--optimizer.clip 'off': must be a valid number, unable to parse string as a number",
     ]
+
     assert set(expected) <= set(lines)
     assert any(line.startswith("--optimizer.betas [1, 2, 3]: ") for line in lines)
     assert len(lines) == len(expected) + 1
@@ -206,6 +209,7 @@ def test_a_key_without_its_value() -> None:
 
 def test_mistakes_in_a_recipe_name_its_file(recipe_file: Callable[[str], str]) -> None:
     file = recipe_file("data: {trian: a, size_px: 3}\noptimizer: 5\ndata.splt: x\n")
+
     assert sorted(problems("--config", file)) == sorted(
         [
             f"{file}: data.trian 'a': unknown key; the nearest known key is data.train",
@@ -230,6 +234,7 @@ def test_a_rule_between_keys_is_told_in_its_own_words() -> None:
 
 def test_items_of_a_list_by_their_place(recipe_file: Callable[[str], str]) -> None:
     assert read("--stages.0.frozen").stages == (Stage(epochs=5, frozen=True),)
+
     file = recipe_file("stages: [{epochs: 1}, {epochs: 2}]")
     assert read("--config", file, "--stages.1.epochs", "9").stages == (
         Stage(epochs=1),
@@ -282,6 +287,7 @@ def test_a_huge_value_is_shown_short(recipe_file: Callable[[str], str]) -> None:
 
 def test_recipes_by_bare_name(tmp_path: Path) -> None:
     (tmp_path / "sample.yaml").write_text("run: here")
+
     assert read("--config", "sample", recipes=tmp_path).run == Path("here")
     with pytest.raises(
         UsageError, match=r"--config smaple: no such file or recipe; the recipes are: sample\."
@@ -301,6 +307,7 @@ def test_help_lists_every_key_and_ends_with_the_next_line(
     with pytest.raises(SystemExit) as caught:
         read("--dta.train", "--help", positional="photos")
     assert caught.value.code == 0
+
     text = " ".join(capsys.readouterr().out.split())
     assert text.startswith(
         "usage: python launcher/x.py [--config FILE.yaml] [--key.sub VALUE ...] PHOTOS ... Does x."
@@ -360,6 +367,7 @@ def test_a_dumped_recipe_is_a_config(tmp_path: Path) -> None:
 def test_recipe_difference() -> None:
     old = {"data": {"train": ["a"], "size": 3}, "run": "x", "seed": 1, "gone": None}
     new = {"data": {"train": ["b"], "size": 4}, "run": "y", "seed": 1, "extra": {"k": True}}
+
     assert recipe_difference(old, new, ignore=["run", "data.train"]) == [
         "data.size: 3 -> 4",
         "extra.k: (absent) -> true",

@@ -27,9 +27,12 @@ def test_plain_lines_come_where_one_is_due(
     plain = console(terminal=False)
     with progress.images_shown(total, plain) as show:
         show(1000, 3)
-    assert text(plain).startswith(words) and text(plain).endswith("3 rejected\n")
+
+    assert text(plain).startswith(words)
+    assert text(plain).endswith("3 rejected\n")
     with progress.bytes_shown(plain) as show_bytes:
         show_bytes("train.zip", 1_500_000_000, 13_000_000_000)
+
     assert text(plain).splitlines()[-1] == "train.zip: 1.50 of 13.00 GB"
 
 
@@ -47,8 +50,7 @@ def test_a_terminal_gets_a_bar() -> None:
         show(4, 1)
     with progress.bytes_shown(terminal) as show_bytes:
         show_bytes("train.zip", 1, 2)
-    assert (
-        "4/10" in text(terminal)
-        and "1 rejected" in text(terminal)
-        and "train.zip" in text(terminal)
-    )
+
+    assert "4/10" in text(terminal)
+    assert "1 rejected" in text(terminal)
+    assert "train.zip" in text(terminal)

@@ -51,6 +51,7 @@ def another_value(key: Key) -> str:
     if key.name in ("data.cache_dir", "run", "init", "data.train", "data.val"):
         return "/elsewhere"
     share = re.search(r"< ?=? 1$", key.type_text)
+
     return "0.25" if share else "3"
 
 
@@ -68,7 +69,13 @@ def test_a_key_that_a_message_can_suggest_changes_the_recipe(
     freezing = key.name in ("stages.0.features", "stages.0.frozen_levels")
     more = ["--init", "/generator"] if freezing else []
     before = read(schema, *more)
-    after = read(schema, *more, f"--{key.name}", another_value(key))
+    after = read(
+        schema,
+        *more,
+        f"--{key.name}",
+        another_value(key),
+    )
+
     assert dump_recipe(after) != dump_recipe(before)
 
 
@@ -89,7 +96,10 @@ def test_aliases_and_usual_keys_are_keys(schema: type[BaseModel]) -> None:
     assert not set(aliases_of(schema)) & keys
 
 
-@pytest.mark.parametrize(("schema", "alias"), [(s, a) for s in SCHEMAS for a in aliases_of(s)])
+@pytest.mark.parametrize(
+    ("schema", "alias"),
+    [(s, a) for s in SCHEMAS for a in aliases_of(s)],
+)
 def test_an_alias_sets_its_key(schema: type[BaseModel], alias: str) -> None:
     value = "bf16" if alias == "precision" else "64"
     assert read(schema, f"--{alias}", value) == read(
@@ -152,4 +162,5 @@ def test_the_recipes_of_the_project_load(name: str) -> None:
         next_line="n",
         recipes=folder,
     )
+
     assert recipe.batch.global_batch_size > 0

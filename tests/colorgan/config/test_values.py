@@ -56,9 +56,27 @@ def recipe(tmp_path: Path) -> Callable[[str], str]:
 @pytest.mark.parametrize(
     ("text", "number"),
     [
-        *(("1e4", 10_000), ("2.5e5", 250_000), ("24k", 24_000), ("1.5M", 1_500_000)),
-        *(("24,000", 24_000), ("1_000", 1000), ("010", 10), ("+7", 7), ("-3", -3)),
-        *(("1.5", None), ("k", None), ("1,2", None), ("_", None), ("1e999", None), ("24kB", None)),
+        *(
+            ("1e4", 10_000),
+            ("2.5e5", 250_000),
+            ("24k", 24_000),
+            ("1.5M", 1_500_000),
+        ),
+        *(
+            ("24,000", 24_000),
+            ("1_000", 1000),
+            ("010", 10),
+            ("+7", 7),
+            ("-3", -3),
+        ),
+        *(
+            ("1.5", None),
+            ("k", None),
+            ("1,2", None),
+            ("_", None),
+            ("1e999", None),
+            ("24kB", None),
+        ),
     ],
 )
 def test_whole_numbers(text: str, number: int | None) -> None:
@@ -66,7 +84,13 @@ def test_whole_numbers(text: str, number: int | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "images"), [("1e4", 10_000), ("24k", 24_000), ("None", None), ("null", None)]
+    ("word", "images"),
+    [
+        ("1e4", 10_000),
+        ("24k", 24_000),
+        ("None", None),
+        ("null", None),
+    ],
 )
 def test_numbers_on_the_command_line_and_in_a_recipe(
     word: str, images: int | None, recipe: Callable[[str], str]
@@ -133,7 +157,8 @@ def test_a_list_key_given_twice_has_both() -> None:
 )
 def test_what_would_be_lost_is_refused(words: list[str], line: str) -> None:
     lines = problems(*words)
-    assert len(lines) == 1 and lines[0].startswith(line)
+    assert len(lines) == 1
+    assert lines[0].startswith(line)
 
 
 def test_a_float_for_text_would_lose_digits(recipe: Callable[[str], str]) -> None:

@@ -26,9 +26,26 @@ FORMATS: tuple[dict[str, Any], ...] = (
 
 def train(folder: Path, total: int, batch: dict[str, Any], ranks: Ranks = ONE) -> None:
     """Pretrain in `folder` up to `total` images, from its newest checkpoint if there is one."""
-    recipe = toy_recipe(folder, batch={"global_batch_size": 8, **batch}, ema_half_life_images=16)
-    loader = ToyLoader(8, 8 // ranks.world_size, ranks.rank, ranks.world_size)
-    pretrain(recipe, ranks, total_images=total, data_digest="x", train=loader, val=None)
+    recipe = toy_recipe(
+        folder,
+        batch={"global_batch_size": 8, **batch},
+        ema_half_life_images=16,
+    )
+    loader = ToyLoader(
+        8,
+        8 // ranks.world_size,
+        ranks.rank,
+        ranks.world_size,
+    )
+
+    pretrain(
+        recipe,
+        ranks,
+        total_images=total,
+        data_digest="x",
+        train=loader,
+        val=None,
+    )
 
 
 def saved_state(folder: Path) -> dict[str, Tensor]:
@@ -43,7 +60,8 @@ def saved_state(folder: Path) -> dict[str, Tensor]:
 
 
 def assert_same(a: Path, b: Path) -> None:
-    ours, theirs = saved_state(a), saved_state(b)
+    ours = saved_state(a)
+    theirs = saved_state(b)
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
@@ -74,14 +92,30 @@ def test_two_ranks_resume_bit_for_bit_in_channels_last(tmp_path: Path) -> None:
 def two_convolutions() -> list[Phase]:
     """Two phases of one convolution each, with Adam."""
     phases = []
+
     for name in ("a", "b"):
         module = nn.Conv2d(1, 2, 3)
-        optimizer = torch.optim.Adam(module.parameters(), lr=0.1, fused=True)
-        phases.append(Phase(name, module, optimizer, lambda images_seen: 0.1))
+        optimizer = torch.optim.Adam(
+            module.parameters(),
+            lr=0.1,
+            fused=True,
+        )
+        phases.append(
+            Phase(
+                name,
+                module,
+                optimizer,
+                lambda images_seen: 0.1,
+            )
+        )
+
     return phases
 
 
-@pytest.mark.parametrize("adam", [torch.optim.Adam, torch.optim.AdamW])
+@pytest.mark.parametrize(
+    "adam",
+    [torch.optim.Adam, torch.optim.AdamW],
+)
 def test_loaded_moments_have_the_strides_of_their_weights(adam: Any) -> None:
     from colorgan.distributed.state import load_optimizer_state, optimizer_state
 
@@ -123,15 +157,24 @@ def _train_with_bf16_gradients(ranks: Ranks) -> None:
         for parameter in phase.module.parameters():
             parameter.fill_(0.5)
     strategy = open_strategy(ranks, [phase], StrategySettings(compress_gradients=True))
-    images = torch.full((2, 1, 8, 8), 1.0 + ranks.rank / 3)
+    images = torch.full(
+        (2, 1, 8, 8),
+        1.0 + ranks.rank / 3,
+    )
     with strategy.micro_step(phase, last=True):
-        strategy.backward(phase, strategy.networks(phase)["a"](images).mean())
+        strategy.backward(
+            phase,
+            strategy.networks(phase)["a"](images).mean(),
+        )
 
     # Of bfloat16's 8 bits, on every rank the same.
     gradient = phase.module.weight.grad
     assert isinstance(gradient, Tensor)
     assert torch.equal(gradient, gradient.bfloat16().float())
-    expected = torch.full_like(gradient, (1.0 + 4 / 3) / 2 / 2)
+    expected = torch.full_like(
+        gradient,
+        (1.0 + 4 / 3) / 2 / 2,
+    )
     assert torch.allclose(gradient, expected, rtol=0.01)
 
 
@@ -141,6 +184,16 @@ def test_gradients_travel_as_bf16_where_asked() -> None:
 
 @pytest.mark.parametrize("setting", ["compile", "channels_last", "compress_gradients"])
 def test_zero_refuses_what_it_would_ignore(setting: str) -> None:
-    ranks = Ranks(0, 1, torch.device("cpu"), profile=LaunchProfile(2))
+    ranks = Ranks(
+        0,
+        1,
+        torch.device("cpu"),
+        profile=LaunchProfile(2),
+    )
+
     with pytest.raises(LaunchError, match=rf"batch\.{setting} is not supported under zero2"):
-        open_strategy(ranks, two_convolutions(), StrategySettings(**{setting: True}))
+        open_strategy(
+            ranks,
+            two_convolutions(),
+            StrategySettings(**{setting: True}),
+        )

@@ -66,6 +66,7 @@ def test_options_that_accelerate_does_not_pass_on_are_read_from_its_command_line
         "1",
     )
     monkeypatch.setattr(module, "launchers_above", lambda: [Process(1, 1, launcher)])
+
     with pytest.raises(LaunchError, match=message):
         launch_profile(PLAIN)
 

@@ -51,7 +51,18 @@ def test_a_gpu_without_kernels_is_refused(
         open_ranks(timeout_s=1)
 
 
-@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 9), (9, 0), (12, 0), (12, 1), (13, 0)])
+@pytest.mark.parametrize(
+    "capability",
+    [
+        (7, 5),
+        (8, 0),
+        (8, 9),
+        (9, 0),
+        (12, 0),
+        (12, 1),
+        (13, 0),
+    ],
+)
 def test_a_gpu_with_kernels_is_used(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]
 ) -> None:
@@ -59,7 +70,10 @@ def test_a_gpu_with_kernels_is_used(
     assert open_ranks(timeout_s=1).device == torch.device("cuda", 0)
 
 
-@pytest.mark.parametrize(("cuda", "reason"), [(None, "built for CPUs only"), ("13.0", "570.86.10")])
+@pytest.mark.parametrize(
+    ("cuda", "reason"),
+    [(None, "built for CPUs only"), ("13.0", "570.86.10")],
+)
 def test_a_gpu_that_torch_cannot_use_is_no_reason_to_train_on_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda: str | None, reason: str
 ) -> None:
@@ -79,9 +93,11 @@ def test_a_gpu_that_torch_cannot_use_is_no_reason_to_train_on_the_cpu(
 def test_a_command_that_fails_does_not_leave_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
     left: list[bool] = []
     monkeypatch.setattr(module, "close_ranks", lambda: left.append(True))
+
     with pytest.raises(KeyError), joined_ranks(timeout_s=1):
         raise KeyError
     assert not left
+
     with joined_ranks(timeout_s=1):
         pass
     assert left == [True]
@@ -89,6 +105,7 @@ def test_a_command_that_fails_does_not_leave_the_group(monkeypatch: pytest.Monke
 
 def test_tf32_is_for_training_only() -> None:
     before = torch.backends.cudnn.allow_tf32
+
     try:
         with joined_ranks(timeout_s=1):
             assert not torch.backends.cudnn.allow_tf32

@@ -31,7 +31,12 @@ from colorgan.tasks.transfer import stages_in_images
 ROOT = Path(__file__).resolve().parents[3]
 PROFILES = ROOT / "launcher" / "configs" / "accelerate"
 # Every stage is stopped under and taken up under once; `benchmarks/strategies.py` runs all pairs.
-PAIRS = (("ddp", "zero2"), ("zero1", "zero3"), ("zero2", "zero1"), ("zero3", "ddp"))
+PAIRS = (
+    ("ddp", "zero2"),
+    ("zero1", "zero3"),
+    ("zero2", "zero1"),
+    ("zero3", "ddp"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +58,7 @@ def test_every_strategy_trains_as_one_process(
 def test_a_rank_holds_less_with_every_stage(tables: tuple[list[Equivalence], list[Resume]]) -> None:
     held = {row.strategy: row.held for row in tables[0] if row.ranks == 2 and row.accumulation == 1}
     ddp = held["ddp"]
+
     assert (
         held["zero1"]["optimizer"] < 0.76 * ddp["optimizer"]
     )  # half of two moments and of a copy of the weights
@@ -87,7 +93,10 @@ def _check_all_precisions(ranks: Ranks) -> None:
 
 def _check_all_networks(ranks: Ranks, folder: str) -> None:
     for name, profile in {**STRATEGIES, **OFFLOAD}.items():
-        _check_whole_networks(replace(ranks, profile=profile), Path(folder) / name)
+        _check_whole_networks(
+            replace(ranks, profile=profile),
+            Path(folder) / name,
+        )
 
 
 def _check_precision_and_clipping(
@@ -99,6 +108,7 @@ def _check_precision_and_clipping(
         optimizer={"learning_rate": 1e-3, "gradient_clip_norm": 0.5},
     )
     reports[name] = train_toy(recipe, ranks, num_steps=3, micro_batch_size=2)[2]
+
     for ours, theirs in zip(reports[name], reports["ddp"], strict=True):
         assert ours["gradient_norm/generator"] > 0.5
         assert ours == pytest.approx(theirs, rel=0.02), name
@@ -107,20 +117,24 @@ def _check_precision_and_clipping(
 def _check_whole_networks(ranks: Ranks, folder: Path) -> None:
     """Batch-norm statistics agree; `evaluated` is the checkpoint's, averaged and raw."""
     recipe = toy_recipe(folder, ema_half_life_images=20)
-    _, strategy, _ = train_toy(recipe, ranks, num_steps=2, micro_batch_size=2)
+    _, strategy, _ = train_toy(
+        recipe,
+        ranks,
+        num_steps=2,
+        micro_batch_size=2,
+    )
     path = save_checkpoint(
         folder, ranks=ranks, roles=strategy.state(), state={"images_seen": 16}, keep_last=1
     )
     found = open_checkpoint(path)
     for average, role in ((False, "generator"), (True, "generator_average")):
-        whole, saved = (
-            strategy.evaluated("generator", ema=average).state_dict(),
-            found.tensors(role),
-        )
+        whole = strategy.evaluated("generator", ema=average).state_dict()
+        saved = found.tensors(role)
         assert whole.keys() == saved.keys()
         for name, tensor in whole.items():
             assert torch.equal(tensor, saved[name]), name
     released = strategy.release("generator").state_dict()
+
     assert all(
         torch.equal(released[name], tensor) for name, tensor in found.tensors("generator").items()
     )
@@ -135,7 +149,9 @@ class _Labelled(ToyLoader):
 
 def _check_fine_tuning(ranks: Ranks, path: str) -> None:
     """Two stages (features frozen, then all), an engine each, give the model that DDP gives."""
-    folder, trained = Path(path), []
+    folder = Path(path)
+    trained = []
+
     for name in ("ddp", "zero1", "zero3"):
         recipe = FinetuneRecipe.model_validate(
             {
@@ -154,11 +170,20 @@ def _check_fine_tuning(ranks: Ranks, path: str) -> None:
         )
         recipe = recipe.model_copy(update={"init": "scratch"})  # any weights will do
         model, config = initial_model(recipe, ("a", "b", "c"), ())
-        stages, loader = stages_in_images(recipe, 16), _Labelled(8, 4, ranks.rank, ranks.world_size)
+        stages = stages_in_images(recipe, 16)
+        loader = _Labelled(8, 4, ranks.rank, ranks.world_size)
         mine = replace(ranks, profile=STRATEGIES[name])
-        job = FinetuneJob(recipe, model, config, stages, "toy", Loaders(loader, None))
+        job = FinetuneJob(
+            recipe,
+            model,
+            config,
+            stages,
+            "toy",
+            Loaders(loader, None),
+        )
         finetune(job, mine)
         trained.append(load_model(recipe.run / "model")[0].state_dict())
+
     for other in trained[1:]:
         assert all(
             torch.allclose(other[name], tensor, atol=1e-6) for name, tensor in trained[0].items()
@@ -201,6 +226,7 @@ def test_one_process_without_a_launcher_trains_under_zero() -> None:
         cwd=ROOT,
         timeout=240,
     )
+
     assert "trained" in result.stdout, result.stderr[-2000:]
 
 
@@ -300,4 +326,5 @@ def test_accelerate_launch_starts_the_profile(tmp_path: Path, name: str) -> None
         timeout=240,
     )
     started = sorted(line for line in result.stdout.splitlines() if line.startswith("started"))
+
     assert started == [f"started {rank} 2 cpu {name}" for rank in (0, 1)], result.stderr[-2000:]

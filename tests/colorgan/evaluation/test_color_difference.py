@@ -19,22 +19,53 @@ from colorgan.evaluation.color_difference import chroma_error_B, ciede2000_B
 from colorgan.evaluation.metrics import psnr_B, ssim_B
 
 DATA = Path(__file__).parents[4] / "shared" / "data" / "coco" / "val2017"
-real = pytest.mark.skipif(not DATA.is_dir(), reason="no real photos in ../shared/data/coco")
+real = pytest.mark.skipif(
+    not DATA.is_dir(),
+    reason="no real photos in ../shared/data/coco",
+)
 
 # Sharma, Wu and Dalal 2005, table 1, pairs 1, 4, 7, 9, 13, 15, 17, 20, 25, 27, 34: both Lab
 # colours, difference.
 SHARMA = (
-    ((50.0000, 2.6772, -79.7751), (50.0000, 0.0000, -82.7485), 2.0425),
-    ((50.0000, -1.3802, -84.2814), (50.0000, 0.0000, -82.7485), 1.0000),
+    (
+        (50.0000, 2.6772, -79.7751),
+        (50.0000, 0.0000, -82.7485),
+        2.0425,
+    ),
+    (
+        (50.0000, -1.3802, -84.2814),
+        (50.0000, 0.0000, -82.7485),
+        1.0000,
+    ),
     ((50.0000, 0.0000, 0.0000), (50.0000, -1.0000, 2.0000), 2.3669),
-    ((50.0000, 2.4900, -0.0010), (50.0000, -2.4900, 0.0009), 7.1792),
-    ((50.0000, -0.0010, 2.4900), (50.0000, 0.0009, -2.4900), 4.8045),
-    ((50.0000, -0.0010, 2.4900), (50.0000, 0.0011, -2.4900), 4.7461),
+    (
+        (50.0000, 2.4900, -0.0010),
+        (50.0000, -2.4900, 0.0009),
+        7.1792,
+    ),
+    (
+        (50.0000, -0.0010, 2.4900),
+        (50.0000, 0.0009, -2.4900),
+        4.8045,
+    ),
+    (
+        (50.0000, -0.0010, 2.4900),
+        (50.0000, 0.0011, -2.4900),
+        4.7461,
+    ),
     ((50.0000, 2.5000, 0.0000), (73.0000, 25.0000, -18.0000), 27.1492),
     ((50.0000, 2.5000, 0.0000), (58.0000, 24.0000, 15.0000), 19.4535),
-    ((60.2574, -34.0099, 36.2677), (60.4626, -34.1751, 39.4387), 1.2644),
+    (
+        (60.2574, -34.0099, 36.2677),
+        (60.4626, -34.1751, 39.4387),
+        1.2644,
+    ),
     ((61.2901, 3.7196, -5.3901), (61.4292, 2.2480, -4.9620), 1.8731),
-    ((2.0776, 0.0795, -1.1350), (0.9033, -0.0636, -0.5514), 0.9082),
+    (
+        (2.0776, 0.0795, -1.1350),
+        (0.9033, -0.0636, -0.5514),
+        0.9082,
+    ),
 )
 
 
@@ -55,6 +86,7 @@ def drawn() -> tuple[Tensor, Tensor]:
     second[0, 1:, 10:] = 0.0
     second[1] = first[1]
     second[2] = first[2] + 0.01 * second[2]
+
     return first, second
 
 
@@ -71,12 +103,22 @@ def test_ciede2000_gives_its_authors_numbers(
 
 def test_ciede2000_and_chroma_error_are_skimage_and_numpy_on_drawn_colors() -> None:
     first, second = drawn()
-    expected = deltaE_ciede2000(first.numpy(), second.numpy(), channel_axis=1).mean(axis=(1, 2))
+    expected = deltaE_ciede2000(
+        first.numpy(),
+        second.numpy(),
+        channel_axis=1,
+    ).mean(axis=(1, 2))
+
     assert ciede2000_B(first, second).tolist() == pytest.approx(expected.tolist(), rel=1e-6)
     assert ciede2000_B(first.float(), second.float()).tolist() == pytest.approx(
         expected.tolist(), rel=1e-6
     )
-    distance = np.linalg.norm((first - second)[:, 1:].numpy(), axis=1).mean(axis=(1, 2))
+
+    distance = np.linalg.norm(
+        (first - second)[:, 1:].numpy(),
+        axis=1,
+    ).mean(axis=(1, 2))
+
     assert chroma_error_B(first, second).tolist() == pytest.approx(distance.tolist(), rel=1e-9)
 
 
@@ -94,23 +136,40 @@ def test_every_score_of_real_photos_is_the_libraries() -> None:
     for path in sorted(DATA.glob("*.jpg"))[:4]:
         with Image.open(path) as picture:
             photo = np.asarray(picture.convert("RGB"), np.float64)[::3, ::3] / 255.0
-        other = np.clip(photo[::-1, :, ::-1] * 0.5 + photo * 0.5, 0.0, 1.0)
+        other = np.clip(
+            photo[::-1, :, ::-1] * 0.5 + photo * 0.5,
+            0.0,
+            1.0,
+        )
         one, two = (
             torch.from_numpy(array.copy()).permute(2, 0, 1)[None] for array in (photo, other)
         )
         difference = deltaE_ciede2000(rgb2lab(photo), rgb2lab(other)).mean()
-        assert ciede2000_B(rgb_to_lab_B3HW(one), rgb_to_lab_B3HW(two)).item() == pytest.approx(
-            difference, rel=1e-6
-        )
-        error = np.linalg.norm(rgb2lab(photo)[..., 1:] - rgb2lab(other)[..., 1:], axis=-1).mean()
-        assert chroma_error_B(rgb_to_lab_B3HW(one), rgb_to_lab_B3HW(two)).item() == pytest.approx(
-            error, rel=1e-6
-        )
+
+        assert ciede2000_B(
+            rgb_to_lab_B3HW(one),
+            rgb_to_lab_B3HW(two),
+        ).item() == pytest.approx(difference, rel=1e-6)
+
+        error = np.linalg.norm(
+            rgb2lab(photo)[..., 1:] - rgb2lab(other)[..., 1:],
+            axis=-1,
+        ).mean()
+
+        assert chroma_error_B(
+            rgb_to_lab_B3HW(one),
+            rgb_to_lab_B3HW(two),
+        ).item() == pytest.approx(error, rel=1e-6)
+
         psnr = psnr_B(one, two).item()
         assert psnr == pytest.approx(
             peak_signal_noise_ratio(photo, other, data_range=1.0), rel=1e-6
         )
-        assert psnr == pytest.approx(torchmetrics_psnr(one, two, data_range=1.0).item(), rel=1e-6)
+        assert psnr == pytest.approx(
+            torchmetrics_psnr(one, two, data_range=1.0).item(),
+            rel=1e-6,
+        )
+
         similarity = structural_similarity(
             photo,
             other,
@@ -120,6 +179,6 @@ def test_every_score_of_real_photos_is_the_libraries() -> None:
             use_sample_covariance=False,
             data_range=1.0,
         )
-        assert ssim_B(one, two).item() == pytest.approx(similarity, rel=1e-6) and math.isfinite(
-            psnr
-        )
+
+        assert ssim_B(one, two).item() == pytest.approx(similarity, rel=1e-6)
+        assert math.isfinite(psnr)

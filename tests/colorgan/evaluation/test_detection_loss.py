@@ -35,6 +35,7 @@ def some_boxes(seed: int, number: int) -> Any:
     random = torch.Generator().manual_seed(seed)
     corners = torch.rand(number, 2, generator=random) * 0.6
     sides = 0.05 + torch.rand(number, 2, generator=random) * 0.35
+
     return SomeBoxes(
         torch.cat([corners, corners + sides], dim=1),
         torch.randint(NUM_CLASSES, (number,), generator=random),
@@ -84,11 +85,20 @@ def loss_of_one(classes_PC: Tensor, centre_P: Tensor, boxes_P4: Tensor, objects:
     return focal + box / centre_target_P.sum().clamp(min=1e-6) + centre
 
 
-@pytest.mark.parametrize("numbers", [[4], [0, 3, 7, 1], [0, 0], [12, 2, 5]])
+@pytest.mark.parametrize(
+    "numbers",
+    [[4], [0, 3, 7, 1], [0, 0], [12, 2, 5]],
+)
 def test_a_batch_is_the_mean_of_its_images_one_by_one(numbers: list[int]) -> None:
     """Also its gradient."""
     random = torch.Generator().manual_seed(sum(numbers))
-    raw = torch.randn(len(numbers), NUM_CLASSES + 5, 16, 16, generator=random)
+    raw = torch.randn(
+        len(numbers),
+        NUM_CLASSES + 5,
+        16,
+        16,
+        generator=random,
+    )
     boxes = [some_boxes(seed, number) for seed, number in enumerate(numbers)]
 
     raw.requires_grad_()
@@ -107,14 +117,28 @@ def test_a_batch_is_the_mean_of_its_images_one_by_one(numbers: list[int]) -> Non
 
 
 def test_padding_keeps_every_object_and_adds_none() -> None:
-    boxes = [some_boxes(0, 3), some_boxes(1, 0), some_boxes(2, 5)]
+    boxes = [
+        some_boxes(0, 3),
+        some_boxes(1, 0),
+        some_boxes(2, 5),
+    ]
     padded = pad_boxes(boxes, torch.device("cpu"))
+
     assert padded.boxes_BN4.shape == (3, 5, 4)
     for place, each in enumerate(boxes):
         number = len(each.boxes_N4)
-        assert torch.equal(padded.boxes_BN4[place, :number], each.boxes_N4)
-        assert torch.equal(padded.classes_BN[place, :number], each.classes_N)
-        assert torch.equal(padded.unknown_BN[place, :number], each.crowd_N | each.difficult_N)
+        assert torch.equal(
+            padded.boxes_BN4[place, :number],
+            each.boxes_N4,
+        )
+        assert torch.equal(
+            padded.classes_BN[place, :number],
+            each.classes_N,
+        )
+        assert torch.equal(
+            padded.unknown_BN[place, :number],
+            each.crowd_N | each.difficult_N,
+        )
         assert not padded.boxes_BN4[place, number:].any()
 
 
@@ -133,7 +157,8 @@ def test_the_operators_do_not_grow_with_the_batch() -> None:
     counts = []
     for number in (2, 16):
         raw = torch.randn(number, NUM_CLASSES + 5, 16, 16)
-        padded_alone, whole = CountedOperators(), CountedOperators()
+        padded_alone = CountedOperators()
+        whole = CountedOperators()
         boxes = [some_boxes(seed, 3) for seed in range(number)]
         with padded_alone:
             pad_boxes(boxes, raw.device)
@@ -141,4 +166,5 @@ def test_the_operators_do_not_grow_with_the_batch() -> None:
             detection_loss(raw, boxes)
         counts.append(whole.number - padded_alone.number)
         assert whole.number <= 600
+
     assert counts[0] == counts[1] <= 200

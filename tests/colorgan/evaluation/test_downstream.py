@@ -53,6 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image_policy="squash:32",
         workers=0,
     )
+
     return root
 
 
@@ -77,12 +78,19 @@ def model_of(kind: str, num_outputs: int) -> tuple[torch.nn.Module, ModelConfig]
         num_outputs=num_outputs,
         head_width=8,
     )
-    config = ModelConfig(kind=kind, architecture=architecture, ab_scale=128.0, classes=CLASSES)  # type: ignore[arg-type]
+    config = ModelConfig(
+        kind=kind,
+        architecture=architecture,
+        ab_scale=128.0,
+        classes=CLASSES,
+    )  # type: ignore[arg-type]
     model = build_model(config)
     initialise(model, 0)
+
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(8.0)
+
     return model.eval(), config
 
 
@@ -120,7 +128,8 @@ def test_segmentation_is_scored_at_each_pictures_own_size(folder: Path, tmp_path
         )
         truth.append(mask[mask != 255])
         predicted.append(resized[0].argmax(0).numpy()[mask != 255])
-    y, p = np.concatenate(truth), np.concatenate(predicted)
+    y = np.concatenate(truth)
+    p = np.concatenate(predicted)
     there = sorted(set(y) | set(p))
     assert len(set(p)) > 2
     expected = jaccard_score(y, p, labels=there, average=None)
@@ -151,15 +160,27 @@ def test_masks_of_another_size_are_scored_at_the_networks(folder: Path) -> None:
     """
     model, config = model_of("segmenter", len(CLASSES) + 1)
     masks_loader = loader(folder / "squash", "mask")
-    evaluation = evaluate_model(model, config, masks_loader.eval_batches(), ONE, seed=0)
+    evaluation = evaluate_model(
+        model,
+        config,
+        masks_loader.eval_batches(),
+        ONE,
+        seed=0,
+    )
     logits, _ = logits_of(model, masks_loader)
     truth = torch.cat(
         [batch.mask_BHW for batch in masks_loader.eval_batches() if batch.mask_BHW is not None]
     )
     masks_loader.close()
+
     assert "mIoU_own_size" not in evaluation.scores
     kept = truth != 255
-    expected = confusion_matrix(truth[kept], logits.argmax(1)[kept], labels=range(len(CLASSES) + 1))
+    expected = confusion_matrix(
+        truth[kept],
+        logits.argmax(1)[kept],
+        labels=range(len(CLASSES) + 1),
+    )
+
     assert np.array_equal(evaluation.record.confusion, expected)
     assert evaluation.save_pictures is None
 
@@ -171,10 +192,18 @@ def test_classification_keeps_what_its_scores_come_from(folder: Path, tmp_path: 
     """
     model, config = model_of("classifier", len(CLASSES))
     classes_loader = loader(folder / "own", "classes")
-    evaluation = evaluate_model(model, config, classes_loader.eval_batches(), ONE, seed=0)
+    evaluation = evaluate_model(
+        model,
+        config,
+        classes_loader.eval_batches(),
+        ONE,
+        seed=0,
+    )
     logits, _ = logits_of(model, classes_loader)
     classes_loader.close()
-    scores, positives = evaluation.per_image["scores_NC"], evaluation.per_image["positives_NC"]
+    scores = evaluation.per_image["scores_NC"]
+    positives = evaluation.per_image["positives_NC"]
+
     assert torch.allclose(scores, logits)
     for index, name in enumerate(CLASSES):
         if positives[:, index].sum() > 0:
@@ -185,14 +214,20 @@ def test_classification_keeps_what_its_scores_come_from(folder: Path, tmp_path: 
             )
         else:
             assert np.isnan(evaluation.record.per_class[name])
-    by_hand = torch.zeros(len(CLASSES), len(CLASSES), dtype=torch.int64)
+    by_hand = torch.zeros(
+        len(CLASSES),
+        len(CLASSES),
+        dtype=torch.int64,
+    )
     for row, best in zip(positives, scores.argmax(1), strict=True):
         for index in row.nonzero()[:, 0]:
             by_hand[index, best] += 1
+
     assert evaluation.record.confusion == by_hand.tolist()
     write_evaluation(tmp_path, evaluation, {})
     written = json.loads((tmp_path / "scores.json").read_text())["per_class"]
     absent = {name for index, name in enumerate(CLASSES) if not positives[:, index].any()}
+
     assert (
         absent and {name for name, value in written.items() if value is None} == absent
     )  # JSON knows no NaN
@@ -217,5 +252,8 @@ def test_classes_without_a_score_are_named_and_nothing_is_nan_percent() -> None:
     assert "(3 images, 0 of 12 classes present; running inference)" in text
     named = undefined_text(evaluation)
     assert named.endswith("shows them: a, c, d, e, f, g, h, i, j, k and 1 more")
-    whole = SavedEvaluation(scores={"mAP": 0.5}, per_class={"a": 0.5})
+    whole = SavedEvaluation(
+        scores={"mAP": 0.5},
+        per_class={"a": 0.5},
+    )
     assert undefined_text(Evaluation(whole)) == ""

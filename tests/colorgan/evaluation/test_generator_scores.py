@@ -32,7 +32,12 @@ class Fading(nn.Module):
     """Gives every picture the same weak chroma, whatever it is."""
 
     def forward(self, luminance_B1HW: Tensor) -> Tensor:
-        return torch.full_like(luminance_B1HW, 0.05).expand(-1, 2, -1, -1)
+        return torch.full_like(luminance_B1HW, 0.05).expand(
+            -1,
+            2,
+            -1,
+            -1,
+        )
 
 
 @dataclass
@@ -57,7 +62,13 @@ def batches(chromas: list[float]) -> list[Pictures]:
 
 
 @pytest.mark.parametrize(
-    "chromas", [[0.3, 0.1, 0.2, 0.06, 0.25], [0.06, 0.1, 0.2, 0.25, 0.3], [0.2, 0.06], [0.1]]
+    "chromas",
+    [
+        [0.3, 0.1, 0.2, 0.06, 0.25],
+        [0.06, 0.1, 0.2, 0.25, 0.3],
+        [0.2, 0.06],
+        [0.1],
+    ],
 )
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_the_worst_and_the_best_are_kept_whatever_the_order(
@@ -66,7 +77,10 @@ def test_the_worst_and_the_best_are_kept_whatever_the_order(
     colored = score_coloring(
         Fading(), batches(chromas), ab_scale=128.0, num_pictures=1, num_ranked=number
     )
-    order = sorted(range(len(chromas)), key=lambda index: -chromas[index])
+    order = sorted(
+        range(len(chromas)),
+        key=lambda index: -chromas[index],
+    )
     expected = (
         order if len(order) <= 2 * number else [*order[:number], *order[len(order) - number :]]
     )
@@ -86,42 +100,68 @@ def test_the_worst_and_the_best_are_kept_whatever_the_order(
             assert strip.scores["psnr"] == pytest.approx(shown.psnr, abs=1e-3)
             assert list(strip.cells) == list(CELLS)
             for cell, pixels in zip(strip.cells.values(), shown.cells, strict=True):
-                assert np.array_equal(np.asarray(cell), pixels.permute(1, 2, 0))
+                assert np.array_equal(
+                    np.asarray(cell),
+                    pixels.permute(1, 2, 0),
+                )
 
 
 def test_colorfulness_is_a_ratio_of_means_and_of_grey_originals_none() -> None:
     few_colors = mean_scores(
-        score_coloring(Fading(), batches([0.1, 0.0, 0.0]), ab_scale=128.0), Ranks.single()
+        score_coloring(
+            Fading(),
+            batches([0.1, 0.0, 0.0]),
+            ab_scale=128.0,
+        ),
+        Ranks.single(),
     )
+
     assert few_colors["colourfulness_ratio"] == pytest.approx(
         few_colors["colourfulness"] / few_colors["original_colourfulness"]
     )
     assert few_colors["colourfulness_ratio"] < 3.0  # a mean of ratios would be over 1000
-    assert few_colors["grey_psnr"] < MAX_PSNR_DB and few_colors["images"] == 3
+    assert few_colors["grey_psnr"] < MAX_PSNR_DB
+    assert few_colors["images"] == 3
+
     grey = mean_scores(
-        score_coloring(Fading(), batches([0.0, 0.0]), ab_scale=128.0), Ranks.single()
+        score_coloring(
+            Fading(),
+            batches([0.0, 0.0]),
+            ab_scale=128.0,
+        ),
+        Ranks.single(),
     )
-    assert math.isnan(grey["colourfulness_ratio"]) and grey["grey_ciede2000"] == pytest.approx(
-        0.0, abs=1e-6
-    )
-    assert grey["grey_psnr"] == MAX_PSNR_DB and "ratio of the means undefined" in scores_table(grey)
+
+    assert math.isnan(grey["colourfulness_ratio"])
+    assert grey["grey_ciede2000"] == pytest.approx(0.0, abs=1e-6)
+    assert grey["grey_psnr"] == MAX_PSNR_DB
+    assert "ratio of the means undefined" in scores_table(grey)
 
 
 def test_chroma_error_by_hand() -> None:
-    scores = mean_scores(score_coloring(Fading(), batches([0.1]), ab_scale=100.0), Ranks.single())
+    scores = mean_scores(
+        score_coloring(Fading(), batches([0.1]), ab_scale=100.0),
+        Ranks.single(),
+    )
+
     assert scores["chroma_error"] == pytest.approx(math.hypot(5.0, 5.0), rel=1e-3)
-    assert scores["grey_chroma_error"] == pytest.approx(math.hypot(10.0, 10.0), rel=1e-2)
+    assert scores["grey_chroma_error"] == pytest.approx(
+        math.hypot(10.0, 10.0),
+        rel=1e-2,
+    )
     assert scores["chroma_l1"] == pytest.approx(5.0, rel=1e-5)
 
 
 def test_near_grey_originals_are_counted_and_left_out_of_the_second_means() -> None:
     """The means without near-grey ones are those of a set that never had them."""
-    colors, mixed = [0.3, 0.1, 0.2], [0.0, 0.3, 0.1, 0.005, 0.2]
+    colors = [0.3, 0.1, 0.2]
+    mixed = [0.0, 0.3, 0.1, 0.005, 0.2]
     alone, together = (
         mean_scores(score_coloring(Fading(), batches(chromas), ab_scale=128.0), Ranks.single())
         for chromas in (colors, mixed)
     )
-    assert alone["near_grey_images"] == 0 and together["near_grey_images"] == 2
+    assert alone["near_grey_images"] == 0
+    assert together["near_grey_images"] == 2
     for name in (*COLUMNS, "colourfulness_ratio"):
         assert alone[name] == pytest.approx(alone[name + WITHOUT_NEAR_GREY])
         assert together[name + WITHOUT_NEAR_GREY] == pytest.approx(alone[name])
@@ -137,11 +177,20 @@ def test_chroma_noise_of_single_pixels_is_no_color() -> None:
     noise_3HW = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(1)) * 0.05 + 0.4
     tint_3HW = noise_3HW + torch.tensor([0.03, 0.0, 0.0]).view(3, 1, 1)
     lab_B3HW = rgb_to_lab_B3HW(torch.stack([noise_3HW, tint_3HW]))
-    lab_B3HW = torch.cat([lab_B3HW[:, :1] / 50 - 1, lab_B3HW[:, 1:] / 110], dim=1)
+    lab_B3HW = torch.cat(
+        [
+            lab_B3HW[:, :1] / 50 - 1,
+            lab_B3HW[:, 1:] / 110,
+        ],
+        dim=1,
+    )
     ids = torch.arange(2)
 
     batch = Pictures(lab_B3HW, ids, ids)
-    scores = mean_scores(score_coloring(Fading(), [batch], ab_scale=110.0), Ranks.single())
+    scores = mean_scores(
+        score_coloring(Fading(), [batch], ab_scale=110.0),
+        Ranks.single(),
+    )
     assert scores["near_grey_images"] == 1
     for pixels_3HW, is_near_grey in ((noise_3HW, True), (tint_3HW, False)):
         image = Image.fromarray((pixels_3HW * 255).byte().permute(1, 2, 0).numpy())

@@ -18,14 +18,23 @@ from colorgan.evaluation.strips import STRIPS, read_index, read_strips, write_st
 
 def written(folder: Path) -> Path:
     cells = [np.full((4, 5, 3), shade, np.uint8) for shade in (10, 20)]
-    write_strips(folder, ("grey", "original"), [(7, {"psnr": 20.5}, cells)])
+    write_strips(
+        folder,
+        ("grey", "original"),
+        [(7, {"psnr": 20.5}, cells)],
+    )
     return folder
 
 
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     folder = written(tmp_path / "best")
     cells = [np.zeros((4, 5, 3), np.uint8)] * 2
-    write_strips(folder, ("grey", "original"), [(9, {}, cells), (8, {}, cells)])
+    write_strips(
+        folder,
+        ("grey", "original"),
+        [(9, {}, cells), (8, {}, cells)],
+    )
+
     assert sorted(path.name for path in folder.iterdir()) == [
         "sample-8.png",
         "sample-9.png",
@@ -40,7 +49,10 @@ def test_cells_come_out_as_they_went_in(tmp_path: Path) -> None:
     (strip,) = read_strips(written(tmp_path / "s"))
     assert strip.scores == {"psnr": 20.5}
     colors = {name: cell.getcolors() for name, cell in strip.cells.items()}
-    assert colors == {"grey": [(20, (10, 10, 10))], "original": [(20, (20, 20, 20))]}
+    assert colors == {
+        "grey": [(20, (10, 10, 10))],
+        "original": [(20, (20, 20, 20))],
+    }
 
 
 @pytest.mark.parametrize("file", ["../sample-7.png", "/etc/passwd", "sample-7.png/..", 5, None])

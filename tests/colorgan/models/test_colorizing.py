@@ -29,30 +29,68 @@ def generator() -> nn.Module:
 def noise(height: int, width: int) -> Tensor:
     """Return a smooth photo: noise at an eighth of the size, enlarged."""
     random = torch.Generator().manual_seed(height * width)
-    small = torch.rand(1, 3, height // 8 + 1, width // 8 + 1, generator=random)
+    small = torch.rand(
+        1,
+        3,
+        height // 8 + 1,
+        width // 8 + 1,
+        generator=random,
+    )
     large = F.interpolate(small, (height, width), mode="bilinear")
+
     return (large[0] * 255).to(torch.uint8)
 
 
 def at_once(generator: nn.Module, photo_3HW: Tensor) -> Tensor:
     """Return the colored photo as one interpolation each way gives it."""
     rgb_13HW = photo_3HW[None].float() / 255.0
-    small = F.interpolate(rgb_13HW, (32, 32), mode="bicubic", antialias=True).clamp(0.0, 1.0)
+    small = F.interpolate(
+        rgb_13HW,
+        (32, 32),
+        mode="bicubic",
+        antialias=True,
+    ).clamp(
+        0.0,
+        1.0,
+    )
     luminance = normalise_lab_B3HW(rgb_to_lab_B3HW(small), AB_SCALE)[:, :1]
     with evaluating(generator), torch.no_grad():
         chroma = generator(luminance)
 
     size = photo_3HW.shape[-2:]
-    large = F.interpolate(chroma, size, mode="bicubic", antialias=True).clamp(-1.0, 1.0)
+    large = F.interpolate(
+        chroma,
+        size,
+        mode="bicubic",
+        antialias=True,
+    ).clamp(
+        -1.0,
+        1.0,
+    )
     lab_13HW = normalise_lab_B3HW(rgb_to_lab_B3HW(rgb_13HW), AB_SCALE)
     return to_rgb(lab_13HW[:, :1], large, AB_SCALE)[0]
 
 
-@pytest.mark.parametrize("size", [(70, 130), (130, 70), (8, 200), (32, 32), (20, 11)])
+@pytest.mark.parametrize(
+    "size",
+    [
+        (70, 130),
+        (130, 70),
+        (8, 200),
+        (32, 32),
+        (20, 11),
+    ],
+)
 def test_strips_are_the_photo_at_once(generator: nn.Module, size: tuple[int, int]) -> None:
     photo_3HW = noise(*size)
-    _, colored_3HW = color_photo(generator, photo_3HW, image_size=32, ab_scale=AB_SCALE)
+    _, colored_3HW = color_photo(
+        generator,
+        photo_3HW,
+        image_size=32,
+        ab_scale=AB_SCALE,
+    )
     expected_3HW = at_once(generator, photo_3HW)
+
     assert float((colored_3HW - expected_3HW).abs().max()) < 1e-3
     assert float((colored_3HW - expected_3HW).abs().mean()) < 1e-5
     assert float(colored_3HW.std(dim=0).mean()) > 0.005
@@ -94,5 +132,10 @@ def test_rows_are_read_twice_in_order_and_may_be_overwritten_once_out(
     ):
         colored.append(to_rgb(strip.luminance_11HW, strip.chroma_12HW, AB_SCALE))
         overwritten_3HW[:, strip.top : strip.top + strip.rgb_13HW.shape[2]] = 0
+
     assert not overwritten_3HW.any()
-    assert torch.allclose(torch.cat(colored, dim=2)[0], expected, atol=1e-5)
+    assert torch.allclose(
+        torch.cat(colored, dim=2)[0],
+        expected,
+        atol=1e-5,
+    )

@@ -69,12 +69,11 @@ def some_boxes(seed: int, number: int, num_classes: int = 3) -> ToyBoxes:
 
 @pytest.mark.parametrize("image_size", [32, 64, 128])
 def test_the_features_are_the_generators_up_to_stride_4(image_size: int) -> None:
-    detector, generator = (
-        small_detector(image_size=image_size, width=4, num_classes=3),
-        small_unet(image_size=image_size, width=4),
-    )
+    detector = small_detector(image_size=image_size, width=4, num_classes=3)
+    generator = small_unet(image_size=image_size, width=4)
     initialise(generator, 0)
-    theirs, ours = generator.state_dict(), detector.state_dict()
+    theirs = generator.state_dict()
+    ours = detector.state_dict()
     shared = {
         name: theirs[name] for name in ours if not name.startswith(TASKS["detect"].new_layers)
     }
@@ -87,17 +86,24 @@ def test_the_features_are_the_generators_up_to_stride_4(image_size: int) -> None
     with evaluating(detector), evaluating(generator):
         raw_BOHW = detector(luminance_B1HW)
         generator(luminance_B1HW)
+
     assert raw_BOHW.shape == (2, 3 + 5, image_size // 4, image_size // 4)
     assert torch.equal(seen[0], seen[1])
     assert {name.split(".")[0] for name in set(ours) - set(shared)} == {"head"}
 
 
 def test_before_training_every_class_is_held_for_one_percent() -> None:
-    detector = small_detector(image_size=32, width=4, num_classes=3, dropout=0.0)
+    detector = small_detector(
+        image_size=32,
+        width=4,
+        num_classes=3,
+        dropout=0.0,
+    )
     initialise(detector, 0)
     with torch.no_grad():
         set_dropout_keys(detector, torch.arange(4, dtype=torch.int32))
         found = predictions(detector(torch.randn(4, 1, 32, 32)))
+
     assert float(found.classes_BPC.sigmoid().mean()) == pytest.approx(0.01, rel=0.3)
     sides = found.boxes_BP4[..., 2:] - found.boxes_BP4[..., :2]
     assert float(sides.mean()) == pytest.approx(0.4, rel=0.25)
@@ -106,6 +112,7 @@ def test_before_training_every_class_is_held_for_one_percent() -> None:
 def greedy(boxes: list[list[float]], limit: float) -> list[bool]:
     """Non-maximum suppression as it is usually written."""
     dropped = [False] * len(boxes)
+
     for i, first in enumerate(boxes):
         for j in range(i + 1, len(boxes)):
             second = boxes[j]
@@ -115,6 +122,7 @@ def greedy(boxes: list[list[float]], limit: float) -> list[bool]:
             areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (first, second)]
             if not dropped[i] and common > limit * (sum(areas) - common):
                 dropped[j] = True
+
     return dropped
 
 
@@ -123,10 +131,12 @@ def test_suppression_is_the_greedy_one(limit: float) -> None:
     for seed in range(20):
         boxes_N4 = some_boxes(seed, 40).boxes_N4.double()
         assert suppressed(boxes_N4, limit).tolist() == greedy(boxes_N4.tolist(), limit)
+
     assert suppressed(torch.zeros(0, 4), limit).tolist() == []
     chain = torch.tensor(
         [[0.1 * i, 0.0, 0.1 * i + 0.25, 1.0] for i in range(30)]
     )  # each saves the next but one
+
     assert suppressed(chain, 0.3).tolist() == greedy(chain.tolist(), 0.3)
 
 
@@ -134,10 +144,14 @@ def raw_output(
     size: int, num_classes: int, objects: list[tuple[int, int, int, float, float]]
 ) -> Tensor:
     """Return a raw output with boxes of half-sides 0.2 at (row, column, class, two logits)."""
-    raw = torch.full((1, num_classes + 5, size, size), -20.0)
+    raw = torch.full(
+        (1, num_classes + 5, size, size),
+        -20.0,
+    )
     raw[:, -4:] = 0.0  # exp(0) * 0.2
     for row, column, index, logit, centre in objects:
         raw[0, index, row, column], raw[0, num_classes, row, column] = logit, centre
+
     return raw
 
 
@@ -148,6 +162,7 @@ def test_decoding_by_hand() -> None:
         (1, 2, 1, 1.0, 1.0),
     ]  # beside the first: one of its class, one of another
     found = detect(raw_output(16, 3, [*far, *double]))[0]
+
     assert found.classes_N.tolist() == [0, 2, 1]
     assert found.scores_N.tolist() == pytest.approx(
         [1 / (1 + math.exp(-x)) for x in (4.0, 2.0, 1.0)]
@@ -157,33 +172,57 @@ def test_decoding_by_hand() -> None:
     )  # 0.09375 - 0.2 is clipped
     assert found.boxes_N4[1].tolist() == pytest.approx([0.58125, 0.58125, 0.98125, 0.98125])
     assert len(detect(raw_output(8, 3, []))[0].scores_N) == 0
+
     everywhere = [
         (row, column, index, 3.0, 3.0)
         for row in range(16)
         for column in range(16)
         for index in range(40)
     ]
+
     assert len(detect(raw_output(16, 40, everywhere))[0].scores_N) == MAX_DETECTIONS
 
 
 def test_overlaps_by_hand() -> None:
     boxes = torch.tensor(
-        [[0.0, 0.0, 2.0, 2.0], [1.0, 1.0, 3.0, 3.0], [5.0, 5.0, 6.0, 6.0], [1.0, 1.0, 1.0, 1.0]]
+        [
+            [0.0, 0.0, 2.0, 2.0],
+            [1.0, 1.0, 3.0, 3.0],
+            [5.0, 5.0, 6.0, 6.0],
+            [1.0, 1.0, 1.0, 1.0],
+        ]
     )
-    assert torch.allclose(overlaps(boxes[:1], boxes), torch.tensor([[1.0, 1 / 7, 0.0, 0.0]]))
+
+    assert torch.allclose(
+        overlaps(boxes[:1], boxes),
+        torch.tensor([[1.0, 1 / 7, 0.0, 0.0]]),
+    )
     assert float(overlaps(boxes[3:], boxes[3:])) == 0.0
     # GIoU: 1/7 less the share of the 3 x 3 around both that neither covers, 2/9; far apart it falls
     # towards -1.
-    assert torch.allclose(giou(boxes[:2], boxes[[1, 1]]), torch.tensor([1 / 7 - 2 / 9, 1.0]))
+    assert torch.allclose(
+        giou(boxes[:2], boxes[[1, 1]]),
+        torch.tensor([1 / 7 - 2 / 9, 1.0]),
+    )
     assert float(giou(boxes[:1], boxes[2:3])) == pytest.approx(0.0 - (36 - 5) / 36)
 
 
 def test_focal_loss_is_the_papers_formula() -> None:
     for logit in (-3.0, 0.0, 0.7, 4.0):
         p = torch.tensor(logit).double().sigmoid()
-        wanted = [-0.25 * (1 - p) ** 2 * p.log(), -0.75 * p**2 * (1 - p).log()]
-        got = focal_loss(torch.tensor([logit, logit]), torch.tensor([1.0, 0.0]))
-        assert got.tolist() == pytest.approx([float(value) for value in wanted], rel=1e-5)
+        wanted = [
+            -0.25 * (1 - p) ** 2 * p.log(),
+            -0.75 * p**2 * (1 - p).log(),
+        ]
+        got = focal_loss(
+            torch.tensor([logit, logit]),
+            torch.tensor([1.0, 0.0]),
+        )
+
+        assert got.tolist() == pytest.approx(
+            [float(value) for value in wanted],
+            rel=1e-5,
+        )
 
 
 def slow_assign(
@@ -191,6 +230,7 @@ def slow_assign(
 ) -> list[tuple[int | None, bool]]:
     """Point by point: the number of the object that is learnt, and whether the point counts."""
     told = []
+
     for x, y in points:
         best, unknown = None, False
         for number, (x0, y0, x1, y1) in enumerate(boxes.boxes_N4.tolist()):
@@ -206,6 +246,7 @@ def slow_assign(
                     else best
                 )
         told.append((best, best is not None or not unknown))
+
     return told
 
 
@@ -218,21 +259,36 @@ def test_points_learn_the_smallest_object_and_nothing_of_crowds_and_difficult_on
     for seed in range(12):
         boxes = some_boxes(seed, 6)
         boxes.crowd_N[0] = boxes.difficult_N[1] = True
-        targets = assign(points_P2, 1.5 / size, pad_boxes([boxes], torch.device("cpu")))
+        targets = assign(
+            points_P2,
+            1.5 / size,
+            pad_boxes([boxes], torch.device("cpu")),
+        )
         slow = slow_assign(points_P2.tolist(), 1.5 / size, boxes)
         assert targets.object_BP[0].tolist() == [best is not None for best, _ in slow]
         assert targets.counts_BP[0].tolist() == [counts for _, counts in slow]
         for place, (best, _) in enumerate(slow):
             if best is not None:
                 assert targets.class_BP[0, place] == boxes.classes_N[best]
-                assert torch.equal(targets.box_BP4[0, place], boxes.boxes_N4[best])
+                assert torch.equal(
+                    targets.box_BP4[0, place],
+                    boxes.boxes_N4[best],
+                )
         num_learnt += int(targets.object_BP.sum())
         num_unknown += int((~targets.counts_BP).sum())
+
     assert min(num_learnt, num_unknown) > 50
 
 
 def test_centre_ness_by_hand() -> None:
-    sides = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 2.0, 4.0, 8.0], [-1.0, 1.0, 3.0, 1.0]])
+    sides = torch.tensor(
+        [
+            [1.0, 1.0, 1.0, 1.0],
+            [1.0, 2.0, 4.0, 8.0],
+            [-1.0, 1.0, 3.0, 1.0],
+        ]
+    )
+
     assert centre_ness(sides).tolist() == pytest.approx([1.0, (0.25 * 0.25) ** 0.5, 0.0])
 
 
@@ -240,20 +296,33 @@ def test_a_crowd_costs_nothing_and_an_empty_picture_only_false_alarms() -> None:
     crowd = ToyBoxes(
         torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([0]), crowd_N=torch.tensor([True])
     )
-    empty = ToyBoxes(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
-    silent, alarmed = raw_output(8, 3, []), raw_output(8, 3, [(4, 4, 1, 3.0, 0.0)])
+    empty = ToyBoxes(
+        torch.zeros(0, 4),
+        torch.zeros(0, dtype=torch.long),
+    )
+    silent = raw_output(8, 3, [])
+    alarmed = raw_output(8, 3, [(4, 4, 1, 3.0, 0.0)])
+
     assert float(detection_loss(alarmed, [crowd])) == 0.0
     assert float(detection_loss(silent, [empty])) < 1e-6
     p = torch.tensor(3.0).sigmoid()
+
     assert float(detection_loss(alarmed, [empty])) == pytest.approx(
         float(-0.75 * p**2 * (1 - p).log()), rel=1e-4
     )
 
 
 def test_the_loss_of_a_batch_is_the_mean_over_its_pictures() -> None:
-    raw = torch.randn(3, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    raw = torch.randn(
+        3,
+        8,
+        8,
+        8,
+        generator=torch.Generator().manual_seed(0),
+    )
     boxes = [some_boxes(seed, seed) for seed in (0, 2, 5)]
     each = [float(detection_loss(raw[i : i + 1], boxes[i : i + 1])) for i in range(3)]
+
     assert float(detection_loss(raw, boxes)) == pytest.approx(sum(each) / 3, rel=1e-6)
     assert max(each) > min(each) > 0
 
@@ -262,8 +331,12 @@ def test_gradients_reach_every_weight_and_stay_finite() -> None:
     detector = small_detector(image_size=32, width=4, num_classes=3)
     initialise(detector, 0)
     set_dropout_keys(detector, torch.arange(2, dtype=torch.int32))
-    loss = detection_loss(detector(torch.randn(2, 1, 32, 32)), [some_boxes(1, 4), some_boxes(2, 3)])
+    loss = detection_loss(
+        detector(torch.randn(2, 1, 32, 32)),
+        [some_boxes(1, 4), some_boxes(2, 3)],
+    )
     loss.backward()
+
     for name, parameter in detector.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0 or "norm" in name, name
@@ -290,16 +363,41 @@ def tuned(ranks: Ranks, micro_batch_size: int) -> dict[str, Tensor]:
         image_size=32, width=4, norm="instance", bias_before_norm=False, dropout=0.5, num_outputs=3
     )
     model = build_model(
-        ModelConfig(kind="detector", architecture=a, ab_scale=128.0, classes=("a", "b", "c"))
+        ModelConfig(
+            kind="detector",
+            architecture=a,
+            ab_scale=128.0,
+            classes=("a", "b", "c"),
+        )
     )
     initialise(model, 0)
-    task = build_stage(model, recipe, Stage(StageRecipe(epochs=1, learning_rate=1e-3), 0, 24))
+    task = build_stage(
+        model,
+        recipe,
+        Stage(StageRecipe(epochs=1, learning_rate=1e-3), 0, 24),
+    )
     strategy = open_strategy(ranks, task.phases)
+
     for phase in strategy.phases.values():
-        phase.optimizer = torch.optim.SGD(phase.module.parameters(), lr=0.01)
-    hooks = Hooks(lambda report: None, lambda images: None, lambda images: None)
+        phase.optimizer = torch.optim.SGD(
+            phase.module.parameters(),
+            lr=0.01,
+        )
+
+    hooks = Hooks(
+        lambda report: None,
+        lambda images: None,
+        lambda images: None,
+    )
     loader = BoxLoader(8, micro_batch_size, ranks.rank, ranks.world_size)
-    fit(task, strategy, loader, Intervals(24, 8, 8), hooks, StopSignals())
+    fit(
+        task,
+        strategy,
+        loader,
+        Intervals(24, 8, 8),
+        hooks,
+        StopSignals(),
+    )
     return {name: tensor.clone() for name, tensor in strategy.state()["model"].items()}
 
 
@@ -313,7 +411,13 @@ def test_two_ranks_and_accumulation_train_as_one(tmp_path: Path) -> None:
     on_ranks(2, tune_and_save, str(tmp_path / "weights.pt"))
     two = torch.load(tmp_path / "weights.pt", weights_only=True)
     whole = tuned(Ranks.single(), 8)
-    start = small_detector(image_size=32, width=4, num_classes=3, norm="instance")
+    start = small_detector(
+        image_size=32,
+        width=4,
+        num_classes=3,
+        norm="instance",
+    )
+
     initialise(start, 0)
     moved = max(
         float((whole[name] - tensor).abs().max()) for name, tensor in start.state_dict().items()
@@ -325,7 +429,14 @@ def test_two_ranks_and_accumulation_train_as_one(tmp_path: Path) -> None:
 def test_frozen_features_leave_the_head_to_learn() -> None:
     model = small_detector(image_size=32, width=4, num_classes=3)
     recipe = FinetuneRecipe.model_validate({"run": "run", "task": "detect", "init": "somewhere"})
-    stage = replace(Stage(StageRecipe(epochs=1, learning_rate=1e-3, features="frozen"), 0, 8))
+    stage = replace(
+        Stage(
+            StageRecipe(epochs=1, learning_rate=1e-3, features="frozen"),
+            0,
+            8,
+        )
+    )
     build_stage(model, recipe, stage)
     learnt = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
     assert learnt == {name for name, _ in model.named_parameters() if name.startswith("head.")}

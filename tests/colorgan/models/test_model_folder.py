@@ -29,7 +29,15 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Return a checkpoint of three steps, with a weight average."""
     folder = tmp_path_factory.mktemp("run")
     recipe = toy_recipe(folder, ema_half_life_images=20, images=24)
-    pretrain(recipe, ONE, total_images=24, data_digest="abc", train=ToyLoader(8, 8), val=None)
+    pretrain(
+        recipe,
+        ONE,
+        total_images=24,
+        data_digest="abc",
+        train=ToyLoader(8, 8),
+        val=None,
+    )
+
     return open_checkpoint(folder / "checkpoints" / "images-000000000024")
 
 
@@ -47,21 +55,35 @@ def test_the_folder_holds_the_checkpoints_tensors(
     saved: Checkpoint, tmp_path: Path, weights: Any, role: str
 ) -> None:
     config = consolidate(saved, tmp_path / "g", weights)
+
     assert config.weights == weights
     assert config.images_seen == 24
     assert config.data_digest == "abc"
-    written, expected = load_file(tmp_path / "g" / WEIGHTS), saved.tensors(role)
+
+    written = load_file(tmp_path / "g" / WEIGHTS)
+    expected = saved.tensors(role)
     assert written.keys() == expected.keys()
+
     for name, tensor in expected.items():
         assert written[name].dtype == tensor.dtype  # int64 counters among them
         assert torch.equal(written[name], tensor), name
+
     assert any(tensor.dtype == torch.int64 for tensor in written.values())
 
 
 def test_the_layerwise_probe_equals_the_whole_network(generator: Path) -> None:
     module, config = load_model(generator, "generator")
-    whole = probe(module, config.architecture.image_size, torch.device("cpu"))
-    assert torch.allclose(streamed_probe(generator / WEIGHTS, config), whole, atol=1e-5)
+    whole = probe(
+        module,
+        config.architecture.image_size,
+        torch.device("cpu"),
+    )
+
+    assert torch.allclose(
+        streamed_probe(generator / WEIGHTS, config),
+        whole,
+        atol=1e-5,
+    )
     assert whole.std() > 1e-4
 
 
@@ -71,8 +93,15 @@ def resaved(saved: Checkpoint, folder: Path, change: Any) -> Checkpoint:
         role: {name: change(role, name, t) for name, t in saved.tensors(role).items()}
         for role in saved.roles()
     }
+
     return open_checkpoint(
-        save_checkpoint(folder, ranks=ONE, roles=roles, state=saved.state, keep_last=1)
+        save_checkpoint(
+            folder,
+            ranks=ONE,
+            roles=roles,
+            state=saved.state,
+            keep_last=1,
+        )
     )
 
 
@@ -80,7 +109,11 @@ def test_bfloat16_weights_stay_bfloat16(saved: Checkpoint, tmp_path: Path) -> No
     def change(role: str, name: str, tensor: Tensor) -> Tensor:
         return tensor.bfloat16() if role == "generator" and tensor.is_floating_point() else tensor
 
-    consolidate(resaved(saved, tmp_path / "c", change), tmp_path / "g", "raw")
+    consolidate(
+        resaved(saved, tmp_path / "c", change),
+        tmp_path / "g",
+        "raw",
+    )
     kinds = {tensor.dtype for tensor in load_file(tmp_path / "g" / WEIGHTS).values()}
     assert kinds == {torch.bfloat16, torch.int64}
     module, _ = load_model(tmp_path / "g")
@@ -92,7 +125,11 @@ def test_other_weights_than_the_run_saw_are_refused(saved: Checkpoint, tmp_path:
         return tensor + 0.5 if (role, name) == ("generator", "decoder.output.bias") else tensor
 
     with pytest.raises(ModelFolderError, match="output differs by"):
-        consolidate(resaved(saved, tmp_path / "c", change), tmp_path / "g", "raw")
+        consolidate(
+            resaved(saved, tmp_path / "c", change),
+            tmp_path / "g",
+            "raw",
+        )
     assert not (tmp_path / "g").exists()
 
 
@@ -115,9 +152,11 @@ def test_a_pickle_is_refused_unopened(
     monkeypatch.chdir(tmp_path)
     folder = copy_of(generator, tmp_path / "g")
     (folder / name).write_bytes(pickle.dumps(_Bomb()))
+
     with pytest.raises(ModelFolderError):
         load_model(folder)
     torch.save({"x": _Bomb()}, folder / name)
+
     with pytest.raises(ModelFolderError):
         load_model(folder)
     assert not (tmp_path / "bomb-went-off").exists()
@@ -146,9 +185,15 @@ HOSTILE = {
     "huge tensor": weights_bytes({"a": entry([HUGE], end=4 * HUGE)}),
     "overflowing shape": weights_bytes({"a": entry([2**62, 16], end=0)}),
     "negative": weights_bytes({"a": entry([-1])}, b"abcd"),
-    "overlap": weights_bytes({"a": entry([1]), "b": entry([1])}, b"abcd"),
+    "overlap": weights_bytes(
+        {"a": entry([1]), "b": entry([1])},
+        b"abcd",
+    ),
     "data that nothing names": weights_bytes({}, b"abcd"),
-    "unknown kind of number": weights_bytes({"a": entry([1], dtype="OBJ")}, b"abcd"),
+    "unknown kind of number": weights_bytes(
+        {"a": entry([1], dtype="OBJ")},
+        b"abcd",
+    ),
     "a name like a path": weights_bytes({"../../a": entry([1])}, b"abcd"),
 }
 
@@ -187,8 +232,14 @@ def test_a_config_of_another_kind_is_refused(
 ) -> None:
     folder = copy_of(generator, tmp_path / "g")
     (folder / CONFIG).write_text(
-        json.dumps({**json.loads((folder / CONFIG).read_text()), **change})
+        json.dumps(
+            {
+                **json.loads((folder / CONFIG).read_text()),
+                **change,
+            }
+        )
     )
+
     with pytest.raises(ModelFolderError):
         read_config(folder)
 
@@ -196,13 +247,18 @@ def test_a_config_of_another_kind_is_refused(
 def test_a_tensor_too_many_or_too_few_is_named(generator: Path, tmp_path: Path) -> None:
     tensors = load_file(generator / WEIGHTS)
     folder = copy_of(generator, tmp_path / "g")
-    save_file({**tensors, "decoder.more": torch.ones(1)}, folder / WEIGHTS)
+    save_file(
+        {**tensors, "decoder.more": torch.ones(1)},
+        folder / WEIGHTS,
+    )
+
     with pytest.raises(ModelFolderError, match=r"config.json has no decoder\.more"):
         load_model(folder)
     save_file(
         {name: tensor for name, tensor in tensors.items() if name != "decoder.output.bias"},
         folder / WEIGHTS,
     )
+
     with pytest.raises(ModelFolderError, match=r"the file has no decoder\.output\.bias"):
         load_model(folder)
 
@@ -239,6 +295,7 @@ def test_an_older_model_is_replaced_at_once_with_what_was_made_of_it(
     (folder / "README.md").write_text("a model card")
     inode = folder.stat().st_ino
     consolidate(saved, folder, "raw")
+
     assert {path.name for path in folder.iterdir()} == {WEIGHTS, CONFIG, "README.md"}
     assert folder.stat().st_ino != inode
     assert read_config(folder).weights == "raw"

@@ -32,12 +32,24 @@ def _numel(tensors: Iterable[Tensor]) -> int:
 
 
 def test_segmenter_counts_as_the_reference() -> None:
-    model = small_unet(image_size=256, width=64, num_outputs=21, tanh=False, bias_before_norm=True)
+    model = small_unet(
+        image_size=256,
+        width=64,
+        num_outputs=21,
+        tanh=False,
+        bias_before_norm=True,
+    )
+
     assert count_parameters(model) == (54_464_149, 9_856)
 
 
 def test_classifier_counts_as_the_reference() -> None:
-    model = small_classifier(image_size=256, width=64, num_classes=20, bias_before_norm=True)
+    model = small_classifier(
+        image_size=256,
+        width=64,
+        num_classes=20,
+        bias_before_norm=True,
+    )
     assert count_parameters(model) == (38_507_988, 4_864)
 
 
@@ -64,6 +76,7 @@ def test_a_network_takes_pictures_of_other_sizes_than_its_own(kind: str) -> None
     model = build_model(config)
     initialise(model, 0)
     set_dropout_keys(model, torch.arange(2, dtype=torch.int32))
+
     for size in (32, 64, 96, 224):
         model.zero_grad()
         out = model(torch.randn(2, 1, size, size))
@@ -105,7 +118,8 @@ def test_other_sizes_are_refused_in_a_sentence(image_size: int) -> None:
 
 
 def test_patch_maps_of_code_and_text() -> None:
-    luminance, chroma = torch.zeros(1, 1, 256, 256), torch.zeros(1, 2, 256, 256)
+    luminance = torch.zeros(1, 1, 256, 256)
+    chroma = torch.zeros(1, 2, 256, 256)
     with torch.no_grad():
         assert Discriminator(width=2)(luminance, chroma).shape == (1, 1, 16, 16)
         pix2pix = Discriminator(width=2, num_strided_blocks=3, padding="pix2pix")
@@ -113,16 +127,22 @@ def test_patch_maps_of_code_and_text() -> None:
 
 
 def test_the_text_discriminator_sees_70_pixels() -> None:
-    model = Discriminator(width=2, num_strided_blocks=3, padding="pix2pix").eval()
+    model = Discriminator(
+        width=2,
+        num_strided_blocks=3,
+        padding="pix2pix",
+    ).eval()
     chroma = torch.zeros(1, 2, 256, 256, requires_grad=True)
     model(torch.zeros(1, 1, 256, 256), chroma)[0, 0, 15, 15].backward()
+
     assert chroma.grad is not None
     seen = chroma.grad[0].abs().sum(0) > 0
     assert int(seen.any(0).sum()) == int(seen.any(1).sum()) == 70
 
 
 def test_weights_are_a_function_of_the_seed_with_the_papers_spread() -> None:
-    first, second = small_unet(image_size=64, width=16), small_unet(image_size=64, width=16)
+    first = small_unet(image_size=64, width=16)
+    second = small_unet(image_size=64, width=16)
     initialise(first, 3)
     initialise(second, 3)
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
@@ -130,25 +150,30 @@ def test_weights_are_a_function_of_the_seed_with_the_papers_spread() -> None:
     weights = torch.cat(
         [p.detach().flatten() for n, p in first.named_parameters() if n.endswith("conv.weight")]
     )
+
     assert abs(float(weights.mean())) < 1e-4
     assert abs(float(weights.std()) - 0.02) < 1e-4
 
 
 def test_dropout_depends_on_the_sample_alone() -> None:
     layer = KeyedDropout(0.5, salt=1)
-    x, keys = (
-        torch.ones(6, 8, 16, 16),
-        torch.tensor([5, -7, 5, 123456, 0, 2**31 - 1], dtype=torch.int32),
+    x = torch.ones(6, 8, 16, 16)
+    keys = torch.tensor(
+        [5, -7, 5, 123456, 0, 2**31 - 1],
+        dtype=torch.int32,
     )
     layer.keys_B = keys
     whole = layer(x)
     layer.keys_B = keys[3:]
+
     assert torch.equal(layer(x[3:]), whole[3:])
     assert torch.equal(whole[0], whole[2])
     assert not torch.equal(whole[0], whole[1])
+
     kept = (whole > 0).float().mean((1, 2, 3))
     assert torch.all((kept - 0.5).abs() < 0.05)
     assert float(whole.max()) == 2.0
+
     agreement = ((whole[0] > 0) == (whole[3] > 0)).float().mean()
     assert abs(float(agreement) - 0.5) < 0.05
 
@@ -166,15 +191,22 @@ def test_running_inference_does_not_see_the_other_pictures_and_the_papers_does()
     model.train()(x)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.eval()
+
     with torch.no_grad():
-        alone, together = model(x[:1]), model(x)[:1]
+        alone = model(x[:1])
+        together = model(x)[:1]
         assert torch.allclose(alone, together, atol=1e-6)
         set_inference(model, "paper")
         together = model(x)[:1]
         set_dropout_keys(model, torch.arange(1, dtype=torch.int32))
         assert not torch.allclose(model(x[:1]), together, atol=1e-4)
         set_inference(model, "running")
-        assert torch.allclose(model(x[:1]), alone, atol=1e-6)
+        assert torch.allclose(
+            model(x[:1]),
+            alone,
+            atol=1e-6,
+        )
+
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
 

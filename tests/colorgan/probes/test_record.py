@@ -27,13 +27,25 @@ NAMES = ("model", "seed", "levels", "linear", "lowshot", "knn", "data", "classes
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
-    drawn = read_probe(probed(tmp_path / "drawn", "g/generator", 3, 0.1))
+    drawn = read_probe(
+        probed(
+            tmp_path / "drawn",
+            "g/generator",
+            3,
+            0.1,
+        )
+    )
     fields = json.loads((tmp_path / "drawn" / "probe.json").read_text())
     (tmp_path / "again").mkdir()
     path = write_probe(tmp_path / "again", fields)
     again = read_probe(path.parent)
+
     assert (again.linear, again.low_shot, again.knn) == (drawn.linear, drawn.low_shot, drawn.knn)
-    assert (again.best_linear, again.best_knn, again.seed) == (1, (1, 5), "3")
+    assert (
+        again.best_linear,
+        again.best_knn,
+        again.seed,
+    ) == (1, (1, 5), "3")
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_probe(tmp_path / "again", {"mAP": float("nan")})
     assert read_probe(path.parent) == again
@@ -42,7 +54,10 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 @settings(
     max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(changes=st.dictionaries(st.sampled_from(NAMES), JSON, max_size=4), level=JSON)
+@given(
+    changes=st.dictionaries(st.sampled_from(NAMES), JSON, max_size=4),
+    level=JSON,
+)
 def test_any_probe_json_is_read_or_refused_in_a_sentence(
     tmp_path: Path, changes: dict[str, Any], level: Any
 ) -> None:
@@ -53,6 +68,7 @@ def test_any_probe_json_is_read_or_refused_in_a_sentence(
     fields = json.loads((folder / "whole.json").read_text())
     fields["linear"]["levels"].append(level)
     (folder / "probe.json").write_text(json.dumps({**fields, **changes}))
+
     try:
         found = read_probe(folder)
     except UsageError as error:

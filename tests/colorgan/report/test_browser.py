@@ -140,6 +140,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
         "dark": text.replace("@media (prefers-color-scheme: dark)", "@media all"),
         "print": text.replace("@media print", "@media all"),
     }
+
     assert len(set(copies.values())) == 3
     for name, copy in copies.items():
         (root / f"{name}.html").write_text(copy)
@@ -164,6 +165,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     ]
     told = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False).stdout
     found = re.search(r'<p id="told">(\{.*?\})</p>', told)
+
     assert found, told[-500:]
     measured: dict[str, dict[str, Any]] = json.loads(html.unescape(found[1]))
     return measured
@@ -196,6 +198,7 @@ def test_tables_sort_charts_show_values_and_photos_enlarge(
     measured: dict[str, dict[str, Any]],
 ) -> None:
     used = measured["used"]
+
     assert used["falling"] == ["1", "1", "0", "0", "0"]
     assert used["rising"] == ["0", "0", "0", "1", "1"]
     assert "images" in used["tip"] and "pretrained: " in used["tip"]

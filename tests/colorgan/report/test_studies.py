@@ -25,26 +25,38 @@ from colorgan.study.record import read_study
 
 
 def text_of(page: str) -> str:
-    return unescape(re.sub(r"<[^>]+>", " ", re.sub(r"<svg.*?</svg>", " ", page, flags=re.DOTALL)))
+    return unescape(
+        re.sub(
+            r"<[^>]+>",
+            " ",
+            re.sub(r"<svg.*?</svg>", " ", page, flags=re.DOTALL),
+        )
+    )
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return study(tmp_path_factory.mktemp("study"), seeds=(0, 1, 2))
+    return study(
+        tmp_path_factory.mktemp("study"),
+        seeds=(0, 1, 2),
+    )
 
 
 def test_a_study_is_read_with_the_runs_behind_it(folder: Path) -> None:
     found = read_study(folder)
     told = json.loads((folder / "study.json").read_text())["protocols"]
+
     assert [each.name for each in found.protocols] == [each["name"] for each in told]
     assert [each.of_the_paper for each in found.protocols] == [True, False, False, False]
     scratch = found.protocols[0].arms[0]
     behind = found.behind(found.protocols[0])
+
     assert scratch.mean == pytest.approx(statistics.fmean(told[0]["arms"][0]["values"]))
     assert scratch.deviation == pytest.approx(statistics.stdev(told[0]["arms"][0]["values"]))
     assert [run.seed for run in behind["scratch"].runs] == [0, 1, 2]
     assert len(behind["scratch"].runs[0].evaluations[0].per_class) == 20
     assert scratch.settings_text == "4 epochs at 0.0003"
+
     probed_arms = found.behind(found.protocols[3]).values()
     assert [len(arm.probes) for arm in probed_arms] == [3, 3]
     assert found.notes == []
@@ -56,9 +68,14 @@ def test_a_study_that_was_moved_finds_its_runs_and_opens_none_outside(
     moved = tmp_path / "elsewhere"
     shutil.copytree(folder, moved)
     runs = [run for behind in read_study(moved).folders.values() for run in behind.runs]
+
     assert len(runs) == 18
     assert all(moved in run.path.parents for run in runs)
-    outside = make_run(tmp_path / "outside", {"task": "classify"}, {"mAP": 0.5})
+    outside = make_run(
+        tmp_path / "outside",
+        {"task": "classify"},
+        {"mAP": 0.5},
+    )
     (moved / "paper-classification" / "link").symlink_to(outside)
     told = json.loads((moved / "study.json").read_text())
     told["protocols"][0]["arms"][0]["runs"] = [
@@ -68,6 +85,7 @@ def test_a_study_that_was_moved_finds_its_runs_and_opens_none_outside(
     ]
     (moved / "study.json").write_text(json.dumps(told))
     found = read_study(moved)
+
     assert found.behind(found.protocols[0])["scratch"].runs == ()
     assert "3 of 3 runs of scratch are not in" in found.notes[0]
 
@@ -86,7 +104,13 @@ def test_a_damaged_study_is_told_in_one_sentence(tmp_path: Path, text: str) -> N
     [
         {"seeds": 5, "arms": "x", "comparisons": 3, "data": [1]},
         {
-            "arms": [{"name": HOSTILE, "values": [None, "x", 1e400, 0.5], "runs": [5, None, "/"]}],
+            "arms": [
+                {
+                    "name": HOSTILE,
+                    "values": [None, "x", 1e400, 0.5],
+                    "runs": [5, None, "/"],
+                }
+            ],
             "seeds": [0] * 4,
         },
         {
@@ -122,6 +146,7 @@ def test_each_protocol_has_its_own_table_chart_and_verdict(folder: Path) -> None
     files: dict[str, bytes] = {}
     page = render(transfer_section(read_folders([folder]), files))
     papers, fields = text_of(page).split("The field's protocols")
+
     assert "47.18" in papers
     assert "1,713" in papers
     assert "47.18" not in fields
@@ -133,11 +158,13 @@ def test_each_protocol_has_its_own_table_chart_and_verdict(folder: Path) -> None
     )
     assert "−2.00 points, 95 % interval −3.00 to −1.00: pretraining hurts" in fields
     assert "no difference shown" in fields
+
     for name in ("voc2012-segmentation", "voc2007-detection", "voc2007-linear"):
         assert files[f"{name}.png"].startswith(b"\x89PNG")
     assert {"paper-classification-training-loss.png", "voc2012-segmentation-1-overlays.png"} <= set(
         files
     )
+
     ids = re.findall(r'\bid="([^"]*)"', page)
     assert len(ids) == len(set(ids))
 
@@ -162,21 +189,25 @@ def test_further_scores_are_told_for_each_arm(folder: Path, tmp_path: Path) -> N
     ]
     (tmp_path / "study.json").write_text(json.dumps(told))
     report_data = read_folders([tmp_path])
-    page, text = text_of(render(transfer_section(report_data, {}))), transfer_markdown(report_data)
+    page = text_of(render(transfer_section(report_data, {})))
+    text = transfer_markdown(report_data)
     for part in ("another score", "20.00 ± 10.00", "30.00 ± 0.00 (+10.00; +5.00 to +15.00)"):
         assert part in page and part in text
+
     assert "| a third one | 20.00 ± 10.00 | – |" in text
 
 
 def test_cards_and_text_say_the_same(folder: Path) -> None:
     report_data = read_folders([folder])
     cards = answer_cards(report_data)
+
     assert [card.kind for card in cards] == ["better", "unclear", "worse", "better", ""]
     assert cards[0].value == "+4.00 points"
     assert "First-positive accuracy" in cards[0].text
     # The last one is that of the study's probes, at the level that the training part chose.
     assert cards[4].value == "pretrained 43.0\u00a0%"
     assert verdicts(report_data)[0] == "paper classification: pretraining helps"
+
     text = transfer_markdown(report_data)
     assert text.count("\n## ") == 4
     assert (
@@ -190,7 +221,9 @@ def test_a_chart_shows_every_seed_and_the_interval(folder: Path) -> None:
     protocol = read_study(folder).protocols[0]
     files: dict[str, bytes] = {}
     chart = draw_study(protocol, "key", "read aloud", files)
-    assert chart is not None and list(files) == ["key.png"]
+
+    assert chart is not None
+    assert list(files) == ["key.png"]
     # matplotlib defines each marker once and uses it per point: three runs of two arms, one
     # difference.
     assert chart.svg.count("<use ") >= 7
@@ -208,7 +241,11 @@ def test_points_bear_their_sign() -> None:
 
 def test_a_study_brings_the_pretraining_that_it_made(tmp_path: Path) -> None:
     folder = study(tmp_path / "s")
-    run = make_run(folder / "pretrain" / "gan", {}, {"psnr": 20.0})
+    run = make_run(
+        folder / "pretrain" / "gan",
+        {},
+        {"psnr": 20.0},
+    )
     assert [each.path for each in read_folders([folder, run]).runs] == [run.resolve()]
 
 
@@ -220,6 +257,7 @@ def test_probes_are_means_over_their_seeds(tmp_path: Path) -> None:
         "pretrained": [read_probe(probed(tmp_path / "p", "g/generator", 0, 0.4))],
     }
     text = " ".join(text_of(render(probe_tables(arms))).split())
+
     assert (
         "Level random pretrained 1: 64×12×12 25.0 ± 7.1 60.0 2: 128×8×8 35.0 ± 7.1 * 70.0 *" in text
     )

@@ -38,6 +38,7 @@ def terminal(width: int = 100) -> tuple[Console, io.StringIO]:
         color_system=None,
         _environ={"TERM": "xterm"},
     )
+
     return console, out
 
 
@@ -65,6 +66,7 @@ def test_plain_lines_come_at_a_pace_and_the_last_one_always(now: list[float]) ->
         assert len(first_minute) == 12
         assert 1_500 < len(out.getvalue().splitlines()) < 1_800  # about one a minute in a day
         display.update(1_000_000, {}, 1.0, 0.0)
+
     assert (
         out.getvalue().splitlines()[-1]
         == "images 1,000,000/1,000,000 100% | 1 img/s | left 0:00 | wait 0.0%"
@@ -78,12 +80,16 @@ def test_messages_are_lines_as_they_are(now: list[float]) -> None:
             "[bold]saved[/bold] :smile: checkpoints/0000000064, a line longer than the console is "
             "wide"
         )
+
     assert out.getvalue().splitlines() == [
         "[bold]saved[/bold] :smile: checkpoints/0000000064, a line longer than the console is wide",
     ]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 0.0, 1e300])
+@pytest.mark.parametrize(
+    "value",
+    [math.nan, math.inf, -math.inf, 0.0, 1e300],
+)
 def test_any_number_can_be_shown(value: float) -> None:
     for console, out in (plain(), terminal()):
         with Display(0, 0, "t", console) as display:
@@ -102,7 +108,9 @@ def test_the_live_view_shows_it_all() -> None:
     parts += ["saved", "gradient norm"]
     for part in parts:
         assert part in text
-    assert text.count(HIDE) == text.count(SHOW) == 1 and text.index(HIDE) < text.index(SHOW)
+
+    assert text.count(HIDE) == text.count(SHOW) == 1
+    assert text.index(HIDE) < text.index(SHOW)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ZeroDivisionError])
@@ -127,7 +135,14 @@ def test_the_live_view_is_not_redrawn_more_often_than_needed(now: list[float]) -
 
 
 def test_durations() -> None:
-    seconds = (0, 47.6, 3_600 - 0.6, 7_389, 3 * 86_400 + 14_400)
+    seconds = (
+        0,
+        47.6,
+        3_600 - 0.6,
+        7_389,
+        3 * 86_400 + 14_400,
+    )
+
     assert [clock_text(second) for second in seconds] == [
         "0:00",
         "0:48",

@@ -22,6 +22,7 @@ def run_ranks(folder: Path, rank: int, error: str, where: str) -> list[tuple[int
     """Run two ranks, the given one failing; return status and output of each."""
     port = str(free_port())
     processes = []
+
     for number in (0, 1):
         environment = {
             **os.environ,
@@ -44,11 +45,13 @@ def run_ranks(folder: Path, rank: int, error: str, where: str) -> list[tuple[int
                 env=environment,
             )
         )
+
     try:
         outputs = [process.communicate(timeout=LIMIT_S)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
+
     return [(process.returncode, out) for process, out in zip(processes, outputs, strict=True)]
 
 

@@ -52,6 +52,7 @@ def test_one_sentence_an_episode(values: dict[str, float], says: str) -> None:
     watch = HealthWatch()
     for _ in range(20):
         watch.judge(WELL)
+
     for _ in range(2):  # two episodes
         heard = [watch.judge({**WELL, **values}) for _ in range(REPORTS_TO_WARN + 3)]
         assert [len(each) for each in heard] == [0] * (REPORTS_TO_WARN - 1) + [1] + [0] * 3
@@ -70,12 +71,22 @@ def test_colorfulness_in_lab_is_that_of_the_paper() -> None:
     for ab, ours in zip(ab_B2HW, lab_colorfulness(ab_B2HW), strict=True):
         spread = (ab[0].var(correction=0) + ab[1].var(correction=0)).sqrt()
         distance = (ab[0].mean() ** 2 + ab[1].mean() ** 2).sqrt()
-        assert float(ours) == pytest.approx(float(spread + 0.37 * distance), rel=1e-5)
+        assert float(ours) == pytest.approx(
+            float(spread + 0.37 * distance),
+            rel=1e-5,
+        )
+
     assert float(lab_colorfulness(torch.zeros(1, 2, 4, 4))) == 0.0
 
 
 def test_pretraining_logs_what_is_judged(tmp_path: Path) -> None:
-    _, _, reports = train_toy(toy_recipe(tmp_path), Ranks.single(), num_steps=1, micro_batch_size=4)
+    _, _, reports = train_toy(
+        toy_recipe(tmp_path),
+        Ranks.single(),
+        num_steps=1,
+        micro_batch_size=4,
+    )
+
     assert reports[0].keys() >= WELL.keys()
     assert reports[0]["colourfulness/data"] > 0
 
@@ -87,6 +98,7 @@ def test_a_warning_is_an_event_in_the_log(tmp_path: Path, monkeypatch: pytest.Mo
         recipe, Ranks.single(), total_images=48, data_digest="abc", train=ToyLoader(8, 8), val=None
     )
     events = [line for line in read_log(tmp_path) if line["kind"] == "event"]
+
     assert any(
         "share of saturated output is 1 (usual: at most 0.05)" in event["text"] for event in events
     )

@@ -21,11 +21,16 @@ ROOT = Path(__file__).parents[3]
 
 def write_run(folder: Path, *, resume: int | None = None, until: int = 50) -> None:
     first = 0 if resume is None else resume
+
     with RunLog(folder, resume) as log:
         for images in range(first + 10, until + 1, 10):
             log.write("train", images, {"loss/generator": 1 / images})
             if images % 20 == 0:
-                log.write("validate", images, {"psnr": float(images), "images": 7.0})
+                log.write(
+                    "validate",
+                    images,
+                    {"psnr": float(images), "images": 7.0},
+                )
                 log.write("save", images, folder="checkpoints/x")
 
 
@@ -35,8 +40,18 @@ def story(folder: Path) -> list[tuple[str, int]]:
 
 def test_a_line_is_json_with_kind_images_time_and_values(tmp_path: Path) -> None:
     with RunLog(tmp_path / "new" / "run", None) as log:
-        log.write("validate", 20, {"psnr": math.inf, "ssim": math.nan, "images": 7}, note="naïve")
-        log.write("event", 20, text="stopped", where=Path("a"))
+        log.write(
+            "validate",
+            20,
+            {"psnr": math.inf, "ssim": math.nan, "images": 7},
+            note="naïve",
+        )
+        log.write(
+            "event",
+            20,
+            text="stopped",
+            where=Path("a"),
+        )
     text = (tmp_path / "new" / "run" / LOG_NAME).read_text()
 
     def refuse(constant: str) -> None:
@@ -50,7 +65,9 @@ def test_a_line_is_json_with_kind_images_time_and_values(tmp_path: Path) -> None
         "values": {"psnr": None, "ssim": None, "images": 7.0},
         "note": "naïve",
     }
-    assert second["text"] == "stopped" and second["where"] == "a" and "values" not in second
+    assert second["text"] == "stopped"
+    assert second["where"] == "a"
+    assert "values" not in second
 
 
 @pytest.mark.parametrize("resume", [None, 0, 20, 30, 50])
@@ -68,11 +85,14 @@ def test_a_half_written_last_line_is_repaired(tmp_path: Path, half: bytes) -> No
     write_run(tmp_path)
     whole = (tmp_path / LOG_NAME).read_bytes()
     (tmp_path / LOG_NAME).write_bytes(whole + half)
+
     assert len(read_log(tmp_path)) == len(whole.splitlines())
     with RunLog(tmp_path, 50) as log:
         log.write("train", 60)
     lines = (tmp_path / LOG_NAME).read_bytes().splitlines()
-    assert lines[:-1] == whole.splitlines() and json.loads(lines[-1])["images"] == 60
+
+    assert lines[:-1] == whole.splitlines()
+    assert json.loads(lines[-1])["images"] == 60
     assert not [file for file in tmp_path.iterdir() if file.name.endswith(".partial")]
 
 
@@ -93,7 +113,12 @@ def test_each_line_is_on_disk_when_the_process_is_killed(tmp_path: Path) -> None
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env=environment,
+        timeout=60,
+    )
+
     assert ended.returncode == -signal.SIGKILL
     assert story(tmp_path) == [("train", images) for images in range(5)]
 
@@ -119,8 +144,10 @@ def test_closing_twice_does_no_harm(tmp_path: Path) -> None:
 def test_any_log_can_be_read_and_resumed(tmp_path: Path, lines: list[bytes]) -> None:
     (tmp_path / LOG_NAME).write_bytes(b"\n".join(lines))
     for entry in read_log(tmp_path):
-        assert isinstance(entry["kind"], str) and entry["images"] >= 0
+        assert isinstance(entry["kind"], str)
+        assert entry["images"] >= 0
     with RunLog(tmp_path, 10) as log:
         log.write("train", 20)
+
     assert [entry["images"] <= 10 for entry in read_log(tmp_path)[:-1]].count(False) == 0
     assert read_log(tmp_path)[-1]["images"] == 20

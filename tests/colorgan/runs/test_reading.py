@@ -31,13 +31,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train=ToyLoader(8, 8),
         val=ToyLoader(8, 8),
     )
+
     return path
 
 
 def test_what_a_run_wrote_is_read(folder: Path) -> None:
     run = read_run(folder)
+
     assert run.kind == "pretrain"
-    assert (run.images_seen, run.total_images, run.finished) == (16, 16, True)
+    assert (
+        run.images_seen,
+        run.total_images,
+        run.finished,
+    ) == (16, 16, True)
     assert run.setting("network.width") == 4
     assert [images for images, _ in run.curve("train", "loss/generator")] == [8, 16]
     assert run.last_scores["images"] == 2.0
@@ -46,14 +52,21 @@ def test_what_a_run_wrote_is_read(folder: Path) -> None:
     assert [each.complete for each in run.checkpoints] == [True]
     assert run.state["data_digest"] == "d1"
     assert run.model["kind"] == "generator"
-    assert len(run.starts) == 1 and run.starts[0]["ranks"] == 1
+    assert len(run.starts) == 1
+    assert run.starts[0]["ranks"] == 1
     assert run.notes == []
 
 
 def test_a_folder_without_checkpoints_or_log_has_notes(tmp_path: Path) -> None:
     (tmp_path / RECIPE).write_text(yaml.safe_dump({"seed": 3}))
     run = read_run(tmp_path)
-    assert (run.seed, run.log, run.checkpoints, run.finished) == (3, [], [], False)
+
+    assert (
+        run.seed,
+        run.log,
+        run.checkpoints,
+        run.finished,
+    ) == (3, [], [], False)
     assert [note.split(":")[0] for note in run.notes] == [
         "No complete checkpoint",
         "There is no log.jsonl",
@@ -75,6 +88,7 @@ def test_runs_that_differ_in_seed_only_are_alike_but_for_it(tmp_path: Path) -> N
         (tmp_path / name).mkdir()
         (tmp_path / name / RECIPE).write_text(yaml.safe_dump(recipe))
         runs.append(read_run(tmp_path / name))
+
     assert runs[0].same_but_seed == runs[1].same_but_seed != runs[2].same_but_seed
     assert differences(runs) == {
         "seed": ["0", "1", "1"],
@@ -104,7 +118,10 @@ KEYS = st.sampled_from(["kind", "images", "values", "text", "total_images", "ran
 )
 @given(
     recipe=st.dictionaries(KEYS, PLAIN, min_size=1, max_size=3),
-    lines=st.lists(st.dictionaries(KEYS, PLAIN, max_size=4), max_size=4),
+    lines=st.lists(
+        st.dictionaries(KEYS, PLAIN, max_size=4),
+        max_size=4,
+    ),
     state=PLAIN,
 )
 def test_any_folder_is_read_or_refused_in_a_sentence(
@@ -120,9 +137,11 @@ def test_any_folder_is_read_or_refused_in_a_sentence(
         run = read_run(tmp_path)
     except UsageError:
         return
+
     assert run.images_seen >= 0
     assert run.total_images is None or run.total_images > 0
     assert isinstance(run.same_but_seed, str)
+
     for name in run.names("train"):
         run.curve("train", name)
     assert all(isinstance(value, float) for value in run.last_scores.values())

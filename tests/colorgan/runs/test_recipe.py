@@ -23,7 +23,12 @@ def recipe(*stages: dict[str, Any]) -> FinetuneRecipe:
     [
         ([FIRST], [FIRST, LAST], True, False),
         ([FIRST], [{**FIRST, "epochs": 5}], True, False),
-        ([FIRST, LAST], [FIRST, {**LAST, "epochs": 2}], True, True),
+        (
+            [FIRST, LAST],
+            [FIRST, {**LAST, "epochs": 2}],
+            True,
+            True,
+        ),
         ([FIRST, LAST], [FIRST], False, False),
         ([FIRST, LAST], [{**FIRST, "epochs": 4}, LAST], False, False),
         ([FIRST], [{**FIRST, "learning_rate": 1e-2}], False, False),
@@ -33,19 +38,34 @@ def recipe(*stages: dict[str, Any]) -> FinetuneRecipe:
 def test_stages_may_be_added_and_the_last_may_get_longer(
     old: list[Any], new: list[Any], grows: bool, decays: bool
 ) -> None:
-    change = compare_recipes(recipe(*old).model_dump(mode="json"), recipe(*new))
+    change = compare_recipes(
+        recipe(*old).model_dump(mode="json"),
+        recipe(*new),
+    )
     assert bool(change.length) == grows
     assert bool(change.keys) != grows
     assert not grows or change.decays == decays
 
 
 def test_the_same_recipe_is_no_change() -> None:
-    change = compare_recipes(recipe(FIRST).model_dump(mode="json"), recipe(FIRST))
+    change = compare_recipes(
+        recipe(FIRST).model_dump(mode="json"),
+        recipe(FIRST),
+    )
     assert not change.keys and not change.length
     assert check_length(change, 8, 8, 8) is None
 
 
-@pytest.mark.parametrize("old", [{}, {"stages": []}, {"stages": "x"}, {"stages": [3]}, {"a": None}])
+@pytest.mark.parametrize(
+    "old",
+    [
+        {},
+        {"stages": []},
+        {"stages": "x"},
+        {"stages": [3]},
+        {"a": None},
+    ],
+)
 def test_any_old_recipe_is_compared(old: dict[str, Any]) -> None:
     change = compare_recipes(old, recipe(FIRST))
     assert change.keys or change.length
@@ -53,7 +73,11 @@ def test_any_old_recipe_is_compared(old: dict[str, Any]) -> None:
 
 def test_a_decaying_stage_is_extended_only_when_it_is_finished() -> None:
     longer = recipe(FIRST, {**LAST, "epochs": 2})
-    change = compare_recipes(recipe(FIRST, LAST).model_dump(mode="json"), longer)
+    change = compare_recipes(
+        recipe(FIRST, LAST).model_dump(mode="json"),
+        longer,
+    )
+
     with pytest.raises(OtherRecipeError, match="finish it with the old length"):
         check_length(change, 24, 32, 40)
     assert "follows the new length" in str(check_length(change, 32, 32, 40))

@@ -29,7 +29,15 @@ def train(folder: Path, total: int = 16, digest: str = "abc", **changes: Any) ->
     """Train two steps, or resume."""
     recipe = toy_recipe(folder, images=total, **changes)
     loader = ToyLoader(8, 8)
-    return pretrain(recipe, ONE, total_images=total, data_digest=digest, train=loader, val=None)
+
+    return pretrain(
+        recipe,
+        ONE,
+        total_images=total,
+        data_digest=digest,
+        train=loader,
+        val=None,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +59,11 @@ def test_another_recipe_is_refused_with_every_difference(run: Path, kept: str) -
     if kept == "checkpoints":
         (run / RECIPE).unlink()
     changes = {"seed": 1, "optimizer": {"learning_rate": 1e-3}}
+
     with pytest.raises(OtherRecipeError) as caught:
         train(run, **changes)
     lines = str(caught.value).splitlines()
+
     assert lines[0].endswith("holds a run with another recipe: choose another --run, or undo")
     assert lines[1:] == ["  optimizer.learning_rate: 0.0002 -> 0.001", "  seed: 0 -> 1"]
 
@@ -70,7 +80,11 @@ def test_other_data_is_refused_by_digest(run: Path) -> None:
 
 
 def test_what_does_not_enter_the_weights_may_change(run: Path) -> None:
-    result = train(run, output={"log_every_images": 4}, launch={"timeout_s": 60})
+    result = train(
+        run,
+        output={"log_every_images": 4},
+        launch={"timeout_s": 60},
+    )
     assert result.images_seen == 16
 
 
@@ -85,7 +99,10 @@ def test_a_recipe_from_before_a_key_existed_is_the_same_recipe(run: Path) -> Non
     assert "compress_gradients" in (run / RECIPE).read_text()
 
 
-@pytest.mark.parametrize("content", ["", "- a", "a: [", "a: &x [1]\nb: *x", "\x00", "text"])
+@pytest.mark.parametrize(
+    "content",
+    ["", "- a", "a: [", "a: &x [1]\nb: *x", "\x00", "text"],
+)
 def test_a_damaged_recipe_is_named(run: Path, content: str) -> None:
     (run / RECIPE).write_text(content)
     with pytest.raises(UsageError, match=r"recipe\.yaml is not a recipe that a run wrote"):
@@ -98,7 +115,11 @@ def test_another_version_is_named_at_the_start(
     from colorgan.runs import run as module
 
     real = module.versions
-    monkeypatch.setattr(module, "versions", lambda source: {**real(source), "numpy": "9.9"})
+    monkeypatch.setattr(
+        module,
+        "versions",
+        lambda source: {**real(source), "numpy": "9.9"},
+    )
     train(run)
     assert "was written with other versions (numpy " in capsys.readouterr().out
 
@@ -170,7 +191,10 @@ def test_a_run_at_a_constant_rate_is_extended_as_if_it_had_been_longer(
 ) -> None:
     train(run, total=32)
     train(tmp_path / "long", total=32)
-    assert same(weights(run, 32), weights(tmp_path / "long", 32))
+    assert same(
+        weights(run, 32),
+        weights(tmp_path / "long", 32),
+    )
     assert "extended to 32 images (images: 16 -> 32)\n" in capsys.readouterr().out
 
 
@@ -205,15 +229,18 @@ def test_a_length_that_was_passed_is_refused(run: Path) -> None:
 
 def test_a_new_run_goes_on_from_another_with_its_optimizers(run: Path, tmp_path: Path) -> None:
     """As one run would: only the order of the data begins anew."""
-    resumed, reset = tmp_path / "resumed", tmp_path / "reset"
+    resumed = tmp_path / "resumed"
+    reset = tmp_path / "reset"
     train(resumed, resume_from=run)
     train(reset, resume_from=run, reset_optimizer=True)
+
     assert not same(weights(resumed, 16), weights(reset, 16))
     steps = {}
     for folder in (resumed, reset):
         path = checkpoint_path(folder / "checkpoints", 16)
         tensors = open_checkpoint(path).tensors("generator_optimizer")
         steps[folder] = {float(t) for name, t in tensors.items() if name.endswith("/step")}
+
     assert steps == {resumed: {4.0}, reset: {2.0}}
 
 
@@ -228,8 +255,14 @@ def test_pretraining_starts_from_a_runs_or_a_generators_weights(
         consolidate(open_checkpoint(path), folder)
     # At this rate nothing moves: what was loaded is what is saved.
     still = {"learning_rate": 1e-30}
-    train(tmp_path / "new", init=str(folder), optimizer=still)
-    before, after = weights(run, 16), weights(tmp_path / "new", 16)
+    train(
+        tmp_path / "new",
+        init=str(folder),
+        optimizer=still,
+    )
+    before = weights(run, 16)
+    after = weights(tmp_path / "new", 16)
+
     for name, parameter in before.items():
         if name.endswith(("weight", "bias")):
             assert torch.equal(parameter, after[name]), name
@@ -251,7 +284,8 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_from_init_again(
     assert (new / "recipe.yaml").is_file()
 
     train(new, init=str(run), optimizer=still)
-    before, after = weights(run, 16), weights(new, 16)
+    before = weights(run, 16)
+    after = weights(new, 16)
     for name, parameter in before.items():
         if name.endswith(("weight", "bias")):
             assert torch.equal(parameter, after[name]), name
@@ -259,13 +293,31 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_from_init_again(
 
 def test_a_start_that_does_not_fit_is_refused(run: Path, tmp_path: Path) -> None:
     wide = {"image_size": 32, "width": 8}
+
     with pytest.raises(UsageError, match="has another generator than this recipe"):
-        train(tmp_path / "new", init=str(run), network=wide)
+        train(
+            tmp_path / "new",
+            init=str(run),
+            network=wide,
+        )
+
     generator = tmp_path / "generator"
-    consolidate(open_checkpoint(checkpoint_path(run / "checkpoints", 16)), generator)
+    consolidate(
+        open_checkpoint(checkpoint_path(run / "checkpoints", 16)),
+        generator,
+    )
+
     with pytest.raises(UsageError, match=r"ab_scale is 110.0, but .* was trained with 128.0"):
-        train(tmp_path / "new", init=str(generator), network={"ab_scale": 110.0})
+        train(
+            tmp_path / "new",
+            init=str(generator),
+            network={"ab_scale": 110.0},
+        )
     with pytest.raises(UsageError, match="give init or resume_from, not both"):
-        train(tmp_path / "new", init=str(run), resume_from=run)
+        train(
+            tmp_path / "new",
+            init=str(run),
+            resume_from=run,
+        )
     with pytest.raises(UsageError, match="holds no run with a checkpoint"):
         train(tmp_path / "new", resume_from=tmp_path / "nothing")

@@ -14,7 +14,11 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from colorgan.errors import UsageError
 from colorgan.runs.trackers import Trackers, check_trackers
 
-RECIPE = {"seed": 3, "data": {"train": ["a", "b"], "cache_dir": None}, "network": {"width": 4}}
+RECIPE = {
+    "seed": 3,
+    "data": {"train": ["a", "b"], "cache_dir": None},
+    "network": {"width": 4},
+}
 
 
 def log_run(folder: Path, resume: int = 0, until: int = 50, names: Any = ("tensorboard",)) -> None:
@@ -41,6 +45,7 @@ def test_tensorboard_has_the_scalars_of_one_uninterrupted_run(tmp_path: Path) ->
         if name.startswith("train/"):
             steps[name] = [event.step for event in events.Tensors(name)]
     expected = [10, 20, 30]
+
     assert steps == {"train/loss/generator": expected, "train/learning_rate/generator": expected}
 
 
@@ -53,6 +58,7 @@ def test_tensorboard_has_pictures_and_the_recipe(tmp_path: Path) -> None:
     trackers.values("train", 20, {"loss": math.nan})
     trackers.close()
     tags = events_of(tmp_path).Tags()["tensors"]
+
     assert any("recipe" in tag for tag in tags)
     assert "train/loss" in tags
 

@@ -47,14 +47,23 @@ def start(
     hosts: TwoHosts, folder: Path, strategy: str, where: str, timeout_s: int, clock_s: float = 0.0
 ) -> list[subprocess.Popen[str]]:
     """Start both ranks of a run."""
-    words = [str(folder), strategy, str(STEPS), str(timeout_s), str(clock_s), where]
+    words = [
+        str(folder),
+        strategy,
+        str(STEPS),
+        str(timeout_s),
+        str(clock_s),
+        where,
+    ]
     port = free_port()
+
     return [hosts.start(host, SCRIPT, *words, port=port) for host in (0, 1)]
 
 
 def wait_for_log(folder: Path, kind: str, count: int, ranks: list[subprocess.Popen[str]]) -> None:
     """Wait until the run has logged that many lines of a kind."""
     until = time.monotonic() + 240
+
     while time.monotonic() < until and all(rank.poll() is None for rank in ranks):
         try:
             if sum(line["kind"] == kind for line in read_log(folder)) >= count:
@@ -62,11 +71,17 @@ def wait_for_log(folder: Path, kind: str, count: int, ranks: list[subprocess.Pop
         except OSError:
             pass
         time.sleep(0.05)
+
     raise AssertionError([rank.communicate()[0] for rank in ranks if rank.poll() is not None])
 
 
 def final_state(folder: Path) -> dict[str, torch.Tensor]:
-    checkpoint = latest_checkpoint(folder / "checkpoints", Ranks.single(), pytest.fail)
+    checkpoint = latest_checkpoint(
+        folder / "checkpoints",
+        Ranks.single(),
+        pytest.fail,
+    )
+
     assert checkpoint is not None
     assert checkpoint.images_seen == 8 * STEPS
     state = {}
@@ -81,18 +96,27 @@ _CALM: dict[str, dict[str, torch.Tensor]] = {}
 def calm_state(hosts: TwoHosts, folder: Path, strategy: str) -> dict[str, torch.Tensor]:
     """Return the end of a run without a fault, trained once per strategy."""
     if strategy not in _CALM:
-        results = ends(start(hosts, folder, strategy, "step", 60), 300)
+        results = ends(
+            start(hosts, folder, strategy, "step", 60),
+            300,
+        )
         assert [status for status, _ in results] == [0, 0], results
         _CALM[strategy] = final_state(folder)
+
     return _CALM[strategy]
 
 
 def check_end(hosts: TwoHosts, folder: Path, strategy: str) -> None:
     """Resume where it has not ended; the end is that of a calm run, bit for bit."""
-    results = ends(start(hosts, folder, strategy, "step", 60), 300)
+    results = ends(
+        start(hosts, folder, strategy, "step", 60),
+        300,
+    )
+
     assert [status for status, _ in results] == [0, 0], results
     calm = calm_state(hosts, folder.with_name("calm"), strategy)
     ours = final_state(folder)
+
     assert ours.keys() == calm.keys()
     for name, tensor in calm.items():
         assert torch.equal(ours[name], tensor), name
@@ -160,6 +184,7 @@ def test_a_link_that_is_back_after_20_s_costs_20_s(hosts: TwoHosts, tmp_path: Pa
     hosts.cut()
     time.sleep(20)
     hosts.mend()
+
     assert [status for status, _ in ends(ranks, 300)] == [0, 0]
     check_end(hosts, folder, "ddp")
 
@@ -180,8 +205,12 @@ def test_a_host_that_cannot_be_reached_at_the_start_is_named(
 ) -> None:
     hosts.cut()
     began = time.monotonic()
-    results = ends(start(hosts, tmp_path / "run", "ddp", "step", TIMEOUT_S), 300)
+    results = ends(
+        start(hosts, tmp_path / "run", "ddp", "step", TIMEOUT_S),
+        300,
+    )
     print(f"start: ended after {time.monotonic() - began:.0f} s")
     print("\n".join(output.strip().splitlines()[-1] for _, output in results))
+
     assert all(status == ExitStatus.MISTAKE for status, _ in results), results
     assert all("Traceback" not in output for _, output in results)

@@ -49,6 +49,7 @@ def status(rank: int, **changes: Any) -> RankStatus:
         time=50.0,
         stack=WAITING,
     )
+
     return replace(usual, **changes)
 
 
@@ -81,7 +82,14 @@ def status(rank: int, **changes: Any) -> RankStatus:
     ],
 )
 def test_the_rank_that_differs_is_named(odd: dict[str, Any], sentence: str) -> None:
-    assert sentence in verdict([status(0), status(1), status(2, **odd), status(3)])
+    assert sentence in verdict(
+        [
+            status(0),
+            status(1),
+            status(2, **odd),
+            status(3),
+        ]
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,6 +124,7 @@ def test_any_report_is_read_or_ignored(tmp_path: Path, changes: dict[str, Any], 
     with Watchdog(tmp_path / "hangs", ONE, timeout_s=60) as watchdog:
         whole = json.dumps({**watchdog.status(), "time": 1.0, **changes})
     path = tmp_path / "rank.json"
+
     for text in (whole, whole[:cut]):
         path.write_text(text)
         read = read_status(path)
@@ -136,6 +145,7 @@ def test_it_ends_a_process_that_stops_moving_and_no_other(tmp_path: Path) -> Non
         assert not ended
         watchdog.note("asleep", 640, ToyBatches, collective=True)
         time.sleep(2.5)
+
     assert ended == [ExitStatus.HUNG]
     report = json.loads((watchdog.folder / "rank-00000.json").read_text())
     assert report["point"] == "asleep"
@@ -255,8 +265,14 @@ def test_all_ranks_stop_for_the_same_reason(
 ) -> None:
     on_ranks(2, _train, str(tmp_path), fault, error)
     said = [(tmp_path / f"said-{rank}").read_text() for rank in (0, 1)]
+
     assert said[0] == said[1]
     assert sentence in said[0]
     assert newest(tmp_path) == 16
+
     event = read_log(tmp_path)[-1]
-    assert (event["kind"], event["text"], event["status"]) == ("event", said[0], error.exit_status)
+    assert (
+        event["kind"],
+        event["text"],
+        event["status"],
+    ) == ("event", said[0], error.exit_status)

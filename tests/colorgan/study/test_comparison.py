@@ -36,10 +36,12 @@ SEGMENTATION = ("mIoU", "mIoU_own_size", "dice", "dice_own_size", "pixel_accurac
 
 def classified(num_images: int = 40, seed: int = 0, skill: float = 1.0) -> Evidence:
     """Return labels of one set, with a rare class, and scores of a model, with ties."""
-    labels, model = np.random.default_rng(7), np.random.default_rng(seed)
+    labels = np.random.default_rng(7)
+    model = np.random.default_rng(seed)
     positives_NC = labels.random((num_images, NUM_CLASSES)) < [0.5, 0.3, 0.2, 0.05]
     difficult_NC = positives_NC & (labels.random(positives_NC.shape) < 0.2)
     scores_NC = skill * positives_NC + model.normal(size=positives_NC.shape)
+
     return {
         "sample_ids_N": np.arange(num_images),
         "scores_NC": scores_NC.round(1).astype(np.float32),
@@ -51,19 +53,28 @@ def classified(num_images: int = 40, seed: int = 0, skill: float = 1.0) -> Evide
 def pixels(num_images: int = 12) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return true and predicted classes, N x 30 each; the last class is in one image only."""
     generator = np.random.default_rng(3)
-    true_NP = generator.integers(NUM_CLASSES - 1, size=(num_images, 30))
+    true_NP = generator.integers(
+        NUM_CLASSES - 1,
+        size=(num_images, 30),
+    )
     true_NP[0, :5] = NUM_CLASSES - 1
     wrong = generator.random(true_NP.shape) < 0.4
+
     return true_NP, np.where(wrong, generator.integers(NUM_CLASSES, size=true_NP.shape), true_NP)
 
 
 def segmented() -> Evidence:
     true_NP, predicted_NP = pixels()
     per_image = []
+
     for true_P, predicted_P in zip(true_NP, predicted_NP, strict=True):
         parts = (true_P[true_P == predicted_P], predicted_P, true_P)
         per_image.append([np.bincount(part, minlength=NUM_CLASSES) for part in parts])
-    return {"sample_ids_N": np.arange(len(true_NP)), "counts_N3C": np.array(per_image, np.int64)}
+
+    return {
+        "sample_ids_N": np.arange(len(true_NP)),
+        "counts_N3C": np.array(per_image, np.int64),
+    }
 
 
 def slow_score(metric: str, images: np.ndarray[Any, Any]) -> float:
@@ -75,7 +86,12 @@ def slow_score(metric: str, images: np.ndarray[Any, Any]) -> float:
         classes = np.union1d(true_P, predicted_P)
         if metric.startswith("dice"):
             return float(
-                f1_score(true_P, predicted_P, labels=classes[classes > 0], average="macro")
+                f1_score(
+                    true_P,
+                    predicted_P,
+                    labels=classes[classes > 0],
+                    average="macro",
+                )
             )
         return float(jaccard_score(true_P, predicted_P, labels=classes, average="macro"))
     evidence = {name: torch.from_numpy(tensor[images]) for name, tensor in classified().items()}
@@ -86,22 +102,32 @@ def slow_score(metric: str, images: np.ndarray[Any, Any]) -> float:
         return first_positive_accuracy(scores, positives)
     ignored = None if metric == "mAP_all_objects" else difficult
     interpolation: Any = "11-point" if metric == "mAP_11_point" else "area"
+
     return mean_average_precision(scores, positives, ignored, interpolation).value
 
 
 @pytest.mark.parametrize("metric", SCORED_BY)
 def test_a_resample_scores_as_its_images_copied(metric: str) -> None:
     evidence = segmented() if metric in SEGMENTATION else classified()
-    multiplicity_NR = multiplicities_NR(len(evidence["sample_ids_N"]), 60, np.random.default_rng(1))
+    multiplicity_NR = multiplicities_NR(
+        len(evidence["sample_ids_N"]),
+        60,
+        np.random.default_rng(1),
+    )
     multiplicity_NR[:, 0] = 1
     ours_R = resampled_score_R(metric, evidence, multiplicity_NR)
     images = np.arange(len(multiplicity_NR))
     slow_R = [slow_score(metric, np.repeat(images, column_N)) for column_N in multiplicity_NR.T]
+
     assert ours_R == pytest.approx(slow_R, abs=1e-12)
 
 
 def test_multiplicities_are_draws_with_replacement() -> None:
-    multiplicity_NR = multiplicities_NR(50, 400, np.random.default_rng(0)).astype(int)
+    multiplicity_NR = multiplicities_NR(
+        50,
+        400,
+        np.random.default_rng(0),
+    ).astype(int)
     assert (multiplicity_NR.sum(axis=0) == 50).all()
     assert multiplicity_NR.var() == pytest.approx(1 - 1 / 50, abs=0.03)  # of a multinomial
 
@@ -128,10 +154,12 @@ def test_one_seeds_interval_is_the_percentiles_of_the_slow_loop() -> None:
                 )
             )
         differences.append(each[0].value - each[1].value)
+
     assert [ours.low, ours.high] == pytest.approx(
         np.quantile(differences, [0.025, 0.975]), abs=1e-12
     )
-    assert ours.resampled == ("images",) and "over images alone, one seed" in ours.verdict
+    assert ours.resampled == ("images",)
+    assert "over images alone, one seed" in ours.verdict
 
 
 def study(
@@ -146,8 +174,12 @@ def study(
     """Return two arms whose chance depends on image, arm, pretraining and seed."""
     num_images = 60
     easy_N = generator.normal(0, 0.1, num_images)
-    positives_NC = np.tile(np.array([1, 0], np.uint8), (num_images, 1))
+    positives_NC = np.tile(
+        np.array([1, 0], np.uint8),
+        (num_images, 1),
+    )
     arms = []
+
     for name, skill, count in (("pretrained", 0.5 + gap, num_pretrainings), ("scratch", 0.5, 1)):
         arm = ArmScores(name, values := {}, evidence := {})
         luck_P = generator.normal(0, pretraining_spread, count) if count > 1 else np.zeros(1)
@@ -156,17 +188,28 @@ def study(
             right_N = generator.random(num_images) < skill + easy_N + luck
             evidence[pretraining, seed] = {
                 "sample_ids_N": np.arange(num_images),
-                "scores_NC": np.stack([right_N, np.full(num_images, 0.5)], axis=1),
+                "scores_NC": np.stack(
+                    [right_N, np.full(num_images, 0.5)],
+                    axis=1,
+                ),
                 "positives_NC": positives_NC,
                 "difficult_NC": np.zeros_like(positives_NC),
             }
             values[pretraining, seed] = float(right_N.mean())
         arms.append(arm)
+
     return arms
 
 
 @pytest.mark.parametrize(
-    ("num_seeds", "seed_spread"), [(1, 0.0), (2, 0.15), (3, 0.0), (3, 0.15), (6, 0.05)]
+    ("num_seeds", "seed_spread"),
+    [
+        (1, 0.0),
+        (2, 0.15),
+        (3, 0.0),
+        (3, 0.15),
+        (6, 0.05),
+    ],
 )
 def test_intervals_cover_the_truth(num_seeds: int, seed_spread: float) -> None:
     """About 95 % of 200 studies, 88 % with 2 seeds; a plain bootstrap of 3 seeds has 77 %."""
@@ -177,14 +220,21 @@ def test_intervals_cover_the_truth(num_seeds: int, seed_spread: float) -> None:
         found = compare(
             pretrained, scratch, "first_positive_accuracy", num_resamples=200, seed=number
         )
-        assert found.low is not None and found.high is not None
+        assert found.low is not None
+        assert found.high is not None
         covered += found.low <= 0.1 <= found.high
+
     assert (0.84 if num_seeds == 2 else 0.90) <= covered / 200 <= 0.995
 
 
 @pytest.mark.parametrize(
     ("num_pretrainings", "pretraining_spread", "seed_spread"),
-    [(2, 0.1, 0.0), (3, 0.1, 0.05), (3, 0.0, 0.1), (4, 0.05, 0.05)],
+    [
+        (2, 0.1, 0.0),
+        (3, 0.1, 0.05),
+        (3, 0.0, 0.1),
+        (4, 0.05, 0.05),
+    ],
 )
 def test_intervals_cover_the_truth_over_pretraining_seeds_too(
     num_pretrainings: int, pretraining_spread: float, seed_spread: float
@@ -205,37 +255,81 @@ def test_intervals_cover_the_truth_over_pretraining_seeds_too(
             pretrained, scratch, "first_positive_accuracy", num_resamples=200, seed=number
         )
         assert found.resampled == ("pretraining", "seeds", "images")
-        assert found.low is not None and found.high is not None
+        assert found.low is not None
+        assert found.high is not None
         covered += found.low <= 0.1 <= found.high
+
     assert covered / 200 >= 0.90
 
 
 def test_pretraining_seeds_are_paired_and_complete() -> None:
     values: dict[RunKey, float] = {(p, s): 0.5 + p / 10 + s / 100 for p in (0, 1) for s in (0, 1)}
-    arm, shifted = ArmScores("gan", values), {key: value - 0.1 for key, value in values.items()}
+    arm = ArmScores("gan", values)
+    shifted = {key: value - 0.1 for key, value in values.items()}
     found = compare(arm, ArmScores("l1", shifted))
+
     assert found.difference == pytest.approx(0.1)
     assert (found.low, found.high) == (pytest.approx(0.1), pytest.approx(0.1))
     assert "over pretraining seeds too" in found.verdict
-    against_scratch = compare(arm, ArmScores("scratch", {(0, 0): 0.4, (0, 1): 0.41}))
+
+    against_scratch = compare(
+        arm,
+        ArmScores(
+            "scratch",
+            {(0, 0): 0.4, (0, 1): 0.41},
+        ),
+    )
+
     assert against_scratch.difference == pytest.approx(0.15)
     with pytest.raises(UsageError, match=r"pretrained with seeds 0, 1, l1 with 0, 2"):
-        compare(arm, ArmScores("l1", {(p, s): 0.5 for p in (0, 2) for s in (0, 1)}))
+        compare(
+            arm,
+            ArmScores(
+                "l1",
+                {(p, s): 0.5 for p in (0, 2) for s in (0, 1)},
+            ),
+        )
     with pytest.raises(UsageError, match="no run with pretraining seed 1 and seed 1"):
-        compare(arm, ArmScores("l1", {(0, 0): 0.5, (0, 1): 0.5, (1, 0): 0.5}))
+        compare(
+            arm,
+            ArmScores(
+                "l1",
+                {(0, 0): 0.5, (0, 1): 0.5, (1, 0): 0.5},
+            ),
+        )
 
 
 def test_a_narrow_difference_does_not_survive_many_comparisons() -> None:
-    pretrained, scratch = study(np.random.default_rng(0), 3, 0.01, gap=0.3)
+    pretrained, scratch = study(
+        np.random.default_rng(0),
+        3,
+        0.01,
+        gap=0.3,
+    )
     clear = compare(pretrained, scratch, "first_positive_accuracy", num_resamples=300)
-    narrow = dataclasses.replace(clear, difference=0.02, low=0.001, high=0.039)
+    narrow = dataclasses.replace(
+        clear,
+        difference=0.02,
+        low=0.001,
+        high=0.039,
+    )
+
     assert survives_many(clear, 10) and survives_many(narrow, 1)
     assert not survives_many(narrow, 2)
-    worse = dataclasses.replace(clear, difference=-0.02, low=-0.039, high=-0.001)
+    worse = dataclasses.replace(
+        clear,
+        difference=-0.02,
+        low=-0.039,
+        high=-0.001,
+    )
+
     assert not survives_many(worse, 2)
 
 
-@pytest.mark.parametrize("freedom", [1, 2, 3, 3.7, 5, 9, 14.5, 40, 1000])
+@pytest.mark.parametrize(
+    "freedom",
+    [1, 2, 3, 3.7, 5, 9, 14.5, 40, 1000],
+)
 def test_students_quantile_is_never_too_small(freedom: float) -> None:
     exact = float(student.ppf(0.975, freedom))
     assert exact - 0.001 <= student_quantile(1 / freedom) <= exact + 0.03
@@ -243,26 +337,45 @@ def test_students_quantile_is_never_too_small(freedom: float) -> None:
 
 
 def test_a_clear_difference_is_shown_and_the_same_again() -> None:
-    pretrained, scratch = study(np.random.default_rng(0), 3, 0.01, gap=0.3)
+    pretrained, scratch = study(
+        np.random.default_rng(0),
+        3,
+        0.01,
+        gap=0.3,
+    )
     found, again, other = (
         compare(pretrained, scratch, "first_positive_accuracy", num_resamples=300, seed=seed)
         for seed in (0, 0, 1)
     )
+
     assert found == again != other
-    assert found.verdict.startswith("pretrained is better by ") and found.resampled == (
+    assert found.verdict.startswith("pretrained is better by ")
+    assert found.resampled == (
         "seeds",
         "images",
     )
     assert found.difference == pytest.approx(found.means[0] - found.means[1])
-    assert found.deviations[0] == pytest.approx(np.std(list(pretrained.values.values()), ddof=1))
+    assert found.deviations[0] == pytest.approx(
+        np.std(
+            list(pretrained.values.values()),
+            ddof=1,
+        )
+    )
+
     reverse = compare(scratch, pretrained, "first_positive_accuracy", num_resamples=300)
     assert reverse.verdict.startswith("scratch is worse by ")
 
 
 @pytest.mark.parametrize("num_seeds", [1, 3])
 def test_identical_arms_show_no_difference(num_seeds: int) -> None:
-    arm, _ = study(np.random.default_rng(1), num_seeds, 0.1, gap=0.0)
+    arm, _ = study(
+        np.random.default_rng(1),
+        num_seeds,
+        0.1,
+        gap=0.0,
+    )
     found = compare(arm, arm, "first_positive_accuracy", num_resamples=100)
+
     assert (found.difference, found.low, found.high) == (0, 0, 0)
     assert found.verdict.startswith("no difference shown (0.0 points, 95 % interval 0.0 to 0.0")
 
@@ -271,25 +384,41 @@ def test_plain_values_vary_over_seeds_alone() -> None:
     values: dict[RunKey, float] = {(0, 0): 0.52, (0, 1): 0.54, (0, 2): 0.53}
     better = compare(
         ArmScores("pretrained", values),
-        ArmScores("scratch", {s: v - 0.03 for s, v in values.items()}),
+        ArmScores(
+            "scratch",
+            {s: v - 0.03 for s, v in values.items()},
+        ),
     )
+
     assert (
         better.verdict
         == "pretrained is better by 3.0 points (95 % interval 3.0 to 3.0, over seeds alone)"
     )
+
     noisy = compare(
         ArmScores("pretrained", values),
-        ArmScores("scratch", {(0, 0): 0.53, (0, 1): 0.50, (0, 2): 0.54}),
+        ArmScores(
+            "scratch",
+            {(0, 0): 0.53, (0, 1): 0.50, (0, 2): 0.54},
+        ),
     )
     half_width = 4.303 * np.std([-0.01, 0.04, -0.01], ddof=1) / math.sqrt(3)  # Student's
-    assert (
-        noisy.low is not None
-        and noisy.high is not None
-        and noisy.verdict.startswith("no difference shown (0.7 ")
-    )
+
+    assert noisy.low is not None
+    assert noisy.high is not None
+    assert noisy.verdict.startswith("no difference shown (0.7 ")
     assert 0.7 < (noisy.high - noisy.low) / (2 * half_width) < 1.3
-    single = compare(ArmScores("pretrained", {(0, 4): 0.6}), ArmScores("scratch", {(0, 4): 0.5}))
-    assert (single.low, single.deviations, single.resampled) == (None, (None, None), ())
+
+    single = compare(
+        ArmScores("pretrained", {(0, 4): 0.6}),
+        ArmScores("scratch", {(0, 4): 0.5}),
+    )
+
+    assert (
+        single.low,
+        single.deviations,
+        single.resampled,
+    ) == (None, (None, None), ())
     assert single.verdict == "no difference shown (10.0 points with one seed, no interval)"
 
 
@@ -309,14 +438,22 @@ def test_verdicts_in_words(interval: tuple[float, float, float], words: str) -> 
 
 
 def test_unequal_arms_are_refused() -> None:
-    one = ArmScores("pretrained", {(0, 0): 0.5, (0, 1): 0.6})
-    two = ArmScores("scratch", {(0, 0): 0.5, (0, 2): 0.6})
+    one = ArmScores(
+        "pretrained",
+        {(0, 0): 0.5, (0, 1): 0.6},
+    )
+    two = ArmScores(
+        "scratch",
+        {(0, 0): 0.5, (0, 2): 0.6},
+    )
+
     with pytest.raises(
         UsageError, match=r"pretrained was trained with seeds 0, 1, scratch with 0, 2: a fair"
     ):
         compare(one, two)
     with pytest.raises(UsageError, match=r"seeds none"):
         compare(ArmScores("pretrained", {}), ArmScores("scratch", {}))
+
     other = classified(seed=2)
     other["positives_NC"] = 1 - other["positives_NC"]
     for evidence in (classified(39, seed=2), other):
@@ -347,29 +484,39 @@ def test_evaluation_folders_are_read_as_they_are_written(tmp_path: Path) -> None
             evaluation = score_classifier(
                 [(batch, data["scores_NC"])], Ranks.single(), small_config("classifier")
             )
-            write_evaluation(folders[0, seed], evaluation, {"kind": "classifier"})
+            write_evaluation(
+                folders[0, seed],
+                evaluation,
+                {"kind": "classifier"},
+            )
     for metric in ("mAP", "mAP_11_point", "mAP_all_objects", "first_positive_accuracy"):
         found = compare(
             *(read_arm(name, folders, metric) for name, folders in arms.items()),
             metric,
             num_resamples=50,
         )
-        assert found.resampled == ("seeds", "images") and found.seeds == (0, 1)
-        assert (
-            found.low is not None
-            and found.high is not None
-            and found.low <= found.difference <= found.high
-        )
+        assert found.resampled == ("seeds", "images")
+        assert found.seeds == (0, 1)
+        assert found.low is not None
+        assert found.high is not None
+        assert found.low <= found.difference <= found.high
+
     with pytest.raises(UsageError, match=r"scratch-0: has no score 'mIoU'; it has "):
         read_arm("scratch", arms["scratch"], "mIoU")
     with pytest.raises(UsageError, match=r"nowhere: the evaluation cannot be read"):
-        read_arm("scratch", {(0, 0): tmp_path / "nowhere"}, "mAP")
+        read_arm(
+            "scratch",
+            {(0, 0): tmp_path / "nowhere"},
+            "mAP",
+        )
+
     foreign = arms["scratch"][0, 0] / "per_image.safetensors"
     foreign.write_bytes((arms["pretrained"][0, 0] / "per_image.safetensors").read_bytes())
     with pytest.raises(
         UsageError, match=r"scratch-0: mAP is .* in scores.json and .* by per_image.safetensors"
     ):
         read_arm("scratch", arms["scratch"], "mAP")
+
     foreign.write_bytes(b"damaged")
     with pytest.raises(UsageError, match=r"per_image.safetensors: cannot be read"):
         read_arm("scratch", arms["scratch"], "mAP")
@@ -381,14 +528,24 @@ def test_scores_that_the_evidence_does_not_give_are_compared_by_seed(tmp_path: P
     own_size = slow_score("mIoU", np.arange(12))
     scores = {"mIoU_own_size": own_size, "mIoU": 0.4, "mIoU_void_as_background": 0.3}
     write_evaluation(
-        tmp_path / "own", Evaluation(SavedEvaluation(scores=scores), per_image=counts), {}
+        tmp_path / "own",
+        Evaluation(
+            SavedEvaluation(scores=scores),
+            per_image=counts,
+        ),
+        {},
     )
     write_evaluation(
         tmp_path / "squashed",
         Evaluation(SavedEvaluation(scores={"mIoU": own_size}), per_image=counts),
         {},
     )
-    write_evaluation(tmp_path / "boxes", Evaluation(SavedEvaluation(scores={"AP50": 0.2})), {})
+    write_evaluation(
+        tmp_path / "boxes",
+        Evaluation(SavedEvaluation(scores={"AP50": 0.2})),
+        {},
+    )
+
     for folder, metric, has_evidence in (
         ("own", "mIoU_own_size", True),
         ("own", "mIoU", False),
@@ -396,7 +553,11 @@ def test_scores_that_the_evidence_does_not_give_are_compared_by_seed(tmp_path: P
         ("squashed", "mIoU", True),
         ("boxes", "AP50", False),
     ):
-        arm = read_arm("pretrained", {(0, 0): tmp_path / folder}, metric)
+        arm = read_arm(
+            "pretrained",
+            {(0, 0): tmp_path / folder},
+            metric,
+        )
         assert bool(arm.evidence) == has_evidence, (folder, metric)
 
 
@@ -417,8 +578,15 @@ def test_resamples_without_a_positive_leave_the_interval_whole(num_positives: in
             for seed in range(3)
         }
         arms.append(
-            ArmScores(name, {key: 0.5 + skill / 10 + key[1] / 100 for key in evidence}, evidence)
+            ArmScores(
+                name,
+                {key: 0.5 + skill / 10 + key[1] / 100 for key in evidence},
+                evidence,
+            )
         )
     found = compare(*arms, "mAP", num_resamples=200)
-    assert found.low is not None and found.high is not None and found.low <= found.high
+
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= found.high
     assert found.resampled == (("seeds", "images") if num_positives else ("seeds",))

@@ -29,18 +29,26 @@ def plan_of(tmp_path: Path, **settings: object) -> Plan:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_each_recipe_is_a_study_that_can_be_planned(path: Path, tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, **yaml.safe_load(path.read_text()))
+    plan = plan_of(
+        tmp_path,
+        **yaml.safe_load(path.read_text()),
+    )
     check(plan.settings)
     names = [step.name for step in plan.steps]
+
     assert len(names) == len(set(names))
     for place, step in enumerate(plan.steps):
         assert set(step.parents) <= set(names[:place]), step.name
+
     assert names[-2:] == ["table", "report"]
     assert set(plan.settings.predictions) <= set(plan.settings.protocols)
 
 
 def test_packed_sets_are_named_by_the_recipes_that_use_them(tmp_path: Path) -> None:
-    recipe = {"images": 64, "data": {"train": ["photos", "/elsewhere"], "flip": True}}
+    recipe = {
+        "images": 64,
+        "data": {"train": ["photos", "/elsewhere"], "flip": True},
+    }
     plan = plan_of(
         tmp_path,
         pack={"photos": {"corpus": "folder", "split": "train"}},
@@ -49,9 +57,11 @@ def test_packed_sets_are_named_by_the_recipes_that_use_them(tmp_path: Path) -> N
     )
     steps = {step.name: step for step in plan.steps}
     packed = steps["pack photos"].recipe()
+
     assert packed["root"] == str(tmp_path)
     assert packed["out"] == str(tmp_path / "out" / "shards" / "photos")
     told = steps["pretrain l1"].recipe()
+
     assert told["data.train"] == [packed["out"], "/elsewhere"]
     assert told["data.flip"] is True
     assert steps["pretrain l1"].parents == ("pack photos",)
@@ -60,13 +70,21 @@ def test_packed_sets_are_named_by_the_recipes_that_use_them(tmp_path: Path) -> N
 
 
 def test_scale_multiplies_the_image_size_in_either_spelling(tmp_path: Path) -> None:
-    nested = {"network": {"image_size": 64, "width": 8}, "data": {"train": ["a"]}}
+    nested = {
+        "network": {"image_size": 64, "width": 8},
+        "data": {"train": ["a"]},
+    }
     dotted = {"network.image_size": 64, "network.width": 8, "data.train": ["a"]}
     plan = plan_of(
         tmp_path, pretrain={"a": nested, "b": dotted}, scale=2, protocols=["voc2012-classification"]
     )
+
     assert plan.network["image_size"] == 128
-    sizes = [plan.recipes["a"]["network"]["image_size"], plan.recipes["b"]["network.image_size"]]
+    sizes = [
+        plan.recipes["a"]["network"]["image_size"],
+        plan.recipes["b"]["network.image_size"],
+    ]
+
     assert sizes == [128, 128]
 
 
@@ -75,6 +93,7 @@ def test_arms_of_different_networks_are_refused(tmp_path: Path) -> None:
         name: {"network.width": width, "data.train": ["a"]} for name, width in (("a", 8), ("b", 16))
     }
     plan = plan_of(tmp_path, pretrain=recipes, protocols=["voc2012-classification"])
+
     with pytest.raises(
         UsageError, match="a has width 8, b has 16: arms are compared on one network"
     ):
@@ -89,7 +108,10 @@ def test_the_first_split_on_disk_with_labels_is_taken(tmp_path: Path) -> None:
         (year / "ImageSets" / "Main" / f"{name}.txt").write_text(f"{name}1\n{name}2\n")
     (year / "Annotations" / "trainval1.xml").write_text("<annotation/>")
     protocol = find_protocol("voc2007-classification")
-    settings = {"pretrain": {"a": {"data.train": ["x"]}}, "protocols": [protocol.name]}
+    settings = {
+        "pretrain": {"a": {"data.train": ["x"]}},
+        "protocols": [protocol.name],
+    }
 
     # The test list without a single label is as good as no test list.
     (trial,) = plan_of(tmp_path, **settings).trials
@@ -112,9 +134,16 @@ def test_all_photos_are_split_by_class(tmp_path: Path, name: str, split: str) ->
     for index in range(20):
         (folder / f"{index}.any").touch()
 
-    settings = {"pretrain": {"a": {"data.train": ["x"]}}, "protocols": [name]}
+    settings = {
+        "pretrain": {"a": {"data.train": ["x"]}},
+        "protocols": [name],
+    }
     (trial,) = plan_of(tmp_path, **settings).trials
-    parts = (trial.split.train, trial.split.selection, trial.split.test)
+    parts = (
+        trial.split.train,
+        trial.split.selection,
+        trial.split.test,
+    )
     assert [part and part.split for part in parts] == [split] * 3
     assert [part and part.fold for part in parts] == ["train", "val", "test"]
     assert [part and part.num_on_disk(tmp_path) for part in parts] == [8, 2, 10]
@@ -129,8 +158,13 @@ def test_a_share_of_the_labels_is_stratified_and_searched_within_itself(tmp_path
         "search": [0.1, 0.2],
     }
     (trial,) = plan_of(tmp_path, **settings).trials
-    assert (trial.split.train.stratify, trial.split.train.fold) == ("10,90", "train")
+
+    assert (
+        trial.split.train.stratify,
+        trial.split.train.fold,
+    ) == ("10,90", "train")
     assert trial.split.test == find_protocol("voc2012-classification").data[0].test
+
     train, judge = trial.search_parts()
     assert (train.stratify, train.fold, judge.fold) == ("8,2,90", "train", "val")
     assert trial.protocol.title.endswith("10 % of the labels")
@@ -142,6 +176,7 @@ def test_marks_of_older_studies_stay_valid(tmp_path: Path) -> None:
         tmp_path, pretrain={"a": {"data.train": ["x"]}}, protocols=["voc2012-classification"]
     ).trials
     (stage,) = trial.stages_of(trial.arms[0], 0.5)
+
     assert stage == {
         "epochs": 30.0,
         "learning_rate": 0.5,
@@ -152,8 +187,12 @@ def test_marks_of_older_studies_stay_valid(tmp_path: Path) -> None:
 
 def test_a_pretraining_recipe_is_the_schemas(tmp_path: Path) -> None:
     """A study's arms default to the sample's recipe, on the drawn sample."""
-    plan = Plan(StudySettings(out=tmp_path, protocols=("voc2012-classification",)), LAUNCHER)
+    plan = Plan(
+        StudySettings(out=tmp_path, protocols=("voc2012-classification",)),
+        LAUNCHER,
+    )
     nested = yaml.safe_load((LAUNCHER / "configs" / "sample.yaml").read_text())
+
     assert PretrainRecipe.model_validate(nested).network.image_size == plan.network["image_size"]
     names = [step.name for step in plan.steps]
     assert names[0] == "pack sample-voc-train-64"
@@ -182,6 +221,7 @@ def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "study" / "steps").mkdir(parents=True)
     (tmp_path / "study" / "notes.txt").write_text("mine")
     check_folder(tmp_path / "study")
+
     with pytest.raises(UsageError, match=r"holds something other than a study \(study\)"):
         check_folder(tmp_path)
     with pytest.raises(UsageError, match="is a file"):

@@ -10,13 +10,20 @@ from colorgan.study.power import detectable_difference
 from colorgan.study.settings import AssumedSpreads
 
 
-@pytest.mark.parametrize(("num_pretraining", "num_seeds"), [(3, 3), (1, 5), (5, 3)])
+@pytest.mark.parametrize(
+    ("num_pretraining", "num_seeds"),
+    [(3, 3), (1, 5), (5, 3)],
+)
 def test_a_difference_of_that_size_is_shown_in_most_studies(
     num_pretraining: int, num_seeds: int
 ) -> None:
     """About 80 %: drawn studies with crossed seeds and images, by the study's own interval."""
     # One pretraining run hides its own spread: the power is that over runs which are resampled.
-    spreads = AssumedSpreads(pretraining=1.0 if num_pretraining > 1 else 0.0, seeds=1.0, image=20.0)
+    spreads = AssumedSpreads(
+        pretraining=1.0 if num_pretraining > 1 else 0.0,
+        seeds=1.0,
+        image=20.0,
+    )
     num_images = 400
     points = detectable_difference(spreads, num_images, num_seeds, num_pretraining)
     generator = np.random.default_rng(0)
@@ -30,6 +37,7 @@ def test_a_difference_of_that_size_is_shown_in_most_studies(
         resampled_R = generator.normal(differences_PS.mean(), of_images, 400)
         low = np.quantile(over_runs_R(differences_PS, resampled_R, generator), 0.025)
         shown += low > 0
+
     assert 0.70 <= shown / 400 <= 0.92
 
 

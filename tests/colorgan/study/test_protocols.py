@@ -25,7 +25,11 @@ from colorgan.study.protocols import METRIC_TITLES, PROTOCOLS, Protocol, StartKi
 
 PROJECT = Path(__file__).resolve().parents[3]
 TRAINED = {"classify", "segment", "detect"}
-each_protocol = pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)
+each_protocol = pytest.mark.parametrize(
+    "protocol",
+    PROTOCOLS,
+    ids=lambda protocol: protocol.name,
+)
 
 
 def recipe_of(protocol: Protocol, arm: StartKind) -> FinetuneRecipe:
@@ -34,9 +38,11 @@ def recipe_of(protocol: Protocol, arm: StartKind) -> FinetuneRecipe:
         "init": "scratch" if arm == "scratch" else "generator",
         "stages": protocol.stages[arm],
     }
+
     for name, value in protocol.settings.items():
         section, _, leaf = name.rpartition(".")
         (keys.setdefault(section, {}) if section else keys)[leaf] = value
+
     return FinetuneRecipe.model_validate(keys)
 
 
@@ -57,8 +63,11 @@ def test_each_protocol_that_was_asked_for_is_there() -> None:
 def test_a_protocol_names_scores_that_exist_and_its_source(protocol: Protocol) -> None:
     assert find_protocol(protocol.name) is protocol
     names = (protocol.metric, *protocol.further)
-    assert set(names) <= set(METRIC_TITLES) and len(set(names)) == len(names)
-    assert re.search(r"\b20[0-2]\d\b", protocol.source) and protocol.title and protocol.head
+    assert set(names) <= set(METRIC_TITLES)
+    assert len(set(names)) == len(names)
+    assert re.search(r"\b20[0-2]\d\b", protocol.source)
+    assert protocol.title
+    assert protocol.head
 
 
 def scored_names() -> dict[str, set[str]]:
@@ -77,6 +86,7 @@ def scored_names() -> dict[str, set[str]]:
     config = small_config("segmenter")
     ranks = Ranks.single()
     detected = {"AP50", "AP50_11_point", *COCO_NAMES}
+
     return {
         "classify": set(
             score_classifier(
@@ -84,7 +94,11 @@ def scored_names() -> dict[str, set[str]]:
             ).scores
         ),
         "segment": set(
-            score_segmenter([(segmented, torch.zeros(1, 2, 1, 2))], ranks, config).scores
+            score_segmenter(
+                [(segmented, torch.zeros(1, 2, 1, 2))],
+                ranks,
+                config,
+            ).scores
         ),
         "detect": detected,
         "probe": {field.name for field in dataclasses.fields(Score)},
@@ -101,9 +115,11 @@ def test_the_scores_are_those_that_scoring_gives() -> None:
 @each_protocol
 def test_stages_and_settings_are_a_recipe(protocol: Protocol) -> None:
     assert set(protocol.stages) == (set(get_args(StartKind)) if protocol.task in TRAINED else set())
+
     recipes = [recipe_of(protocol, arm) for arm in protocol.stages]
     epochs = {sum(stage.epochs for stage in recipe.stages) for recipe in recipes}
     assert len(epochs) <= 1, "the arms see unequal numbers of pictures"
+
     if not protocol.name.startswith("paper-"):
         assert len({recipe.stages for recipe in recipes}) <= 1, (
             "the arms differ in more than their first weights"
@@ -115,6 +131,7 @@ def test_parts_are_words_of_the_packer(protocol: Protocol) -> None:
     settings = runpy.run_path(str(PROJECT / "launcher" / "pack.py"), run_name="launcher_pack")[
         "PackSettings"
     ]
+
     for data in protocol.data:
         for part in (data.train, data.test, *([data.selection] if data.selection else [])):
             words = {
@@ -138,8 +155,10 @@ def test_the_papers_pretrained_arm_is_its_recipe(task: str) -> None:
     written = yaml.safe_load((PROJECT / "launcher" / "configs" / f"{name}.yaml").read_text())
     recipe = FinetuneRecipe.model_validate({"init": "generator", **written})
     ours = recipe_of(find_protocol(f"paper-{task}"), "pretrained")
+
     assert ours.stages == recipe.stages
-    assert ours.batch == recipe.batch and ours.data == recipe.data
+    assert ours.batch == recipe.batch
+    assert ours.data == recipe.data
     assert (ours.void, ours.head_width, ours.beta1, ours.beta2) == (
         *(recipe.void, recipe.head_width),
         *(recipe.beta1, recipe.beta2),

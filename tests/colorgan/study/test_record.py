@@ -45,6 +45,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     )
     write_study(tmp_path, StudyRecord(protocols=(protocol,), core_minutes={"pack": 0.5}))
     found = read_study(tmp_path)
+
     assert found.protocols == (protocol,)
     assert found.core_minutes == {"pack": 0.5}
     assert not list(tmp_path.glob(".*"))

@@ -47,7 +47,13 @@ def launcher(tmp_path: Path) -> Path:
 
 def step(tmp_path: Path, name: str, *parents: str, may_diverge: bool = False, **keys: Any) -> Step:
     done = tmp_path / f"{name}.out"
-    recipe = {"name": name, "log": str(tmp_path / "log"), "done": str(done), **keys}
+    recipe = {
+        "name": name,
+        "log": str(tmp_path / "log"),
+        "done": str(done),
+        **keys,
+    }
+
     return Step(name, "work", done, parents, lambda: recipe, may_diverge=may_diverge)
 
 
@@ -66,7 +72,9 @@ def test_children_run_after_their_parents_and_nothing_twice(tmp_path: Path, laun
         step(tmp_path, "d", "b", "c"),
     ]
     order = run(tmp_path, launcher, steps)
-    assert order[0] == "a" and order[-1] == "d" and sorted(order) == ["a", "b", "c", "d"]
+    assert order[0] == "a"
+    assert order[-1] == "d"
+    assert sorted(order) == ["a", "b", "c", "d"]
     assert run(tmp_path, launcher, steps) == []
 
     # A step with another recipe runs again; its children keep their output.
@@ -75,14 +83,21 @@ def test_children_run_after_their_parents_and_nothing_twice(tmp_path: Path, laun
 
 
 def test_each_step_leaves_its_cost(tmp_path: Path, launcher: Path) -> None:
-    steps = [step(tmp_path, "x/a"), step(tmp_path, "x/b", "x/a"), step(tmp_path, "y/c")]
+    steps = [
+        step(tmp_path, "x/a"),
+        step(tmp_path, "x/b", "x/a"),
+        step(tmp_path, "y/c"),
+    ]
     (tmp_path / "x").mkdir()
     run(tmp_path, launcher, steps[:1])
     folder = tmp_path / "steps"
     minutes = read_costs(folder)
-    assert list(minutes) == ["x/a"] and 0 < minutes["x/a"] < 1
+
+    assert list(minutes) == ["x/a"]
+    assert 0 < minutes["x/a"] < 1
     # Steps of the same protocol are estimated by those that have run, others by the recipe.
     found = estimates(steps, folder, {"work": 7.0})
+
     assert found == {"x/a": minutes["x/a"], "x/b": minutes["x/a"], "y/c": 7.0}
     text = cost_text(steps, folder, {})
     assert "and 1 steps of unknown cost" in text
@@ -97,6 +112,7 @@ def test_a_failure_holds_what_depends_on_it_and_begins_nothing_new(
         step(tmp_path, "child", "bad"),
         step(tmp_path, "other"),
     ]
+
     with pytest.raises(StepError, match="bad ended with status 69") as error:
         run(tmp_path, launcher, steps, jobs=1)
     assert error.value.exit_status == 69
@@ -116,7 +132,11 @@ def test_the_status_of_a_rank_says_what_to_do(
 
 
 def test_divergence_is_remembered_where_it_is_allowed(tmp_path: Path, launcher: Path) -> None:
-    steps = [step(tmp_path, "high", may_diverge=True, status=65), step(tmp_path, "rates", "high")]
+    steps = [
+        step(tmp_path, "high", may_diverge=True, status=65),
+        step(tmp_path, "rates", "high"),
+    ]
+
     assert run(tmp_path, launcher, steps) == ["high", "rates"]
     assert run(tmp_path, launcher, steps) == []
     with pytest.raises(StepError, match="status 65"):

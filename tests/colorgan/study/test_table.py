@@ -16,10 +16,17 @@ from colorgan.study.table import Folders, compared, only_class
 def evaluated(folder: Path, columns: list[int]) -> Path:
     """Write an evaluation whose predictions are shared over three classes as in `columns`."""
     names = ["background", "cat", "dog"]
-    scored(folder, "segmenter", names[1:], 0, {"mIoU": 0.2 + columns[0] / 1e6})
+    scored(
+        folder,
+        "segmenter",
+        names[1:],
+        0,
+        {"mIoU": 0.2 + columns[0] / 1e6},
+    )
     text = json.loads((folder / "scores.json").read_text())
     text["confusion"] = [columns, columns, columns]
     (folder / "scores.json").write_text(json.dumps(text))
+
     return folder
 
 
@@ -49,6 +56,7 @@ def test_a_segmenter_of_stray_pixels_knows_one_class() -> None:
     model = SavedEvaluation(
         kind="segmenter", scores={"mIoU": 0.3}, per_class=per_class, confusion=confusion
     )
+
     assert only_class(model) == "background"
     better = model.model_copy(update={"per_class": {**per_class, "cat": 0.1}})
     assert only_class(better) == ""
@@ -57,11 +65,24 @@ def test_a_segmenter_of_stray_pixels_knows_one_class() -> None:
     assert only_class(model.model_copy(update={"confusion": []})) == ""
 
 
-@pytest.mark.parametrize(("noise", "word"), [(0.0, "stays"), (0.0055, "does not stay")])
+@pytest.mark.parametrize(
+    ("noise", "word"),
+    [(0.0, "stays"), (0.0055, "does not stay")],
+)
 def test_many_comparisons_are_named(noise: float, word: str) -> None:
-    scratch = ArmScores("scratch", {(0, seed): 0.5 for seed in range(3)})
+    scratch = ArmScores(
+        "scratch",
+        {(0, seed): 0.5 for seed in range(3)},
+    )
     values = {(0, seed): 0.52 + noise * (seed - 1) for seed in range(3)}
     (found,) = compared(
-        {"gan": ArmScores("gan", values), "scratch": scratch}, [("gan", "scratch")], "mAP", 40
+        {
+            "gan": ArmScores("gan", values),
+            "scratch": scratch,
+        },
+        [("gan", "scratch")],
+        "mAP",
+        40,
     )
+
     assert found.verdict.endswith(f"; {word} with Bonferroni for 40 comparisons")

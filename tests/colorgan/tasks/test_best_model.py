@@ -28,6 +28,7 @@ def validated(best: BestModel, scores: list[float], first: int = 1) -> list[int]
             model,
             lambda seen=images_seen: CONFIG.model_copy(update={"images_seen": seen}),  # type: ignore[misc]
         )
+
     assert best.record is not None
     return [best.record.images_seen, best.record.validations_since]
 
@@ -49,6 +50,7 @@ def test_the_best_model_is_in_the_folder(
     tmp_path: Path, scores: list[float], expected: list[int]
 ) -> None:
     best = best_of(tmp_path / "best")
+
     assert validated(best, scores) == expected
     model, config = load_model(tmp_path / "best", "classifier")
     assert config.images_seen == expected[0]
@@ -67,13 +69,15 @@ def test_a_resume_judges_nothing_twice(tmp_path: Path) -> None:
     again = best_of(tmp_path / "cut")
     again.restore()
     validated(again, [0.4, 0.2, 0.3, 0.35], first=2)  # resumed before the second validation
+
     assert again.record == whole.record
 
 
 def test_patience_counts_validations_without_a_better_one(tmp_path: Path) -> None:
     best = best_of(tmp_path / "best")
     validated(best, [0.4, 0.2, 0.3])
-    assert not best.is_stale(3, 3) and best.is_stale(2, 3)
+    assert not best.is_stale(3, 3)
+    assert best.is_stale(2, 3)
     assert not best.is_stale(0, 3)
     assert not best.is_stale(2, 2)  # a record from beyond where the run stands now
 

@@ -15,9 +15,11 @@ def test_gan_losses_by_hand() -> None:
     softplus = [math.log1p(math.exp(v)) for v in (0.3, -1.2)]
     softplus_minus = [math.log1p(math.exp(-v)) for v in (0.3, -1.2)]
     bce = GAN_LOSSES["bce"]
+
     assert float(bce.real(x)) == pytest.approx(sum(softplus_minus) / 2)
     assert float(bce.fake(x)) == pytest.approx(sum(softplus) / 2)
     assert float(bce.generator(x)) == pytest.approx(sum(softplus_minus) / 2)
+
     squares = GAN_LOSSES["least_squares"]
     assert float(squares.real(x)) == pytest.approx((0.7**2 + 2.2**2) / 2)
     assert float(squares.fake(x)) == pytest.approx((0.3**2 + 1.2**2) / 2)
@@ -26,6 +28,7 @@ def test_gan_losses_by_hand() -> None:
         0.5,
         0.0,
     ]
+
     hinge = GAN_LOSSES["hinge"]
     assert float(hinge.real(x)) == pytest.approx((0.7 + 2.2) / 2)
     assert float(hinge.fake(x)) == pytest.approx(1.3 / 2)
@@ -44,7 +47,11 @@ def test_schedules() -> None:
 def test_dropout_keys_belong_to_the_slot_and_the_seed() -> None:
     slots = torch.arange(5000)
     keys = dropout_keys(1, slots)
+
     assert keys.dtype == torch.int32
     assert len(set(keys.tolist())) > 4990
-    assert torch.equal(dropout_keys(1, slots[100:110]), keys[100:110])
+    assert torch.equal(
+        dropout_keys(1, slots[100:110]),
+        keys[100:110],
+    )
     assert (dropout_keys(2, slots) == keys).sum() < 5

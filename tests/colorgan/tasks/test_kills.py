@@ -26,7 +26,14 @@ OUTPUT = {"log_every_images": 8, "save_every_images": 8, "validate_every_images"
 def _train(folder: str) -> None:
     torch.set_num_threads(1)
     recipe = toy_recipe(Path(folder), output=OUTPUT, images=160, ema_half_life_images=20)
-    pretrain(recipe, ONE, total_images=160, data_digest="abc", train=ToyLoader(8, 8), val=None)
+    pretrain(
+        recipe,
+        ONE,
+        total_images=160,
+        data_digest="abc",
+        train=ToyLoader(8, 8),
+        val=None,
+    )
 
 
 def start(folder: Path) -> multiprocessing.process.BaseProcess:
@@ -45,13 +52,17 @@ def newest(folder: Path) -> Checkpoint:
 
 
 def test_four_kills(tmp_path: Path) -> None:
-    whole, killed = start(tmp_path / "whole"), tmp_path / "killed"
+    whole = start(tmp_path / "whole")
+    killed = tmp_path / "killed"
     whole.join(120)
-    draw, seen, inside = random.Random(0), 0, 0
+    draw = random.Random(0)
+    seen = 0
+    inside = 0
     for number in range(4):
         process = start(killed)
         assert process.pid is not None
-        checkpoints, until = killed / "checkpoints", time.monotonic() + 60
+        checkpoints = killed / "checkpoints"
+        until = time.monotonic() + 60
         # First past a save that this process has made itself, so that each one gets on.
         while time.monotonic() < until and (newest_name(checkpoints) <= seen):
             time.sleep(0.001)
@@ -69,8 +80,11 @@ def test_four_kills(tmp_path: Path) -> None:
         seen = newest(killed).images_seen
     last = start(killed)
     last.join(120)
+
     assert (whole.exitcode, last.exitcode) == (0, 0)
-    ours, theirs = newest(killed), newest(tmp_path / "whole")
+    ours = newest(killed)
+    theirs = newest(tmp_path / "whole")
+
     assert ours.images_seen == theirs.images_seen == 160
     for role in theirs.roles():
         expected = theirs.tensors(role)

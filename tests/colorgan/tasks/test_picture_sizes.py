@@ -33,6 +33,7 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = build_model(config)
     initialise(model, 0)
     save_model(folder, model, config)
+
     return folder
 
 
@@ -56,6 +57,7 @@ def recipe(folder: Path, generator: Path, data: Path, **settings: object) -> Fin
         "learning_rate": 0.01,
         **settings,
     }
+
     return FinetuneRecipe.model_validate(words)
 
 
@@ -72,12 +74,22 @@ def test_training_and_evaluation_see_the_same_pictures(
     tmp_path: Path, generator: Path, wide: Path, task: str, fit: str, size: int, headline: str
 ) -> None:
     settings = {"task": task, "fit": fit, "network": {"image_size": size}}
-    assert run(recipe(tmp_path / "run", generator, wide, **settings), Ranks.single()) == 0
+    assert (
+        run(
+            recipe(tmp_path / "run", generator, wide, **settings),
+            Ranks.single(),
+        )
+        == 0
+    )
     _, config = load_model(tmp_path / "run" / "model")
     assert (config.picture_size, config.fit) == (size, fit)
     assert config.architecture.image_size == 64
 
-    asked = {"model": tmp_path / "run" / "model", "data": (wide,), "out": tmp_path / "out"}
+    asked = {
+        "model": tmp_path / "run" / "model",
+        "data": (wide,),
+        "out": tmp_path / "out",
+    }
     evaluate(EvaluateSettings.model_validate(asked), Ranks.single())
     trained, again = (
         json.loads((folder / "scores.json").read_text())["scores"]
@@ -94,7 +106,8 @@ def test_a_perfect_segmenter_of_padded_pictures_scores_full_marks(wide: Path) ->
     config = small_config("segmenter", num_outputs=4, classes=shards.classes)
 
     def perfect(batch: Batch) -> tuple[Batch, torch.Tensor]:
-        assert batch.mask_BHW is not None and batch.inside_BHW is not None
+        assert batch.mask_BHW is not None
+        assert batch.inside_BHW is not None
         shown_BHW = batch.mask_BHW.masked_fill(batch.mask_BHW == 255, 0)
         said_BHW = shown_BHW.masked_fill(~batch.inside_BHW, 3)
         return batch, 9.0 * torch.nn.functional.one_hot(said_BHW, 4).permute(0, 3, 1, 2).float()
@@ -110,10 +123,14 @@ def test_a_perfect_segmenter_of_padded_pictures_scores_full_marks(wide: Path) ->
 def test_what_cannot_be_trained_is_refused(tmp_path: Path, generator: Path, wide: Path) -> None:
     with pytest.raises(ValidationError, match="fit: pad makes padding void"):
         recipe(tmp_path, generator, wide, task="segment", fit="pad", void="background")
+
     for settings, sentence in (
         ({"network": {"image_size": 100}}, "multiple of 32"),
         ({"network": {"image_size": 32}, "batch": {"global_batch_size": 1}}, "single pixels"),
         ({"network": {"image_size": 32}, "inference": "paper"}, "running statistics"),
     ):
         with pytest.raises(UsageError, match=sentence):
-            run(recipe(tmp_path / "run", generator, wide, **settings), Ranks.single())
+            run(
+                recipe(tmp_path / "run", generator, wide, **settings),
+                Ranks.single(),
+            )

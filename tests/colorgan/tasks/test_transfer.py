@@ -42,8 +42,19 @@ def finetuning(
     """Return a model and the task of its one stage."""
     settings = {"run": "run", "init": "somewhere", **recipe}
     model = network()
-    chosen = StageRecipe.model_validate({"epochs": 1, "learning_rate": 0.1, **(stage or {})})
-    task = build_stage(model, FinetuneRecipe.model_validate(settings), Stage(chosen, 0, 100))
+    chosen = StageRecipe.model_validate(
+        {
+            "epochs": 1,
+            "learning_rate": 0.1,
+            **(stage or {}),
+        }
+    )
+    task = build_stage(
+        model,
+        FinetuneRecipe.model_validate(settings),
+        Stage(chosen, 0, 100),
+    )
+
     return model, task
 
 
@@ -128,7 +139,10 @@ def test_groups_hold_every_weight_that_learns_once() -> None:
 
 
 def test_balanced_classes_weigh_positives_and_negatives_alike() -> None:
-    counts = ClassCounts(samples=100, counts_C=np.array([50, 10, 0, 100, 1000 // 1000]))
+    counts = ClassCounts(
+        samples=100,
+        counts_C=np.array([50, 10, 0, 100, 1000 // 1000]),
+    )
     weights_C = positive_weights(counts)
     assert weights_C.tolist() == pytest.approx([1.0, 9.0, 1.0, 1 / MAX_WEIGHT, 99.0])
 
@@ -148,18 +162,30 @@ def test_balanced_pixels_weigh_each_class_alike_and_void_nothing() -> None:
     mask_BHW[0, 0, :4] = 1
     mask_BHW[1, :2] = 2
     mask_BHW[1, 7] = 255
-    pixels = torch.bincount(mask_BHW[mask_BHW != 255], minlength=4).numpy()
+    pixels = torch.bincount(
+        mask_BHW[mask_BHW != 255],
+        minlength=4,
+    ).numpy()
     weights_C = pixel_weights(ClassCounts(2, pixels))
     share_C = pixels / pixels.sum()
     assert (weights_C[:3] * torch.from_numpy(share_C[:3])).tolist() == pytest.approx([1 / 3] * 3)
     assert weights_C[3] == 1.0  # never seen
 
-    logits_BCHW = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    logits_BCHW = torch.randn(
+        2,
+        4,
+        8,
+        8,
+        generator=torch.Generator().manual_seed(0),
+    )
     batch: Any = SimpleNamespace(mask_BHW=mask_BHW)
     loss = segmentation_loss(logits_BCHW, batch, LossSettings(class_weights_C=weights_C))
     by_pixel = F.cross_entropy(logits_BCHW, mask_BHW, ignore_index=255, reduction="none")
     weight_BHW = weights_C[mask_BHW.clamp(max=3)]
-    assert float(loss) == pytest.approx(float((by_pixel * weight_BHW).mean()), rel=1e-5)
+    assert float(loss) == pytest.approx(
+        float((by_pixel * weight_BHW).mean()),
+        rel=1e-5,
+    )
 
 
 def test_jitter_moves_contrast_and_brightness_within_bounds() -> None:
@@ -168,21 +194,46 @@ def test_jitter_moves_contrast_and_brightness_within_bounds() -> None:
     out_B1HW = jittered(luminance_B1HW, 0.4, seed=3, positions_B=positions_B)
     contrast_B = (out_B1HW.std(dim=(1, 2, 3)) / luminance_B1HW.std(dim=(1, 2, 3))).tolist()
     moved_B = (out_B1HW.mean(dim=(1, 2, 3)) - luminance_B1HW.mean(dim=(1, 2, 3))).tolist()
-    assert min(contrast_B) >= 0.599 and max(contrast_B) <= 1.401
-    assert min(moved_B) >= -0.401 and max(moved_B) <= 0.401
-    assert np.std(contrast_B) > 0.15 and np.std(moved_B) > 0.15
+    assert min(contrast_B) >= 0.599
+    assert max(contrast_B) <= 1.401
+    assert min(moved_B) >= -0.401
+    assert max(moved_B) <= 0.401
+    assert np.std(contrast_B) > 0.15
+    assert np.std(moved_B) > 0.15
     assert abs(float(np.corrcoef(contrast_B, moved_B)[0, 1])) < 0.35
 
     assert jittered(luminance_B1HW, 0.0, seed=3, positions_B=positions_B) is luminance_B1HW
     wide_B1HW = torch.full((4, 1, 2, 2), 0.99)
-    assert float(jittered(wide_B1HW, 0.9, seed=0, positions_B=torch.arange(4)).max()) <= 1.0
+    assert (
+        float(
+            jittered(
+                wide_B1HW,
+                0.9,
+                seed=0,
+                positions_B=torch.arange(4),
+            ).max()
+        )
+        <= 1.0
+    )
 
 
 def test_jitter_belongs_to_the_position_and_the_seed() -> None:
-    luminance_B1HW = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    luminance_B1HW = torch.rand(
+        6,
+        1,
+        4,
+        4,
+        generator=torch.Generator().manual_seed(0),
+    )
     positions_B = torch.arange(10, 16)
     whole = jittered(luminance_B1HW, 0.3, seed=1, positions_B=positions_B)
-    part = jittered(luminance_B1HW[4:], 0.3, seed=1, positions_B=positions_B[4:])
+    part = jittered(
+        luminance_B1HW[4:],
+        0.3,
+        seed=1,
+        positions_B=positions_B[4:],
+    )
+
     assert torch.equal(whole[4:], part)
     assert not torch.equal(whole, jittered(luminance_B1HW, 0.3, seed=2, positions_B=positions_B))
 
@@ -191,9 +242,19 @@ def test_the_network_sees_what_was_jittered() -> None:
     """And the color, which it never sees, stays out of it."""
     recipe = FinetuneRecipe.model_validate({"run": "run", "luminance_jitter": 0.5})
     model = build_model(small_config("classifier", num_outputs=2))
-    stage = Stage(StageRecipe(epochs=1, learning_rate=0.1), 0, 8)
+    stage = Stage(
+        StageRecipe(epochs=1, learning_rate=0.1),
+        0,
+        8,
+    )
     task = build_stage(model, recipe, stage)
-    lab_B3HW = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    lab_B3HW = torch.rand(
+        2,
+        3,
+        32,
+        32,
+        generator=torch.Generator().manual_seed(0),
+    )
     positions_B = torch.arange(2)
     batch: Any = SimpleNamespace(
         lab_B3HW=lab_B3HW, positions_B=positions_B, classes_BC=torch.zeros(2, 2)
@@ -204,7 +265,16 @@ def test_the_network_sees_what_was_jittered() -> None:
         seen.append(luminance_B1HW)
         return torch.zeros(2, 2)
 
-    task.loss(task.phases[0], batch, {"model": spy})
-    expected = jittered(lab_B3HW[:, :1], 0.5, seed=0, positions_B=positions_B)
+    task.loss(
+        task.phases[0],
+        batch,
+        {"model": spy},
+    )
+    expected = jittered(
+        lab_B3HW[:, :1],
+        0.5,
+        seed=0,
+        positions_B=positions_B,
+    )
     assert torch.equal(seen[0], expected)
     assert not torch.equal(seen[0], lab_B3HW[:, :1])

@@ -28,9 +28,18 @@ def choose(
 ) -> tuple[Any, Any]:
     """Precision and memory format chosen for a device with or without bf16."""
     monkeypatch.setattr(automatic, "has_bf16", lambda device: bf16)
-    recipe = toy_recipe(Path("unused"), batch={"global_batch_size": 8, **batch})
-    ranks = Ranks(0, 1, torch.device(device), profile=profile)
+    recipe = toy_recipe(
+        Path("unused"),
+        batch={"global_batch_size": 8, **batch},
+    )
+    ranks = Ranks(
+        0,
+        1,
+        torch.device(device),
+        profile=profile,
+    )
     chosen = chosen_for_device(recipe, ranks, {"batch": earlier or {}}).batch
+
     return chosen.precision, chosen.channels_last
 
 
@@ -85,7 +94,11 @@ def test_bf16_on_a_gpu_that_emulates_it_is_refused(monkeypatch: pytest.MonkeyPat
 def test_float32_on_a_gpu_with_bf16_is_hinted_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(automatic, "has_bf16", lambda device: True)
     gpu = Ranks(0, 1, torch.device("cuda"))
-    recipe = toy_recipe(Path("unused"), batch={"global_batch_size": 8, "precision": "fp32"})
+    recipe = toy_recipe(
+        Path("unused"),
+        batch={"global_batch_size": 8, "precision": "fp32"},
+    )
+
     assert "--batch.precision auto" in str(speed_hint(recipe, gpu))
     assert speed_hint(recipe, Ranks.single()) is None
 

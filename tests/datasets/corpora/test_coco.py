@@ -16,7 +16,10 @@ from datasets.corpora.coco import open_coco
 from datasets.errors import CorpusError
 
 DATA = Path(__file__).parents[3] / "../shared/data/coco"
-real = pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data/coco here")
+real = pytest.mark.skipif(
+    not DATA.is_dir(),
+    reason="no ../shared/data/coco here",
+)
 
 
 def size_of(picture: Path) -> tuple[int, int]:
@@ -38,10 +41,11 @@ def make(root: Path, split: str = "train2017", **parts: Any) -> Path:
             {"id": 9, "image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 1], "iscrowd": 1,
              "segmentation": {"size": [4, 5], "counts": [0, 1, 19]}},
         ],
-        "categories": [{"id": 90, "name": "toothbrush"}, {"id": 3, "name": "car"}],
+        "categories": [{"id": 90, "name": "toothbrush"}, {"id": 3, "name": "car"},],
     }  # fmt: skip
     data = {name: part for name, part in {**data, **parts}.items() if part is not None}
     (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(data))
+
     return root
 
 
@@ -51,7 +55,10 @@ def oracle() -> COCO:
 
 
 @real
-@pytest.mark.parametrize("split, count", [("train", 80), ("val2017", 78), ("unlabeled", 531)])
+@pytest.mark.parametrize(
+    "split, count",
+    [("train", 80), ("val2017", 78), ("unlabeled", 531)],
+)
 def test_counts_and_files_of_the_real_splits(split: str, count: int) -> None:
     corpus = open_coco(DATA, split)
     records = list(corpus.records())
@@ -95,7 +102,10 @@ def test_masks_agree_with_pycocotools(oracle: COCO) -> None:
             warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools' decode under NumPy 2
             planes = [oracle.annToMask(annotation).astype(bool) for annotation in annotations]
         things = [(p, a) for p, a in zip(planes, annotations, strict=True) if not a["iscrowd"]]
-        expected = np.zeros(size_of(record.image)[::-1], np.uint8)
+        expected = np.zeros(
+            size_of(record.image)[::-1],
+            np.uint8,
+        )
         for plane, annotation in zip(planes, annotations, strict=True):
             if annotation["iscrowd"]:
                 expected[plane] = 255
@@ -138,7 +148,13 @@ def test_a_small_folder_in_full(tmp_path: Path) -> None:
     }  # fmt: skip
 
     np.testing.assert_array_equal(
-        first.mask.read(), [[255, 0, 0, 0, 0], [0] * 5, [0, 2, 2, 2, 0], [0, 2, 2, 2, 0]]
+        first.mask.read(),
+        [
+            [255, 0, 0, 0, 0],
+            [0] * 5,
+            [0, 2, 2, 2, 0],
+            [0, 2, 2, 2, 0],
+        ],
     )
 
     assert second.label == {"classes": [], "objects": []}
@@ -161,7 +177,12 @@ def test_without_annotations_the_folder_is_listed(tmp_path: Path) -> None:
     (tmp_path / "train2017/.hidden.jpg").touch()
     (tmp_path / "train2017/notes.txt").touch()
     corpus = open_coco(tmp_path, "train")
-    assert (corpus.classes, corpus.palette, corpus.num_records) == ((), (), 2)
+
+    assert (
+        corpus.classes,
+        corpus.palette,
+        corpus.num_records,
+    ) == ((), (), 2)
     assert corpus.note == "no instances file for train2017, so its pictures have no labels"
     assert [record.image.name for record in corpus.records()] == ["1.jpg", "2.jpg"]
     assert all(record.mask is None for record in corpus.records())
@@ -170,12 +191,18 @@ def test_without_annotations_the_folder_is_listed(tmp_path: Path) -> None:
 def test_more_classes_than_a_mask_can_hold_go_without_masks(tmp_path: Path) -> None:
     categories = [{"id": i, "name": f"c{i}"} for i in range(300)]
     corpus = open_coco(make(tmp_path, categories=categories), "train")
-    assert len(corpus.classes) == 300 and corpus.palette == ()
+    assert len(corpus.classes) == 300
+    assert corpus.palette == ()
     assert next(corpus.records()).mask is None
 
 
 IMAGE = {"id": 1, "file_name": "1.jpg", "height": 4, "width": 5}
-ANNOTATION = {"id": 8, "image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 1]}
+ANNOTATION = {
+    "id": 8,
+    "image_id": 1,
+    "category_id": 3,
+    "bbox": [0, 0, 1, 1],
+}
 
 
 @pytest.mark.parametrize(
@@ -187,7 +214,12 @@ ANNOTATION = {"id": 8, "image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 1]}
         ({"categories": [{"id": 3}]}, "categories are missing or have no names"),
         ({"categories": [{"id": [3], "name": "a"}]}, "categories are missing or have no names"),
         (
-            {"categories": [{"id": 3, "name": "a"}, {"id": 4, "name": "a"}]},
+            {
+                "categories": [
+                    {"id": 3, "name": "a"},
+                    {"id": 4, "name": "a"},
+                ]
+            },
             r"lists the category 'a' \(id 4\) twice",
         ),
         ({"images": []}, "is empty"),
@@ -213,7 +245,8 @@ def test_files_that_contradict_themselves_are_refused(
     make(tmp_path, **parts)
     with pytest.raises(CorpusError, match=message) as caught:
         open_coco(tmp_path, "train")
-    assert "instances_train2017.json" in str(caught.value) and "\n" not in str(caught.value)
+    assert "instances_train2017.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 BAD_OBJECTS = [
@@ -240,7 +273,8 @@ def test_a_bad_annotation_costs_its_object_and_is_named(
     make(tmp_path, annotations=[{**ANNOTATION, **change}, good])
     first, second = open_coco(tmp_path, "train").records()
 
-    assert len(first.label["objects"]) == 1 and not second.label["objects"]
+    assert len(first.label["objects"]) == 1
+    assert not second.label["objects"]
     (dropped,) = first.dropped
     assert dropped.endswith(": annotation 8") and reason in dropped
     assert not first.fault and not second.dropped
@@ -260,41 +294,73 @@ def test_a_file_of_bad_annotations_only_is_refused(
 def test_an_object_without_a_box_is_drawn_in_the_mask_all_the_same(tmp_path: Path) -> None:
     outline = [[0, 0, 2, 0, 2, 2, 0, 2]]
     known = {"id": 1, "image_id": 1, "category_id": 3, "segmentation": outline}
-    unknown = {**ANNOTATION, "category_id": 77, "segmentation": [[3, 2, 5, 2, 5, 4, 3, 4]]}
-    make(tmp_path, annotations=[known, unknown, {**ANNOTATION, "image_id": 2}])
+    unknown = {
+        **ANNOTATION,
+        "category_id": 77,
+        "segmentation": [[3, 2, 5, 2, 5, 4, 3, 4]],
+    }
+    make(
+        tmp_path,
+        annotations=[known, unknown, {**ANNOTATION, "image_id": 2}],
+    )
 
     plane = next(open_coco(tmp_path, "train").records()).mask.read()
-    np.testing.assert_array_equal(plane[:2, :2], 1)
-    np.testing.assert_array_equal(plane[2:, 3:], 255)
+    np.testing.assert_array_equal(
+        plane[:2, :2],
+        1,
+    )
+    np.testing.assert_array_equal(
+        plane[2:, 3:],
+        255,
+    )
 
 
 def test_a_picture_without_a_size_costs_its_record(tmp_path: Path) -> None:
-    make(tmp_path, images=[IMAGE, {"id": 2, "file_name": "2.jpg", "height": 4}])
+    make(
+        tmp_path,
+        images=[IMAGE, {"id": 2, "file_name": "2.jpg", "height": 4}],
+    )
     first, second = open_coco(tmp_path, "train").records()
-    assert not first.fault and "picture 2 has no proper width" in second.fault
+    assert not first.fault
+    assert "picture 2 has no proper width" in second.fault
 
 
 @pytest.mark.parametrize("as_text", [str, "{:012d}".format, float])
 def test_ids_as_text_and_as_numbers_are_one(tmp_path: Path, as_text: Callable[[int], Any]) -> None:
-    images = [{**IMAGE, "id": as_text(1)}, {**IMAGE, "id": as_text(2), "file_name": "2.jpg"}]
+    images = [
+        {**IMAGE, "id": as_text(1)},
+        {**IMAGE, "id": as_text(2), "file_name": "2.jpg"},
+    ]
     categories = [{"id": as_text(3), "name": "car"}]
     make(tmp_path, images=images, annotations=[ANNOTATION], categories=categories)
     first, second = open_coco(tmp_path, "train").records()
-    assert len(first.label["objects"]) == 1 and not second.label["objects"]
+
+    assert len(first.label["objects"]) == 1
+    assert not second.label["objects"]
 
 
 def test_annotations_that_match_no_picture_are_counted(tmp_path: Path) -> None:
     strangers = [{**ANNOTATION, "id": number, "image_id": "x"} for number in range(20, 25)]
-    make(tmp_path, annotations=[ANNOTATION, *strangers, 3, {"id": 1}])
+    make(
+        tmp_path,
+        annotations=[ANNOTATION, *strangers, 3, {"id": 1}],
+    )
     (left,) = open_coco(tmp_path, "train").left_out
-    assert left.count == 7 and left.examples[0] == "annotation 20" and len(left.examples) == 3
+
+    assert left.count == 7
+    assert left.examples[0] == "annotation 20"
+    assert len(left.examples) == 3
     assert (
         left.reason == "annotations of instances_train2017.json that belong to no picture it lists"
     )
 
 
 def test_annotations_none_of_which_matches_a_picture_are_refused(tmp_path: Path) -> None:
-    make(tmp_path, annotations=[{**ANNOTATION, "image_id": "a.jpg"}] * 3)
+    make(
+        tmp_path,
+        annotations=[{**ANNOTATION, "image_id": "a.jpg"}] * 3,
+    )
+
     with pytest.raises(
         CorpusError, match=r"none of its 3 annotations belongs .* image_id 'a\.jpg'"
     ):
@@ -334,13 +400,23 @@ def renamed(tmp_path: Path, *names: str, key: str = "file_name") -> list[str]:
     "prefix", ["train2017/", "./train2017/", "images/train2017/", "data\\", "C:\\sets\\train\\"]
 )
 def test_names_with_folders_are_found(tmp_path: Path, prefix: str) -> None:
-    names = renamed(tmp_path, f"{prefix}1.jpg", f"{prefix}2.jpg")
+    names = renamed(
+        tmp_path,
+        f"{prefix}1.jpg",
+        f"{prefix}2.jpg",
+    )
     assert names == ["train2017/1.jpg", "train2017/2.jpg"]
 
 
 def test_lviss_urls_stand_for_names(tmp_path: Path) -> None:
     host = "http://images.cocodataset.org/train2017"
-    names = renamed(tmp_path, f"{host}/1.jpg", f"{host}/2.jpg", key="coco_url")
+    names = renamed(
+        tmp_path,
+        f"{host}/1.jpg",
+        f"{host}/2.jpg",
+        key="coco_url",
+    )
+
     assert names == ["train2017/1.jpg", "train2017/2.jpg"]
 
 
@@ -388,7 +464,8 @@ def test_layouts_of_other_tools(tmp_path: Path, folder: str, file: str, split: s
     corpus = open_coco(root, split)
     first, second = corpus.records()
     assert (first.key, second.key, corpus.classes) == ("1", "2", ("car", "toothbrush"))
-    assert len(first.label["objects"]) == 2 and first.image.is_file()
+    assert len(first.label["objects"]) == 2
+    assert first.image.is_file()
 
 
 def test_pictures_without_a_known_extension_are_counted(tmp_path: Path) -> None:
@@ -400,11 +477,16 @@ def test_pictures_without_a_known_extension_are_counted(tmp_path: Path) -> None:
         item.reason.split(":")[0].split(",")[0]: item
         for item in open_coco(tmp_path, "test").left_out
     }
+
     assert left["pictures without a known extension"].examples == ("noext", "odd.foo")
-    assert left["CR2 files"].count == 1 and len(left) == 2
+    assert left["CR2 files"].count == 1
+    assert len(left) == 2
 
 
-@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '"x"', "\udcff", "[1]"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[" * 100_000, '"x"', "\udcff", "[1]"],
+)
 def test_json_that_is_none(tmp_path: Path, text: str) -> None:
     make(tmp_path)
     path = tmp_path / "annotations/instances_train2017.json"

@@ -21,27 +21,47 @@ def coco(*annotations: tuple[int, dict], height: int = 20, width: int = 30) -> C
 
 
 def test_small_objects_stay_visible_in_any_order() -> None:
-    large = (4, {"id": 1, "segmentation": [square(0, 0, 30, 20)]})
-    small = (7, {"id": 2, "segmentation": [square(10, 5, 14, 9)]})
+    large = (
+        4,
+        {"id": 1, "segmentation": [square(0, 0, 30, 20)]},
+    )
+    small = (
+        7,
+        {"id": 2, "segmentation": [square(10, 5, 14, 9)]},
+    )
+
     for order in ((large, small), (small, large)):
         plane = coco(*order).read()
         assert plane.shape == (20, 30)
         assert (plane[5:9, 10:14] == 8).all()
-        assert (plane == 8).sum() == 16 and (plane == 5).sum() == 600 - 16
+        assert (plane == 8).sum() == 16
+        assert (plane == 5).sum() == 600 - 16
 
 
 def test_crowds_are_void_and_objects_lie_before_them() -> None:
     counts = [0, 600]
-    crowd = (0, {"id": 1, "iscrowd": 1, "segmentation": {"size": [20, 30], "counts": counts}})
-    thing = (1, {"id": 2, "iscrowd": 0, "segmentation": [square(0, 0, 10, 10)]})
+    crowd = (
+        0,
+        {"id": 1, "iscrowd": 1, "segmentation": {"size": [20, 30], "counts": counts}},
+    )
+    thing = (
+        1,
+        {"id": 2, "iscrowd": 0, "segmentation": [square(0, 0, 10, 10)]},
+    )
     plane = pickle.loads(pickle.dumps(coco(thing, crowd))).read()
+
     assert (plane[:10, :10] == 2).all()
     assert (plane == 255).sum() == 500
 
 
 def test_an_object_without_an_outline_makes_its_box_void() -> None:
     for outline in ({}, {"segmentation": []}, {"segmentation": [[1, 1, 2, 2]]}):
-        plane = coco((3, {"id": 1, "bbox": [2, 3, 4, 5], **outline})).read()
+        plane = coco(
+            (
+                3,
+                {"id": 1, "bbox": [2, 3, 4, 5], **outline},
+            )
+        ).read()
         assert (plane[3:8, 2:6] == 255).all()
         assert (plane == 0).sum() == 600 - 20
 
@@ -50,13 +70,23 @@ def test_no_object_is_all_background() -> None:
     assert coco().read().max() == 0
 
 
-@given(st.integers(1, 40), st.integers(1, 40), st.randoms(use_true_random=False))
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.randoms(use_true_random=False),
+)
 def test_run_lengths_packed_or_not_give_the_same_pixels(
     height: int, width: int, random: object
 ) -> None:
-    plane = np.random.default_rng(random.getrandbits(32)).integers(0, 2, (height, width), np.uint8)
+    plane = np.random.default_rng(random.getrandbits(32)).integers(
+        0,
+        2,
+        (height, width),
+        np.uint8,
+    )
     packed = coco_mask.encode(np.asfortranarray(plane))["counts"].decode()
     counts = unpack_counts(packed)
+
     assert sum(counts) == height * width
     for form in (packed, counts):
         annotation = {"id": 1, "segmentation": {"size": [height, width], "counts": form}}
@@ -70,7 +100,10 @@ def test_run_lengths_packed_or_not_give_the_same_pixels(
     [
         {"size": [20, 30], "counts": [0, 599]},
         {"size": [20, 30], "counts": [-1, 601]},
-        {"size": [10**9, 10**9], "counts": [0, 10**18]},
+        {
+            "size": [10**9, 10**9],
+            "counts": [0, 10**18],
+        },
         {"size": [20, 30], "counts": "00"},
         {"size": [20, 30], "counts": "oooo"},
         {"size": [20, 30], "counts": "é" * 50},
@@ -90,7 +123,12 @@ def test_run_lengths_packed_or_not_give_the_same_pixels(
 )
 def test_outlines_that_cannot_be_drawn(outline: object) -> None:
     with pytest.raises(CorpusError, match=r"1\.jpg: the outline of annotation 5 cannot be drawn"):
-        coco((0, {"id": 5, "bbox": [0, 0, 1, 1], "segmentation": outline})).read()
+        coco(
+            (
+                0,
+                {"id": 5, "bbox": [0, 0, 1, 1], "segmentation": outline},
+            )
+        ).read()
 
 
 def test_a_size_that_no_picture_has() -> None:
@@ -99,5 +137,12 @@ def test_a_size_that_no_picture_has() -> None:
 
 
 def test_one_polygon_without_a_list_around_it_is_drawn() -> None:
-    plane = coco((2, {"id": 1, "segmentation": square(10, 5, 14, 9)})).read()
-    assert (plane[5:9, 10:14] == 3).all() and (plane == 3).sum() == 16
+    plane = coco(
+        (
+            2,
+            {"id": 1, "segmentation": square(10, 5, 14, 9)},
+        )
+    ).read()
+
+    assert (plane[5:9, 10:14] == 3).all()
+    assert (plane == 3).sum() == 16

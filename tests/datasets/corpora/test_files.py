@@ -17,14 +17,20 @@ from datasets.corpora.files import (
 )
 from datasets.errors import CorpusError
 
-names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1)
+names = st.text(
+    st.characters(exclude_characters="/\0", exclude_categories=["Cs"]),
+    min_size=1,
+)
 paths = st.lists(
     names.filter(lambda name: name not in (".", "..")), min_size=1
 )  # no file bears these names
 
 
 @given(
-    st.sets(paths.map("/".join).map(lambda path: path + ".jpg") | paths.map("/".join), max_size=30)
+    st.sets(
+        paths.map("/".join).map(lambda path: path + ".jpg") | paths.map("/".join),
+        max_size=30,
+    )
 )
 def test_keys_are_plain_short_and_unique(relatives: set[str]) -> None:
     keys = [record_key(relative) for relative in relatives]
@@ -60,14 +66,28 @@ def test_names_that_lead_out_are_refused(name: str) -> None:
 def test_missing_files_are_counted_and_the_first_named() -> None:
     names = ["a.jpg", "b.jpg", "c.jpg"]
     found = ["a.jpg", None, None]
+
     with pytest.raises(CorpusError, match=r"2 of the files .* the first is b\.jpg"):
         require_files(names, found, Path("pictures"), Path("list.txt"))
-    assert require_files(names, names, Path("pictures"), Path("list.txt")) == names
+    assert (
+        require_files(
+            names,
+            names,
+            Path("pictures"),
+            Path("list.txt"),
+        )
+        == names
+    )
 
 
 def test_two_names_of_one_file_are_refused() -> None:
     with pytest.raises(CorpusError, match=r"a\.jpg and A\.JPG are the same file, a\.jpg"):
-        require_files(["a.jpg", "A.JPG"], ["a.jpg"] * 2, Path("pictures"), Path("list.txt"))
+        require_files(
+            ["a.jpg", "A.JPG"],
+            ["a.jpg"] * 2,
+            Path("pictures"),
+            Path("list.txt"),
+        )
 
 
 def test_names_are_found_exactly_then_by_case_and_unicode_form(tmp_path: Path) -> None:
@@ -93,7 +113,8 @@ def test_names_are_found_exactly_then_by_case_and_unicode_form(tmp_path: Path) -
 
 
 def test_walk_is_sorted_recursive_and_follows_links(tmp_path: Path) -> None:
-    outside, root = tmp_path / "outside", tmp_path / "root"
+    outside = tmp_path / "outside"
+    root = tmp_path / "root"
     names = ("outside/x.jpg", "root/c.JPG", "root/b/2.png", "root/b/1.jpg", "root/.h.jpg")
     for name in (*names, "root/t.txt", "root/.hidden/x.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +141,8 @@ def test_walk_ends_where_links_run_in_circles(tmp_path: Path) -> None:
 
     skipped = Skipped()
     found = list(walk_pictures(tmp_path, skipped))
-    assert len(found) == len(set(found)) and {"a/1.jpg", "b/1.jpg", "c/deep/1.jpg"} <= set(found)
+    assert len(found) == len(set(found))
+    assert {"a/1.jpg", "b/1.jpg", "c/deep/1.jpg"} <= set(found)
     assert skipped.counts["links to folders that are walked already"] >= 3
 
 

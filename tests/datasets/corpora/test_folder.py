@@ -58,14 +58,21 @@ def test_a_folder_with_masks(tmp_path: Path, layout: str) -> None:
     split = "train" if "train" in layout else "all"
     corpus = open_folder(tmp_path, split)
 
-    assert corpus.classes == ("class1", "class2", "class3", "class4") and len(corpus.palette) == 5
+    assert corpus.classes == ("class1", "class2", "class3", "class4")
+    assert len(corpus.palette) == 5
 
     first, second = pickle.loads(pickle.dumps(list(corpus.records())))
 
     assert (first.image, second.image) == (images / "a.jpg", images / "deep/b.png")
 
-    np.testing.assert_array_equal(first.mask.read(), [[0, 2, 255]])
-    np.testing.assert_array_equal(second.mask.read(), [[0, 4, 255]])
+    np.testing.assert_array_equal(
+        first.mask.read(),
+        [[0, 2, 255]],
+    )
+    np.testing.assert_array_equal(
+        second.mask.read(),
+        [[0, 4, 255]],
+    )
     (tmp_path / "classes.txt").write_text("background\nroad\n\n car \ntree\n")
     named = open_folder(tmp_path, split)
 
@@ -76,12 +83,42 @@ def test_a_folder_with_masks(tmp_path: Path, layout: str) -> None:
 
 # What two masks of a set hold, and what is made of it: the planes read, and the words that say so.
 KINDS = (
-    ([0, 255], [255, 0], [[0, 1], [1, 0]], "0 and 255: 255 is the class"),
-    ([0, 255], [0, 0], [[0, 1], [0, 0]], "0 and 255: 255 is the class"),
-    ([0, 1], [1, 0], [[0, 1], [1, 0]], "0 and 1: 1 is the class"),
-    ([1, 255], [0, 255], [[1, 255], [0, 255]], "255 is void"),
-    ([1, 255], [0, 1], [[1, 255], [0, 1]], "255 is void"),
-    ([0, 2], [0, 255], [[0, 2], [0, 255]], "255 is void"),
+    (
+        [0, 255],
+        [255, 0],
+        [[0, 1], [1, 0]],
+        "0 and 255: 255 is the class",
+    ),
+    (
+        [0, 255],
+        [0, 0],
+        [[0, 1], [0, 0]],
+        "0 and 255: 255 is the class",
+    ),
+    (
+        [0, 1],
+        [1, 0],
+        [[0, 1], [1, 0]],
+        "0 and 1: 1 is the class",
+    ),
+    (
+        [1, 255],
+        [0, 255],
+        [[1, 255], [0, 255]],
+        "255 is void",
+    ),
+    (
+        [1, 255],
+        [0, 1],
+        [[1, 255], [0, 1]],
+        "255 is void",
+    ),
+    (
+        [0, 2],
+        [0, 255],
+        [[0, 2], [0, 255]],
+        "255 is void",
+    ),
 )
 
 
@@ -97,12 +134,15 @@ def test_masks_of_0_and_255_are_told_from_indices(
 ) -> None:
     touch(tmp_path / "images/a.jpg", tmp_path / "images/b.tif")
     for name, row in (("a", first), ("b", second)):
-        save_plane(tmp_path / f"masks/{name}.png", [row], mode)
+        save_plane(
+            tmp_path / f"masks/{name}.png",
+            [row],
+            mode,
+        )
     corpus = open_folder(tmp_path, "all")
 
-    assert said in corpus.note and len(corpus.classes) == max(
-        v for row in expected for v in row if v < 255
-    )
+    assert said in corpus.note
+    assert len(corpus.classes) == max(v for row in expected for v in row if v < 255)
     assert [
         record.mask.read()[0].tolist()
         for record in pickle.loads(pickle.dumps(list(corpus.records())))
@@ -113,7 +153,8 @@ def test_masks_of_0_and_255_are_told_from_indices(
     )
     named = open_folder(tmp_path, "all")
 
-    assert "lesion" in named.classes and len(named.palette) == len(named.classes) + 1
+    assert "lesion" in named.classes
+    assert len(named.palette) == len(named.classes) + 1
     assert [record.mask.read()[0].tolist() for record in named.records()] == expected
 
 
@@ -127,7 +168,10 @@ def test_masks_of_one_bit_are_0_and_1(tmp_path: Path) -> None:
 def test_masks_that_mix_two_ways_are_refused(tmp_path: Path) -> None:
     touch(*(tmp_path / f"images/{name}.jpg" for name in "abc"))
     for name, row in (("a", [0, 0]), ("b", [0, 255]), ("c", [0, 1])):
-        save_plane(tmp_path / f"masks/{name}.png", [row])
+        save_plane(
+            tmp_path / f"masks/{name}.png",
+            [row],
+        )
 
     with pytest.raises(CorpusError, match=r"c\.png holds 0 and 1 only, b\.png 0 and 255 only"):
         open_folder(tmp_path, "all")
@@ -154,9 +198,14 @@ def test_masks_that_mix_two_ways_are_refused(tmp_path: Path) -> None:
 
 
 def test_masks_that_cannot_be_read_are_left_to_the_packer(tmp_path: Path) -> None:
-    touch(tmp_path / "images/a.jpg", tmp_path / "images/b.jpg", tmp_path / "masks/a.png")
+    touch(
+        tmp_path / "images/a.jpg",
+        tmp_path / "images/b.jpg",
+        tmp_path / "masks/a.png",
+    )
     save_plane(tmp_path / "masks/b.png", [[0, 255]])
     broken, whole = open_folder(tmp_path, "all").records()
+
     assert whole.mask.read().tolist() == [[0, 1]]
     with pytest.raises(CorpusError, match=r"a\.png: the mask is not a PNG"):
         broken.mask.read()
@@ -170,9 +219,11 @@ def test_folders_that_classes_txt_names_are_classes(tmp_path: Path) -> None:
     assert open_folder(tmp_path, "train").classes == ()
 
     (tmp_path / "classes.txt").write_text("well\nill\n")
-    train, val = open_folder(tmp_path, "train"), open_folder(tmp_path, "val")
+    train = open_folder(tmp_path, "train")
+    val = open_folder(tmp_path, "val")
 
-    assert train.classes == val.classes == ("well", "ill") and train.palette == ()
+    assert train.classes == val.classes == ("well", "ill")
+    assert train.palette == ()
     assert [record.label["classes"] for record in train.records()] == [[1], [0]]
     assert [record.label for record in val.records()] == [{"classes": [1], "objects": []}]
 
@@ -190,7 +241,15 @@ def test_pictures_without_masks_beside_others_are_named(tmp_path: Path) -> None:
         open_folder(tmp_path, "all")
 
 
-@pytest.mark.parametrize("text", ["", "background\n", "a\na\n", "\n".join(map(str, range(300)))])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "background\n",
+        "a\na\n",
+        "\n".join(map(str, range(300))),
+    ],
+)
 def test_lists_of_classes_that_are_wrong(tmp_path: Path, text: str) -> None:
     touch(tmp_path / "images/a.jpg")
     save_mask(tmp_path / "masks/a.png", 1)
@@ -222,22 +281,38 @@ def test_folders_that_are_wrong(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["masks", "labels", "annotations"])
-@pytest.mark.parametrize("ending", ["", "_mask", "-mask", "_label", "_gt", "_seg"])
+@pytest.mark.parametrize(
+    "ending",
+    ["", "_mask", "-mask", "_label", "_gt", "_seg"],
+)
 def test_masks_go_by_several_names(tmp_path: Path, folder: str, ending: str) -> None:
     touch(tmp_path / "images/train/a.jpg", tmp_path / "images/train/deep/B.JPG")
-    save_mask(tmp_path / f"{folder}/train/a{ending}.png", 2)
-    save_mask(tmp_path / f"{folder}/train/deep/b{ending}.PNG", 3)
+    save_mask(
+        tmp_path / f"{folder}/train/a{ending}.png",
+        2,
+    )
+    save_mask(
+        tmp_path / f"{folder}/train/deep/b{ending}.PNG",
+        3,
+    )
     corpus = open_folder(tmp_path, "train")
+
     assert [record.mask.read()[0, 1] for record in corpus.records()] == [2, 3]
 
 
 def test_masks_may_be_beside_their_pictures(tmp_path: Path) -> None:
-    touch(tmp_path / "train/a.jpg", tmp_path / "train/b.jpg", tmp_path / "plain/x_mask.jpg")
+    touch(
+        tmp_path / "train/a.jpg",
+        tmp_path / "train/b.jpg",
+        tmp_path / "plain/x_mask.jpg",
+    )
     save_mask(tmp_path / "train/a_mask.png", 1)
+
     with pytest.raises(CorpusError, match=r"b\.jpg: no mask"):
         open_folder(tmp_path, "train")
     save_mask(tmp_path / "train/b_mask.png", 2)
     corpus = open_folder(tmp_path, "train")
+
     assert [record.image.name for record in corpus.records()] == ["a.jpg", "b.jpg"]
     assert [record.mask.read()[0, 1] for record in corpus.records()] == [1, 2]
     assert open_folder(tmp_path, "plain").palette == ()
@@ -248,16 +323,21 @@ def test_text_labels_are_no_masks_and_are_counted(tmp_path: Path) -> None:
     touch(*(tmp_path / f"labels/train/{name}.txt" for name in "ab"))
     for root, split in ((tmp_path, "all"), (tmp_path, "train")):
         corpus = open_folder(root, split)
-        assert corpus.num_records == 2 and corpus.classes == ()
+        assert corpus.num_records == 2
+        assert corpus.classes == ()
         (left,) = corpus.left_out
-        assert left.count == 2 and "label files in labels/" in left.reason
+        assert left.count == 2
+        assert "label files in labels/" in left.reason
 
     # What is beside the root is no part of it.
     assert open_folder(tmp_path / "images/train", "all").left_out == ()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
-@pytest.mark.parametrize("high, expected", [(255, 1), (1, 1)])
+@pytest.mark.parametrize(
+    "high, expected",
+    [(255, 1), (1, 1)],
+)
 def test_masks_saved_as_color_pictures_are_read_by_their_grey(
     tmp_path: Path, mode: str, high: int, expected: int
 ) -> None:
@@ -266,13 +346,22 @@ def test_masks_saved_as_color_pictures_are_read_by_their_grey(
     plane = Image.fromarray(np.array([[0, high], [high, 0]], np.uint8))
     plane.convert(mode).save(tmp_path / "masks/a.png")
     (record,) = open_folder(tmp_path, "all").records()
-    np.testing.assert_array_equal(record.mask.read(), [[0, expected], [expected, 0]])
+    np.testing.assert_array_equal(
+        record.mask.read(),
+        [[0, expected], [expected, 0]],
+    )
 
 
 def test_color_coded_masks_are_read_with_a_label_map(tmp_path: Path) -> None:
     touch(tmp_path / "images/a.jpg")
     (tmp_path / "masks").mkdir()
-    colors = np.array([[[0, 0, 0], [128, 64, 128]], [[7, 8, 9], [255, 255, 255]]], np.uint8)
+    colors = np.array(
+        [
+            [[0, 0, 0], [128, 64, 128]],
+            [[7, 8, 9], [255, 255, 255]],
+        ],
+        np.uint8,
+    )
     Image.fromarray(colors).save(tmp_path / "masks/a.png")
     with pytest.raises(CorpusError, match=r"a\.png: the mask is a color picture.* labelmap\.txt"):
         open_folder(tmp_path, "all")
@@ -288,8 +377,12 @@ def test_color_coded_masks_are_read_with_a_label_map(tmp_path: Path) -> None:
     (tmp_path / "labelmap.txt").write_text("\n".join([*lines, "tree:7,8,9"]))
     corpus = open_folder(tmp_path, "all")
     (record,) = pickle.loads(pickle.dumps(list(corpus.records())))
-    assert corpus.classes == ("road", "tree") and "labelmap.txt" in corpus.note
-    np.testing.assert_array_equal(record.mask.read(), [[0, 1], [2, 255]])
+    assert corpus.classes == ("road", "tree")
+    assert "labelmap.txt" in corpus.note
+    np.testing.assert_array_equal(
+        record.mask.read(),
+        [[0, 1], [2, 255]],
+    )
 
 
 @pytest.mark.parametrize(
@@ -303,7 +396,13 @@ def test_label_maps_that_are_wrong(tmp_path: Path, line: str) -> None:
         open_folder(tmp_path, "all")
 
 
-SOFT = [list(range(256)), [0, 64, 128, 191, 255], [0, 85, 170, 255], [0, 60, 255], [0, 40, 40, 0]]
+SOFT = [
+    list(range(256)),
+    [0, 64, 128, 191, 255],
+    [0, 85, 170, 255],
+    [0, 60, 255],
+    [0, 40, 40, 0],
+]
 
 
 @pytest.mark.parametrize("row", SOFT)
@@ -320,10 +419,12 @@ def test_soft_edges_are_never_taken_for_indices(
 
     corpus = open_folder(tmp_path, "all", mask_threshold=128)
     (record,) = corpus.records()
-    assert (
-        corpus.classes == (("lesion",) if named else ("class1",)) and "from 128 on" in corpus.note
+    assert corpus.classes == (("lesion",) if named else ("class1",))
+    assert "from 128 on" in corpus.note
+    np.testing.assert_array_equal(
+        record.mask.read()[0],
+        np.array(row) >= 128,
     )
-    np.testing.assert_array_equal(record.mask.read()[0], np.array(row) >= 128)
 
 
 def test_a_threshold_needs_masks_of_one_class(tmp_path: Path) -> None:
@@ -357,6 +458,7 @@ def test_what_is_not_taken_is_counted(tmp_path: Path) -> None:
     (tmp_path / "deep/b").write_bytes(b"\x89PNG\r\n\x1a\n")
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nothing.jpg")
     left = open_folder(tmp_path, "all").left_out
+
     assert sorted(item.examples for item in left) == [("deep/b",), ("gone.jpg",)]
     (tmp_path / "a.jpg").unlink()
     with pytest.raises(CorpusError, match=r"is empty.* Left out: 1 links to nothing \(gone\.jpg\)"):

@@ -52,7 +52,8 @@ def answers(parse: Callable[[], Any]) -> None:
     try:
         parse()
     except CorpusError as error:
-        assert str(error) and len(str(error)) < 2000
+        assert str(error)
+        assert len(str(error)) < 2000
 
 
 # Values that have broken parsers: of other types, huge, not finite, of strange text.
@@ -60,15 +61,38 @@ STRANGE: st.SearchStrategy[Any] = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-(10**30), 10**30),
-    st.sampled_from([0, -1, 1 << 31, 1 << 63, 10**400, 65_535, 10**9]),
+    st.sampled_from(
+        [
+            0,
+            -1,
+            1 << 31,
+            1 << 63,
+            10**400,
+            65_535,
+            10**9,
+        ]
+    ),
     st.floats(),
     st.text(max_size=8),
     st.sampled_from(["../x.jpg", "/etc/passwd", "\0", "1.jpg", "ooooooooooo", "é" * 9, "NaN"]),
-    st.recursive(st.integers() | st.floats(), lambda inner: st.lists(inner, max_size=4)),
+    st.recursive(
+        st.integers() | st.floats(),
+        lambda inner: st.lists(inner, max_size=4),
+    ),
     st.lists(st.floats(-1e6, 1e6), max_size=8),
     st.just({}),
-    st.fixed_dictionaries({"size": st.just([40, 50]), "counts": st.text(max_size=12)}),
-    st.fixed_dictionaries({"size": st.just([40, 50]), "counts": st.lists(st.integers())}),
+    st.fixed_dictionaries(
+        {
+            "size": st.just([40, 50]),
+            "counts": st.text(max_size=12),
+        }
+    ),
+    st.fixed_dictionaries(
+        {
+            "size": st.just([40, 50]),
+            "counts": st.lists(st.integers()),
+        }
+    ),
 )
 
 DOCUMENT = {
@@ -214,7 +238,11 @@ def image_of(kind: str, mode: str) -> bytes:
     if mode == "P":
         picture.putpalette(list(range(256)) * 3)
     buffer = io.BytesIO()
-    (picture if mode in ("L", "P") else picture.convert(mode)).save(buffer, kind)
+    (picture if mode in ("L", "P") else picture.convert(mode)).save(
+        buffer,
+        kind,
+    )
+
     return buffer.getvalue()
 
 
@@ -225,7 +253,10 @@ MASKS += [image_of(kind, mode) for kind in ("TIFF", "BMP") for mode in ("L", "P"
 @fuzz
 @given(
     whole=st.sampled_from(MASKS),
-    flips=st.lists(st.tuples(st.integers(0, 900), st.integers(0, 255)), max_size=6),
+    flips=st.lists(
+        st.tuples(st.integers(0, 900), st.integers(0, 255)),
+        max_size=6,
+    ),
     length=st.none() | st.integers(0, 900),
 )
 def test_masks_with_strange_bytes(
@@ -275,11 +306,13 @@ def lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(content=LINES)
 def test_lists_of_any_kind(lists: Path, content: bytes) -> None:
     names = ("ImageSets/Main/train.txt", "val.txt", "classes.txt", "labelmap.txt")
+
     for name in names:
         (lists / name).write_bytes(content)
         answers(lambda: read_classes(lists))
         answers(lambda: read_label_map(lists))
         answers(lambda: list(open_voc(lists, "train").records()))
         answers(lambda: list(open_imagenet(lists, "val").records()))
+
     for name in ("classes.txt", "labelmap.txt"):
         (lists / name).unlink()

@@ -15,7 +15,10 @@ from shards.packing.source_files import read_source
 from shards.records import TarMember
 
 DATA = Path(__file__).parents[3] / "../shared/data/imagenet"
-real = pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data/imagenet here")
+real = pytest.mark.skipif(
+    not DATA.is_dir(),
+    reason="no ../shared/data/imagenet here",
+)
 A, B = "n00000001", "n00000002"
 
 
@@ -30,24 +33,38 @@ def test_the_real_imagenet() -> None:
     corpus = open_imagenet(DATA, "train")
     records = list(corpus.records())
     wnids = sorted(path.name for path in (DATA / "train").iterdir())
-    assert corpus.classes == tuple(wnids) and corpus.num_records == len(records) == 60
+
+    assert corpus.classes == tuple(wnids)
+    assert corpus.num_records == len(records) == 60
     for record in records:
-        assert record.label == {"classes": [wnids.index(record.image.parent.name)], "objects": []}
-        assert record.mask is None and record.image.is_file()
+        assert record.label == {
+            "classes": [wnids.index(record.image.parent.name)],
+            "objects": [],
+        }
+        assert record.mask is None
+        assert record.image.is_file()
+
     assert len({record.key for record in records}) == 60
     assert open_imagenet(DATA / "train", "train").classes == corpus.classes
 
 
 def test_imagenet_keys_are_unique_and_indices_agree_between_splits(tmp_path: Path) -> None:
     a, b = "n00000001", "n00000002"
-    touch(tmp_path / f"train/{a}/{a}_1.JPEG", tmp_path / f"train/{b}/{b}_1.JPEG")
+    touch(
+        tmp_path / f"train/{a}/{a}_1.JPEG",
+        tmp_path / f"train/{b}/{b}_1.JPEG",
+    )
     touch(
         tmp_path / f"val/{b}/ILSVRC2012_val_1.JPEG",
         tmp_path / f"val/{b}/x.png",
         tmp_path / f"val/{b}/x.JPEG",
     )
-    touch(tmp_path / f"val/{b}/.hidden.JPEG", tmp_path / f"val/{b}/list.txt")
-    train, val = open_imagenet(tmp_path, "train"), open_imagenet(tmp_path, "val")
+    touch(
+        tmp_path / f"val/{b}/.hidden.JPEG",
+        tmp_path / f"val/{b}/list.txt",
+    )
+    train = open_imagenet(tmp_path, "train")
+    val = open_imagenet(tmp_path, "val")
 
     assert train.classes == val.classes == (a, b)
     assert [record.key for record in train.records()] == [f"{a}_1", f"{b}_1"]
@@ -68,31 +85,43 @@ def test_imagenet_folders_may_be_links(tmp_path: Path) -> None:
 def test_imagenet_folders_that_are_wrong(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no such folder"):
         open_imagenet(tmp_path / "none", "train")
+
     touch(tmp_path / "val/ILSVRC2012_val_00000001.JPEG")
     with pytest.raises(
         CorpusError, match="no folder of a wnid such as n02123597 for the split 'val'"
     ):
         open_imagenet(tmp_path, "val")
+
     (tmp_path / "train/n00000001").mkdir(parents=True)
     with pytest.raises(CorpusError, match="'train' is empty"):
         open_imagenet(tmp_path, "train")
 
 
 def test_pictures_beside_the_class_folders_are_counted(tmp_path: Path) -> None:
-    touch(tmp_path / f"train/{A}/{A}_1.JPEG", tmp_path / "train/stray.jpg")
+    touch(
+        tmp_path / f"train/{A}/{A}_1.JPEG",
+        tmp_path / "train/stray.jpg",
+    )
     (left,) = open_imagenet(tmp_path, "train").left_out
-    assert left.examples == ("stray.jpg",) and "outside of the classes" in left.reason
+    assert left.examples == ("stray.jpg",)
+    assert "outside of the classes" in left.reason
 
 
 def test_tiny_imagenets_layout(tmp_path: Path) -> None:
-    touch(tmp_path / f"train/{A}/images/{A}_0.JPEG", tmp_path / f"train/{B}/images/{B}_0.JPEG")
+    touch(
+        tmp_path / f"train/{A}/images/{A}_0.JPEG",
+        tmp_path / f"train/{B}/images/{B}_0.JPEG",
+    )
     touch(tmp_path / "val/images/val_0.JPEG", tmp_path / "val/images/val_1.JPEG")
     (tmp_path / "val/val_annotations.txt").write_text(
         f"val_0.JPEG\t{B}\t0\t32\t44\t62\nval_1.JPEG\t{A}\t52\t55\t57\t59\n"
     )
-    train, val = open_imagenet(tmp_path, "train"), open_imagenet(tmp_path, "val")
+    train = open_imagenet(tmp_path, "train")
+    val = open_imagenet(tmp_path, "val")
+
     assert [record.label["classes"] for record in train.records()] == [[0], [1]]
-    assert train.classes == val.classes == (A, B) and val.num_records == 2
+    assert train.classes == val.classes == (A, B)
+    assert val.num_records == 2
     assert [record.label["classes"] for record in val.records()] == [[1], [0]]
     assert all(record.image.is_file() for record in [*train.records(), *val.records()])
 
@@ -110,12 +139,17 @@ FLAT = [
 
 @pytest.mark.parametrize("path, text", FLAT)
 def test_the_flat_validation_folder_with_its_list(tmp_path: Path, path: str, text: str) -> None:
-    touch(tmp_path / f"train/{A}/x.JPEG", tmp_path / f"train/{B}/x.JPEG")
+    touch(
+        tmp_path / f"train/{A}/x.JPEG",
+        tmp_path / f"train/{B}/x.JPEG",
+    )
     touch(*(tmp_path / f"val/ILSVRC2012_val_{number}.JPEG" for number in (1, 2)))
     (tmp_path / path).write_text(text)
     corpus = open_imagenet(tmp_path, "val")
     records = list(corpus.records())
-    assert corpus.classes == (A, B) and Path(path).name in corpus.note
+
+    assert corpus.classes == (A, B)
+    assert Path(path).name in corpus.note
     assert [record.key for record in records] == ["ILSVRC2012_val_1", "ILSVRC2012_val_2"]
     assert [record.label["classes"] for record in records] == [[1], [0]]
 
@@ -131,9 +165,13 @@ def test_the_flat_validation_folder_with_its_list(tmp_path: Path, path: str, tex
     ],
 )
 def test_lists_that_do_not_fit(tmp_path: Path, text: str, message: str) -> None:
-    touch(tmp_path / f"train/{A}/x.JPEG", tmp_path / f"train/{B}/x.JPEG")
+    touch(
+        tmp_path / f"train/{A}/x.JPEG",
+        tmp_path / f"train/{B}/x.JPEG",
+    )
     touch(tmp_path / "val/v1.JPEG", tmp_path / "val/v2.JPEG")
     (tmp_path / "val.txt").write_text(text)
+
     with pytest.raises(CorpusError, match=message):
         open_imagenet(tmp_path, "val")
 
@@ -142,7 +180,8 @@ def test_pictures_that_the_list_lacks_are_counted(tmp_path: Path) -> None:
     touch(tmp_path / "val/v1.JPEG", tmp_path / "val/v2.JPEG")
     (tmp_path / "val.txt").write_text(f"v1.JPEG {A}\n")
     corpus = open_imagenet(tmp_path, "val")
-    assert corpus.num_records == 1 and corpus.left_out[0].examples == ("v2.JPEG",)
+    assert corpus.num_records == 1
+    assert corpus.left_out[0].examples == ("v2.JPEG",)
 
 
 def tar_of(files: dict[str, bytes]) -> bytes:
@@ -157,7 +196,10 @@ def tar_of(files: dict[str, bytes]) -> bytes:
 
 def jpeg(value: int) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (16, 16), (value, 90, 30)).save(buffer, "JPEG")
+    Image.new("RGB", (16, 16), (value, 90, 30)).save(
+        buffer,
+        "JPEG",
+    )
     return buffer.getvalue()
 
 
@@ -165,7 +207,10 @@ def jpeg(value: int) -> bytes:
 def classes() -> dict[str, dict[str, bytes]]:
     """Return the images of two classes, in no order."""
     return {
-        A: {f"{A}_2.JPEG": jpeg(2), f"{A}_1.JPEG": jpeg(1)},
+        A: {
+            f"{A}_2.JPEG": jpeg(2),
+            f"{A}_1.JPEG": jpeg(1),
+        },
         B: {f"{B}_7.JPEG": jpeg(7), "notes.txt": b"no picture"},
     }
 
@@ -174,7 +219,8 @@ def classes() -> dict[str, dict[str, bytes]]:
 def test_class_tars_are_packed_in_place_like_the_unpacked_set(
     tmp_path: Path, classes: dict[str, dict[str, bytes]], place: str
 ) -> None:
-    plain, root = tmp_path / "plain", tmp_path / "root"
+    plain = tmp_path / "plain"
+    root = tmp_path / "root"
     (root / "train").mkdir(parents=True)
     tars = {f"{wnid}.tar": tar_of(files) for wnid, files in classes.items()}
     if place == "class tars":
@@ -191,14 +237,21 @@ def test_class_tars_are_packed_in_place_like_the_unpacked_set(
     packed = {}
     for name, folder in (("plain", plain), ("tars", root)):
         corpus = open_imagenet(folder, "train")
-        report = pack(corpus, tmp_path / f"packed-{name}", root=folder, workers=0)
-        assert report.manifest is not None and report.packed == 3
+        report = pack(
+            corpus,
+            tmp_path / f"packed-{name}",
+            root=folder,
+            workers=0,
+        )
+        assert report.manifest is not None
+        assert report.packed == 3
         with tarfile.open(tmp_path / f"packed-{name}" / report.manifest.shards[0].file) as shard:
             members = {info.name: shard.extractfile(info).read() for info in shard}
         packed[name] = {key: value for key, value in members.items() if key.endswith(".jpg")}
         assert corpus.classes == (A, B)
         assert [record.label["classes"] for record in corpus.records()] == [[0], [0], [1]]
-    assert packed["plain"] == packed["tars"] and next(iter(packed["tars"])) == f"{A}_1.jpg"
+    assert packed["plain"] == packed["tars"]
+    assert next(iter(packed["tars"])) == f"{A}_1.jpg"
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>" * 200, b"cut"])

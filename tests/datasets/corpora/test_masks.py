@@ -45,16 +45,34 @@ def save_low_bits(path: Path, rows: list[list[int]], bits: int) -> Path:
 
 def test_palette_is_vocs() -> None:
     palette = voc_palette(255)
-    assert palette[:5] == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128))
+
+    assert palette[:5] == (
+        (0, 0, 0),
+        (128, 0, 0),
+        (0, 128, 0),
+        (128, 128, 0),
+        (0, 0, 128),
+    )
     assert palette[15] == (192, 128, 128)
     assert palette[255] == (224, 224, 192)
     assert len(set(palette)) == 256
 
 
 def test_palette_masks_give_indices_whatever_the_colors(tmp_path: Path) -> None:
-    grey = save_palette(tmp_path / "grey.png", INDICES, [7] * 768)
-    np.testing.assert_array_equal(IndexMask(grey, 20).read(), INDICES)
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(IndexMask(grey))).read(), INDICES)
+    grey = save_palette(
+        tmp_path / "grey.png",
+        INDICES,
+        [7] * 768,
+    )
+
+    np.testing.assert_array_equal(
+        IndexMask(grey, 20).read(),
+        INDICES,
+    )
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(IndexMask(grey))).read(),
+        INDICES,
+    )
 
 
 def test_a_palette_of_four_bits_gives_indices(tmp_path: Path) -> None:
@@ -62,7 +80,10 @@ def test_a_palette_of_four_bits_gives_indices(tmp_path: Path) -> None:
     picture = Image.fromarray(plane)
     picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, 1, 1, 1])
     picture.save(tmp_path / "m.png", bits=4)
-    np.testing.assert_array_equal(IndexMask(tmp_path / "m.png").read(), plane)
+    np.testing.assert_array_equal(
+        IndexMask(tmp_path / "m.png").read(),
+        plane,
+    )
 
 
 def test_grey_masks_of_eight_and_sixteen_bits(tmp_path: Path) -> None:
@@ -86,7 +107,10 @@ def test_masks_that_are_none(tmp_path: Path) -> None:
     save_palette(tmp_path / "big.png", INDICES, [0] * 768)
     (tmp_path / "short.png").write_bytes((tmp_path / "big.png").read_bytes()[:-30])
     (tmp_path / "text.png").write_text("hello")
-    Image.new("L", (2, 2)).save(tmp_path / "jpeg.png", format="JPEG")
+    Image.new("L", (2, 2)).save(
+        tmp_path / "jpeg.png",
+        format="JPEG",
+    )
     cases = {
         "rgb.png": "is a color picture",
         "big.png": "index 20, .* 19 classes",
@@ -95,6 +119,7 @@ def test_masks_that_are_none(tmp_path: Path) -> None:
         "jpeg.png": "is a JPEG, which changes values",
         "none.png": "cannot be read",
     }
+
     for name, message in cases.items():
         with pytest.raises(CorpusError, match=message):
             IndexMask(tmp_path / name, 19).read()
@@ -112,4 +137,7 @@ def test_masks_of_other_lossless_formats(tmp_path: Path, suffix: str, mode: str)
     picture.save(tmp_path / f"m{suffix}")
 
     expected = plane // 255 if mode == "1" else plane
-    np.testing.assert_array_equal(IndexMask(tmp_path / f"m{suffix}").read(), expected)
+    np.testing.assert_array_equal(
+        IndexMask(tmp_path / f"m{suffix}").read(),
+        expected,
+    )

@@ -53,7 +53,15 @@ VOC2012 = (
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sample") / "raw"
-    write_sample(root, num_train=1, num_val=1, num_voc_train=400, num_voc_val=1, size=32)
+    write_sample(
+        root,
+        num_train=1,
+        num_val=1,
+        num_voc_train=400,
+        num_voc_val=1,
+        size=32,
+    )
+
     return root
 
 
@@ -65,7 +73,10 @@ def surplus(
     labels_NC: NDArray[np.bool_], parts_N: NDArray[np.int64], shares: Sequence[int] = SHARES
 ) -> float:
     """By how many records a class is off its share in a part, on average."""
-    wanted_PC = np.outer(np.array(shares) / 100, labels_NC.sum(axis=0))
+    wanted_PC = np.outer(
+        np.array(shares) / 100,
+        labels_NC.sum(axis=0),
+    )
     found_PC = np.stack([labels_NC[parts_N == part].sum(axis=0) for part in range(len(shares))])
     return float(np.abs(found_PC - wanted_PC).mean())
 
@@ -80,7 +91,10 @@ def split_labels(
 
     assert sorted(keys) == sorted(records), "the parts are not disjoint and complete"
 
-    labels_NC = np.zeros((len(keys), len(corpus.classes)), np.bool_)
+    labels_NC = np.zeros(
+        (len(keys), len(corpus.classes)),
+        np.bool_,
+    )
 
     for row, key in enumerate(keys):
         mask = records[key].mask
@@ -94,7 +108,15 @@ def split_labels(
         assert part.corpus.num_records == len(part.keys)
     sizes = [len(part.keys) for part in parts.values()]
 
-    assert np.abs(np.subtract(sizes, part_sizes(len(keys), shares))).max() <= 6
+    assert (
+        np.abs(
+            np.subtract(
+                sizes,
+                part_sizes(len(keys), shares),
+            )
+        ).max()
+        <= 6
+    )
 
     return labels_NC, np.repeat(np.arange(len(parts)), sizes)
 
@@ -112,7 +134,11 @@ def check_shares(corpus: Corpus, shares: Sequence[int]) -> None:
 )
 @pytest.mark.parametrize(
     ("split", "shares"),
-    [("2012-all", SHARES), ("2012-all", (80, 20)), ("2012-seg-all", SHARES)],
+    [
+        ("2012-all", SHARES),
+        ("2012-all", (80, 20)),
+        ("2012-seg-all", SHARES),
+    ],
 )
 def test_real_classes_keep_their_shares(split: str, shares: tuple[int, ...]) -> None:
     check_shares(open_voc(DATA / "VOCdevkit", split), shares)
@@ -144,20 +170,26 @@ def test_every_record_has_a_part_and_draws_repeat(
 ) -> None:
     labels_NC = drawn_labels(num_records, seed)
     sizes = part_sizes(num_records, shares)
-    assert sum(sizes) == num_records and all(
-        abs(n - num_records * s / 100) < 1 for n, s in zip(sizes, shares, strict=True)
-    )
+
+    assert sum(sizes) == num_records
+    assert all(abs(n - num_records * s / 100) < 1 for n, s in zip(sizes, shares, strict=True))
     parts_N = iterative_stratification(labels_NC, sizes, seed)
-    assert len(parts_N) == num_records and set(parts_N.tolist()) <= set(range(len(shares)))
+
+    assert len(parts_N) == num_records
+    assert set(parts_N.tolist()) <= set(range(len(shares)))
     assert (parts_N == iterative_stratification(labels_NC, sizes, seed)).all()
 
 
 def test_only_keys_labels_and_seed_decide(sample: Path) -> None:
     corpus = open_voc(sample / "VOCdevkit", "2012-train")
-    backwards = dataclasses.replace(corpus, records=lambda: iter(list(corpus.records())[::-1]))
+    backwards = dataclasses.replace(
+        corpus,
+        records=lambda: iter(list(corpus.records())[::-1]),
+    )
     first, turned = (
         {n: p.keys for n, p in stratify(c, SHARES, 3).items()} for c in (corpus, backwards)
     )
+
     assert first == turned
     assert first != {name: part.keys for name, part in stratify(corpus, SHARES, 4).items()}
 
@@ -167,18 +199,32 @@ def test_a_mask_that_cannot_be_read_is_left_to_the_packer(sample: Path, tmp_path
     damaged = tmp_path / "damaged.png"
     damaged.write_bytes(b"no picture")
     records = list(corpus.records())
-    records[0] = dataclasses.replace(records[0], mask=IndexMask(damaged))
-    parts = stratify(dataclasses.replace(corpus, records=lambda: iter(records)), SHARES, 0)
+    records[0] = dataclasses.replace(
+        records[0],
+        mask=IndexMask(damaged),
+    )
+    parts = stratify(
+        dataclasses.replace(corpus, records=lambda: iter(records)),
+        SHARES,
+        0,
+    )
+
     assert records[0].key in {key for part in parts.values() for key in part.keys}
 
 
 def test_lists_are_written_once(sample: Path, tmp_path: Path) -> None:
-    parts = stratify(open_voc(sample / "VOCdevkit", "2012-train"), (80, 20), 0)
+    parts = stratify(
+        open_voc(sample / "VOCdevkit", "2012-train"),
+        (80, 20),
+        0,
+    )
     for _ in range(2):
         write_lists(tmp_path / "out", parts)
+
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["train.txt", "val.txt"]
     assert (tmp_path / "out" / "val.txt").read_text().split() == list(parts["val"].keys)
     (tmp_path / "file").write_text("")
+
     with pytest.raises(CorpusError, match=r"file/train.txt: the list cannot be written"):
         write_lists(tmp_path / "file", parts)
 
@@ -192,12 +238,17 @@ def test_bad_shares_are_told_in_one_sentence(text: str) -> None:
         match=f"'{text}': give two or three whole percentages that add up to 100, as 70,20",
     ):
         parse_shares(text)
-    assert parse_shares("70, 20, 10") == SHARES and parse_shares("80,20") == (80, 20)
+    assert parse_shares("70, 20, 10") == SHARES
+    assert parse_shares("80,20") == (80, 20)
 
 
 def test_what_cannot_be_stratified_is_told(sample: Path) -> None:
     corpus = open_voc(sample / "VOCdevkit", "2012-train")
-    few = dataclasses.replace(corpus, records=lambda: iter(list(corpus.records())[:3]))
+    few = dataclasses.replace(
+        corpus,
+        records=lambda: iter(list(corpus.records())[:3]),
+    )
+
     with pytest.raises(
         CorpusError, match=r"voc 2012-train has 3 pictures, too few for parts of 70, 20, 10 %"
     ):

@@ -13,7 +13,10 @@ from datasets.corpora.voc_xml import read_annotation
 from datasets.errors import CorpusError
 
 DATA = Path(__file__).parents[3] / "../shared/data/VOCdevkit"
-real = pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data/VOCdevkit here")
+real = pytest.mark.skipif(
+    not DATA.is_dir(),
+    reason="no ../shared/data/VOCdevkit here",
+)
 
 CLASS_OF = {name: index for index, name in enumerate(CLASSES)}
 BOX = "<bndbox><xmin>2</xmin><ymin>1</ymin><xmax>3.5</xmax><ymax>4</ymax></bndbox>"
@@ -30,14 +33,17 @@ def make(
     """Write a tiny year with a `train` list of each kind."""
     for folder in ("JPEGImages", "Annotations", "SegmentationClass"):
         (year / folder).mkdir(parents=True)
+
     for name in names:
         (year / f"JPEGImages/{name}.jpg").touch()
         Image.new("P", (3, 4), 20).save(year / f"SegmentationClass/{name}.png")
         text = f"<annotation><object><name>dog</name>{BOX}</object></annotation>"
         (year / f"Annotations/{name}.xml").write_text(text)
+
     for kind in kinds:
         (year / "ImageSets" / kind).mkdir(parents=True)
         (year / f"ImageSets/{kind}/train.txt").write_text("".join(f"{name}\n" for name in names))
+
     return year
 
 
@@ -55,8 +61,10 @@ def make(
 def test_counts_of_the_real_splits(split: str, count: int) -> None:
     corpus = open_voc(DATA, split)
     records = list(corpus.records())
+
     assert corpus.num_records == len(records) == len({record.key for record in records}) == count
-    assert corpus.classes == CLASSES and corpus.split == split
+    assert corpus.classes == CLASSES
+    assert corpus.split == split
     assert all(record.image.is_file() for record in records)
     assert [record.key for record in records] == sorted(record.key for record in records)
     assert all((record.mask is not None) == ("seg" in split) for record in records)
@@ -87,6 +95,7 @@ def test_objects_agree_with_the_xml(year: str) -> None:
 @real
 def test_masks_are_the_index_plane_and_the_palette_is_the_files() -> None:
     corpus = open_voc(DATA, "seg-val")
+
     for record in corpus.records():
         with Image.open(DATA / f"VOC2012/SegmentationClass/{record.key}.png") as picture:
             expected = np.array(picture)
@@ -126,10 +135,21 @@ def test_missing_tags_are_tolerated_and_difficult_is_marked(tmp_path: Path) -> N
     annotation = read_annotation(path, CLASS_OF)
 
     assert annotation.objects == [
-        {"class": 11, "box": [1, 0, 3.5, 4], "difficult": False, "crowd": False},
-        {"class": 19, "box": [1, 0, 3.5, 4], "difficult": True, "crowd": False},
+        {
+            "class": 11,
+            "box": [1, 0, 3.5, 4],
+            "difficult": False,
+            "crowd": False,
+        },
+        {
+            "class": 19,
+            "box": [1, 0, 3.5, 4],
+            "difficult": True,
+            "crowd": False,
+        },
     ]
-    assert annotation.size is None and annotation.dropped == ()
+    assert annotation.size is None
+    assert annotation.dropped == ()
 
 
 @pytest.mark.parametrize(
@@ -149,7 +169,8 @@ def test_the_stated_size_goes_with_the_record(
     year = make(tmp_path / "VOC2012")
     (year / "Annotations/a.xml").write_text(f"<annotation><size>{size}</size></annotation>")
     first, second = open_voc(tmp_path, "train").records()
-    assert first.label_size == expected and second.label_size is None
+    assert first.label_size == expected
+    assert second.label_size is None
 
 
 def test_a_picture_without_objects_is_kept(tmp_path: Path) -> None:
@@ -166,8 +187,11 @@ def test_a_test_split_without_xml_has_no_classes(tmp_path: Path) -> None:
     (year / "ImageSets/Main/test.txt").write_text("t\n")
     (year / "JPEGImages/t.jpg").touch()
     corpus = open_voc(tmp_path, "test")
-    assert corpus.classes == () and [record.key for record in corpus.records()] == ["t"]
+
+    assert corpus.classes == ()
+    assert [record.key for record in corpus.records()] == ["t"]
     (year / "ImageSets/Main/test.txt").write_text("t\na\n")
+
     with pytest.raises(CorpusError, match=r"first is t\.xml"):
         open_voc(tmp_path, "test")
 
@@ -190,12 +214,17 @@ def test_names_with_spaces_and_extensions(tmp_path: Path, ending: str) -> None:
 
 
 def test_names_that_differ_in_case_unicode_form_or_extension_are_found(tmp_path: Path) -> None:
-    year = make(tmp_path / "VOC2012", ("a", "Cafe\u0301", "c"), ("Main", "Segmentation"))
+    year = make(
+        tmp_path / "VOC2012",
+        ("a", "Cafe\u0301", "c"),
+        ("Main", "Segmentation"),
+    )
     (year / "JPEGImages/a.jpg").rename(year / "JPEGImages/a.JPEG")
     (year / "JPEGImages/c.jpg").rename(year / "JPEGImages/c.png")
     (year / "SegmentationClass/a.png").rename(year / "SegmentationClass/A.PNG")
     (year / "ImageSets/Segmentation/train.txt").write_text("A\ncaf\u00e9\nc\n")
     records = list(open_voc(tmp_path, "seg-train").records())
+
     assert [record.image.name for record in records] == ["a.JPEG", "c.png", "Cafe\u0301.jpg"]
     assert all(record.mask.read().shape == (4, 3) for record in records)
 
@@ -225,6 +254,7 @@ def test_a_bad_object_is_dropped_and_named(tmp_path: Path, text: str, reason: st
     good = f"<object><name>cat</name>{BOX}</object>"
     (year / "Annotations/b.xml").write_text(f"<annotation>{good}{text}</annotation>")
     first, second = open_voc(tmp_path, "train").records()
+
     assert [item["class"] for item in second.label["objects"]] == [CLASSES.index("cat")]
     (dropped,) = second.dropped
     assert dropped.endswith(": object 2") and reason in dropped
@@ -233,10 +263,14 @@ def test_a_bad_object_is_dropped_and_named(tmp_path: Path, text: str, reason: st
 
 def test_a_box_outside_of_the_stated_size_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "a.xml"
-    far = BOX.replace("2", "20", 1).replace("3.5", "30")
+    far = BOX.replace("2", "20", 1).replace(
+        "3.5",
+        "30",
+    )
     size = "<size><width>5</width><height>5</height></size>"
     path.write_text(f"<annotation>{size}<object><name>dog</name>{far}</object></annotation>")
     annotation = read_annotation(path, CLASS_OF)
+
     assert "lies outside the picture (5 x 5)" in annotation.dropped[0]
 
 
@@ -265,8 +299,12 @@ def test_xml_that_is_wrong_or_hostile_costs_its_picture(
     year = make(tmp_path / "VOC2012")
     (year / "Annotations/b.xml").write_text(text)
     first, second = open_voc(tmp_path, "train").records()
-    assert not first.fault and first.label["objects"]
-    assert message in second.fault and second.fault.endswith(": b.xml") and "\n" not in second.fault
+
+    assert not first.fault
+    assert first.label["objects"]
+    assert message in second.fault
+    assert second.fault.endswith(": b.xml")
+    assert "\n" not in second.fault
 
 
 def test_a_split_with_masks_needs_no_xml_files(tmp_path: Path) -> None:
@@ -281,7 +319,8 @@ def test_a_split_with_masks_needs_no_xml_files(tmp_path: Path) -> None:
     (year / "Annotations/a.xml").unlink()
     (year / "labelmap.txt").write_text("background:0,0,0::\nroad:1,2,3::\n")
     corpus = open_voc(tmp_path, "seg-train")
-    assert corpus.classes == ("road",) and corpus.left_out == ()
+    assert corpus.classes == ("road",)
+    assert corpus.left_out == ()
 
 
 def test_grey_index_masks_are_read_as_palette_ones(tmp_path: Path) -> None:
@@ -322,7 +361,8 @@ def test_own_classes_are_those_of_a_list(tmp_path: Path) -> None:
     with_class(year, "helmet", "a")
     (year / "classes.txt").write_text("background\nhelmet\ndog\n")
     corpus = open_voc(tmp_path, "seg-train")
-    assert corpus.classes == ("helmet", "dog") and len(corpus.palette) == 3
+    assert corpus.classes == ("helmet", "dog")
+    assert len(corpus.palette) == 3
     assert [record.label["classes"] for record in corpus.records()] == [[0], [1]]
 
 
@@ -332,7 +372,9 @@ def test_own_classes_are_the_names_in_all_xml_files_if_none_is_vocs(tmp_path: Pa
         with_class(year, name, file)
     (year / "ImageSets/Main/val.txt").write_text("c\n")
     (year / "ImageSets/Main/train.txt").write_text("a\nb\n")
-    train, val = open_voc(tmp_path, "train"), open_voc(tmp_path, "val")
+    train = open_voc(tmp_path, "train")
+    val = open_voc(tmp_path, "val")
+
     assert train.classes == val.classes == ("glove", "helmet", "vest")
     assert "3 names in the XML files (glove, helmet, vest)" in train.note
     assert [record.label["classes"] for record in train.records()] == [[2], [1]]
@@ -343,7 +385,8 @@ def test_a_class_that_is_not_vocs_among_those_that_are_is_dropped(tmp_path: Path
     with_class(year, "helmet", "a")
     corpus = open_voc(tmp_path, "train")
     first, second = corpus.records()
-    assert corpus.classes == CLASSES and second.label["classes"] == [11]
+    assert corpus.classes == CLASSES
+    assert second.label["classes"] == [11]
     assert "(helmet): object 1" in first.dropped[0]
 
 
@@ -351,6 +394,7 @@ def test_color_coded_masks_need_a_label_map(tmp_path: Path) -> None:
     year = make(tmp_path / "VOC2012", kinds=("Segmentation",))
     for name in "ab":
         Image.new("RGB", (3, 4), (128, 64, 0)).save(year / f"SegmentationClass/{name}.png")
+
     with pytest.raises(CorpusError, match=r"list them in labelmap\.txt"):
         next(open_voc(tmp_path, "seg-train").records()).mask.read()
     (year / "labelmap.txt").write_text(
@@ -358,7 +402,9 @@ def test_color_coded_masks_need_a_label_map(tmp_path: Path) -> None:
     )
     corpus = open_voc(tmp_path, "seg-train")
     record = next(corpus.records())
-    assert corpus.classes == ("helmet", "dog") and (record.mask.read() == 2).all()
+
+    assert corpus.classes == ("helmet", "dog")
+    assert (record.mask.read() == 2).all()
 
 
 @pytest.mark.parametrize(
@@ -392,9 +438,11 @@ def test_pictures_in_folders_keep_keys_of_their_own(tmp_path: Path) -> None:
 def test_missing_masks_and_xml_are_found_on_opening(tmp_path: Path) -> None:
     year = make(tmp_path / "VOC2012", kinds=("Main", "Segmentation"))
     (year / "SegmentationClass/a.png").unlink()
+
     assert open_voc(tmp_path, "train").num_records == 2
     with pytest.raises(CorpusError, match=r"first is a\.png"):
         open_voc(tmp_path, "seg-train")
+
     (year / "Annotations/b.xml").unlink()
     with pytest.raises(CorpusError, match=r"first is b\.xml"):
         open_voc(tmp_path, "train")

@@ -87,7 +87,8 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(answer, int):
             self.send_error(answer)
             return
-        content, start = state.content, 0
+        content = state.content
+        start = 0
 
         if answer == "page":
             content = b"<html>please log in</html>"
@@ -99,9 +100,15 @@ class Handler(BaseHTTPRequestHandler):
 
         self.send_response(206 if start else 200)
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            self.send_header(
+                "Content-Range",
+                f"bytes {start}-{len(content) - 1}/{len(content)}",
+            )
         if answer != "longer":
-            self.send_header("Content-Length", str(len(content) - start))
+            self.send_header(
+                "Content-Length",
+                str(len(content) - start),
+            )
         self.end_headers()
         body = content[start:] + (content if answer == "longer" else b"")
         half = answer in ("cut", "stall")
@@ -118,9 +125,16 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state = Server(f"http://127.0.0.1:{http.server_address[1]}", tar_of(FILES))
+    state = Server(
+        f"http://127.0.0.1:{http.server_address[1]}",
+        tar_of(FILES),
+    )
+
     http.state = state  # type: ignore[attr-defined]
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+    thread = threading.Thread(
+        target=http.serve_forever,
+        kwargs={"poll_interval": 0.01},
+    )
     thread.start()
     yield state
     http.shutdown()
@@ -134,24 +148,41 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def get(server: Server, root: Path, kind: str = "tar", **options: Any) -> list[str]:
-    return download([server.archive(kind)], root, retries=QUICK, **options)
+    return download(
+        [server.archive(kind)],
+        root,
+        retries=QUICK,
+        **options,
+    )
 
 
 # ---- fetching ----
 
 
-@pytest.mark.parametrize(("kind", "make"), [("tar", tar_of), ("zip", zip_of)])
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [("tar", tar_of), ("zip", zip_of)],
+)
 def test_an_archive_is_fetched_unpacked_and_not_fetched_again(
     server: Server, tmp_path: Path, kind: str, make: Callable[[dict[str, bytes]], bytes]
 ) -> None:
     server.content = make(FILES)
     seen: list[tuple[str, int, int]] = []
-    assert get(server, tmp_path, kind, progress=lambda *where: seen.append(where)) == [
-        f"pictures.{kind}"
-    ]
+
+    assert get(
+        server,
+        tmp_path,
+        kind,
+        progress=lambda *where: seen.append(where),
+    ) == [f"pictures.{kind}"]
     assert contents(tmp_path) == FILES
-    assert seen[-1] == (f"pictures.{kind}", len(server.content), len(server.content))
-    assert get(server, tmp_path, kind) == [] and len(server.ranges) == 1
+    assert seen[-1] == (
+        f"pictures.{kind}",
+        len(server.content),
+        len(server.content),
+    )
+    assert get(server, tmp_path, kind) == []
+    assert len(server.ranges) == 1
     assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["lock"]
 
 
@@ -185,7 +216,8 @@ def test_what_is_not_there_is_told_at_once(server: Server, tmp_path: Path, statu
         DownloadError, match=f"pictures.tar: the server answers {status} .*; try a --mirror"
     ):
         get(server, tmp_path)
-    assert len(server.ranges) == 1 and contents(tmp_path) == {}
+    assert len(server.ranges) == 1
+    assert contents(tmp_path) == {}
 
 
 def test_a_server_that_fails_on_and_on_is_given_up_and_later_resumed(
@@ -193,13 +225,16 @@ def test_a_server_that_fails_on_and_on_is_given_up_and_later_resumed(
 ) -> None:
     server.answers = ["cut", 500, 500, 500]
     half = len(server.content) // 2
+
     with pytest.raises(
         DownloadError, match=f"stopped at {half:,} of .* after 3 tries .the server answers 500"
     ):
         get(server, tmp_path)
     assert not is_there(server.archive(), tmp_path)
+
     get(server, tmp_path)
-    assert server.ranges[-1] == f"bytes={half}-" and contents(tmp_path) == FILES
+    assert server.ranges[-1] == f"bytes={half}-"
+    assert contents(tmp_path) == FILES
 
 
 def test_a_part_that_is_too_long_or_wrong_is_thrown_away(server: Server, tmp_path: Path) -> None:
@@ -217,7 +252,8 @@ def test_another_file_of_the_same_size_is_refused(server: Server, tmp_path: Path
     server.content = server.content[:-1] + b"x"
     with pytest.raises(DownloadError, match="fetched twice, and its digest is not sha256:"):
         download([archive], tmp_path, retries=QUICK)
-    assert contents(tmp_path) == {} and len(server.ranges) == 2
+    assert contents(tmp_path) == {}
+    assert len(server.ranges) == 2
 
 
 def test_a_server_that_never_stops_sending_is_cut_off(server: Server, tmp_path: Path) -> None:
@@ -230,7 +266,14 @@ def test_no_server_at_all_is_one_sentence(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/x.tar"
-    archive = Archive(url, 10, "sha256:" + "0" * 64, "x", "x")
+    archive = Archive(
+        url,
+        10,
+        "sha256:" + "0" * 64,
+        "x",
+        "x",
+    )
+
     with pytest.raises(DownloadError, match=r"stopped at 0 of 10 bytes after 3 tries \(.*refused"):
         download([archive], tmp_path, retries=QUICK)
 
@@ -244,12 +287,25 @@ def test_a_mirror_stands_for_the_host(server: Server, tmp_path: Path) -> None:
         archive.top,
         archive.proof,
     )
-    assert download([moved], tmp_path, mirror=f"{server.url}/", retries=QUICK) == ["pictures.tar"]
+
+    assert download(
+        [moved],
+        tmp_path,
+        mirror=f"{server.url}/",
+        retries=QUICK,
+    ) == ["pictures.tar"]
 
 
 def test_too_little_space_is_told_before_the_first_byte(server: Server, tmp_path: Path) -> None:
     archive = server.archive()
-    vast = Archive(archive.url, 10**15, archive.digest, archive.top, archive.proof)
+    vast = Archive(
+        archive.url,
+        10**15,
+        archive.digest,
+        archive.top,
+        archive.proof,
+    )
+
     with pytest.raises(DownloadError, match=r"unpacked need 2,000,000\.1 GB, .* GB are free"):
         download([vast], tmp_path, retries=QUICK)
     assert server.ranges == []
@@ -272,7 +328,8 @@ def test_a_place_that_cannot_be_written_is_one_sentence(server: Server, tmp_path
 def test_a_users_own_copy_is_left_alone(server: Server, tmp_path: Path) -> None:
     (tmp_path / "pictures" / "a").mkdir(parents=True)
     (tmp_path / "pictures" / "a" / "1.jpg").write_text("mine")
-    assert get(server, tmp_path) == [] and server.ranges == []
+    assert get(server, tmp_path) == []
+    assert server.ranges == []
 
 
 def test_killed_while_fetching_and_finished_by_another_process(
@@ -286,7 +343,10 @@ def test_killed_while_fetching_and_finished_by_another_process(
         "from datasets.download.download import download\n"
         f"download([{archive!r}], Path({str(tmp_path)!r}))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=PROJECT,
+    )
     part = tmp_path / FOLDER / "pictures.tar.part"
     while not (part.exists() and part.stat().st_size > 0) and process.poll() is None:
         time.sleep(0.01)
@@ -298,7 +358,8 @@ def test_killed_while_fetching_and_finished_by_another_process(
 
     get(server, tmp_path)
 
-    assert server.ranges[-1] == f"bytes={got}-" and contents(tmp_path) == FILES
+    assert server.ranges[-1] == f"bytes={got}-"
+    assert contents(tmp_path) == FILES
 
 
 def test_killed_while_unpacking_and_finished(server: Server, tmp_path: Path) -> None:
@@ -310,15 +371,22 @@ def test_killed_while_unpacking_and_finished(server: Server, tmp_path: Path) -> 
         folder = tmp_path / FOLDER
         folder.mkdir()
         (folder / "pictures.tar").write_bytes(server.content)
-        unpack(folder / "pictures.tar", tmp_path, top="pictures", max_bytes=10**6)
+        unpack(
+            folder / "pictures.tar",
+            tmp_path,
+            top="pictures",
+            max_bytes=10**6,
+        )
         os._exit(0)
 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    assert contents(tmp_path) == {} and not is_there(server.archive(), tmp_path)
+    assert contents(tmp_path) == {}
+    assert not is_there(server.archive(), tmp_path)
 
     get(server, tmp_path)
 
-    assert contents(tmp_path) == FILES and server.ranges == []
+    assert contents(tmp_path) == FILES
+    assert server.ranges == []
 
 
 # ---- hostile archives ----
@@ -327,7 +395,10 @@ def test_killed_while_unpacking_and_finished(server: Server, tmp_path: Path) -> 
 def tar_with(info: tarfile.TarInfo) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        tar.addfile(info, io.BytesIO(bytes(info.size)))
+        tar.addfile(
+            info,
+            io.BytesIO(bytes(info.size)),
+        )
     return buffer.getvalue()
 
 
@@ -349,7 +420,10 @@ def zip_link() -> bytes:
 def lying_zip() -> bytes:
     """Its directory says 10 bytes, its data are a million."""
     content = zip_of({"pictures/x": bytes(10**6)})
-    return content.replace((10**6).to_bytes(4, "little"), (10).to_bytes(4, "little"))
+    return content.replace(
+        (10**6).to_bytes(4, "little"),
+        (10).to_bytes(4, "little"),
+    )
 
 
 HOSTILE: dict[str, tuple[str, Callable[[], bytes], str]] = {
@@ -370,7 +444,11 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes], str]] = {
         "larger than the",
     ),
     "bomb with a lying header": ("zip", lying_zip, "is damaged|larger than its header"),
-    "damaged zip": ("zip", lambda: zip_of(FILES)[:-100], "is damaged"),
+    "damaged zip": (
+        "zip",
+        lambda: zip_of(FILES)[:-100],
+        "is damaged",
+    ),
     "not a tar": ("tar", lambda: b"<html>" + bytes(5000), "is damaged"),
     "empty": ("tar", lambda: tar_of({}), "holds no pictures/"),
 }
@@ -383,9 +461,16 @@ def test_hostile_archives_leave_nothing_behind(tmp_path: Path, kind: str) -> Non
     (root / FOLDER).mkdir(parents=True)
     path = root / FOLDER / f"pictures.{ending}"
     path.write_bytes(make())
+
     with pytest.raises(DownloadError, match=reason):
-        unpack(path, root, top="pictures", max_bytes=2 * 10**6)
-    assert contents(root) == {} and [entry.name for entry in tmp_path.iterdir()] == ["root"]
+        unpack(
+            path,
+            root,
+            top="pictures",
+            max_bytes=2 * 10**6,
+        )
+    assert contents(root) == {}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["root"]
     assert not [entry for entry in root.rglob("*") if entry.is_symlink()]
 
 
@@ -409,7 +494,13 @@ def test_archives_of_the_same_folder_are_merged(tmp_path: Path) -> None:
     for files in ({"pictures/a/1": b"old", "pictures/b/2": b""}, {"pictures/a/1": b"new"}):
         path = tmp_path / "pictures.tar"
         path.write_bytes(tar_of(files))
-        unpack(path, tmp_path / "root", top="pictures", max_bytes=10**6)
+        unpack(
+            path,
+            tmp_path / "root",
+            top="pictures",
+            max_bytes=10**6,
+        )
+
     assert contents(tmp_path / "root") == {"pictures/a/1": b"new", "pictures/b/2": b""}
 
 
@@ -450,4 +541,5 @@ def test_what_cannot_be_downloaded_is_told(corpus: str, split: str, reason: str)
 def test_the_catalogue_is_well_formed() -> None:
     for archive in (*COCO.values(), *COCO_ANNOTATIONS.values(), *VOC.values()):
         assert re.fullmatch(r"sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", archive.digest)
-        assert archive.name.endswith((".zip", ".tar")) and archive.proof.startswith(archive.top)
+        assert archive.name.endswith((".zip", ".tar"))
+        assert archive.proof.startswith(archive.top)

@@ -16,7 +16,14 @@ from datasets.sample.lab import lab_to_rgb
 from datasets.sample.scenes import NAMES, draw_scene
 from datasets.sample.writing import SampleSpec, write_parts
 
-SPEC = SampleSpec(num_train=12, num_val=3, num_voc_train=5, num_voc_val=4, seed=3, size=96)
+SPEC = SampleSpec(
+    num_train=12,
+    num_val=3,
+    num_voc_train=5,
+    num_voc_val=4,
+    seed=3,
+    size=96,
+)
 
 
 def digest(root: Path) -> dict[str, str]:
@@ -50,7 +57,8 @@ def test_all_splits_open_by_the_real_adapters(root: Path) -> None:
 
         for record in records:
             with Image.open(record.image) as picture:
-                assert max(picture.size) == 96 and picture.mode == "RGB"
+                assert max(picture.size) == 96
+                assert picture.mode == "RGB"
                 assert picture.size[::-1] == record.mask.read().shape
 
 
@@ -73,8 +81,13 @@ def test_masks_boxes_and_classes_agree(root: Path) -> None:
 
 
 def test_voc_masks_have_outlines_and_difficult_objects_are_marked(tmp_path: Path) -> None:
-    open_sample(tmp_path / "s", "voc-train", SampleSpec(1, 1, 40, 1, seed=0, size=64))
+    open_sample(
+        tmp_path / "s",
+        "voc-train",
+        SampleSpec(1, 1, 40, 1, seed=0, size=64),
+    )
     records = list(open_sample(tmp_path / "s", "voc-train").records())
+
     assert all((record.mask.read() == 255).any() for record in records if record.label["objects"])
     assert {item["difficult"] for record in records for item in record.label["objects"]} == {
         True,
@@ -88,9 +101,11 @@ def test_the_same_request_gives_the_same_bytes_and_another_seed_others(
     numbers = {"num_train": 12, "num_val": 3, "num_voc_train": 5, "num_voc_val": 4, "size": 96}
     write_sample(tmp_path / "same", seed=3, **numbers)
     write_sample(tmp_path / "other", seed=4, **numbers)
+
     assert digest(tmp_path / "same") == digest(root)
     photos = {name: value for name, value in digest(root).items() if name.endswith(".jpg")}
     others = digest(tmp_path / "other")
+
     assert len(set(photos.values())) == len(photos) == 24  # no scene stands in two splits
     assert not set(photos.values()) & set(others.values())
 
@@ -101,25 +116,42 @@ def test_a_changed_request_is_noticed_and_the_same_one_draws_nothing(tmp_path: P
     open_sample(root, "train", small)
     before = (root / "sample.json").stat().st_mtime_ns
     open_sample(root, "val", small)
+
     assert open_sample(root, "voc-val").num_records == 1
     assert (root / "sample.json").stat().st_mtime_ns == before
-    assert open_sample(root, "train", SampleSpec(2, 1, 1, 1, seed=0, size=32)).num_records == 2
+    assert (
+        open_sample(
+            root,
+            "train",
+            SampleSpec(2, 1, 1, 1, seed=0, size=32),
+        ).num_records
+        == 2
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
 
 
 def test_a_stamp_of_another_version_is_drawn_again(tmp_path: Path) -> None:
     root = tmp_path / "s"
-    write_sample(root, num_train=1, num_val=1, num_voc_train=1, num_voc_val=1, size=32)
+    write_sample(
+        root,
+        num_train=1,
+        num_val=1,
+        num_voc_train=1,
+        num_voc_val=1,
+        size=32,
+    )
     stamp = json.loads((root / "sample.json").read_text())
     (root / "sample.json").write_text(json.dumps({**stamp, "version": 0}))
     (root / "coco/train2017/000000000001.jpg").unlink()
+
     assert open_sample(root, "train").num_records == 1
 
 
 def test_of_two_that_draw_the_same_the_first_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, spec = tmp_path / "out/s", SampleSpec(1, 1, 1, 1, seed=0, size=32)
+    root = tmp_path / "out/s"
+    spec = SampleSpec(1, 1, 1, 1, seed=0, size=32)
     inodes = []
 
     def overtaken(fresh: Path, wanted: SampleSpec) -> None:
@@ -144,7 +176,11 @@ def test_an_interrupted_drawing_leaves_nothing(
 
     monkeypatch.setattr("datasets.sample.corpus.write_parts", full)
     with pytest.raises(CorpusError, match=r"cannot be written here .No space left"):
-        open_sample(tmp_path / "s", "train", SampleSpec(1, 1, 1, 1, size=32))
+        open_sample(
+            tmp_path / "s",
+            "train",
+            SampleSpec(1, 1, 1, 1, size=32),
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -172,11 +208,18 @@ def test_requests_that_are_wrong(tmp_path: Path) -> None:
 
 def test_lab_to_rgb_agrees_with_skimage() -> None:
     color = pytest.importorskip("skimage.color")
-    rgb = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    rgb = np.random.default_rng(0).integers(
+        0,
+        256,
+        (64, 64, 3),
+        np.uint8,
+    )
     lab = color.rgb2lab(rgb).astype(np.float32)
     ours = lab_to_rgb(np.moveaxis(lab, -1, 0)).astype(int)
     difference = np.abs(ours - rgb)
-    assert difference.max() <= 4 and difference[rgb > 40].max() <= 1
+
+    assert difference.max() <= 4
+    assert difference[rgb > 40].max() <= 1
 
 
 def test_color_depends_on_class_and_not_on_chance() -> None:
@@ -196,4 +239,5 @@ def test_color_depends_on_class_and_not_on_chance() -> None:
         if len(h) > 1
     ]
 
-    assert len(spread) > 15 and max(spread) < np.deg2rad(35)
+    assert len(spread) > 15
+    assert max(spread) < np.deg2rad(35)

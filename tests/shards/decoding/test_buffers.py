@@ -22,7 +22,8 @@ def test_memory_is_used_again_once_all_views_are_gone() -> None:
     buffers = Buffers()
     tensor = torch.from_numpy(buffers.take(SHAPE))
     address = tensor.data_ptr()
-    view, shared = tensor[:, 1:], tensor.detach().permute(0, 2, 3, 1)
+    view = tensor[:, 1:]
+    shared = tensor.detach().permute(0, 2, 3, 1)
     del tensor
 
     assert buffers.take(SHAPE).ctypes.data != address
@@ -46,7 +47,8 @@ def test_memory_saved_for_backward_is_in_use() -> None:
     torch.from_numpy(buffers.take(SHAPE)).fill_(9.0)
     loss.backward()
 
-    assert weight.grad is not None and (weight.grad == 2.0).all()
+    assert weight.grad is not None
+    assert (weight.grad == 2.0).all()
 
 
 def test_memory_released_by_another_thread() -> None:

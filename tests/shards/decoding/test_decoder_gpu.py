@@ -44,15 +44,26 @@ def test_a_gpu_decodes_as_the_cpu_does() -> None:
     images = [jpeg(picture(index, 90, 120)) for index in range(NUM_IMAGES)]
     masks = [png(np.full((90, 120), index, np.uint8)) for index in range(NUM_IMAGES)]
     batch = batch_of(images, masks)
-    spec = DecodeSpec(64, crop=True, flip=True, mask=True, lab="operators")
+    spec = DecodeSpec(
+        64,
+        crop=True,
+        flip=True,
+        mask=True,
+        lab="operators",
+    )
 
-    on_cpu, on_gpu = decoded(spec, batch, "cpu"), decoded(spec, batch, "cuda:0")
+    on_cpu = decoded(spec, batch, "cpu")
+    on_gpu = decoded(spec, batch, "cuda:0")
     assert on_gpu.lab_B3HW.device.type == "cuda"
-    assert on_gpu.mask_BHW is not None and on_cpu.mask_BHW is not None
+    assert on_gpu.mask_BHW is not None
+    assert on_cpu.mask_BHW is not None
     assert torch.equal(on_gpu.mask_BHW.cpu(), on_cpu.mask_BHW)
 
     difference = (on_gpu.lab_B3HW.cpu() - on_cpu.lab_B3HW).abs().flatten()
-    quantiles = torch.quantile(difference, torch.tensor([0.5, 0.99, 0.9999]))
+    quantiles = torch.quantile(
+        difference,
+        torch.tensor([0.5, 0.99, 0.9999]),
+    )
     assert quantiles[0] < 0.5 / 255
     assert quantiles[1] < 4 / 255
     assert quantiles[2] < 12 / 255
@@ -63,7 +74,11 @@ def test_other_formats_are_decoded_on_the_host(kind: str) -> None:
     images = []
     for index in range(NUM_IMAGES):
         stream = io.BytesIO()
-        Image.fromarray(picture(index, 64, 64)).save(stream, kind, lossless=True)
+        Image.fromarray(picture(index, 64, 64)).save(
+            stream,
+            kind,
+            lossless=True,
+        )
         images.append(stream.getvalue())
 
     spec = DecodeSpec(64, resize=False, lab="operators")
@@ -103,7 +118,12 @@ def test_the_consumer_waits_for_complete_tensors_without_waiting_itself() -> Non
 def test_damage_is_found_and_the_decoder_goes_on() -> None:
     good = [jpeg(picture(index, 64, 64)) for index in range(NUM_IMAGES)]
     bad = [*good[:-1], without_quantization(good[-1])]
-    decoder = Decoder(DecodeSpec(64, resize=False, lab="operators"), NUM_IMAGES, 2, "cuda:0")
+    decoder = Decoder(
+        DecodeSpec(64, resize=False, lab="operators"),
+        NUM_IMAGES,
+        2,
+        "cuda:0",
+    )
     with pytest.raises(DecodeError):
         decoder.decode(batch_of(bad))
 

@@ -15,7 +15,11 @@ from shards.decoding.lab import lab_from_srgb, linear_from_srgb
 
 def reference_lab(rgb_HW3: NDArray[np.uint8], ab_scale: float = 128.0) -> NDArray[np.float64]:
     lab = rgb2lab(rgb_HW3)
-    planes = [lab[..., 0] / 50 - 1, lab[..., 1] / ab_scale, lab[..., 2] / ab_scale]
+    planes = [
+        lab[..., 0] / 50 - 1,
+        lab[..., 1] / ab_scale,
+        lab[..., 2] / ab_scale,
+    ]
     return np.stack(planes)
 
 
@@ -23,33 +27,65 @@ def kernel_lab(
     rgb_HW3: NDArray[np.uint8], ab_scale: float = 128.0, mirror: bool = False
 ) -> NDArray[np.float32]:
     lab_3HW = np.empty((3, *rgb_HW3.shape[:2]), np.float32)
-    lab_from_srgb(rgb_HW3[None], np.array([mirror]), lab_3HW[None], linear_from_srgb(), ab_scale)
+    lab_from_srgb(
+        rgb_HW3[None],
+        np.array([mirror]),
+        lab_3HW[None],
+        linear_from_srgb(),
+        ab_scale,
+    )
+
     return lab_3HW
 
 
 def slice_of_the_cube(red: int) -> NDArray[np.uint8]:
     """All 65,536 colours with one value of red."""
     byte = np.arange(256, dtype=np.uint8)
-    planes = np.broadcast_arrays(np.uint8(red), byte[:, None], byte[None, :])
+    planes = np.broadcast_arrays(
+        np.uint8(red),
+        byte[:, None],
+        byte[None, :],
+    )
     return np.ascontiguousarray(np.stack(planes, -1))
 
 
-@pytest.mark.parametrize("red", [*range(0, 12), *range(15, 255, 30), 254, 255])
+@pytest.mark.parametrize(
+    "red",
+    [
+        *range(0, 12),
+        *range(15, 255, 30),
+        254,
+        255,
+    ],
+)
 def test_equals_skimage(red: int) -> None:
     rgb_HW3 = slice_of_the_cube(red)
     assert np.abs(kernel_lab(rgb_HW3) - reference_lab(rgb_HW3)).max() < 2e-6
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 33), (256, 255)])
+@pytest.mark.parametrize(
+    "size",
+    [(1, 1), (1, 7), (3, 33), (256, 255)],
+)
 def test_any_width_and_scale(size: tuple[int, int]) -> None:
     """Widths that are no multiple of a vector register."""
-    rgb_HW3 = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    rgb_HW3 = np.random.default_rng(0).integers(
+        0,
+        256,
+        (*size, 3),
+        dtype=np.uint8,
+    )
     assert np.abs(kernel_lab(rgb_HW3, 110.0) - reference_lab(rgb_HW3, 110.0)).max() < 2e-6
 
 
 def test_greys_have_no_color_and_the_ends_are_exact() -> None:
-    grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)
+    grey = np.repeat(
+        np.arange(256, dtype=np.uint8)[None, :, None],
+        3,
+        2,
+    )
     lab_3HW = kernel_lab(np.ascontiguousarray(grey))
+
     assert np.abs(lab_3HW[1:]).max() < 5e-5  # skimage's own matrix leaves b = -0.0046 on white
     assert lab_3HW[0, 0, 0] == pytest.approx(-1.0, abs=1e-6)
     assert lab_3HW[0, 0, 255] == pytest.approx(1.0, abs=1e-6)
@@ -58,7 +94,10 @@ def test_greys_have_no_color_and_the_ends_are_exact() -> None:
 
 def test_mirror_is_the_picture_mirrored() -> None:
     rgb_HW3 = slice_of_the_cube(100)[:, :45]
-    assert np.array_equal(kernel_lab(rgb_HW3, mirror=True), kernel_lab(rgb_HW3[:, ::-1].copy()))
+    assert np.array_equal(
+        kernel_lab(rgb_HW3, mirror=True),
+        kernel_lab(rgb_HW3[:, ::-1].copy()),
+    )
 
 
 def test_strided_picture() -> None:

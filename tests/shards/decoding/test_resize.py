@@ -22,10 +22,14 @@ def ours(rgb_HW3: NDArray[np.uint8], size: int, mirror: bool = False) -> NDArray
 
 
 def lab_of(rgb_HW3: NDArray[np.uint8]) -> NDArray[np.float32]:
-    lab_13HW = np.empty((1, 3, *rgb_HW3.shape[:2]), np.float32)
+    lab_13HW = np.empty(
+        (1, 3, *rgb_HW3.shape[:2]),
+        np.float32,
+    )
     lab_from_srgb(
         np.ascontiguousarray(rgb_HW3)[None], np.zeros(1, np.bool_), lab_13HW, LINEAR, 128.0
     )
+
     return lab_13HW[0]
 
 
@@ -34,9 +38,19 @@ def dali(images: list[NDArray[np.uint8]], size: int) -> NDArray[np.uint8]:
         batch_size=len(images), num_threads=1, device_id=None, prefetch_queue_depth=1
     )
     with pipeline:
-        source = fn.external_source(name="images", dtype=types.UINT8, ndim=3, layout="HWC")
+        source = fn.external_source(
+            name="images",
+            dtype=types.UINT8,
+            ndim=3,
+            layout="HWC",
+        )
         pipeline.set_outputs(
-            fn.resize(source, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True)
+            fn.resize(
+                source,
+                size=[size, size],
+                interp_type=types.INTERP_LINEAR,
+                antialias=True,
+            )
         )
 
     pipeline.build()
@@ -51,17 +65,28 @@ def by_hand(rgb_HW3: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
     def matrix(number: int) -> NDArray[np.float64]:
         scale = number / size
-        radius, weights = max(1.0, scale), np.zeros((size, number))
+        radius = max(1.0, scale)
+        weights = np.zeros((size, number))
+
         for out in range(size):
             centre = (out + 0.5) * scale - 0.5
             for source in range(int(np.floor(centre - radius)), int(np.ceil(centre + radius)) + 1):
                 weight = max(0.0, 1.0 - abs(source - centre) / radius)
                 weights[out, min(max(source, 0), number - 1)] += weight
+
         return weights / weights.sum(1, keepdims=True)
 
     height, width, _ = rgb_HW3.shape
-    rows = np.tensordot(matrix(height), rgb_HW3.astype(np.float64), (1, 0))
-    mixed = np.tensordot(matrix(width), rows, (1, 1)).transpose(1, 0, 2)
+    rows = np.tensordot(
+        matrix(height),
+        rgb_HW3.astype(np.float64),
+        (1, 0),
+    )
+    mixed = np.tensordot(matrix(width), rows, (1, 1)).transpose(
+        1,
+        0,
+        2,
+    )
     return np.floor(mixed + 0.5).astype(np.uint8)
 
 
@@ -83,6 +108,7 @@ def test_equals_dali_and_the_plain_filter(size: int) -> None:
     random = np.random.default_rng(size)
     images = [random.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in IMAGE_SIZES]
     images += [picture(index, *shape) for index, shape in enumerate(IMAGE_SIZES)]
+
     for image, theirs in zip(images, dali(images, size), strict=True):
         lab_3SS = ours(image, size)
         for expected in (theirs, by_hand(image, size)):
@@ -94,10 +120,26 @@ def test_equals_dali_and_the_plain_filter(size: int) -> None:
 
 
 def test_same_size_changes_nothing_and_mirror_mirrors() -> None:
-    rgb_HW3 = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    rgb_HW3 = np.random.default_rng(0).integers(
+        0,
+        256,
+        (48, 48, 3),
+        dtype=np.uint8,
+    )
+
     assert np.array_equal(ours(rgb_HW3, 48), lab_of(rgb_HW3))
-    assert np.array_equal(ours(rgb_HW3, 48, mirror=True), lab_of(rgb_HW3[:, ::-1]))
-    wide = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    assert np.array_equal(
+        ours(rgb_HW3, 48, mirror=True),
+        lab_of(rgb_HW3[:, ::-1]),
+    )
+
+    wide = np.random.default_rng(0).integers(
+        0,
+        256,
+        (70, 90, 3),
+        dtype=np.uint8,
+    )
+
     assert np.abs(ours(wide, 33, mirror=True) - ours(wide, 33)[:, :, ::-1]).max() < 1e-6
 
 

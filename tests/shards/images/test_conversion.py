@@ -23,7 +23,10 @@ SQUASH = Encoding(parse_image_policy("squash:32"))
 def photo(width: int = 60, height: int = 40) -> Image.Image:
     """Smooth colours, different in each corner, so that JPEG loses little and turns show."""
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
-    pixels = np.stack([255 * x, 255 * y, 128 * (1 - x) + 60 * y], axis=-1)
+    pixels = np.stack(
+        [255 * x, 255 * y, 128 * (1 - x) + 60 * y],
+        axis=-1,
+    )
     return Image.fromarray(pixels.astype(np.uint8))
 
 
@@ -35,8 +38,10 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 def decoded(jpeg: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(jpeg))
-    assert image.format == "JPEG" and image.mode in ("RGB", "L")
-    assert image.getexif().get(0x0112, 1) == 1 and "icc_profile" not in image.info
+    assert image.format == "JPEG"
+    assert image.mode in ("RGB", "L")
+    assert image.getexif().get(0x0112, 1) == 1
+    assert "icc_profile" not in image.info
     return image.convert("RGB")
 
 
@@ -48,7 +53,11 @@ def difference(one: Image.Image, other: Image.Image) -> float:
 
 def palette_with_alpha() -> bytes:
     image = photo().convert("P", palette=Image.Palette.ADAPTIVE)
-    return encoded(image, "PNG", transparency=bytes([255] * 255 + [0]))
+    return encoded(
+        image,
+        "PNG",
+        transparency=bytes([255] * 255 + [0]),
+    )
 
 
 def half_clear() -> Image.Image:
@@ -58,11 +67,23 @@ def half_clear() -> Image.Image:
 
 
 def on_white(image: Image.Image, alpha: float) -> Image.Image:
-    return Image.blend(Image.new("RGB", image.size, "white"), image, alpha)
+    return Image.blend(
+        Image.new("RGB", image.size, "white"),
+        image,
+        alpha,
+    )
 
 
 def grey16(kind: str) -> bytes:
-    ramp = np.linspace(0, 65535, 60 * 40).reshape(40, 60).astype(np.uint16)
+    ramp = (
+        np.linspace(0, 65535, 60 * 40)
+        .reshape(
+            40,
+            60,
+        )
+        .astype(np.uint16)
+    )
+
     return encoded(Image.fromarray(ramp), kind)
 
 
@@ -78,7 +99,11 @@ DOTS = Image.fromarray((np.indices((40, 60)).sum(0) // 10 % 2 * 255).astype(np.u
 
 KINDS: dict[str, tuple[Callable[[], bytes], Image.Image, float]] = {
     "rgb png": (lambda: encoded(photo()), photo(), 1.0),
-    "rgb jpeg": (lambda: encoded(photo(), "JPEG", quality=95), photo(), 1.5),
+    "rgb jpeg": (
+        lambda: encoded(photo(), "JPEG", quality=95),
+        photo(),
+        1.5,
+    ),
     "progressive jpeg": (
         lambda: encoded(photo(), "JPEG", quality=95, progressive=True),
         photo(),
@@ -98,17 +123,50 @@ KINDS: dict[str, tuple[Callable[[], bytes], Image.Image, float]] = {
         photo(),
         2.5,
     ),
-    "cmyk tiff": (lambda: encoded(photo().convert("CMYK"), "TIFF"), photo(), 1.0),
-    "ycbcr tiff": (lambda: encoded(photo().convert("YCbCr"), "TIFF"), photo(), 1.5),
-    "palette": (lambda: encoded(photo().quantize(256)), photo().quantize(256).convert("RGB"), 3.0),
+    "cmyk tiff": (
+        lambda: encoded(photo().convert("CMYK"), "TIFF"),
+        photo(),
+        1.0,
+    ),
+    "ycbcr tiff": (
+        lambda: encoded(photo().convert("YCbCr"), "TIFF"),
+        photo(),
+        1.5,
+    ),
+    "palette": (
+        lambda: encoded(photo().quantize(256)),
+        photo().quantize(256).convert("RGB"),
+        3.0,
+    ),
     "palette with alpha": (palette_with_alpha, photo(), 6.0),
-    "rgba": (lambda: encoded(half_clear()), on_white(photo(), 128 / 255), 1.0),
-    "webp": (lambda: encoded(photo(), "WEBP", lossless=True), photo(), 1.0),
-    "gif, one frame": (lambda: encoded(photo().quantize(256), "GIF"), photo(), 6.0),
+    "rgba": (
+        lambda: encoded(half_clear()),
+        on_white(photo(), 128 / 255),
+        1.0,
+    ),
+    "webp": (
+        lambda: encoded(photo(), "WEBP", lossless=True),
+        photo(),
+        1.0,
+    ),
+    "gif, one frame": (
+        lambda: encoded(photo().quantize(256), "GIF"),
+        photo(),
+        6.0,
+    ),
     "bmp": (lambda: encoded(photo(), "BMP"), photo(), 1.0),
     "jpeg 2000": (lambda: encoded(photo(), "JPEG2000"), photo(), 1.0),
     "mpo, its first picture": (mpo, photo(), 1.5),
-    "la": (lambda: encoded(Image.merge("LA", (RAMP, RAMP.point(lambda _: 255)))), RAMP, 1.0),
+    "la": (
+        lambda: encoded(
+            Image.merge(
+                "LA",
+                (RAMP, RAMP.point(lambda _: 255)),
+            )
+        ),
+        RAMP,
+        1.0,
+    ),
 }
 
 
@@ -118,15 +176,29 @@ def test_kinds_with_one_meaning_are_converted(kind: str, encoding: Encoding) -> 
     make, meaning, tolerance = KINDS[kind]
     stored = convert_picture(make(), encoding)
     size = encoding.policy.target(60, 40)
-    expected = meaning.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    expected = meaning.convert("RGB").resize(
+        size,
+        Image.Resampling.BICUBIC,
+    )
     result = decoded(stored.jpeg)
-    assert result.size == size == (stored.geometry.width, stored.geometry.height)
+
+    assert (
+        result.size
+        == size
+        == (
+            stored.geometry.width,
+            stored.geometry.height,
+        )
+    )
     assert difference(result, expected) < tolerance
 
 
 def without_adobe_marker(jpeg: bytes) -> bytes:
     start = jpeg.index(b"\xff\xee")
-    length = int.from_bytes(jpeg[start + 2 : start + 4], "big")
+    length = int.from_bytes(
+        jpeg[start + 2 : start + 4],
+        "big",
+    )
     return jpeg[:start] + jpeg[start + 2 + length :]
 
 
@@ -135,7 +207,14 @@ def test_cmyk_jpeg_without_adobes_marker_is_not_inverted() -> None:
     plain = without_adobe_marker(
         encoded(negative, "JPEG", quality=95)
     )  # PIL inverts: so this stores the photo
-    assert difference(decoded(convert_picture(plain, ORIGINAL).jpeg), photo()) < 2.5
+
+    assert (
+        difference(
+            decoded(convert_picture(plain, ORIGINAL).jpeg),
+            photo(),
+        )
+        < 2.5
+    )
 
 
 def broken(picture: Image.Image, kind: str, keep: float) -> bytes:
@@ -145,15 +224,30 @@ def broken(picture: Image.Image, kind: str, keep: float) -> bytes:
 
 def animation() -> bytes:
     frames = [photo(), ImageOps.mirror(photo())]
-    return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    return encoded(
+        frames[0],
+        "GIF",
+        save_all=True,
+        append_images=frames[1:],
+    )
 
 
 def animated_png() -> bytes:
-    return encoded(photo(), "PNG", save_all=True, append_images=[ImageOps.mirror(photo())])
+    return encoded(
+        photo(),
+        "PNG",
+        save_all=True,
+        append_images=[ImageOps.mirror(photo())],
+    )
 
 
 def two_pages() -> bytes:
-    return encoded(photo(), "TIFF", save_all=True, append_images=[photo()])
+    return encoded(
+        photo(),
+        "TIFF",
+        save_all=True,
+        append_images=[photo()],
+    )
 
 
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -164,13 +258,25 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: broken(photo(640, 480), "JPEG", 0.5),
         "cannot be decoded: .*truncated",
     ),
-    "truncated png": (lambda: broken(photo(640, 480), "PNG", 0.5), "cannot be decoded"),
+    "truncated png": (
+        lambda: broken(photo(640, 480), "PNG", 0.5),
+        "cannot be decoded",
+    ),
     "header alone": (lambda: broken(photo(), "PNG", 0.15), "."),
     "animated png": (animated_png, "animated or multi-page"),
     "animated gif": (animation, "animated or multi-page"),
     "two-page tiff": (two_pages, "animated or multi-page"),
-    "floating point": (lambda: encoded(Image.new("F", (8, 8), 0.5), "TIFF"), "mode F"),
-    "32-bit": (lambda: encoded(Image.new("I", (8, 8), 70000), "TIFF"), "mode I"),
+    "floating point": (
+        lambda: encoded(Image.new("F", (8, 8), 0.5), "TIFF"),
+        "mode F",
+    ),
+    "32-bit": (
+        lambda: encoded(
+            Image.new("I", (8, 8), 70000),
+            "TIFF",
+        ),
+        "mode I",
+    ),
     "eps": (lambda: encoded(photo(), "EPS"), "not a picture of a known format"),
     "bomb": (lambda: bomb(20_000, 20_000), "decompression bomb"),
     "large": (lambda: bomb(11_000, 10_000), "11000 x 10000 is more than 100000000 pixels"),
@@ -201,10 +307,12 @@ def test_damaged_bytes_never_raise_anything_else(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     content = content[: data.draw(st.integers(0, len(content)))]
+
     try:
         stored = convert_picture(bytes(content), SQUASH)
     except PictureError as error:
-        assert str(error) and "\n" not in str(error)
+        assert str(error)
+        assert "\n" not in str(error)
     else:
         assert decoded(stored.jpeg).size == (32, 32)
 
@@ -223,9 +331,11 @@ def test_original_keeps_the_bytes_of_plain_jpegs_only() -> None:
         plain = encoded(image, "JPEG", quality=80)
         assert convert_picture(plain, ORIGINAL).jpeg == plain
     turned = encoded(photo(), "JPEG", exif=exif(6))
+
     assert convert_picture(turned, ORIGINAL).jpeg != turned
     small = Encoding(parse_image_policy("short:64"))
     plain = encoded(photo(), "JPEG", quality=80)
+
     assert convert_picture(plain, small).jpeg == plain  # never enlarged
 
 
@@ -244,7 +354,11 @@ def white_box() -> NDArray[np.uint8]:
 
 def upright_of(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """Return the plane as Pillow shows an image of this EXIF orientation."""
-    content = encoded(Image.fromarray(pixels), "PNG", exif=exif(orientation))
+    content = encoded(
+        Image.fromarray(pixels),
+        "PNG",
+        exif=exif(orientation),
+    )
     return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
 
 
@@ -255,20 +369,44 @@ def test_orientation_turns_picture_mask_and_boxes_alike(
     kind: str, orientation: int, policy: str
 ) -> None:
     """A white box on black is where the label's box and mask are, made on the upright view."""
-    source = Image.merge("RGB", [Image.fromarray(white_box())] * 3)
+    source = Image.merge(
+        "RGB",
+        [Image.fromarray(white_box())] * 3,
+    )
     content = encoded(source, kind, exif=exif(orientation))
     upright = upright_of(white_box(), orientation)
     rows, columns = np.nonzero(upright)
 
-    stored = convert_picture(content, Encoding(parse_image_policy(policy), jpeg_quality=100))
+    stored = convert_picture(
+        content,
+        Encoding(parse_image_policy(policy), jpeg_quality=100),
+    )
     picture = np.asarray(decoded(stored.jpeg).convert("L"))
 
-    frame = label_frame(upright.shape[::-1], stored.geometry)
-    corners = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    frame = label_frame(
+        upright.shape[::-1],
+        stored.geometry,
+    )
+    corners = (
+        columns.min(),
+        rows.min(),
+        columns.max() + 1,
+        rows.max() + 1,
+    )
     x0, y0, x1, y1 = (round(value) for value in frame.move_box(corners, stored.geometry))
     box = np.zeros_like(picture)
     box[y0:y1, x0:x1] = 1
-    mask = np.asarray(Image.open(io.BytesIO(convert_mask(upright // 255, stored.geometry, 1))))
+    mask = np.asarray(
+        Image.open(
+            io.BytesIO(
+                convert_mask(
+                    upright // 255,
+                    stored.geometry,
+                    1,
+                )
+            )
+        )
+    )
 
     assert np.array_equal(mask, box)
     assert np.abs((picture > 127).astype(int) - box).mean() < 0.02
@@ -278,12 +416,21 @@ def test_orientation_is_pils() -> None:
     for orientation in range(1, 9):
         content = encoded(photo(), "PNG", exif=exif(orientation))
         upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
-        assert difference(decoded(convert_picture(content, ORIGINAL).jpeg), upright) < 1.0
+        assert (
+            difference(
+                decoded(convert_picture(content, ORIGINAL).jpeg),
+                upright,
+            )
+            < 1.0
+        )
 
 
 def test_unknown_orientations_and_damaged_exif_mean_upright() -> None:
     for tags in (exif(9).tobytes(), b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0"):
-        stored = convert_picture(encoded(photo(), "JPEG", exif=tags), SQUASH)
+        stored = convert_picture(
+            encoded(photo(), "JPEG", exif=tags),
+            SQUASH,
+        )
         assert stored.geometry.orientation == 1
 
 
@@ -300,21 +447,32 @@ def test_settings_reach_the_jpeg() -> None:
 def swapped_profile() -> bytes:
     """Return a camera's profile whose first and second primaries are sRGB's, swapped."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    red, green = profile.index(b"rXYZ"), profile.index(b"gXYZ")
+    red = profile.index(b"rXYZ")
+    green = profile.index(b"gXYZ")
     profile[red : red + 4], profile[green : green + 4] = b"gXYZ", b"rXYZ"
-    return bytes(profile).replace("sRGB".encode("utf-16-be"), "Swap".encode("utf-16-be"))
+
+    return bytes(profile).replace(
+        "sRGB".encode("utf-16-be"),
+        "Swap".encode("utf-16-be"),
+    )
 
 
 def test_a_foreign_profile_is_converted_and_srgb_is_not() -> None:
     red, green, blue = photo().split()
     swapped = Image.merge("RGB", (green, red, blue))
     content = encoded(swapped, "JPEG", quality=95, icc_profile=swapped_profile())
+
     for encoding in (ORIGINAL, SQUASH):
         stored = convert_picture(content, encoding)
         size = stored.geometry.width, stored.geometry.height
         assert (
-            difference(decoded(stored.jpeg), photo().resize(size, Image.Resampling.BICUBIC)) < 2.5
+            difference(
+                decoded(stored.jpeg),
+                photo().resize(size, Image.Resampling.BICUBIC),
+            )
+            < 2.5
         )
+
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for profile in (srgb, b"no profile at all"):
         plain = encoded(photo(), "JPEG", icc_profile=profile)
@@ -323,33 +481,62 @@ def test_a_foreign_profile_is_converted_and_srgb_is_not() -> None:
 
 def test_scaled_decoding_stays_close_to_the_full_one() -> None:
     large = photo(900, 600)
-    noise = np.random.default_rng(0).normal(0, 8, (600, 900, 3))
+    noise = np.random.default_rng(0).normal(
+        0,
+        8,
+        (600, 900, 3),
+    )
     large = Image.fromarray((np.asarray(large) + noise).clip(0, 255).astype(np.uint8))
     content = encoded(large, "JPEG", quality=95)
     result = decoded(convert_picture(content, SQUASH).jpeg)
-    full = Image.open(io.BytesIO(content)).resize((32, 32), Image.Resampling.BICUBIC)
+    full = Image.open(io.BytesIO(content)).resize(
+        (32, 32),
+        Image.Resampling.BICUBIC,
+    )
+
     assert difference(result, full) < 1.5
 
 
 def mask_of(values: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    geometry = Geometry(values.shape[1], values.shape[0], 1, width, height)
+    geometry = Geometry(
+        values.shape[1],
+        values.shape[0],
+        1,
+        width,
+        height,
+    )
     image = Image.open(io.BytesIO(convert_mask(values, geometry, 20)))
-    assert image.mode == "L" and image.size == (width, height)
+
+    assert image.mode == "L"
+    assert image.size == (width, height)
     return np.asarray(image)
 
 
 def test_masks_are_resized_by_nearest() -> None:
-    values = np.random.default_rng(0).choice([0, 1, 20, 255], (40, 60)).astype(np.uint8)
+    values = (
+        np.random.default_rng(0)
+        .choice(
+            [0, 1, 20, 255],
+            (40, 60),
+        )
+        .astype(np.uint8)
+    )
+
     assert np.array_equal(mask_of(values, 60, 40), values)
     rows, columns = (
         (np.arange(24) + 0.5) * 40 / 24,
         (np.arange(36) + 0.5) * 60 / 36,
     )  # no centre on an edge
-    assert np.array_equal(mask_of(values, 36, 24), values[rows.astype(int)][:, columns.astype(int)])
+
+    assert np.array_equal(
+        mask_of(values, 36, 24),
+        values[rows.astype(int)][:, columns.astype(int)],
+    )
 
 
 def test_wrong_masks_are_refused() -> None:
     geometry = Geometry(60, 40, 1, 32, 32)
+
     for mask, reason in (
         (np.zeros((60, 40), np.uint8), "mask is 60 x 40 .*, its picture 40 x 60"),
         (np.zeros((40, 60), np.int64), "int64"),
@@ -369,12 +556,21 @@ def test_unknown_policies_are_refused(text: str) -> None:
 
 
 @settings(deadline=None, derandomize=True)
-@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(8, 512))
+@given(
+    st.integers(1, 5000),
+    st.integers(1, 5000),
+    st.integers(8, 512),
+)
 def test_policies_give_the_sizes_they_say(width: int, height: int, size: int) -> None:
-    assert parse_image_policy(f"squash:{size}").target(width, height) == (size, size)
+    assert parse_image_policy(f"squash:{size}").target(
+        width,
+        height,
+    ) == (size, size)
+
     short = parse_image_policy(f"short:{size}")
     assert str(short) == f"short:{size}"
     w, h = short.target(width, height)
+
     assert min(w, h) == min(size, width, height)
     assert abs(w * height - h * width) <= max(width, height)  # the sides' ratio, but for rounding
 
@@ -382,9 +578,16 @@ def test_policies_give_the_sizes_they_say(width: int, height: int, size: int) ->
 def test_a_sliver_cannot_blow_up() -> None:
     sliver = encoded(Image.new("RGB", (2, 60_000)), "PNG")
     stored = convert_picture(sliver, Encoding(parse_image_policy("short:8")))
-    assert (stored.geometry.width, stored.geometry.height) == (2, 60_000)
+
+    assert (
+        stored.geometry.width,
+        stored.geometry.height,
+    ) == (2, 60_000)
     with pytest.raises(PictureError, match="too large to store"):
-        convert_picture(encoded(Image.new("RGB", (2, 70_000)), "PNG"), ORIGINAL)
+        convert_picture(
+            encoded(Image.new("RGB", (2, 70_000)), "PNG"),
+            ORIGINAL,
+        )
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ def test_broken_headers_are_none() -> None:
         assert jpeg_header(whole[:end]) is None
         assert jpeg_header(whole[:end] + b"x" * 1000) is None
     frame = whole.index(b"\xff\xc0")
+
     assert jpeg_header(whole[:frame] + b"\xff\xc3" + whole[frame + 2 :]) is None  # lossless
     assert (
         jpeg_header(whole[:frame] + whole[frame : frame + 19] + whole[frame:]) is None
@@ -43,9 +44,11 @@ def test_broken_headers_are_none() -> None:
     assert jpeg_header(b"\xff\xd8" + b"\xff" * 5 + whole[2:]) == Header(
         56, 40, 8, 3
     )  # fill bytes are legal
+
     mask = png(np.zeros((5, 6), np.uint8))
     for end in range(len(mask) - 12):
         assert mask_header(mask[:end]) is None
+
     assert mask_header(mask[:33] + b"\xff\xff\xff\xffIDAT" + mask[41:]) is None
     assert mask_header(mask[:33] + b"\0\0\0\0eXIf\0\0\0\0" + mask[33:]) is None
 
@@ -68,7 +71,10 @@ def test_a_jpeg_that_is_cut_off_has_no_end() -> None:
 
 def saved(index: int, **options: Any) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(picture(index, 40, 56)).save(stream, **options)
+    Image.fromarray(picture(index, 40, 56)).save(
+        stream,
+        **options,
+    )
     return stream.getvalue()
 
 
@@ -85,7 +91,10 @@ WHOLE = {
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_headers_of_every_kind(name: str) -> None:
-    kind = {"png with exif": "png", "webp with exif": "webp", "lossless": "webp"}.get(name, name)
+    kind = {"png with exif": "png", "webp with exif": "webp", "lossless": "webp"}.get(
+        name,
+        name,
+    )
     assert image_header(WHOLE[name]) == Header(56, 40, 8, 3, kind)
 
 
@@ -98,7 +107,14 @@ def test_a_cut_off_png_or_webp_has_no_header(name: str) -> None:
 
 def test_bits_and_channels() -> None:
     image = Image.fromarray(picture(1, 4, 5))
-    modes = {"RGB": (8, 3), "L": (8, 1), "P": (8, 3), "1": (1, 1), "RGBA": (8, 4), "LA": (8, 2)}
+    modes = {
+        "RGB": (8, 3),
+        "L": (8, 1),
+        "P": (8, 3),
+        "1": (1, 1),
+        "RGBA": (8, 4),
+        "LA": (8, 2),
+    }
     for mode, (bits, channels) in modes.items():
         stream = io.BytesIO()
         image.convert(mode).save(stream, "PNG")
@@ -117,7 +133,13 @@ def test_bits_and_channels() -> None:
 def test_an_animation_has_no_header() -> None:
     frames = [Image.fromarray(picture(index, 8, 8)) for index in range(3)]
     stream = io.BytesIO()
-    frames[0].save(stream, "WEBP", save_all=True, append_images=frames[1:])
+    frames[0].save(
+        stream,
+        "WEBP",
+        save_all=True,
+        append_images=frames[1:],
+    )
+
     assert image_header(stream.getvalue()) is None
 
 
@@ -126,7 +148,10 @@ def test_an_animation_has_no_header() -> None:
 def test_damaged_bytes_give_a_header_or_none(data: st.DataObject) -> None:
     """Nothing raises, and sizes stay within what the formats can state."""
     image = bytearray(WHOLE[data.draw(st.sampled_from(sorted(WHOLE)))])
-    edits = st.tuples(st.integers(0, len(image) - 1), st.integers(0, 255))
+    edits = st.tuples(
+        st.integers(0, len(image) - 1),
+        st.integers(0, 255),
+    )
     for position, value in data.draw(st.lists(edits, max_size=6)):
         image[position] = value
     end = data.draw(st.integers(0, len(image)))
@@ -140,7 +165,10 @@ def test_damaged_bytes_give_a_header_or_none(data: st.DataObject) -> None:
 
 
 @settings(max_examples=300)
-@given(st.binary(max_size=300), st.sampled_from([b"", b"\xff\xd8", b"RIFF", b"\x89PNG\r\n\x1a\n"]))
+@given(
+    st.binary(max_size=300),
+    st.sampled_from([b"", b"\xff\xd8", b"RIFF", b"\x89PNG\r\n\x1a\n"]),
+)
 def test_any_bytes_give_a_header_or_none(data: bytes, start: bytes) -> None:
     header = image_header(start + data)
     assert header is None or isinstance(header, Header)

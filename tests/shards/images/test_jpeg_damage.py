@@ -13,7 +13,9 @@ from shards.images.jpeg_damage import examine
 from shards.images.policy import Encoding, parse_image_policy
 
 ORIGINAL = Encoding(parse_image_policy("original"))
-BASELINE, PROGRESSIVE, LOSSLESS = 0xC0, 0xC2, 0xC3
+BASELINE = 0xC0
+PROGRESSIVE = 0xC2
+LOSSLESS = 0xC3
 KINDS: dict[str, dict[str, object]] = {
     "4:4:4": {"subsampling": 0},
     "4:2:2": {"subsampling": 1},
@@ -27,8 +29,14 @@ KINDS: dict[str, dict[str, object]] = {
 def noise(width: int = 83, height: int = 61, channels: int = 3) -> Image.Image:
     """Draw smooth noise: every kind of code occurs, and no side is a multiple of a block's."""
     random = np.random.default_rng(5)
-    small = random.integers(0, 256, (16, 16, channels), np.uint8)
+    small = random.integers(
+        0,
+        256,
+        (16, 16, channels),
+        np.uint8,
+    )
     image = Image.fromarray(small if channels == 3 else small[..., 0])
+
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
@@ -48,13 +56,18 @@ def scan_start(content: bytes) -> int:
 def test_whole_files_are_whole_and_a_missing_end_is_made_good(kind: str, channels: int) -> None:
     image = noise(channels=channels)
     content = jpeg(image, **KINDS[kind])
-    assert examine(content).fault == "" and not examine(content).lacks_end
+    assert examine(content).fault == ""
+    assert not examine(content).lacks_end
 
     without_end = content[:-2]
     assert examine(without_end).lacks_end
-    assert np.array_equal(decode_upright(without_end, 10**6), decode_upright(content, 10**6))
+    assert np.array_equal(
+        decode_upright(without_end, 10**6),
+        decode_upright(content, 10**6),
+    )
     stored = convert_picture(without_end, ORIGINAL)
-    assert stored.changes == ("JPEG without its end marker",) and is_loadable(stored.jpeg)
+    assert stored.changes == ("JPEG without its end marker",)
+    assert is_loadable(stored.jpeg)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -79,7 +92,10 @@ def test_a_hole_of_zeros_is_refused(kind: str, start: float) -> None:
 
 def test_flat_images_may_hold_runs_of_zeros() -> None:
     for color in ("white", "black", (12, 200, 99)):
-        content = jpeg(Image.new("RGB", (800, 600), color), optimize=True)
+        content = jpeg(
+            Image.new("RGB", (800, 600), color),
+            optimize=True,
+        )
         assert examine(content).fault == ""
         assert convert_picture(content, ORIGINAL).jpeg == content
 
@@ -103,22 +119,32 @@ def test_waste_behind_the_last_block_is_no_damage() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_progressive_file_may_lack_its_last_bits_and_no_more(kind: str, channels: int) -> None:
     """Cut anywhere: what is taken is near the whole image, and a longer file is taken too."""
-    content = jpeg(noise(53, 41, channels=channels), progressive=True, **KINDS[kind])
+    content = jpeg(
+        noise(53, 41, channels=channels),
+        progressive=True,
+        **KINDS[kind],
+    )
     assert not examine(content).lacks_end
-    assert examine(content).process == PROGRESSIVE and examine(content).is_common
+    assert examine(content).process == PROGRESSIVE
+    assert examine(content).is_common
     whole = decode_upright(content, 10**6).astype(int)
 
     verdicts = [examine(content[:size]).lacks_end for size in range(len(content))]
     first = verdicts.index(True)
-    assert first > len(content) / 2 and all(verdicts[first : len(content) - 1])
+    assert first > len(content) / 2
+    assert all(verdicts[first : len(content) - 1])
     for size in (first, (first + len(content)) // 2, len(content) - 2):
         image = decode_upright(content[:size], 10**6)
         # Saturated noise loses more than a photo: 28 dB against 35.
         assert np.square(image - whole).mean() < 255**2 / 10**2.6
-    assert np.array_equal(decode_upright(content[:-2], 10**6), whole)
+    assert np.array_equal(
+        decode_upright(content[:-2], 10**6),
+        whole,
+    )
 
     stored = convert_picture(content[:first], ORIGINAL)
-    assert stored.changes == ("JPEG without its end marker",) and is_loadable(stored.jpeg)
+    assert stored.changes == ("JPEG without its end marker",)
+    assert is_loadable(stored.jpeg)
     with pytest.raises(PictureError, match="cannot be decoded"):
         convert_picture(content[: first - 1], ORIGINAL)
 
@@ -155,6 +181,7 @@ def separate_scans(content: bytes) -> bytes:
         b"\xff\xda\x00\x08\x01" + bytes([number, 0, 0, 63, 0]) + plane[scan_start(plane) : -2]
         for number, plane in enumerate(planes, 1)
     ]
+
     return b"\xff\xd8" + tables + bytes(header) + codes + b"".join(scans)
 
 
@@ -169,7 +196,9 @@ def lossless_jpeg() -> bytes:
 
 def test_a_lossless_jpeg_is_stored_as_one_that_every_decoder_reads() -> None:
     content = lossless_jpeg()
-    assert examine(content).process == LOSSLESS and not examine(content).is_common
+    assert examine(content).process == LOSSLESS
+    assert not examine(content).is_common
     stored = convert_picture(content, ORIGINAL)
-    assert stored.jpeg != content and is_loadable(stored.jpeg)
+    assert stored.jpeg != content
+    assert is_loadable(stored.jpeg)
     assert np.asarray(Image.open(io.BytesIO(stored.jpeg))).shape == (8, 8)

@@ -30,7 +30,12 @@ def upright_box(orientation: int) -> list[int]:
     Image.fromarray(plane).save(buffer, "PNG", exif=tags)
 
     rows, columns = np.nonzero(np.asarray(ImageOps.exif_transpose(Image.open(buffer))))
-    return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    return [
+        columns.min(),
+        rows.min(),
+        columns.max() + 1,
+        rows.max() + 1,
+    ]
 
 
 @pytest.mark.parametrize("orientation", [1, 5, 6, 7, 8])
@@ -39,7 +44,10 @@ def test_a_label_of_the_stored_picture_is_turned_and_scaled(
     orientation: int, factor: float
 ) -> None:
     geometry = geometry_of(orientation)
-    frame = label_frame((int(WIDTH * factor), int(HEIGHT * factor)), geometry)
+    frame = label_frame(
+        (int(WIDTH * factor), int(HEIGHT * factor)),
+        geometry,
+    )
     x0, y0, x1, y1 = (value * factor for value in BOX)
 
     assert frame.move_box((x0, y0, x1, y1), geometry) == upright_box(orientation)
@@ -51,7 +59,10 @@ def test_a_label_of_the_stored_picture_is_turned_and_scaled(
 def test_a_label_of_the_upright_picture_is_scaled_only(orientation: int, factor: float) -> None:
     geometry = geometry_of(orientation)
     width, height = geometry.upright
-    frame = label_frame((int(width * factor), int(height * factor)), geometry)
+    frame = label_frame(
+        (int(width * factor), int(height * factor)),
+        geometry,
+    )
     x0, y0, x1, y1 = (value * factor for value in upright_box(orientation))
 
     assert not frame.is_stored
@@ -62,7 +73,10 @@ def test_a_label_of_the_upright_picture_is_scaled_only(orientation: int, factor:
 def test_without_a_size_the_label_is_of_the_upright_picture(orientation: int) -> None:
     geometry = geometry_of(orientation)
     x0, y0, x1, y1 = upright_box(orientation)
-    assert label_frame(None, geometry).move_box((x0, y0, x1, y1), geometry) == [x0, y0, x1, y1]
+    assert label_frame(None, geometry).move_box(
+        (x0, y0, x1, y1),
+        geometry,
+    ) == [x0, y0, x1, y1]
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])
@@ -80,7 +94,16 @@ def test_nearly_square_pictures_go_by_the_exact_size() -> None:
     assert not label_frame((200, 202), geometry).is_stored
 
 
-@pytest.mark.parametrize("stated", [(640, 427), (320, 213), (320, 214), (1281, 854), (100, 67)])
+@pytest.mark.parametrize(
+    "stated",
+    [
+        (640, 427),
+        (320, 213),
+        (320, 214),
+        (1281, 854),
+        (100, 67),
+    ],
+)
 def test_sizes_rounded_in_a_resize_are_scaled(stated: tuple[int, int]) -> None:
     geometry = geometry_of(1, 640, 427)
     frame = label_frame(stated, geometry)
@@ -88,18 +111,32 @@ def test_sizes_rounded_in_a_resize_are_scaled(stated: tuple[int, int]) -> None:
     assert frame.move_box(full, geometry) == pytest.approx([0, 0, 640, 427])
 
 
-@pytest.mark.parametrize("stated", [(641, 427), (639, 426)])
+@pytest.mark.parametrize(
+    "stated",
+    [(641, 427), (639, 426)],
+)
 def test_a_pixel_more_or_less_is_no_other_scale_for_a_label_and_refused_for_a_mask(
     stated: tuple[int, int],
 ) -> None:
     geometry = geometry_of(1, 640, 427)
-    assert label_frame(stated, geometry).move_box((3, 4, 5, 6), geometry) == [3, 4, 5, 6]
+    assert label_frame(stated, geometry).move_box(
+        (3, 4, 5, 6),
+        geometry,
+    ) == [3, 4, 5, 6]
     with pytest.raises(PictureError, match="its picture 427 x 640"):
         mask_frame(stated, geometry)
 
 
 @pytest.mark.parametrize(
-    "stated", [(427, 640), (640, 400), (640, 640), (0, 0), (-640, -427), (1, 500)]
+    "stated",
+    [
+        (427, 640),
+        (640, 400),
+        (640, 640),
+        (0, 0),
+        (-640, -427),
+        (1, 500),
+    ],
 )
 def test_other_sizes_are_refused_with_both(stated: tuple[int, int]) -> None:
     with pytest.raises(PictureError, match=rf"{stated[0]} x {stated[1]} .* 640 x 427"):

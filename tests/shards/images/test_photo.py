@@ -31,16 +31,27 @@ def photo(width: int = 64, height: int = 48) -> Pixels:
 
 def ramp(width: int = 64, height: int = 48) -> NDArray[np.float64]:
     """Draw grey samples in [0, 1]."""
-    return np.linspace(0.02, 0.98, width * height).reshape(height, width)
+    return np.linspace(0.02, 0.98, width * height).reshape(
+        height,
+        width,
+    )
 
 
 def light_of(srgb_HW3: Pixels) -> NDArray[np.float64]:
     samples = srgb_HW3 / 255
-    return np.where(samples <= 0.04045, samples / 12.92, ((samples + 0.055) / 1.055) ** 2.4)
+    return np.where(
+        samples <= 0.04045,
+        samples / 12.92,
+        ((samples + 0.055) / 1.055) ** 2.4,
+    )
 
 
 def srgb_light(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(samples <= 0.04045, samples / 12.92, ((samples + 0.055) / 1.055) ** 2.4)
+    return np.where(
+        samples <= 0.04045,
+        samples / 12.92,
+        ((samples + 0.055) / 1.055) ** 2.4,
+    )
 
 
 def levels(values: NDArray[np.float64]) -> Pixels:
@@ -50,7 +61,11 @@ def levels(values: NDArray[np.float64]) -> Pixels:
 def in_space(srgb_HW3: Pixels, primaries: Primaries, gamma: float) -> Pixels:
     """Return the same colors as samples of another space with the white of sRGB."""
     from_srgb = np.linalg.inv(primaries.to_pcs()) @ icc.BT709.to_pcs()
-    light = np.clip(light_of(srgb_HW3) @ from_srgb.T, 0, 1)
+    light = np.clip(
+        light_of(srgb_HW3) @ from_srgb.T,
+        0,
+        1,
+    )
     return levels(light ** (1 / gamma))
 
 
@@ -110,16 +125,27 @@ COLORS: dict[str, Callable[[], bytes]] = {
     ),
     "sRGB under another name": lambda: encoded(photo(), icc_profile=named(SRGB, b"MyScreen")),
     "Adobe RGB by profile": lambda: encoded(
-        ADOBE, icc_profile=icc.rgb_profile(icc.ADOBE_RGB, icc.gamma_curve(icc.ADOBE_GAMMA))
+        ADOBE,
+        icc_profile=icc.rgb_profile(
+            icc.ADOBE_RGB,
+            icc.gamma_curve(icc.ADOBE_GAMMA),
+        ),
     ),
     "Adobe RGB by EXIF": lambda: encoded(ADOBE, exif=adobe_exif()),
     "Adobe RGB by interoperability": lambda: encoded(ADOBE, exif=adobe_exif("R03")),
-    "PNG gAMA": lambda: png_with(levels(light_of(photo())), gamma_chunk(1.0)),
+    "PNG gAMA": lambda: png_with(
+        levels(light_of(photo())),
+        gamma_chunk(1.0),
+    ),
     "PNG gAMA and cHRM": lambda: png_with(
         ADOBE, gamma_chunk(1 / icc.ADOBE_GAMMA), primaries_chunk(icc.ADOBE_RGB)
     ),
     "PNG gAMA of sRGB": lambda: png_with(photo(), gamma_chunk(0.45455)),
-    "PNG sRGB over gAMA": lambda: png_with(photo(), (b"sRGB", b"\0"), gamma_chunk(1.0)),
+    "PNG sRGB over gAMA": lambda: png_with(
+        photo(),
+        (b"sRGB", b"\0"),
+        gamma_chunk(1.0),
+    ),
     "PNG cICP": lambda: png_with(P3, codes_chunk(12, 4)),
     "PNG cICP over a profile": lambda: png_with(
         P3, codes_chunk(12, 4), (b"iCCP", b"x\0\0" + zlib.compress(LINEAR))
@@ -136,7 +162,12 @@ COLORS: dict[str, Callable[[], bytes]] = {
 def difference(ours: Pixels, expected: Pixels) -> float:
     """Return the mean CIEDE2000."""
     assert ours.shape == expected.shape
-    return float(deltaE_ciede2000(rgb2lab(ours), rgb2lab(expected)).mean())
+    return float(
+        deltaE_ciede2000(
+            rgb2lab(ours),
+            rgb2lab(expected),
+        ).mean()
+    )
 
 
 @pytest.mark.parametrize("kind", COLORS)
@@ -147,18 +178,32 @@ def test_each_statement_of_color_gives_the_same_pixels(kind: str) -> None:
     stored = convert_picture(content, ORIGINAL)
     jpeg = np.asarray(Image.open(io.BytesIO(stored.jpeg)))
     assert difference(jpeg, photo()) < 2.0
-    is_converted = difference(np.asarray(Image.open(io.BytesIO(content)))[..., :3], photo()) > 0.5
+    is_converted = (
+        difference(
+            np.asarray(Image.open(io.BytesIO(content)))[..., :3],
+            photo(),
+        )
+        > 0.5
+    )
     assert stored.is_off_profile == is_converted
 
 
 @pytest.mark.parametrize("transfer", [16, 18])
 def test_high_dynamic_range_is_refused_by_name(transfer: int) -> None:
     with pytest.raises(PictureError, match="high dynamic range"):
-        decode_upright(png_with(photo(), codes_chunk(9, transfer)), MAX_PIXELS)
+        decode_upright(
+            png_with(photo(), codes_chunk(9, transfer)),
+            MAX_PIXELS,
+        )
 
 
 def test_srgb_by_content_keeps_the_bytes_of_a_jpeg() -> None:
-    content = encoded(photo(), "JPEG", quality=90, icc_profile=named(SRGB, b"MyScreen"))
+    content = encoded(
+        photo(),
+        "JPEG",
+        quality=90,
+        icc_profile=named(SRGB, b"MyScreen"),
+    )
     assert convert_picture(content, ORIGINAL).jpeg == content
 
 
@@ -174,12 +219,24 @@ def test_a_grey_profile_changes_the_lightness(kind: str) -> None:
     profile = icc.grey_profile(dot_gain)
     samples = levels(ramp())
     light = dot_gain(samples / 255)
-    seen = levels(np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055))
+    seen = levels(
+        np.where(
+            light <= 0.0031308,
+            12.92 * light,
+            1.055 * light ** (1 / 2.4) - 0.055,
+        )
+    )
     expected = np.repeat(seen[..., None], 3, 2)
 
     ours = decode_upright(encoded(samples, kind, icc_profile=profile), MAX_PIXELS)
     assert difference(ours, expected) < 0.7
-    assert difference(np.repeat(samples[..., None], 3, 2), expected) > 4.0
+    assert (
+        difference(
+            np.repeat(samples[..., None], 3, 2),
+            expected,
+        )
+        > 4.0
+    )
 
 
 # ---- 16 bits ----
@@ -197,12 +254,21 @@ def white_is_zero(order: str) -> bytes:
     """Return a 16-bit grey TIFF whose zero is white, in either byte order."""
     values = (65535 - DEEP).astype(f"{order}u2").tobytes()
     mark = {"<": b"II", ">": b"MM"}[order]
-    entries = [(256, 64), (257, 48), (258, 16), (259, 1), (262, 0), (273, 8), (277, 1)]
+    entries = [
+        (256, 64),
+        (257, 48),
+        (258, 16),
+        (259, 1),
+        (262, 0),
+        (273, 8),
+        (277, 1),
+    ]
     entries += [(278, 48), (279, len(values))]
     table = struct.pack(f"{order}H", len(entries))
     for tag, value in entries:
         table += struct.pack(f"{order}HHII", tag, 4, 1, value)
     header = mark + struct.pack(f"{order}HI", 42, 8 + len(values))
+
     return header + values + table + bytes(4)
 
 
@@ -229,10 +295,15 @@ def test_16_bit_grey_is_the_8_bit_one(kind: str) -> None:
 
 def test_a_transparent_grey_of_16_bits_is_white() -> None:
     value = int(DEEP[20, 30])
-    content = png_with(DEEP, (b"tRNS", struct.pack(">H", value)))  # type: ignore[arg-type]
+    content = png_with(
+        DEEP,
+        (b"tRNS", struct.pack(">H", value)),
+    )  # type: ignore[arg-type]
     ours = decode_upright(content, MAX_PIXELS)
     clear = value == DEEP
-    assert clear.any() and (ours[clear] == 255).all()
+
+    assert clear.any()
+    assert (ours[clear] == 255).all()
     assert np.abs(ours[~clear].astype(int) - SHALLOW[~clear]).max() <= 1
 
 
@@ -248,9 +319,11 @@ def low_bit_png(bits: int, clear: int) -> bytes:
         (b"IEND", b""),
     ]
     content = b"\x89PNG\r\n\x1a\n"
+
     for name, data in parts:
         content += struct.pack(">I", len(data)) + name + data
         content += struct.pack(">I", zlib.crc32(name + data))
+
     return content
 
 
@@ -266,10 +339,15 @@ def test_a_transparent_grey_of_few_bits_is_white(bits: int) -> None:
 def test_a_transparent_color_is_white() -> None:
     pixels = photo()
     value = pixels[10, 10]
-    content = png_with(pixels, (b"tRNS", struct.pack(">3H", *value.tolist())))
+    content = png_with(
+        pixels,
+        (b"tRNS", struct.pack(">3H", *value.tolist())),
+    )
     ours = decode_upright(content, MAX_PIXELS)
     clear = (pixels == value).all(-1)
-    assert (ours[clear] == 255).all() and np.array_equal(ours[~clear], pixels[~clear])
+
+    assert (ours[clear] == 255).all()
+    assert np.array_equal(ours[~clear], pixels[~clear])
 
 
 # ---- text, formats ----
@@ -284,6 +362,7 @@ def test_text_of_any_size_is_nothing_to_an_image(name: bytes) -> None:
         b"tEXt": b"k\0" + long,
     }[name]
     content = png_with(photo(), (name, data))
+
     assert np.array_equal(decode_upright(content, MAX_PIXELS), photo())
 
 

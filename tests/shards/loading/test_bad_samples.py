@@ -15,7 +15,9 @@ from shards.loading.loader import Loader
 from shards.loading.shard_set import open_shards
 from shards.order import Order, replacement
 
-NUM_SAMPLES, NUM_SHARDS, BATCH = 20_000, 20, 200
+NUM_SAMPLES = 20_000
+NUM_SHARDS = 20
+BATCH = 200
 SETTINGS: dict[str, Any] = {
     "image_size": 32,
     "global_batch_size": BATCH,
@@ -33,7 +35,10 @@ def write_thousands(folder: Path, bad: list[int]) -> Path:
     manifest = json.loads((folder / "manifest.json").read_text())
     table = (folder / "samples.npy").read_bytes()
     manifest |= {"num_samples": NUM_SAMPLES}
-    manifest["samples_file"] |= {"bytes": len(table), "sha256": hashlib.sha256(table).hexdigest()}
+    manifest["samples_file"] |= {
+        "bytes": len(table),
+        "sha256": hashlib.sha256(table).hexdigest(),
+    }
     for shard in manifest["shards"]:
         shard["samples"] = NUM_SAMPLES // NUM_SHARDS
 
@@ -44,16 +49,29 @@ def write_thousands(folder: Path, bad: list[int]) -> Path:
 
 def bad_samples(share: float) -> list[int]:
     rng = np.random.default_rng(1)
-    return sorted(rng.choice(NUM_SAMPLES, round(share * NUM_SAMPLES), replace=False).tolist())
+
+    return sorted(
+        rng.choice(
+            NUM_SAMPLES,
+            round(share * NUM_SAMPLES),
+            replace=False,
+        ).tolist()
+    )
 
 
 def test_a_run_with_one_bad_sample_in_2000_ends_in_the_announced_order(tmp_path: Path) -> None:
     bad = bad_samples(0.0005)
-    loader = Loader(open_shards([write_thousands(tmp_path / "set", bad)]), **SETTINGS)
+    loader = Loader(
+        open_shards([write_thousands(tmp_path / "set", bad)]),
+        **SETTINGS,
+    )
     steps = islice(loader.train_batches(0), NUM_SAMPLES // BATCH)
     seen = [i for step in steps for batch in step for i in batch.sample_ids_B.tolist()]
     order = (
-        Order([NUM_SAMPLES // NUM_SHARDS] * NUM_SHARDS, SETTINGS["seed"])
+        Order(
+            [NUM_SAMPLES // NUM_SHARDS] * NUM_SHARDS,
+            SETTINGS["seed"],
+        )
         .sample_ids(0, NUM_SAMPLES)
         .tolist()
     )
@@ -62,7 +80,8 @@ def test_a_run_with_one_bad_sample_in_2000_ends_in_the_announced_order(tmp_path:
         replacement(SETTINGS["seed"], 0, i, 1, NUM_SAMPLES) if i in bad else i for i in order
     ]
 
-    assert len(bad) == 10 and not set(bad) & set(expected)
+    assert len(bad) == 10
+    assert not set(bad) & set(expected)
     assert seen == expected
 
     loader.close()
@@ -73,7 +92,10 @@ def test_a_run_with_one_bad_sample_in_2000_ends_in_the_announced_order(tmp_path:
 
 def test_a_run_with_one_bad_sample_in_100_stops_with_the_list(tmp_path: Path) -> None:
     bad = bad_samples(0.01)
-    loader = Loader(open_shards([write_thousands(tmp_path / "set", bad)]), **SETTINGS)
+    loader = Loader(
+        open_shards([write_thousands(tmp_path / "set", bad)]),
+        **SETTINGS,
+    )
     with pytest.raises(
         LoadError, match=r"9 of the first [\d,]+ samples cannot be used, .* share of 0.10%"
     ) as stopped:
@@ -83,5 +105,6 @@ def test_a_run_with_one_bad_sample_in_100_stops_with_the_list(tmp_path: Path) ->
     loader.close()
     named = [fault.sample_id for fault in loader.replaced]
 
-    assert len(set(named)) == 9 and set(named) <= set(bad)
+    assert len(set(named)) == 9
+    assert set(named) <= set(bad)
     assert all(f"sample {sample} (tiny-train-" in str(stopped.value) for sample in named)

@@ -24,11 +24,10 @@ RED = (200, 30, 30)
 def rectangle_sample(index: int, height: int, width: int) -> TinySample:
     """Return a grey image with one red rectangle, whose box is the label's only object."""
     random = np.random.default_rng(index)
-    x0, y0 = int(random.integers(0, width // 2)), int(random.integers(0, height // 2))
-    x1, y1 = (
-        x0 + int(random.integers(width // 4, width // 2)),
-        y0 + int(random.integers(height // 4, height // 2)),
-    )
+    x0 = int(random.integers(0, width // 2))
+    y0 = int(random.integers(0, height // 2))
+    x1 = x0 + int(random.integers(width // 4, width // 2))
+    y1 = y0 + int(random.integers(height // 4, height // 2))
 
     picture = np.full((height, width, 3), 128, np.uint8)
     picture[y0:y1, x0:x1] = RED
@@ -47,7 +46,13 @@ def rectangle_sample(index: int, height: int, width: int) -> TinySample:
         "height": 2 * height,
     }
 
-    return TinySample(jpeg(picture, 100), json.dumps(label).encode(), b"", width, height)
+    return TinySample(
+        jpeg(picture, 100),
+        json.dumps(label).encode(),
+        b"",
+        width,
+        height,
+    )
 
 
 def loaded(folder: Path, *, epochs: int = 1, train: bool = True, **settings: Any) -> list[Batch]:
@@ -76,30 +81,48 @@ def redness(batch: Batch) -> torch.Tensor:
 
 @pytest.mark.parametrize("crop", [1.0, 0.3])
 @pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (48, 80), (90, 40)])
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(32, 32), (48, 80), (90, 40)],
+)
 def test_the_box_bounds_the_drawn_rectangle(
     tmp_path: Path, crop: float, flip: bool, height: int, width: int
 ) -> None:
     samples = [rectangle_sample(index, height, width) for index in range(NUM_PICTURES)]
     policy = "squash:32" if (height, width) == (32, 32) else "original"
-    folder = write_set(tmp_path / "set", samples, policy=policy, with_masks=False)
+    folder = write_set(
+        tmp_path / "set",
+        samples,
+        policy=policy,
+        with_masks=False,
+    )
     exact = policy == "squash:32" and crop == 1.0
     num_seen = num_clipped = 0
     for batch in loaded(folder, epochs=3, random_crop_min_area=crop, flip=flip):
-        assert batch.boxes is not None and batch.classes_BC is None
+        assert batch.boxes is not None
+        assert batch.classes_BC is None
         for red_HW, boxes, sample in zip(
             redness(batch), batch.boxes, batch.sample_ids_B.tolist(), strict=True
         ):
             if not len(boxes.boxes_N4):  # hardly anything left of it
                 assert float((red_HW > 0.5).float().mean()) < 0.5
                 continue
-            rows, columns = (
-                (red_HW > 0.5).any(1).nonzero().flatten(),
-                (red_HW > 0.5).any(0).nonzero().flatten(),
+            rows = (red_HW > 0.5).any(1).nonzero().flatten()
+            columns = (red_HW > 0.5).any(0).nonzero().flatten()
+            seen = torch.stack(
+                [
+                    columns[0],
+                    rows[0],
+                    columns[-1] + 1,
+                    rows[-1] + 1,
+                ]
             )
-            seen = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
             box = boxes.boxes_N4[0] * 32
-            assert torch.allclose(box, seen.float(), atol=1e-4 if exact else 1.0), (
+            assert torch.allclose(
+                box,
+                seen.float(),
+                atol=1e-4 if exact else 1.0,
+            ), (
                 sample,
                 box,
                 seen,
@@ -107,9 +130,8 @@ def test_the_box_bounds_the_drawn_rectangle(
             assert float(red_HW.sum()) == pytest.approx(
                 float((box[2:] - box[:2]).prod()), rel=0.1, abs=12
             )
-            assert boxes.classes_N.tolist() == [sample % 3] and boxes.difficult_N.tolist() == [
-                sample % 2 == 0
-            ]
+            assert boxes.classes_N.tolist() == [sample % 3]
+            assert boxes.difficult_N.tolist() == [sample % 2 == 0]
             num_seen, num_clipped = (
                 num_seen + 1,
                 num_clipped + int(box.min() == 0 or box.max() == 32),
@@ -120,23 +142,43 @@ def test_the_box_bounds_the_drawn_rectangle(
 
 
 @pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize(("fit", "crop"), [("crop", 1.0), ("pad", 1.0), ("pad", 0.3)])
-@pytest.mark.parametrize(("height", "width"), [(48, 80), (90, 40)])
+@pytest.mark.parametrize(
+    ("fit", "crop"),
+    [("crop", 1.0), ("pad", 1.0), ("pad", 0.3)],
+)
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(48, 80), (90, 40)],
+)
 def test_boxes_follow_into_a_square(
     tmp_path: Path, train: bool, fit: str, crop: float, height: int, width: int
 ) -> None:
     """Neither way changes a shape, and each box bounds its rectangle."""
     samples = [rectangle_sample(index, height, width) for index in range(NUM_PICTURES)]
-    folder = write_set(tmp_path / "set", samples, policy="original", with_masks=False)
+    folder = write_set(
+        tmp_path / "set",
+        samples,
+        policy="original",
+        with_masks=False,
+    )
     shown = 0
     for batch in loaded(folder, train=train, fit=fit, random_crop_min_area=crop, flip=True):
         assert batch.boxes is not None
         for red_HW, boxes in zip(redness(batch), batch.boxes, strict=True):
             if not len(boxes.boxes_N4):
                 continue
-            red_rows, red_columns = (red_HW > 0.5).any(1), (red_HW > 0.5).any(0)
-            rows, columns = red_rows.nonzero().flatten(), red_columns.nonzero().flatten()
-            seen = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+            red_rows = (red_HW > 0.5).any(1)
+            red_columns = (red_HW > 0.5).any(0)
+            rows = red_rows.nonzero().flatten()
+            columns = red_columns.nonzero().flatten()
+            seen = torch.stack(
+                [
+                    columns[0],
+                    rows[0],
+                    columns[-1] + 1,
+                    rows[-1] + 1,
+                ]
+            )
             box = boxes.boxes_N4[0] * 32
             assert torch.allclose(box, seen.float(), atol=1.0), (box, seen)
             shown += 1
@@ -151,9 +193,15 @@ def test_boxes_follow_into_a_square(
 
 def test_an_evaluation_has_every_object_as_labelled(tmp_path: Path) -> None:
     samples = [rectangle_sample(index, 48, 80) for index in range(NUM_PICTURES)]
-    folder = write_set(tmp_path / "set", samples, policy="original", with_masks=False)
+    folder = write_set(
+        tmp_path / "set",
+        samples,
+        policy="original",
+        with_masks=False,
+    )
     batches = loaded(folder, train=False, random_crop_min_area=0.3, flip=True)
     found = [boxes for batch in batches for boxes in batch.boxes or []]
+
     for sample, boxes in zip(samples, found, strict=True):
         label = json.loads(sample.label)
         assert boxes.source_size == (160, 96)
@@ -165,7 +213,12 @@ def test_an_evaluation_has_every_object_as_labelled(tmp_path: Path) -> None:
 
 def test_two_ranks_see_the_boxes_of_one(tmp_path: Path) -> None:
     samples = [rectangle_sample(index, 48, 80) for index in range(NUM_PICTURES)]
-    folder = write_set(tmp_path / "set", samples, policy="original", with_masks=False)
+    folder = write_set(
+        tmp_path / "set",
+        samples,
+        policy="original",
+        with_masks=False,
+    )
     common: dict[str, Any] = {"random_crop_min_area": 0.3, "flip": True, "micro_batch_size": 4}
     runs = [
         loaded(folder, rank=rank, world_size=world, **common)
@@ -194,6 +247,7 @@ def test_two_ranks_see_the_boxes_of_one(tmp_path: Path) -> None:
 def objects(*boxes: tuple[float, float, float, float], crowd: bool = False) -> Objects:
     number = len(boxes)
     flags = np.zeros(number, np.bool_)
+
     return Objects(
         np.array(boxes, np.float64).reshape(-1, 4),
         np.arange(number),
@@ -210,26 +264,38 @@ def kept(boxes: Boxes) -> list[int]:
 
 def test_objects_that_are_nearly_cut_off_are_left_out_but_crowds_stay() -> None:
     right_half = np.array([0.0, 0.5, 1.0, 0.5])
-    whole, enough, less, outside = (
-        (0.6, 0, 0.9, 1),
-        (0.2, 0, 0.61, 1),
-        (0.2, 0, 0.59, 1),
-        (0.0, 0, 0.4, 1),
-    )
+    whole = (0.6, 0, 0.9, 1)
+    enough = (0.2, 0, 0.61, 1)
+    less = (0.2, 0, 0.59, 1)
+    outside = (0.0, 0, 0.4, 1)
 
     four = objects(whole, enough, less, outside)
 
     assert MIN_KEPT_AREA == 0.25
     assert kept(boxes_in_window(four, right_half, False)) == [0, 1]
     assert kept(
-        boxes_in_window(objects(whole, enough, less, outside, crowd=True), right_half, False)
+        boxes_in_window(
+            objects(whole, enough, less, outside, crowd=True),
+            right_half,
+            False,
+        )
     ) == [0, 1, 2]
 
     moved = boxes_in_window(four, right_half, True).boxes_N4
 
-    assert torch.allclose(moved, torch.tensor([[0.2, 0.0, 0.8, 1.0], [0.78, 0.0, 1.0, 1.0]]))
+    assert torch.allclose(
+        moved,
+        torch.tensor([[0.2, 0.0, 0.8, 1.0], [0.78, 0.0, 1.0, 1.0]]),
+    )
     assert kept(
-        boxes_in_window(objects((0.5, 0.5, 0.5, 0.9), (-0.1, 0.0, 1.1, 1.0)), None, False)
+        boxes_in_window(
+            objects(
+                (0.5, 0.5, 0.5, 0.9),
+                (-0.1, 0.0, 1.1, 1.0),
+            ),
+            None,
+            False,
+        )
     ) == [1]
     assert boxes_in_window(objects(), right_half, True).boxes_N4.shape == (0, 4)
 
@@ -253,6 +319,10 @@ def test_a_sample_whose_label_has_no_box_is_replaced_and_named(tmp_path: Path) -
 
 
 def test_a_set_without_classes_has_no_boxes(tmp_path: Path) -> None:
-    folder = write_set(tmp_path, [tiny_sample(index) for index in range(8)], classes=())
+    folder = write_set(
+        tmp_path,
+        [tiny_sample(index) for index in range(8)],
+        classes=(),
+    )
     with pytest.raises(ManifestError, match="the task needs boxes"):
         loaded(folder)

@@ -24,17 +24,26 @@ SIZE = 32
     st.integers(1, 5000),
 )
 def test_windows_are_squares_around_the_middle(top: int, left: int, height: int, width: int):
-    given_14 = np.array([[top, left, height, width]], np.int32)
+    given_14 = np.array(
+        [[top, left, height, width]],
+        np.int32,
+    )
     assert (fitted_windows(given_14, "squash") == given_14).all()
 
     y, x, h, w = fitted_windows(given_14, "crop")[0].tolist()
     assert h == w == min(height, width)
-    assert top <= y and y + h <= top + height and left <= x and x + w <= left + width
+    assert top <= y
+    assert y + h <= top + height
+    assert left <= x
+    assert x + w <= left + width
     assert abs((2 * y + h) - (2 * top + height)) <= 1
     assert abs((2 * x + w) - (2 * left + width)) <= 1
 
     y, x, h, w = fitted_windows(given_14, "pad")[0].tolist()
-    assert y <= top and x <= left and y + h >= top + height and x + w >= left + width
+    assert y <= top
+    assert x <= left
+    assert y + h >= top + height
+    assert x + w >= left + width
     assert abs((2 * y + h) - (2 * top + height)) <= 1
     assert abs((2 * x + w) - (2 * left + width)) <= 1
     assert h * w <= MAX_PADDED * height * width
@@ -53,16 +62,24 @@ def loaded(folder: Path, **settings: object) -> Batch:
     )
     batch = next(iter(loader.eval_batches()))
     loader.close()
+
     return batch
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 64), (64, 32)])
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(32, 64), (64, 32)],
+)
 def test_padding_is_void_and_the_picture_keeps_its_shape(
     tmp_path: Path, height: int, width: int
 ) -> None:
     samples = [tiny_sample(index, height, width) for index in range(8)]
-    batch = loaded(write_set(tmp_path / "set", samples, policy="original"), fit="pad")
-    assert batch.mask_BHW is not None and batch.inside_BHW is not None
+    batch = loaded(
+        write_set(tmp_path / "set", samples, policy="original"),
+        fit="pad",
+    )
+    assert batch.mask_BHW is not None
+    assert batch.inside_BHW is not None
     assert batch.stored_masks is not None
 
     inside_HW = torch.zeros(SIZE, SIZE, dtype=torch.bool)
@@ -85,8 +102,10 @@ def test_padding_is_void_and_the_picture_keeps_its_shape(
 def test_a_crop_shows_the_middle_of_picture_and_mask(tmp_path: Path) -> None:
     samples = [tiny_sample(index, 32, 96) for index in range(8)]
     folder = write_set(tmp_path / "set", samples, policy="original")
-    cropped, whole = loaded(folder, fit="crop"), loaded(folder)
-    assert cropped.inside_BHW is None and cropped.stored_masks is not None
+    cropped = loaded(folder, fit="crop")
+    whole = loaded(folder)
+    assert cropped.inside_BHW is None
+    assert cropped.stored_masks is not None
     assert [mask.shape for mask in cropped.stored_masks] == [(32, 32)] * 8
 
     # 32 x 32 out of 32 x 96: the resize changes nothing, and squashing shrinks to a third.
@@ -94,7 +113,8 @@ def test_a_crop_shows_the_middle_of_picture_and_mask(tmp_path: Path) -> None:
     middle = whole.lab_B3HW[..., 11:20]
     assert not torch.allclose(cropped.lab_B3HW, whole.lab_B3HW, atol=0.05)
     assert (third.mean((2, 3)) - middle.mean((2, 3))).abs().max() < 0.1
-    assert cropped.mask_BHW is not None and whole.mask_BHW is not None
+    assert cropped.mask_BHW is not None
+    assert whole.mask_BHW is not None
     assert (cropped.mask_BHW == whole.mask_BHW).all()  # the same in each column
 
 
@@ -115,7 +135,9 @@ def test_training_draws_the_same_squares_again(tmp_path: Path) -> None:
         batches = loader.train_batches(0)
         runs.append(torch.cat([next(batches)[0].lab_B3HW for _ in range(4)]))
         loader.close()
+
     assert torch.equal(*runs)
     # Crops of other shapes are padded by other amounts.
     grey = [int((lab_3HW.abs().amax(0) < 0.01).sum()) for lab_3HW in runs[0]]
+
     assert any(first != second for first, second in pairwise(grey))

@@ -37,7 +37,12 @@ SETTINGS: dict[str, Any] = {
     "micro_batch_size": 3,
     "seed": 7,
 }
-QUICK = RetryPolicy(num_tries=2, wait_s=0.01, stall_s=5.0, base_s=30.0)
+QUICK = RetryPolicy(
+    num_tries=2,
+    wait_s=0.01,
+    stall_s=5.0,
+    base_s=30.0,
+)
 
 
 def encoded(index: int, kind: str) -> bytes:
@@ -135,25 +140,43 @@ def pixels(steps: list[list[Batch]]) -> torch.Tensor:
 def reference(index: int, kind: str) -> torch.Tensor:
     """Lab of a sample by Pillow and skimage."""
     rgb_HW3 = np.asarray(Image.open(io.BytesIO(encoded(index, kind))).convert("RGB"))
-    lab = torch.from_numpy(rgb2lab(rgb_HW3)).permute(2, 0, 1)
+    lab = torch.from_numpy(rgb2lab(rgb_HW3)).permute(
+        2,
+        0,
+        1,
+    )
     return torch.stack([lab[0] / 50 - 1, lab[1] / 128, lab[2] / 128])
 
 
 def announced(number: int) -> list[int]:
     sizes = [8, 8, 8, 6]
-    return Order(sizes, SETTINGS["seed"]).sample_ids(0, number).tolist()
+
+    return (
+        Order(sizes, SETTINGS["seed"])
+        .sample_ids(
+            0,
+            number,
+        )
+        .tolist()
+    )
 
 
 def test_every_format_comes_in_the_announced_order_with_its_class(indexed: Path) -> None:
     assert all(not check.faults for check in verify(indexed, workers=0))
     assert set(read_manifest(indexed).image_formats) == {"jpeg", "png", "webp"}
 
-    steps = train(open_shards([indexed]), 0, 5, targets="classes")
+    steps = train(
+        open_shards([indexed]),
+        0,
+        5,
+        targets="classes",
+    )
     assert ids(steps) == announced(60)
     for step in steps:
         for batch in step:
             assert batch.classes_BC is not None
-            assert batch.difficult_BC is not None and not batch.difficult_BC.any()
+            assert batch.difficult_BC is not None
+            assert not batch.difficult_BC.any()
             classes = batch.classes_BC.argmax(1)
             assert torch.equal(classes, batch.sample_ids_B % CLASSES)
             assert batch.classes_BC.sum() == len(classes)
@@ -166,7 +189,10 @@ def test_other_ranks_and_a_resume_see_the_same(indexed: Path) -> None:
     shards = open_shards([indexed])
     settings: dict[str, Any] = {"flip": True, "random_crop_min_area": 0.4}
     whole = train(shards, 0, 6, **settings)
-    assert torch.equal(pixels(whole), pixels(train(shards, 0, 6, world=2, **settings)))
+    assert torch.equal(
+        pixels(whole),
+        pixels(train(shards, 0, 6, world=2, **settings)),
+    )
 
     resumed = train(shards, 0, 2, world=2, **settings) + train(shards, 24, 4, world=4, **settings)
     assert ids(resumed) == ids(whole)
@@ -179,7 +205,11 @@ def test_the_layout_of_img2dataset(tmp_path: Path) -> None:
     (tars / "00000_stats.json").write_text("{}")
     index_shards(str(tars), tmp_path / "index", workers=0)
 
-    steps = train(open_shards([tmp_path / "index"]), 0, 3)
+    steps = train(
+        open_shards([tmp_path / "index"]),
+        0,
+        3,
+    )
     assert ids(steps) == announced(36)
     for index, lab_3HW in zip(ids(steps), pixels(steps), strict=True):
         assert (lab_3HW - reference(index, "jpg")).abs().max() < 1e-5
@@ -192,7 +222,12 @@ def test_a_sample_damaged_after_indexing_is_replaced_by_the_rule(
     copy.mkdir()
     for path in tars.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
-    index_shards(str(copy), tmp_path / "index", label_format="cls", workers=0)
+    index_shards(
+        str(copy),
+        tmp_path / "index",
+        label_format="cls",
+        workers=0,
+    )
 
     shards = open_shards([tmp_path / "index"])
     row = shards.rows(np.array([11]))[0]
@@ -208,7 +243,13 @@ def test_a_sample_damaged_after_indexing_is_replaced_by_the_rule(
             assert used == planned
         else:
             epoch = position // NUM_SAMPLES
-            assert used == replacement(SETTINGS["seed"], epoch, 11, 1, NUM_SAMPLES)
+            assert used == replacement(
+                SETTINGS["seed"],
+                epoch,
+                11,
+                1,
+                NUM_SAMPLES,
+            )
 
 
 def test_over_http_they_are_fetched_once_and_the_same(
@@ -220,7 +261,10 @@ def test_over_http_they_are_fetched_once_and_the_same(
         index_shards(urls, tmp_path / "index", label_format="cls", workers=0)
         after_indexing = dict(server.requests)
 
-        shards = open_shards([tmp_path / "index"], Storage(tmp_path / "cache", 1.0, retry=QUICK))
+        shards = open_shards(
+            [tmp_path / "index"],
+            Storage(tmp_path / "cache", 1.0, retry=QUICK),
+        )
         steps = train(shards, 0, 5)
         requests = {name: server.requests[name] - after_indexing[name] for name in after_indexing}
 
@@ -230,7 +274,10 @@ def test_over_http_they_are_fetched_once_and_the_same(
     assert set(requests.values()) == {1}
 
     # The server is gone; the cache serves the next run.
-    shards = open_shards([tmp_path / "index"], Storage(tmp_path / "cache", 1.0, retry=QUICK))
+    shards = open_shards(
+        [tmp_path / "index"],
+        Storage(tmp_path / "cache", 1.0, retry=QUICK),
+    )
     assert ids(train(shards, 0, 2)) == announced(24)
 
 
@@ -243,7 +290,10 @@ def bucket(tars: Path) -> Iterator[str]:
     host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("NO_PROXY", "127.0.0.1")
-        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        environment.setenv(
+            "AWS_ENDPOINT_URL",
+            f"http://{host}:{port}",
+        )
         environment.setenv("AWS_ACCESS_KEY_ID", "testing")
         environment.setenv("AWS_SECRET_ACCESS_KEY", "testing")
         environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
@@ -251,7 +301,11 @@ def bucket(tars: Path) -> Iterator[str]:
         fsspec.get_filesystem_class("s3").clear_instance_cache()
         files = fsspec.filesystem("s3", skip_instance_cache=True)
         files.mkdir("elsewhere")
-        files.put(str(tars) + "/", "elsewhere/wds/", recursive=True)
+        files.put(
+            str(tars) + "/",
+            "elsewhere/wds/",
+            recursive=True,
+        )
         fsspec.filesystem("s3").clear_instance_cache()
         yield "s3://elsewhere/wds"
 
@@ -259,21 +313,36 @@ def bucket(tars: Path) -> Iterator[str]:
 
 
 def test_in_a_bucket_they_are_the_same(bucket: str, indexed: Path, tmp_path: Path) -> None:
-    index_shards(f"{bucket}/{{00000..00003}}.tar", tmp_path / "index", workers=0)
-    shards = open_shards([tmp_path / "index"], Storage(tmp_path / "cache", 1.0, retry=QUICK))
-    steps, here = train(shards, 0, 3), train(open_shards([indexed]), 0, 3)
+    index_shards(
+        f"{bucket}/{{00000..00003}}.tar",
+        tmp_path / "index",
+        workers=0,
+    )
+    shards = open_shards(
+        [tmp_path / "index"],
+        Storage(tmp_path / "cache", 1.0, retry=QUICK),
+    )
+    steps = train(shards, 0, 3)
+    here = train(open_shards([indexed]), 0, 3)
+
     assert ids(steps) == ids(here)
     assert torch.equal(pixels(steps), pixels(here))
 
 
 def test_they_are_staged_like_our_own(indexed: Path, tars: Path, tmp_path: Path) -> None:
-    shards = open_shards([indexed], Storage(stage_dir=tmp_path / "scratch"))
+    shards = open_shards(
+        [indexed],
+        Storage(stage_dir=tmp_path / "scratch"),
+    )
     assert all(path.is_relative_to(tmp_path / "scratch") for path in shards.shard_paths)
     assert shards.digest == open_shards([indexed]).digest
     assert ids(train(shards, 0, 2)) == announced(24)
 
 
-@pytest.mark.parametrize(("targets", "message"), [("boxes", "have no boxes"), ("mask", "masks")])
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [("boxes", "have no boxes"), ("mask", "masks")],
+)
 def test_what_they_lack_is_refused(indexed: Path, targets: str, message: str) -> None:
     with pytest.raises(ManifestError, match=message):
         Loader(open_shards([indexed]), **SETTINGS, targets=targets)  # type: ignore[arg-type]
@@ -298,5 +367,9 @@ def test_cut_off_images_are_left_out_by_both(tmp_path: Path) -> None:
         return made
 
     tars = write_shards(tmp_path / "cut", sample)
-    manifest = index_shards(str(tars), tmp_path / "index", workers=0).manifest
+    manifest = index_shards(
+        str(tars),
+        tmp_path / "index",
+        workers=0,
+    ).manifest
     assert (manifest.num_samples, manifest.num_rejected) == (NUM_SAMPLES - 1, 1)

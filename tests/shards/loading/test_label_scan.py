@@ -22,9 +22,23 @@ from shards.packing.pack import pack
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("scan")
-    write_sample(root / "raw", num_train=2, num_val=1, num_voc_train=7, num_voc_val=1, size=40)
+    write_sample(
+        root / "raw",
+        num_train=2,
+        num_val=1,
+        num_voc_train=7,
+        num_voc_val=1,
+        size=40,
+    )
     corpus = open_sample(root / "raw", "voc-train")
-    pack(corpus, root / "voc", root=root / "raw", image_policy="squash:32", workers=0)
+    pack(
+        corpus,
+        root / "voc",
+        root=root / "raw",
+        image_policy="squash:32",
+        workers=0,
+    )
+
     return root
 
 
@@ -58,7 +72,11 @@ def test_a_set_without_a_label_is_refused(tmp_path: Path) -> None:
     rows = []
     for number in range(3):
         name = f"{number}.jpg"
-        pixels = np.full((24, 24, 3), 60 * number + 40, np.uint8)
+        pixels = np.full(
+            (24, 24, 3),
+            60 * number + 40,
+            np.uint8,
+        )
         Image.fromarray(pixels).save(tmp_path / "raw" / "images" / name)
         rows.append({"id": number, "file_name": name, "width": 24, "height": 24})
 
@@ -89,5 +107,11 @@ def packed_coco(root: Path, annotations: dict[str, object]) -> Path:
     (raw / "images").rename(raw / "val2017")
     from datasets.corpora.coco import open_coco
 
-    pack(open_coco(raw, "val"), root / "packed", root=raw, image_policy="squash:24", workers=0)
+    pack(
+        open_coco(raw, "val"),
+        root / "packed",
+        root=raw,
+        image_policy="squash:24",
+        workers=0,
+    )
     return root / "packed"

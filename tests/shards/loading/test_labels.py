@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 
 from shards.loading.labels import class_vectors, labelled_objects
 
-GOOD = {"objects": [{"class": 1, "box": [1, 2, 3, 4], "area": 1.5}], "width": 8, "height": 16}
+GOOD = {
+    "objects": [{"class": 1, "box": [1, 2, 3, 4], "area": 1.5}],
+    "width": 8,
+    "height": 16,
+}
 
 
 def encoded(label: Any) -> bytes:
@@ -27,7 +31,11 @@ def test_class_vectors() -> None:
         {"class": 0, "difficult": False},
         {"class": 2, "difficult": True},
     ]
-    vectors = class_vectors(encoded({"classes": [0, 2], "objects": objects}), 4)
+    vectors = class_vectors(
+        encoded({"classes": [0, 2], "objects": objects}),
+        4,
+    )
+
     assert vectors.present.tolist() == [1, 0, 1, 0]
     assert vectors.difficult.tolist() == [False, False, True, False]
 
@@ -59,7 +67,11 @@ def test_labelled_objects() -> None:
     assert parsed.areas_N.tolist() == [1.5]
     assert parsed.source_size == (8, 16)
 
-    empty = labelled_objects(encoded({**GOOD, "objects": []}), 2, (4, 8))
+    empty = labelled_objects(
+        encoded({**GOOD, "objects": []}),
+        2,
+        (4, 8),
+    )
     assert empty.boxes_N4.shape == (0, 4)
     assert empty.areas_N.shape == (0,)
 

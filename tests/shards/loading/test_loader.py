@@ -45,10 +45,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory, samples: list[TinySample]) 
 def damaged(tmp_path_factory: pytest.TempPathFactory, samples: list[TinySample]) -> Path:
     """Damage: garbage with valid checksums (7 fails only in the decoder), masks, a label."""
     bad = list(samples)
-    bad[7] = replace(bad[7], image=without_quantization(bad[7].image))
+    bad[7] = replace(
+        bad[7],
+        image=without_quantization(bad[7].image),
+    )
     bad[20] = replace(bad[20], image=b"garbage")
     bad[31] = replace(bad[31], mask=b"")
-    bad[33] = replace(bad[33], mask=png(np.full((32, 32), 4, np.uint8)))  # of 3 classes
+    bad[33] = replace(
+        bad[33],
+        mask=png(np.full((32, 32), 4, np.uint8)),
+    )  # of 3 classes
     bad[40] = replace(bad[40], label=b"{}")
     folder = write_set(tmp_path_factory.mktemp("damaged"), bad)
     shards = open_shards([folder])
@@ -110,12 +116,24 @@ def test_an_epoch_holds_every_sample_once(folder: Path) -> None:
 
 @pytest.mark.parametrize("targets", ["none", "classes", "mask"])
 def test_batches_are_equal_bit_for_bit_on_any_ranks_and_threads(folder: Path, targets: str) -> None:
-    settings: dict[str, Any] = {"targets": targets, "random_crop_min_area": 0.4, "flip": True}
+    settings: dict[str, Any] = {
+        "targets": targets,
+        "random_crop_min_area": 0.4,
+        "flip": True,
+    }
     one = train(folder, 7, 4, **settings)
-    assert_same(one, train(folder, 7, 4, world=2, num_threads=2, **settings))
-    assert_same(one, train(folder, 7, 4, world=6, prefetch_batches=1, **settings))
+    assert_same(
+        one,
+        train(folder, 7, 4, world=2, num_threads=2, **settings),
+    )
+    assert_same(
+        one,
+        train(folder, 7, 4, world=6, prefetch_batches=1, **settings),
+    )
     first = one[0][0]
-    assert first.lab_B3HW.shape == (4, 3, 32, 32) and first.lab_B3HW.dtype == torch.float32
+
+    assert first.lab_B3HW.shape == (4, 3, 32, 32)
+    assert first.lab_B3HW.dtype == torch.float32
     assert (first.classes_BC is not None) == (targets == "classes")
     assert (first.mask_BHW is not None) == (targets == "mask")
 
@@ -124,7 +142,11 @@ def test_resume_at_any_point_on_other_ranks(folder: Path) -> None:
     """Twice within an epoch, at its edge, inside the batch across it: 2 -> 1 -> 3 ranks."""
     whole = train(folder, 0, 7, flip=True)
     for first, second in [(1, 2), (2, 3), (2, 6)]:
-        legs = [(0, first, 2), (first, second, 1), (second, 7, 3)]
+        legs = [
+            (0, first, 2),
+            (first, second, 1),
+            (second, 7, 3),
+        ]
         parts = [
             step
             for begin, end, world in legs
@@ -134,14 +156,25 @@ def test_resume_at_any_point_on_other_ranks(folder: Path) -> None:
 
     edge = train(folder, NUM_SAMPLES, 1)  # no multiple of the batch
 
-    assert ids(edge) == Order([8] * 6 + [2], 3).sample_ids(NUM_SAMPLES, 24).tolist()
+    assert (
+        ids(edge)
+        == Order([8] * 6 + [2], 3)
+        .sample_ids(
+            NUM_SAMPLES,
+            24,
+        )
+        .tolist()
+    )
 
 
 def test_folders_are_mixed_by_weight_on_any_ranks_from_any_position(
     folder: Path, tmp_path: Path, samples: list[TinySample]
 ) -> None:
     """A folder of 9 has half of the stream beside one of 50; its bad samples are replaced in it."""
-    few = [replace(samples[3], image=b"garbage"), *samples[4:12]]
+    few = [
+        replace(samples[3], image=b"garbage"),
+        *samples[4:12],
+    ]
     small = write_set(tmp_path / "small", few)
     settings: dict[str, Any] = SETTINGS | {
         "weights": (1.0, 1.0),
@@ -163,18 +196,32 @@ def test_folders_are_mixed_by_weight_on_any_ranks_from_any_position(
     assert abs(len(from_small) - 240) < 60
     assert NUM_SAMPLES not in seen
 
-    planned = MixedOrder([[8] * 6 + [2], [8, 1]], [1.0, 1.0], SETTINGS["seed"]).draws(0, 20 * 24)
+    planned = MixedOrder(
+        [[8] * 6 + [2], [8, 1]],
+        [1.0, 1.0],
+        SETTINGS["seed"],
+    ).draws(
+        0,
+        20 * 24,
+    )
     for due, used in zip(planned.ids.tolist(), seen, strict=True):
         assert used == due or (due == NUM_SAMPLES and used > NUM_SAMPLES)
 
-    assert_same(whole, run(0, 4, 3) + run(96, 16, 2))
+    assert_same(
+        whole,
+        run(0, 4, 3) + run(96, 16, 2),
+    )
 
 
 def test_targets_belong_to_their_samples(folder: Path) -> None:
     for step in train(folder, 3, 3, targets="classes", flip=True):
         for batch in step:
-            assert batch.classes_BC is not None and batch.difficult_BC is not None
-            expected = torch.nn.functional.one_hot(batch.sample_ids_B % 3, 3)
+            assert batch.classes_BC is not None
+            assert batch.difficult_BC is not None
+            expected = torch.nn.functional.one_hot(
+                batch.sample_ids_B % 3,
+                3,
+            )
             assert torch.equal(batch.classes_BC, expected.float())
             assert torch.equal(
                 batch.difficult_BC, (expected > 0) & (batch.sample_ids_B % 5 == 0)[:, None]
@@ -197,7 +244,11 @@ def test_evaluation_sees_each_sample_once_in_order(folder: Path, world: int) -> 
         loader = Loader(shards, rank=rank, world_size=world, **settings)
         for batch in loader.eval_batches():
             assert torch.equal(batch.positions_B, batch.sample_ids_B)
-            seen += zip(batch.sample_ids_B.tolist(), batch.lab_B3HW, strict=True)
+            seen += zip(
+                batch.sample_ids_B.tolist(),
+                batch.lab_B3HW,
+                strict=True,
+            )
         loader.close()
 
     assert sorted(i for i, _ in seen) == list(range(NUM_SAMPLES))
@@ -235,23 +286,39 @@ def expected_ids(first: int, number: int, bad: set[int], seed: int = 3) -> list[
 
 @pytest.mark.parametrize(
     ("targets", "bad"),
-    [("none", {7, 12, 20}), ("mask", {7, 12, 20, 31, 33}), ("classes", {7, 12, 20, 40})],
+    [
+        ("none", {7, 12, 20}),
+        ("mask", {7, 12, 20, 31, 33}),
+        ("classes", {7, 12, 20, 40}),
+    ],
 )
 def test_bad_samples_are_replaced_by_the_rule(
     damaged: Path, targets: str, bad: set[int], caplog: Any
 ) -> None:
-    settings: dict[str, Any] = {"targets": targets, "flip": True, "max_bad_share": 0.5}
+    settings: dict[str, Any] = {
+        "targets": targets,
+        "flip": True,
+        "max_bad_share": 0.5,
+    }
     caplog.set_level(logging.WARNING, logger="shards")
     one = train(damaged, 0, 5, **settings)
+
     assert ids(one) == expected_ids(0, 5 * 24, bad)
     assert any("sample 20 at position" in message for message in caplog.messages)
-    assert_same(one, train(damaged, 0, 5, world=3, num_threads=2, **settings))
+    assert_same(
+        one,
+        train(damaged, 0, 5, world=3, num_threads=2, **settings),
+    )
     resumed = train(damaged, 0, 2, world=2, **settings) + train(damaged, 48, 3, **settings)
     assert_same(one, resumed)
 
 
 def test_replaced_samples_are_recorded(damaged: Path) -> None:
-    loader = Loader(open_shards([damaged]), **SETTINGS, max_bad_share=0.5)
+    loader = Loader(
+        open_shards([damaged]),
+        **SETTINGS,
+        max_bad_share=0.5,
+    )
     steps = list(islice(loader.train_batches(0), 2))
     loader.close()
     recorded = {fault.position: fault for fault in loader.replaced}
@@ -263,11 +330,9 @@ def test_replaced_samples_are_recorded(damaged: Path) -> None:
 
     reasons = " ".join(fault.reason for fault in loader.replaced)
 
-    assert (
-        "does not decode" in reasons
-        and "another checksum" in reasons
-        and "not an intact JPEG" in reasons
-    )
+    assert "does not decode" in reasons
+    assert "another checksum" in reasons
+    assert "not an intact JPEG" in reasons
 
 
 def test_bad_samples_are_left_out_of_evaluation(damaged: Path) -> None:
@@ -288,17 +353,29 @@ def test_bad_samples_are_left_out_of_evaluation(damaged: Path) -> None:
 
 
 def test_too_many_bad_samples_stop_the_run_with_the_list(damaged: Path, folder: Path) -> None:
-    loader = Loader(open_shards([damaged]), **SETTINGS, max_bad_share=0.01)
+    loader = Loader(
+        open_shards([damaged]),
+        **SETTINGS,
+        max_bad_share=0.01,
+    )
     with pytest.raises(
         LoadError, match=r"9 of the first \d+ samples .* share of 1.00%: sample \d+ \(tiny"
     ):
         list(islice(loader.train_batches(0), 1000))
 
-    strict = Loader(open_shards([damaged]), **SETTINGS, max_bad_share=0.0)
+    strict = Loader(
+        open_shards([damaged]),
+        **SETTINGS,
+        max_bad_share=0.0,
+    )
     with pytest.raises(LoadError, match="1 of the first"):
         list(islice(strict.train_batches(0), 1000))
 
-    unharmed = Loader(open_shards([folder]), **SETTINGS, max_bad_share=0.0)
+    unharmed = Loader(
+        open_shards([folder]),
+        **SETTINGS,
+        max_bad_share=0.0,
+    )
     list(islice(unharmed.train_batches(0), 3))
 
     for one in (loader, strict, unharmed):
@@ -350,7 +427,9 @@ def test_shards_deleted_while_the_run_goes_on(tmp_path: Path, samples: list[Tiny
 
 
 def test_failing_and_stalling_reader(folder: Path) -> None:
-    shards, files, release = open_shards([folder]), ShardFiles(), threading.Event()
+    shards = open_shards([folder])
+    files = ShardFiles()
+    release = threading.Event()
     stalled = shards.rows(np.array([5]))[0]
 
     def read_at(path: Path, offset: int, size: int) -> bytes:
@@ -361,7 +440,13 @@ def test_failing_and_stalling_reader(folder: Path) -> None:
         return files.read_at(path, offset, size)
 
     bad = {5, *range(32, 40)}
-    loader = Loader(shards, **SETTINGS, max_bad_share=0.5, read_at=read_at, read_timeout_s=0.3)
+    loader = Loader(
+        shards,
+        **SETTINGS,
+        max_bad_share=0.5,
+        read_at=read_at,
+        read_timeout_s=0.3,
+    )
     steps = list(islice(loader.train_batches(0), 2))
     assert ids(steps) == expected_ids(0, 48, bad)
     loader.close()
@@ -371,16 +456,24 @@ def test_failing_and_stalling_reader(folder: Path) -> None:
 
 def test_close_ends_although_a_read_is_stalled(folder: Path) -> None:
     """The read returns only after `close` has: it cannot have been waited for."""
-    reading, release = threading.Event(), threading.Event()
+    reading = threading.Event()
+    release = threading.Event()
 
     def read_at(path: Path, offset: int, size: int) -> bytes:
         reading.set()
         release.wait()
         raise OSError(5, "Input/output error")
 
-    loader = Loader(open_shards([folder]), **SETTINGS, read_at=read_at)
+    loader = Loader(
+        open_shards([folder]),
+        **SETTINGS,
+        read_at=read_at,
+    )
     batches = loader.train_batches(0)
-    consumer = threading.Thread(target=lambda: next(batches, None), daemon=True)
+    consumer = threading.Thread(
+        target=lambda: next(batches, None),
+        daemon=True,
+    )
     consumer.start()
     assert reading.wait(LONG_S)
 
@@ -402,7 +495,10 @@ def test_loader_can_be_left_at_any_moment_and_used_again(folder: Path) -> None:
 
     assert next(batches, None) is None
 
-    assert_same([first], [next(loader.train_batches(0))])
+    assert_same(
+        [first],
+        [next(loader.train_batches(0))],
+    )
 
     assert loader.wait_s > 0
 
@@ -419,9 +515,22 @@ def test_process_ends_with_a_loader_in_full_run(folder: Path) -> None:
         "print('seen')\n"
     )
 
-    command = [sys.executable, "-W", "error", "-c", program, str(folder)]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        program,
+        str(folder),
+    ]
     root = Path(__file__).parents[3]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=root)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=root,
+    )
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "seen\n", "")
 
@@ -429,25 +538,45 @@ def test_process_ends_with_a_loader_in_full_run(folder: Path) -> None:
 def test_wrong_use_is_refused(folder: Path, tmp_path: Path, samples: list[TinySample]) -> None:
     shards = open_shards([folder])
     with pytest.raises(OrderError, match="make it a multiple of 8"):
-        Loader(shards, **SETTINGS | {"global_batch_size": 12}, world_size=2)
+        Loader(
+            shards,
+            **SETTINGS | {"global_batch_size": 12},
+            world_size=2,
+        )
 
     with pytest.raises(OrderError, match=r"random_crop_min_area 0\.0"):
         Loader(shards, **SETTINGS, random_crop_min_area=0.0)
 
     with pytest.raises(OrderError, match="of a set of 50 samples"):
-        Loader(shards, **SETTINGS | {"global_batch_size": 52}).train_batches(0)
+        Loader(
+            shards,
+            **SETTINGS | {"global_batch_size": 52},
+        ).train_batches(0)
 
     with pytest.raises(OrderError, match="from position -1"):
         Loader(shards, **SETTINGS).train_batches(-1)
 
-    unlabelled = write_set(tmp_path / "plain", samples[:9], classes=(), with_masks=False)
+    unlabelled = write_set(
+        tmp_path / "plain",
+        samples[:9],
+        classes=(),
+        with_masks=False,
+    )
     with pytest.raises(ManifestError, match="no classes"):
         Loader(open_shards([unlabelled]), **SETTINGS, targets="classes")
 
     with pytest.raises(ManifestError, match="not the same ones in all folders"):
-        Loader(open_shards([folder, unlabelled]), **SETTINGS, targets="classes")
+        Loader(
+            open_shards([folder, unlabelled]),
+            **SETTINGS,
+            targets="classes",
+        )
 
-    unmasked = write_set(tmp_path / "unmasked", samples[:9], with_masks=False)
+    unmasked = write_set(
+        tmp_path / "unmasked",
+        samples[:9],
+        with_masks=False,
+    )
     with pytest.raises(ManifestError, match="packed without masks"):
         Loader(open_shards([unmasked]), **SETTINGS, targets="mask")
 
@@ -455,6 +584,11 @@ def test_wrong_use_is_refused(folder: Path, tmp_path: Path, samples: list[TinySa
 def test_the_hardware_decoders_share_reaches_the_graph(folder: Path) -> None:
     """It has a meaning on a GPU only: the graph's options are all that a CPU can show."""
     words = {"image_size": 16, "global_batch_size": 4, "micro_batch_size": 4}
-    with_share = Loader(open_shards([folder]), **words, hardware_decoder_share=0.25)  # type: ignore[arg-type]
+    with_share = Loader(
+        open_shards([folder]),
+        **words,
+        hardware_decoder_share=0.25,
+    )  # type: ignore[arg-type]
+
     assert with_share.decode_spec.hardware_decoder_share == 0.25
     with_share.close()

@@ -24,7 +24,11 @@ from shards.storage.retries import RetryPolicy
 from shards.storage.shard_files import ShardFiles
 
 QUICK = RetryPolicy(num_tries=3, wait_s=0.001)
-EVERYTHING = MemberSpec(classes=("cat", "dog", "owl"), mask=True, retry=QUICK)
+EVERYTHING = MemberSpec(
+    classes=("cat", "dog", "owl"),
+    mask=True,
+    retry=QUICK,
+)
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +75,13 @@ def image_offset(shards: ShardSet, index: int) -> int:
 
 
 def flip_a_bit(shards: ShardSet) -> None:
-    path, offset = shards.shard_paths[1], image_offset(shards, 9) + 100
-    damage(path, offset, bytes([path.read_bytes()[offset] ^ 4]))
+    path = shards.shard_paths[1]
+    offset = image_offset(shards, 9) + 100
+    damage(
+        path,
+        offset,
+        bytes([path.read_bytes()[offset] ^ 4]),
+    )
 
 
 def cut_short(shards: ShardSet) -> None:
@@ -114,11 +123,23 @@ def test_damaged_shard(folder: Path, harm: Callable[[ShardSet], None], reason: s
         ({"image": b"garbage"}, "the image is not an intact JPEG"),
         ({"image": cut_in_the_pixels(tiny_sample(1).image)}, "the image is cut off before its end"),
         ({"image": jpeg(picture(0, 64, 64))}, "the image is 64x64, the manifest has 32x32"),
-        ({"image": png(np.zeros((32, 32), np.uint8))}, "the image is not an intact JPEG"),
+        (
+            {"image": png(np.zeros((32, 32), np.uint8))},
+            "the image is not an intact JPEG",
+        ),
         ({"mask": b""}, "no mask"),
-        ({"mask": png(np.zeros((31, 32), np.uint8))}, "the mask is 32x31, the manifest has 32x32"),
-        ({"mask": png(np.zeros((32, 32), bool))}, "the mask is not an 8-bit grey PNG"),
-        ({"mask": png(np.zeros((32, 32, 3), np.uint8))}, "the mask is not an 8-bit grey PNG"),
+        (
+            {"mask": png(np.zeros((31, 32), np.uint8))},
+            "the mask is 32x31, the manifest has 32x32",
+        ),
+        (
+            {"mask": png(np.zeros((32, 32), bool))},
+            "the mask is not an 8-bit grey PNG",
+        ),
+        (
+            {"mask": png(np.zeros((32, 32, 3), np.uint8))},
+            "the mask is not an 8-bit grey PNG",
+        ),
         ({"label": b"{"}, "label: "),
         ({"label": b"[]"}, "label: classes is None"),
         (
@@ -133,8 +154,12 @@ def test_sample_that_is_not_what_was_promised(
     tmp_path: Path, change: dict[str, Any], reason: str
 ) -> None:
     """The checksums hold: a packer's mistake, or a hostile set."""
-    folder = write_set(tmp_path / "set", [tiny_sample(0), replace(tiny_sample(1), **change)])
+    folder = write_set(
+        tmp_path / "set",
+        [tiny_sample(0), replace(tiny_sample(1), **change)],
+    )
     shards = open_shards([folder])
+
     with pytest.raises(BadSampleError, match=f"tiny-train-000000.tar: {reason}"):
         read_one(shards, 1)
     read_one(shards, 0)
@@ -180,11 +205,17 @@ class Stumbling:
 def test_a_read_that_fails_for_a_moment_is_tried_again(
     folder: Path, samples: list[TinySample]
 ) -> None:
-    shards, files = open_shards([folder]), ShardFiles()
+    shards = open_shards([folder])
+    files = ShardFiles()
     row = shards.rows(np.array([0]))[0]
     spec = MemberSpec(retry=QUICK)
 
-    members = read_members(shards, row, spec, Stumbling(files, 2).read_at)
+    members = read_members(
+        shards,
+        row,
+        spec,
+        Stumbling(files, 2).read_at,
+    )
     assert members.image == samples[0].image
     with pytest.raises(BadSampleError, match="Input/output error"):
         read_members(shards, row, spec, Stumbling(files, 3).read_at)
@@ -194,7 +225,8 @@ def test_a_read_that_fails_for_a_moment_is_tried_again(
 def test_tiny_set_writes_what_tar_reads(folder: Path, samples: list[TinySample]) -> None:
     shards = open_shards([folder])
     row = shards.rows(np.array([4]))[0]
-    begin, size = int(row["image_offset"]), int(row["image_size"])
+    begin = int(row["image_offset"])
+    size = int(row["image_size"])
     data = shards.shard_paths[0].read_bytes()[begin : begin + size]
     assert data == samples[4].image
     assert zlib.crc32(data) == row["image_crc"]

@@ -24,7 +24,8 @@ SETTINGS: dict[str, Any] = {"global_batch_size": 12, "micro_batch_size": 6, "max
 
 @pytest.fixture(scope="module", params=["squash:24", "short:20", "original"])
 def shards(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
-    raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("packed")
+    raw = tmp_path_factory.mktemp("raw")
+    out = tmp_path_factory.mktemp("packed")
     pack(
         draw_corpus(raw), out, root=raw, image_policy=request.param, samples_per_shard=7, workers=0
     )
@@ -59,12 +60,23 @@ def test_pictures_are_those_that_were_packed(shards: ShardSet) -> None:
         for row, lab_3HW, mask_HW in zip(rows, batch.lab_B3HW, batch.mask_BHW, strict=True):
             assert set(mask_HW.unique().tolist()) <= {0, 1, 2, 255}
             if (row["width"], row["height"]) == (24, 24):
-                members = read_members(shards, row, MemberSpec(mask=True), files.read_at)
+                members = read_members(
+                    shards,
+                    row,
+                    MemberSpec(mask=True),
+                    files.read_at,
+                )
                 assert members.mask is not None
                 lab = torch.from_numpy(
                     rgb2lab(np.asarray(Image.open(io.BytesIO(members.image)).convert("RGB")))
                 )
-                planes = torch.stack([lab[..., 0] / 50 - 1, lab[..., 1] / 128, lab[..., 2] / 128])
+                planes = torch.stack(
+                    [
+                        lab[..., 0] / 50 - 1,
+                        lab[..., 1] / 128,
+                        lab[..., 2] / 128,
+                    ]
+                )
                 assert (planes - lab_3HW).abs().max() < 1e-5
                 assert np.array_equal(
                     np.asarray(Image.open(io.BytesIO(members.mask))), mask_HW.numpy()
@@ -80,7 +92,8 @@ def test_pictures_are_those_that_were_packed(shards: ShardSet) -> None:
 def test_labels(shards: ShardSet) -> None:
     loader = Loader(shards, image_size=24, targets="classes", **SETTINGS)
     for batch in loader.eval_batches():
-        assert batch.classes_BC is not None and batch.difficult_BC is not None
+        assert batch.classes_BC is not None
+        assert batch.difficult_BC is not None
         assert batch.classes_BC.tolist() == [[1.0, 0.0]] * len(batch.sample_ids_B)
         assert not batch.difficult_BC.any()
     loader.close()
@@ -97,9 +110,15 @@ def test_a_sample_is_one_seek_whatever_is_read_of_it(shards: ShardSet) -> None:
 
     for row in shards.rows(np.arange(NUM_GOOD)):
         spans.clear()
-        read_members(shards, row, MemberSpec(classes=("a", "b"), mask=True), read_at)
+        read_members(
+            shards,
+            row,
+            MemberSpec(classes=("a", "b"), mask=True),
+            read_at,
+        )
         gaps = [begin - end for (_, end), (begin, _) in pairwise(spans)]
-        assert len(gaps) == 2 and all(BLOCK <= gap < 2 * BLOCK for gap in gaps)
+        assert len(gaps) == 2
+        assert all(BLOCK <= gap < 2 * BLOCK for gap in gaps)
     files.close()
 
 
@@ -136,7 +155,14 @@ def test_real_pictures(tmp_path: Path) -> None:
     )
     assert (fused - operators).abs().mean() < 1e-4
     assert (fused - operators).abs().max() < 0.06  # a byte's step in a dark colour
-    photo = Image.open(paths[0]).convert("RGB").resize((64, 64), Image.Resampling.BILINEAR)
+    photo = (
+        Image.open(paths[0])
+        .convert("RGB")
+        .resize(
+            (64, 64),
+            Image.Resampling.BILINEAR,
+        )
+    )
     lab = torch.from_numpy(rgb2lab(np.asarray(photo)))
     assert (fused[0, 0] - (lab[..., 0] / 50 - 1)).abs().mean() < 0.01
     assert (fused[0, 1] - lab[..., 1] / 128).abs().mean() < 0.01

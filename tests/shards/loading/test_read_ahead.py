@@ -50,7 +50,8 @@ def test_few_files_stay_open_under_many_threads(
 
 
 def test_stalled_read_is_given_up_and_the_others_go_on(shards: ShardSet) -> None:
-    files, release = ShardFiles(), threading.Event()
+    files = ShardFiles()
+    release = threading.Event()
     stalled = int(shards.rows(np.array([2]))["image_offset"][0])
 
     def stalling(path: Path, offset: int, size: int) -> bytes:

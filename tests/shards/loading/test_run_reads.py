@@ -25,15 +25,23 @@ RUN = 3
 @pytest.fixture
 def shards(tmp_path: Path) -> ShardSet:
     """Two folders: shards of 8, 8 and 4 samples with masks, and of 5 and 2 without."""
-    first = write_set(tmp_path / "first", [tiny_sample(index) for index in range(20)])
+    first = write_set(
+        tmp_path / "first",
+        [tiny_sample(index) for index in range(20)],
+    )
     second = [tiny_sample(index) for index in range(20, 27)]
+
     return open_shards(
-        [first, write_set(tmp_path / "second", second, samples_per_shard=5, with_masks=False)]
+        [
+            first,
+            write_set(tmp_path / "second", second, samples_per_shard=5, with_masks=False),
+        ]
     )
 
 
 def test_each_run_is_told_once_and_covers_its_samples(shards: ShardSet) -> None:
-    reads, told = RunReads(shards, RUN, ShardFiles()), {}
+    reads = RunReads(shards, RUN, ShardFiles())
+    told = {}
     rows = shards.rows(np.arange(27))
     first_of_shard = np.searchsorted(rows["shard"], rows["shard"])
     for index in np.random.default_rng(0).permutation(27):
@@ -41,7 +49,10 @@ def test_each_run_is_told_once_and_covers_its_samples(shards: ShardSet) -> None:
         run = int(row["shard"]), int(index - first_of_shard[index]) // RUN
         for member in ("image", "label", "mask"):
             if row[f"{member}_size"]:
-                span = reads.begin(run[0], int(row[f"{member}_offset"]))
+                span = reads.begin(
+                    run[0],
+                    int(row[f"{member}_offset"]),
+                )
                 assert (span is None) == (run in told)
                 begin, size = told.setdefault(run, span)
                 assert begin <= row[f"{member}_offset"]
@@ -73,8 +84,17 @@ def test_runs_are_forgotten_once_they_are_over(
 
 def in_page_cache(path: Path, offset: int) -> bool:
     descriptor = os.open(path, os.O_RDONLY)
+
     try:
-        return os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
+        return (
+            os.preadv(
+                descriptor,
+                [bytearray(1)],
+                offset,
+                os.RWF_NOWAIT,
+            )
+            == 1
+        )
     except BlockingIOError:
         return False
     except OSError as error:
@@ -86,7 +106,8 @@ def in_page_cache(path: Path, offset: int) -> bool:
 
 
 def test_the_system_fetches_what_it_is_told_of(tmp_path: Path) -> None:
-    path, files = tmp_path / "large", ShardFiles()
+    path = tmp_path / "large"
+    files = ShardFiles()
     with path.open("wb") as stream:
         stream.write(os.urandom(8 << 20))
         os.fsync(stream.fileno())
@@ -110,7 +131,10 @@ def test_the_system_fetches_what_it_is_told_of(tmp_path: Path) -> None:
 
 
 def test_strange_tables_spoil_only_their_own_samples(tmp_path: Path) -> None:
-    folder = write_set(tmp_path / "set", [tiny_sample(index) for index in range(8)])
+    folder = write_set(
+        tmp_path / "set",
+        [tiny_sample(index) for index in range(8)],
+    )
     table = np.load(folder / "samples.npy")
     shards = open_shards([folder])
     table["image_offset"][[1, 4]] = 2**63 + 5, 0
@@ -118,7 +142,12 @@ def test_strange_tables_spoil_only_their_own_samples(tmp_path: Path) -> None:
     reads = RunReads(shards, RUN, files := ShardFiles())
     for index in (0, 2, 3, 5, 6, 7):
         assert (
-            read_members(shards, table[index], MemberSpec(), reads.read_at).image
+            read_members(
+                shards,
+                table[index],
+                MemberSpec(),
+                reads.read_at,
+            ).image
             == tiny_sample(index).image
         )
 
@@ -133,7 +162,8 @@ def test_same_samples_with_and_without_hints(
 ) -> None:
     """A large set's path with a small set: two nodes prefetch runs, three read single samples."""
     monkeypatch.setattr(order_module, "SMALL_SET", 10)
-    told, lock = [], threading.Lock()
+    told = []
+    lock = threading.Lock()
 
     class Told(RunReads):
         def begin(self, shard: int, offset: int) -> tuple[int, int] | None:

@@ -38,7 +38,12 @@ def test_several_folders_are_one_set(
     rows = shards.rows(np.array([25, 0, 20, 19]))
     assert rows["shard"].tolist() == [4, 0, 3, 2]
     files = ShardFiles()
-    members = read_members(shards, rows[0], MemberSpec(), files.read_at)
+    members = read_members(
+        shards,
+        rows[0],
+        MemberSpec(),
+        files.read_at,
+    )
     files.close()
     assert members.image == samples[10].image
 
@@ -60,7 +65,11 @@ def test_sets_of_one_size_are_recognized(
     assert both.all_are_square(32)
     assert not both.all_are_square(64)
 
-    mixed = write_set(tmp_path / "mixed", [*samples, tiny_sample(1, width=33)], policy="original")
+    mixed = write_set(
+        tmp_path / "mixed",
+        [*samples, tiny_sample(1, width=33)],
+        policy="original",
+    )
     assert not open_shards([folder, mixed]).all_are_square(32)
 
 

@@ -40,7 +40,11 @@ def only(corpus: Corpus, keep: Callable[[int], bool]) -> Corpus:
     def records() -> Iterator[Record]:
         return (record for number, record in enumerate(corpus.records()) if keep(number))
 
-    return dataclasses.replace(corpus, records=records, num_records=sum(1 for _ in records()))
+    return dataclasses.replace(
+        corpus,
+        records=records,
+        num_records=sum(1 for _ in records()),
+    )
 
 
 def samples(folder: Path) -> list[bytes]:
@@ -54,13 +58,18 @@ def samples(folder: Path) -> list[bytes]:
     return images
 
 
-@pytest.mark.parametrize("first", [lambda n: n < 20, lambda n: n % 3 != 0])
+@pytest.mark.parametrize(
+    "first",
+    [lambda n: n < 20, lambda n: n % 3 != 0],
+)
 def test_new_records_follow_in_shards_of_their_own(
     corpus: Corpus, root: Path, tmp_path: Path, first: Callable[[int], bool]
 ) -> None:
-    part, out = only(corpus, first), tmp_path / "out"
+    part = only(corpus, first)
+    out = tmp_path / "out"
     pack(part, out, root=root, **SETTINGS)
-    before, old_samples = digests(out), samples(out)
+    before = digests(out)
+    old_samples = samples(out)
 
     report = append_records(corpus, out, root=root)
     after = digests(out)
@@ -68,8 +77,10 @@ def test_new_records_follow_in_shards_of_their_own(
         name: digest for name, digest in before.items() if name.endswith((".tar", ".idx"))
     }
     assert samples(out)[: len(old_samples)] == old_samples
-    assert report.manifest is not None and report.manifest.num_samples == 30
-    assert report.manifest.digest != before and not (out / ".packing").exists()
+    assert report.manifest is not None
+    assert report.manifest.num_samples == 30
+    assert report.manifest.digest != before
+    assert not (out / ".packing").exists()
     assert all(check.is_good for check in verify(out, workers=0))
 
     pack(corpus, tmp_path / "whole", root=root, **SETTINGS)
@@ -83,7 +94,12 @@ def test_a_grown_set_is_packed_already_and_its_shards_can_be_packed_again(
     corpus: Corpus, root: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    pack(only(corpus, lambda n: n % 4 != 1), out, root=root, **SETTINGS)
+    pack(
+        only(corpus, lambda n: n % 4 != 1),
+        out,
+        root=root,
+        **SETTINGS,
+    )
     with pytest.raises(PackError, match=r"num_records: 25 there, 34 asked for.*--append"):
         pack(corpus, out, root=root, **SETTINGS)
 
@@ -144,8 +160,19 @@ def test_a_changed_label_is_noticed(corpus: Corpus, root: Path, tmp_path: Path) 
     with pytest.raises(PackError, match=r"shard 1 hold labels that have changed.*--only NUMBER"):
         pack(changed, tmp_path / "out", root=root, **SETTINGS)
 
-    rebuild_shard(changed, tmp_path / "out", 1, root=root, workers=0)
-    assert pack(changed, tmp_path / "out", root=root, **SETTINGS).was_finished
+    rebuild_shard(
+        changed,
+        tmp_path / "out",
+        1,
+        root=root,
+        workers=0,
+    )
+    assert pack(
+        changed,
+        tmp_path / "out",
+        root=root,
+        **SETTINGS,
+    ).was_finished
 
 
 @pytest.mark.parametrize("name", ["r00.png", "r00.mask.png"])
@@ -163,8 +190,15 @@ def test_files_that_were_merely_touched_are_reported(
 ) -> None:
     pack(corpus, tmp_path / "out", root=root, **SETTINGS)
     os.utime(root / "r00.png", ns=(1, 1))
-    report = pack(corpus, tmp_path / "out", root=root, **SETTINGS)
-    assert report.was_finished and report.touched == (0,)
+    report = pack(
+        corpus,
+        tmp_path / "out",
+        root=root,
+        **SETTINGS,
+    )
+
+    assert report.was_finished
+    assert report.touched == (0,)
 
 
 def test_a_change_while_packing_is_interrupted_packs_that_shard_again(
@@ -178,7 +212,12 @@ def test_a_change_while_packing_is_interrupted_packs_that_shard_again(
         stopped = dataclasses.replace(corpus, records=stops)
         pack(stopped, tmp_path / "out", root=root, **SETTINGS)
     shutil.copy(root / "r03.png", root / "r00.png")
-    report = pack(corpus, tmp_path / "out", root=root, **SETTINGS)
+    report = pack(
+        corpus,
+        tmp_path / "out",
+        root=root,
+        **SETTINGS,
+    )
     assert report.kept == 8
     pack(corpus, tmp_path / "fresh", root=root, **SETTINGS)
     assert digests(tmp_path / "out") == digests(tmp_path / "fresh")

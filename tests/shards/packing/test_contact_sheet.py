@@ -32,23 +32,49 @@ class Plane:
 
 
 def save(path: Path, color: tuple[int, int, int], size: tuple[int, int], **options: Any) -> Path:
-    Image.new("RGB", size, color).save(path, **options)
+    Image.new("RGB", size, color).save(
+        path,
+        **options,
+    )
     return path
 
 
 def corpus_of(records: list[Record], **values: Any) -> Corpus:
     palette = ((0, 0, 0), (250, 0, 0), (0, 250, 0))
-    return Corpus("x", "train", ("cat", "dog"), palette, None, lambda: iter(records), **values)
+
+    return Corpus(
+        "x",
+        "train",
+        ("cat", "dog"),
+        palette,
+        None,
+        lambda: iter(records),
+        **values,
+    )
 
 
 def test_boxes_and_masks_are_drawn_where_they_are(tmp_path: Path) -> None:
     """A box in the left half of a grey photo, and a mask in the lower half of another."""
-    photo = save(tmp_path / "a.png", (128, 128, 128), (40, 40))
-    box = {"class": 0, "box": [4, 4, 16, 36], "difficult": False, "crowd": False}
+    photo = save(
+        tmp_path / "a.png",
+        (128, 128, 128),
+        (40, 40),
+    )
+    box = {
+        "class": 0,
+        "box": [4, 4, 16, 36],
+        "difficult": False,
+        "crowd": False,
+    }
     rows = tuple(tuple([2 if y >= 20 else 0] * 40) for y in range(40))
     records = [
         Record("a", photo, {"classes": [0], "objects": [box]}),
-        Record("b", photo, {"classes": [1], "objects": []}, Plane(rows)),
+        Record(
+            "b",
+            photo,
+            {"classes": [1], "objects": []},
+            Plane(rows),
+        ),
     ]
     out = tmp_path / "out"
     pack(corpus_of(records), out, root=tmp_path, **SETTINGS)
@@ -69,13 +95,20 @@ def test_boxes_and_masks_are_drawn_where_they_are(tmp_path: Path) -> None:
 def test_a_set_gives_the_same_sheet_and_its_digest_does_not_depend_on_it(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     corpus = draw_corpus(tmp_path / "corpus")
-    pack(corpus, tmp_path / "out", root=tmp_path / "corpus", **SETTINGS)
-    manifest, before = read_manifest(tmp_path / "out"), digests(tmp_path / "out")
+    pack(
+        corpus,
+        tmp_path / "out",
+        root=tmp_path / "corpus",
+        **SETTINGS,
+    )
+    manifest = read_manifest(tmp_path / "out")
+    before = digests(tmp_path / "out")
 
     for name in ("sample.png", "summary.json"):
         (tmp_path / "out" / name).unlink()
     bare = read_manifest(tmp_path / "out")
-    assert bare.digest == manifest.digest and bare.summary() is None
+    assert bare.digest == manifest.digest
+    assert bare.summary() is None
 
     write_contact_sheet(bare)
     assert digests(tmp_path / "out")["sample.png"] == before["sample.png"]
@@ -84,13 +117,30 @@ def test_a_set_gives_the_same_sheet_and_its_digest_does_not_depend_on_it(tmp_pat
 def test_the_summary_counts_what_became_of_the_photos(tmp_path: Path) -> None:
     tags = Image.Exif()
     tags[0x0112] = 6
-    colored, grey = (200, 40, 40), (90, 90, 90)
+    colored = (200, 40, 40)
+    grey = (90, 90, 90)
     records = [
         Record(
-            "a", save(tmp_path / "a.jpg", colored, (30, 20), exif=tags), {}, dropped=("no area",)
+            "a",
+            save(
+                tmp_path / "a.jpg",
+                colored,
+                (30, 20),
+                exif=tags,
+            ),
+            {},
+            dropped=("no area",),
         ),
-        Record("b", save(tmp_path / "b.jpg", grey, (50, 60)), {}),
-        Record("c", save(tmp_path / "c.jpg", colored, (10, 9), quality=30), {}),
+        Record(
+            "b",
+            save(tmp_path / "b.jpg", grey, (50, 60)),
+            {},
+        ),
+        Record(
+            "c",
+            save(tmp_path / "c.jpg", colored, (10, 9), quality=30),
+            {},
+        ),
         Record("d", tmp_path / "missing.jpg", {}),
     ]
     left_out = (LeftOut("files of an unknown kind", 2, ("x.xyz", "y.xyz")),)
@@ -100,30 +150,61 @@ def test_the_summary_counts_what_became_of_the_photos(tmp_path: Path) -> None:
     summary = read_manifest(tmp_path / "out").summary()
     assert summary is not None and summary.taken == 3
     assert summary.converted == {"turned by EXIF": 1}
-    assert (summary.near_grey, summary.low_quality, summary.off_profile) == (1, 1, 0)
+    assert (
+        summary.near_grey,
+        summary.low_quality,
+        summary.off_profile,
+    ) == (1, 1, 0)
     assert summary.labels_dropped["no area"].count == 1
     reasons = {reason: each.count for reason, each in summary.left_out.items()}
     assert reasons == {"files of an unknown kind": 2, "missing file": 1}
-    assert summary.smallest is not None and summary.smallest.source == "c.jpg"
-    assert summary.largest is not None and summary.largest.source == "b.jpg"
+    assert summary.smallest is not None
+    assert summary.smallest.source == "c.jpg"
+    assert summary.largest is not None
+    assert summary.largest.source == "b.jpg"
 
 
 def test_min_chroma_leaves_grey_photos_out(tmp_path: Path) -> None:
     records = [
-        Record("a", save(tmp_path / "a.png", (200, 40, 40), (8, 8)), {}),
-        Record("b", save(tmp_path / "b.png", (90, 90, 92), (8, 8)), {}),
+        Record(
+            "a",
+            save(
+                tmp_path / "a.png",
+                (200, 40, 40),
+                (8, 8),
+            ),
+            {},
+        ),
+        Record(
+            "b",
+            save(
+                tmp_path / "b.png",
+                (90, 90, 92),
+                (8, 8),
+            ),
+            {},
+        ),
     ]
     corpus = corpus_of(records)
-    report = pack(corpus, tmp_path / "out", root=tmp_path, min_chroma=1.5, **SETTINGS)
+    report = pack(
+        corpus,
+        tmp_path / "out",
+        root=tmp_path,
+        min_chroma=1.5,
+        **SETTINGS,
+    )
+
     assert (report.packed, report.rejected) == (1, 1)
     summary = read_manifest(tmp_path / "out").summary()
-    assert summary is not None and list(summary.left_out) == ["too little color"]
+    assert summary is not None
+    assert list(summary.left_out) == ["too little color"]
 
 
 def test_reasons_are_counted_with_three_examples() -> None:
     rejections = [Rejection(0, str(n), f"{n}.jpg", f"cannot be decoded: at {n}") for n in range(5)]
     (reason,) = left_out_by_reason(rejections).items()
-    assert reason[0] == "cannot be decoded" and reason[1].count == 5
+    assert reason[0] == "cannot be decoded"
+    assert reason[1].count == 5
     assert reason[1].examples == ("0.jpg", "1.jpg", "2.jpg")
 
 
@@ -143,5 +224,9 @@ def test_chroma_is_that_of_lab() -> None:
     for color in ((200, 40, 40), (10, 10, 200), (128, 128, 128), (250, 240, 230)):
         lab = skimage.rgb2lab(np.array([[color]], np.uint8))[0, 0]
         image = Image.new("RGB", (300, 200), color)
-        assert mean_chroma(image) == pytest.approx(np.hypot(lab[1], lab[2]), abs=0.05)
+        assert mean_chroma(image) == pytest.approx(
+            np.hypot(lab[1], lab[2]),
+            abs=0.05,
+        )
+
     assert mean_chroma(Image.new("L", (9, 9), 77)) == 0.0

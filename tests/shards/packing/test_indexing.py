@@ -33,7 +33,11 @@ Members = Sequence[tuple[str, bytes]]
 
 def photo(index: int, kind: str = "JPEG", **options: Any) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(picture(index, 24, 32)).save(stream, kind, **options)
+    Image.fromarray(picture(index, 24, 32)).save(
+        stream,
+        kind,
+        **options,
+    )
     return stream.getvalue()
 
 
@@ -50,13 +54,25 @@ def write_tar(path: Path, members: Members, tar_format: int = tarfile.PAX_FORMAT
 def webdataset_members(first: int, count: int) -> list[tuple[str, bytes]]:
     """As imagenet-wds has them: jpg, cls and json per key."""
     members = []
+
     for index in range(first, first + count):
-        label = {"label": index % 3, "wnid": f"n{index % 3:02d}", "nested": {"ids": [index % 3]}}
+        label = {
+            "label": index % 3,
+            "wnid": f"n{index % 3:02d}",
+            "nested": {"ids": [index % 3]},
+        }
         members += [
             (f"s{index:04d}.jpg", photo(index)),
-            (f"s{index:04d}.cls", str(index % 3).encode()),
-            (f"s{index:04d}.json", json.dumps(label).encode()),
+            (
+                f"s{index:04d}.cls",
+                str(index % 3).encode(),
+            ),
+            (
+                f"s{index:04d}.json",
+                json.dumps(label).encode(),
+            ),
         ]
+
     return members
 
 
@@ -71,7 +87,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def index(shards: Path | str, out: Path, **settings: Any) -> Manifest:
-    return index_shards(str(shards), out, workers=0, **settings).manifest
+    return index_shards(
+        str(shards),
+        out,
+        workers=0,
+        **settings,
+    ).manifest
 
 
 def images_of(manifest: Manifest) -> list[bytes]:
@@ -95,8 +116,11 @@ def test_nothing_is_copied_and_every_image_is_where_the_table_has_it(
         str(folder / f"a-00000{number}.tar") for number in range(2)
     ]
     assert not list((tmp_path / "out").glob("*.tar"))
-    assert set(manifest.samples()["width"]) == {32} and set(manifest.samples()["height"]) == {24}
-    assert manifest.is_indexed and manifest.classes == () and manifest.image_formats == ("jpeg",)
+    assert set(manifest.samples()["width"]) == {32}
+    assert set(manifest.samples()["height"]) == {24}
+    assert manifest.is_indexed
+    assert manifest.classes == ()
+    assert manifest.image_formats == ("jpeg",)
     assert read_manifest(tmp_path / "out") == manifest
     assert all(check.is_good for check in verify(tmp_path / "out", workers=0))
 
@@ -114,11 +138,13 @@ def test_labels_are_read_where_they_are_asked_for(
     folder: Path, tmp_path: Path, label_format: str, classes: tuple[str, ...]
 ) -> None:
     manifest = index(folder, tmp_path / "out", label_format=label_format)
-    assert manifest.classes == classes and manifest.label_format == label_format
+    assert manifest.classes == classes
+    assert manifest.label_format == label_format
 
     for number, row in enumerate(manifest.samples()):
         path = manifest.shard_path(manifest.shards[row["shard"]])
-        start, size = int(row["label_offset"]), int(row["label_size"])
+        start = int(row["label_offset"])
+        size = int(row["label_size"])
         content = path.read_bytes()[start : start + size]
         assert class_indices(content, label_format, classes) == [number % 3]
 
@@ -138,15 +164,18 @@ def test_loading_reads_an_indexed_set_on_any_number_of_ranks(folder: Path, tmp_p
     def steps(world_size: int, images_seen: int, count: int) -> list[int]:
         """Return the samples of some global batches, in order, of all ranks together."""
         ids: list[list[int]] = [[] for _ in range(count)]
+
         for rank in range(world_size):
             loader = Loader(shards, rank=rank, world_size=world_size, **settings)
             for step, batches in enumerate(islice(loader.train_batches(images_seen), count)):
                 for batch in batches:
-                    assert batch.classes_BC is not None and batch.classes_BC.shape[1] == 3
+                    assert batch.classes_BC is not None
+                    assert batch.classes_BC.shape[1] == 3
                     hot = batch.classes_BC.argmax(1).tolist()
                     assert hot == [number % 3 for number in batch.sample_ids_B.tolist()]
                     ids[step] += batch.sample_ids_B.tolist()
             loader.close()
+
         return [number for step in ids for number in step]
 
     alone = steps(1, 0, 9)
@@ -170,7 +199,16 @@ def test_images_of_other_formats_and_names(tmp_path: Path) -> None:
     ]
     write_tar(tmp_path / "x.tar", members)
     manifest = index(tmp_path / "x.tar", tmp_path / "out")
-    expected = [photo(0), photo(1), photo(2, "PNG"), photo(3, "WEBP"), photo(4), photo(5), photo(6)]
+    expected = [
+        photo(0),
+        photo(1),
+        photo(2, "PNG"),
+        photo(3, "WEBP"),
+        photo(4),
+        photo(5),
+        photo(6),
+    ]
+
     assert images_of(manifest) == expected
     assert manifest.image_formats == ("jpeg", "png", "webp")
     assert list(read_rejections(tmp_path / "out" / "rejected.jsonl")) == []
@@ -178,18 +216,30 @@ def test_images_of_other_formats_and_names(tmp_path: Path) -> None:
 
 UNUSABLE = {
     "cmyk": ([("k.jpg", lambda: cmyk())], "CMYK, so it needs packing"),
-    "cut": ([("k.jpg", lambda: photo(0)[:200])], "cannot be decoded"),
+    "cut": (
+        [("k.jpg", lambda: photo(0)[:200])],
+        "cannot be decoded",
+    ),
     "text": ([("k.jpg", lambda: b"<html>")], "an HTML page"),
     "empty": ([("k.jpg", lambda: b"")], "empty file"),
-    "no image": ([("k.cls", lambda: b"1"), ("k.txt", lambda: b"x")], "no jpg, jpeg, png or webp"),
+    "no image": (
+        [("k.cls", lambda: b"1"), ("k.txt", lambda: b"x")],
+        "no jpg, jpeg, png or webp",
+    ),
     "no label": ([("k.jpg", lambda: photo(0))], "no cls member"),
-    "label": ([("k.jpg", lambda: photo(0)), ("k.cls", lambda: b"")], "label: is empty"),
+    "label": (
+        [("k.jpg", lambda: photo(0)), ("k.cls", lambda: b"")],
+        "label: is empty",
+    ),
 }
 
 
 def cmyk() -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(picture(0, 24, 32)).convert("CMYK").save(stream, "JPEG")
+    Image.fromarray(picture(0, 24, 32)).convert("CMYK").save(
+        stream,
+        "JPEG",
+    )
     return stream.getvalue()
 
 
@@ -197,14 +247,23 @@ def cmyk() -> bytes:
 def test_unusable_samples_are_named_with_their_reason(tmp_path: Path, kind: str) -> None:
     members, reason = UNUSABLE[kind]
     bad = [(name, make()) for name, make in members]
-    write_tar(tmp_path / "x.tar", [*webdataset_members(0, 2), *bad])
+    write_tar(
+        tmp_path / "x.tar",
+        [*webdataset_members(0, 2), *bad],
+    )
 
-    manifest = index(tmp_path / "x.tar", tmp_path / "out", label_format="cls")
+    manifest = index(
+        tmp_path / "x.tar",
+        tmp_path / "out",
+        label_format="cls",
+    )
     assert (manifest.num_samples, manifest.num_rejected) == (2, 1)
     (rejection,) = read_rejections(tmp_path / "out" / "rejected.jsonl")
-    assert rejection.key == "k" and reason in rejection.reason
+    assert rejection.key == "k"
+    assert reason in rejection.reason
     summary = manifest.summary()
-    assert summary is not None and sum(each.count for each in summary.left_out.values()) == 1
+    assert summary is not None
+    assert sum(each.count for each in summary.left_out.values()) == 1
 
 
 def test_a_cut_shard_costs_itself_alone(folder: Path, tmp_path: Path) -> None:
@@ -213,7 +272,8 @@ def test_a_cut_shard_costs_itself_alone(folder: Path, tmp_path: Path) -> None:
     manifest = index(folder, tmp_path / "out")
     assert [shard.file for shard in manifest.shards] == ["a-000000.tar"]
     (rejection,) = read_rejections(tmp_path / "out" / "rejected.jsonl")
-    assert rejection.source == str(cut) and "ends" in rejection.reason
+    assert rejection.source == str(cut)
+    assert "ends" in rejection.reason
 
 
 @pytest.mark.parametrize(
@@ -221,8 +281,13 @@ def test_a_cut_shard_costs_itself_alone(folder: Path, tmp_path: Path) -> None:
 )
 def test_long_names_in_every_tar_format(tmp_path: Path, tar_format: int) -> None:
     name = f"{'d' * 90}/{'n' * 60}.jpg"
-    write_tar(tmp_path / "x.tar", [(name, photo(0)), ("b.jpg", photo(1))], tar_format)
+    write_tar(
+        tmp_path / "x.tar",
+        [(name, photo(0)), ("b.jpg", photo(1))],
+        tar_format,
+    )
     manifest = index(tmp_path / "x.tar", tmp_path / "out")
+
     assert images_of(manifest) == [photo(0), photo(1)]
 
 
@@ -233,7 +298,12 @@ def test_an_interrupted_call_continues_and_another_request_is_refused(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        index_shards(str(folder), tmp_path / "out", workers=0, progress=stop)
+        index_shards(
+            str(folder),
+            tmp_path / "out",
+            workers=0,
+            progress=stop,
+        )
     assert not (tmp_path / "out" / "manifest.json").exists()
     with pytest.raises(PackError, match="another request"):
         index(folder, tmp_path / "out", label_format="cls")
@@ -243,14 +313,22 @@ def test_an_interrupted_call_continues_and_another_request_is_refused(
         str(folder), tmp_path / "out", workers=0, progress=lambda done, _: counts.append(done)
     )
     assert counts == [4], "the first shard was read before"
-    assert index_shards(str(folder), tmp_path / "out", workers=0).was_finished
+    assert index_shards(
+        str(folder),
+        tmp_path / "out",
+        workers=0,
+    ).was_finished
     fresh = index(folder, tmp_path / "fresh")
     assert fresh.digest == read_manifest(tmp_path / "out").digest
 
 
 def test_workers_change_nothing(folder: Path, tmp_path: Path) -> None:
     one = index(folder, tmp_path / "one")
-    two = index_shards(str(folder), tmp_path / "two", workers=2).manifest
+    two = index_shards(
+        str(folder),
+        tmp_path / "two",
+        workers=2,
+    ).manifest
     assert one.digest == two.digest
 
 
@@ -266,6 +344,7 @@ def test_shards_behind_a_url(folder: Path, tmp_path: Path) -> None:
         assert all(check.is_good for check in verify(tmp_path / "out", workers=0))
         assert not list((tmp_path / "out").rglob("*.tar"))
     rows = index(folder, tmp_path / "local").samples()
+
     assert rows.tolist() == manifest.samples().tolist()
 
 
@@ -280,7 +359,8 @@ def test_a_shard_that_was_away_is_named_and_added_by_the_same_command(
         server.faults["a-000001.tar"] = deque([404, 404])
         for was_finished in (False, True):
             report = index_shards(pattern, out, workers=0)
-            assert report.was_finished is was_finished and len(report.manifest.shards) == 1
+            assert report.was_finished is was_finished
+            assert len(report.manifest.shards) == 1
             lines = "\n".join(index_lines(report, out, "train OUT"))
             assert "not in the set: 1 of its shards" in lines
             assert f"  {server.url}/a-000001.tar: cannot be fetched (no such file there" in lines
@@ -290,7 +370,8 @@ def test_a_shard_that_was_away_is_named_and_added_by_the_same_command(
         report = index_shards(pattern, out, workers=0)
         assert not report.was_finished and not report.unreadable
         assert server.requests["a-000000.tar"] == requests, "the good one is not read again"
-        assert report.manifest.num_rejected == 0 and not (out / ".packing").exists()
+        assert report.manifest.num_rejected == 0
+        assert not (out / ".packing").exists()
         assert index_shards(pattern, out, workers=0).was_finished
 
         # Taken away after that, it is no damage, and verifying says so.
@@ -307,14 +388,24 @@ def test_a_shard_that_was_mended_is_added_by_the_same_command(folder: Path, tmp_
     second = folder / "a-000001.tar"
     content = second.read_bytes()
     second.write_bytes(content[: len(content) // 2 + 100])
-    report = index_shards(str(folder), tmp_path / "out", workers=0)
-    assert len(report.unreadable) == 1 and len(report.manifest.shards) == 1
+    report = index_shards(
+        str(folder),
+        tmp_path / "out",
+        workers=0,
+    )
+    assert len(report.unreadable) == 1
+    assert len(report.manifest.shards) == 1
 
     second.write_bytes(content)
     # An index of an earlier version kept no states.
     shutil.rmtree(tmp_path / "out" / ".packing")
-    report = index_shards(str(folder), tmp_path / "out", workers=0)
-    assert not report.unreadable and len(report.manifest.shards) == 2
+    report = index_shards(
+        str(folder),
+        tmp_path / "out",
+        workers=0,
+    )
+    assert not report.unreadable
+    assert len(report.manifest.shards) == 2
 
 
 def test_damage_after_indexing_is_found(folder: Path, tmp_path: Path) -> None:
@@ -325,6 +416,7 @@ def test_damage_after_indexing_is_found(folder: Path, tmp_path: Path) -> None:
     data[int(row["image_offset"]) + 50] ^= 1
     shard.write_bytes(data)
     (check,) = [check for check in verify(tmp_path / "out", workers=0) if not check.is_good]
+
     assert [bad.index for bad in check.bad_samples] == [6]
     assert "checksum differs" in str(check.bad_samples[0])
 
@@ -355,8 +447,12 @@ def test_where_shards_are(folder: Path, tmp_path: Path) -> None:
 def test_shards_with_one_name_in_several_folders(tmp_path: Path) -> None:
     for number in range(2):
         (tmp_path / f"part{number}").mkdir()
-        write_tar(tmp_path / f"part{number}" / "0.tar", [("k.jpg", photo(number))])
+        write_tar(
+            tmp_path / f"part{number}" / "0.tar",
+            [("k.jpg", photo(number))],
+        )
     manifest = index(f"{tmp_path}/part*/0.tar", tmp_path / "out")
+
     assert [shard.file for shard in manifest.shards] == ["000000-0.tar", "000001-0.tar"]
     assert images_of(manifest) == [photo(0), photo(1)]
 
@@ -371,7 +467,13 @@ def test_a_manifest_beside_its_shards_names_them_by_file(folder: Path, tmp_path:
 def test_class_names_from_a_file(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("cat\ndog\nowl\n\n")
     names = read_names(tmp_path / "names.txt")
-    manifest = index(folder, tmp_path / "out", label_format="cls", classes=names)
+    manifest = index(
+        folder,
+        tmp_path / "out",
+        label_format="cls",
+        classes=names,
+    )
+
     assert manifest.classes == ("cat", "dog", "owl")
     (tmp_path / "names.txt").write_text("cat\ncat\n")
     with pytest.raises(PackError, match="'cat' comes twice"):
@@ -381,11 +483,16 @@ def test_class_names_from_a_file(folder: Path, tmp_path: Path) -> None:
 def test_a_photo_that_exif_turns_is_used_as_stored_and_counted(tmp_path: Path) -> None:
     tags = Image.Exif()
     tags[0x0112] = 6
-    write_tar(tmp_path / "x.tar", [("k.jpg", photo(0, exif=tags))])
+    write_tar(
+        tmp_path / "x.tar",
+        [("k.jpg", photo(0, exif=tags))],
+    )
     manifest = index(tmp_path / "x.tar", tmp_path / "out")
+
     assert manifest.samples()[["width", "height"]].tolist() == [(32, 24)]
     summary = manifest.summary()
-    assert summary is not None and summary.converted == {"turned by EXIF, used as stored": 1}
+    assert summary is not None
+    assert summary.converted == {"turned by EXIF, used as stored": 1}
 
 
 def test_a_header_that_asks_for_memory_is_refused(tmp_path: Path) -> None:
@@ -405,12 +512,23 @@ def test_the_webdataset_library_and_the_index_agree(tmp_path: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
     with webdataset.ShardWriter(f"{tmp_path}/w-%06d.tar", maxcount=4, verbose=0) as writer:
         for number in range(10):
-            sample = {"jpg": photo(number), "cls": number % 3, "json": {"label": number % 3}}
+            sample = {
+                "jpg": photo(number),
+                "cls": number % 3,
+                "json": {"label": number % 3},
+            }
             writer.write({"__key__": f"s{number:03d}", **sample})
 
-    manifest = index(f"{tmp_path}/w-*.tar", tmp_path / "out", label_format="cls")
+    manifest = index(
+        f"{tmp_path}/w-*.tar",
+        tmp_path / "out",
+        label_format="cls",
+    )
     pattern = str(tmp_path / "w-{000000..000002}.tar")
     theirs = [sample["jpg"] for sample in webdataset.WebDataset(pattern, shardshuffle=False)]
     gc.collect()
     assert images_of(manifest) == theirs
-    assert np.array_equal(manifest.samples()["shard"], [0] * 4 + [1] * 4 + [2] * 2)
+    assert np.array_equal(
+        manifest.samples()["shard"],
+        [0] * 4 + [1] * 4 + [2] * 2,
+    )

@@ -64,17 +64,22 @@ def test_the_bytes_do_not_depend_on_the_workers(
         progress=lambda done, rejected: seen.append((done, rejected)),
         **SETTINGS,
     )
+
     assert digests(tmp_path) == expected
     assert (report.packed, report.rejected, report.kept) == (NUM_GOOD, len(BROKEN) + 1, 0)
-    assert seen == sorted(seen) and seen[-1] == (NUM_GOOD + len(BROKEN) + 1, len(BROKEN) + 1)
+    assert seen == sorted(seen)
+    assert seen[-1] == (NUM_GOOD + len(BROKEN) + 1, len(BROKEN) + 1)
 
 
 def test_the_manifest_says_what_is_there(corpus: Corpus, root: Path, tmp_path: Path) -> None:
     pack(corpus, tmp_path, root=root, workers=0, **SETTINGS)
     manifest = read_manifest(tmp_path)
-    assert manifest.name == "small-train" and manifest.classes == ("cat", "dog")
+
+    assert manifest.name == "small-train"
+    assert manifest.classes == ("cat", "dog")
     assert (manifest.num_samples, manifest.num_rejected, manifest.has_masks) == (30, 4, True)
     assert [shard.samples for shard in manifest.shards] == [7, 7, 7, 7, 2]
+
     rows = manifest.samples()
     assert set(rows["width"]) == set(rows["height"]) == {16}
     assert list(rows["shard"]) == [0] * 7 + [1] * 7 + [2] * 7 + [3] * 7 + [4] * 2
@@ -85,6 +90,7 @@ def test_rejected_records_are_named_with_their_reason(
 ) -> None:
     pack(corpus, tmp_path, root=root, workers=0, **SETTINGS)
     lines = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
+
     assert [(line["shard"], line["key"], line["source"]) for line in lines] == [
         (0, "r06empty", "r06empty.jpg"),
         (1, "r11odd", "r11odd.png"),
@@ -110,8 +116,13 @@ def in_a_child(work: Callable[[], object]) -> int:
             work()
             os._exit(0)
         except BaseException as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            print(
+                f"{type(error).__name__}: {error}",
+                file=sys.stderr,
+                flush=True,
+            )
             os._exit(1)
+
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -153,13 +164,20 @@ def test_killed_at_each_write_it_goes_on_and_ends_with_the_same_bytes(
 ) -> None:
     """A fresh folder for each file operation of a whole packing, of two shards."""
     settings = SETTINGS | {"samples_per_shard": 17}
-    pack(corpus, tmp_path / "expected", root=root, workers=0, **settings)
+    pack(
+        corpus,
+        tmp_path / "expected",
+        root=root,
+        workers=0,
+        **settings,
+    )
     for kill_at in count(1):
         out = tmp_path / str(kill_at)
         if not killed_at(kill_at, corpus, root, out, **settings):
             break
         pack(corpus, out, root=root, workers=0, **settings)
         assert digests(out) == digests(tmp_path / "expected")
+
     assert kill_at > 25
 
 
@@ -214,6 +232,7 @@ def test_killed_with_its_workers_at_random_moments(
         process.wait()
         assert_session_ends(process.pid)
     subprocess.run(command, check=True, timeout=60)
+
     assert digests(out) == expected
 
 
@@ -231,7 +250,8 @@ def test_a_full_disk_is_one_sentence_and_finished_shards_are_kept(
     corpus: Corpus, root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A real error of the kernel: no file may grow to the size of the largest shard."""
-    reference, out = tmp_path / "reference", tmp_path / "out"
+    reference = tmp_path / "reference"
+    out = tmp_path / "out"
     settings = SETTINGS | {"image_policy": "original"}
     pack(corpus, reference, root=root, workers=0, **settings)
     sizes = [shard.bytes for shard in read_manifest(reference).shards]
@@ -244,7 +264,8 @@ def test_a_full_disk_is_one_sentence_and_finished_shards_are_kept(
     assert in_a_child(attempt) == 1
     message = capfd.readouterr().err
     assert message.startswith("PackError: ") and "cannot be written (File too large)" in message
-    assert not list(out.rglob("*.tmp")) and not (out / "manifest.json").exists()
+    assert not list(out.rglob("*.tmp"))
+    assert not (out / "manifest.json").exists()
     kept = len(list(out.glob("*.tar")))
     assert kept == sizes.index(max(sizes)) > 0
     report = pack(corpus, out, root=root, workers=0, **settings)
@@ -254,8 +275,15 @@ def test_a_full_disk_is_one_sentence_and_finished_shards_are_kept(
 
 def test_an_unwritable_place_is_one_sentence(corpus: Corpus, root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+
     with pytest.raises(PackError, match="cannot be written"):
-        pack(corpus, tmp_path / "file" / "out", root=root, workers=0, **SETTINGS)
+        pack(
+            corpus,
+            tmp_path / "file" / "out",
+            root=root,
+            workers=0,
+            **SETTINGS,
+        )
 
 
 # ---- again, side by side, changed ----
@@ -267,7 +295,14 @@ def test_packed_again_is_a_no_op_and_another_request_is_refused(
     assert not pack(corpus, tmp_path, root=root, workers=0, **SETTINGS).was_finished
     assert pack(corpus, tmp_path, root=root, workers=2, **SETTINGS).was_finished
     with pytest.raises(PackError, match=r'finished .*"squash:16" there, "short:16" asked'):
-        pack(corpus, tmp_path, root=root, workers=0, **(SETTINGS | {"image_policy": "short:16"}))
+        pack(
+            corpus,
+            tmp_path,
+            root=root,
+            workers=0,
+            **(SETTINGS | {"image_policy": "short:16"}),
+        )
+
     other = dataclasses.replace(corpus, classes=("cat",), palette=())
     with pytest.raises(
         PackError, match=r'classes: \["cat", "dog"\] there, \["cat"\] asked for; palette'
@@ -284,9 +319,18 @@ def test_a_corpus_that_changed_in_between_is_refused(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pack(dataclasses.replace(corpus, records=stops), tmp_path, root=root, workers=0, **SETTINGS)
+        pack(
+            dataclasses.replace(corpus, records=stops),
+            tmp_path,
+            root=root,
+            workers=0,
+            **SETTINGS,
+        )
     assert len(list(tmp_path.glob("*.tar"))) == 2
-    fewer = dataclasses.replace(corpus, records=lambda: iter(list(corpus.records())[1:]))
+    fewer = dataclasses.replace(
+        corpus,
+        records=lambda: iter(list(corpus.records())[1:]),
+    )
     with pytest.raises(PackError, match="shard 0 was packed from other pictures"):
         pack(fewer, tmp_path, root=root, workers=0, **SETTINGS)
 
@@ -294,12 +338,21 @@ def test_a_corpus_that_changed_in_between_is_refused(
 def test_two_packers_do_not_write_in_one_folder(corpus: Corpus, root: Path, tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(PackError, match="another packer works in this folder"):
         pack(corpus, tmp_path, root=root, workers=0, **SETTINGS)
+
     with locked(tmp_path, (1, 2)):
         for part in (None, (1, 2)):
             with pytest.raises(PackError, match="another packer works in this folder"):
                 pack(corpus, tmp_path, root=root, workers=0, part=part, **SETTINGS)
         assert (
-            pack(corpus, tmp_path, root=root, workers=0, part=(2, 2), **SETTINGS).manifest is None
+            pack(
+                corpus,
+                tmp_path,
+                root=root,
+                workers=0,
+                part=(2, 2),
+                **SETTINGS,
+            ).manifest
+            is None
         )
 
 
@@ -313,19 +366,36 @@ def test_parts_in_any_order_merge_to_the_same_bytes(
         if part != parts[0] and num_parts <= 5:  # of 7 parts two have no shard
             with pytest.raises(PackError, match="shards are not packed yet"), locked(tmp_path):
                 merge(tmp_path)
-        report = pack(corpus, tmp_path, root=root, workers=0, part=part, **SETTINGS)
+        report = pack(
+            corpus,
+            tmp_path,
+            root=root,
+            workers=0,
+            part=part,
+            **SETTINGS,
+        )
         assert report.manifest is None
     with locked(tmp_path):
         assert merge(tmp_path).num_samples == NUM_GOOD
+
     assert digests(tmp_path) == expected
 
 
 def test_what_parts_have_left_is_packed_without_a_part(
     corpus: Corpus, root: Path, expected: dict[str, str], tmp_path: Path
 ) -> None:
-    pack(corpus, tmp_path, root=root, workers=0, part=(2, 3), **SETTINGS)
+    pack(
+        corpus,
+        tmp_path,
+        root=root,
+        workers=0,
+        part=(2, 3),
+        **SETTINGS,
+    )
     report = pack(corpus, tmp_path, root=root, workers=0, **SETTINGS)
-    assert report.kept == 10 and digests(tmp_path) == expected
+
+    assert report.kept == 10
+    assert digests(tmp_path) == expected
 
 
 def test_merging_nothing_is_refused(tmp_path: Path) -> None:
@@ -354,6 +424,7 @@ def test_a_record_that_kills_its_worker_is_rejected_and_the_others_are_packed(
         **SETTINGS,
     )
     rejected = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
+
     assert [line["key"] for line in rejected] == ["r02"]
     assert "crashed" in rejected[0]["reason"]
     assert read_manifest(out).num_samples == 5
@@ -366,7 +437,8 @@ def test_a_disk_that_fails_stops_the_packing_and_drops_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    read, failures = Path.read_bytes, 2
+    read = Path.read_bytes
+    failures = 2
 
     def failing(path: Path) -> bytes:
         nonlocal failures
@@ -388,7 +460,8 @@ def test_a_disk_that_fails_stops_the_packing_and_drops_nothing(
 
 
 def test_missing_and_forbidden_files_and_folders_are_rejected(tmp_path: Path) -> None:
-    root, out = tmp_path / "corpus", tmp_path / "out"
+    root = tmp_path / "corpus"
+    out = tmp_path / "out"
     root.mkdir()
     corpus = draw_corpus(root)
     (root / "r07.jpg").unlink()
@@ -400,8 +473,17 @@ def test_missing_and_forbidden_files_and_folders_are_rejected(tmp_path: Path) ->
         Record(f"r0{n}", root / f"r0{n}.{kind}", {})
         for n, kind in ((6, "png"), (7, "jpg"), (8, "tif"), (9, "png"))
     ]
-    records += [Record("a.b", root / "r06.png", {}), Record("k" * 96, root / "r06.png", {})]
-    records += [Record("nan", root / "r06.png", {"classes": float("nan")})]
+    records += [
+        Record("a.b", root / "r06.png", {}),
+        Record("k" * 96, root / "r06.png", {}),
+    ]
+    records += [
+        Record(
+            "nan",
+            root / "r06.png",
+            {"classes": float("nan")},
+        )
+    ]
     pack(
         dataclasses.replace(corpus, records=lambda: iter(records)),
         out,
@@ -418,6 +500,7 @@ def test_missing_and_forbidden_files_and_folders_are_rejected(tmp_path: Path) ->
         "its key",
         "its label",
     ]
+
     assert [
         line["reason"].startswith(reason) for line, reason in zip(lines, reasons, strict=True)
     ] == [True] * 6
@@ -431,6 +514,7 @@ def test_nothing_to_pack_is_refused(corpus: Corpus, root: Path, tmp_path: Path) 
             root=root,
             workers=0,
         )
+
     bad = [record for record in corpus.records() if record.key in BROKEN]
     with pytest.raises(PackError, match=r"all 3 records were rejected; rejected.jsonl"):
         pack(
@@ -443,7 +527,10 @@ def test_nothing_to_pack_is_refused(corpus: Corpus, root: Path, tmp_path: Path) 
 
 
 def test_a_key_that_comes_twice_is_refused(corpus: Corpus, root: Path, tmp_path: Path) -> None:
-    twice = dataclasses.replace(corpus, records=lambda: iter([next(corpus.records())] * 2))
+    twice = dataclasses.replace(
+        corpus,
+        records=lambda: iter([next(corpus.records())] * 2),
+    )
     with pytest.raises(PackError, match="key 'r00' comes twice"):
         pack(twice, tmp_path, root=root, workers=0)
 

@@ -10,7 +10,10 @@ from shards.summary import LeftOut
 def test_reasons_are_counted_without_what_differs_and_three_are_named() -> None:
     reasons = Reasons()
     for number in range(5):
-        reasons.add(f"its box has no area (0 x {number}): annotation {number}", f"{number}.jpg")
+        reasons.add(
+            f"its box has no area (0 x {number}): annotation {number}",
+            f"{number}.jpg",
+        )
     reasons.add("it has no bbox: annotation 9", "9.jpg")
 
     assert reasons.by_reason() == {

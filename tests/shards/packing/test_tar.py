@@ -25,8 +25,17 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     corpus = draw_corpus(tmp_path_factory.mktemp("corpus"))
     root = next(corpus.records()).image.parent
     out = tmp_path_factory.mktemp("out")
-    report = pack(corpus, out, root=root, image_policy="short:16", samples_per_shard=20, workers=0)
-    assert report.manifest is not None and len(report.manifest.shards) == 2
+    report = pack(
+        corpus,
+        out,
+        root=root,
+        image_policy="short:16",
+        samples_per_shard=20,
+        workers=0,
+    )
+
+    assert report.manifest is not None
+    assert len(report.manifest.shards) == 2
     return report.manifest
 
 
@@ -36,7 +45,8 @@ def samples(manifest: Manifest) -> Iterator[tuple[str, dict[str, bytes], dict[st
         content = (manifest.folder / manifest.shards[row["shard"]].file).read_bytes()
         members = {}
         for name, extension in (("image", "jpg"), ("label", "json"), ("mask", "png")):
-            offset, size = int(row[f"{name}_offset"]), int(row[f"{name}_size"])
+            offset = int(row[f"{name}_offset"])
+            size = int(row[f"{name}_size"])
             members[extension] = content[offset : offset + size]
             assert zlib.crc32(members[extension]) == row[f"{name}_crc"]
         key = json.loads(members["json"])["key"]
@@ -54,7 +64,13 @@ def test_tarfile_finds_what_the_table_says(manifest: Manifest) -> None:
         with tarfile.open(manifest.folder / shard.file) as tar:
             for info in tar:
                 assert info.isreg() and not info.pax_headers
-                assert (info.uid, info.gid, info.uname, info.gname, info.mode) == (
+                assert (
+                    info.uid,
+                    info.gid,
+                    info.uname,
+                    info.gname,
+                    info.mode,
+                ) == (
                     0,
                     0,
                     "",
@@ -64,16 +80,32 @@ def test_tarfile_finds_what_the_table_says(manifest: Manifest) -> None:
                 stream = tar.extractfile(info)
                 assert stream is not None
                 found.append((info.name, stream.read()))
+
     assert found == expected
 
 
-@pytest.mark.skipif(shutil.which("tar") is None, reason="no tar program on this machine")
+@pytest.mark.skipif(
+    shutil.which("tar") is None,
+    reason="no tar program on this machine",
+)
 def test_tar_extracts_without_a_word(manifest: Manifest, tmp_path: Path) -> None:
     for shard in manifest.shards:
-        command = ["tar", "-xf", str(manifest.folder / shard.file), "-C", str(tmp_path)]
-        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        command = [
+            "tar",
+            "-xf",
+            str(manifest.folder / shard.file),
+            "-C",
+            str(tmp_path),
+        ]
+        result = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert result.stdout == result.stderr == ""
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
     assert files == {
         f"{key}.{kind}": data
         for key, members, _ in samples(manifest)
@@ -81,11 +113,20 @@ def test_tar_extracts_without_a_word(manifest: Manifest, tmp_path: Path) -> None
     }
 
 
-@pytest.mark.skipif(shutil.which("tar") is None, reason="wds2idx needs the tar program")
+@pytest.mark.skipif(
+    shutil.which("tar") is None,
+    reason="wds2idx needs the tar program",
+)
 def test_the_index_is_dalis_own(manifest: Manifest, tmp_path: Path) -> None:
     for shard in manifest.shards:
         tar = manifest.folder / shard.file
-        command = [sys.executable, "-m", "wds2idx", str(tar), str(tmp_path / "x.idx")]
+        command = [
+            sys.executable,
+            "-m",
+            "wds2idx",
+            str(tar),
+            str(tmp_path / "x.idx"),
+        ]
         subprocess.run(command, capture_output=True, check=True)
         assert (tmp_path / "x.idx").read_bytes() == tar.with_suffix(".idx").read_bytes()
 
@@ -100,6 +141,7 @@ def test_the_webdataset_library_reads_the_same_samples(manifest: Manifest) -> No
         for sample in webdataset.WebDataset(files, shardshuffle=False)
     ]
     gc.collect()  # the library leaves its files for the collector to close, with a warning
+
     assert found == [(key, members) for key, members, _ in samples(manifest)]
 
 
@@ -115,6 +157,7 @@ def test_dalis_reader_reads_and_decodes_the_same_samples(manifest: Manifest) -> 
             index_paths=[f"{file[:-4]}.idx" for file in files],
             ext=["jpg", "json", "png"],
         )
+
         return (
             jpg,
             label,
@@ -128,7 +171,8 @@ def test_dalis_reader_reads_and_decodes_the_same_samples(manifest: Manifest) -> 
         jpg, label, image, mask = (np.asarray(output.at(0)) for output in built.run())
         assert (jpg.tobytes(), label.tobytes()) == (members["jpg"], members["json"])
         assert image.shape == (row["height"], row["width"], 3)
-        assert mask.shape == (row["height"], row["width"], 1) and set(np.unique(mask)) <= {
+        assert mask.shape == (row["height"], row["width"], 1)
+        assert set(np.unique(mask)) <= {
             0,
             1,
             2,
@@ -147,18 +191,32 @@ def test_labels_hold_what_the_contract_says(manifest: Manifest) -> None:
         assert min(row["width"], row["height"]) == min(16, label["width"], label["height"])
 
 
-@pytest.mark.parametrize("size", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 8**5])
-@pytest.mark.parametrize("name", ["a.jpg", "k" * 95 + ".json"])
+@pytest.mark.parametrize(
+    "size",
+    [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 8**5],
+)
+@pytest.mark.parametrize(
+    "name",
+    ["a.jpg", "k" * 95 + ".json"],
+)
 def test_members_are_those_of_tarfile(name: str, size: int) -> None:
     info = tarfile.TarInfo(name)
     info.size, info.mtime = size, TIME_S
     data = bytes(range(256)) * (size // 256) + bytes(size % 256)
     packed = member(name, data)
-    assert packed[:BLOCK] == info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+
+    assert packed[:BLOCK] == info.tobuf(
+        tarfile.USTAR_FORMAT,
+        "ascii",
+        "strict",
+    )
     assert packed[BLOCK:] == data + bytes(-size % BLOCK)
 
 
-@pytest.mark.parametrize("name", ["k" * 96 + ".json", "\u00e4.jpg"])
+@pytest.mark.parametrize(
+    "name",
+    ["k" * 96 + ".json", "\u00e4.jpg"],
+)
 def test_names_that_no_header_holds_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"letters|ascii"):
         member(name, b"")

@@ -36,7 +36,15 @@ def root(corpus: Corpus) -> Path:
 @pytest.fixture(scope="module")
 def packed(corpus: Corpus, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("packed")
-    pack(corpus, out, root=root, image_policy="squash:16", samples_per_shard=8, workers=0)
+    pack(
+        corpus,
+        out,
+        root=root,
+        image_policy="squash:16",
+        samples_per_shard=8,
+        workers=0,
+    )
+
     return out
 
 
@@ -56,8 +64,12 @@ def write(folder: Path, sample: int, name: str, content: bytes, *, at: int = 0) 
     rows = np.array(manifest.samples())
     row = rows[sample]
     size = int(row[f"{name}_size"])
+
     assert len(content) <= size
-    content = content.ljust(size, b" " if name == "label" else b"\0")
+    content = content.ljust(
+        size,
+        b" " if name == "label" else b"\0",
+    )
     with (folder / manifest.shards[row["shard"]].file).open("r+b") as stream:
         stream.seek(int(row[f"{name}_offset"]) + at)
         stream.write(content)
@@ -85,7 +97,10 @@ def seal(folder: Path) -> None:
         info.model_copy(update={"sha256": digest(info.file)}) for info in manifest.shards
     )
     table = manifest.samples_file.model_copy(update={"sha256": digest("samples.npy")})
-    write_manifest(manifest.model_copy(update={"shards": shards, "samples_file": table}), folder)
+    write_manifest(
+        manifest.model_copy(update={"shards": shards, "samples_file": table}),
+        folder,
+    )
 
 
 def encoded(image: Image.Image, kind: str) -> bytes:
@@ -122,7 +137,13 @@ def change_row(sample: int, **values: int) -> Callable[[Path], None]:
 
 def change_label(sample: int, old: bytes, new: bytes) -> Callable[[Path], None]:
     return lambda folder: write(
-        folder, sample, "label", read(folder, sample, "label").replace(old, new)
+        folder,
+        sample,
+        "label",
+        read(folder, sample, "label").replace(
+            old,
+            new,
+        ),
     )
 
 
@@ -137,7 +158,11 @@ DAMAGES: dict[int, tuple[Callable[[Path], None], str]] = {
         "image: cannot be decoded (it is no JPEG)",
     ),
     4: (
-        change_picture(4, "image", encoded(Image.new("L", (8, 8)), "JPEG")),
+        change_picture(
+            4,
+            "image",
+            encoded(Image.new("L", (8, 8)), "JPEG"),
+        ),
         "image: 8 x 8, the manifest says 16 x 16",
     ),
     6: (change_label(6, b'"key"', b'"key'), "label: cannot be decoded"),
@@ -148,11 +173,19 @@ DAMAGES: dict[int, tuple[Callable[[Path], None], str]] = {
         "label: class 2 is none of the 2 classes",
     ),
     14: (
-        change_picture(14, "mask", encoded(Image.new("P", (16, 16)), "PNG")),
+        change_picture(
+            14,
+            "mask",
+            encoded(Image.new("P", (16, 16)), "PNG"),
+        ),
         "mask: pixels of mode P",
     ),
     16: (
-        change_picture(16, "mask", encoded(Image.new("L", (16, 16), 7), "PNG")),
+        change_picture(
+            16,
+            "mask",
+            encoded(Image.new("L", (16, 16), 7), "PNG"),
+        ),
         "mask: holds index 7",
     ),
     18: (change_row(18, mask_size=0), "mask is missing"),
@@ -175,11 +208,13 @@ def test_samples_damaged_in_twelve_ways_are_named_and_no_others(folder: Path, se
         seal(folder)
     checks = faults(folder, workers=1)
     bad = [sample for check in checks for sample in check.bad_samples]
+
     assert [sample.index for sample in bad] == list(DAMAGES)
     for sample in bad:
         assert sample.key == KEYS[sample.index]
         assert DAMAGES[sample.index][1] in str(sample)
     named = {check.shard for check in checks if check.faults}
+
     assert bool(named) != sealed
 
 
@@ -204,7 +239,9 @@ def test_damaged_files_are_named(folder: Path) -> None:
     (folder / "rejected.jsonl").write_text("")
     checks = {check.shard: check for check in faults(folder)}
     told = {shard: " ".join(check.faults) for shard, check in checks.items()}
-    assert "bytes, the manifest says" in told[tar.name] and "sha256" in told[tar.name]
+
+    assert "bytes, the manifest says" in told[tar.name]
+    assert "sha256" in told[tar.name]
     assert checks[tar.name].bad_samples[-1].faults[-1] == "mask lies beyond the end of the shard"
     assert "cannot be read (No such file" in told[f"{name.format(1)}.tar"]
     assert "is not the index" in told[f"{name.format(2)}.tar"]
@@ -220,6 +257,7 @@ def test_a_damaged_table_is_named(folder: Path) -> None:
     told = [
         fault for check in faults(folder) for fault in check.faults if check.shard == "samples.npy"
     ]
+
     assert told == [
         "sha256 is not the manifest's",
         "its samples do not lie in the shards as the manifest counts them",
@@ -243,7 +281,9 @@ def test_a_damaged_shard_is_mended_and_nothing_else_changes(
         path: path.stat().st_mtime_ns for path in folder.iterdir() if "000002" not in path.name
     }
     report = rebuild_shard(corpus, folder, 2, root=root, workers=0)
-    assert report.packed == 7 and report.manifest == read_manifest(folder)
+
+    assert report.packed == 7
+    assert report.manifest == read_manifest(folder)
     assert digests(folder) == digests(packed)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -260,7 +300,9 @@ def test_a_changed_source_changes_its_shard_and_the_digest(
     records[0].image.write_bytes(b"no picture any more")
     before = read_manifest(folder).digest
     report = rebuild_shard(corpus, folder, number, root=changed, workers=0)
-    assert report.manifest is not None and report.manifest.digest != before
+
+    assert report.manifest is not None
+    assert report.manifest.digest != before
     pack(
         corpus,
         tmp_path / "fresh",
@@ -269,6 +311,7 @@ def test_a_changed_source_changes_its_shard_and_the_digest(
         samples_per_shard=8,
         workers=0,
     )
+
     assert digests(folder) == digests(tmp_path / "fresh")
     assert not faults(folder)
 
@@ -283,6 +326,7 @@ def test_a_shard_that_loses_or_regains_all_its_samples(
         record.image.write_bytes(b"")
     rebuild_shard(other, folder, 1, root=changed, workers=0)
     manifest = read_manifest(folder)
+
     assert [info.file[-10:-4] for info in manifest.shards] == [
         "000000",
         "000002",
@@ -290,6 +334,7 @@ def test_a_shard_that_loses_or_regains_all_its_samples(
         "000004",
     ]
     assert not faults(folder)
+
     rebuild_shard(corpus, folder, 1, root=root, workers=0)
     assert digests(folder) == digests(packed)
 
@@ -299,10 +344,36 @@ def test_a_shard_of_an_unfinished_set_is_packed_alone(
 ) -> None:
     out = tmp_path / "out"
     settings = {"image_policy": "squash:16", "samples_per_shard": 8}
-    pack(corpus, out, root=root, workers=0, part=(1, 5), **settings)  # type: ignore[arg-type]
-    assert rebuild_shard(corpus, out, 3, root=root, workers=0).manifest is None
-    report = pack(corpus, out, root=root, workers=0, **settings)  # type: ignore[arg-type]
-    assert report.kept == 16 and digests(out) == digests(packed)
+    pack(
+        corpus,
+        out,
+        root=root,
+        workers=0,
+        part=(1, 5),
+        **settings,
+    )  # type: ignore[arg-type]
+
+    assert (
+        rebuild_shard(
+            corpus,
+            out,
+            3,
+            root=root,
+            workers=0,
+        ).manifest
+        is None
+    )
+
+    report = pack(
+        corpus,
+        out,
+        root=root,
+        workers=0,
+        **settings,
+    )  # type: ignore[arg-type]
+
+    assert report.kept == 16
+    assert digests(out) == digests(packed)
 
 
 def test_what_cannot_be_rebuilt_is_refused(
@@ -310,7 +381,21 @@ def test_what_cannot_be_rebuilt_is_refused(
 ) -> None:
     with pytest.raises(PackError, match="no records for a shard 5"):
         rebuild_shard(corpus, folder, 5, root=root, workers=0)
+
     with pytest.raises(PackError, match="nothing has been packed here"):
-        rebuild_shard(corpus, tmp_path / "new", 0, root=root, workers=0)
+        rebuild_shard(
+            corpus,
+            tmp_path / "new",
+            0,
+            root=root,
+            workers=0,
+        )
+
     with pytest.raises(PackError, match="holds small train, not small val"):
-        rebuild_shard(dataclasses.replace(corpus, split="val"), folder, 0, root=root, workers=0)
+        rebuild_shard(
+            dataclasses.replace(corpus, split="val"),
+            folder,
+            0,
+            root=root,
+            workers=0,
+        )

@@ -30,7 +30,12 @@ pytest.importorskip(
 )
 
 SHARDS = [f"tiny-train-{number:06d}.tar" for number in range(5)]
-QUICK = RetryPolicy(num_tries=3, wait_s=0.01, stall_s=0.3, base_s=5.0)
+QUICK = RetryPolicy(
+    num_tries=3,
+    wait_s=0.01,
+    stall_s=0.3,
+    base_s=5.0,
+)
 LARGE = int(1e9)
 
 
@@ -60,7 +65,10 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def open_set(folder: Path | str, cache: Cache | None = None) -> ShardSet:
     if cache is None:
         return open_shards([folder])
-    return open_shards([folder], Storage(cache.folder, cache.limit_bytes / 1e9, retry=QUICK))
+    return open_shards(
+        [folder],
+        Storage(cache.folder, cache.limit_bytes / 1e9, retry=QUICK),
+    )
 
 
 def batches(folder: Path | str, cache: Cache | None = None) -> list[torch.Tensor]:
@@ -83,9 +91,16 @@ def batches(folder: Path | str, cache: Cache | None = None) -> list[torch.Tensor
 
 
 def read(shards, index: int, files: ShardFiles | None = None) -> bytes:
-    row, own = shards.rows(np.array([index]))[0], ShardFiles()
+    row = shards.rows(np.array([index]))[0]
+    own = ShardFiles()
+
     try:
-        return read_members(shards, row, MemberSpec(retry=QUICK), (files or own).read_at).image
+        return read_members(
+            shards,
+            row,
+            MemberSpec(retry=QUICK),
+            (files or own).read_at,
+        ).image
     finally:
         own.close()
 
@@ -97,7 +112,8 @@ def fetched(cache: Cache) -> list[str]:
 def test_same_batches_from_a_url_and_from_a_folder(
     packed: Path, server: FolderServer, cache: Cache
 ) -> None:
-    ours, theirs = batches(packed), batches(server.url, cache)
+    ours = batches(packed)
+    theirs = batches(server.url, cache)
 
     assert len(ours) == len(theirs)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
@@ -106,9 +122,8 @@ def test_same_batches_from_a_url_and_from_a_folder(
 
     batches(server.url, cache)
 
-    assert server.requests["samples.npy"] == 1 and all(
-        server.requests[name] == 1 for name in SHARDS
-    )
+    assert server.requests["samples.npy"] == 1
+    assert all(server.requests[name] == 1 for name in SHARDS)
 
 
 def test_any_filesystem_of_fsspec_will_do(
@@ -121,7 +136,10 @@ def test_any_filesystem_of_fsspec_will_do(
     )  # stands for s3: files with a size, opened and read
     store = fsspec.filesystem("memory")
     for path in packed.iterdir():
-        store.pipe_file(f"/bucket/set/{path.name}", path.read_bytes())
+        store.pipe_file(
+            f"/bucket/set/{path.name}",
+            path.read_bytes(),
+        )
     shards = open_set("memory://bucket/set", cache)
     assert [read(shards, index) for index in range(40)] == [
         tiny_sample(index).image for index in range(40)
@@ -131,9 +149,15 @@ def test_any_filesystem_of_fsspec_will_do(
         open_set("memory://bucket/set", cache)
 
 
-@pytest.mark.parametrize("fault", [500, 503, 429, "break", "wrong", "more", "slow"])
+@pytest.mark.parametrize(
+    "fault",
+    [500, 503, 429, "break", "wrong", "more", "slow"],
+)
 def test_fault_that_passes(server: FolderServer, cache: Cache, fault: int | str) -> None:
-    server.faults = {SHARDS[0]: deque([fault]), "samples.npy": deque([fault])}
+    server.faults = {
+        SHARDS[0]: deque([fault]),
+        "samples.npy": deque([fault]),
+    }
     assert read(open_set(server.url, cache), 0) == tiny_sample(0).image
     assert server.requests[SHARDS[0]] == server.requests["samples.npy"] == 2
 
@@ -216,6 +240,7 @@ def test_hostile_names_are_refused(tmp_path: Path, packed: Path, cache: Cache, n
     hostile = tmp_path / "hostile"
     hostile.mkdir()
     (hostile / "manifest.json").write_text(json.dumps(manifest))
+
     with serve(hostile) as server, pytest.raises(ManifestError, match="name"):
         open_set(server.url, cache)
     assert not cache.folder.exists()
@@ -228,7 +253,8 @@ def test_bound_is_kept_and_files_in_use_stay(
     table = (packed / "samples.npy").stat().st_size
     cache = Cache(tmp_path / "cache", sum(sizes) + table)
     shards = open_set(server.url, cache)
-    held, files = ShardFiles(), ShardFiles()
+    held = ShardFiles()
+    files = ShardFiles()
     for index in (0, 8, 16):
         read(shards, index, held if index == 8 else files)
 
@@ -244,10 +270,12 @@ def test_bound_is_kept_and_files_in_use_stay(
                 if path.suffix in (".tar", ".npy")
             )
             assert used <= cache.limit_bytes
-        assert shards.shard_paths[1].exists() and not shards.shard_paths[0].exists()
+        assert shards.shard_paths[1].exists()
+        assert not shards.shard_paths[0].exists()
 
     assert read(shards, 8, held) == tiny_sample(8).image
-    assert read(shards, 0) == tiny_sample(0).image and server.requests[SHARDS[0]] == 2
+    assert read(shards, 0) == tiny_sample(0).image
+    assert server.requests[SHARDS[0]] == 2
 
 
 def test_full_cache(packed: Path, server: FolderServer, tmp_path: Path) -> None:
@@ -260,7 +288,10 @@ def test_full_cache(packed: Path, server: FolderServer, tmp_path: Path) -> None:
     ]
 
     total = sum(path.stat().st_size for path in packed.iterdir())
-    shards = open_set(server.url, Cache(tmp_path / "cache", total + 10))
+    shards = open_set(
+        server.url,
+        Cache(tmp_path / "cache", total + 10),
+    )
     folder = remote.remote_of(shards.shard_paths[0])
 
     assert folder is not None
@@ -293,7 +324,15 @@ for row in shards.rows(np.arange(40)):
 
 
 def start(server: FolderServer, cache: Cache) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", FETCH, server.url, str(cache.folder)])
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            FETCH,
+            server.url,
+            str(cache.folder),
+        ]
+    )
 
 
 def test_processes_share_one_download(server: FolderServer, cache: Cache) -> None:
@@ -331,11 +370,18 @@ def test_killed_during_a_fetch_and_started_again(server: FolderServer, cache: Ca
 
 
 def test_slow_fetch_is_not_taken_for_a_stalled_read(server: FolderServer, cache: Cache) -> None:
-    shards, files = open_set(server.url, cache), ShardFiles()
+    shards = open_set(server.url, cache)
+    files = ShardFiles()
     server.slow_s = 0.25
-    reads = ReadAhead(shards, MemberSpec(retry=RetryPolicy(stall_s=0.05)), 1, files.read_at)
+    reads = ReadAhead(
+        shards,
+        MemberSpec(retry=RetryPolicy(stall_s=0.05)),
+        1,
+        files.read_at,
+    )
     results = reads.read(np.array([0, 8])).collect()
     reads.close()
+
     assert [getattr(result, "image", result) for result in results] == [
         tiny_sample(i).image for i in (0, 8)
     ]
@@ -362,5 +408,11 @@ def test_local_folders_need_no_fsspec(packed: Path) -> None:
         f"open_shards([Path({str(packed)!r})]); print('fsspec' in sys.modules)"
     )
     code = f"from shards.storage.transfer import *; {code}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
     assert done.stdout.strip() == "False"

@@ -48,7 +48,12 @@ def bucket(packed: Path) -> Iterator[str]:
         fsspec.get_filesystem_class("s3").clear_instance_cache()
         files = fsspec.filesystem("s3", skip_instance_cache=True)
         files.mkdir("photos", acl="public-read")
-        files.put(str(packed) + "/", "photos/set/", recursive=True, ACL="public-read")
+        files.put(
+            str(packed) + "/",
+            "photos/set/",
+            recursive=True,
+            ACL="public-read",
+        )
         files.mkdir("private")
         files.put(str(packed / "manifest.json"), "private/set/manifest.json")
         yield "s3://photos/set"
@@ -59,10 +64,17 @@ def bucket(packed: Path) -> Iterator[str]:
 def batches(folder: Path | str, cache: Path) -> list[torch.Tensor]:
     """Return the samples of two epochs, in their order."""
     shards = open_shards([folder], Storage(cache, 0.1))
-    loader = Loader(shards, image_size=32, global_batch_size=8, micro_batch_size=8, seed=3)
+    loader = Loader(
+        shards,
+        image_size=32,
+        global_batch_size=8,
+        micro_batch_size=8,
+        seed=3,
+    )
     steps = loader.train_batches(0)
     found = [next(steps)[0].lab_B3HW for _ in range(2 * NUM_SAMPLES // 8)]
     loader.close()
+
     return found
 
 
@@ -94,7 +106,10 @@ def without_keys(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_public_bucket_needs_no_keys(packed: Path, without_keys: str, tmp_path: Path) -> None:
-    shards = open_shards([without_keys], Storage(tmp_path / "cache", 0.1))
+    shards = open_shards(
+        [without_keys],
+        Storage(tmp_path / "cache", 0.1),
+    )
     assert shards.digest == open_shards([packed]).digest
 
 
@@ -121,4 +136,10 @@ def test_refused_keys_are_told_at_once(bucket: str, tmp_path: Path) -> None:
 def count_without_keys(count: str) -> None:
     """Tell the server how many further requests it answers without looking at their keys."""
     url = f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset-auth"
-    urlopen(Request(url, data=count.encode(), headers={"Content-Type": "text/plain"})).close()
+    urlopen(
+        Request(
+            url,
+            data=count.encode(),
+            headers={"Content-Type": "text/plain"},
+        )
+    ).close()

@@ -20,12 +20,18 @@ def packed(folder: Path) -> Path:
 def test_processes_of_a_node_share_one_checked_copy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source, scratch = packed(tmp_path / "packed set"), tmp_path / "local disk"
+    source = packed(tmp_path / "packed set")
+    scratch = tmp_path / "local disk"
     plain = open_shards([source])
     opened: list[ShardSet] = []
 
     def open_staged() -> None:
-        opened.append(open_shards([source], Storage(stage_dir=scratch)))
+        opened.append(
+            open_shards(
+                [source],
+                Storage(stage_dir=scratch),
+            )
+        )
 
     threads = [threading.Thread(target=open_staged) for _ in range(3)]
     for thread in threads:
@@ -49,8 +55,13 @@ def test_processes_of_a_node_share_one_checked_copy(
 
 def test_shards_without_room_are_links(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = read_manifest(packed(tmp_path / "set"))
-    copy = stage(manifest, tmp_path / "scratch", limit_bytes=manifest.shards[0].bytes + 1)
+    copy = stage(
+        manifest,
+        tmp_path / "scratch",
+        limit_bytes=manifest.shards[0].bytes + 1,
+    )
     links = [(copy.folder / shard.file).is_symlink() for shard in copy.shards]
+
     assert links == [False, True, True]
     assert "no room for 2, read where they are" in capsys.readouterr().out
 

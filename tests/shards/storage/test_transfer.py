@@ -36,7 +36,10 @@ def hub(packed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 
 def test_a_data_set_of_the_hub_is_read(packed: Path, hub: HubServer, tmp_path: Path) -> None:
-    shards = open_shards([hub.url], Storage(tmp_path / "cache", 1.0, retry=QUICK))
+    shards = open_shards(
+        [hub.url],
+        Storage(tmp_path / "cache", 1.0, retry=QUICK),
+    )
     assert shards.digest == open_shards([packed]).digest
 
     files = ShardFiles()
