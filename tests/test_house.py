@@ -62,6 +62,7 @@ FRONT_DOORS = {
             "discriminator",
             "detector",
             "timm_encoder",
+            "backbones",
         ),
         *("modes", "colorizing", "weights_file", "color_classes"),
         *("photo_input", "predictors", "pretrained", "pyramid"),

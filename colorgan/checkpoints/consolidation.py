@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from colorgan.checkpoints.checkpoint import Checkpoint
 from colorgan.errors import CheckpointError, ModelFolderError
+from colorgan.models.backbones import UNET
 from colorgan.models.model_folder import (
-    UNET,
     ModelConfig,
     empty_model,
     load_model,

@@ -88,18 +88,33 @@ class DataRecipe(Section):
 
 
 class NetworkRecipe(Section):
-    """The U-Net."""
+    """The generator: an encoder and the U-Net's decoder."""
 
+    encoder: str = Field(
+        "unet",
+        max_length=100,
+        description="unet, alexnet, a network of timm (resnet50, vgg16_bn, convnext_tiny, ...; "
+        "needs the extra `encoders`), or a backbone of your own",
+    )
+    encoder_weights: Path | None = Field(
+        None,
+        description="weights that a backbone starts from, .safetensors or .pth; unset: drawn",
+    )
     image_size: int = Field(
-        256, description="side of the square input in pixels: 32, 64, 128, 256 or 512"
+        256,
+        description="side of the square input in pixels: 32, 64, 128, 256 or 512; of a backbone, "
+        "any from 32 to 512",
     )
     width: int = Field(
         64,
         gt=0,
         le=1024,
-        description="channels of the first level; the deepest has eight times as many",
+        description="channels of the U-Net's first level; the deepest has eight times as many; a "
+        "backbone has its own",
     )
-    norm: Literal["batch", "instance"] = Field("batch", description="normalization layer")
+    norm: Literal["batch", "instance"] = Field(
+        "batch", description="normalization layer; a backbone has its own"
+    )
     bias_before_norm: bool = Field(
         False, description="give convolutions a bias that their norm cancels, as Keras does"
     )

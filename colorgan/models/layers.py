@@ -13,6 +13,23 @@ from colorgan.errors import ArchitectureError
 NormName = Literal["batch", "instance"]
 
 
+class SelfDrawn(nn.Module):
+    """A network that draws its weights by its own rule, where others are drawn by `initialise`.
+
+    It is made by its name alone: `type(network)(network.name)` is another one with fresh weights.
+    """
+
+    name: str
+
+    def draw(self, seed: int) -> None:
+        """Draw every weight anew, as a function of `seed` alone; statistics begin anew, too."""
+        # Its own rule draws from torch's common generator: that is seeded, and then given back.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            fresh = type(self)(self.name)
+        self.load_state_dict(fresh.state_dict())
+
+
 class KeyedDropout(nn.Module):
     """Dropout whose mask is a pure function of one int32 key per sample: no hidden random state.
 
@@ -118,7 +135,7 @@ class Down(nn.Module):
 class Up(nn.Module):
     """Transposed convolution 4x4, stride 2, norm, dropout, skip concatenated, ReLU.
 
-    Doubles the side.
+    Doubles the side, and then fits it to the skip's where that is odd.
     """
 
     def __init__(
@@ -132,10 +149,28 @@ class Up(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Map B x inputs x H x W and a skip to B x (outputs + the skip's channels) x 2H x 2W.
 
-        A skip of odd sides is one pixel smaller, and so is the output.
+        H and W doubled may differ from the skip's by a few; the skip's are given.
         """
-        x = self.dropout(self.norm(self.conv(x)))
-        if x.shape[2:] != skip.shape[2:]:
-            x = x[:, :, : skip.shape[2], : skip.shape[3]]
+        x = fitted(self.dropout(self.norm(self.conv(x))), skip)
         # ReLU behind the concatenation, as pix2pix's decoder has it before each deconvolution.
         return F.relu(torch.cat([x, skip], dim=1))
+
+
+def fitted(x: Tensor, like: Tensor) -> Tensor:
+    """Return `x` (B, C, H, W) with the height and width of `like`.
+
+    What is too much at the bottom and right is cut off, what lacks there repeats the last row or
+    column. Nothing is stretched: pixels keep their places.
+    """
+    height, width = like.shape[-2:]
+    if x.shape[-2:] == (height, width):
+        return x
+
+    x = x[..., :height, :width]
+    # By concatenation: the gradient of torch's replicating pad adds up in any order on a GPU.
+    rows, columns = height - x.shape[-2], width - x.shape[-1]
+    if rows:
+        x = torch.cat([x, x[..., -1:, :].expand(-1, -1, rows, -1)], dim=-2)
+    if columns:
+        x = torch.cat([x, x[..., -1:].expand(-1, -1, -1, columns)], dim=-1)
+    return x

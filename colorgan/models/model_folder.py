@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from colorgan.devices import exact_float32
 from colorgan.errors import ArchitectureError, ModelFolderError, UsageError
 from colorgan.files import exchange
+from colorgan.models.backbones import UNET, luminance_encoder
 from colorgan.models.color_classes import NUM_CLASSES
 from colorgan.models.detector import Detector
 from colorgan.models.modes import evaluating, using_inference
@@ -30,8 +31,6 @@ from colorgan.models.timm_encoder import Backbone, TimmEncoder
 from colorgan.models.unet import Classifier, ClassUNet, Encoder, FeaturePyramid, UNet
 from colorgan.models.weights_file import CONFIG, WEIGHTS, WeightsFile
 
-# The name of our own encoder.
-UNET = "unet"
 PAPER_IS_OURS = "inference paper reaches the U-Net's own layers"
 # What a generator predicts, and its channels: a and b; the class of ab; luminance itself, the
 # control of a study, which colors nothing.
@@ -56,9 +55,17 @@ class Architecture(BaseModel):
     dropout: float = Field(ge=0, lt=1)
     num_outputs: int = Field(2, gt=0, le=100_000)
     head_width: int = Field(4096, gt=0, le=65_536)
-    encoder: str = Field(
-        UNET, max_length=100
-    )  # or a network of timm (colorgan/models/timm_encoder.py)
+    encoder: str = Field(UNET, max_length=100)  # or a backbone (colorgan/models/backbones.py)
+    # Photo: an imported encoder, which sees the grey photo (colorgan/models/timm_encoder.py).
+    encoder_input: Literal["luminance", "photo"] = "luminance"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older_folders(cls, fields: Any) -> Any:
+        # Folders of older versions do not name the input: all encoders but ours were imported.
+        if isinstance(fields, dict) and fields.get("encoder", UNET) != UNET:
+            return {"encoder_input": "photo", **fields}
+        return fields
 
 
 class ModelConfig(BaseModel):
@@ -93,11 +100,13 @@ class ModelConfig(BaseModel):
 
     @model_validator(mode="after")
     def _encoder_fits_kind(self) -> ModelConfig:
-        ours = self.architecture.encoder == UNET
-        if self.kind in ("generator", "encoder") and ours != (self.kind == "generator"):
-            needed = "the U-Net's own encoder" if self.kind == "generator" else "a network of timm"
-            raise ValueError(f"kind {self.kind} needs {needed}, not {self.architecture.encoder!r}")
-        if self.inference == "paper" and not ours:
+        encoder, sees = self.architecture.encoder, self.architecture.encoder_input
+        # A generator learns from luminance; what sees a photo was imported, and has no decoder.
+        if self.kind == "generator" and sees != "luminance":
+            raise ValueError(f"kind generator needs an encoder of luminance, not {encoder!r}")
+        if self.kind == "encoder" and (encoder == UNET or sees != "photo"):
+            raise ValueError(f"kind encoder needs a network of timm, not {encoder!r}")
+        if self.inference == "paper" and encoder != UNET:
             raise ValueError(PAPER_IS_OURS)
         return self
 
@@ -204,7 +213,9 @@ def build_encoder(a: Architecture) -> FeaturePyramid:
         ArchitectureError: It cannot have these sizes, or is not known.
     """
     if a.encoder != UNET:
-        return TimmEncoder(a.encoder)
+        return (
+            TimmEncoder(a.encoder) if a.encoder_input == "photo" else luminance_encoder(a.encoder)
+        )
     return Encoder(
         image_size=a.image_size, width=a.width, norm=a.norm, bias_before_norm=a.bias_before_norm
     )
@@ -294,7 +305,8 @@ def load_model(folder: Path, *kinds: str) -> tuple[nn.Module, ModelConfig]:
         if config.architecture.encoder == UNET:
             module = module.to_empty(device="cpu")
         else:
-            # Networks of timm may have buffers that are in no file: build them again, with memory.
+            # Networks from elsewhere may have buffers that are in no file: build them again, with
+            # memory.
             module = build_model(config)
         for name, tensor in module.state_dict().items():
             tensor.copy_(file.read(name))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from colorgan.devices import to_device
-from colorgan.models.layers import BatchNorm, KeyedDropout
+from colorgan.models.layers import BatchNorm, KeyedDropout, SelfDrawn
 
 Inference = Literal["running", "paper"]
 
@@ -19,12 +19,17 @@ Inference = Literal["running", "paper"]
 def initialise(module: nn.Module, seed: int) -> None:
     """Draw every convolution and dense weight from N(0, 0.02), biases 0, norms 1 and 0.
 
-    A function of `seed` alone.
+    A backbone draws its own weights by its own rule. A function of `seed` alone.
     """
+    own = [part for part in module.modules() if isinstance(part, SelfDrawn)]
+    for network in own:
+        network.draw(seed)
+    drawn = {part for network in own for part in network.modules()}
+
     # A generator of its own, on the CPU: the result depends on nothing drawn before.
     random = torch.Generator().manual_seed(seed)
     for part in module.modules():
-        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        if part not in drawn and isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             with torch.no_grad():
                 # 0.02 as in DCGAN and pix2pix; biases are drawn from nothing, so that adding one
                 # moves no draw.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ from torch import Tensor, nn
 
 from colorgan.color import denormalise_lab_B3HW, lab_to_rgb_B3HW
 from colorgan.errors import ArchitectureError, ModelFolderError
+from colorgan.models.layers import SelfDrawn
+from colorgan.models.modes import evaluating
 from colorgan.models.unet import FeaturePyramid
 
 
 class TimmEncoder(FeaturePyramid):
-    """A convolutional network of timm without its classifier.
+    """A convolutional network of timm without its classifier, which sees the grey photo.
 
     The levels of stride 2 (or 4) and deeper.
 
@@ -34,8 +36,11 @@ class TimmEncoder(FeaturePyramid):
             from one to the next.
     """
 
+    sees_luminance = False
+
     def __init__(self, name: str, **timm_arguments: Any) -> None:
         super().__init__()
+        self.name = name
         timm = _timm()
         if not timm.is_model(name):  # also keeps names out that timm would fetch from a hub
             raise ArchitectureError(f"timm knows no network {name[:100]!r}: see timm.list_models()")
@@ -64,7 +69,10 @@ class TimmEncoder(FeaturePyramid):
 
     def forward(self, luminance_B1HW: Tensor) -> list[Tensor]:
         """Return the features of each level, largest first."""
-        features: list[Tensor] = self.body(self._photo(luminance_B1HW))
+        return self._levels(self._photo(luminance_B1HW))
+
+    def _levels(self, inputs_BCHW: Tensor) -> list[Tensor]:
+        features: list[Tensor] = self.body(inputs_BCHW)
         return features[self._first :]
 
     def _photo(self, luminance_B1HW: Tensor) -> Tensor:
@@ -80,6 +88,22 @@ class TimmEncoder(FeaturePyramid):
         return (grey_B3HW - mean) / std
 
 
+class LuminanceTimmEncoder(TimmEncoder, SelfDrawn):
+    """A convolutional network of timm with one input channel, which sees L' itself.
+
+    Its weights are drawn by timm's rule for it.
+    """
+
+    sees_luminance = True
+
+    def __init__(self, name: str, **timm_arguments: Any) -> None:
+        super().__init__(name, in_chans=1, **timm_arguments)
+
+    def forward(self, luminance_B1HW: Tensor) -> list[Tensor]:
+        """Return the features of each level, largest first."""
+        return self._levels(luminance_B1HW)
+
+
 class Backbone(nn.Module):
     """An encoder alone, under the name that it has in the networks of the tasks."""
 
@@ -93,12 +117,15 @@ class Backbone(nn.Module):
         return features
 
 
-def pretrained_encoder(name: str, weights: Path | None, image_size: int) -> TimmEncoder:
+def pretrained_encoder(
+    name: str, weights: Path | None, image_size: int, kind: type[TimmEncoder] = TimmEncoder
+) -> TimmEncoder:
     """Return timm's network with weights from a file, or with those that timm downloads.
 
     The file is timm's or torchvision's.
 
     A file is read as safetensors or by `torch.load(weights_only=True)`; nothing of it is executed.
+    Where the encoder has one input channel and the file three, timm adds the three up.
 
     Raises:
         ModelFolderError: no such file, it is of another network, or the network does not take this
@@ -107,10 +134,10 @@ def pretrained_encoder(name: str, weights: Path | None, image_size: int) -> Timm
             level.
     """
     if weights is not None and not weights.is_file():
-        raise ModelFolderError(f"--weights {weights} is not a file")
+        raise ModelFolderError(f"{weights} is not a file")
 
     # Before anything is downloaded.
-    _check_features(TimmEncoder(name, pretrained=False), name, image_size)
+    check_pyramid(kind(name, pretrained=False), f"timm's {name}", image_size)
 
     # It warns of the classifier's weights, which are not used.
     logging.getLogger("timm").setLevel(logging.ERROR)
@@ -121,7 +148,7 @@ def pretrained_encoder(name: str, weights: Path | None, image_size: int) -> Timm
     where = weights or "the download"
     try:
         with _missing_keys() as missing:
-            encoder = TimmEncoder(name, pretrained=True, **overlay)
+            encoder = kind(name, pretrained=True, **overlay)
     except Exception as error:  # whatever reading a file from elsewhere, or the network, may raise
         reason = _reason(error).removeprefix(f"timm's {name}: ")
         raise ModelFolderError(
@@ -164,33 +191,60 @@ def _missing_keys() -> Iterator[list[str]]:
         nn.Module.load_state_dict = load  # type: ignore[method-assign]
 
 
-def _check_features(encoder: TimmEncoder, name: str, image_size: int) -> None:
-    """Refuse features of unexpected sizes, and parts that a head on the last level cannot train."""
-    try:
-        features = encoder.eval()(torch.zeros(1, 1, image_size, image_size))
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise ModelFolderError(
-            f"timm's {name} takes no pictures of {image_size}x{image_size}: {_reason(error)}"
-        ) from None
+def check_pyramid(encoder: FeaturePyramid, title: str, image_size: int) -> None:
+    """Refuse levels of unexpected sizes, and parts that a head on the last level cannot train.
 
-    expected = []
-    for channels, stride in zip(encoder.channels, encoder.strides, strict=True):
-        side = image_size // stride
-        expected.append((channels, side, side))
+    Args:
+        encoder: With weights, on the CPU.
+        title: Of the encoder, in an error.
+        image_size: Side of the square input.
+
+    Raises:
+        ModelFolderError: It does not take this image size, or a decoder could not take its levels.
+        ArchitectureError: Not all of it has a say in its last level.
+    """
+    with evaluating(encoder):
+        try:
+            features = encoder(torch.zeros(1, 1, image_size, image_size))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise ModelFolderError(
+                f"{title} takes no pictures of {image_size}x{image_size}: {_reason(error)}"
+            ) from None
+
     given = [tuple(level.shape[1:]) for level in features]
-    if given != expected:
+    if not _is_pyramid(given, encoder, image_size):
+        expected = [
+            (channels, image_size // stride, image_size // stride)
+            for channels, stride in zip(encoder.channels, encoder.strides, strict=True)
+        ]
         raise ModelFolderError(
-            f"timm's {name} gives features of {given} for {image_size}x{image_size}, not of "
-            f"{expected}"
+            f"{title} gives features of {given} for {image_size}x{image_size}, not of {expected}"
         )
 
     # A part without a gradient here would never learn, and be compared as if it had.
-    features[-1].sum().backward()
-    if idle := [key for key, part in encoder.body.named_parameters() if part.grad is None]:
+    names, parameters = zip(*encoder.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(features[-1].sum(), parameters, allow_unused=True)
+    idle = [name for name, each in zip(names, gradients, strict=True) if each is None]
+    if idle:
         raise ArchitectureError(
-            f"timm's {name}: {idle[0]} and {len(idle) - 1} other parts have no say in its last "
-            "level"
+            f"{title}: {idle[0].removeprefix('body.')} and {len(idle) - 1} other parts have no say "
+            "in its last level"
         )
+
+
+def _is_pyramid(
+    shapes: Sequence[tuple[int, ...]], encoder: FeaturePyramid, image_size: int
+) -> bool:
+    """Tell if the levels have their channels and about the sides that their strides give."""
+    if len(shapes) != len(encoder.channels):
+        return False
+    for shape, channels, stride in zip(shapes, encoder.channels, encoder.strides, strict=True):
+        side = shape[-1]
+        # Without padding, a convolution or pooling loses up to a row: 55 of 56 in AlexNet.
+        near = side >= 1 and abs(side * stride - image_size) < 2 * stride
+        if shape != (channels, side, side) or not near:
+            return False
+    return True
 
 
 def _reason(error: Exception) -> str:
@@ -204,7 +258,8 @@ def _timm() -> Any:
         return importlib.import_module("timm")
     except ImportError:
         raise ArchitectureError(
-            "encoders of timm need the extra `encoders`: pip install 'colorgan[encoders]'"
+            "encoders of timm need timm, which is not installed: in the checkout run "
+            "`pip install '.[encoders]'`"
         ) from None
     except RuntimeError as error:  # torchvision's operators do not load
         raise ArchitectureError(

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from colorgan.errors import ArchitectureError
 from colorgan.models.color_classes import NUM_CLASSES, ColorClasses
-from colorgan.models.layers import Down, KeyedDropout, NormName, Up
+from colorgan.models.layers import Down, KeyedDropout, NormName, Up, fitted
 
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 512
 # The first three decoder blocks (pix2pix).
@@ -45,11 +45,15 @@ class FeaturePyramid(nn.Module):
 
     Attributes:
         channels: of each level.
-        strides: of each level; its side is S / stride.
+        strides: of each level, doubling from the first, which is 2 or 4; its side is S / stride,
+            where that is a whole number, or one near it.
+        sees_luminance: False for one that gets the grey photo of the luminance in three channels:
+            an imported encoder, which no generator was trained with.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
+    sees_luminance = True
 
 
 class Encoder(FeaturePyramid):
@@ -203,10 +207,11 @@ class UNet(nn.Module):
         if not self.skips:
             features = [*map(torch.zeros_like, features[:-1]), features[-1]]
         out: Tensor = self.decoder(features)
-        if out.shape[-1] != luminance_B1HW.shape[-1]:
+        if self.encoder.strides[0] != 2:
             # The encoder's first level has stride 4. Nearest, as the gradient of a bilinear resize
             # adds up in any order on a GPU.
-            out = F.interpolate(out, size=luminance_B1HW.shape[-2:], mode="nearest")
+            out = F.interpolate(out, scale_factor=self.encoder.strides[0] // 2, mode="nearest")
+        out = fitted(out, luminance_B1HW)
         return torch.tanh(out) if self.tanh else out
 
 

@@ -21,7 +21,6 @@ from torch.nn import functional as F
 from colorgan.data import Loader
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import TrainingError
-from colorgan.models.layers import BatchNorm
 from colorgan.models.modes import evaluating, initialise, using_inference
 from colorgan.models.unet import FeaturePyramid
 
@@ -64,20 +63,15 @@ def grid_side(channels: int, side: int, numbers: int = NUMBERS_PER_LEVEL) -> int
 
 def level_grids(encoder: FeaturePyramid, image_size: int) -> list[LevelGrid]:
     """Return the size of each level, largest level first."""
+    # Looked at, not computed from strides: 55 rows, not 56, leave AlexNet's first convolution.
+    device = next(encoder.parameters()).device
+    with evaluating(encoder), torch.inference_mode():
+        levels = encoder(torch.zeros(1, 1, image_size, image_size, device=device))
+
     grids = []
-    for channels, stride in zip(
-        encoder.channels,
-        encoder.strides,
-        strict=True,
-    ):
-        side = image_size // stride
-        grids.append(
-            LevelGrid(
-                channels,
-                side,
-                grid_side(channels, side),
-            )
-        )
+    for level_BCHW in levels:
+        channels, side = level_BCHW.shape[1], level_BCHW.shape[2]
+        grids.append(LevelGrid(channels, side, grid_side(channels, side)))
     return grids
 
 
@@ -172,10 +166,10 @@ def random_encoder(
     """
     # Norms too: `initialise` leaves what they have learned.
     for part in encoder.modules():
-        if isinstance(part, BatchNorm | nn.InstanceNorm2d):
+        if isinstance(part, nn.BatchNorm2d | nn.InstanceNorm2d):
             part.reset_parameters()  # what was learned
     initialise(encoder, seed)
-    norms = [part for part in encoder.modules() if isinstance(part, BatchNorm)]
+    norms = [part for part in encoder.modules() if isinstance(part, nn.BatchNorm2d)]
     if not norms:
         return
 
@@ -194,7 +188,7 @@ def random_encoder(
 
 
 def _micro_batch_statistics(
-    encoder: FeaturePyramid, norms: list[BatchNorm], loader: Loader, shown: Shown
+    encoder: FeaturePyramid, norms: list[nn.BatchNorm2d], loader: Loader, shown: Shown
 ) -> list[tuple[int, int, Tensor]]:
     """Return first position, number of images and norm statistics of this rank's micro-batches."""
     rows: list[tuple[int, int, Tensor]] = []
@@ -216,19 +210,19 @@ def _micro_batch_statistics(
     return rows
 
 
-def _statistics(norms: list[BatchNorm]) -> Tensor:
+def _statistics(norms: list[nn.BatchNorm2d]) -> Tensor:
     """Return running means and variances of all norms in one vector, float64 on the CPU."""
     # float64: thousands of micro-batches are summed.
     return torch.cat([buffer.double().cpu() for norm in norms for buffer in _buffers(norm)])
 
 
-def _set_statistics(norms: list[BatchNorm], statistics: Tensor) -> None:
+def _set_statistics(norms: list[nn.BatchNorm2d], statistics: Tensor) -> None:
     buffers = [buffer for norm in norms for buffer in _buffers(norm)]
     parts = torch.split(statistics, [len(buffer) for buffer in buffers])
     for buffer, values in zip(buffers, parts, strict=True):
         buffer.copy_(values)
 
 
-def _buffers(norm: BatchNorm) -> tuple[Tensor, Tensor]:
+def _buffers(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     assert norm.running_mean is not None and norm.running_var is not None
     return norm.running_mean, norm.running_var

@@ -22,17 +22,12 @@ from colorgan.distributed.ranks import Ranks
 from colorgan.distributed.strategy import open_strategy
 from colorgan.evaluation.reconstruction_scores import LIGHTNESS_SCALE
 from colorgan.models.discriminator import Discriminator
-from colorgan.models.model_folder import (
-    NUM_OUTPUTS,
-    Architecture,
-    ModelConfig,
-    Target,
-    build_model,
-)
+from colorgan.models.model_folder import NUM_OUTPUTS, ModelConfig, Target, build_model
 from colorgan.models.modes import dropout_keys, initialise, set_dropout_keys
 from colorgan.models.unet import ClassUNet
 from colorgan.tasks.color_losses import ClassLoss, ColorLoss, distance_loss, measure_prior
 from colorgan.tasks.gan_losses import GAN_LOSSES, GanLoss, lab_colorfulness
+from colorgan.tasks.networks import architecture_of, start_encoder
 from colorgan.tasks.starting_weights import Start
 from colorgan.training.automatic import strategy_settings
 from colorgan.training.schedules import learning_rate_schedule
@@ -151,9 +146,7 @@ def generator_config(recipe: PretrainRecipe) -> ModelConfig:
     network = recipe.network
     return ModelConfig(
         kind="generator",
-        architecture=Architecture(
-            **network.model_dump(exclude={"ab_scale"}), num_outputs=NUM_OUTPUTS[target]
-        ),
+        architecture=architecture_of(network, num_outputs=NUM_OUTPUTS[target]),
         ab_scale=network.ab_scale,
         target=target,
     )
@@ -191,6 +184,7 @@ def build_pretraining(
     generator = build_model(generator_config(recipe))
     # Drawn on the CPU, then moved: a GPU's generator draws other numbers from the same seed.
     initialise(generator, recipe.seed)
+    start_encoder(generator, recipe.network.image_size, start.encoder_weights)
     networks: dict[str, nn.Module] = {GENERATOR: generator.to(ranks.device)}
 
     gan = None if recipe.loss.gan == "none" else GAN_LOSSES[recipe.loss.gan]

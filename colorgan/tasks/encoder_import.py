@@ -35,7 +35,7 @@ def import_encoder(
     encoder = pretrained_encoder(name, weights, side)
 
     # The decoder stays the generator's; its widths follow from the encoder's channels.
-    own = {"width": encoder.channels[0], "encoder": name}
+    own = {"width": encoder.channels[0], "encoder": name, "encoder_input": "photo"}
     config = ModelConfig(
         kind="encoder",
         architecture=generator.architecture.model_copy(update=own),

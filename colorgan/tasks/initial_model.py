@@ -13,7 +13,6 @@ from colorgan.config.recipe import FinetuneRecipe
 from colorgan.errors import ModelFolderError, UsageError
 from colorgan.evaluation.downstream import TASKS, DownstreamTask
 from colorgan.models.model_folder import (
-    Architecture,
     ModelConfig,
     build_model,
     check_inference,
@@ -22,7 +21,8 @@ from colorgan.models.model_folder import (
     weights_digest,
 )
 from colorgan.models.modes import initialise
-from colorgan.models.unet import Encoder, num_downsamplings
+from colorgan.models.unet import FeaturePyramid
+from colorgan.tasks.networks import architecture_of, start_encoder
 
 
 def initial_model(
@@ -48,10 +48,10 @@ def initial_model(
         )
 
     if recipe.init == "scratch":
-        num_downsamplings(recipe.network.image_size)
         config = _drawn_config(recipe, task, classes, palette)
         model = build_model(config)
         initialise(model, recipe.seed)
+        start_encoder(model, recipe.network.image_size, recipe.network.encoder_weights)
         return model, config
 
     folder = Path(recipe.init)
@@ -87,11 +87,12 @@ def _drawn_config(
     palette: tuple[tuple[int, int, int], ...],
 ) -> ModelConfig:
     """Return the config of a network drawn from the seed."""
-    sizes = recipe.network.model_dump(exclude={"ab_scale"})
     return ModelConfig(
         kind=task.kind,
-        architecture=Architecture(
-            **sizes, num_outputs=task.num_outputs(len(classes)), head_width=recipe.head_width
+        architecture=architecture_of(
+            recipe.network,
+            num_outputs=task.num_outputs(len(classes)),
+            head_width=recipe.head_width,
         ),
         ab_scale=recipe.network.ab_scale,
         inference=recipe.inference,
@@ -107,7 +108,10 @@ def new_layers(model: nn.Module, task: DownstreamTask) -> tuple[str, ...]:
 
     Behind an encoder from elsewhere, all.
     """
-    return (task.new_layers,) if isinstance(model.encoder, Encoder) else ("decoder.", "head.")
+    encoder = model.encoder
+    assert isinstance(encoder, FeaturePyramid)
+    # Only a generator's encoder comes with a decoder.
+    return (task.new_layers,) if encoder.sees_luminance else ("decoder.", "head.")
 
 
 def _input_size(recipe: FinetuneRecipe, source: ModelConfig) -> int | None:
@@ -126,8 +130,13 @@ def _input_size(recipe: FinetuneRecipe, source: ModelConfig) -> int | None:
 
 def _check_network(recipe: FinetuneRecipe, source: ModelConfig) -> None:
     """Refuse a recipe that asks for another network than the folder holds."""
+    if recipe.network.encoder_weights is not None:
+        raise ModelFolderError(
+            f"network.encoder_weights and init {recipe.init} both name weights: leave one out"
+        )
     # Only what the user wrote is compared; defaults give way to the folder's network.
     have = {**source.architecture.model_dump(), "ab_scale": source.ab_scale}
+    have["encoder_weights"] = None
     # Pictures of another size run through the same weights.
     for key in sorted(recipe.network.model_fields_set - {"image_size"}):
         asked = getattr(recipe.network, key)

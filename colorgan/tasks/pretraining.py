@@ -28,7 +28,7 @@ from colorgan.evaluation.reconstruction_scores import reconstruction_text, score
 from colorgan.runs.recipe import saved_recipe
 from colorgan.runs.run import Run, RunResult, open_run
 from colorgan.tasks.colorization import FROM_SEED, GENERATOR, build_pretraining, generator_config
-from colorgan.tasks.starting_weights import read_start
+from colorgan.tasks.starting_weights import Start, read_start
 from colorgan.training.automatic import chosen_for_device
 from colorgan.training.loop import Hooks, StopSignals, fit
 from colorgan.training.memory import memory_bytes
@@ -210,7 +210,8 @@ def _print_plan(
 ) -> None:
     """Print the resolved recipe and what a run of it would do. Rank 0 prints."""
     # Really built: a recipe whose networks do not fit together fails here, not in the queue.
-    _, strategy = build_pretraining(recipe, ranks, total)
+    start = Start({}, encoder_weights=recipe.network.encoder_weights)
+    _, strategy = build_pretraining(recipe, ranks, total, start)
     networks = {name: phase.module for name, phase in strategy.phases.items()}
     text = plan_text(
         total_images=total,

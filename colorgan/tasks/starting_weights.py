@@ -29,11 +29,13 @@ class Start:
         weights: By network, tensors by name; {} for networks drawn from the seed.
         checkpoint: The other run's, if its optimizers are loaded as well.
         text: For the user; "" for networks drawn from the seed.
+        encoder_weights: File of weights of the generator's encoder, behind the draw.
     """
 
     weights: Mapping[str, Mapping[str, Tensor]]
     checkpoint: Checkpoint | None = None
     text: str = ""
+    encoder_weights: Path | None = None
 
     def load_into(self, networks: Mapping[str, nn.Module]) -> None:
         """Give networks their starting weights.
@@ -76,10 +78,18 @@ def read_start(recipe: PretrainRecipe, ranks: Ranks) -> Start:
     if recipe.reset_optimizer and recipe.resume_from is None:
         raise UsageError("reset_optimizer is for resume_from: name the run to start from")
 
+    other = recipe.resume_from or (recipe.init if recipe.init != SCRATCH else None)
+    if recipe.network.encoder_weights is not None and other is not None:
+        raise UsageError(
+            f"network.encoder_weights and {other} both name weights to start from: leave one out"
+        )
+
     if recipe.resume_from is not None:
         return _run_start(recipe.resume_from, ranks, with_optimizers=not recipe.reset_optimizer)
     if recipe.init == SCRATCH:
-        return Start({})
+        file = recipe.network.encoder_weights
+        text = f"the encoder in {file}" if file else ""
+        return Start({}, text=text, encoder_weights=file)
 
     folder = Path(recipe.init)
     # A run as `init` gives weights alone; `resume_from` is the way to take its optimizers.

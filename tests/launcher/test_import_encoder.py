@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import runpy
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.commands import LAUNCHER
+from helpers.timm_modules import timm_on_the_path
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -40,18 +40,9 @@ TASKS = {"classify": "classifier", "segment": "segmenter", "detect": "detector"}
 
 @pytest.fixture(scope="module")
 def timm() -> Iterator[Any]:
-    """Timm itself; declares torchvision's operators if its wheel is of another torch."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(sys.prefix) / "encoders"))
-        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-        try:
-            import torchvision  # noqa: F401
-        except RuntimeError:
-            for operator in ("nms", "qnms"):
-                library.define(f"{operator}(Tensor a, Tensor b, float c) -> Tensor")  # type: ignore[no-untyped-call]
-        import timm
-
-        yield timm
+    """Timm itself."""
+    with timm_on_the_path() as module:
+        yield module
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +242,7 @@ def test_probes_and_studies_take_it(
             ("--encoder", "resnet50"),
             "network.safetensors cannot be read as weights of timm's resnet50: size mismatch",
         ),
-        (("--weights", "/nowhere.pth"), "^--weights /nowhere.pth is not a file"),
+        (("--weights", "/nowhere.pth"), "^/nowhere.pth is not a file"),
         (("--like", "/nowhere"), "^/nowhere is not a model folder"),
     ],
 )
