@@ -70,6 +70,31 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def moving_statistics(module: nn.Module, *, num_passes: int) -> Iterator[None]:
+    """While open, one pass of a batch moves running statistics as `num_passes` passes would.
+
+    `num_passes` times r <- (1 - m) r + m b is once r <- (1 - m)^n r + (1 - (1 - m)^n) b.
+    """
+    norms: list[tuple[nn.BatchNorm2d, float]] = []
+    for part in module.modules():
+        # In evaluation mode they do not move at all. Without a momentum they are a plain mean, to
+        # which a batch that counts twice adds nothing new.
+        if isinstance(part, nn.BatchNorm2d) and part.training and part.momentum is not None:
+            norms.append((part, part.momentum))
+
+    for norm, momentum in norms:
+        norm.momentum = 1.0 - (1.0 - momentum) ** num_passes
+    try:
+        yield
+    finally:
+        for norm, momentum in norms:
+            norm.momentum = momentum
+        counters = [n.num_batches_tracked for n, _ in norms if n.num_batches_tracked is not None]
+        if counters:
+            torch._foreach_add_(counters, num_passes - 1)
+
+
+@contextmanager
 def using_inference(module: nn.Module, inference: Inference) -> Iterator[None]:
     """While open, `module.eval()` means `inference` (see `set_inference`).
 

@@ -9,7 +9,7 @@ trains them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,12 @@ from colorgan.distributed.strategy import open_strategy
 from colorgan.evaluation.reconstruction_scores import LIGHTNESS_SCALE
 from colorgan.models.discriminator import Discriminator
 from colorgan.models.model_folder import NUM_OUTPUTS, ModelConfig, Target, build_model
-from colorgan.models.modes import dropout_keys, initialise, set_dropout_keys
+from colorgan.models.modes import (
+    dropout_keys,
+    initialise,
+    moving_statistics,
+    set_dropout_keys,
+)
 from colorgan.models.unet import ClassUNet
 from colorgan.tasks.color_losses import ClassLoss, ColorLoss, distance_loss, measure_prior
 from colorgan.tasks.gan_losses import GAN_LOSSES, GanLoss, lab_colorfulness
@@ -37,6 +42,13 @@ FROM_SEED = Start({})
 L1 = distance_loss("l1", 128.0)
 # Chroma beyond it counts as saturated; tanh ends at 1.
 SATURATED = 0.98
+
+
+class Colored(NamedTuple):
+    """What a pass of the generator gives: the color loss, a scalar, and the output, float32."""
+
+    loss: Tensor
+    output_BCHW: Tensor
 
 
 class PretrainTask:
@@ -70,23 +82,49 @@ class PretrainTask:
         self.prior_images = 0
         self._generator = next(phase.module for phase in phases if phase.name == GENERATOR)
 
+    def share(self, batch: Batch, networks: Mapping[str, Network]) -> Colored:
+        """Run the generator once for both turns, with its graph.
+
+        The weights are those of two passes, as their outputs are equal: same weights, same dropout.
+        Running statistics move as by two passes, so that runs of either kind of step, with one
+        micro-batch or several, keep alike statistics.
+        """
+        with moving_statistics(self._generator, num_passes=len(self.phases)):
+            return self._colored(batch, networks[GENERATOR])
+
+    def _colored(self, batch: Batch, generator: Network) -> Colored:
+        luminance_B1HW, chroma_B2HW = batch.lab_B3HW[:, :1], batch.lab_B3HW[:, 1:]
+        # By position, the same in both turns: the generator is judged on the image that it is then
+        # trained on.
+        set_dropout_keys(self._generator, dropout_keys(self._seed, batch.positions_B))
+        target_BCHW = luminance_B1HW if self._target == "luminance" else chroma_B2HW
+        return Colored(*self._color(generator, luminance_B1HW, target_BCHW))
+
+    @torch.no_grad()
+    def _fake(self, batch: Batch, generator: Network) -> Tensor:
+        """Return the output alone, which costs the discriminator's turn half the memory."""
+        set_dropout_keys(self._generator, dropout_keys(self._seed, batch.positions_B))
+        return generator(batch.lab_B3HW[:, :1])
+
     def loss(
-        self, phase: Phase, batch: Batch, networks: Mapping[str, Network]
+        self,
+        phase: Phase,
+        batch: Batch,
+        networks: Mapping[str, Network],
+        shared: object = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of the phase's network on one micro-batch, and its parts."""
         luminance_B1HW, chroma_B2HW = batch.lab_B3HW[:, :1], batch.lab_B3HW[:, 1:]
-        # The same keys in both turns: the generator is judged on the image that it is then trained
-        # on.
-        set_dropout_keys(self._generator, dropout_keys(self._seed, batch.positions_B))
+        drawn = shared if isinstance(shared, Colored) else None
         if phase.name == DISCRIMINATOR:
-            # The discriminator's turn needs no gradient of the generator: half the memory of the
-            # pass.
-            with torch.no_grad():
-                fake_B2HW = networks[GENERATOR](luminance_B1HW)
             return self._discriminator_loss(
-                networks[DISCRIMINATOR], luminance_B1HW, chroma_B2HW, fake_B2HW
+                networks[DISCRIMINATOR],
+                luminance_B1HW,
+                chroma_B2HW,
+                drawn.output_BCHW.detach() if drawn else self._fake(batch, networks[GENERATOR]),
             )
-        return self._generator_loss(networks, luminance_B1HW, chroma_B2HW)
+        colored = drawn or self._colored(batch, networks[GENERATOR])
+        return self._generator_loss(networks, luminance_B1HW, chroma_B2HW, colored)
 
     def _discriminator_loss(
         self, discriminator: Network, luminance_B1HW: Tensor, chroma_B2HW: Tensor, fake_B2HW: Tensor
@@ -103,13 +141,15 @@ class PretrainTask:
         }
 
     def _generator_loss(
-        self, networks: Mapping[str, Network], luminance_B1HW: Tensor, chroma_B2HW: Tensor
+        self,
+        networks: Mapping[str, Network],
+        luminance_B1HW: Tensor,
+        chroma_B2HW: Tensor,
+        colored: Colored,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        reconstructs = self._target == "luminance"
-        target_BCHW = luminance_B1HW if reconstructs else chroma_B2HW
-        color, fake_BCHW = self._color(networks[GENERATOR], luminance_B1HW, target_BCHW)
+        color, fake_BCHW = colored.loss, colored.output_BCHW
         values = {f"luminance_{self._color.name}": color}
-        if not reconstructs:
+        if self._target != "luminance":
             # L1 is logged with every loss, so that runs can be compared. What is only watched is
             # detached: it adds nothing to the graph.
             seen_B2HW = fake_BCHW.detach()

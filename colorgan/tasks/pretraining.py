@@ -220,7 +220,12 @@ def _print_plan(
         recipe=recipe,
         ranks=ranks,
         micro_batch_size=micro_batch_size,
-        memory=memory_bytes(networks, recipe.network.image_size, micro_batch_size),
+        memory=memory_bytes(
+            networks,
+            recipe.network.image_size,
+            micro_batch_size,
+            recipe.batch.global_batch_size // (micro_batch_size * ranks.world_size),
+        ),
     )
     if ranks.main:
         print(f"{dump_recipe(recipe)}\n{text}\nDry run: nothing was trained.")

@@ -43,8 +43,16 @@ class TransferTask:
         self._seed = seed
         self._jitter = luminance_jitter
 
+    def share(self, batch: Batch, networks: Mapping[str, Network]) -> object:
+        """Share nothing: there is one turn."""
+        return None
+
     def loss(
-        self, phase: Phase, batch: Batch, networks: Mapping[str, Network]
+        self,
+        phase: Phase,
+        batch: Batch,
+        networks: Mapping[str, Network],
+        shared: object = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of one micro-batch; nothing further to log."""
         # By position, so that dropout is the same on any number of ranks.

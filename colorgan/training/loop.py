@@ -32,8 +32,21 @@ class Task(Protocol):
 
     phases: Sequence[Phase]
 
+    def share(self, batch: Batch, networks: Mapping[str, Network]) -> object:
+        """Run once what several turns of a step need; `loss` is given what it returns.
+
+        Asked before the first turn, where a step has several phases and one micro-batch, with the
+        networks of the last phase: the graph is that phase's, the others take values from it.
+        None: the turns share nothing.
+        """
+        ...
+
     def loss(
-        self, phase: Phase, batch: Batch, networks: Mapping[str, Network]
+        self,
+        phase: Phase,
+        batch: Batch,
+        networks: Mapping[str, Network],
+        shared: object = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a micro-batch (scalar, a mean over it) and named scalars to log."""
         ...
@@ -254,15 +267,34 @@ def _train_step(
     note: Note,
 ) -> dict[str, float]:
     """Train every phase in turn; return the learning rates by phase."""
+    shared = _shared(task, strategy, micro_batches, images_seen, note)
     rates = {}
     for phase in task.phases:
-        meter.add(_turn(task, strategy, phase, micro_batches, images_seen, note))
+        meter.add(_turn(task, strategy, phase, micro_batches, images_seen, note, shared))
         rates[phase.name] = phase.learning_rate(images_seen)
 
     note("end of the step: shared statistics", images_seen, collective=True)
     # After all phases: running statistics differ by rank until then, and the EMA copies them.
     strategy.end_step(intervals.global_batch_size)
     return rates
+
+
+def _shared(
+    task: Task, strategy: Strategy, micro_batches: Sequence[Batch], images_seen: int, note: Note
+) -> object:
+    """Return what the turns of this step share, or None.
+
+    With several micro-batches nothing is shared: all their graphs would be kept at once, and memory
+    is why a batch is cut into micro-batches.
+    """
+    if len(micro_batches) > 1 or len(task.phases) < 2:
+        return None
+
+    owner = task.phases[-1]
+    # Outside the turns: within another phase's turn the owner's network is frozen.
+    note(f"{owner.name}: forward pass for all turns", images_seen, collective=True)
+    with strategy.micro_step(owner, last=True), strategy.autocast():
+        return task.share(micro_batches[0], strategy.networks(owner))
 
 
 @dataclass(frozen=True)
@@ -301,6 +333,7 @@ def _turn(
     micro_batches: Sequence[Batch],
     images_seen: int,
     note: Note,
+    shared: object,
 ) -> dict[str, Tensor]:
     """Train one phase of one step, accumulating over the micro-batches.
 
@@ -316,7 +349,7 @@ def _turn(
             note(f"{phase.name}: micro-batch {index + 1} of {count}", images_seen, collective=last)
             with strategy.micro_step(phase, last=last):
                 with strategy.autocast():
-                    loss, values = task.loss(phase, batch, networks)
+                    loss, values = task.loss(phase, batch, networks, shared)
                 # The gradient is the mean over the global batch, however it is cut into
                 # micro-batches.
                 strategy.backward(phase, loss / count)

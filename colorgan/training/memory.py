@@ -16,14 +16,18 @@ ADAM_STATES = 2
 
 
 def memory_bytes(
-    networks: Mapping[str, nn.Module], image_size: int, micro_batch_size: int
+    networks: Mapping[str, nn.Module],
+    image_size: int,
+    micro_batch_size: int,
+    num_micro_batches: int = 1,
 ) -> dict[str, int]:
     """Estimate a rank's memory in bytes without allocating it.
 
     Weights, gradients and Adam's moments are float32. Activations are what autograd keeps of a
-    micro-batch until its backward pass (run on the meta device). For a GAN it is the larger of its
-    two turns: the discriminator twice (real, fake), or the generator with the discriminator behind
-    it.
+    micro-batch until its backward pass (run on the meta device). For a GAN it is the discriminator
+    twice (real, fake) beside the generator, whose one pass serves both turns. Where a rank's batch
+    is cut into several micro-batches it is the larger of the two turns: the discriminator twice, or
+    the generator with the discriminator behind it.
     """
     weights = sum(p.numel() * 4 for module in networks.values() for p in module.parameters())
     kept = {
@@ -32,12 +36,15 @@ def memory_bytes(
     }
 
     discriminator = kept.get("discriminator", 0)
+    together = sum(kept.values())
+    if num_micro_batches == 1:
+        # The generator's graph waits while the discriminator's turn has both of its own.
+        together += discriminator
     return {
         "weights": weights,
         "gradients": weights,
         "optimizer": ADAM_STATES * weights,
-        # The turns do not overlap, so the larger one counts, not their sum.
-        "activations": max(2 * discriminator, sum(kept.values())),
+        "activations": max(2 * discriminator, together),
     }
 
 

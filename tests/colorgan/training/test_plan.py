@@ -54,7 +54,7 @@ def test_batches_that_do_not_divide_are_refused(tmp_path: Path) -> None:
 
 def test_estimated_memory_is_what_a_step_takes(tmp_path: Path) -> None:
     task, strategy = build_pretraining(toy_recipe(tmp_path), ONE, 8)
-    estimated = memory_bytes(strategy.bare, 32, 8)
+    estimated = memory_bytes(strategy.bare, 32, 8, num_micro_batches=2)
     kept = []
     for phase in task.phases:
         with strategy.turn(phase):
