@@ -15,7 +15,7 @@ from PIL import Image, JpegImagePlugin
 # photos saved as color JPEGs have 0 to 1.3 on VOC and COCO, the palest color photos 1.7 and more.
 GREY_CHROMA = 1.5
 SIDE = 16
-COARSE_SIDE = 256  # larger images are sampled to this size first
+COARSE_SIDE = 128  # larger images are sampled to this size first: 64 pixels for each of the copy's
 
 LOW_QUALITY = 50
 LOW_QUALITY_SUBSAMPLED = 70

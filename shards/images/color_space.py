@@ -211,6 +211,9 @@ def _fixed_point(chunk: bytes | None, count: int) -> list[float] | None:
 
 
 def _exif_says_adobe_rgb(image: Image.Image) -> bool:
+    if image.format == "JPEG" and "exif" not in image.info:
+        return False  # most files: Pillow's reader of EXIF takes some time to find nothing
+
     try:
         exif = image.getexif()
         tags: dict[int, Any] = exif.get_ifd(ExifTags.IFD.Exif)

@@ -42,6 +42,9 @@ AFTER_SCAN = frozenset({DHT, SOS, 0xDB, DRI, DNL, 0xFE, EOI, *range(0xE0, 0xF0)}
 # What may follow 0xFF within pixel data: a stuffed zero, a restart, a fill byte.
 INSIDE_PIXELS = np.zeros(256, np.bool_)
 INSIDE_PIXELS[[0x00, 0xFF, *range(0xD0, 0xD8)]] = True
+LEGAL = np.zeros(256, np.bool_)
+LEGAL[list(AFTER_SCAN)] = True
+PLAIN_HEADERS = AFTER_SCAN - {EOI}
 MAX_WALK_BYTES = 8 << 20  # some 10 s
 MAX_SEGMENTS = 4096
 # Lowest bit of a coefficient that no scan gave yet, and the one that a file may end with.
@@ -76,10 +79,39 @@ def examine(content: bytes) -> Examined:
 
     Damaged headers and cut-off files are left to the decoder, which reports them.
     """
+    process = _plainly_whole(content)
+    if process:
+        return Examined(process=process)
     try:
         return _walk_segments(content)
     except (IndexError, KeyError, ValueError):
         return Examined()
+
+
+def _plainly_whole(content: bytes) -> int:
+    """Return the process of a file without a trace of damage; 0 for one that has to be walked.
+
+    Nearly every file: a common process, no hole of zeros, and behind the first scan no marker but
+    those that belong there, with the end marker as the last two bytes. A fifth of the walk's time.
+    """
+    position, process = 2, 0
+    while content[position : position + 1] == b"\xff":
+        marker = content[position + 1 : position + 2]
+        if marker == b"\xda":
+            break
+        if marker in (b"\xc0", b"\xc1", b"\xc2"):
+            process = marker[0]
+        elif not marker or marker[0] not in PLAIN_HEADERS:
+            return 0
+        position += 2 + max(2, int.from_bytes(content[position + 2 : position + 4], "big"))
+
+    if not process or not content.endswith(END_OF_IMAGE) or content.find(ZERO_RUN, position) >= 0:
+        return 0
+    values = np.frombuffer(content, np.uint8, offset=position + 2)
+    following = values[1:][values[:-1] == 0xFF]
+    markers = following[~INSIDE_PIXELS[following]]
+    is_plain = LEGAL[markers].all() and np.count_nonzero(markers == EOI) == 1
+    return process if is_plain else 0
 
 
 def _walk_segments(content: bytes) -> Examined:

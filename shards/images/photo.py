@@ -280,6 +280,9 @@ def _without_text(content: bytes) -> bytes:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "JPEG" and not image.info.keys() & {"exif", "xmp"}:
+        return 1  # most files: Pillow's reader of EXIF takes some time to find nothing
+
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
     except Exception:  # damaged EXIF says nothing about the pixels
