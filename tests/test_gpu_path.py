@@ -52,7 +52,10 @@ def test_the_fake_refuses_mixed_devices(cases: dict[str, dict[str, Any]]) -> Non
         "pretrain accumulated",
     ],
 )
-def test_a_pretraining_step_never_waits(cases: dict[str, dict[str, Any]], case: str) -> None:
+def test_a_pretraining_step_never_waits(
+    cases: dict[str, dict[str, Any]],
+    case: str,
+) -> None:
     """Both turns with clipping and EMA; the optimizers' state is on the device."""
     result = cases[case]
     assert result["waits"] == {}
@@ -61,7 +64,10 @@ def test_a_pretraining_step_never_waits(cases: dict[str, dict[str, Any]], case: 
 
 
 @pytest.mark.parametrize("task", ["classify", "segment", "detect"])
-def test_a_finetuning_step_keeps_to_the_device(cases: dict[str, dict[str, Any]], task: str) -> None:
+def test_a_finetuning_step_keeps_to_the_device(
+    cases: dict[str, dict[str, Any]],
+    task: str,
+) -> None:
     assert sum(cases[f"finetune {task}"]["waits"].values()) <= MAX_DETECTION_WAITS
 
 

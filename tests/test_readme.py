@@ -18,7 +18,13 @@ from colorgan.models.model_folder import Architecture, ModelConfig, build_model,
 
 PROJECT = Path(__file__).resolve().parents[1]
 LAUNCHER = PROJECT / "launcher"
-PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("slurm/*.md"), *PROJECT.glob("docs/*.md")])
+PAGES = sorted(
+    [
+        *PROJECT.glob("*.md"),
+        *PROJECT.glob("slurm/*.md"),
+        *PROJECT.glob("docs/*.md"),
+    ]
+)
 COMMAND = re.compile(
     r"(?:launcher/(?P<script>\w+)\.py|\bcolorgan (?P<console>[a-z_]+)|slurm/(?P<batch>\w+)\.sh)"
     r"(?P<words>[^`|\n]*)"
@@ -58,15 +64,29 @@ def commands_in(text: str) -> list[tuple[str, list[str]]]:
     """Return the commands that a page shows, each with the keys that it is given."""
     joined = re.sub(r"\\\n\s*", " ", text)
     commands = []
+
     for match in COMMAND.finditer(joined):
         command = match["script"] or match["console"] or match["batch"]
         if (LAUNCHER / f"{command}.py").exists():
-            given = re.findall(r"(?:^|\s)--([A-Za-z_][\w.-]*)", match["words"].split(" #")[0])
-            commands.append((command, [name.replace("-", "_") for name in given]))
+            given = re.findall(
+                r"(?:^|\s)--([A-Za-z_][\w.-]*)",
+                match["words"].split(" #")[0],
+            )
+            commands.append(
+                (
+                    command,
+                    [name.replace("-", "_") for name in given],
+                )
+            )
+
     return commands
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+@pytest.mark.parametrize(
+    "page",
+    PAGES,
+    ids=lambda page: str(page.relative_to(PROJECT)),
+)
 def test_pages_are_whole(page: Path) -> None:
     text = page.read_text()
     assert not re.findall(r"@[A-Z_]+@|TODO|TBD", text)
@@ -76,7 +96,11 @@ def test_pages_are_whole(page: Path) -> None:
         assert (PROJECT / script).exists(), script
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+@pytest.mark.parametrize(
+    "page",
+    PAGES,
+    ids=lambda page: str(page.relative_to(PROJECT)),
+)
 def test_commands_are_given_keys_that_exist(page: Path) -> None:
     for command, given in commands_in(page.read_text()):
         names, open_keys = keys_of(command)
@@ -101,11 +125,23 @@ def test_the_lines_of_python_run(
     config = ModelConfig(kind="generator", architecture=architecture, ab_scale=110.0, images_seen=7)
     folder = tmp_path / "runs/pretrain/generator"
     folder.mkdir(parents=True)
-    write_model(folder, build_model(config), config)
-    Image.new("RGB", (61, 45), (90, 120, 150)).save(tmp_path / "photo.jpg")
+    write_model(
+        folder,
+        build_model(config),
+        config,
+    )
+    Image.new(
+        "RGB",
+        (61, 45),
+        (90, 120, 150),
+    ).save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
 
-    (code,) = re.findall(r"```python\n(.*?)```", (PROJECT / page).read_text(), re.DOTALL)
+    (code,) = re.findall(
+        r"```python\n(.*?)```",
+        (PROJECT / page).read_text(),
+        re.DOTALL,
+    )
     names: dict[str, Any] = {}
     exec(code, names)
 

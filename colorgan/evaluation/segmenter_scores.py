@@ -177,11 +177,7 @@ def _overlays(batch: Batch, predicted_BHW: Tensor, ab_scale: float, room: int) -
     """Return the first images of a batch with their masks, at most `room`."""
     assert batch.mask_BHW is not None
     lab_B3HW = batch.lab_B3HW[:room]
-    rgb_B3HW = to_rgb(
-        lab_B3HW[:, :1],
-        lab_B3HW[:, 1:],
-        ab_scale,
-    ).cpu()
+    rgb_B3HW = to_rgb(lab_B3HW[:, :1], lab_B3HW[:, 1:], ab_scale).cpu()
     return list(
         zip(
             rgb_B3HW,

@@ -190,9 +190,8 @@ def _twins(results: Sequence[Result]) -> list[str]:
         before = first.setdefault(key, result)
         if before is not result:
             notes.append(
-                f"{before.run.title} and {result.run.title} have the same recipe and seed: "
-                "only the "
-                "later one is counted."
+                f"{before.run.title} and {result.run.title} have the same recipe and seed: only "
+                "the later one is counted."
             )
     return notes
 
@@ -262,15 +261,7 @@ def paired_difference(scratch: SeedGroup, pretrained: SeedGroup, metric: Metric)
     # With few seeds the count says more than a standard deviation.
     better = sum(gap > 0 for gap in gaps)
     text = spread(gaps, metric.scale)
-    text = (
-        text.replace(
-            "-",
-            "−",
-            1,
-        )
-        if text.startswith("-")
-        else f"+{text}"
-    )
+    text = text.replace("-", "−", 1) if text.startswith("-") else f"+{text}"
     if len(gaps) == 1:
         return text, "one seed: its spread is unknown"
     words = f"better with {better} of {len(gaps)} seeds"

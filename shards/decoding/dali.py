@@ -119,25 +119,13 @@ def graph(spec: DecodeSpec, on_gpu: bool) -> list[Any]:
     """
     windows = None
     if spec.crop:
-        starts = fn.external_source(
-            name="starts",
-            dtype=types.INT32,
-            ndim=1,
-        )
-        shapes = fn.external_source(
-            name="shapes",
-            dtype=types.INT32,
-            ndim=1,
-        )
+        starts = fn.external_source(name="starts", dtype=types.INT32, ndim=1)
+        shapes = fn.external_source(name="shapes", dtype=types.INT32, ndim=1)
         windows = (starts, shapes)
 
     flips = None
     if spec.flips_in_graph:
-        flips = fn.external_source(
-            name="flips",
-            dtype=types.INT32,
-            ndim=0,
-        )
+        flips = fn.external_source(name="flips", dtype=types.INT32, ndim=0)
 
     outputs = [_image(spec, windows, flips, on_gpu)]
     if spec.mask:
@@ -157,29 +145,17 @@ def lab_operators(rgb: Any, ab_scale: float) -> Any:
     linear = fn.lookup_table(
         rgb, keys=list(range(256)), values=linear_from_srgb().tolist(), dtype=types.FLOAT
     )
-    xyz = fn.coord_transform(
-        linear,
-        M=(XYZ_FROM_RGB / WHITE[:, None]).ravel().tolist(),
-    )
+    xyz = fn.coord_transform(linear, M=(XYZ_FROM_RGB / WHITE[:, None]).ravel().tolist())
 
     # CIELAB's f(t): a cube root above d^3 and a line below it.
     low = math.min(xyz, _D**3)
-    f_xyz = math.cbrt(
-        math.max(
-            xyz,
-            _D**3,
-        )
-    ) + (low - _D**3) * (1.0 / (3.0 * _D**2))
+    f_xyz = math.cbrt(math.max(xyz, _D**3)) + (low - _D**3) * (1.0 / (3.0 * _D**2))
 
     # L = 116 f(Y) - 16, a = 500 (f(X) - f(Y)), b = 200 (f(Y) - f(Z)), normalised.
     matrix = np.array([[0.0, 116.0 / 50.0, 0.0], [500.0, -500.0, 0.0], [0.0, 200.0, -200.0]])
     matrix[1:] /= ab_scale
     offset = [-16.0 / 50.0 - 1.0, 0.0, 0.0]
-    lab = fn.coord_transform(
-        f_xyz,
-        M=matrix.ravel().tolist(),
-        T=offset,
-    )
+    lab = fn.coord_transform(f_xyz, M=matrix.ravel().tolist(), T=offset)
     # Last: DALI's operators work on interleaved pixels.
     return fn.transpose(lab, perm=[2, 0, 1])
 
@@ -227,11 +203,7 @@ def _decoded(name: str, windows: tuple[Any, Any] | None, beyond: int | None, **o
 
     EXIF orientation is ignored: it would turn an image against its mask.
     """
-    encoded = fn.external_source(
-        name=name,
-        dtype=types.UINT8,
-        ndim=1,
-    )
+    encoded = fn.external_source(name=name, dtype=types.UINT8, ndim=1)
     options["adjust_orientation"] = False
     if windows is None:
         return fn.decoders.image(encoded, **options)

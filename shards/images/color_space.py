@@ -27,7 +27,6 @@ from shards.images import icc
 from shards.images.icc import Curve, Primaries
 
 GREY_MODES = ("L", "LA", "1", "I;16", "I;16B", "I;16L", "I")
-RGB_MODES = ("RGB", "RGBA", "P", "PA")
 # A conversion that moves no color by more than this many levels is none: rounding alone moves them
 # by 1.
 SAME_LEVELS = 2

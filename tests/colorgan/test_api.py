@@ -25,7 +25,12 @@ from colorgan.models.model_folder import build_model, save_model
 from colorgan.models.modes import initialise
 
 PROJECT = Path(__file__).parents[2]
-GREY = np.random.default_rng(0).integers(2, 256, (20, 30), dtype=np.uint8)
+GREY = np.random.default_rng(0).integers(
+    2,
+    256,
+    (20, 30),
+    dtype=np.uint8,
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +41,26 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples = [tiny_sample(index) for index in range(22)]
-    return write_set(tmp_path_factory.mktemp("api") / "set", samples)
+    return write_set(
+        tmp_path_factory.mktemp("api") / "set",
+        samples,
+    )
 
 
 def _folder(kind: str, root: Path) -> Path:
-    config = small_config(kind, 2 if kind == "generator" else 3, classes=("cat", "dog", "owl"))
+    config = small_config(
+        kind,
+        2 if kind == "generator" else 3,
+        classes=("cat", "dog", "owl"),
+    )
     model = build_model(config)
     initialise(model, 0)
-    save_model(root / kind, model, config)
+    save_model(
+        root / kind,
+        model,
+        config,
+    )
+
     return root / kind
 
 
@@ -58,23 +75,41 @@ def test_importing_the_package_does_not_load_torch() -> None:
 
 def test_colors_come_in_the_photo_s_kind(generator: Path) -> None:
     loaded = Generator.from_pretrained(generator)
-    image = colorize(Image.fromarray(GREY), generator)
-    array, tensor = colorize(GREY, loaded), colorize(torch.from_numpy(GREY), loaded)
+    image = colorize(
+        Image.fromarray(GREY),
+        generator,
+    )
+    array = colorize(GREY, loaded)
+    tensor = colorize(
+        torch.from_numpy(GREY),
+        loaded,
+    )
+
     assert (image.mode, image.size) == ("RGB", (30, 20))
     assert (array.dtype, array.shape) == (np.uint8, (20, 30, 3))
-    assert (tensor.dtype, tensor.shape) == (torch.uint8, (3, 20, 30))
+    assert (
+        tensor.dtype,
+        tensor.shape,
+    ) == (torch.uint8, (3, 20, 30))
     assert np.array_equal(np.asarray(image), array)
-    assert np.array_equal(tensor.permute(1, 2, 0).numpy(), array)
+    assert np.array_equal(
+        tensor.permute(1, 2, 0).numpy(),
+        array,
+    )
     assert array.std(axis=2).max() > 0  # not grey
 
 
 def test_a_photo_of_floats_is_no_longer_black(generator: Path) -> None:
     loaded = Generator.from_pretrained(generator)
     floats = colorize(GREY / 255.0, loaded)
+
     assert floats.dtype == np.float32
     assert np.abs(floats * 255 - colorize(GREY, loaded)).max() <= 0.51
     with pytest.raises(UsageError, match="divide by 255"):
-        colorize(GREY.astype(np.float32), loaded)
+        colorize(
+            GREY.astype(np.float32),
+            loaded,
+        )
 
 
 def test_a_missing_generator_is_called_a_missing_folder() -> None:
@@ -89,7 +124,8 @@ def _ids(loader: Any) -> list[int]:
 def test_one_iteration_is_one_epoch_in_another_order(packed: Path) -> None:
     with Loader(packed, image_size=32, batch_size=11, targets="classes") as loader:
         assert len(loader) == 2
-        first, second = _ids(loader), _ids(loader)
+        first = _ids(loader)
+        second = _ids(loader)
         assert sorted(first) == sorted(second) == list(range(22))
         assert first != second
         batch = next(iter(loader))
@@ -125,7 +161,15 @@ def test_without_shuffling_every_image_comes_once_in_order(packed: Path) -> None
 def test_scores_are_the_command_s(packed: Path, tmp_path: Path) -> None:
     folder = _folder("classifier", tmp_path)
     scores = score(folder, packed, device="cpu")
-    words = {"model": folder, "data": [str(packed)], "out": tmp_path / "out"}
-    evaluate(EvaluateSettings.model_validate(words), Ranks.single())
+    words = {
+        "model": folder,
+        "data": [str(packed)],
+        "out": tmp_path / "out",
+    }
+    evaluate(
+        EvaluateSettings.model_validate(words),
+        Ranks.single(),
+    )
+
     assert scores == pytest.approx(read_evaluation(tmp_path / "out").scores)
     assert scores["images"] == 22

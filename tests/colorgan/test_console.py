@@ -21,13 +21,22 @@ def colorgan(*words: object, cwd: Path | None = None) -> subprocess.CompletedPro
     start = "from colorgan.console import main; main()"
 
     return subprocess.run(
-        [sys.executable, "-c", start, *map(str, words)],
+        [
+            sys.executable,
+            "-c",
+            start,
+            *map(str, words),
+        ],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "CUDA_VISIBLE_DEVICES": "-1",
+        },
     )
 
 
@@ -83,7 +92,10 @@ def test_the_wheel_holds_commands_recipes_and_corpora(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for name in ("colorgan", "shards", "datasets", "launcher"):
-        shutil.copytree(ROOT / name, source / name)
+        shutil.copytree(
+            ROOT / name,
+            source / name,
+        )
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]

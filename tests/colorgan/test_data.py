@@ -30,7 +30,10 @@ def test_the_job_scripts_staging_folder_is_read_from(
     assert staged.is_relative_to(scratch)
     assert not staged.is_symlink()
 
-    monkeypatch.setenv("COLORGAN_STAGE_DIR", str(tmp_path / "without room"))
+    monkeypatch.setenv(
+        "COLORGAN_STAGE_DIR",
+        str(tmp_path / "without room"),
+    )
     monkeypatch.setenv("COLORGAN_STAGE_GB", "0")
     assert open_set([folder], None, 1.0, ranks).shard_paths[0].is_symlink()
 

@@ -29,7 +29,10 @@ def test_url_of_a_packed_folder_stays_as_given(
     assert recipe.data.train == (*URLS, Path("packed/coco"))
     assert recipe.data.val == URLS[:1]
     assert recipe.data.cache == (None, 2.5)
-    assert read("--data.train", f"[{URLS[0]}, b]").data.train == (URLS[0], Path("b"))
+    assert read(
+        "--data.train",
+        f"[{URLS[0]}, b]",
+    ).data.train == (URLS[0], Path("b"))
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
     assert read("--config", str(tmp_path / "recipe.yaml")) == recipe
     assert yaml.safe_load(dump_recipe(recipe))["data"]["train"] == [*URLS, "packed/coco"]

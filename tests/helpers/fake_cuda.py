@@ -95,7 +95,13 @@ class Work(TorchDispatchMode):
         self.operators = 0
         self.waits: Counter[str] = Counter()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
+    ) -> Any:
         """Run the operator and count it."""
         output = func(*args, **(kwargs or {}))
         name = func._schema.name.split("::")[1]

@@ -58,7 +58,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "more":
             data += bytes(1 << 20)
         self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
+        self.send_header(
+            "Content-Length",
+            str(len(data)),
+        )
         self.end_headers()
         half = len(data) // 2
         self.wfile.write(data[:half])

@@ -30,8 +30,17 @@ def bench(packed: dict[str, Path]) -> checks.Bench:
     )
 
 
-def result(*results: dict[str, Any], status: int = 0, error: str = "") -> JobResult:
-    return JobResult(list(results), (status,), 0.0, (error,))
+def result(
+    *results: dict[str, Any],
+    status: int = 0,
+    error: str = "",
+) -> JobResult:
+    return JobResult(
+        list(results),
+        (status,),
+        0.0,
+        (error,),
+    )
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, job: JobResult) -> checks.Bench:
@@ -124,7 +133,10 @@ def test_the_fastest_setting_is_suggested(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_job_that_fails_gives_its_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = answers(monkeypatch, result(status=1, error="Traceback\nRuntimeError: no DALI\n"))
+    bench = answers(
+        monkeypatch,
+        result(status=1, error="Traceback\nRuntimeError: no DALI\n"),
+    )
     finding = checks.check_loader(bench, 8, 1.0)
     assert (finding.verdict, finding.detail) == ("broken", "RuntimeError: no DALI")
 
@@ -142,8 +154,12 @@ def test_a_job_that_hangs_is_killed_and_named() -> None:
 
 
 def test_a_full_shared_memory_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1e6))
+    monkeypatch.setattr(
+        "shutil.disk_usage",
+        lambda path: SimpleNamespace(free=1e6),
+    )
     finding = machine.check_shared_memory(tmp_path)
+
     assert finding.verdict == "broken"
     assert finding.detail.startswith("1 MB free")
     assert machine.check_shared_memory(tmp_path / "absent").verdict == "broken"

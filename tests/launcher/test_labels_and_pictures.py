@@ -39,7 +39,10 @@ class Sample:
 
 
 def upright_plane() -> NDArray[np.uint8]:
-    plane = np.zeros((HEIGHT, WIDTH), np.uint8)
+    plane = np.zeros(
+        (HEIGHT, WIDTH),
+        np.uint8,
+    )
     x0, y0, x1, y1 = BOX
     plane[y0:y1, x0:x1] = 1
     return plane
@@ -83,7 +86,11 @@ def label_mask(factor: float) -> Image.Image:
 def write_coco(root: Path, picture: Image.Image, exif: Image.Exif, factor: float) -> None:
     (root / "train2017").mkdir(parents=True)
     (root / "annotations").mkdir()
-    picture.save(root / "train2017/1.jpg", quality=98, exif=exif)
+    picture.save(
+        root / "train2017/1.jpg",
+        quality=98,
+        exif=exif,
+    )
     x0, y0, x1, y1 = scaled_box(factor)
     annotation = {
         "id": 1,
@@ -108,7 +115,11 @@ def write_voc(root: Path, picture: Image.Image, exif: Image.Exif, factor: float)
     year = root / "VOC2012"
     for folder in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Segmentation"):
         (year / folder).mkdir(parents=True)
-    picture.save(year / "JPEGImages/1.jpg", quality=98, exif=exif)
+    picture.save(
+        year / "JPEGImages/1.jpg",
+        quality=98,
+        exif=exif,
+    )
     label_mask(factor).save(year / "SegmentationClass/1.png")
     (year / "ImageSets/Segmentation/train.txt").write_text("1\n")
 
@@ -125,7 +136,11 @@ def write_voc(root: Path, picture: Image.Image, exif: Image.Exif, factor: float)
 def write_folder(root: Path, picture: Image.Image, exif: Image.Exif, factor: float) -> None:
     for folder in ("images/train", "masks/train"):
         (root / folder).mkdir(parents=True)
-    picture.save(root / "images/train/1.jpg", quality=98, exif=exif)
+    picture.save(
+        root / "images/train/1.jpg",
+        quality=98,
+        exif=exif,
+    )
     label_mask(factor).save(root / "masks/train/1.png")
 
 
@@ -162,7 +177,11 @@ def sample_of(report: PackReport, tmp_path: Path) -> Sample:
         members = {Path(info.name).suffix: tar.extractfile(info).read() for info in tar}
     picture = np.asarray(Image.open(io.BytesIO(members[".jpg"])).convert("L"))
     mask = np.asarray(Image.open(io.BytesIO(members[".png"]))) if ".png" in members else None
-    return Sample(picture, json.loads(members[".json"]), mask)
+    return Sample(
+        picture,
+        json.loads(members[".json"]),
+        mask,
+    )
 
 
 def check(sample: Sample, name: CorpusName) -> None:
@@ -199,7 +218,10 @@ def test_labels_made_on_the_upright_view_of_any_size(
         exif,
         factor,
     )
-    check(sample_of(packed(tmp_path, name), tmp_path), name)
+    check(
+        sample_of(packed(tmp_path, name), tmp_path),
+        name,
+    )
 
 
 @pytest.mark.parametrize("name", CORPORA)
@@ -218,7 +240,10 @@ def test_labels_made_on_the_stored_pixels_are_turned_with_them(
         exif,
         factor,
     )
-    sample = sample_of(packed(tmp_path, name), tmp_path)
+    sample = sample_of(
+        packed(tmp_path, name),
+        tmp_path,
+    )
 
     white = sample.picture > 127
     assert white.shape == (WIDTH, HEIGHT)
@@ -244,7 +269,12 @@ def test_labels_of_another_shape_reject_the_picture_by_name(
     cropped = Image.fromarray(upright_plane()[:, :90] * 255).convert("RGB")
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    write(tmp_path / "raw", cropped, exif, 1)
+    write(
+        tmp_path / "raw",
+        cropped,
+        exif,
+        1,
+    )
     with pytest.raises(Exception, match="all 1 records were rejected"):
         packed(tmp_path, name)
 

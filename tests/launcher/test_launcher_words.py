@@ -25,7 +25,11 @@ def passes_torchrun(words: list[str]) -> bool:
         arguments = get_args_parser().parse_args(words)
     except SystemExit:
         return False
-    return [arguments.training_script, *arguments.training_script_args] == words
+
+    return [
+        arguments.training_script,
+        *arguments.training_script_args,
+    ] == words
 
 
 def passes_accelerate(words: list[str]) -> bool:
@@ -35,10 +39,16 @@ def passes_accelerate(words: list[str]) -> bool:
 
 def passes_deepspeed(words: list[str]) -> bool:
     arguments = parse_args(words)
-    return [arguments.user_script, *arguments.user_args] == words
+    return [
+        arguments.user_script,
+        *arguments.user_args,
+    ] == words
 
 
-@pytest.mark.parametrize("passes", [passes_accelerate, passes_deepspeed, passes_torchrun])
+@pytest.mark.parametrize(
+    "passes",
+    [passes_accelerate, passes_deepspeed, passes_torchrun],
+)
 def test_keys_reach_the_script(passes: object, capsys: pytest.CaptureFixture[str]) -> None:
     assert callable(passes)
     lost = [name for name in WORDS if not passes(["script.py", f"--{name}", "1"])]

@@ -18,7 +18,11 @@ from colorgan.models.model_folder import build_model, write_model
 from colorgan.models.modes import initialise
 from shards.manifest import read_manifest
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "python.md").read_text(), re.DOTALL)
+BLOCKS = re.findall(
+    r"```python\n(.*?)```",
+    (PROJECT / "docs" / "python.md").read_text(),
+    re.DOTALL,
+)
 OTHERS = ("segmentation_models_pytorch", "torchvision", "mmdet")
 
 
@@ -38,9 +42,17 @@ def folder(packed: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
         model = build_model(config)
         initialise(model, 0)
         (root / "runs" / name).mkdir(parents=True)
-        write_model(root / "runs" / name, model, config)
+        write_model(
+            root / "runs" / name,
+            model,
+            config,
+        )
 
-    Image.new("RGB", (61, 45), (90, 120, 150)).save(root / "photo.jpg")
+    Image.new(
+        "RGB",
+        (61, 45),
+        (90, 120, 150),
+    ).save(root / "photo.jpg")
     (root / "shards").mkdir()
     for split in ("voc-train", "voc-val"):
         (root / "shards" / split).symlink_to(packed[split])
@@ -63,10 +75,17 @@ def libraries() -> Iterator[None]:
         yield
 
 
-def run(block: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def run(
+    block: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> dict[str, Any]:
     monkeypatch.chdir(folder)
     names: dict[str, Any] = {"__name__": "example"}
-    exec(compile(block, "docs/python.md", "exec"), names)
+    exec(
+        compile(block, "docs/python.md", "exec"),
+        names,
+    )
     return names
 
 
@@ -78,7 +97,11 @@ def block_with(words: str) -> str:
 OWN = [block for block in BLOCKS if not any(other in block for other in OTHERS)]
 
 
-@pytest.mark.parametrize("block", OWN, ids=range(len(OWN)))
+@pytest.mark.parametrize(
+    "block",
+    OWN,
+    ids=range(len(OWN)),
+)
 def test_the_examples_run(block: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = run(block, folder, monkeypatch)
     if "colored_3HW" in names:
@@ -92,6 +115,7 @@ def test_the_examples_run(block: str, folder: Path, monkeypatch: pytest.MonkeyPa
         assert [level.shape[1:] for level in names["levels"]] == [
             (64 // stride, 64 // stride) for stride in names["encoder"].strides
         ]
+
     if "scores" in names:
         assert 0.0 <= names["scores"]["mAP"] <= 1.0
 
@@ -101,7 +125,12 @@ def test_segmentation_models_take_the_encoder(
     libraries: None, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("segmentation_models_pytorch")
-    names = run(block_with("segmentation_models"), folder, monkeypatch)
+    names = run(
+        block_with("segmentation_models"),
+        folder,
+        monkeypatch,
+    )
+
     assert names["masks_B21HW"].shape == (2, 21, 64, 96)
     names["masks_B21HW"].mean().backward()
     assert all(each.grad is not None for each in names["network"].parameters())
@@ -114,6 +143,7 @@ def test_a_feature_pyramid_takes_the_encoder(
     pytest.importorskip("torchvision")
     names = run(block_with("torchvision"), folder, monkeypatch)
     shapes = {name: tuple(level.shape) for name, level in names["levels"].items()}
+
     assert shapes == {
         "1": (2, 256, 16, 24),
         "2": (2, 256, 8, 12),
@@ -131,4 +161,10 @@ def test_mmdetection_takes_the_encoder(
     names = run(block_with("mmdet"), folder, monkeypatch)
     backbone = names["ColorganBackbone"]("runs/pretrain/generator")
     levels = backbone(torch.rand(2, 3, 64, 96))
-    assert [tuple(level.shape[2:]) for level in levels] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+
+    assert [tuple(level.shape[2:]) for level in levels] == [
+        (16, 24),
+        (8, 12),
+        (4, 6),
+        (2, 3),
+    ]

@@ -56,7 +56,10 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = build_model(config)
     initialise(model, 7)
     (folder / "generator").mkdir()
-    save_file(model.state_dict(), folder / "generator" / WEIGHTS)
+    save_file(
+        model.state_dict(),
+        folder / "generator" / WEIGHTS,
+    )
     (folder / "generator" / CONFIG).write_text(config.model_dump_json())
     settings = {
         "out": str(folder / "out"),
@@ -77,7 +80,12 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_study_ends_with_its_table_and_runs_nothing_twice(recipe: Path) -> None:
     """Scores, search, comparison and report are there; a second start only reads them."""
-    first = command_line("python", LAUNCHER / "study.py", "--config", recipe)
+    first = command_line(
+        "python",
+        LAUNCHER / "study.py",
+        "--config",
+        recipe,
+    )
     assert first.returncode == 0, first.stdout + first.stderr
     out = recipe.parent / "out"
     (row,) = json.loads((out / "study.json").read_text())["protocols"]
@@ -132,14 +140,22 @@ def test_a_study_ends_with_its_table_and_runs_nothing_twice(recipe: Path) -> Non
     assert f"{PROTOCOL}/scratch-{SEEDS[0]}" in record["core_minutes"]
 
     logs = {path: path.stat().st_mtime_ns for path in (out / "steps").glob("*.log")}
-    second = command_line("python", LAUNCHER / "study.py", "--config", recipe)
+    second = command_line(
+        "python",
+        LAUNCHER / "study.py",
+        "--config",
+        recipe,
+    )
     assert second.returncode == 0, second.stdout + second.stderr
     changed = {path.name for path in logs if path.stat().st_mtime_ns != logs[path]}
     assert changed == {"report.log"}
 
 
 def test_a_generator_replaced_in_its_place_is_noticed(
-    recipe: Path, tmp_path: Path, packed: dict[str, Path], verb: Callable[..., str]
+    recipe: Path,
+    tmp_path: Path,
+    packed: dict[str, Path],
+    verb: Callable[..., str],
 ) -> None:
     """Its steps are not taken for done, and a run that began with the old weights says so."""
     folder = tmp_path / "generator"
@@ -225,7 +241,11 @@ def test_a_stopped_study_says_so_and_goes_on(recipe: Path, tmp_path: Path) -> No
     ],
 )
 def test_bad_settings_are_reported_in_one_sentence(
-    recipe: Path, tmp_path: Path, verb: Callable[..., str], words: tuple[str, str], sentence: str
+    recipe: Path,
+    tmp_path: Path,
+    verb: Callable[..., str],
+    words: tuple[str, str],
+    sentence: str,
 ) -> None:
     """Before anything runs."""
     with pytest.raises(ColorganError, match=sentence):
@@ -251,7 +271,10 @@ def test_nested_settings_override_the_protocols_own(recipe: Path) -> None:
     protocol = find_protocol(PROTOCOL)
     arms = (
         scratch_arm(),
-        Arm("g", (Start("g", recipe.parent / "generator"),)),
+        Arm(
+            "g",
+            (Start("g", recipe.parent / "generator"),),
+        ),
     )
     trial = Trial(
         protocol,
@@ -358,7 +381,11 @@ def test_a_dry_run_prices_the_steps_and_names_what_can_be_shown(
 ) -> None:
     words = ["--config", recipe, "--out", tmp_path / "dry", "--dry_run", "true"]
     words += ["--expected_core_minutes", "{finetune: 2.5}"]
-    dry = command_line("python", LAUNCHER / "study.py", *words)
+    dry = command_line(
+        "python",
+        LAUNCHER / "study.py",
+        *words,
+    )
 
     assert dry.returncode == 0, dry.stderr
     # Four runs of the search and two that count, at 2.5 each; packing is not priced.

@@ -87,7 +87,13 @@ def test_order_by_runs_is_pinned() -> None:
 
 PINNED_BY_RUNS = [7, 6, 4, 5, 1, 0, 2, 3, 11, 9, 10, 8, 8, 10, 9, 11, 1, 0, 3, 2, 5, 4, 7, 6]
 
-RUNS = [(1, 1), (2, 1), (3, 4), (8, 2), (8, 1024)]  # samples of a run, runs under way
+RUNS = [
+    (1, 1),
+    (2, 1),
+    (3, 4),
+    (8, 2),
+    (8, 1024),
+]  # samples of a run, runs under way
 
 
 @pytest.mark.parametrize("runs", RUNS)
@@ -217,7 +223,12 @@ def test_resume_anywhere_on_any_number_of_ranks(num_samples: int, runs: tuple[in
 
 @pytest.mark.parametrize("runs", RUNS)
 def test_any_range_equals_the_whole(runs: tuple[int, int]) -> None:
-    order = Order(shard_sizes(97, 10), 5, 3, *runs)
+    order = Order(
+        shard_sizes(97, 10),
+        5,
+        3,
+        *runs,
+    )
     whole = order.sample_ids(0, 400)
     for first, count in itertools.product(range(0, 300, 13), (1, 5, 97, 100)):
         assert np.array_equal(
@@ -290,13 +301,22 @@ def test_small_sets_are_shuffled_sample_by_sample() -> None:
 
 def test_a_run_comes_strewn_and_before_the_page_cache_forgets_it() -> None:
     num_samples = 60_000
-    ids = Order(shard_sizes(num_samples, 1001), 5, 64).sample_ids(
+    ids = Order(
+        shard_sizes(num_samples, 1001),
+        5,
+        64,
+    ).sample_ids(
         0,
         num_samples,
     )
     runs = ids // 1001 * 1001 + ids % 1001 // RUN_SAMPLES
     members = np.argsort(runs, kind="stable")
-    firsts = np.flatnonzero(np.diff(runs[members], prepend=-1))
+    firsts = np.flatnonzero(
+        np.diff(
+            runs[members],
+            prepend=-1,
+        )
+    )
     spans = np.maximum.reduceat(members, firsts) - np.minimum.reduceat(members, firsts)
 
     assert spans.max() <= 1.02 * RUN_SAMPLES * SPREAD_RUNS
@@ -337,7 +357,12 @@ def test_empty_set_and_negative_position_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("global_batch", "micro", "rank", "world"), [(10, 3, 0, 1), (8, 4, 0, 3), (12, 2, 0, 4)]
+    ("global_batch", "micro", "rank", "world"),
+    [
+        (10, 3, 0, 1),
+        (8, 4, 0, 3),
+        (12, 2, 0, 4),
+    ],
 )
 def test_sizes_that_do_not_divide_are_refused(
     global_batch: int, micro: int, rank: int, world: int
@@ -377,7 +402,11 @@ def test_draws_are_uniform_and_independent_of_the_batch() -> None:
     assert flip.mean() == pytest.approx(0.5, abs=0.02)
     assert np.array_equal(
         flip[100:110],
-        flips(9, epochs[100:110], ids[100:110]),
+        flips(
+            9,
+            epochs[100:110],
+            ids[100:110],
+        ),
     )
     assert not np.array_equal(flip, flips(9, epochs + 1, ids))
     assert not np.array_equal(flip, flips(10, epochs, ids))
@@ -405,7 +434,10 @@ def test_crop_windows_lie_in_the_picture(min_area: float) -> None:
     area = (height * width / (heights * widths))[large]
 
     assert area.min() > min_area - 0.02
-    assert area.mean() == pytest.approx((1 + min_area) / 2, abs=0.02)
+    assert area.mean() == pytest.approx(
+        (1 + min_area) / 2,
+        abs=0.02,
+    )
 
     ratio = (width / widths / (height / heights))[large]
 
@@ -424,7 +456,10 @@ def test_whole_pictures_without_cropping() -> None:
         1.0,
     )
 
-    assert windows.tolist() == [[0, 0, 7, 8], [0, 0, 300, 301]]
+    assert windows.tolist() == [
+        [0, 0, 7, 8],
+        [0, 0, 300, 301],
+    ]
 
 
 def test_replacements_differ_by_attempt_and_lie_in_the_set() -> None:
@@ -435,9 +470,16 @@ def test_replacements_differ_by_attempt_and_lie_in_the_set() -> None:
 
 
 MIXES = [
-    ([[500, 400], [300]], [1.0, 1.0]),
     (
-        [[100] * 7, [9, 1], [50] * 3],
+        [[500, 400], [300]],
+        [1.0, 1.0],
+    ),
+    (
+        [
+            [100] * 7,
+            [9, 1],
+            [50] * 3,
+        ],
         [0.7, 0.1, 0.2],
     ),
     ([[4000], [200]], [1.0, 99.0]),
@@ -449,7 +491,12 @@ def test_shares_of_a_mix_are_exact_over_a_cycle(
     sizes: list[list[int]], weights: list[float]
 ) -> None:
     order = MixedOrder(sizes, weights, 3)
-    firsts = np.cumsum([0, *(sum(each) for each in sizes)])
+    firsts = np.cumsum(
+        [
+            0,
+            *(sum(each) for each in sizes),
+        ]
+    )
     for cycle in range(2):
         ids = order.draws(cycle * MIX_CYCLE, MIX_CYCLE).ids
         owners = np.searchsorted(firsts, ids, side="right") - 1
@@ -513,10 +560,15 @@ def test_any_range_of_a_mix_equals_the_whole(sizes: list[list[int]], weights: li
 
 def test_the_order_of_a_mix_is_pinned() -> None:
     """A change here changes what every resumed run sees."""
-    draws = MixedOrder([[4, 4], [3]], [2.0, 1.0], 1).draws(
+    draws = MixedOrder(
+        [[4, 4], [3]],
+        [2.0, 1.0],
+        1,
+    ).draws(
         0,
         20,
     )
+
     assert draws.ids.tolist() == PINNED_MIX
 
 
@@ -540,7 +592,11 @@ def test_a_far_position_of_a_mix_draws_one_cycle() -> None:
     [
         ([[5], [5]], [1.0], "1 weights for 2 folders"),
         ([[5], [5]], [1.0, 0.0], "must be a positive number"),
-        ([[5], [5]], [1.0, -1.0], "must be a positive number"),
+        (
+            [[5], [5]],
+            [1.0, -1.0],
+            "must be a positive number",
+        ),
         (
             [[5], [5]],
             [1.0, float("nan")],

@@ -81,7 +81,13 @@ def listed(steps: list[dict[str, Any]]) -> list[list[str]]:
     return [line.split("\t") for line in done.stdout.splitlines()]
 
 
-def step(name: str, command: str, done: Path, *parents: str, **more: Any) -> dict[str, Any]:
+def step(
+    name: str,
+    command: str,
+    done: Path,
+    *parents: str,
+    **more: Any,
+) -> dict[str, Any]:
     return {
         "name": name,
         "command": command,
@@ -109,7 +115,10 @@ def test_the_list_of_steps(tmp_path: Path) -> None:
         ["table", "study", "cpu", "open"],
         ["report", "report", "cpu", "open"],
     ]
-    assert first[1][4:6] == [str(tmp_path / "run"), "pack-a"]
+    assert first[1][4:6] == [
+        str(tmp_path / "run"),
+        "pack-a",
+    ]
     assert first[0][4:7] == ["-", "-", "a.yaml"]
 
     table.write_text("")

@@ -9,7 +9,11 @@ from colorgan.config import progress
 
 
 def console(*, terminal: bool) -> Console:
-    return Console(file=io.StringIO(), force_terminal=terminal, width=120)
+    return Console(
+        file=io.StringIO(),
+        force_terminal=terminal,
+        width=120,
+    )
 
 
 def text(shown: Console) -> str:

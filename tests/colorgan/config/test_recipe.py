@@ -102,8 +102,15 @@ def test_aliases_and_usual_keys_are_keys(schema: type[BaseModel]) -> None:
 )
 def test_an_alias_sets_its_key(schema: type[BaseModel], alias: str) -> None:
     value = "bf16" if alias == "precision" else "64"
-    assert read(schema, f"--{alias}", value) == read(
-        schema, f"--{aliases_of(schema)[alias]}", value
+
+    assert read(
+        schema,
+        f"--{alias}",
+        value,
+    ) == read(
+        schema,
+        f"--{aliases_of(schema)[alias]}",
+        value,
     )
 
 
@@ -138,7 +145,12 @@ def test_one_stage_has_plain_keys() -> None:
 
 def test_a_recipe_that_trains_nothing_is_refused() -> None:
     for words in (["--loss.gan", "none"], ["--loss.gan_weight", "0"]):
-        lines = problems(PretrainRecipe, *words, "--loss.l1_weight", "0")
+        lines = problems(
+            PretrainRecipe,
+            *words,
+            "--loss.l1_weight",
+            "0",
+        )
         assert lines[0].startswith("the generator has no loss to learn from")
         assert read(PretrainRecipe, *words).loss.l1_weight == 100
 

@@ -25,7 +25,9 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def show_gpu(
-    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], built_for: list[str]
+    monkeypatch: pytest.MonkeyPatch,
+    capability: tuple[int, int],
+    built_for: list[str],
 ) -> None:
     """Pretend that torch sees one GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -37,8 +37,15 @@ def some_boxes(seed: int, number: int) -> Any:
     sides = 0.05 + torch.rand(number, 2, generator=random) * 0.35
 
     return SomeBoxes(
-        torch.cat([corners, corners + sides], dim=1),
-        torch.randint(NUM_CLASSES, (number,), generator=random),
+        torch.cat(
+            [corners, corners + sides],
+            dim=1,
+        ),
+        torch.randint(
+            NUM_CLASSES,
+            (number,),
+            generator=random,
+        ),
         torch.rand(number, generator=random) < 0.2,
         torch.rand(number, generator=random) < 0.2,
     )
@@ -47,10 +54,20 @@ def some_boxes(seed: int, number: int) -> Any:
 def loss_of_one(classes_PC: Tensor, centre_P: Tensor, boxes_P4: Tensor, objects: Any) -> Tensor:
     """Return one image's loss, written for one image: no padding, a loop over objects."""
     side = round(len(centre_P) ** 0.5)
-    points_P2 = grid_points(side, side, centre_P.device)
-    smallest_P = torch.full((len(points_P2),), torch.inf)
+    points_P2 = grid_points(
+        side,
+        side,
+        centre_P.device,
+    )
+    smallest_P = torch.full(
+        (len(points_P2),),
+        torch.inf,
+    )
     chosen_P = torch.full((len(points_P2),), -1)
-    unknown_P = torch.zeros(len(points_P2), dtype=torch.bool)
+    unknown_P = torch.zeros(
+        len(points_P2),
+        dtype=torch.bool,
+    )
     for number, box_4 in enumerate(objects.boxes_N4):
         inside_P = ((points_P2 > box_4[:2]) & (points_P2 < box_4[2:])).all(dim=1)
         if objects.crowd_N[number] or objects.difficult_N[number]:
@@ -59,7 +76,11 @@ def loss_of_one(classes_PC: Tensor, centre_P: Tensor, boxes_P4: Tensor, objects:
         middle_2 = (box_4[:2] + box_4[2:]) / 2
         near_P = ((points_P2 - middle_2).abs() < CENTRE_RADIUS / side).all(dim=1)
         better_P = inside_P & near_P & (box_areas(box_4) < smallest_P)
-        smallest_P = torch.where(better_P, box_areas(box_4), smallest_P)
+        smallest_P = torch.where(
+            better_P,
+            box_areas(box_4),
+            smallest_P,
+        )
         chosen_P = torch.where(better_P, number, chosen_P)
 
     learned_P = chosen_P >= 0
@@ -87,7 +108,12 @@ def loss_of_one(classes_PC: Tensor, centre_P: Tensor, boxes_P4: Tensor, objects:
 
 @pytest.mark.parametrize(
     "numbers",
-    [[4], [0, 3, 7, 1], [0, 0], [12, 2, 5]],
+    [
+        [4],
+        [0, 3, 7, 1],
+        [0, 0],
+        [12, 2, 5],
+    ],
 )
 def test_a_batch_is_the_mean_of_its_images_one_by_one(numbers: list[int]) -> None:
     """Also its gradient."""
@@ -122,7 +148,10 @@ def test_padding_keeps_every_object_and_adds_none() -> None:
         some_boxes(1, 0),
         some_boxes(2, 5),
     ]
-    padded = pad_boxes(boxes, torch.device("cpu"))
+    padded = pad_boxes(
+        boxes,
+        torch.device("cpu"),
+    )
 
     assert padded.boxes_BN4.shape == (3, 5, 4)
     for place, each in enumerate(boxes):
@@ -147,7 +176,13 @@ class CountedOperators(TorchDispatchMode):
         super().__init__()
         self.number = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
+    ) -> Any:
         self.number += 1
         return func(*args, **(kwargs or {}))
 
@@ -156,7 +191,12 @@ def test_the_operators_do_not_grow_with_the_batch() -> None:
     """On a GPU each is a launch; image by image they were some 2,700 for 16 images."""
     counts = []
     for number in (2, 16):
-        raw = torch.randn(number, NUM_CLASSES + 5, 16, 16)
+        raw = torch.randn(
+            number,
+            NUM_CLASSES + 5,
+            16,
+            16,
+        )
         padded_alone = CountedOperators()
         whole = CountedOperators()
         boxes = [some_boxes(seed, 3) for seed in range(number)]

@@ -121,7 +121,11 @@ def random_pictures(seed: int, num_pictures: int = 12, num_classes: int = 3) -> 
 
 
 def test_perfect_detections_score_one() -> None:
-    true = [(LEFT, 0), (RIGHT, 0), (NOWHERE, 2)]
+    true = [
+        (LEFT, 0),
+        (RIGHT, 0),
+        (NOWHERE, 2),
+    ]
     perfect = picture(
         [(box, 0.9, index) for box, index in true],
         true,
@@ -145,7 +149,10 @@ def test_perfect_detections_score_one() -> None:
             per_class[1],
         ]
     ).all()
-    assert (scores["images"], scores["classes"]) == (2, 2)
+    assert (
+        scores["images"],
+        scores["classes"],
+    ) == (2, 2)
 
 
 def test_nothing_found_scores_zero_and_nothing_there_is_no_number() -> None:
@@ -165,7 +172,12 @@ def test_nothing_found_scores_zero_and_nothing_there_is_no_number() -> None:
         1,
     )
 
-    assert np.isnan([scores["AP50"], scores["AP"]]).all()
+    assert np.isnan(
+        [
+            scores["AP50"],
+            scores["AP"],
+        ]
+    ).all()
 
 
 def test_average_precision_by_hand() -> None:
@@ -203,7 +215,11 @@ def test_an_object_found_twice_is_once_wrong() -> None:
         [(LEFT, 0), (RIGHT, 0)],
     )
 
-    assert voc_curve([twice], 0)[1].tolist() == [1.0, 0.5, pytest.approx(2 / 3)]
+    assert voc_curve([twice], 0)[1].tolist() == [
+        1.0,
+        0.5,
+        pytest.approx(2 / 3),
+    ]
 
 
 def test_an_overlap_of_one_half_is_enough() -> None:
@@ -219,7 +235,10 @@ def test_an_overlap_of_one_half_is_enough() -> None:
 
     for one, value in ((exact, 1.0), (less, 0.0)):
         scores, _ = detection_scores([one], 1)
-        assert (scores["AP50"], scores["AP50_coco"]) == pytest.approx((value, value))
+        assert (
+            scores["AP50"],
+            scores["AP50_coco"],
+        ) == pytest.approx((value, value))
 
 
 @pytest.mark.parametrize("mark", ["difficult", "crowd"])
@@ -236,23 +255,47 @@ def test_what_is_difficult_or_a_crowd_counts_neither_way(mark: str) -> None:
     )
 
     # What is left out can be hit often, but in COCO only where it is a crowd.
-    assert (scores["AP50"], scores["AP"]) == pytest.approx((1, 1 if mark == "crowd" else 0.5))
+    assert (
+        scores["AP50"],
+        scores["AP"],
+    ) == pytest.approx((1, 1 if mark == "crowd" else 0.5))
     scores, _ = detection_scores(
-        [picture(found[1:], true, **{mark: (0,)})],
+        [
+            picture(
+                found[1:],
+                true,
+                **{mark: (0,)},
+            )
+        ],
         1,
     )
 
-    assert (scores["AP50"], scores["AP"]) == pytest.approx((1, 1))
+    assert (
+        scores["AP50"],
+        scores["AP"],
+    ) == pytest.approx((1, 1))
     scores, _ = detection_scores(
-        [picture(found[:1], true, **{mark: (0,)})],
+        [
+            picture(
+                found[:1],
+                true,
+                **{mark: (0,)},
+            )
+        ],
         1,
     )
 
-    assert (scores["AP50"], scores["AP"]) == (0, 0)
+    assert (
+        scores["AP50"],
+        scores["AP"],
+    ) == (0, 0)
 
 
 def test_a_small_detection_within_a_crowd_is_left_out_by_coco_alone() -> None:
-    inside = [((10, 10, 20, 20), 0.9, 0), (RIGHT, 0.8, 0)]
+    inside = [
+        ((10, 10, 20, 20), 0.9, 0),
+        (RIGHT, 0.8, 0),
+    ]
     crowd = picture(
         inside,
         [(LEFT, 0), (RIGHT, 0)],
@@ -385,12 +428,18 @@ def test_coco_scores_are_those_of_coco_files(tmp_path: Path, seed: int) -> None:
             truth.append(
                 {
                     **item,
-                    "bbox": [*box[:2], *(box[2:] - box[:2])],
+                    "bbox": [
+                        *box[:2],
+                        *(box[2:] - box[:2]),
+                    ],
                     "area": area,
                 }
             )
         for box, index, score in zip(p.boxes_N4, p.classes_N, p.scores_N, strict=True):
-            bbox = [*box[:2], *(box[2:] - box[:2])]
+            bbox = [
+                *box[:2],
+                *(box[2:] - box[:2]),
+            ]
             found.append(
                 {
                     "image_id": image,

@@ -94,7 +94,10 @@ def model_of(kind: str, num_outputs: int) -> tuple[torch.nn.Module, ModelConfig]
     return model.eval(), config
 
 
-def logits_of(model: torch.nn.Module, loader: Loader) -> tuple[torch.Tensor, list[int]]:
+def logits_of(
+    model: torch.nn.Module,
+    loader: Loader,
+) -> tuple[torch.Tensor, list[int]]:
     batches = list(loader.eval_batches())
     with torch.no_grad():
         logits = torch.cat([model(batch.lab_B3HW[:, :1]) for batch in batches])
@@ -113,7 +116,10 @@ def test_segmentation_is_scored_at_each_pictures_own_size(folder: Path, tmp_path
 
     Counts add up to it.
     """
-    model, config = model_of("segmenter", len(CLASSES) + 1)
+    model, config = model_of(
+        "segmenter",
+        len(CLASSES) + 1,
+    )
     masks_loader = loader(folder / "own", "mask")
     evaluation = evaluate_model(
         model, config, masks_loader.eval_batches(), ONE, seed=0, num_pictures=2
@@ -158,7 +164,10 @@ def test_masks_of_another_size_are_scored_at_the_networks(folder: Path) -> None:
 
     The score is not given, the confusion is scikit-learn's.
     """
-    model, config = model_of("segmenter", len(CLASSES) + 1)
+    model, config = model_of(
+        "segmenter",
+        len(CLASSES) + 1,
+    )
     masks_loader = loader(folder / "squash", "mask")
     evaluation = evaluate_model(
         model,
@@ -235,14 +244,20 @@ def test_classification_keeps_what_its_scores_come_from(folder: Path, tmp_path: 
 
 def test_a_rank_without_pictures_has_none_of_its_own_size(folder: Path) -> None:
     """A short set leaves a rank without any batch; alone, that is an error in words."""
-    _, config = model_of("segmenter", len(CLASSES) + 1)
+    _, config = model_of(
+        "segmenter",
+        len(CLASSES) + 1,
+    )
     with pytest.raises(TrainingError, match="none of the images"):
         score_segmenter(iter([]), ONE, config)
 
 
 def test_classes_without_a_score_are_named_and_nothing_is_nan_percent() -> None:
     config = small_config("classifier", num_outputs=12, classes=tuple("abcdefghijkl"))
-    none = dict.fromkeys(("mAP", "mAP_11_point", "first_positive_accuracy"), math.nan)
+    none = dict.fromkeys(
+        ("mAP", "mAP_11_point", "first_positive_accuracy"),
+        math.nan,
+    )
     scores = {**none, "images": 3.0, "classes": 0.0}
     per_class = dict.fromkeys(config.classes, math.nan) | {"b": 0.5}
     evaluation = Evaluation(SavedEvaluation(scores=scores, per_class=per_class))

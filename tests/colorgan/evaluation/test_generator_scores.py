@@ -87,7 +87,11 @@ def test_the_worst_and_the_best_are_kept_whatever_the_order(
     assert [shown.sample_id - 100 for shown in colored.ranked] == expected
     assert [shown.sample_id for shown in colored.first] == [100]
 
-    save_best_and_worst(tmp_path, colored, Ranks.single())
+    save_best_and_worst(
+        tmp_path,
+        colored,
+        Ranks.single(),
+    )
     names = {path.name for path in tmp_path.iterdir()}
     assert names == ({"best", "best.png", "worst", "worst.png"} if number else set())
     by_sample = {shown.sample_id: shown for shown in colored.ranked}
@@ -140,11 +144,18 @@ def test_colorfulness_is_a_ratio_of_means_and_of_grey_originals_none() -> None:
 
 def test_chroma_error_by_hand() -> None:
     scores = mean_scores(
-        score_coloring(Fading(), batches([0.1]), ab_scale=100.0),
+        score_coloring(
+            Fading(),
+            batches([0.1]),
+            ab_scale=100.0,
+        ),
         Ranks.single(),
     )
 
-    assert scores["chroma_error"] == pytest.approx(math.hypot(5.0, 5.0), rel=1e-3)
+    assert scores["chroma_error"] == pytest.approx(
+        math.hypot(5.0, 5.0),
+        rel=1e-3,
+    )
     assert scores["grey_chroma_error"] == pytest.approx(
         math.hypot(10.0, 10.0),
         rel=1e-2,

@@ -67,7 +67,11 @@ def test_psnr_is_skimage() -> None:
 
 @pytest.mark.parametrize(
     "side",
-    [(40, 33), (11, 11), (11, 33)],
+    [
+        (40, 33),
+        (11, 11),
+        (11, 33),
+    ],
 )
 def test_ssim_is_skimage(side: tuple[int, int]) -> None:
     ours, theirs = (picture[:, :, : side[0], : side[1]] for picture in two_pictures())
@@ -159,8 +163,14 @@ def test_chroma_l1_by_hand() -> None:
     ab = torch.zeros(2, 2, 1, 2)
     target = torch.tensor(
         [
-            [[[4.0, -2.0]], [[0.0, 0.0]]],
-            [[[1.0, 1.0]], [[1.0, -1.0]]],
+            [
+                [[4.0, -2.0]],
+                [[0.0, 0.0]],
+            ],
+            [
+                [[1.0, 1.0]],
+                [[1.0, -1.0]],
+            ],
         ]
     )
 
@@ -244,7 +254,10 @@ def test_mean_average_precision_counts_what_it_scored() -> None:
     kept = [average_precision(scores[:, c], positives[:, c], ignore[:, c]) for c in (0, 1, 3)]
 
     assert result.value == pytest.approx(sum(kept) / 3)
-    assert (result.num_classes, result.num_images) == (3, 30)
+    assert (
+        result.num_classes,
+        result.num_images,
+    ) == (3, 30)
     assert math.isnan(result.per_class[2])
     assert result.per_class[3] == kept[2]
     assert math.isnan(
@@ -266,7 +279,14 @@ def test_first_positive_accuracy_is_keras_categorical_accuracy() -> None:
             [0.1, 0.9, 0.1],
         ]
     )
-    positives = torch.tensor([[0, 1, 1], [0, 1, 1], [0, 0, 0], [0, 0, 0]])
+    positives = torch.tensor(
+        [
+            [0, 1, 1],
+            [0, 1, 1],
+            [0, 0, 0],
+            [0, 0, 0],
+        ]
+    )
 
     # right; best is a positive but not the first; no positives and class 0 best: right; no
     # positives: wrong
@@ -379,9 +399,14 @@ def test_dice_of_background_alone_is_nothing_found() -> None:
 def test_void_as_background_is_the_papers_way() -> None:
     predicted, target = masks()
     matrix = confusion_matrix(predicted, target, 6, void_as_background=True)
+
     assert torch.equal(
         matrix,
-        confusion_matrix(predicted, target.masked_fill(target == 255, 0), 6),
+        confusion_matrix(
+            predicted,
+            target.masked_fill(target == 255, 0),
+            6,
+        ),
     )
     assert matrix.sum() == target.numel()
 
@@ -391,7 +416,11 @@ def test_confusion_matrices_add_up() -> None:
     halves = confusion_matrix(predicted[0], target[0], 6) + confusion_matrix(
         predicted[1], target[1], 6
     )
-    assert torch.equal(halves, confusion_matrix(predicted, target, 6))
+
+    assert torch.equal(
+        halves,
+        confusion_matrix(predicted, target, 6),
+    )
 
 
 def test_confusion_matrix_refuses_what_it_cannot_count() -> None:
@@ -400,7 +429,11 @@ def test_confusion_matrix_refuses_what_it_cannot_count() -> None:
     with pytest.raises(
         ValueError, match="target class indices run from 0 to 4, there are 4 classes"
     ):
-        confusion_matrix(predicted.clamp(max=3), target, 4)
+        confusion_matrix(
+            predicted.clamp(max=3),
+            target,
+            4,
+        )
     with pytest.raises(ValueError, match="does not match"):
         confusion_matrix(predicted, target[0], 6)
     assert math.isnan(

@@ -68,8 +68,16 @@ def test_to_uint8_rounds_clips_and_takes_every_shape() -> None:
 
 def test_color_grid_places_each_picture(tmp_path: Path) -> None:
     rows = [
-        (flat(0.1, channels=1), flat(0.2), flat(0.3)),
-        (flat(0.4, channels=1), flat(0.5), flat(0.6)),
+        (
+            flat(0.1, channels=1),
+            flat(0.2),
+            flat(0.3),
+        ),
+        (
+            flat(0.4, channels=1),
+            flat(0.5),
+            flat(0.6),
+        ),
     ]
     path = tmp_path / "new" / "grid.png"
     color_grid(path, rows, ["first", "second"])
@@ -109,11 +117,20 @@ def test_a_grid_of_large_pictures_keeps_their_pixels(tmp_path: Path) -> None:
 
 
 def test_grids_refuse_what_they_cannot_draw(tmp_path: Path) -> None:
-    row = (flat(0.1), flat(0.2), flat(0.3))
+    row = (
+        flat(0.1),
+        flat(0.2),
+        flat(0.3),
+    )
+
     with pytest.raises(ValueError, match="at least one row"):
         color_grid(tmp_path / "g.png", [])
     with pytest.raises(ValueError, match="2 captions for 1 rows"):
-        color_grid(tmp_path / "g.png", [row], ["a", "b"])
+        color_grid(
+            tmp_path / "g.png",
+            [row],
+            ["a", "b"],
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -123,7 +140,13 @@ def test_a_grid_that_cannot_be_written_leaves_the_old_one(
     path = tmp_path / "g.png"
     color_grid(
         path,
-        [(flat(0.1), flat(0.2), flat(0.3))],
+        [
+            (
+                flat(0.1),
+                flat(0.2),
+                flat(0.3),
+            )
+        ],
     )
     before = path.read_bytes()
 
@@ -135,7 +158,13 @@ def test_a_grid_that_cannot_be_written_leaves_the_old_one(
     with pytest.raises(OSError, match="No space left"):
         color_grid(
             path,
-            [(flat(0.9), flat(0.8), flat(0.7))],
+            [
+                (
+                    flat(0.9),
+                    flat(0.8),
+                    flat(0.7),
+                )
+            ],
         )
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -152,15 +181,26 @@ def test_mask_colors_are_vocs_and_the_palettes() -> None:
     assert mask_colors()[20].tolist() == [0, 64, 128]  # tvmonitor
 
     colors = mask_colors([(1, 2, 3), (4, 5, 6)])
-    assert colors[:3].tolist() == [[1, 2, 3], [4, 5, 6], [0, 128, 0]]
+    assert colors[:3].tolist() == [
+        [1, 2, 3],
+        [4, 5, 6],
+        [0, 128, 0],
+    ]
     assert colors[255].tolist() == list(VOID_COLOUR)
 
 
 def test_paint_mask_tints_classes_and_leaves_the_background() -> None:
-    photo = np.full((1, 3, 3), 100, dtype=np.uint8)
+    photo = np.full(
+        (1, 3, 3),
+        100,
+        dtype=np.uint8,
+    )
     painted = paint_mask(
         photo,
-        np.array([[0, 1, 255]], dtype=np.uint8),
+        np.array(
+            [[0, 1, 255]],
+            dtype=np.uint8,
+        ),
         mask_colors(),
     )
 
@@ -196,9 +236,25 @@ def test_mask_grid_paints_both_masks_and_names_what_is_there(tmp_path: Path) -> 
 
 
 def test_box_grid_frames_what_the_boxes_bound(tmp_path: Path) -> None:
-    colors = [(0, 0, 0), (200, 0, 0), (0, 0, 200)]
-    first = [((0.25, 0.25, 0.75, 1.0), 0, "cat")]
-    second = [((0.0, 0.5, 0.5, 1.0), 1, "owl 52")]
+    colors = [
+        (0, 0, 0),
+        (200, 0, 0),
+        (0, 0, 200),
+    ]
+    first = [
+        (
+            (0.25, 0.25, 0.75, 1.0),
+            0,
+            "cat",
+        )
+    ]
+    second = [
+        (
+            (0.0, 0.5, 0.5, 1.0),
+            1,
+            "owl 52",
+        )
+    ]
     path = tmp_path / "boxes.png"
     box_grid(
         path,
@@ -235,10 +291,17 @@ def test_box_grid_frames_what_the_boxes_bound(tmp_path: Path) -> None:
 
 def test_a_box_under_a_pixel_is_a_dot(tmp_path: Path) -> None:
     """A far object of a large photo: its corner is still drawn."""
-    tiny = [((0.5, 0.5, 0.501, 0.502), 0, "")]
+    tiny = [
+        (
+            (0.5, 0.5, 0.501, 0.502),
+            0,
+            "",
+        )
+    ]
     box_grid(
         tmp_path / "tiny.png",
         [(flat(0.5, side=64), tiny, [])],
         [(0, 0, 0), (200, 0, 0)],
     )
+
     assert (read(tmp_path / "tiny.png") == [200, 0, 0]).all(-1).any()

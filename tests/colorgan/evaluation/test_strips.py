@@ -32,7 +32,10 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     write_strips(
         folder,
         ("grey", "original"),
-        [(9, {}, cells), (8, {}, cells)],
+        [
+            (9, {}, cells),
+            (8, {}, cells),
+        ],
     )
 
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -55,7 +58,10 @@ def test_cells_come_out_as_they_went_in(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("file", ["../sample-7.png", "/etc/passwd", "sample-7.png/..", 5, None])
+@pytest.mark.parametrize(
+    "file",
+    ["../sample-7.png", "/etc/passwd", "sample-7.png/..", 5, None],
+)
 def test_a_name_cannot_lead_out_of_the_folder(tmp_path: Path, file: Any) -> None:
     folder = written(tmp_path / "s")
     (tmp_path / "sample-7.png").write_bytes((folder / "sample-7.png").read_bytes())
@@ -65,7 +71,10 @@ def test_a_name_cannot_lead_out_of_the_folder(tmp_path: Path, file: Any) -> None
     assert read_strips(folder) == []
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"cells": []}', '{"cells": ["a", "a"]}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", '{"cells": []}', '{"cells": ["a", "a"]}'],
+)
 def test_a_damaged_index_is_none(tmp_path: Path, text: str) -> None:
     folder = written(tmp_path / "s")
     (folder / STRIPS).write_text(text)

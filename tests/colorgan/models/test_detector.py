@@ -61,9 +61,17 @@ def some_boxes(seed: int, number: int, num_classes: int = 3) -> ToyBoxes:
     random = torch.Generator().manual_seed(seed)
     corners = torch.rand(number, 2, generator=random) * 0.6
     sides = 0.05 + torch.rand(number, 2, generator=random) * 0.35
+
     return ToyBoxes(
-        torch.cat([corners, corners + sides], 1),
-        torch.randint(num_classes, (number,), generator=random),
+        torch.cat(
+            [corners, corners + sides],
+            1,
+        ),
+        torch.randint(
+            num_classes,
+            (number,),
+            generator=random,
+        ),
     )
 
 
@@ -87,7 +95,12 @@ def test_the_features_are_the_generators_up_to_stride_4(image_size: int) -> None
         raw_BOHW = detector(luminance_B1HW)
         generator(luminance_B1HW)
 
-    assert raw_BOHW.shape == (2, 3 + 5, image_size // 4, image_size // 4)
+    assert raw_BOHW.shape == (
+        2,
+        3 + 5,
+        image_size // 4,
+        image_size // 4,
+    )
     assert torch.equal(seen[0], seen[1])
     assert {name.split(".")[0] for name in set(ours) - set(shared)} == {"head"}
 
@@ -101,7 +114,10 @@ def test_before_training_every_class_is_held_for_one_percent() -> None:
     )
     initialise(detector, 0)
     with torch.no_grad():
-        set_dropout_keys(detector, torch.arange(4, dtype=torch.int32))
+        set_dropout_keys(
+            detector,
+            torch.arange(4, dtype=torch.int32),
+        )
         found = predictions(detector(torch.randn(4, 1, 32, 32)))
 
     assert float(found.classes_BPC.sigmoid().mean()) == pytest.approx(0.01, rel=0.3)
@@ -141,7 +157,9 @@ def test_suppression_is_the_greedy_one(limit: float) -> None:
 
 
 def raw_output(
-    size: int, num_classes: int, objects: list[tuple[int, int, int, float, float]]
+    size: int,
+    num_classes: int,
+    objects: list[tuple[int, int, int, float, float]],
 ) -> Tensor:
     """Return a raw output with boxes of half-sides 0.2 at (row, column, class, two logits)."""
     raw = torch.full(
@@ -156,7 +174,10 @@ def raw_output(
 
 
 def test_decoding_by_hand() -> None:
-    far = [(1, 1, 0, 4.0, 4.0), (12, 12, 2, 2.0, 2.0)]
+    far = [
+        (1, 1, 0, 4.0, 4.0),
+        (12, 12, 2, 2.0, 2.0),
+    ]
     double = [
         (1, 2, 0, 3.0, 3.0),
         (1, 2, 1, 1.0, 1.0),
@@ -245,7 +266,12 @@ def slow_assign(
                     if best is None or area < float(box_areas(boxes.boxes_N4[best]))
                     else best
                 )
-        told.append((best, best is not None or not unknown))
+        told.append(
+            (
+                best,
+                best is not None or not unknown,
+            )
+        )
 
     return told
 
@@ -254,7 +280,11 @@ def slow_assign(
 def test_points_learn_the_smallest_object_and_nothing_of_crowds_and_difficult_ones(
     size: int,
 ) -> None:
-    points_P2 = grid_points(size, size, torch.device("cpu"))
+    points_P2 = grid_points(
+        size,
+        size,
+        torch.device("cpu"),
+    )
     num_learnt = num_unknown = 0
     for seed in range(12):
         boxes = some_boxes(seed, 6)
@@ -262,9 +292,16 @@ def test_points_learn_the_smallest_object_and_nothing_of_crowds_and_difficult_on
         targets = assign(
             points_P2,
             1.5 / size,
-            pad_boxes([boxes], torch.device("cpu")),
+            pad_boxes(
+                [boxes],
+                torch.device("cpu"),
+            ),
         )
-        slow = slow_assign(points_P2.tolist(), 1.5 / size, boxes)
+        slow = slow_assign(
+            points_P2.tolist(),
+            1.5 / size,
+            boxes,
+        )
         assert targets.object_BP[0].tolist() == [best is not None for best, _ in slow]
         assert targets.counts_BP[0].tolist() == [counts for _, counts in slow]
         for place, (best, _) in enumerate(slow):
@@ -289,7 +326,13 @@ def test_centre_ness_by_hand() -> None:
         ]
     )
 
-    assert centre_ness(sides).tolist() == pytest.approx([1.0, (0.25 * 0.25) ** 0.5, 0.0])
+    assert centre_ness(sides).tolist() == pytest.approx(
+        [
+            1.0,
+            (0.25 * 0.25) ** 0.5,
+            0.0,
+        ]
+    )
 
 
 def test_a_crowd_costs_nothing_and_an_empty_picture_only_false_alarms() -> None:
@@ -301,7 +344,11 @@ def test_a_crowd_costs_nothing_and_an_empty_picture_only_false_alarms() -> None:
         torch.zeros(0, dtype=torch.long),
     )
     silent = raw_output(8, 3, [])
-    alarmed = raw_output(8, 3, [(4, 4, 1, 3.0, 0.0)])
+    alarmed = raw_output(
+        8,
+        3,
+        [(4, 4, 1, 3.0, 0.0)],
+    )
 
     assert float(detection_loss(alarmed, [crowd])) == 0.0
     assert float(detection_loss(silent, [empty])) < 1e-6
@@ -330,10 +377,16 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_pictures() -> None:
 def test_gradients_reach_every_weight_and_stay_finite() -> None:
     detector = small_detector(image_size=32, width=4, num_classes=3)
     initialise(detector, 0)
-    set_dropout_keys(detector, torch.arange(2, dtype=torch.int32))
+    set_dropout_keys(
+        detector,
+        torch.arange(2, dtype=torch.int32),
+    )
     loss = detection_loss(
         detector(torch.randn(2, 1, 32, 32)),
-        [some_boxes(1, 4), some_boxes(2, 3)],
+        [
+            some_boxes(1, 4),
+            some_boxes(2, 3),
+        ],
     )
     loss.backward()
 
@@ -374,7 +427,11 @@ def tuned(ranks: Ranks, micro_batch_size: int) -> dict[str, Tensor]:
     task = build_stage(
         model,
         recipe,
-        Stage(StageRecipe(epochs=1, learning_rate=1e-3), 0, 24),
+        Stage(
+            StageRecipe(epochs=1, learning_rate=1e-3),
+            0,
+            24,
+        ),
     )
     strategy = open_strategy(ranks, task.phases)
 
@@ -389,7 +446,12 @@ def tuned(ranks: Ranks, micro_batch_size: int) -> dict[str, Tensor]:
         lambda images: None,
         lambda images: None,
     )
-    loader = BoxLoader(8, micro_batch_size, ranks.rank, ranks.world_size)
+    loader = BoxLoader(
+        8,
+        micro_batch_size,
+        ranks.rank,
+        ranks.world_size,
+    )
     fit(
         task,
         strategy,
@@ -408,7 +470,11 @@ def tune_and_save(ranks: Ranks, path: str) -> None:
 
 
 def test_two_ranks_and_accumulation_train_as_one(tmp_path: Path) -> None:
-    on_ranks(2, tune_and_save, str(tmp_path / "weights.pt"))
+    on_ranks(
+        2,
+        tune_and_save,
+        str(tmp_path / "weights.pt"),
+    )
     two = torch.load(tmp_path / "weights.pt", weights_only=True)
     whole = tuned(Ranks.single(), 8)
     start = small_detector(

@@ -49,7 +49,11 @@ def generator(saved: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.mark.parametrize(
-    ("weights", "role"), [("raw", "generator"), ("average", "generator_average")]
+    ("weights", "role"),
+    [
+        ("raw", "generator"),
+        ("average", "generator_average"),
+    ],
 )
 def test_the_folder_holds_the_checkpoints_tensors(
     saved: Checkpoint, tmp_path: Path, weights: Any, role: str
@@ -155,7 +159,10 @@ def test_a_pickle_is_refused_unopened(
 
     with pytest.raises(ModelFolderError):
         load_model(folder)
-    torch.save({"x": _Bomb()}, folder / name)
+    torch.save(
+        {"x": _Bomb()},
+        folder / name,
+    )
 
     with pytest.raises(ModelFolderError):
         load_model(folder)
@@ -163,14 +170,25 @@ def test_a_pickle_is_refused_unopened(
 
 
 def weights_bytes(
-    header: dict[str, Any] | bytes, data: bytes = b"", length: int | None = None
+    header: dict[str, Any] | bytes,
+    data: bytes = b"",
+    length: int | None = None,
 ) -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
 
-def entry(shape: list[int], *, dtype: str = "F32", end: int = 4) -> dict[str, Any]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": [0, end]}
+def entry(
+    shape: list[int],
+    *,
+    dtype: str = "F32",
+    end: int = 4,
+) -> dict[str, Any]:
+    return {
+        "dtype": dtype,
+        "shape": shape,
+        "data_offsets": [0, end],
+    }
 
 
 HUGE = 1 << 50
@@ -184,9 +202,15 @@ HOSTILE = {
     "deep": weights_bytes(b'{"a":' * 30_000 + b"1" + b"}" * 30_000),
     "huge tensor": weights_bytes({"a": entry([HUGE], end=4 * HUGE)}),
     "overflowing shape": weights_bytes({"a": entry([2**62, 16], end=0)}),
-    "negative": weights_bytes({"a": entry([-1])}, b"abcd"),
+    "negative": weights_bytes(
+        {"a": entry([-1])},
+        b"abcd",
+    ),
     "overlap": weights_bytes(
-        {"a": entry([1]), "b": entry([1])},
+        {
+            "a": entry([1]),
+            "b": entry([1]),
+        },
         b"abcd",
     ),
     "data that nothing names": weights_bytes({}, b"abcd"),

@@ -13,7 +13,12 @@ from PIL import Image
 from colorgan.errors import UsageError
 from colorgan.models.photo_input import as_photo, as_photos
 
-RGB_HW3 = np.random.default_rng(0).integers(2, 256, (5, 7, 3), dtype=np.uint8)
+RGB_HW3 = np.random.default_rng(0).integers(
+    2,
+    256,
+    (5, 7, 3),
+    dtype=np.uint8,
+)
 GREY_HW = RGB_HW3[..., 0]
 UNIT_HW3 = RGB_HW3.astype(np.float32) / 255
 
@@ -28,7 +33,10 @@ UNIT_HW3 = RGB_HW3.astype(np.float32) / 255
     ],
 )
 def test_one_photo_of_bytes_however_it_is_held(image: Any) -> None:
-    assert torch.equal(as_photo(image), torch.from_numpy(RGB_HW3).permute(2, 0, 1))
+    assert torch.equal(
+        as_photo(image),
+        torch.from_numpy(RGB_HW3).permute(2, 0, 1),
+    )
 
 
 @pytest.mark.parametrize(
@@ -43,7 +51,10 @@ def test_one_photo_of_bytes_however_it_is_held(image: Any) -> None:
 def test_one_photo_of_floats_however_it_is_held(image: Any) -> None:
     photo = as_photo(image)
     assert photo.dtype == torch.float32
-    assert torch.equal(photo, torch.from_numpy(UNIT_HW3).permute(2, 0, 1))
+    assert torch.equal(
+        photo,
+        torch.from_numpy(UNIT_HW3).permute(2, 0, 1),
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,13 +68,19 @@ def test_one_photo_of_floats_however_it_is_held(image: Any) -> None:
     ],
 )
 def test_grey_has_three_equal_channels(image: Any) -> None:
-    assert torch.equal(as_photo(image), torch.from_numpy(GREY_HW).expand(3, 5, 7))
+    assert torch.equal(
+        as_photo(image),
+        torch.from_numpy(GREY_HW).expand(3, 5, 7),
+    )
 
 
 def test_deep_grey_keeps_its_depth() -> None:
     deep = np.array([[0, 1000, 65535]], dtype=np.uint16)
     photo = as_photo(Image.fromarray(deep))
-    assert torch.equal(photo[0], torch.tensor([[0.0, 1000 / 65535, 1.0]]))
+    assert torch.equal(
+        photo[0],
+        torch.tensor([[0.0, 1000 / 65535, 1.0]]),
+    )
 
 
 def test_pil_is_turned_upright_and_laid_on_white() -> None:

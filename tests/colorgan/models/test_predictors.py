@@ -28,15 +28,28 @@ PHOTOS = [
 
 def folder_of(kind: str, folder: Path, inference: str = "running") -> Path:
     outputs = len(CLASSES) + (kind == "segmenter")
-    config = small_config(kind, outputs, classes=CLASSES, inference=inference)
+    config = small_config(
+        kind,
+        outputs,
+        classes=CLASSES,
+        inference=inference,
+    )
     model = build_model(config)
     initialise(model, 1)
-    save_model(folder / kind, model, config)
+    save_model(
+        folder / kind,
+        model,
+        config,
+    )
+
     return folder / kind
 
 
 def luminance(photo: Image.Image) -> torch.Tensor:
-    return luminance_square(PhotoRows.of(as_photo(photo)), 32)
+    return luminance_square(
+        PhotoRows.of(as_photo(photo)),
+        32,
+    )
 
 
 def test_labels_are_the_network_s(tmp_path: Path) -> None:
@@ -47,12 +60,17 @@ def test_labels_are_the_network_s(tmp_path: Path) -> None:
         with torch.no_grad():
             expected = classifier.network(luminance(photo))[0].sigmoid()
         assert tuple(answer.scores) == CLASSES
-        torch.testing.assert_close(torch.tensor(list(answer.scores.values())), expected)
+        torch.testing.assert_close(
+            torch.tensor(list(answer.scores.values())),
+            expected,
+        )
+
     assert Labels({"a": 0.6, "b": 0.2, "c": 0.9}).present == ("c", "a")
 
 
 def test_masks_are_logits_brought_to_the_photo_s_size(tmp_path: Path) -> None:
     segmenter = Segmenter.from_pretrained(folder_of("segmenter", tmp_path))
+
     for photo, answer in zip(PHOTOS, segmenter.predict(PHOTOS), strict=True):
         assert isinstance(answer, Mask)
         size = (photo.height, photo.width)
@@ -62,7 +80,10 @@ def test_masks_are_logits_brought_to_the_photo_s_size(tmp_path: Path) -> None:
         # Height and width one after the other round otherwise: equal but where two classes tie.
         first, second = wide.topk(2, dim=0).values
         clear = first - second > 1e-5
-        assert torch.equal(answer.index_HW[clear], wide.argmax(0).to(torch.uint8)[clear])
+        assert torch.equal(
+            answer.index_HW[clear],
+            wide.argmax(0).to(torch.uint8)[clear],
+        )
         assert clear.float().mean() > 0.9
         assert sum(answer.shares.values()) == pytest.approx(1.0)
 
@@ -71,12 +92,15 @@ def test_boxes_are_in_the_photo_s_pixels(tmp_path: Path) -> None:
     detector = Detector.from_pretrained(folder_of("detector", tmp_path))
     photo = PHOTOS[0]
     answer = detector.predict(photo)
+
     assert isinstance(answer, Boxes)
     with torch.no_grad():
         (expected,) = detect(detector.network(luminance(photo)))
+
     assert len(expected.boxes_N4) > 0
     scaled = expected.boxes_N4 * torch.tensor([61.0, 45.0, 61.0, 45.0])
     torch.testing.assert_close(answer.boxes_N4, scaled)
+
     assert answer.names == tuple(CLASSES[index] for index in expected.classes_N.tolist())
 
 

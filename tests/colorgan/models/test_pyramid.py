@@ -27,6 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     initialise(model, 0)
     out = tmp_path_factory.mktemp("pyramid") / "generator"
     save_model(out, model, config)
+
     return out
 
 
@@ -36,35 +37,61 @@ def test_features_are_the_network_s_own(folder: Path) -> None:
     images = torch.rand(2, 3, 64, 64)
     luminance = rgb_to_lab_B3HW(images)[:, :1] / 50 - 1
     with torch.no_grad():
-        levels, expected = encoder(images), network.encoder(luminance)
+        levels = encoder(images)
+        expected = network.encoder(luminance)
+
     assert len(expected) == 6
     assert len(levels) == 5
     for level, whole in zip(levels, expected, strict=False):
         torch.testing.assert_close(level, whole, rtol=1e-4, atol=1e-5)
+
     assert encoder.channels == tuple(level.shape[1] for level in levels)
     assert encoder.strides == (2, 4, 8, 16, 32)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (33, 70), (128, 64), (1, 5)])
+@pytest.mark.parametrize(
+    "size",
+    [
+        (32, 32),
+        (33, 70),
+        (128, 64),
+        (1, 5),
+    ],
+)
 def test_any_size_is_extended_to_the_deepest_stride(folder: Path, size: tuple[int, int]) -> None:
     encoder = Encoder.from_pretrained(folder)
     with torch.no_grad():
         levels = encoder(torch.rand(1, 3, *size))
     height, width = (-(-side // 32) * 32 for side in size)
+
     for level, stride in zip(levels, encoder.strides, strict=True):
-        assert level.shape[2:] == (height // stride, width // stride)
+        assert level.shape[2:] == (
+            height // stride,
+            width // stride,
+        )
 
 
 def test_grey_bytes_and_pil_see_the_same(folder: Path) -> None:
     encoder = Encoder.from_pretrained(folder)
-    grey = np.random.default_rng(0).integers(2, 256, (40, 64), dtype=np.uint8)
+    grey = np.random.default_rng(0).integers(
+        2,
+        256,
+        (40, 64),
+        dtype=np.uint8,
+    )
     one = encoder.predict(grey)
-    several = encoder.predict([np.stack([grey] * 3, axis=-1), torch.from_numpy(grey / 255.0)])
+    several = encoder.predict(
+        [
+            np.stack([grey] * 3, axis=-1),
+            torch.from_numpy(grey / 255.0),
+        ]
+    )
     for other in several:
         for first, second in zip(one, other, strict=True):
             torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
     with torch.no_grad():
         batch = encoder(torch.from_numpy(grey)[None, None])
+
     assert torch.equal(batch[0][0], one[0])
 
 
@@ -77,11 +104,26 @@ def test_every_part_is_trained_further(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (torch.rand(1, 3, 32, 32) * 4 - 2, "without a mean"),
-        (torch.rand(3, 32, 32), "not 3 x 32 x 32"),
-        (torch.rand(1, 32, 32, 3), "not 1 x 32 x 32 x 3"),
-        (torch.zeros(1, 1, 32, 32, dtype=torch.int64), "not int64"),
-        (np.zeros((32, 32, 3)), "encoder.predict"),
+        (
+            torch.rand(1, 3, 32, 32) * 4 - 2,
+            "without a mean",
+        ),
+        (
+            torch.rand(3, 32, 32),
+            "not 3 x 32 x 32",
+        ),
+        (
+            torch.rand(1, 32, 32, 3),
+            "not 1 x 32 x 32 x 3",
+        ),
+        (
+            torch.zeros(1, 1, 32, 32, dtype=torch.int64),
+            "not int64",
+        ),
+        (
+            np.zeros((32, 32, 3)),
+            "encoder.predict",
+        ),
     ],
 )
 def test_other_batches_are_refused(folder: Path, images: torch.Tensor, message: str) -> None:
@@ -91,8 +133,15 @@ def test_other_batches_are_refused(folder: Path, images: torch.Tensor, message: 
 
 def test_feature_info_answers_as_timm_s() -> None:
     info = FeatureInfo((8, 16), (2, 4))
-    assert (info.channels(), info.reduction()) == ([8, 16], [2, 4])
-    assert (info.channels(1), info.reduction([1])) == (16, [4])
+
+    assert (
+        info.channels(),
+        info.reduction(),
+    ) == ([8, 16], [2, 4])
+    assert (
+        info.channels(1),
+        info.reduction([1]),
+    ) == (16, [4])
     assert info.get_dicts()[1]["num_chs"] == info[1]["num_chs"] == 16
     assert len(info) == 2
 

@@ -53,7 +53,10 @@ def test_classifier_counts_as_the_reference() -> None:
     assert count_parameters(model) == (38_507_988, 4_864)
 
 
-@pytest.mark.parametrize("image_size", [32, 64, 128, 256, 512])
+@pytest.mark.parametrize(
+    "image_size",
+    [32, 64, 128, 256, 512],
+)
 @pytest.mark.parametrize("width", [4, 6])
 def test_every_power_of_two_goes_through(image_size: int, width: int) -> None:
     model = small_unet(image_size=image_size, width=width).eval()
@@ -75,7 +78,10 @@ def test_a_network_takes_pictures_of_other_sizes_than_its_own(kind: str) -> None
     )
     model = build_model(config)
     initialise(model, 0)
-    set_dropout_keys(model, torch.arange(2, dtype=torch.int32))
+    set_dropout_keys(
+        model,
+        torch.arange(2, dtype=torch.int32),
+    )
 
     for size in (32, 64, 96, 224):
         model.zero_grad()
@@ -83,7 +89,12 @@ def test_a_network_takes_pictures_of_other_sizes_than_its_own(kind: str) -> None
         shapes = {
             "classifier": (2, 3),
             "segmenter": (2, 3, size, size),
-            "detector": (2, 8, size // 4, size // 4),
+            "detector": (
+                2,
+                8,
+                size // 4,
+                size // 4,
+            ),
         }
         assert out.shape == shapes[kind]
         out.square().sum().backward()
@@ -100,7 +111,10 @@ def test_single_pixels_are_not_normalised() -> None:
     check_norms(config("instance", 96), 1)
     for norm, batch_size in (("instance", 8), ("batch", 1)):
         with pytest.raises(UsageError, match=r"pictures of 64 pixels leave single .*128"):
-            check_norms(config(norm, 64), batch_size)
+            check_norms(
+                config(norm, 64),
+                batch_size,
+            )
 
 
 @pytest.mark.parametrize("size", [0, 16, 100, 2048])
@@ -109,7 +123,10 @@ def test_sizes_that_no_network_takes_are_refused(size: int) -> None:
         check_input_size(size, "generator")
 
 
-@pytest.mark.parametrize("image_size", [0, 16, 48, 100, 1024])
+@pytest.mark.parametrize(
+    "image_size",
+    [0, 16, 48, 100, 1024],
+)
 def test_other_sizes_are_refused_in_a_sentence(image_size: int) -> None:
     with pytest.raises(
         ArchitectureError, match=f"image size {image_size} .*use 32, 64, 128, 256 or 512"
@@ -159,7 +176,14 @@ def test_dropout_depends_on_the_sample_alone() -> None:
     layer = KeyedDropout(0.5, salt=1)
     x = torch.ones(6, 8, 16, 16)
     keys = torch.tensor(
-        [5, -7, 5, 123456, 0, 2**31 - 1],
+        [
+            5,
+            -7,
+            5,
+            123456,
+            0,
+            2**31 - 1,
+        ],
         dtype=torch.int32,
     )
     layer.keys_B = keys
@@ -187,7 +211,10 @@ def test_running_inference_does_not_see_the_other_pictures_and_the_papers_does()
     model = small_unet(image_size=32, width=4)
     initialise(model, 0)
     x = torch.randn(4, 1, 32, 32)
-    set_dropout_keys(model, torch.arange(4, dtype=torch.int32))
+    set_dropout_keys(
+        model,
+        torch.arange(4, dtype=torch.int32),
+    )
     model.train()(x)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.eval()
@@ -198,7 +225,10 @@ def test_running_inference_does_not_see_the_other_pictures_and_the_papers_does()
         assert torch.allclose(alone, together, atol=1e-6)
         set_inference(model, "paper")
         together = model(x)[:1]
-        set_dropout_keys(model, torch.arange(1, dtype=torch.int32))
+        set_dropout_keys(
+            model,
+            torch.arange(1, dtype=torch.int32),
+        )
         assert not torch.allclose(model(x[:1]), together, atol=1e-4)
         set_inference(model, "running")
         assert torch.allclose(

@@ -62,7 +62,13 @@ class LabelledLoader:
             classes_BC = (positions_B[:, None] % torch.tensor([2, 3, 5]) == 0).float()
             difficult_BC = (classes_BC > 0) & (positions_B[:, None] % 7 == 0)
             lab_B3HW = torch.stack([toy_picture(slot) for slot in positions_B.tolist()])
-            yield ToyBatch(lab_B3HW, positions_B, positions_B, classes_BC, difficult_BC)
+            yield ToyBatch(
+                lab_B3HW,
+                positions_B,
+                positions_B,
+                classes_BC,
+                difficult_BC,
+            )
 
 
 def toy_encoder(seed: int = 0, norm: Any = "batch") -> Encoder:
@@ -104,7 +110,10 @@ def clusters(number: int, seed: int, spread: float = 0.05) -> Features:
     "channels",
     [4, 24, 64, 128, 512, 4096, 10_000],
 )
-@pytest.mark.parametrize("side", [1, 2, 5, 32, 128])
+@pytest.mark.parametrize(
+    "side",
+    [1, 2, 5, 32, 128],
+)
 def test_no_other_grid_is_nearer_to_9000_numbers(channels: int, side: int) -> None:
     grid = grid_side(channels, side)
     assert 1 <= grid <= side
@@ -138,12 +147,23 @@ def test_features_equal_a_loop_over_single_pictures() -> None:
         nn.init.uniform_(norm.running_mean)  # type: ignore[arg-type]
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     seen: list[int] = []
-    features = extract_features(encoder, loader, ONE, seen.append)
+    features = extract_features(
+        encoder,
+        loader,
+        ONE,
+        seen.append,
+    )
 
     assert seen == [4, 8, 12, 16, 20, 22]
     assert features.sample_ids_N.tolist() == list(range(NUM_PICTURES))
     assert features.positives_NC[:, 0].tolist() == [slot % 2 == 0 for slot in range(NUM_PICTURES)]
-    assert features.difficult_NC.nonzero().tolist() == [[0, 0], [0, 1], [0, 2], [14, 0], [21, 1]]
+    assert features.difficult_NC.nonzero().tolist() == [
+        [0, 0],
+        [0, 1],
+        [0, 2],
+        [14, 0],
+        [21, 1],
+    ]
 
     for slot in range(NUM_PICTURES):
         with torch.no_grad():
@@ -188,7 +208,12 @@ def test_a_random_encoder_has_the_statistics_that_torch_would_accumulate() -> No
 
 def test_one_micro_batch_of_the_whole_set_gives_each_norm_its_inputs_statistics() -> None:
     encoder = toy_encoder()
-    random_encoder(encoder, 1, LabelledLoader(micro_batch_size=NUM_PICTURES), ONE)
+    random_encoder(
+        encoder,
+        1,
+        LabelledLoader(micro_batch_size=NUM_PICTURES),
+        ONE,
+    )
     met: list[tuple[Any, Tensor]] = []
     for norm in (part for part in encoder.modules() if isinstance(part, BatchNorm)):
         norm.register_forward_hook(lambda module, inputs, output: met.append((module, inputs[0])))
@@ -215,7 +240,13 @@ def test_one_micro_batch_of_the_whole_set_gives_each_norm_its_inputs_statistics(
 def test_a_random_encoder_with_instance_norm_needs_no_statistics() -> None:
     encoder = toy_encoder(norm="instance")
     expected = toy_encoder(seed=3, norm="instance")
-    random_encoder(encoder, 3, LabelledLoader(), ONE)
+    random_encoder(
+        encoder,
+        3,
+        LabelledLoader(),
+        ONE,
+    )
+
     assert all(
         torch.equal(encoder.state_dict()[name], tensor)
         for name, tensor in expected.state_dict().items()
@@ -224,10 +255,14 @@ def test_a_random_encoder_with_instance_norm_needs_no_statistics() -> None:
 
 def _everything(ranks: Ranks) -> tuple[Features, Probed]:
     torch.set_num_threads(1)
-    loader = LabelledLoader(rank=ranks.rank, world_size=ranks.world_size)
+    loader = LabelledLoader(
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+    )
     encoder = toy_encoder()
     random_encoder(encoder, 2, loader, ranks)
     features = extract_features(encoder, loader, ranks)
+
     return features, probe(("linear", "lowshot", "knn"), features, features, ranks, seed=4)
 
 
@@ -239,17 +274,31 @@ def _save_everything(ranks: Ranks, folder: str) -> None:
         features.difficult_NC,
         features.sample_ids_N,
     ]
+
     torch.save(
-        (parts, plain(probed, [LevelGrid(4, 1, 1)])),
+        (
+            parts,
+            plain(
+                probed,
+                [LevelGrid(4, 1, 1)],
+            ),
+        ),
         Path(folder) / f"{ranks.rank}.pt",
     )
 
 
 def test_two_ranks_give_what_one_gives(tmp_path: Path) -> None:
-    on_ranks(2, _save_everything, str(tmp_path))
+    on_ranks(
+        2,
+        _save_everything,
+        str(tmp_path),
+    )
     threads = torch.get_num_threads()
     (tmp_path / "one").mkdir()
-    _save_everything(ONE, str(tmp_path / "one"))
+    _save_everything(
+        ONE,
+        str(tmp_path / "one"),
+    )
     torch.set_num_threads(threads)
     one = torch.load(
         tmp_path / "one" / "0.pt",
@@ -285,9 +334,15 @@ def test_all_protocols_are_perfect_on_separable_classes_and_say_so() -> None:
     assert [shot.k for shot in shots] == list(SHOTS)
     assert shots[4].mAP_mean == pytest.approx(1.0, abs=1e-3)
     assert neighbors[0].score.mAP > 0.95
-    assert (best_linear_level(probed), best_neighbors(probed)) == (
+    assert (
+        best_linear_level(probed),
+        best_neighbors(probed),
+    ) == (
         0,
-        (0, max(neighbors, key=_left_out).k),
+        (
+            0,
+            max(neighbors, key=_left_out).k,
+        ),
     )
 
     text = tables(
@@ -325,7 +380,10 @@ def test_chance_is_what_scikit_learn_says_of_equal_scores() -> None:
 
     assert (
         score_columns(perfect, test).mAP
-        == average_precision_score(test.positives_NC[:, 0], perfect[0])
+        == average_precision_score(
+            test.positives_NC[:, 0],
+            perfect[0],
+        )
         == 1.0
     )
     assert score_columns(perfect, test).classes == 1
@@ -488,7 +546,11 @@ def test_classes_with_too_few_pictures_are_left_out_and_counted() -> None:
 def test_draws_are_nested_seeded_and_without_difficult_pictures() -> None:
     positive = np.arange(50) % 4 == 0
     usable = np.arange(50) % 5 > 0
-    positives, negatives = shot_order(positive, usable, [0, 1, 2])
+    positives, negatives = shot_order(
+        positive,
+        usable,
+        [0, 1, 2],
+    )
 
     assert sorted(positives) == [i for i in range(50) if positive[i] and usable[i]]
     assert sorted(negatives) == [i for i in range(50) if not positive[i] and usable[i]]
@@ -511,8 +573,14 @@ def test_draws_are_nested_seeded_and_without_difficult_pictures() -> None:
     values = [draw.mAP for draw in first.draws]
 
     assert len(set(values)) > 1
-    assert (first.mAP_mean, first.mAP_std) == pytest.approx(
-        (np.mean(values), np.std(values, ddof=1))
+    assert (
+        first.mAP_mean,
+        first.mAP_std,
+    ) == pytest.approx(
+        (
+            np.mean(values),
+            np.std(values, ddof=1),
+        )
     )
 
 
@@ -560,9 +628,18 @@ def test_what_cannot_be_probed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TrainingError, match="features are NaN or infinite"):
         extract_features(encoder, LabelledLoader(), ONE)
     with pytest.raises(TrainingError, match="none of the images could be read"):
-        extract_features(toy_encoder(), LabelledLoader(num_pictures=0), ONE)
+        extract_features(
+            toy_encoder(),
+            LabelledLoader(num_pictures=0),
+            ONE,
+        )
     with pytest.raises(TrainingError, match="none of the images could be read"):
-        random_encoder(toy_encoder(), 0, LabelledLoader(num_pictures=0), ONE)
+        random_encoder(
+            toy_encoder(),
+            0,
+            LabelledLoader(num_pictures=0),
+            ONE,
+        )
 
     monkeypatch.setitem(sys.modules, "sklearn.svm", None)
     with pytest.raises(UsageError, match=r"need the extra `transfer`"):

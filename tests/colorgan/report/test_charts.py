@@ -21,7 +21,10 @@ from colorgan.runs.reading import read_run
 def test_charts_follow_the_pages_colors() -> None:
     files: Files = {}
     lines = [
-        Line("_a$b$", [(0, 1.0), (10, 100.0)]),
+        Line(
+            "_a$b$",
+            [(0, 1.0), (10, 100.0)],
+        ),
         Line("b", [(5, 3.0)], 1, "--"),
     ]
     chart = draw(
@@ -51,7 +54,10 @@ def test_one_point_is_no_chart() -> None:
         [Line("1. a", [(100, 21.25)])],
         unit="dB",
     )
-    blocks = charts(files, [single, ChartSpec("SSIM", [])])
+    blocks = charts(
+        files,
+        [single, ChartSpec("SSIM", [])],
+    )
 
     assert files == {}
     assert not any(isinstance(block, Charts) for block in blocks)
@@ -64,14 +70,23 @@ def test_one_point_is_no_chart() -> None:
 def test_long_lines_are_means_of_stretches_and_keep_their_end() -> None:
     points = [(float(n), float(n % 2)) for n in range(10_001)]
     found = thinned(points, 101)
+
     assert len(found) <= 101
     assert found[-1] == points[-1]
-    assert found[0] == (pytest.approx(49.5), pytest.approx(0.5))
+    assert found[0] == (
+        pytest.approx(49.5),
+        pytest.approx(0.5),
+    )
     assert thinned(points[:50], 101) == points[:50]
 
 
 def test_the_mean_curve_stands_where_every_seed_has_a_point(tmp_path: Path) -> None:
-    assert mean_curve([[(1, 1.0), (2, 3.0)], [(2, 5.0), (3, 9.0)]]) == [(2, 4.0)]
+    assert mean_curve(
+        [
+            [(1, 1.0), (2, 3.0)],
+            [(2, 5.0), (3, 9.0)],
+        ]
+    ) == [(2, 4.0)]
     assert mean_curve([]) == []
 
     arms = {"scratch": [read_run(tuned(tmp_path / f"s{seed}", seed, 0.2)) for seed in (0, 1, 2)]}

@@ -254,7 +254,16 @@ def test_probes_are_means_over_their_seeds(tmp_path: Path) -> None:
         "random": [
             read_probe(probed(tmp_path / f"r{seed}", "random", seed, seed / 10)) for seed in (0, 1)
         ],
-        "pretrained": [read_probe(probed(tmp_path / "p", "g/generator", 0, 0.4))],
+        "pretrained": [
+            read_probe(
+                probed(
+                    tmp_path / "p",
+                    "g/generator",
+                    0,
+                    0.4,
+                )
+            )
+        ],
     }
     text = " ".join(text_of(render(probe_tables(arms))).split())
 

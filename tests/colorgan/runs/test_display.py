@@ -19,7 +19,11 @@ HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Return the display's time in seconds; set its first item."""
     clock = [1000.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(
+        module.time,
+        "monotonic",
+        lambda: clock[0],
+    )
     return clock
 
 

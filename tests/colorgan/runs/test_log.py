@@ -24,7 +24,11 @@ def write_run(folder: Path, *, resume: int | None = None, until: int = 50) -> No
 
     with RunLog(folder, resume) as log:
         for images in range(first + 10, until + 1, 10):
-            log.write("train", images, {"loss/generator": 1 / images})
+            log.write(
+                "train",
+                images,
+                {"loss/generator": 1 / images},
+            )
             if images % 20 == 0:
                 log.write(
                     "validate",
@@ -43,7 +47,11 @@ def test_a_line_is_json_with_kind_images_time_and_values(tmp_path: Path) -> None
         log.write(
             "validate",
             20,
-            {"psnr": math.inf, "ssim": math.nan, "images": 7},
+            {
+                "psnr": math.inf,
+                "ssim": math.nan,
+                "images": 7,
+            },
             note="naïve",
         )
         log.write(
@@ -70,7 +78,10 @@ def test_a_line_is_json_with_kind_images_time_and_values(tmp_path: Path) -> None
     assert "values" not in second
 
 
-@pytest.mark.parametrize("resume", [None, 0, 20, 30, 50])
+@pytest.mark.parametrize(
+    "resume",
+    [None, 0, 20, 30, 50],
+)
 def test_a_resumed_log_reads_as_one_story(tmp_path: Path, resume: int | None) -> None:
     write_run(tmp_path / "never_stopped")
     write_run(tmp_path / "stopped")
@@ -112,9 +123,17 @@ def test_each_line_is_on_disk_when_the_process_is_killed(tmp_path: Path) -> None
         "for images in range(5): log.write('train', images, {'loss': 1.0})\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+    }
     ended = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)],
+        [
+            sys.executable,
+            "-c",
+            code,
+            str(tmp_path),
+        ],
         env=environment,
         timeout=60,
     )

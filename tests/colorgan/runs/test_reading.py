@@ -98,7 +98,10 @@ def test_runs_that_differ_in_seed_only_are_alike_but_for_it(tmp_path: Path) -> N
 
 
 def test_names_are_as_short_as_tells_them_apart() -> None:
-    paths = [Path("/a/x/run"), Path("/a/y/run")]
+    paths = [
+        Path("/a/x/run"),
+        Path("/a/y/run"),
+    ]
     assert short_names(paths) == ["x/run", "y/run"]
     assert short_names([Path("/a/run")]) == ["run"]
 
@@ -125,7 +128,10 @@ KEYS = st.sampled_from(["kind", "images", "values", "text", "total_images", "ran
     state=PLAIN,
 )
 def test_any_folder_is_read_or_refused_in_a_sentence(
-    tmp_path: Path, recipe: dict[str, Any], lines: list[Any], state: Any
+    tmp_path: Path,
+    recipe: dict[str, Any],
+    lines: list[Any],
+    state: Any,
 ) -> None:
     (tmp_path / RECIPE).write_text(yaml.safe_dump(recipe))
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))

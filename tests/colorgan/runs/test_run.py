@@ -182,7 +182,10 @@ def weights(folder: Path, images: int) -> dict[str, Any]:
     return open_checkpoint(path).tensors("generator")
 
 
-def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+def same(
+    a: dict[str, Any],
+    b: dict[str, Any],
+) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 

@@ -21,7 +21,12 @@ RECIPE = {
 }
 
 
-def log_run(folder: Path, resume: int = 0, until: int = 50, names: Any = ("tensorboard",)) -> None:
+def log_run(
+    folder: Path,
+    resume: int = 0,
+    until: int = 50,
+    names: Any = ("tensorboard",),
+) -> None:
     trackers = Trackers(names, folder, resume, pytest.fail)
     trackers.recipe(RECIPE, "seed: 3\n")
     for images in range(resume + 10, until + 1, 10):
@@ -52,10 +57,19 @@ def test_tensorboard_has_the_scalars_of_one_uninterrupted_run(tmp_path: Path) ->
 def test_tensorboard_has_pictures_and_the_recipe(tmp_path: Path) -> None:
     picture = tmp_path / "p.png"
     Image.new("L", (5, 4), 128).save(picture)
-    trackers = Trackers(["tensorboard"], tmp_path, 0, pytest.fail)
+    trackers = Trackers(
+        ["tensorboard"],
+        tmp_path,
+        0,
+        pytest.fail,
+    )
     trackers.recipe(RECIPE, "seed: 3\n")
     trackers.picture("validation", 20, picture)
-    trackers.values("train", 20, {"loss": math.nan})
+    trackers.values(
+        "train",
+        20,
+        {"loss": math.nan},
+    )
     trackers.close()
     tags = events_of(tmp_path).Tags()["tensors"]
 
@@ -90,7 +104,11 @@ class Recorder(accelerate.tracking.GeneralTracker):
         self.calls.append(("recipe", values))
 
     @accelerate.tracking.on_main_process
-    def log(self, values: dict[str, Any], step: int | None = None) -> None:
+    def log(
+        self,
+        values: dict[str, Any],
+        step: int | None = None,
+    ) -> None:
         self.calls.append(("log", (step, values)))
 
 
@@ -115,14 +133,21 @@ def test_any_tracker_of_accelerate_gets_the_same(
 
 
 def test_a_tracker_that_fails_is_dropped_with_one_message(
-    tmp_path: Path, recorder: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    recorder: list[tuple[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(self: Recorder, values: Any, step: int | None = None) -> None:
         raise ConnectionError("no route to the server")
 
     monkeypatch.setattr(Recorder, "log", fail)
     messages: list[str] = []
-    trackers = Trackers(["recorder", "tensorboard"], tmp_path, 0, messages.append)
+    trackers = Trackers(
+        ["recorder", "tensorboard"],
+        tmp_path,
+        0,
+        messages.append,
+    )
     for images in (10, 20):
         trackers.values("train", images, {"loss": 1.0})
     trackers.close()

@@ -44,7 +44,12 @@ def hosts(request: pytest.FixtureRequest) -> Iterator[TwoHosts]:
 
 
 def start(
-    hosts: TwoHosts, folder: Path, strategy: str, where: str, timeout_s: int, clock_s: float = 0.0
+    hosts: TwoHosts,
+    folder: Path,
+    strategy: str,
+    where: str,
+    timeout_s: int,
+    clock_s: float = 0.0,
 ) -> list[subprocess.Popen[str]]:
     """Start both ranks of a run."""
     words = [
@@ -60,7 +65,12 @@ def start(
     return [hosts.start(host, SCRIPT, *words, port=port) for host in (0, 1)]
 
 
-def wait_for_log(folder: Path, kind: str, count: int, ranks: list[subprocess.Popen[str]]) -> None:
+def wait_for_log(
+    folder: Path,
+    kind: str,
+    count: int,
+    ranks: list[subprocess.Popen[str]],
+) -> None:
     """Wait until the run has logged that many lines of a kind."""
     until = time.monotonic() + 240
 
@@ -93,7 +103,11 @@ def final_state(folder: Path) -> dict[str, torch.Tensor]:
 _CALM: dict[str, dict[str, torch.Tensor]] = {}
 
 
-def calm_state(hosts: TwoHosts, folder: Path, strategy: str) -> dict[str, torch.Tensor]:
+def calm_state(
+    hosts: TwoHosts,
+    folder: Path,
+    strategy: str,
+) -> dict[str, torch.Tensor]:
     """Return the end of a run without a fault, trained once per strategy."""
     if strategy not in _CALM:
         results = ends(
@@ -114,7 +128,11 @@ def check_end(hosts: TwoHosts, folder: Path, strategy: str) -> None:
     )
 
     assert [status for status, _ in results] == [0, 0], results
-    calm = calm_state(hosts, folder.with_name("calm"), strategy)
+    calm = calm_state(
+        hosts,
+        folder.with_name("calm"),
+        strategy,
+    )
     ours = final_state(folder)
 
     assert ours.keys() == calm.keys()
@@ -141,7 +159,13 @@ def test_a_link_that_stays_bad_ends_all_ranks_with_a_reason(
     where: str,
 ) -> None:
     folder = tmp_path / "run"
-    ranks = start(hosts, folder, strategy, where, TIMEOUT_S)
+    ranks = start(
+        hosts,
+        folder,
+        strategy,
+        where,
+        TIMEOUT_S,
+    )
     wait_for_log(folder, "train", 6, ranks)
     fault(hosts)
     began = time.monotonic()
@@ -206,7 +230,13 @@ def test_a_host_that_cannot_be_reached_at_the_start_is_named(
     hosts.cut()
     began = time.monotonic()
     results = ends(
-        start(hosts, tmp_path / "run", "ddp", "step", TIMEOUT_S),
+        start(
+            hosts,
+            tmp_path / "run",
+            "ddp",
+            "step",
+            TIMEOUT_S,
+        ),
         300,
     )
     print(f"start: ended after {time.monotonic() - began:.0f} s")

@@ -269,7 +269,10 @@ def test_pretraining_seeds_are_paired_and_complete() -> None:
     found = compare(arm, ArmScores("l1", shifted))
 
     assert found.difference == pytest.approx(0.1)
-    assert (found.low, found.high) == (pytest.approx(0.1), pytest.approx(0.1))
+    assert (found.low, found.high) == (
+        pytest.approx(0.1),
+        pytest.approx(0.1),
+    )
     assert "over pretraining seeds too" in found.verdict
 
     against_scratch = compare(

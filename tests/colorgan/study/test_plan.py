@@ -21,13 +21,24 @@ RECIPES += sorted((LAUNCHER / "configs" / "studies").glob("*.yaml"))
 
 def plan_of(tmp_path: Path, **settings: object) -> Plan:
     roots = {"voc": tmp_path, "pretrain": tmp_path}
+
     return Plan(
-        StudySettings.model_validate({"out": tmp_path / "out", "roots": roots, **settings}),
+        StudySettings.model_validate(
+            {
+                "out": tmp_path / "out",
+                "roots": roots,
+                **settings,
+            }
+        ),
         LAUNCHER,
     )
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    RECIPES,
+    ids=lambda path: path.stem,
+)
 def test_each_recipe_is_a_study_that_can_be_planned(path: Path, tmp_path: Path) -> None:
     plan = plan_of(
         tmp_path,
@@ -148,7 +159,10 @@ def test_all_photos_are_split_by_class(tmp_path: Path, name: str, split: str) ->
     assert [part and part.fold for part in parts] == ["train", "val", "test"]
     assert [part and part.num_on_disk(tmp_path) for part in parts] == [8, 2, 10]
     # What a search judges by is held out of the test.
-    assert trial.search_parts() == (trial.split.train, trial.split.selection)
+    assert trial.search_parts() == (
+        trial.split.train,
+        trial.split.selection,
+    )
 
 
 def test_a_share_of_the_labels_is_stratified_and_searched_within_itself(tmp_path: Path) -> None:
@@ -166,7 +180,11 @@ def test_a_share_of_the_labels_is_stratified_and_searched_within_itself(tmp_path
     assert trial.split.test == find_protocol("voc2012-classification").data[0].test
 
     train, judge = trial.search_parts()
-    assert (train.stratify, train.fold, judge.fold) == ("8,2,90", "train", "val")
+    assert (
+        train.stratify,
+        train.fold,
+        judge.fold,
+    ) == ("8,2,90", "train", "val")
     assert trial.protocol.title.endswith("10 % of the labels")
 
 
@@ -206,7 +224,10 @@ def test_a_pretraining_recipe_is_the_schemas(tmp_path: Path) -> None:
             {"protocols": ("knn",)},
             "needs --roots.voc: the built-in sample has VOC 2012 only",
         ),
-        ({"pack": {"a": {"corpus": "folder"}}}, "--pack a needs --roots.pretrain"),
+        (
+            {"pack": {"a": {"corpus": "folder"}}},
+            "--pack a needs --roots.pretrain",
+        ),
     ],
 )
 def test_mistakes_are_found_before_any_step(

@@ -19,7 +19,11 @@ def by_run(values: dict[int, float]) -> dict[RunKey, float]:
     return {(0, seed): value for seed, value in values.items()}
 
 
-def runs_of(folder: Path, arm: str, values: dict[int, float]) -> list[Path]:
+def runs_of(
+    folder: Path,
+    arm: str,
+    values: dict[int, float],
+) -> list[Path]:
     init = "scratch" if arm == "scratch" else "study/pretrain/generator"
     runs = []
 
@@ -51,7 +55,11 @@ def test_the_table_is_that_of_a_study(tmp_path: Path) -> None:
     (study,) = read_folders(runs).studies
     (table,) = study.protocols
 
-    assert (table.metric, table.seeds, table.data.test) == ("mAP", ("0", "1", "2"), 8)
+    assert (
+        table.metric,
+        table.seeds,
+        table.data.test,
+    ) == ("mAP", ("0", "1", "2"), 8)
     assert [(arm.name, arm.values) for arm in table.arms] == [
         ("scratch", tuple(SCRATCH.values())),
         ("generator", tuple(GENERATOR.values())),

@@ -16,7 +16,11 @@ from colorgan.tasks.best_model import BestModel
 CONFIG = small_config("classifier")
 
 
-def validated(best: BestModel, scores: list[float], first: int = 1) -> list[int]:
+def validated(
+    best: BestModel,
+    scores: list[float],
+    first: int = 1,
+) -> list[int]:
     """Score one model after the other, its bias naming it; return images seen of the best ones."""
     model = build_model(CONFIG)
     for images_seen, score in enumerate(scores, start=first):
@@ -68,7 +72,11 @@ def test_a_resume_judges_nothing_twice(tmp_path: Path) -> None:
     validated(cut, [0.1, 0.4, 0.2])
     again = best_of(tmp_path / "cut")
     again.restore()
-    validated(again, [0.4, 0.2, 0.3, 0.35], first=2)  # resumed before the second validation
+    validated(
+        again,
+        [0.4, 0.2, 0.3, 0.35],
+        first=2,
+    )  # resumed before the second validation
 
     assert again.record == whole.record
 

@@ -40,7 +40,11 @@ class CountedLoader(ToyLoader):
 def test_cross_entropy_is_the_papers_equations():
     random = np.random.default_rng(0)
     scores = random.normal(size=(2, NUM_CLASSES, 3, 3)) * 4
-    ab = random.uniform(-60, 60, size=(2, 3, 3, 2))
+    ab = random.uniform(
+        -60,
+        60,
+        size=(2, 3, 3, 2),
+    )
     pixels = random.integers(0, 100, NUM_CLASSES)
 
     centers = class_centers().numpy().astype(float)
@@ -48,7 +52,11 @@ def test_cross_entropy_is_the_papers_equations():
     total = 0.0
     for image, row, column in np.ndindex(2, 3, 3):
         squared = ((centers - ab[image, row, column]) ** 2).sum(axis=1)
-        target = np.where(squared <= np.sort(squared)[4], np.exp(-squared / 50.0), 0.0)
+        target = np.where(
+            squared <= np.sort(squared)[4],
+            np.exp(-squared / 50.0),
+            0.0,
+        )
         target /= target.sum()
         share = np.exp(scores[image, :, row, column])
         share /= share.sum()
@@ -63,9 +71,11 @@ def test_cross_entropy_is_the_papers_equations():
 
 def test_distances_are_those_of_numpy():
     difference = np.array([-3.0, 0.2, 0.0, 9.0]) / 128.0
-    output, target = torch.tensor(difference), torch.zeros(4, dtype=torch.float64)
+    output = torch.tensor(difference)
+    target = torch.zeros(4, dtype=torch.float64)
     units = np.abs(difference) * 128.0
     huber = np.where(units < 1, 0.5 * units**2, units - 0.5).mean() / 128.0
+
     for name, expected in (
         ("l1", np.abs(difference).mean()),
         ("l2", (difference**2).mean()),
@@ -76,25 +86,45 @@ def test_distances_are_those_of_numpy():
 
 
 def _prior(ranks: Ranks, folder: str) -> Tensor:
-    recipe = toy_recipe(Path(folder), loss={"color": "classes", "gan": "none"})
+    recipe = toy_recipe(
+        Path(folder),
+        loss={"color": "classes", "gan": "none"},
+    )
     _, strategy = build_pretraining(recipe, ranks, 8)
     generator = strategy.phases["generator"].module
-    loader = CountedLoader(8, 2, ranks.rank, ranks.world_size)
+    loader = CountedLoader(
+        8,
+        2,
+        ranks.rank,
+        ranks.world_size,
+    )
+
     assert measure_prior(generator, loader, ranks, global_batch_size=8, ab_scale=128.0) == 24
     return generator.classes.pixels_Q
 
 
 def _save_prior_and_weights(ranks: Ranks, folder: str) -> None:
     prior = _prior(ranks, folder)
+
     recipe = toy_recipe(Path(folder), **EXACT)
     strategy = train_toy(recipe, ranks, num_steps=2, micro_batch_size=2, sgd=True)[1]
     if ranks.main:
-        weights = {"prior": prior, **strategy.state()["generator"]}
-        torch.save(weights, Path(folder) / "weights.pt")
+        weights = {
+            "prior": prior,
+            **strategy.state()["generator"],
+        }
+        torch.save(
+            weights,
+            Path(folder) / "weights.pt",
+        )
 
 
 def test_two_ranks_measure_and_train_as_one(tmp_path: Path):
-    on_ranks(2, _save_prior_and_weights, str(tmp_path))
+    on_ranks(
+        2,
+        _save_prior_and_weights,
+        str(tmp_path),
+    )
     two = torch.load(tmp_path / "weights.pt", weights_only=True)
     prior = _prior(ONE, str(tmp_path))
     assert torch.equal(two.pop("prior"), prior)
@@ -104,7 +134,11 @@ def test_two_ranks_measure_and_train_as_one(tmp_path: Path):
         toy_recipe(tmp_path, **EXACT), ONE, num_steps=2, micro_batch_size=2, sgd=True
     )[1]
     for name, tensor in strategy.state()["generator"].items():
-        assert torch.allclose(two[name].double(), tensor.double(), atol=1e-6), name
+        assert torch.allclose(
+            two[name].double(),
+            tensor.double(),
+            atol=1e-6,
+        ), name
 
 
 def _train(run: Path, images: int) -> None:
@@ -145,12 +179,19 @@ def test_a_folder_of_classes_colors_as_the_network_did(tmp_path: Path):
     recipe = toy_recipe(tmp_path, loss={"color": "classes", "gan": "none"})
     strategy = train_toy(recipe, ONE, num_steps=1, micro_batch_size=8)[1]
     network = strategy.evaluated("generator").eval()
-    save_model(tmp_path / "generator", network, generator_config(recipe))
+    save_model(
+        tmp_path / "generator",
+        network,
+        generator_config(recipe),
+    )
 
     loaded, config = load_model(tmp_path / "generator", "generator")
     luminance = torch.rand(1, 1, 32, 32, generator=torch.manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        assert torch.equal(loaded(luminance), network(luminance))
+        assert torch.equal(
+            loaded(luminance),
+            network(luminance),
+        )
         assert loaded(luminance).shape == (1, 2, 32, 32)
     assert config.target == "classes"
 
@@ -165,21 +206,39 @@ def test_the_luminance_control_sees_its_input_through_the_last_level_alone(tmp_p
     luminance = torch.rand(1, 1, 32, 32, generator=torch.manual_seed(0)) * 2 - 1
     with torch.no_grad():
         *skips, last = network.encoder(luminance)
-        alone = torch.tanh(network.decoder([*map(torch.zeros_like, skips), last]))
+        alone = torch.tanh(
+            network.decoder(
+                [
+                    *map(torch.zeros_like, skips),
+                    last,
+                ]
+            )
+        )
         assert torch.equal(network(luminance), alone)
     assert alone.shape == luminance.shape
 
 
-@pytest.mark.parametrize("loss", [{"gan": "bce"}, {"gan": "none", "color": "classes"}])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"gan": "bce"},
+        {"gan": "none", "color": "classes"},
+    ],
+)
 def test_luminance_is_learned_by_a_distance_alone(tmp_path: Path, loss: dict[str, str]):
     with pytest.raises(ValidationError, match="by a distance alone"):
         toy_recipe(tmp_path, loss={"target": "luminance", **loss})
 
 
 def test_trained_norms_leave_all_other_weights_as_drawn(tmp_path: Path):
-    recipe = toy_recipe(tmp_path, loss={"gan": "none"}, optimizer={"trained": "norms"})
+    recipe = toy_recipe(
+        tmp_path,
+        loss={"gan": "none"},
+        optimizer={"trained": "norms"},
+    )
     before = build_pretraining(recipe, ONE, 8)[1].state()["generator"]
     after = train_toy(recipe, ONE, num_steps=2, micro_batch_size=8)[1].state()["generator"]
     changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+
     assert changed
     assert all(".norm." in name for name in changed), changed

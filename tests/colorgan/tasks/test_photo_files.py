@@ -46,7 +46,12 @@ def test_folders_are_taken_whole_and_keep_their_places(tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["https://host/a.jpg", "s3://bucket/a.jpg", "file:///a.jpg"])
 def test_urls_are_refused_in_words(url: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a URL; download the photo"):
-        list_photos([Path(url)], tmp_path, "png", overwrite=False)
+        list_photos(
+            [Path(url)],
+            tmp_path,
+            "png",
+            overwrite=False,
+        )
 
 
 def test_copies_that_would_collide_are_refused(tmp_path: Path) -> None:
@@ -66,7 +71,12 @@ def test_copies_that_would_collide_are_refused(tmp_path: Path) -> None:
     draw(tmp_path / "out" / "a.png")
     with pytest.raises(UsageError, match="exists"):
         list_photos([one], tmp_path / "out", "png", overwrite=False)
-    assert list_photos([one], tmp_path / "out", "png", overwrite=True)
+    assert list_photos(
+        [one],
+        tmp_path / "out",
+        "png",
+        overwrite=True,
+    )
 
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no photos in this folder"):
@@ -142,8 +152,13 @@ def test_transparency_is_kept_in_a_png_and_laid_on_white_in_a_jpeg(
 
 def test_an_opaque_alpha_channel_is_dropped() -> None:
     stream = io.BytesIO()
-    Image.new("RGBA", (8, 8), (1, 2, 3, 255)).save(
+    Image.new(
+        "RGBA",
+        (8, 8),
+        (1, 2, 3, 255),
+    ).save(
         stream,
         "PNG",
     )
+
     assert read_upright(stream.getvalue(), MAX_PIXELS).alpha is None

@@ -60,12 +60,20 @@ def finetuning(
 
 def step(model: nn.Module, task: TransferTask) -> dict[str, Tensor]:
     """Return how far each weight moved in one step whose gradients are all 1."""
-    strategy = open_strategy(Ranks.single(), task.phases)
+    strategy = open_strategy(
+        Ranks.single(),
+        task.phases,
+    )
     before = {name: each.detach().clone() for name, each in model.named_parameters()}
+
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.ones_like(parameter)
-    strategy.step(task.phases[0], images_seen=0)
+
+    strategy.step(
+        task.phases[0],
+        images_seen=0,
+    )
     return {name: each.detach() - before[name] for name, each in model.named_parameters()}
 
 
@@ -88,10 +96,14 @@ def test_weight_decay_is_decoupled_and_spares_biases_and_norms() -> None:
 
 def test_each_level_learns_at_a_share_of_the_next_ones_rate() -> None:
     model, task = finetuning(layer_decay=0.5)
+
     for name, moved in step(model, task).items():
         parts = name.split(".")
         distance = LEVELS - int(parts[2]) if parts[0] == "encoder" else 0
-        expected = torch.full_like(moved, -0.1 * 0.5**distance)
+        expected = torch.full_like(
+            moved,
+            -0.1 * 0.5**distance,
+        )
         assert torch.allclose(moved, expected, rtol=1e-4), name
 
 
@@ -151,7 +163,11 @@ def test_balanced_classes_weigh_positives_and_negatives_alike() -> None:
         targets_BC[:count, index] = 1.0
     batch: Any = SimpleNamespace(classes_BC=targets_BC)
     logits_BC = torch.zeros(100, 5, requires_grad=True)
-    classification_loss(logits_BC, batch, LossSettings(class_weights_C=weights_C)).backward()
+    classification_loss(
+        logits_BC,
+        batch,
+        LossSettings(class_weights_C=weights_C),
+    ).backward()
     assert logits_BC.grad is not None
     # Undecided logits are pulled up by the positives as much as down by the negatives.
     assert logits_BC.grad.sum(0)[[0, 1, 4]].tolist() == pytest.approx([0.0] * 3, abs=1e-6)
@@ -179,7 +195,11 @@ def test_balanced_pixels_weigh_each_class_alike_and_void_nothing() -> None:
         generator=torch.Generator().manual_seed(0),
     )
     batch: Any = SimpleNamespace(mask_BHW=mask_BHW)
-    loss = segmentation_loss(logits_BCHW, batch, LossSettings(class_weights_C=weights_C))
+    loss = segmentation_loss(
+        logits_BCHW,
+        batch,
+        LossSettings(class_weights_C=weights_C),
+    )
     by_pixel = F.cross_entropy(logits_BCHW, mask_BHW, ignore_index=255, reduction="none")
     weight_BHW = weights_C[mask_BHW.clamp(max=3)]
     assert float(loss) == pytest.approx(

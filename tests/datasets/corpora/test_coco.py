@@ -41,7 +41,7 @@ def make(root: Path, split: str = "train2017", **parts: Any) -> Path:
             {"id": 9, "image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 1], "iscrowd": 1,
              "segmentation": {"size": [4, 5], "counts": [0, 1, 19]}},
         ],
-        "categories": [{"id": 90, "name": "toothbrush"}, {"id": 3, "name": "car"},],
+        "categories": [{"id": 90, "name": "toothbrush"}, {"id": 3, "name": "car"}],
     }  # fmt: skip
     data = {name: part for name, part in {**data, **parts}.items() if part is not None}
     (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(data))

@@ -43,7 +43,12 @@ def test_keys_are_plain_short_and_unique(relatives: set[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "first, second", [("a b.jpg", "a_b.jpg"), ("a.png", "a.jpg"), ("a/b.jpg", "a_b.jpg")]
+    "first, second",
+    [
+        ("a b.jpg", "a_b.jpg"),
+        ("a.png", "a.jpg"),
+        ("a/b.jpg", "a_b.jpg"),
+    ],
 )
 def test_keys_of_paths_that_look_alike_differ(first: str, second: str) -> None:
     assert record_key(first) != record_key(second)

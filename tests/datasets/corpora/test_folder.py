@@ -11,7 +11,11 @@ from datasets.corpora.folder import open_folder
 from datasets.errors import CorpusError
 
 
-def save_plane(path: Path, plane: list[list[int]], mode: str = "L") -> None:
+def save_plane(
+    path: Path,
+    plane: list[list[int]],
+    mode: str = "L",
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(np.array(plane, np.uint8))
     if mode == "P":
@@ -27,7 +31,12 @@ def touch(*paths: Path) -> None:
 
 def save_mask(path: Path, value: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.array([[0, value, 255]], np.uint8)).save(path)
+    Image.fromarray(
+        np.array(
+            [[0, value, 255]],
+            np.uint8,
+        )
+    ).save(path)
 
 
 def test_a_folder_of_pictures(tmp_path: Path) -> None:
@@ -44,7 +53,10 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
         "a/x y.PNG", "a/x_y.png", "b.jpg", "b.png",
     ]  # fmt: skip
     assert len({record.key for record in records}) == corpus.num_records == 4
-    assert (corpus.classes, corpus.palette) == ((), ())
+    assert (
+        corpus.classes,
+        corpus.palette,
+    ) == ((), ())
     assert list(corpus.records()) == records
     assert open_folder(tmp_path, "a").num_records == 2
 
@@ -52,7 +64,10 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layout", ["{part}", "train/{part}", "{part}/train"])
 def test_a_folder_with_masks(tmp_path: Path, layout: str) -> None:
     images, masks = (tmp_path / layout.format(part=part) for part in ("images", "masks"))
-    touch(images / "a.jpg", images / "deep/b.png")
+    touch(
+        images / "a.jpg",
+        images / "deep/b.png",
+    )
     save_mask(masks / "a.png", 2)
     save_mask(masks / "deep/b.png", 4)
     split = "train" if "train" in layout else "all"
@@ -63,7 +78,10 @@ def test_a_folder_with_masks(tmp_path: Path, layout: str) -> None:
 
     first, second = pickle.loads(pickle.dumps(list(corpus.records())))
 
-    assert (first.image, second.image) == (images / "a.jpg", images / "deep/b.png")
+    assert (first.image, second.image) == (
+        images / "a.jpg",
+        images / "deep/b.png",
+    )
 
     np.testing.assert_array_equal(
         first.mask.read(),
@@ -122,7 +140,10 @@ KINDS = (
 )
 
 
-@pytest.mark.parametrize(("first", "second", "expected", "said"), KINDS)
+@pytest.mark.parametrize(
+    ("first", "second", "expected", "said"),
+    KINDS,
+)
 @pytest.mark.parametrize("mode", ["L", "P"])
 def test_masks_of_0_and_255_are_told_from_indices(
     tmp_path: Path,
@@ -132,7 +153,10 @@ def test_masks_of_0_and_255_are_told_from_indices(
     said: str,
     mode: str,
 ) -> None:
-    touch(tmp_path / "images/a.jpg", tmp_path / "images/b.tif")
+    touch(
+        tmp_path / "images/a.jpg",
+        tmp_path / "images/b.tif",
+    )
     for name, row in (("a", first), ("b", second)):
         save_plane(
             tmp_path / f"masks/{name}.png",
@@ -160,8 +184,13 @@ def test_masks_of_0_and_255_are_told_from_indices(
 
 def test_masks_of_one_bit_are_0_and_1(tmp_path: Path) -> None:
     touch(tmp_path / "images/a.jpg")
-    save_plane(tmp_path / "masks/a.png", [[0, 255]], "1")
+    save_plane(
+        tmp_path / "masks/a.png",
+        [[0, 255]],
+        "1",
+    )
     (record,) = open_folder(tmp_path, "all").records()
+
     assert record.mask.read().tolist() == [[0, 1]]
 
 
@@ -184,14 +213,20 @@ def test_masks_that_mix_two_ways_are_refused(tmp_path: Path) -> None:
         1,
     ]
 
-    save_plane(tmp_path / "masks/c.png", [[0, 255]])
+    save_plane(
+        tmp_path / "masks/c.png",
+        [[0, 255]],
+    )
 
     with pytest.raises(CorpusError, match=r"0 and 255 only, one class, but classes\.txt names 2"):
         open_folder(tmp_path, "all")
 
     (tmp_path / "classes.txt").unlink()
     corpus = open_folder(tmp_path, "all")
-    save_plane(tmp_path / "masks/c.png", [[0, 7]])
+    save_plane(
+        tmp_path / "masks/c.png",
+        [[0, 7]],
+    )
 
     with pytest.raises(CorpusError, match=r"c\.png: the mask holds 7"):
         list(corpus.records())[2].mask.read()
@@ -203,7 +238,10 @@ def test_masks_that_cannot_be_read_are_left_to_the_packer(tmp_path: Path) -> Non
         tmp_path / "images/b.jpg",
         tmp_path / "masks/a.png",
     )
-    save_plane(tmp_path / "masks/b.png", [[0, 255]])
+    save_plane(
+        tmp_path / "masks/b.png",
+        [[0, 255]],
+    )
     broken, whole = open_folder(tmp_path, "all").records()
 
     assert whole.mask.read().tolist() == [[0, 1]]
@@ -235,7 +273,10 @@ def test_folders_that_classes_txt_names_are_classes(tmp_path: Path) -> None:
 
 
 def test_pictures_without_masks_beside_others_are_named(tmp_path: Path) -> None:
-    touch(tmp_path / "images/a.jpg", tmp_path / "images/b.jpg")
+    touch(
+        tmp_path / "images/a.jpg",
+        tmp_path / "images/b.jpg",
+    )
     save_mask(tmp_path / "masks/a.png", 1)
     with pytest.raises(CorpusError, match=r"b\.jpg: no mask .*masks/b\.png"):
         open_folder(tmp_path, "all")
@@ -269,7 +310,10 @@ def test_folders_that_are_wrong(tmp_path: Path) -> None:
     for split in ("../x", "..", "/etc", "."):
         with pytest.raises(CorpusError, match="is no split of a folder"):
             open_folder(tmp_path, split)
-    save_plane(tmp_path / "masks/a.png", [[0, 0]])
+    save_plane(
+        tmp_path / "masks/a.png",
+        [[0, 0]],
+    )
 
     with pytest.raises(CorpusError, match="holds masks/ but no images/"):
         open_folder(tmp_path, "all")
@@ -286,7 +330,10 @@ def test_folders_that_are_wrong(tmp_path: Path) -> None:
     ["", "_mask", "-mask", "_label", "_gt", "_seg"],
 )
 def test_masks_go_by_several_names(tmp_path: Path, folder: str, ending: str) -> None:
-    touch(tmp_path / "images/train/a.jpg", tmp_path / "images/train/deep/B.JPG")
+    touch(
+        tmp_path / "images/train/a.jpg",
+        tmp_path / "images/train/deep/B.JPG",
+    )
     save_mask(
         tmp_path / f"{folder}/train/a{ending}.png",
         2,
@@ -343,7 +390,13 @@ def test_masks_saved_as_color_pictures_are_read_by_their_grey(
 ) -> None:
     touch(tmp_path / "images/a.jpg")
     (tmp_path / "masks").mkdir()
-    plane = Image.fromarray(np.array([[0, high], [high, 0]], np.uint8))
+    plane = Image.fromarray(
+        np.array(
+            [[0, high], [high, 0]],
+            np.uint8,
+        )
+    )
+
     plane.convert(mode).save(tmp_path / "masks/a.png")
     (record,) = open_folder(tmp_path, "all").records()
     np.testing.assert_array_equal(
@@ -357,8 +410,14 @@ def test_color_coded_masks_are_read_with_a_label_map(tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
     colors = np.array(
         [
-            [[0, 0, 0], [128, 64, 128]],
-            [[7, 8, 9], [255, 255, 255]],
+            [
+                [0, 0, 0],
+                [128, 64, 128],
+            ],
+            [
+                [7, 8, 9],
+                [255, 255, 255],
+            ],
         ],
         np.uint8,
     )
@@ -428,25 +487,40 @@ def test_soft_edges_are_never_taken_for_indices(
 
 
 def test_a_threshold_needs_masks_of_one_class(tmp_path: Path) -> None:
-    touch(tmp_path / "plain/a.jpg", tmp_path / "images/a.jpg")
-    save_plane(tmp_path / "masks/a.png", [[0, 255]])
+    touch(
+        tmp_path / "plain/a.jpg",
+        tmp_path / "images/a.jpg",
+    )
+    save_plane(
+        tmp_path / "masks/a.png",
+        [[0, 255]],
+    )
+
     with pytest.raises(CorpusError, match="has no masks for a mask_threshold"):
         open_folder(tmp_path, "plain", mask_threshold=128)
     (tmp_path / "classes.txt").write_text("lesion\nvessel\n")
+
     with pytest.raises(CorpusError, match=r"makes one class, but classes\.txt names 2"):
         open_folder(tmp_path, "all", mask_threshold=128)
 
 
 def test_linked_class_folders_are_followed(tmp_path: Path) -> None:
-    touch(tmp_path / "elsewhere/dog/a.jpg", tmp_path / "root/train/cat/b.jpg")
+    touch(
+        tmp_path / "elsewhere/dog/a.jpg",
+        tmp_path / "root/train/cat/b.jpg",
+    )
     (tmp_path / "root/train/dog").symlink_to("../../elsewhere/dog")
     (tmp_path / "root/classes.txt").write_text("dog\ncat\n")
     corpus = open_folder(tmp_path / "root", "train")
+
     assert [record.label["classes"] for record in corpus.records()] == [[1], [0]]
 
 
 def test_folders_that_may_be_classes_are_mentioned(tmp_path: Path) -> None:
-    touch(tmp_path / "cat/a.jpg", tmp_path / "dog/b.jpg")
+    touch(
+        tmp_path / "cat/a.jpg",
+        tmp_path / "dog/b.jpg",
+    )
     assert "its 2 folders are classes (cat, dog), list them" in open_folder(tmp_path, "all").note
     touch(tmp_path / "c.jpg")
     assert open_folder(tmp_path, "all").note == ""
@@ -467,9 +541,19 @@ def test_what_is_not_taken_is_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".tif", ".BMP"])
 def test_masks_of_other_lossless_formats_are_found(tmp_path: Path, suffix: str) -> None:
-    touch(tmp_path / "images/a.jpg", tmp_path / "beside/b.tif")
-    save_mask(tmp_path / f"masks/a{suffix}", 3)
-    save_mask(tmp_path / f"beside/b_mask{suffix}", 2)
+    touch(
+        tmp_path / "images/a.jpg",
+        tmp_path / "beside/b.tif",
+    )
+    save_mask(
+        tmp_path / f"masks/a{suffix}",
+        3,
+    )
+    save_mask(
+        tmp_path / f"beside/b_mask{suffix}",
+        2,
+    )
+
     for split, value in (("all", 3), ("beside", 2)):
         (record,) = open_folder(tmp_path, split).records()
         assert record.mask.read()[0, 1] == value

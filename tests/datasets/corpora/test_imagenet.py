@@ -112,7 +112,10 @@ def test_tiny_imagenets_layout(tmp_path: Path) -> None:
         tmp_path / f"train/{A}/images/{A}_0.JPEG",
         tmp_path / f"train/{B}/images/{B}_0.JPEG",
     )
-    touch(tmp_path / "val/images/val_0.JPEG", tmp_path / "val/images/val_1.JPEG")
+    touch(
+        tmp_path / "val/images/val_0.JPEG",
+        tmp_path / "val/images/val_1.JPEG",
+    )
     (tmp_path / "val/val_annotations.txt").write_text(
         f"val_0.JPEG\t{B}\t0\t32\t44\t62\nval_1.JPEG\t{A}\t52\t55\t57\t59\n"
     )
@@ -127,13 +130,19 @@ def test_tiny_imagenets_layout(tmp_path: Path) -> None:
 
 
 FLAT = [
-    ("val/val.txt", f"ILSVRC2012_val_1.JPEG {B}\nILSVRC2012_val_2.JPEG {A}\n"),
+    (
+        "val/val.txt",
+        f"ILSVRC2012_val_1.JPEG {B}\nILSVRC2012_val_2.JPEG {A}\n",
+    ),
     ("val.txt", "ILSVRC2012_val_1.JPEG 1\nILSVRC2012_val_2.JPEG 0\n"),
     (
         "LOC_val_solution.csv",
         f"ImageId,PredictionString\nILSVRC2012_val_2,{A} 1 2 3 4 \nILSVRC2012_val_1,{B} 5 6 7 8\n",
     ),
-    ("val/imagenet_2012_validation_synset_labels.txt", f"{B}\n{A}\n"),
+    (
+        "val/imagenet_2012_validation_synset_labels.txt",
+        f"{B}\n{A}\n",
+    ),
 ]
 
 
@@ -169,7 +178,10 @@ def test_lists_that_do_not_fit(tmp_path: Path, text: str, message: str) -> None:
         tmp_path / f"train/{A}/x.JPEG",
         tmp_path / f"train/{B}/x.JPEG",
     )
-    touch(tmp_path / "val/v1.JPEG", tmp_path / "val/v2.JPEG")
+    touch(
+        tmp_path / "val/v1.JPEG",
+        tmp_path / "val/v2.JPEG",
+    )
     (tmp_path / "val.txt").write_text(text)
 
     with pytest.raises(CorpusError, match=message):
@@ -177,29 +189,43 @@ def test_lists_that_do_not_fit(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_pictures_that_the_list_lacks_are_counted(tmp_path: Path) -> None:
-    touch(tmp_path / "val/v1.JPEG", tmp_path / "val/v2.JPEG")
+    touch(
+        tmp_path / "val/v1.JPEG",
+        tmp_path / "val/v2.JPEG",
+    )
     (tmp_path / "val.txt").write_text(f"v1.JPEG {A}\n")
     corpus = open_imagenet(tmp_path, "val")
+
     assert corpus.num_records == 1
     assert corpus.left_out[0].examples == ("v2.JPEG",)
 
 
 def tar_of(files: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
+
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, content in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
+            tar.addfile(
+                info,
+                io.BytesIO(content),
+            )
+
     return buffer.getvalue()
 
 
 def jpeg(value: int) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (16, 16), (value, 90, 30)).save(
+    Image.new(
+        "RGB",
+        (16, 16),
+        (value, 90, 30),
+    ).save(
         buffer,
         "JPEG",
     )
+
     return buffer.getvalue()
 
 
@@ -217,7 +243,9 @@ def classes() -> dict[str, dict[str, bytes]]:
 
 @pytest.mark.parametrize("place", ["class tars", "set in root", "set in split"])
 def test_class_tars_are_packed_in_place_like_the_unpacked_set(
-    tmp_path: Path, classes: dict[str, dict[str, bytes]], place: str
+    tmp_path: Path,
+    classes: dict[str, dict[str, bytes]],
+    place: str,
 ) -> None:
     plain = tmp_path / "plain"
     root = tmp_path / "root"
@@ -254,9 +282,14 @@ def test_class_tars_are_packed_in_place_like_the_unpacked_set(
     assert next(iter(packed["tars"])) == f"{A}_1.jpg"
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>" * 200, b"cut"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<html>" * 200, b"cut"],
+)
 def test_class_tars_that_are_damaged(
-    tmp_path: Path, classes: dict[str, dict[str, bytes]], content: bytes
+    tmp_path: Path,
+    classes: dict[str, dict[str, bytes]],
+    content: bytes,
 ) -> None:
     (tmp_path / "train").mkdir()
     if content == b"cut":
@@ -268,5 +301,13 @@ def test_class_tars_that_are_damaged(
 
 def test_a_member_behind_the_end_of_its_tar_is_a_fault_of_the_picture(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"short")
+
     with pytest.raises(PictureError, match=r"a\.tar ends before it does"):
-        read_source(TarMember(tmp_path / "a.tar", "1.jpg", 3, 10))
+        read_source(
+            TarMember(
+                tmp_path / "a.tar",
+                "1.jpg",
+                3,
+                10,
+            )
+        )

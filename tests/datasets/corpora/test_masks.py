@@ -13,7 +13,10 @@ from datasets.corpora.masks import IndexMask
 from datasets.corpora.palette import voc_palette
 from datasets.errors import CorpusError
 
-INDICES = np.array([[0, 1, 2], [20, 255, 3]], np.uint8)
+INDICES = np.array(
+    [[0, 1, 2], [20, 255, 3]],
+    np.uint8,
+)
 
 
 def save_palette(path: Path, plane: np.ndarray, colors: list[int]) -> Path:
@@ -76,7 +79,10 @@ def test_palette_masks_give_indices_whatever_the_colors(tmp_path: Path) -> None:
 
 
 def test_a_palette_of_four_bits_gives_indices(tmp_path: Path) -> None:
-    plane = np.array([[0, 3], [2, 1]], np.uint8)
+    plane = np.array(
+        [[0, 3], [2, 1]],
+        np.uint8,
+    )
     picture = Image.fromarray(plane)
     picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, 1, 1, 1])
     picture.save(tmp_path / "m.png", bits=4)
@@ -97,14 +103,29 @@ def test_grey_masks_of_eight_and_sixteen_bits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_grey_masks_of_few_bits_are_not_stretched(tmp_path: Path, bits: int) -> None:
-    rows = [[0, 1, 2**bits - 1], [1, 0, 0]]
-    path = save_low_bits(tmp_path / "m.png", rows, bits)
-    np.testing.assert_array_equal(IndexMask(path).read(), rows)
+    rows = [
+        [0, 1, 2**bits - 1],
+        [1, 0, 0],
+    ]
+    path = save_low_bits(
+        tmp_path / "m.png",
+        rows,
+        bits,
+    )
+
+    np.testing.assert_array_equal(
+        IndexMask(path).read(),
+        rows,
+    )
 
 
 def test_masks_that_are_none(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2), (1, 2, 3)).save(tmp_path / "rgb.png")
-    save_palette(tmp_path / "big.png", INDICES, [0] * 768)
+    save_palette(
+        tmp_path / "big.png",
+        INDICES,
+        [0] * 768,
+    )
     (tmp_path / "short.png").write_bytes((tmp_path / "big.png").read_bytes()[:-30])
     (tmp_path / "text.png").write_text("hello")
     Image.new("L", (2, 2)).save(
@@ -128,7 +149,10 @@ def test_masks_that_are_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".tif", ".bmp"])
 @pytest.mark.parametrize("mode", ["L", "P", "1", "RGB"])
 def test_masks_of_other_lossless_formats(tmp_path: Path, suffix: str, mode: str) -> None:
-    plane = np.array([[0, 255], [255, 0]], np.uint8)
+    plane = np.array(
+        [[0, 255], [255, 0]],
+        np.uint8,
+    )
     picture = Image.fromarray(plane)
     if mode == "P":
         picture.putpalette([7] * 768)

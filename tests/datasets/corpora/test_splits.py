@@ -70,7 +70,9 @@ def drawn_labels(num_records: int, seed: int = 0) -> NDArray[np.bool_]:
 
 
 def surplus(
-    labels_NC: NDArray[np.bool_], parts_N: NDArray[np.int64], shares: Sequence[int] = SHARES
+    labels_NC: NDArray[np.bool_],
+    parts_N: NDArray[np.int64],
+    shares: Sequence[int] = SHARES,
 ) -> float:
     """By how many records a class is off its share in a part, on average."""
     wanted_PC = np.outer(
@@ -152,9 +154,14 @@ def test_drawn_classes_keep_their_shares(sample: Path, split: str) -> None:
 def test_the_papers_sizes() -> None:
     """As many pictures as VOC 2012 has; of its masks the paper takes 2,039, 577 and 297."""
     assert part_sizes(17_125, SHARES) == (11_987, 3_425, 1_713)
+
     for num_records, sizes in ((17_125, [11_987, 3_425, 1_713]), (2_913, [2_039, 583, 291])):
         labels_NC = drawn_labels(num_records)
-        parts_N = iterative_stratification(labels_NC, part_sizes(num_records, SHARES), seed=0)
+        parts_N = iterative_stratification(
+            labels_NC,
+            part_sizes(num_records, SHARES),
+            seed=0,
+        )
         assert np.bincount(parts_N).tolist() == sizes
         assert surplus(labels_NC, parts_N) <= 0.5
 
@@ -163,7 +170,14 @@ def test_the_papers_sizes() -> None:
 @given(
     num_records=st.integers(3, 90),
     seed=st.integers(0, 99),
-    shares=st.sampled_from([SHARES, (80, 20), (34, 33, 33), (1, 99)]),
+    shares=st.sampled_from(
+        [
+            SHARES,
+            (80, 20),
+            (34, 33, 33),
+            (1, 99),
+        ]
+    ),
 )
 def test_every_record_has_a_part_and_draws_repeat(
     num_records: int, seed: int, shares: tuple[int, ...]
@@ -254,4 +268,8 @@ def test_what_cannot_be_stratified_is_told(sample: Path) -> None:
     ):
         stratify(few, SHARES, 0)
     with pytest.raises(CorpusError, match=r"has no classes to stratify by"):
-        stratify(dataclasses.replace(corpus, classes=()), SHARES, 0)
+        stratify(
+            dataclasses.replace(corpus, classes=()),
+            SHARES,
+            0,
+        )

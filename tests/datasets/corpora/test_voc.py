@@ -28,7 +28,9 @@ def size_of(picture: Path) -> tuple[int, int]:
 
 
 def make(
-    year: Path, names: tuple[str, ...] = ("b", "a"), kinds: tuple[str, ...] = ("Main",)
+    year: Path,
+    names: tuple[str, ...] = ("b", "a"),
+    kinds: tuple[str, ...] = ("Main",),
 ) -> Path:
     """Write a tiny year with a `train` list of each kind."""
     for folder in ("JPEGImages", "Annotations", "SegmentationClass"):
@@ -177,7 +179,11 @@ def test_a_picture_without_objects_is_kept(tmp_path: Path) -> None:
     year = make(tmp_path / "VOC2012")
     (year / "Annotations/a.xml").write_text("<annotation/>")
     first, second = open_voc(tmp_path, "train").records()
-    assert (first.key, first.label) == ("a", {"classes": [], "objects": []})
+
+    assert (first.key, first.label) == (
+        "a",
+        {"classes": [], "objects": []},
+    )
     assert second.label["classes"] == [11]
     assert json.loads(json.dumps(second.label)) == second.label
 
@@ -236,11 +242,26 @@ BAD_OBJECTS = [
     ),
     ("<object/>", "its class is unknown; classes.txt can list your own (no name)"),
     ("<object><name>dog</name></object>", "it has no bndbox/xmin"),
-    (f"<object><name>dog</name>{BOX.replace('3.5', 'x')}</object>", "xmax is no number ('x')"),
-    (f"<object><name>dog</name>{BOX.replace('3.5', '')}</object>", "it has no bndbox/xmax"),
-    (f"<object><name>dog</name>{BOX.replace('3.5', 'nan')}</object>", "box is not finite"),
-    (f"<object><name>dog</name>{BOX.replace('3.5', '1e9')}</object>", "box is not finite"),
-    (f"<object><name>dog</name>{BOX.replace('3.5', '1')}</object>", "box has no area (0 x 4)"),
+    (
+        f"<object><name>dog</name>{BOX.replace('3.5', 'x')}</object>",
+        "xmax is no number ('x')",
+    ),
+    (
+        f"<object><name>dog</name>{BOX.replace('3.5', '')}</object>",
+        "it has no bndbox/xmax",
+    ),
+    (
+        f"<object><name>dog</name>{BOX.replace('3.5', 'nan')}</object>",
+        "box is not finite",
+    ),
+    (
+        f"<object><name>dog</name>{BOX.replace('3.5', '1e9')}</object>",
+        "box is not finite",
+    ),
+    (
+        f"<object><name>dog</name>{BOX.replace('3.5', '1')}</object>",
+        "box has no area (0 x 4)",
+    ),
     (
         f"<object><name>dog</name><difficult>maybe</difficult>{BOX}</object>",
         "its difficult is no number ('maybe')",
@@ -308,7 +329,10 @@ def test_xml_that_is_wrong_or_hostile_costs_its_picture(
 
 
 def test_a_split_with_masks_needs_no_xml_files(tmp_path: Path) -> None:
-    year = make(tmp_path / "VOC2012", kinds=("Segmentation",))
+    year = make(
+        tmp_path / "VOC2012",
+        kinds=("Segmentation",),
+    )
     (year / "Annotations/b.xml").unlink()
     corpus = open_voc(tmp_path, "seg-train")
     assert [len(record.label["objects"]) for record in corpus.records()] == [1, 0]
@@ -324,17 +348,27 @@ def test_a_split_with_masks_needs_no_xml_files(tmp_path: Path) -> None:
 
 
 def test_grey_index_masks_are_read_as_palette_ones(tmp_path: Path) -> None:
-    year = make(tmp_path / "VOC2012", kinds=("Segmentation",))
+    year = make(
+        tmp_path / "VOC2012",
+        kinds=("Segmentation",),
+    )
     Image.new("L", (3, 4), 15).save(year / "SegmentationClass/a.png")
     first, second = open_voc(tmp_path, "seg-train").records()
     with Image.open(year / "SegmentationClass/b.png") as palette:
         expected = np.asarray(palette)
+
     assert (first.mask.read() == 15).all()
-    np.testing.assert_array_equal(second.mask.read(), expected)
+    np.testing.assert_array_equal(
+        second.mask.read(),
+        expected,
+    )
 
 
 def test_any_list_is_a_split_and_augmented_ones_have_their_own_masks(tmp_path: Path) -> None:
-    year = make(tmp_path / "VOC2012", kinds=("Main", "Segmentation"))
+    year = make(
+        tmp_path / "VOC2012",
+        kinds=("Main", "Segmentation"),
+    )
     for kind in ("Main", "Segmentation"):
         (year / f"ImageSets/{kind}/trainaug.txt").write_text("a\n")
         (year / f"ImageSets/{kind}/my-list.v2.txt").write_text("b\n")
@@ -357,17 +391,24 @@ def with_class(year: Path, name: str, file: str) -> None:
 
 
 def test_own_classes_are_those_of_a_list(tmp_path: Path) -> None:
-    year = make(tmp_path / "VOC2012", kinds=("Main", "Segmentation"))
+    year = make(
+        tmp_path / "VOC2012",
+        kinds=("Main", "Segmentation"),
+    )
     with_class(year, "helmet", "a")
     (year / "classes.txt").write_text("background\nhelmet\ndog\n")
     corpus = open_voc(tmp_path, "seg-train")
+
     assert corpus.classes == ("helmet", "dog")
     assert len(corpus.palette) == 3
     assert [record.label["classes"] for record in corpus.records()] == [[0], [1]]
 
 
 def test_own_classes_are_the_names_in_all_xml_files_if_none_is_vocs(tmp_path: Path) -> None:
-    year = make(tmp_path / "VOC2012", ("a", "b", "c"))
+    year = make(
+        tmp_path / "VOC2012",
+        ("a", "b", "c"),
+    )
     for name, file in (("vest", "a"), ("helmet", "b"), ("glove", "c")):
         with_class(year, name, file)
     (year / "ImageSets/Main/val.txt").write_text("c\n")
@@ -391,9 +432,16 @@ def test_a_class_that_is_not_vocs_among_those_that_are_is_dropped(tmp_path: Path
 
 
 def test_color_coded_masks_need_a_label_map(tmp_path: Path) -> None:
-    year = make(tmp_path / "VOC2012", kinds=("Segmentation",))
+    year = make(
+        tmp_path / "VOC2012",
+        kinds=("Segmentation",),
+    )
     for name in "ab":
-        Image.new("RGB", (3, 4), (128, 64, 0)).save(year / f"SegmentationClass/{name}.png")
+        Image.new(
+            "RGB",
+            (3, 4),
+            (128, 64, 0),
+        ).save(year / f"SegmentationClass/{name}.png")
 
     with pytest.raises(CorpusError, match=r"list them in labelmap\.txt"):
         next(open_voc(tmp_path, "seg-train").records()).mask.read()
@@ -436,7 +484,10 @@ def test_pictures_in_folders_keep_keys_of_their_own(tmp_path: Path) -> None:
 
 
 def test_missing_masks_and_xml_are_found_on_opening(tmp_path: Path) -> None:
-    year = make(tmp_path / "VOC2012", kinds=("Main", "Segmentation"))
+    year = make(
+        tmp_path / "VOC2012",
+        kinds=("Main", "Segmentation"),
+    )
     (year / "SegmentationClass/a.png").unlink()
 
     assert open_voc(tmp_path, "train").num_records == 2

@@ -147,7 +147,12 @@ def contents(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
-def get(server: Server, root: Path, kind: str = "tar", **options: Any) -> list[str]:
+def get(
+    server: Server,
+    root: Path,
+    kind: str = "tar",
+    **options: Any,
+) -> list[str]:
     return download(
         [server.archive(kind)],
         root,
@@ -164,7 +169,10 @@ def get(server: Server, root: Path, kind: str = "tar", **options: Any) -> list[s
     [("tar", tar_of), ("zip", zip_of)],
 )
 def test_an_archive_is_fetched_unpacked_and_not_fetched_again(
-    server: Server, tmp_path: Path, kind: str, make: Callable[[dict[str, bytes]], bytes]
+    server: Server,
+    tmp_path: Path,
+    kind: str,
+    make: Callable[[dict[str, bytes]], bytes],
 ) -> None:
     server.content = make(FILES)
     seen: list[tuple[str, int, int]] = []
@@ -366,7 +374,10 @@ def test_killed_while_unpacking_and_finished(server: Server, tmp_path: Path) -> 
     child = os.fork()
 
     if child == 0:
-        Path.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        Path.rename = lambda *_: os.kill(
+            os.getpid(),
+            signal.SIGKILL,
+        )  # type: ignore[assignment]
         Path.replace = Path.rename  # type: ignore[assignment]
         folder = tmp_path / FOLDER
         folder.mkdir()
@@ -427,10 +438,26 @@ def lying_zip() -> bytes:
 
 
 HOSTILE: dict[str, tuple[str, Callable[[], bytes], str]] = {
-    "parent folder": ("tar", lambda: tar_of({"pictures/../../x": b""}), "leads outside"),
-    "parent folder in a zip": ("zip", lambda: zip_of({"pictures/../../x": b""}), "leads outside"),
-    "absolute name": ("tar", lambda: tar_of({"/tmp/x": b""}), "leads outside"),
-    "backslashes": ("tar", lambda: tar_of({"pictures\\..\\x": b""}), "leads outside"),
+    "parent folder": (
+        "tar",
+        lambda: tar_of({"pictures/../../x": b""}),
+        "leads outside",
+    ),
+    "parent folder in a zip": (
+        "zip",
+        lambda: zip_of({"pictures/../../x": b""}),
+        "leads outside",
+    ),
+    "absolute name": (
+        "tar",
+        lambda: tar_of({"/tmp/x": b""}),
+        "leads outside",
+    ),
+    "backslashes": (
+        "tar",
+        lambda: tar_of({"pictures\\..\\x": b""}),
+        "leads outside",
+    ),
     "another folder": ("zip", lambda: zip_of({"other/x": b""}), "does not lie in pictures/"),
     "no folder": ("tar", lambda: tar_of({"pictures": b""}), "does not lie in pictures/"),
     "symbolic link": ("tar", lambda: special(tarfile.SYMTYPE), "link or a device"),
@@ -485,8 +512,14 @@ def test_too_many_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("datasets.download.unpack.MAX_FILES", 2)
     path = tmp_path / "x.tar"
     path.write_bytes(tar_of(FILES))
+
     with pytest.raises(DownloadError, match="more than 2 files"):
-        unpack(path, tmp_path, top="pictures", max_bytes=10**6)
+        unpack(
+            path,
+            tmp_path,
+            top="pictures",
+            max_bytes=10**6,
+        )
 
 
 def test_archives_of_the_same_folder_are_merged(tmp_path: Path) -> None:

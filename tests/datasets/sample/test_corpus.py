@@ -49,7 +49,11 @@ def test_all_splits_open_by_the_real_adapters(root: Path) -> None:
         corpus = open_sample(root, split)
         records = list(corpus.records())
 
-        assert (corpus.name, corpus.split, corpus.classes) == ("sample", split, CLASSES)
+        assert (
+            corpus.name,
+            corpus.split,
+            corpus.classes,
+        ) == ("sample", split, CLASSES)
         assert (
             corpus.num_records == len(records) == len({record.key for record in records}) == count
         )
@@ -99,8 +103,16 @@ def test_the_same_request_gives_the_same_bytes_and_another_seed_others(
     root: Path, tmp_path: Path
 ) -> None:
     numbers = {"num_train": 12, "num_val": 3, "num_voc_train": 5, "num_voc_val": 4, "size": 96}
-    write_sample(tmp_path / "same", seed=3, **numbers)
-    write_sample(tmp_path / "other", seed=4, **numbers)
+    write_sample(
+        tmp_path / "same",
+        seed=3,
+        **numbers,
+    )
+    write_sample(
+        tmp_path / "other",
+        seed=4,
+        **numbers,
+    )
 
     assert digest(tmp_path / "same") == digest(root)
     photos = {name: value for name, value in digest(root).items() if name.endswith(".jpg")}
@@ -158,7 +170,11 @@ def test_of_two_that_draw_the_same_the_first_stays(
         """Draw, while another process puts the same sample into its place."""
         write_parts(fresh, wanted)
         monkeypatch.setattr("datasets.sample.corpus.write_parts", write_parts)
-        open_sample(tmp_path / "other", "train", wanted)
+        open_sample(
+            tmp_path / "other",
+            "train",
+            wanted,
+        )
         (tmp_path / "other").rename(root)
         inodes.append(root.stat().st_ino)
 

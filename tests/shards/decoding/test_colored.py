@@ -26,7 +26,13 @@ def test_rows_are_those_of_skimage_and_of_torch(ab_scale: float) -> None:
     chroma_2HW = random.uniform(-1, 1, (2, 40, 333)).astype(np.float32)
     chroma_2HW[:, :2] = 0.0
     colored_HW3 = np.empty_like(rgb_HW3)
-    color_rows(rgb_HW3, chroma_2HW, colored_HW3, ab_scale, ColoringTables())
+    color_rows(
+        rgb_HW3,
+        chroma_2HW,
+        colored_HW3,
+        ab_scale,
+        ColoringTables(),
+    )
 
     lab_HW3 = rgb2lab(rgb_HW3)
     lab_HW3[..., 1:] = chroma_2HW.transpose(1, 2, 0) * ab_scale

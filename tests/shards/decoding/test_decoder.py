@@ -50,7 +50,14 @@ def reference(rgb_HW3: NDArray[np.uint8]) -> torch.Tensor:
         0,
         1,
     )
-    return torch.stack([lab[0] / 50 - 1, lab[1] / 128, lab[2] / 128])
+
+    return torch.stack(
+        [
+            lab[0] / 50 - 1,
+            lab[1] / 128,
+            lab[2] / 128,
+        ]
+    )
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])
@@ -134,12 +141,21 @@ def test_mask_with_an_index_that_is_no_class_is_refused() -> None:
     images = [jpeg(picture(0, 48, 48))] * 3
     spec = DecodeSpec(48, resize=False, mask=True, num_classes=20)
     masks = [png(np.full((48, 48), value, np.uint8)) for value in (20, 255, 21)]
+
     with pytest.raises(DecodeError, match="index 21, of 20 classes"):
         run(spec, encoded(images, masks))
-    run(spec, encoded(images[:2], masks[:2]))
+    run(
+        spec,
+        encoded(images[:2], masks[:2]),
+    )
 
 
-SIZES = [(96, 96), (120, 80), (61, 147), (200, 333)]
+SIZES = [
+    (96, 96),
+    (120, 80),
+    (61, 147),
+    (200, 333),
+]
 
 
 @pytest.mark.parametrize("crop", [False, True])
@@ -242,7 +258,10 @@ def test_a_window_beyond_the_picture_is_grey_there_and_void_in_the_mask(lab: str
     lab_B3HW, mask_BHW = run(spec, batch)
 
     beyond = torch.cat(
-        [lab_B3HW[:, :, :10], lab_B3HW[:, :, 30:]],
+        [
+            lab_B3HW[:, :, :10],
+            lab_B3HW[:, :, 30:],
+        ],
         dim=2,
     )
     assert beyond.abs().max() < 0.01  # L* 50 without color, normalised
@@ -353,7 +372,12 @@ def test_results_own_their_memory() -> None:
     )
     mask = png(np.full((32, 32), 7, np.uint8))
     first, first_mask, _ = decoder.convert(
-        decoder.decode(encoded([jpeg(picture(1, 32, 32))], [mask]))
+        decoder.decode(
+            encoded(
+                [jpeg(picture(1, 32, 32))],
+                [mask],
+            )
+        )
     )
     kept = first.clone()
     for index in range(2, 6):

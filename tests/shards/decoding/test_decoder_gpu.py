@@ -19,23 +19,38 @@ from shards.decoding.decoder import (
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.skipif(
+        not torch.cuda.is_available(),
+        reason="needs a CUDA device",
+    ),
 ]
 NUM_IMAGES = 16
 
 
-def batch_of(images: list[bytes], masks: list[bytes] | None = None) -> EncodedBatch:
+def batch_of(
+    images: list[bytes],
+    masks: list[bytes] | None = None,
+) -> EncodedBatch:
     number = len(images)
-    windows = np.array([(5, 9, 70, 80)] * number, np.int32)
+    windows = np.array(
+        [(5, 9, 70, 80)] * number,
+        np.int32,
+    )
     flips = np.arange(number, dtype=np.int32) % 2
     return EncodedBatch(images, windows, flips, masks or ())
 
 
 def decoded(spec: DecodeSpec, batch: EncodedBatch, device: str) -> DecodedImages:
-    decoder = Decoder(spec, len(batch.images), 2, device)
+    decoder = Decoder(
+        spec,
+        len(batch.images),
+        2,
+        device,
+    )
     images = decoder.convert(decoder.decode(batch))
     wait_on_current_stream(images)
     decoder.close()
+
     return images
 
 
@@ -100,7 +115,11 @@ def test_the_consumer_waits_for_complete_tensors_without_waiting_itself() -> Non
     """The default stream is busy while batches are made and handed over, and freed at once."""
     images = [jpeg(picture(index, 64, 64)) for index in range(NUM_IMAGES)]
     spec = DecodeSpec(64, resize=False, lab="operators")
-    expected = decoded(spec, batch_of(images), "cuda:0").lab_B3HW.mean(dim=(1, 2, 3))
+    expected = decoded(
+        spec,
+        batch_of(images),
+        "cuda:0",
+    ).lab_B3HW.mean(dim=(1, 2, 3))
 
     decoder = Decoder(spec, NUM_IMAGES, 2, "cuda:0")
     means = []
@@ -117,7 +136,10 @@ def test_the_consumer_waits_for_complete_tensors_without_waiting_itself() -> Non
 
 def test_damage_is_found_and_the_decoder_goes_on() -> None:
     good = [jpeg(picture(index, 64, 64)) for index in range(NUM_IMAGES)]
-    bad = [*good[:-1], without_quantization(good[-1])]
+    bad = [
+        *good[:-1],
+        without_quantization(good[-1]),
+    ]
     decoder = Decoder(
         DecodeSpec(64, resize=False, lab="operators"),
         NUM_IMAGES,

@@ -15,7 +15,11 @@ LINEAR = linear_from_srgb()
 BYTE = 0.02  # what one step of a byte can change in normalised Lab
 
 
-def ours(rgb_HW3: NDArray[np.uint8], size: int, mirror: bool = False) -> NDArray[np.float32]:
+def ours(
+    rgb_HW3: NDArray[np.uint8],
+    size: int,
+    mirror: bool = False,
+) -> NDArray[np.float32]:
     lab_3SS = np.empty((3, size, size), np.float32)
     lab_resized(rgb_HW3, mirror, lab_3SS, LINEAR, 128.0)
     return lab_3SS
@@ -71,7 +75,10 @@ def by_hand(rgb_HW3: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         for out in range(size):
             centre = (out + 0.5) * scale - 0.5
             for source in range(int(np.floor(centre - radius)), int(np.ceil(centre + radius)) + 1):
-                weight = max(0.0, 1.0 - abs(source - centre) / radius)
+                weight = max(
+                    0.0,
+                    1.0 - abs(source - centre) / radius,
+                )
                 weights[out, min(max(source, 0), number - 1)] += weight
 
         return weights / weights.sum(1, keepdims=True)
@@ -82,7 +89,11 @@ def by_hand(rgb_HW3: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         rgb_HW3.astype(np.float64),
         (1, 0),
     )
-    mixed = np.tensordot(matrix(width), rows, (1, 1)).transpose(
+    mixed = np.tensordot(
+        matrix(width),
+        rows,
+        (1, 1),
+    ).transpose(
         1,
         0,
         2,
@@ -148,5 +159,12 @@ def test_flat_pictures_stay_flat() -> None:
         flat = np.full((37, 53, 3), value, np.uint8)
         for size in (5, 36, 64):
             assert np.array_equal(
-                ours(flat, size), lab_of(np.full((size, size, 3), value, np.uint8))
+                ours(flat, size),
+                lab_of(
+                    np.full(
+                        (size, size, 3),
+                        value,
+                        np.uint8,
+                    )
+                ),
             )

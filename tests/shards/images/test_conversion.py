@@ -24,9 +24,14 @@ def photo(width: int = 60, height: int = 40) -> Image.Image:
     """Smooth colours, different in each corner, so that JPEG loses little and turns show."""
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     pixels = np.stack(
-        [255 * x, 255 * y, 128 * (1 - x) + 60 * y],
+        [
+            255 * x,
+            255 * y,
+            128 * (1 - x) + 60 * y,
+        ],
         axis=-1,
     )
+
     return Image.fromarray(pixels.astype(np.uint8))
 
 
@@ -110,7 +115,11 @@ KINDS: dict[str, tuple[Callable[[], bytes], Image.Image, float]] = {
         1.5,
     ),
     "grey": (lambda: encoded(RAMP), RAMP, 1.0),
-    "1-bit png": (lambda: encoded(DOTS.convert("1")), DOTS, 3.0),
+    "1-bit png": (
+        lambda: encoded(DOTS.convert("1")),
+        DOTS,
+        3.0,
+    ),
     "1-bit tiff, white is zero": (
         lambda: encoded(DOTS.convert("1"), "TIFF", compression="group4"),
         DOTS,
@@ -154,8 +163,16 @@ KINDS: dict[str, tuple[Callable[[], bytes], Image.Image, float]] = {
         photo(),
         6.0,
     ),
-    "bmp": (lambda: encoded(photo(), "BMP"), photo(), 1.0),
-    "jpeg 2000": (lambda: encoded(photo(), "JPEG2000"), photo(), 1.0),
+    "bmp": (
+        lambda: encoded(photo(), "BMP"),
+        photo(),
+        1.0,
+    ),
+    "jpeg 2000": (
+        lambda: encoded(photo(), "JPEG2000"),
+        photo(),
+        1.0,
+    ),
     "mpo, its first picture": (mpo, photo(), 1.5),
     "la": (
         lambda: encoded(
@@ -267,7 +284,10 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "animated gif": (animation, "animated or multi-page"),
     "two-page tiff": (two_pages, "animated or multi-page"),
     "floating point": (
-        lambda: encoded(Image.new("F", (8, 8), 0.5), "TIFF"),
+        lambda: encoded(
+            Image.new("F", (8, 8), 0.5),
+            "TIFF",
+        ),
         "mode F",
     ),
     "32-bit": (
@@ -497,7 +517,11 @@ def test_scaled_decoding_stays_close_to_the_full_one() -> None:
     assert difference(result, full) < 1.5
 
 
-def mask_of(values: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+def mask_of(
+    values: NDArray[np.uint8],
+    width: int,
+    height: int,
+) -> NDArray[np.uint8]:
     geometry = Geometry(
         values.shape[1],
         values.shape[0],
@@ -576,7 +600,10 @@ def test_policies_give_the_sizes_they_say(width: int, height: int, size: int) ->
 
 
 def test_a_sliver_cannot_blow_up() -> None:
-    sliver = encoded(Image.new("RGB", (2, 60_000)), "PNG")
+    sliver = encoded(
+        Image.new("RGB", (2, 60_000)),
+        "PNG",
+    )
     stored = convert_picture(sliver, Encoding(parse_image_policy("short:8")))
 
     assert (

@@ -98,7 +98,10 @@ def test_headers_of_every_kind(name: str) -> None:
     assert image_header(WHOLE[name]) == Header(56, 40, 8, 3, kind)
 
 
-@pytest.mark.parametrize("name", ["png", "png with exif", "webp", "webp with exif", "lossless"])
+@pytest.mark.parametrize(
+    "name",
+    ["png", "png with exif", "webp", "webp with exif", "lossless"],
+)
 def test_a_cut_off_png_or_webp_has_no_header(name: str) -> None:
     whole = WHOLE[name]
     for end in range(0, len(whole) - 12, 3):

@@ -37,7 +37,10 @@ def noise(width: int = 83, height: int = 61, channels: int = 3) -> Image.Image:
     )
     image = Image.fromarray(small if channels == 3 else small[..., 0])
 
-    return image.resize((width, height), Image.Resampling.BICUBIC)
+    return image.resize(
+        (width, height),
+        Image.Resampling.BICUBIC,
+    )
 
 
 def jpeg(image: Image.Image, **options: object) -> bytes:
@@ -142,11 +145,17 @@ def test_a_progressive_file_may_lack_its_last_bits_and_no_more(kind: str, channe
         whole,
     )
 
-    stored = convert_picture(content[:first], ORIGINAL)
+    stored = convert_picture(
+        content[:first],
+        ORIGINAL,
+    )
     assert stored.changes == ("JPEG without its end marker",)
     assert is_loadable(stored.jpeg)
     with pytest.raises(PictureError, match="cannot be decoded"):
-        convert_picture(content[: first - 1], ORIGINAL)
+        convert_picture(
+            content[: first - 1],
+            ORIGINAL,
+        )
 
 
 def test_a_hole_in_the_first_scans_of_a_progressive_file_is_refused() -> None:

@@ -38,20 +38,35 @@ def upright_box(orientation: int) -> list[int]:
     ]
 
 
-@pytest.mark.parametrize("orientation", [1, 5, 6, 7, 8])
+@pytest.mark.parametrize(
+    "orientation",
+    [1, 5, 6, 7, 8],
+)
 @pytest.mark.parametrize("factor", [1, 2, 0.5])
 def test_a_label_of_the_stored_picture_is_turned_and_scaled(
     orientation: int, factor: float
 ) -> None:
     geometry = geometry_of(orientation)
     frame = label_frame(
-        (int(WIDTH * factor), int(HEIGHT * factor)),
+        (
+            int(WIDTH * factor),
+            int(HEIGHT * factor),
+        ),
         geometry,
     )
     x0, y0, x1, y1 = (value * factor for value in BOX)
 
-    assert frame.move_box((x0, y0, x1, y1), geometry) == upright_box(orientation)
-    assert frame.move_area(100 * factor**2, geometry) == 100
+    assert frame.move_box(
+        (x0, y0, x1, y1),
+        geometry,
+    ) == upright_box(orientation)
+    assert (
+        frame.move_area(
+            100 * factor**2,
+            geometry,
+        )
+        == 100
+    )
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -60,13 +75,19 @@ def test_a_label_of_the_upright_picture_is_scaled_only(orientation: int, factor:
     geometry = geometry_of(orientation)
     width, height = geometry.upright
     frame = label_frame(
-        (int(width * factor), int(height * factor)),
+        (
+            int(width * factor),
+            int(height * factor),
+        ),
         geometry,
     )
     x0, y0, x1, y1 = (value * factor for value in upright_box(orientation))
 
     assert not frame.is_stored
-    assert frame.move_box((x0, y0, x1, y1), geometry) == upright_box(orientation)
+    assert frame.move_box(
+        (x0, y0, x1, y1),
+        geometry,
+    ) == upright_box(orientation)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -153,7 +174,19 @@ def test_the_orientation_is_named_where_it_matters() -> None:
 def test_boxes_that_contradict_the_stated_size_are_refused() -> None:
     geometry = geometry_of(1, 640, 480)
     frame = label_frame((320, 240), geometry)
-    frame.check_boxes([(0, 0, 320, 240), (10, 10, 325, 244)])
+    frame.check_boxes(
+        [
+            (0, 0, 320, 240),
+            (10, 10, 325, 244),
+        ]
+    )
+
     with pytest.raises(PictureError, match=r"states 320 x 240 .* reaches to 600, 200"):
-        frame.check_boxes([(0, 0, 10, 10), (500, 100, 600, 200)])
+        frame.check_boxes(
+            [
+                (0, 0, 10, 10),
+                (500, 100, 600, 200),
+            ]
+        )
+
     label_frame((640, 480), geometry).check_boxes([(0, 0, 900, 900)])

@@ -25,13 +25,20 @@ Pixels = NDArray[np.uint8]
 def photo(width: int = 64, height: int = 48) -> Pixels:
     """Draw smooth sRGB colors of every hue."""
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
-    waves = np.stack([x, y, 1 - 0.5 * (x + y)], -1)
+    waves = np.stack(
+        [x, y, 1 - 0.5 * (x + y)],
+        -1,
+    )
     return (30 + 200 * waves).round().astype(np.uint8)
 
 
 def ramp(width: int = 64, height: int = 48) -> NDArray[np.float64]:
     """Draw grey samples in [0, 1]."""
-    return np.linspace(0.02, 0.98, width * height).reshape(
+    return np.linspace(
+        0.02,
+        0.98,
+        width * height,
+    ).reshape(
         height,
         width,
     )
@@ -90,8 +97,14 @@ def gamma_chunk(gamma: float) -> tuple[bytes, bytes]:
 
 
 def primaries_chunk(primaries: Primaries) -> tuple[bytes, bytes]:
-    points = (primaries.white, primaries.red, primaries.green, primaries.blue)
+    points = (
+        primaries.white,
+        primaries.red,
+        primaries.green,
+        primaries.blue,
+    )
     numbers = [round(100_000 * value) for point in points for value in point]
+
     return b"cHRM", struct.pack(">8I", *numbers)
 
 
@@ -114,7 +127,10 @@ def adobe_exif(index: str | None = None) -> Image.Exif:
     return tags
 
 
-LINEAR = icc.rgb_profile(icc.BT709, icc.gamma_curve(1.0))
+LINEAR = icc.rgb_profile(
+    icc.BT709,
+    icc.gamma_curve(1.0),
+)
 SRGB = icc.rgb_profile(icc.BT709, icc.srgb_curve)
 ADOBE = in_space(photo(), icc.ADOBE_RGB, icc.ADOBE_GAMMA)
 P3 = in_space(photo(), icc.DISPLAY_P3, 2.2)
@@ -123,7 +139,10 @@ COLORS: dict[str, Callable[[], bytes]] = {
     "a linear profile named sRGB": lambda: encoded(
         levels(light_of(photo())), icc_profile=named(LINEAR, b"sRGB lin")
     ),
-    "sRGB under another name": lambda: encoded(photo(), icc_profile=named(SRGB, b"MyScreen")),
+    "sRGB under another name": lambda: encoded(
+        photo(),
+        icc_profile=named(SRGB, b"MyScreen"),
+    ),
     "Adobe RGB by profile": lambda: encoded(
         ADOBE,
         icc_profile=icc.rgb_profile(
@@ -148,10 +167,18 @@ COLORS: dict[str, Callable[[], bytes]] = {
     ),
     "PNG cICP": lambda: png_with(P3, codes_chunk(12, 4)),
     "PNG cICP over a profile": lambda: png_with(
-        P3, codes_chunk(12, 4), (b"iCCP", b"x\0\0" + zlib.compress(LINEAR))
+        P3,
+        codes_chunk(12, 4),
+        (
+            b"iCCP",
+            b"x\0\0" + zlib.compress(LINEAR),
+        ),
     ),
     "PNG cICP of sRGB": lambda: png_with(photo(), codes_chunk(1, 13)),
-    "impossible primaries": lambda: png_with(photo(), (b"cHRM", bytes(32))),
+    "impossible primaries": lambda: png_with(
+        photo(),
+        (b"cHRM", bytes(32)),
+    ),
     "a damaged profile": lambda: encoded(photo(), icc_profile=b"no profile"),
     "a grey profile on colors": lambda: encoded(
         photo(), icc_profile=icc.grey_profile(icc.gamma_curve(1.0))
@@ -173,7 +200,13 @@ def difference(ours: Pixels, expected: Pixels) -> float:
 @pytest.mark.parametrize("kind", COLORS)
 def test_each_statement_of_color_gives_the_same_pixels(kind: str) -> None:
     content = COLORS[kind]()
-    assert difference(decode_upright(content, MAX_PIXELS), photo()) < 1.0
+    assert (
+        difference(
+            decode_upright(content, MAX_PIXELS),
+            photo(),
+        )
+        < 1.0
+    )
 
     stored = convert_picture(content, ORIGINAL)
     jpeg = np.asarray(Image.open(io.BytesIO(stored.jpeg)))
@@ -228,7 +261,10 @@ def test_a_grey_profile_changes_the_lightness(kind: str) -> None:
     )
     expected = np.repeat(seen[..., None], 3, 2)
 
-    ours = decode_upright(encoded(samples, kind, icc_profile=profile), MAX_PIXELS)
+    ours = decode_upright(
+        encoded(samples, kind, icc_profile=profile),
+        MAX_PIXELS,
+    )
     assert difference(ours, expected) < 0.7
     assert (
         difference(
@@ -242,7 +278,11 @@ def test_a_grey_profile_changes_the_lightness(kind: str) -> None:
 # ---- 16 bits ----
 
 DEEP = (65535 * ramp()).round().astype(np.uint16)
-SHALLOW = np.repeat(levels(ramp())[..., None], 3, 2)
+SHALLOW = np.repeat(
+    levels(ramp())[..., None],
+    3,
+    2,
+)
 
 
 def pgm(maximum: int) -> bytes:
@@ -263,10 +303,22 @@ def white_is_zero(order: str) -> bytes:
         (273, 8),
         (277, 1),
     ]
-    entries += [(278, 48), (279, len(values))]
-    table = struct.pack(f"{order}H", len(entries))
+    entries += [
+        (278, 48),
+        (279, len(values)),
+    ]
+    table = struct.pack(
+        f"{order}H",
+        len(entries),
+    )
     for tag, value in entries:
-        table += struct.pack(f"{order}HHII", tag, 4, 1, value)
+        table += struct.pack(
+            f"{order}HHII",
+            tag,
+            4,
+            1,
+            value,
+        )
     header = mark + struct.pack(f"{order}HI", 42, 8 + len(values))
 
     return header + values + table + bytes(4)
@@ -309,7 +361,10 @@ def test_a_transparent_grey_of_16_bits_is_white() -> None:
 
 def low_bit_png(bits: int, clear: int) -> bytes:
     """Return a grey PNG of few bits: one row of every level, one of them transparent."""
-    values = np.arange(1 << bits, dtype=np.uint8)
+    values = np.arange(
+        1 << bits,
+        dtype=np.uint8,
+    )
     packed = np.packbits((values[:, None] >> np.arange(bits - 1, -1, -1)) & 1)
     header = struct.pack(">IIBBBBB", len(values), 1, bits, 0, 0, 0, 0)
     parts = [
@@ -322,7 +377,10 @@ def low_bit_png(bits: int, clear: int) -> bytes:
 
     for name, data in parts:
         content += struct.pack(">I", len(data)) + name + data
-        content += struct.pack(">I", zlib.crc32(name + data))
+        content += struct.pack(
+            ">I",
+            zlib.crc32(name + data),
+        )
 
     return content
 
@@ -347,7 +405,10 @@ def test_a_transparent_color_is_white() -> None:
     clear = (pixels == value).all(-1)
 
     assert (ours[clear] == 255).all()
-    assert np.array_equal(ours[~clear], pixels[~clear])
+    assert np.array_equal(
+        ours[~clear],
+        pixels[~clear],
+    )
 
 
 # ---- text, formats ----
@@ -368,7 +429,14 @@ def test_text_of_any_size_is_nothing_to_an_image(name: bytes) -> None:
 
 def test_avif_is_read_whatever_its_name() -> None:
     content = encoded(photo(), "AVIF", quality=100, subsampling="4:4:4")
-    assert difference(decode_upright(content, MAX_PIXELS), photo()) < 1.5
+
+    assert (
+        difference(
+            decode_upright(content, MAX_PIXELS),
+            photo(),
+        )
+        < 1.5
+    )
 
 
 @pytest.mark.parametrize(

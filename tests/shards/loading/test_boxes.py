@@ -29,7 +29,11 @@ def rectangle_sample(index: int, height: int, width: int) -> TinySample:
     x1 = x0 + int(random.integers(width // 4, width // 2))
     y1 = y0 + int(random.integers(height // 4, height // 2))
 
-    picture = np.full((height, width, 3), 128, np.uint8)
+    picture = np.full(
+        (height, width, 3),
+        128,
+        np.uint8,
+    )
     picture[y0:y1, x0:x1] = RED
     item = {
         "class": index % 3,
@@ -55,7 +59,13 @@ def rectangle_sample(index: int, height: int, width: int) -> TinySample:
     )
 
 
-def loaded(folder: Path, *, epochs: int = 1, train: bool = True, **settings: Any) -> list[Batch]:
+def loaded(
+    folder: Path,
+    *,
+    epochs: int = 1,
+    train: bool = True,
+    **settings: Any,
+) -> list[Batch]:
     arguments = {
         "image_size": 32,
         "global_batch_size": 8,
@@ -64,7 +74,10 @@ def loaded(folder: Path, *, epochs: int = 1, train: bool = True, **settings: Any
         **settings,
     }
 
-    loader = Loader(open_shards([folder]), **arguments)
+    loader = Loader(
+        open_shards([folder]),
+        **arguments,
+    )
     steps = loader.train_batches(0) if train else ([batch] for batch in loader.eval_batches())
     batches = [step[0] for step in islice(steps, epochs * NUM_PICTURES // 8)]
     loader.close()
@@ -83,7 +96,11 @@ def redness(batch: Batch) -> torch.Tensor:
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize(
     ("height", "width"),
-    [(32, 32), (48, 80), (90, 40)],
+    [
+        (32, 32),
+        (48, 80),
+        (90, 40),
+    ],
 )
 def test_the_box_bounds_the_drawn_rectangle(
     tmp_path: Path, crop: float, flip: bool, height: int, width: int
@@ -180,7 +197,11 @@ def test_boxes_follow_into_a_square(
                 ]
             )
             box = boxes.boxes_N4[0] * 32
-            assert torch.allclose(box, seen.float(), atol=1.0), (box, seen)
+            assert torch.allclose(
+                box,
+                seen.float(),
+                atol=1.0,
+            ), (box, seen)
             shown += 1
 
             # A padded picture fills the square in one direction and is centered in the other.
@@ -244,7 +265,10 @@ def test_two_ranks_see_the_boxes_of_one(tmp_path: Path) -> None:
     assert all(both[position] == boxes for position, boxes in by_position[0].items())
 
 
-def objects(*boxes: tuple[float, float, float, float], crowd: bool = False) -> Objects:
+def objects(
+    *boxes: tuple[float, float, float, float],
+    crowd: bool = False,
+) -> Objects:
     number = len(boxes)
     flags = np.zeros(number, np.bool_)
 
@@ -285,7 +309,12 @@ def test_objects_that_are_nearly_cut_off_are_left_out_but_crowds_stay() -> None:
 
     assert torch.allclose(
         moved,
-        torch.tensor([[0.2, 0.0, 0.8, 1.0], [0.78, 0.0, 1.0, 1.0]]),
+        torch.tensor(
+            [
+                [0.2, 0.0, 0.8, 1.0],
+                [0.78, 0.0, 1.0, 1.0],
+            ]
+        ),
     )
     assert kept(
         boxes_in_window(

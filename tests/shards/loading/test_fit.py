@@ -75,14 +75,22 @@ def test_padding_is_void_and_the_picture_keeps_its_shape(
 ) -> None:
     samples = [tiny_sample(index, height, width) for index in range(8)]
     batch = loaded(
-        write_set(tmp_path / "set", samples, policy="original"),
+        write_set(
+            tmp_path / "set",
+            samples,
+            policy="original",
+        ),
         fit="pad",
     )
     assert batch.mask_BHW is not None
     assert batch.inside_BHW is not None
     assert batch.stored_masks is not None
 
-    inside_HW = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    inside_HW = torch.zeros(
+        SIZE,
+        SIZE,
+        dtype=torch.bool,
+    )
     part = slice(SIZE // 4, 3 * SIZE // 4)
     inside_HW[part if width > height else slice(None), part if height > width else slice(None)] = 1
     assert (batch.inside_BHW == inside_HW).all()
@@ -101,7 +109,11 @@ def test_padding_is_void_and_the_picture_keeps_its_shape(
 
 def test_a_crop_shows_the_middle_of_picture_and_mask(tmp_path: Path) -> None:
     samples = [tiny_sample(index, 32, 96) for index in range(8)]
-    folder = write_set(tmp_path / "set", samples, policy="original")
+    folder = write_set(
+        tmp_path / "set",
+        samples,
+        policy="original",
+    )
     cropped = loaded(folder, fit="crop")
     whole = loaded(folder)
     assert cropped.inside_BHW is None
@@ -120,7 +132,11 @@ def test_a_crop_shows_the_middle_of_picture_and_mask(tmp_path: Path) -> None:
 
 def test_training_draws_the_same_squares_again(tmp_path: Path) -> None:
     samples = [tiny_sample(index, 32, 64) for index in range(16)]
-    folder = write_set(tmp_path / "set", samples, policy="original")
+    folder = write_set(
+        tmp_path / "set",
+        samples,
+        policy="original",
+    )
     runs = []
     for _ in range(2):
         loader = Loader(

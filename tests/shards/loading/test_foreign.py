@@ -84,7 +84,12 @@ def img2dataset_sample(index: int) -> dict[str, Any]:
         "__key__": f"{index:09d}",
         "jpg": encoded(index, "jpg"),
         "txt": "a photo",
-        "json": json.dumps({**details, "key": f"{index:09d}"}).encode(),
+        "json": json.dumps(
+            {
+                **details,
+                "key": f"{index:09d}",
+            }
+        ).encode(),
     }
 
 
@@ -113,7 +118,13 @@ def tars(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def indexed(tars: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("index") / "set"
-    index_shards(str(tars), out, label_format="cls", workers=0)
+    index_shards(
+        str(tars),
+        out,
+        label_format="cls",
+        workers=0,
+    )
+
     return out
 
 
@@ -145,7 +156,14 @@ def reference(index: int, kind: str) -> torch.Tensor:
         0,
         1,
     )
-    return torch.stack([lab[0] / 50 - 1, lab[1] / 128, lab[2] / 128])
+
+    return torch.stack(
+        [
+            lab[0] / 50 - 1,
+            lab[1] / 128,
+            lab[2] / 128,
+        ]
+    )
 
 
 def announced(number: int) -> list[int]:
@@ -203,7 +221,11 @@ def test_the_layout_of_img2dataset(tmp_path: Path) -> None:
     tars = write_shards(tmp_path / "laion", img2dataset_sample)
     (tars / "00000.parquet").write_bytes(b"PAR1")
     (tars / "00000_stats.json").write_text("{}")
-    index_shards(str(tars), tmp_path / "index", workers=0)
+    index_shards(
+        str(tars),
+        tmp_path / "index",
+        workers=0,
+    )
 
     steps = train(
         open_shards([tmp_path / "index"]),
@@ -258,7 +280,12 @@ def test_over_http_they_are_fetched_once_and_the_same(
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with serve(tars) as server:
         urls = f"{server.url}/{{00000..00003}}.tar"
-        index_shards(urls, tmp_path / "index", label_format="cls", workers=0)
+        index_shards(
+            urls,
+            tmp_path / "index",
+            label_format="cls",
+            workers=0,
+        )
         after_indexing = dict(server.requests)
 
         shards = open_shards(
@@ -372,4 +399,7 @@ def test_cut_off_images_are_left_out_by_both(tmp_path: Path) -> None:
         tmp_path / "index",
         workers=0,
     ).manifest
-    assert (manifest.num_samples, manifest.num_rejected) == (NUM_SAMPLES - 1, 1)
+    assert (
+        manifest.num_samples,
+        manifest.num_rejected,
+    ) == (NUM_SAMPLES - 1, 1)

@@ -38,7 +38,10 @@ def samples() -> list[TinySample]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, samples: list[TinySample]) -> Path:
-    return write_set(tmp_path_factory.mktemp("tiny"), samples)
+    return write_set(
+        tmp_path_factory.mktemp("tiny"),
+        samples,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +59,10 @@ def damaged(tmp_path_factory: pytest.TempPathFactory, samples: list[TinySample])
         mask=png(np.full((32, 32), 4, np.uint8)),
     )  # of 3 classes
     bad[40] = replace(bad[40], label=b"{}")
-    folder = write_set(tmp_path_factory.mktemp("damaged"), bad)
+    folder = write_set(
+        tmp_path_factory.mktemp("damaged"),
+        bad,
+    )
     shards = open_shards([folder])
     row = shards.rows(np.array([12]))[0]
     path = shards.shard_paths[row["shard"]]
@@ -93,7 +99,10 @@ def ids(steps: list[list[Batch]]) -> list[int]:
     return [i for step in steps for batch in step for i in batch.sample_ids_B.tolist()]
 
 
-def assert_same(ours: list[list[Batch]], theirs: list[list[Batch]]) -> None:
+def assert_same(
+    ours: list[list[Batch]],
+    theirs: list[list[Batch]],
+) -> None:
     for one, other in zip(chain(*ours), chain(*theirs), strict=True):
         for name, value in vars(one).items():
             expected = getattr(other, name)
@@ -222,7 +231,10 @@ def test_targets_belong_to_their_samples(folder: Path) -> None:
                 batch.sample_ids_B % 3,
                 3,
             )
-            assert torch.equal(batch.classes_BC, expected.float())
+            assert torch.equal(
+                batch.classes_BC,
+                expected.float(),
+            )
             assert torch.equal(
                 batch.difficult_BC, (expected > 0) & (batch.sample_ids_B % 5 == 0)[:, None]
             )
@@ -241,9 +253,17 @@ def test_evaluation_sees_each_sample_once_in_order(folder: Path, world: int) -> 
     settings = SETTINGS | {"global_batch_size": 240, "flip": True, "random_crop_min_area": 0.3}
     seen: list[tuple[int, torch.Tensor]] = []
     for rank in range(world):
-        loader = Loader(shards, rank=rank, world_size=world, **settings)
+        loader = Loader(
+            shards,
+            rank=rank,
+            world_size=world,
+            **settings,
+        )
         for batch in loader.eval_batches():
-            assert torch.equal(batch.positions_B, batch.sample_ids_B)
+            assert torch.equal(
+                batch.positions_B,
+                batch.sample_ids_B,
+            )
             seen += zip(
                 batch.sample_ids_B.tolist(),
                 batch.lab_B3HW,
@@ -263,14 +283,23 @@ def test_presized_and_resized_paths_agree(
     tmp_path: Path, samples: list[TinySample], folder: Path
 ) -> None:
     """The same pictures under another policy go through the resize, which then changes nothing."""
-    other = write_set(tmp_path / "original", samples, policy="original")
+    other = write_set(
+        tmp_path / "original",
+        samples,
+        policy="original",
+    )
     assert_same(
         train(folder, 0, 2, flip=True, targets="mask"),
         train(other, 0, 2, flip=True, targets="mask"),
     )
 
 
-def expected_ids(first: int, number: int, bad: set[int], seed: int = 3) -> list[int]:
+def expected_ids(
+    first: int,
+    number: int,
+    bad: set[int],
+    seed: int = 3,
+) -> list[int]:
     """Apply the rule, written a second time: take the first usable one of the drawn samples."""
     order = Order([8] * 6 + [2], seed)
     chosen = []
@@ -278,7 +307,13 @@ def expected_ids(first: int, number: int, bad: set[int], seed: int = 3) -> list[
         sample_id, attempt = planned, 0
         while sample_id in bad:
             attempt += 1
-            sample_id = replacement(seed, position // NUM_SAMPLES, planned, attempt, NUM_SAMPLES)
+            sample_id = replacement(
+                seed,
+                position // NUM_SAMPLES,
+                planned,
+                attempt,
+                NUM_SAMPLES,
+            )
         chosen.append(sample_id)
 
     return chosen
@@ -344,7 +379,10 @@ def test_bad_samples_are_left_out_of_evaluation(damaged: Path) -> None:
             "world_size": 2,
             "global_batch_size": 8,
         }
-        loader = Loader(open_shards([damaged]), **settings)
+        loader = Loader(
+            open_shards([damaged]),
+            **settings,
+        )
         seen += [i for batch in loader.eval_batches() for i in batch.sample_ids_B.tolist()]
         assert all(fault.used is None for fault in loader.replaced)
         loader.close()
@@ -484,7 +522,10 @@ def test_close_ends_although_a_read_is_stalled(folder: Path) -> None:
 
 
 def test_loader_can_be_left_at_any_moment_and_used_again(folder: Path) -> None:
-    loader = Loader(open_shards([folder]), **SETTINGS)
+    loader = Loader(
+        open_shards([folder]),
+        **SETTINGS,
+    )
     first = next(loader.train_batches(0))  # the iterator is dropped here
 
     assert len(list(loader.eval_batches())) == 13
@@ -532,7 +573,11 @@ def test_process_ends_with_a_loader_in_full_run(folder: Path) -> None:
         cwd=root,
     )
 
-    assert (done.returncode, done.stdout, done.stderr) == (0, "seen\n", "")
+    assert (
+        done.returncode,
+        done.stdout,
+        done.stderr,
+    ) == (0, "seen\n", "")
 
 
 def test_wrong_use_is_refused(folder: Path, tmp_path: Path, samples: list[TinySample]) -> None:
@@ -563,7 +608,11 @@ def test_wrong_use_is_refused(folder: Path, tmp_path: Path, samples: list[TinySa
         with_masks=False,
     )
     with pytest.raises(ManifestError, match="no classes"):
-        Loader(open_shards([unlabelled]), **SETTINGS, targets="classes")
+        Loader(
+            open_shards([unlabelled]),
+            **SETTINGS,
+            targets="classes",
+        )
 
     with pytest.raises(ManifestError, match="not the same ones in all folders"):
         Loader(
@@ -578,7 +627,11 @@ def test_wrong_use_is_refused(folder: Path, tmp_path: Path, samples: list[TinySa
         with_masks=False,
     )
     with pytest.raises(ManifestError, match="packed without masks"):
-        Loader(open_shards([unmasked]), **SETTINGS, targets="mask")
+        Loader(
+            open_shards([unmasked]),
+            **SETTINGS,
+            targets="mask",
+        )
 
 
 def test_the_hardware_decoders_share_reaches_the_graph(folder: Path) -> None:

@@ -107,7 +107,11 @@ def overwrite(shards: ShardSet) -> None:
         (overwrite, "another checksum"),
     ],
 )
-def test_damaged_shard(folder: Path, harm: Callable[[ShardSet], None], reason: str) -> None:
+def test_damaged_shard(
+    folder: Path,
+    harm: Callable[[ShardSet], None],
+    reason: str,
+) -> None:
     shards = open_shards([folder])
     harm(shards)
     with pytest.raises(BadSampleError, match=f"tiny-train-000001.tar: .*{reason}"):
@@ -122,7 +126,10 @@ def test_damaged_shard(folder: Path, harm: Callable[[ShardSet], None], reason: s
     [
         ({"image": b"garbage"}, "the image is not an intact JPEG"),
         ({"image": cut_in_the_pixels(tiny_sample(1).image)}, "the image is cut off before its end"),
-        ({"image": jpeg(picture(0, 64, 64))}, "the image is 64x64, the manifest has 32x32"),
+        (
+            {"image": jpeg(picture(0, 64, 64))},
+            "the image is 64x64, the manifest has 32x32",
+        ),
         (
             {"image": png(np.zeros((32, 32), np.uint8))},
             "the image is not an intact JPEG",
@@ -156,7 +163,10 @@ def test_sample_that_is_not_what_was_promised(
     """The checksums hold: a packer's mistake, or a hostile set."""
     folder = write_set(
         tmp_path / "set",
-        [tiny_sample(0), replace(tiny_sample(1), **change)],
+        [
+            tiny_sample(0),
+            replace(tiny_sample(1), **change),
+        ],
     )
     shards = open_shards([folder])
 

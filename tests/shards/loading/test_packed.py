@@ -125,7 +125,10 @@ def test_a_sample_is_one_seek_whatever_is_read_of_it(shards: ShardSet) -> None:
 REAL = Path(__file__).parents[3] / "../shared/data/VOCdevkit"
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real pictures of ../shared/data are not here")
+@pytest.mark.skipif(
+    not REAL.is_dir(),
+    reason="the real pictures of ../shared/data are not here",
+)
 def test_real_pictures(tmp_path: Path) -> None:
     """Photos as they are: the graph and the fused kernels beside skimage on PIL's pixels."""
     from shards.records import Corpus, Record

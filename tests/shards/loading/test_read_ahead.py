@@ -21,7 +21,14 @@ def samples() -> list[TinySample]:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory, samples: list[TinySample]) -> ShardSet:
-    return open_shards([write_set(tmp_path_factory.mktemp("set"), samples)])
+    return open_shards(
+        [
+            write_set(
+                tmp_path_factory.mktemp("set"),
+                samples,
+            )
+        ]
+    )
 
 
 def test_few_files_stay_open_under_many_threads(
@@ -36,7 +43,12 @@ def test_few_files_stay_open_under_many_threads(
         most = max(most, files.num_open)
         return data
 
-    reads = ReadAhead(shards, MemberSpec(), num_threads, counting)
+    reads = ReadAhead(
+        shards,
+        MemberSpec(),
+        num_threads,
+        counting,
+    )
     ids = np.random.default_rng(0).integers(0, 20, 400)
     results = reads.read(ids).collect()
     reads.close()
@@ -76,7 +88,12 @@ def test_reader_that_raises_anything_is_a_bad_sample(shards: ShardSet) -> None:
     def broken(path: Path, offset: int, size: int) -> bytes:
         raise RuntimeError("disk on fire")
 
-    reads = ReadAhead(shards, MemberSpec(), 2, broken)
+    reads = ReadAhead(
+        shards,
+        MemberSpec(),
+        2,
+        broken,
+    )
     (result,) = reads.read(np.array([0])).collect()
     reads.close()
     assert isinstance(result, BadSampleError)

@@ -43,7 +43,10 @@ def test_each_run_is_told_once_and_covers_its_samples(shards: ShardSet) -> None:
     reads = RunReads(shards, RUN, ShardFiles())
     told = {}
     rows = shards.rows(np.arange(27))
-    first_of_shard = np.searchsorted(rows["shard"], rows["shard"])
+    first_of_shard = np.searchsorted(
+        rows["shard"],
+        rows["shard"],
+    )
     for index in np.random.default_rng(0).permutation(27):
         row = rows[index]
         run = int(row["shard"]), int(index - first_of_shard[index]) // RUN
@@ -111,7 +114,12 @@ def test_the_system_fetches_what_it_is_told_of(tmp_path: Path) -> None:
     with path.open("wb") as stream:
         stream.write(os.urandom(8 << 20))
         os.fsync(stream.fileno())
-        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(
+            stream.fileno(),
+            0,
+            0,
+            os.POSIX_FADV_DONTNEED,
+        )
 
     if in_page_cache(path, 6 << 20):
         pytest.skip("this file system keeps its files in memory")
@@ -166,7 +174,11 @@ def test_same_samples_with_and_without_hints(
     lock = threading.Lock()
 
     class Told(RunReads):
-        def begin(self, shard: int, offset: int) -> tuple[int, int] | None:
+        def begin(
+            self,
+            shard: int,
+            offset: int,
+        ) -> tuple[int, int] | None:
             span = super().begin(shard, offset)
             with lock:
                 told.append(span)

@@ -49,11 +49,15 @@ def test_several_folders_are_one_set(
 
 
 def test_the_digest_names_contents_and_order(tmp_path: Path, folder: Path) -> None:
-    other = write_set(tmp_path / "other", [tiny_sample(1)])
+    other = write_set(
+        tmp_path / "other",
+        [tiny_sample(1)],
+    )
     digests = {
         open_shards(folders).digest
         for folders in ([folder], [other], [folder, other], [other, folder])
     }
+
     assert len(digests) == 4
 
 

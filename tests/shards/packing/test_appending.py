@@ -60,10 +60,16 @@ def samples(folder: Path) -> list[bytes]:
 
 @pytest.mark.parametrize(
     "first",
-    [lambda n: n < 20, lambda n: n % 3 != 0],
+    [
+        lambda n: n < 20,
+        lambda n: n % 3 != 0,
+    ],
 )
 def test_new_records_follow_in_shards_of_their_own(
-    corpus: Corpus, root: Path, tmp_path: Path, first: Callable[[int], bool]
+    corpus: Corpus,
+    root: Path,
+    tmp_path: Path,
+    first: Callable[[int], bool],
 ) -> None:
     part = only(corpus, first)
     out = tmp_path / "out"
@@ -83,7 +89,12 @@ def test_new_records_follow_in_shards_of_their_own(
     assert not (out / ".packing").exists()
     assert all(check.is_good for check in verify(out, workers=0))
 
-    pack(corpus, tmp_path / "whole", root=root, **SETTINGS)
+    pack(
+        corpus,
+        tmp_path / "whole",
+        root=root,
+        **SETTINGS,
+    )
     assert sorted(samples(out)) == sorted(samples(tmp_path / "whole"))
     summary = read_manifest(out).summary()
     assert summary is not None and summary.taken == 30
@@ -139,8 +150,15 @@ def test_an_interrupted_append_is_finished_by_the_same_call(
 def test_what_cannot_be_appended_is_refused(corpus: Corpus, root: Path, tmp_path: Path) -> None:
     with pytest.raises(PackError, match="not a finished set"):
         append_records(corpus, tmp_path / "none", root=root)
-    pack(corpus, tmp_path / "out", root=root, **SETTINGS)
+
+    pack(
+        corpus,
+        tmp_path / "out",
+        root=root,
+        **SETTINGS,
+    )
     other = dataclasses.replace(corpus, classes=("cat",), palette=())
+
     with pytest.raises(PackError, match="with 1 classes cannot be added"):
         append_records(other, tmp_path / "out", root=root)
 
@@ -149,7 +167,12 @@ def test_what_cannot_be_appended_is_refused(corpus: Corpus, root: Path, tmp_path
 
 
 def test_a_changed_label_is_noticed(corpus: Corpus, root: Path, tmp_path: Path) -> None:
-    pack(corpus, tmp_path / "out", root=root, **SETTINGS)
+    pack(
+        corpus,
+        tmp_path / "out",
+        root=root,
+        **SETTINGS,
+    )
 
     def relabeled() -> Iterator[Record]:
         for number, record in enumerate(corpus.records()):
@@ -179,8 +202,14 @@ def test_a_changed_label_is_noticed(corpus: Corpus, root: Path, tmp_path: Path) 
 def test_a_file_changed_in_place_is_noticed(
     corpus: Corpus, root: Path, tmp_path: Path, name: str
 ) -> None:
-    pack(corpus, tmp_path / "out", root=root, **SETTINGS)
+    pack(
+        corpus,
+        tmp_path / "out",
+        root=root,
+        **SETTINGS,
+    )
     shutil.copy(root / "r03.png", root / name)
+
     with pytest.raises(PackError, match=r"shard 0 hold files that have changed.*--only NUMBER"):
         pack(corpus, tmp_path / "out", root=root, **SETTINGS)
 
@@ -188,8 +217,16 @@ def test_a_file_changed_in_place_is_noticed(
 def test_files_that_were_merely_touched_are_reported(
     corpus: Corpus, root: Path, tmp_path: Path
 ) -> None:
-    pack(corpus, tmp_path / "out", root=root, **SETTINGS)
-    os.utime(root / "r00.png", ns=(1, 1))
+    pack(
+        corpus,
+        tmp_path / "out",
+        root=root,
+        **SETTINGS,
+    )
+    os.utime(
+        root / "r00.png",
+        ns=(1, 1),
+    )
     report = pack(
         corpus,
         tmp_path / "out",

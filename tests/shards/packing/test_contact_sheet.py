@@ -31,7 +31,12 @@ class Plane:
         return np.array(self.indices, np.uint8)
 
 
-def save(path: Path, color: tuple[int, int, int], size: tuple[int, int], **options: Any) -> Path:
+def save(
+    path: Path,
+    color: tuple[int, int, int],
+    size: tuple[int, int],
+    **options: Any,
+) -> Path:
     Image.new("RGB", size, color).save(
         path,
         **options,

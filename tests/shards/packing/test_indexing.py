@@ -62,7 +62,10 @@ def webdataset_members(first: int, count: int) -> list[tuple[str, bytes]]:
             "nested": {"ids": [index % 3]},
         }
         members += [
-            (f"s{index:04d}.jpg", photo(index)),
+            (
+                f"s{index:04d}.jpg",
+                photo(index),
+            ),
             (
                 f"s{index:04d}.cls",
                 str(index % 3).encode(),
@@ -81,8 +84,15 @@ def folder(tmp_path: Path) -> Path:
     """Two shards of 5 and 4 samples."""
     shards = tmp_path / "shards"
     shards.mkdir()
-    write_tar(shards / "a-000000.tar", webdataset_members(0, 5))
-    write_tar(shards / "a-000001.tar", webdataset_members(5, 4))
+    write_tar(
+        shards / "a-000000.tar",
+        webdataset_members(0, 5),
+    )
+    write_tar(
+        shards / "a-000001.tar",
+        webdataset_members(5, 4),
+    )
+
     return shards
 
 
@@ -137,7 +147,11 @@ def test_nothing_is_copied_and_every_image_is_where_the_table_has_it(
 def test_labels_are_read_where_they_are_asked_for(
     folder: Path, tmp_path: Path, label_format: str, classes: tuple[str, ...]
 ) -> None:
-    manifest = index(folder, tmp_path / "out", label_format=label_format)
+    manifest = index(
+        folder,
+        tmp_path / "out",
+        label_format=label_format,
+    )
     assert manifest.classes == classes
     assert manifest.label_format == label_format
 
@@ -150,7 +164,11 @@ def test_labels_are_read_where_they_are_asked_for(
 
 
 def test_loading_reads_an_indexed_set_on_any_number_of_ranks(folder: Path, tmp_path: Path) -> None:
-    index(folder, tmp_path / "out", label_format="cls")
+    index(
+        folder,
+        tmp_path / "out",
+        label_format="cls",
+    )
     shards = open_shards([tmp_path / "out"])
 
     settings: dict[str, Any] = {
@@ -166,7 +184,12 @@ def test_loading_reads_an_indexed_set_on_any_number_of_ranks(folder: Path, tmp_p
         ids: list[list[int]] = [[] for _ in range(count)]
 
         for rank in range(world_size):
-            loader = Loader(shards, rank=rank, world_size=world_size, **settings)
+            loader = Loader(
+                shards,
+                rank=rank,
+                world_size=world_size,
+                **settings,
+            )
             for step, batches in enumerate(islice(loader.train_batches(images_seen), count)):
                 for batch in batches:
                     assert batch.classes_BC is not None
@@ -198,7 +221,10 @@ def test_images_of_other_formats_and_names(tmp_path: Path) -> None:
         ("readme", b"no ending"),
     ]
     write_tar(tmp_path / "x.tar", members)
-    manifest = index(tmp_path / "x.tar", tmp_path / "out")
+    manifest = index(
+        tmp_path / "x.tar",
+        tmp_path / "out",
+    )
     expected = [
         photo(0),
         photo(1),
@@ -215,20 +241,37 @@ def test_images_of_other_formats_and_names(tmp_path: Path) -> None:
 
 
 UNUSABLE = {
-    "cmyk": ([("k.jpg", lambda: cmyk())], "CMYK, so it needs packing"),
+    "cmyk": (
+        [("k.jpg", lambda: cmyk())],
+        "CMYK, so it needs packing",
+    ),
     "cut": (
-        [("k.jpg", lambda: photo(0)[:200])],
+        [
+            (
+                "k.jpg",
+                lambda: photo(0)[:200],
+            )
+        ],
         "cannot be decoded",
     ),
     "text": ([("k.jpg", lambda: b"<html>")], "an HTML page"),
     "empty": ([("k.jpg", lambda: b"")], "empty file"),
     "no image": (
-        [("k.cls", lambda: b"1"), ("k.txt", lambda: b"x")],
+        [
+            ("k.cls", lambda: b"1"),
+            ("k.txt", lambda: b"x"),
+        ],
         "no jpg, jpeg, png or webp",
     ),
-    "no label": ([("k.jpg", lambda: photo(0))], "no cls member"),
+    "no label": (
+        [("k.jpg", lambda: photo(0))],
+        "no cls member",
+    ),
     "label": (
-        [("k.jpg", lambda: photo(0)), ("k.cls", lambda: b"")],
+        [
+            ("k.jpg", lambda: photo(0)),
+            ("k.cls", lambda: b""),
+        ],
         "label: is empty",
     ),
 }
@@ -257,7 +300,10 @@ def test_unusable_samples_are_named_with_their_reason(tmp_path: Path, kind: str)
         tmp_path / "out",
         label_format="cls",
     )
-    assert (manifest.num_samples, manifest.num_rejected) == (2, 1)
+    assert (
+        manifest.num_samples,
+        manifest.num_rejected,
+    ) == (2, 1)
     (rejection,) = read_rejections(tmp_path / "out" / "rejected.jsonl")
     assert rejection.key == "k"
     assert reason in rejection.reason
@@ -283,10 +329,16 @@ def test_long_names_in_every_tar_format(tmp_path: Path, tar_format: int) -> None
     name = f"{'d' * 90}/{'n' * 60}.jpg"
     write_tar(
         tmp_path / "x.tar",
-        [(name, photo(0)), ("b.jpg", photo(1))],
+        [
+            (name, photo(0)),
+            ("b.jpg", photo(1)),
+        ],
         tar_format,
     )
-    manifest = index(tmp_path / "x.tar", tmp_path / "out")
+    manifest = index(
+        tmp_path / "x.tar",
+        tmp_path / "out",
+    )
 
     assert images_of(manifest) == [photo(0), photo(1)]
 
@@ -306,7 +358,11 @@ def test_an_interrupted_call_continues_and_another_request_is_refused(
         )
     assert not (tmp_path / "out" / "manifest.json").exists()
     with pytest.raises(PackError, match="another request"):
-        index(folder, tmp_path / "out", label_format="cls")
+        index(
+            folder,
+            tmp_path / "out",
+            label_format="cls",
+        )
 
     counts: list[int] = []
     index_shards(
@@ -451,7 +507,10 @@ def test_shards_with_one_name_in_several_folders(tmp_path: Path) -> None:
             tmp_path / f"part{number}" / "0.tar",
             [("k.jpg", photo(number))],
         )
-    manifest = index(f"{tmp_path}/part*/0.tar", tmp_path / "out")
+    manifest = index(
+        f"{tmp_path}/part*/0.tar",
+        tmp_path / "out",
+    )
 
     assert [shard.file for shard in manifest.shards] == ["000000-0.tar", "000001-0.tar"]
     assert images_of(manifest) == [photo(0), photo(1)]
@@ -487,7 +546,10 @@ def test_a_photo_that_exif_turns_is_used_as_stored_and_counted(tmp_path: Path) -
         tmp_path / "x.tar",
         [("k.jpg", photo(0, exif=tags))],
     )
-    manifest = index(tmp_path / "x.tar", tmp_path / "out")
+    manifest = index(
+        tmp_path / "x.tar",
+        tmp_path / "out",
+    )
 
     assert manifest.samples()[["width", "height"]].tolist() == [(32, 24)]
     summary = manifest.summary()
@@ -517,7 +579,12 @@ def test_the_webdataset_library_and_the_index_agree(tmp_path: Path) -> None:
                 "cls": number % 3,
                 "json": {"label": number % 3},
             }
-            writer.write({"__key__": f"s{number:03d}", **sample})
+            writer.write(
+                {
+                    "__key__": f"s{number:03d}",
+                    **sample,
+                }
+            )
 
     manifest = index(
         f"{tmp_path}/w-*.tar",

@@ -169,9 +169,20 @@ def test_dalis_reader_reads_and_decodes_the_same_samples(manifest: Manifest) -> 
     built.build()
     for _, members, row in samples(manifest):
         jpg, label, image, mask = (np.asarray(output.at(0)) for output in built.run())
-        assert (jpg.tobytes(), label.tobytes()) == (members["jpg"], members["json"])
-        assert image.shape == (row["height"], row["width"], 3)
-        assert mask.shape == (row["height"], row["width"], 1)
+        assert (
+            jpg.tobytes(),
+            label.tobytes(),
+        ) == (members["jpg"], members["json"])
+        assert image.shape == (
+            row["height"],
+            row["width"],
+            3,
+        )
+        assert mask.shape == (
+            row["height"],
+            row["width"],
+            1,
+        )
         assert set(np.unique(mask)) <= {
             0,
             1,
@@ -183,17 +194,30 @@ def test_dalis_reader_reads_and_decodes_the_same_samples(manifest: Manifest) -> 
 def test_labels_hold_what_the_contract_says(manifest: Manifest) -> None:
     for key, members, row in samples(manifest):
         label = json.loads(members["json"])
+
         assert set(label) == {"classes", "objects", "key", "source", "width", "height"}
         assert label["source"].rsplit(".")[0] == key
         x0, y0, x1, y1 = label["objects"][0]["box"]
         area = 64 * row["width"] * row["height"] / (label["width"] * label["height"])
+
         assert (x1 - x0) * (y1 - y0) == pytest.approx(area, rel=0.01)
-        assert min(row["width"], row["height"]) == min(16, label["width"], label["height"])
+        assert min(row["width"], row["height"]) == min(
+            16,
+            label["width"],
+            label["height"],
+        )
 
 
 @pytest.mark.parametrize(
     "size",
-    [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 8**5],
+    [
+        0,
+        1,
+        BLOCK - 1,
+        BLOCK,
+        BLOCK + 1,
+        8**5,
+    ],
 )
 @pytest.mark.parametrize(
     "name",

@@ -58,7 +58,14 @@ def faults(folder: Path, workers: int = 0) -> list[ShardCheck]:
     return [check for check in verify(folder, workers=workers) if not check.is_good]
 
 
-def write(folder: Path, sample: int, name: str, content: bytes, *, at: int = 0) -> None:
+def write(
+    folder: Path,
+    sample: int,
+    name: str,
+    content: bytes,
+    *,
+    at: int = 0,
+) -> None:
     """Overwrite a member in place, padded with zeros to its size; correct the table's crc."""
     manifest = read_manifest(folder, check_files=False)
     rows = np.array(manifest.samples())
@@ -135,7 +142,11 @@ def change_row(sample: int, **values: int) -> Callable[[Path], None]:
     return change
 
 
-def change_label(sample: int, old: bytes, new: bytes) -> Callable[[Path], None]:
+def change_label(
+    sample: int,
+    old: bytes,
+    new: bytes,
+) -> Callable[[Path], None]:
     return lambda folder: write(
         folder,
         sample,
@@ -147,7 +158,11 @@ def change_label(sample: int, old: bytes, new: bytes) -> Callable[[Path], None]:
     )
 
 
-def change_picture(sample: int, name: str, content: bytes) -> Callable[[Path], None]:
+def change_picture(
+    sample: int,
+    name: str,
+    content: bytes,
+) -> Callable[[Path], None]:
     return lambda folder: write(folder, sample, name, content)
 
 
@@ -161,7 +176,10 @@ DAMAGES: dict[int, tuple[Callable[[Path], None], str]] = {
         change_picture(
             4,
             "image",
-            encoded(Image.new("L", (8, 8)), "JPEG"),
+            encoded(
+                Image.new("L", (8, 8)),
+                "JPEG",
+            ),
         ),
         "image: 8 x 8, the manifest says 16 x 16",
     ),
@@ -184,12 +202,18 @@ DAMAGES: dict[int, tuple[Callable[[Path], None], str]] = {
         change_picture(
             16,
             "mask",
-            encoded(Image.new("L", (16, 16), 7), "PNG"),
+            encoded(
+                Image.new("L", (16, 16), 7),
+                "PNG",
+            ),
         ),
         "mask: holds index 7",
     ),
     18: (change_row(18, mask_size=0), "mask is missing"),
-    20: (change_row(20, image_offset=10**9), "image lies beyond the end"),
+    20: (
+        change_row(20, image_offset=10**9),
+        "image lies beyond the end",
+    ),
     22: (change_row(22, label_size=3), "label: checksum differs"),
 }
 

@@ -71,7 +71,10 @@ def open_set(folder: Path | str, cache: Cache | None = None) -> ShardSet:
     )
 
 
-def batches(folder: Path | str, cache: Cache | None = None) -> list[torch.Tensor]:
+def batches(
+    folder: Path | str,
+    cache: Cache | None = None,
+) -> list[torch.Tensor]:
     loader = Loader(
         open_set(folder, cache), image_size=32, global_batch_size=8, micro_batch_size=4, seed=3
     )
@@ -158,7 +161,14 @@ def test_fault_that_passes(server: FolderServer, cache: Cache, fault: int | str)
         SHARDS[0]: deque([fault]),
         "samples.npy": deque([fault]),
     }
-    assert read(open_set(server.url, cache), 0) == tiny_sample(0).image
+
+    assert (
+        read(
+            open_set(server.url, cache),
+            0,
+        )
+        == tiny_sample(0).image
+    )
     assert server.requests[SHARDS[0]] == server.requests["samples.npy"] == 2
 
 
@@ -175,7 +185,11 @@ def test_fault_that_passes(server: FolderServer, cache: Cache, fault: int | str)
     ],
 )
 def test_fault_that_stays(
-    server: FolderServer, cache: Cache, fault: int | str, reason: str, num_requests: int | None
+    server: FolderServer,
+    cache: Cache,
+    fault: int | str,
+    reason: str,
+    num_requests: int | None,
 ) -> None:
     shards = open_set(server.url, cache)
     server.faults[SHARDS[1]] = deque([fault] * 9)
@@ -200,7 +214,13 @@ def test_fault_that_stays(
 def test_redirect_to_http_is_followed(packed: Path, server: FolderServer, cache: Cache) -> None:
     with serve(packed) as other:
         server.faults[SHARDS[0]] = deque([f"{other.url}/{SHARDS[0]}"])
-        assert read(open_set(server.url, cache), 0) == tiny_sample(0).image
+        assert (
+            read(
+                open_set(server.url, cache),
+                0,
+            )
+            == tiny_sample(0).image
+        )
         assert other.requests[SHARDS[0]] == 1
 
 

@@ -82,4 +82,7 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     source = packed(tmp_path / "set")
     below_a_file = source / "manifest.json" / "below"
     with pytest.raises(ManifestError, match="cannot be staged there"):
-        open_shards([source], Storage(stage_dir=below_a_file))
+        open_shards(
+            [source],
+            Storage(stage_dir=below_a_file),
+        )
