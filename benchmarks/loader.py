@@ -79,6 +79,7 @@ class Row:
             self.process.stdin.write(request + "\n")
             self.process.stdin.flush()
 
+        # Loaders also print words of their own: answers are the lines of JSON.
         while line := self.process.stdout.readline():
             if line.startswith("{"):
                 answer: dict[str, float] = json.loads(line)
@@ -100,12 +101,14 @@ def main() -> None:
             _prepare(work / kind, photos, policy)
         rows = [
             _start(f"{kind}/{row}", work, arguments)
+            # Each row with both kinds of data, in processes of their own from the start.
             for kind in KINDS
             for row in (*OURS, *PEERS)
             if not arguments.rows or row in arguments.rows
         ]
         try:
             for row in rows:
+                # All have started before the first is measured.
                 row.ask(None)
             # In turn: what slows the machine for a minute slows every row.
             for _ in range(arguments.repeats):
@@ -151,6 +154,7 @@ def _arguments() -> argparse.Namespace:
 
 def _photos(folder: Path) -> list[Path]:
     """JPEG photos in a mixed order: corpora differ in size and quality."""
+    # Sorted first: the order of a disk would make each run another benchmark.
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg"})
     if not found:
         sys.exit(f"{folder}: no JPEG photos; give a folder with --photos.")
@@ -178,6 +182,7 @@ def _prepare(folder: Path, photos: list[Path], policy: str) -> None:
         root=photos[0].anchor,
         image_policy=policy,
         workers=2,
+        # Several shards, also of few photos: loaders mix them.
         samples_per_shard=250,
     )
     (folder / "files").mkdir()
@@ -186,6 +191,7 @@ def _prepare(folder: Path, photos: list[Path], policy: str) -> None:
     pattern = str(folder / "elsewhere" / "%06d.tar")
     with ShardWriter(pattern, maxcount=250, verbose=0) as elsewhere:
         for index, row in enumerate(shards.rows(np.arange(shards.num_samples))):
+            # The packed bytes, so that all loaders decode the very same JPEG files.
             image = read_members(shards, row, MemberSpec(), files.read_at).image
             (folder / "files" / f"{index:06d}.jpg").write_bytes(image)
             elsewhere.write({"__key__": f"{index:06d}", "jpg": image, "txt": b"a caption"})
@@ -209,6 +215,7 @@ def _start(name: str, work: Path, arguments: argparse.Namespace) -> Row:
     ]
 
     environment = (
+        # {"OMP_NUM_THREADS": "1"} | The workers are the parallelism that is compared.
         os.environ | {"OMP_NUM_THREADS": "1"} | ({"PYTHONPATH": str(ROOT)} if row in OURS else {})
     )
     with log.open("w") as stderr:
@@ -266,6 +273,7 @@ def _report(rows: list[Row], num_photos: int, arguments: argparse.Namespace) -> 
     print()
 
     for text, kind, other, target in TARGETS:
+        # Only rows that ran: a missing peer is no target reached.
         ours, theirs, name = _pair(medians, kind, other)
         if ours and theirs:
             print(f"{text} ({name}): {ours / theirs:.2f}x, to reach {target}x")
@@ -276,6 +284,7 @@ def _pair(
 ) -> tuple[float | None, float | None, str]:
     if other == "fastest":
         peers = {name: value for name, value in medians.items() if name.startswith(kind + "/")}
+        # Of the others alone: our own rows and plain decoding are no peers.
         peers = {
             name: v
             for name, v in peers.items()

@@ -79,6 +79,7 @@ def shard_writer(photos: Photos, out: Path, policy: str) -> int:
     out.mkdir()
     with webdataset.ShardWriter(f"{out}/photos-%06d.tar", maxcount=1000, verbose=0) as writer:
         for photo in photos.records():
+            # The same conversion: what is compared is the writing and the workers.
             jpeg = convert_picture(photo.image.read_bytes(), encoding).jpeg
             writer.write({"__key__": photo.key, "jpg": jpeg, "json": photo.label})
             count += 1
@@ -102,6 +103,7 @@ class Rival:
         count = self.work(folder / "out")
         self.speeds.append(count / (time.monotonic() - start))
         self.cpu_ms.append(1000 * (sum(os.times()[:4]) - cpu) / count)
+        # At once: later repeats must not find a full disk or cache.
         shutil.rmtree(folder)
 
 
@@ -137,6 +139,7 @@ def main() -> None:
     )
     importlib.import_module("webdataset")  # not in the first repeat's time
     for _ in range(settings.repeats):
+        # In turn, so that each ratio is of repeats within the same minute.
         for rival in (peer, one, two):
             rival.run()
     cores, count = len(os.sched_getaffinity(0)), sum(1 for _ in photos.records())
@@ -164,6 +167,7 @@ def main() -> None:
 
 def ratio(rival: Rival, other: Rival) -> float:
     """How many times as fast, by the median of the repeats taken in pairs."""
+    # In pairs: the load of the machine falls out of each ratio.
     return statistics.median(a / b for a, b in zip(rival.speeds, other.speeds, strict=True))
 
 

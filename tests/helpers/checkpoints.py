@@ -27,6 +27,7 @@ def save_checkpoint(
     keep_every_images: int = 0,
 ) -> Path:
     """Write one checkpoint, wait for it, and return its folder."""
+    # In the foreground: its errors are then raised here, and the files are whole.
     writer = CheckpointWriter(
         folder, ranks, keep_last=keep_last, keep_every_images=keep_every_images, background=False
     )
@@ -53,6 +54,7 @@ class ThreadRanks(Ranks):
     def gather(self, value: T) -> list[T]:
         """Return every thread's value, in rank order."""
         self.meeting.values[self.rank] = value
+        # Twice: all have written before one reads, and all have read before one writes again.
         self.meeting.barrier.wait(60)
         values = [self.meeting.values[rank] for rank in range(self.world_size)]
         self.meeting.barrier.wait(60)
@@ -63,4 +65,5 @@ def thread_ranks(world_size: int) -> list[ThreadRanks]:
     """Return the ranks of threads that meet each other."""
     meeting = Meeting(threading.Barrier(world_size))
     device = torch.device("cpu")
+    # Threads, not processes: a fault can be put into one rank by a plain patch.
     return [ThreadRanks(rank, world_size, device, meeting=meeting) for rank in range(world_size)]

@@ -28,7 +28,9 @@ def command_line(
     *words: object, env: dict[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of the environment's bin folder (python, accelerate) as a user would."""
+    # Beside this Python, so that an installed one elsewhere on PATH is never tested.
     program = Path(sys.executable).with_name(str(words[0]))
+    # What the test's own launcher has set would hold for the command, too.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "OMP_"))}
 
     return subprocess.run(

@@ -14,6 +14,7 @@ import yaml
 from colorgan.evaluation.picture_grids import color_grid, mask_grid, to_uint8_HWC
 from colorgan.evaluation.strips import write_strips
 
+# A script, an attribute, TeX and a sign that turns the text's direction.
 HOSTILE = "<script>alert(1)</script>\" onload='x' $x_1$ ‮gpj"
 GREY = {"psnr": 20.0, "ssim": 0.8, "grey_psnr": 18.0, "grey_ssim": 0.7, "images": 4.0}
 VOC = (
@@ -73,10 +74,12 @@ def make_run(
         "versions": VERSIONS,
     }
     log = [{**line("event", 0), **started}]
+    # By the folder's name: every run has its own curve, the same in every test.
     noise = random.Random(str(folder))
 
     for place in range(1, 11):
         at = seen * place // 10
+        # Falling, as a chart of a flat line would hide errors of its axis.
         loss = 1.0 / (1 + at) + noise.random() / 100
         log.append(line("train", at, **{role: loss, "images_per_s": 10.0, "wait_share": 0.1}))
 
@@ -84,6 +87,7 @@ def make_run(
     (folder / "log.jsonl").write_text("".join(json.dumps(each) + "\n" for each in log))
     checkpoint = folder / "checkpoints" / f"images-{seen:012d}"
     checkpoint.mkdir(parents=True)
+    # Without it the report takes the checkpoint for one that is being written.
     (checkpoint / "COMPLETE").write_text("{}")
     model = {"inference": "running", "source_version": "c0ffee", "architecture": {"image_size": 32}}
     (checkpoint / "state.json").write_text(
@@ -96,6 +100,7 @@ def tuned(folder: Path, seed: int, accuracy: float, init: str = "scratch", **rec
     """Write a finished fine-tuning run of a classifier."""
     scores = {
         "first_positive_accuracy": accuracy,
+        # Unlike the first score, so that a mixed-up column shows.
         "mAP": accuracy / 2,
         "images": 8.0,
         "classes": 3.0,
@@ -117,6 +122,7 @@ def grid(path: Path, size: int, num_rows: int, shade: float, *, strips: bool = T
     color_grid(path, [tuple(images)] * num_rows, [f"sample {i}" for i in range(num_rows)])
     if strips:
         pixels = [to_uint8_HWC(image) for image in images]
+        # Each gains less than the one before, so that their order can be tested.
         scores = [{"psnr": 20.0 + row, "grey_psnr": 18.0 + 2 * row} for row in range(num_rows)]
         rows = [(row, each, pixels) for row, each in enumerate(scores)]
         write_strips(path.with_suffix(""), ("grey", "coloured", "original"), rows)
@@ -137,8 +143,10 @@ def scored(
     draw = random.Random(seed)
     names = ["background", *classes] if kind == "segmenter" else list(classes)
     per_class: dict[str, float | None] = {name: 0.2 + 0.7 * draw.random() for name in names}
+    # A class without any object has no score, in real folders too.
     per_class[names[-1]] = None
     size = range(len(names))
+    # Mostly right, and often taken for the next class.
     matrix = [[draw.randrange(20) + 200 * (i == j) + 60 * (j == i + 1) for j in size] for i in size]
     text = {
         **{
@@ -169,7 +177,9 @@ def _overlays(path: Path, classes: Sequence[str], draw: random.Random) -> None:
             torch.rand(3, 8, 8).repeat_interleave(8, 1).repeat_interleave(8, 2),
             torch.zeros(64, 64),
         )
+        # One object on background, off the middle, so that a mirrored overlay shows.
         truth[16:48, 8:40] = draw.randrange(1, len(classes) + 1)
+        # The prediction is the truth a little aside: right, wrong and missed pixels.
         rows.append((photo, truth.to(torch.uint8), truth.roll(6, 1).to(torch.uint8)))
 
     mask_grid(path, rows, classes=classes)
@@ -188,6 +198,7 @@ def probed(folder: Path, model: str, seed: int, lift: float) -> Path:
             "per_class": [],
         }
 
+    # The second level is better, and chosen.
     levels = [0.2 + lift, 0.3 + lift]
     text = {
         **{
@@ -266,6 +277,7 @@ def _protocol(
         ]
         runs = [folder / name / f"{arm}-{seed}" for seed in seeds]
         for run, seed, value in zip(runs, seeds, values, strict=True):
+            # A probe has no run of its own: the protocol's arm is its folder.
             if task == "linear":
                 probed(run, arm, seed, mean - 0.2)
                 continue
@@ -289,6 +301,7 @@ def _protocol(
         )
 
     gap = high - low
+    # A narrow interval around the gap: the verdict follows from the means alone.
     compared = {
         "arm": "pretrained",
         "against": first,

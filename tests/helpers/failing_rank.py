@@ -52,12 +52,14 @@ class FailingLoader(ToyLoader):
 def main(argv: list[str]) -> int:
     """Train until the rank fails."""
     folder, rank, error, where = argv
+    # As NCCL's does; see above.
     dist.destroy_process_group = lambda *_: time.sleep(1000)
 
     with joined_ranks(timeout_s=60, torch_threads=1) as ranks:
         recipe = toy_recipe(Path(folder) / "run", launch={"timeout_s": 60})
         loader = ToyLoader(8, 4, ranks.rank, 2)
         if ranks.rank == int(rank):
+            # On one rank only: the others must learn of it.
             loader = FailingLoader(8, 4, ranks.rank, 2)
             loader.error, loader.where = ERRORS[error], where
         pretrain(recipe, ranks, total_images=48, data_digest="x", train=loader, val=loader)

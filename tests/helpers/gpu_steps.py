@@ -118,10 +118,13 @@ def pretraining(batch: dict[str, Any]) -> dict[str, Any]:
             "batch": {"global_batch_size": 4, **batch},
         }
     )
+    # Fake tensors have no values that could be seeded.
     with mock.patch.object(colorization, "initialise", ignored):
         task, strategy = colorization.build_pretraining(recipe, GPU, 1000)
+    # Also several micro-batches: accumulation takes another path.
     micro = recipe.batch.micro_batch_size or 4
     micro_batches = [batch_of(micro) for _ in range(4 // micro)]
+    # Not counted: the first step also makes the optimizers' state.
     steps(task, strategy, micro_batches)
     work = steps(task, strategy, micro_batches)
 
@@ -139,6 +142,7 @@ def pretraining(batch: dict[str, Any]) -> dict[str, Any]:
 
 def labels_of(kind: str, number: int) -> dict[str, Any]:
     """Return a task's labels as the loader gives them."""
+    # Boxes stay on the CPU, as the loader gives them.
     flags = torch.zeros(2, dtype=torch.bool)
     boxes = Boxes(
         torch.rand(2, 4),
@@ -181,6 +185,7 @@ def finetuning(name: str, number: int = 16) -> dict[str, Any]:
     batch = batch_of(number, **labels_of(name, number))
     set_dropout_keys(model, dropout_keys(0, batch.positions_B))
     outputs = model(batch.lab_B3HW[:, :1]).float()
+    # Apart: the loss must not wait for the device, whatever the network does.
     with fake_cuda.Work() as loss_work:
         loss = task.loss(outputs, batch, LossSettings(recipe.void))
     assert loss.device.type == "cuda"
@@ -220,6 +225,7 @@ def cases() -> dict[str, Callable[[], dict[str, Any]]]:
     """Every case by its name."""
     found: dict[str, Callable[[], dict[str, Any]]] = {"mixing": mixing, "colors": colors}
     for name, batch in PRETRAIN.items():
+        # Bound now: a plain closure would see the last batch in every case.
         found[name] = lambda batch=batch: pretraining(batch)  # type: ignore[misc]
     for name in TASKS:
         found[f"finetune {name}"] = lambda name=name: finetuning(name)  # type: ignore[misc]
@@ -228,5 +234,6 @@ def cases() -> dict[str, Callable[[], dict[str, Any]]]:
 
 if __name__ == "__main__":
     for case, run in cases().items():
+        # Each case by itself, so that one that raises is known by the last line.
         with fake_cuda.MODE:
             print(json.dumps({"case": case, **run()}), flush=True)

@@ -19,9 +19,11 @@ class FolderServer(ThreadingHTTPServer):
     Once a file's faults are used up, it is served whole.
     """
 
+    # Or a client that hangs keeps the tests from ending.
     daemon_threads = True
 
     def __init__(self, folder: Path) -> None:
+        # Port 0: the system chooses, so that tests can run side by side.
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder = folder
         self.faults: dict[str, deque[int | str]] = {}
@@ -37,10 +39,12 @@ class _Handler(BaseHTTPRequestHandler):
     server: FolderServer
 
     def do_GET(self) -> None:
+        # The last part alone: no path of a request can leave the folder.
         name = self.path.rpartition("/")[2]
 
         self.server.requests[name] += 1
         faults = self.server.faults.get(name)
+        # One request each, so that a retry can succeed.
         fault = faults.popleft() if faults else None
         path = self.server.folder / name
         if isinstance(fault, int) or not path.is_file():
@@ -54,8 +58,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, data: bytes, fault: str | None) -> None:
         if fault == "wrong":
+            # One bit, the size stays: only a checksum can tell.
             data = bytes([data[0] ^ 1]) + data[1:]
         if fault == "more":
+            # More than was announced by the manifest.
             data += bytes(1 << 20)
         self.send_response(200)
         self.send_header(
@@ -63,6 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
             str(len(data)),
         )
         self.end_headers()
+        # In halves, as a connection that ends at the start is the easy case.
         half = len(data) // 2
         self.wfile.write(data[:half])
         self.wfile.flush()
@@ -71,6 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
 
         if fault == "slow" or self.server.slow_s:
+            # Longer than any client of the tests waits.
             time.sleep(self.server.slow_s or 60)
         self.wfile.write(data[half:])
 
@@ -96,5 +104,6 @@ def serving(server: Server) -> Iterator[Server]:
         try:
             yield server
         finally:
+            # Before the socket closes, so that no request is answered by half.
             server.shutdown()
             thread.join()

@@ -12,6 +12,7 @@ from typing import Any
 from helpers.http_server import serving
 
 REPOSITORY = "me/photos"
+# A full hash, as the library checks its form.
 COMMIT = "a" * 40
 
 
@@ -47,6 +48,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_error(404)
 
+    # The library asks for the size first; `_send` leaves the body out.
     do_HEAD = do_GET
 
     def do_POST(self) -> None:
@@ -64,6 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.server.folder / name
         if not path.is_file():
             self.send_response(404)
+            # The library tells a missing file from a missing set by this header alone.
             self.send_header("X-Error-Code", "EntryNotFound")
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -76,6 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, data: bytes) -> None:
         self.send_response(200)
         self.send_header("Content-Length", str(len(data)))
+        # Without one the library refuses the answer.
         self.send_header("ETag", '"1"')
         self.end_headers()
         if self.command != "HEAD":

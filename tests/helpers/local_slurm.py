@@ -79,6 +79,7 @@ class LocalSlurm:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        # Within a job of a real cluster, its variables would redirect every command.
         self.environment = {
             k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "SRUN_"))
         }
@@ -89,11 +90,13 @@ class LocalSlurm:
         try:
             self._write_files()
             self._start("munged", "munged", "-F", "--force", *self._munge_options())
+            # In this order: each daemon asks the one before it.
             self._until(lambda: (self.root / "run/munge.sock").exists(), 10, "munged")
             self._start("slurmctld", "slurmctld", "-D", "-i", "-f", self.environment["SLURM_CONF"])
             self._until(lambda: "UP" in self.run("scontrol", "ping", check=False), 20, "slurmctld")
             for node in NODES:
                 self.start_node(node)
+        # Also at Ctrl-C: daemons must not outlive the tests.
         except BaseException:
             self.close()
             raise
@@ -110,8 +113,10 @@ class LocalSlurm:
 
     def close(self) -> None:
         """Stop all daemons and what they have started."""
+        # The nodes first, as the controller would wait for them.
         for name in reversed(self._processes):
             process = self._processes[name]
+            # A node's daemon ends only after its jobs.
             process.send_signal(signal.SIGKILL if name in NODES else signal.SIGTERM)
         for process in self._processes.values():
             process.wait(timeout=30)
@@ -121,6 +126,7 @@ class LocalSlurm:
         """Start a node's daemon in namespaces of its own and wait until the node is idle."""
         hosts, conf = self.root / "etc/hosts", self.environment["SLURM_CONF"]
         inside = (
+            # In its own namespaces: the machine's name and hosts file stay as they are.
             f"hostname {node} && mount --bind '{hosts}' /etc/hosts && "
             f"slurmd -D -N {node} -f '{conf}' & wait; exit 0"
         )
@@ -142,6 +148,7 @@ class LocalSlurm:
 
     def kill_node(self, node: str) -> None:
         """Kill a node with all that runs on it, without notice."""
+        # No longer watched: its end is what the test wants.
         process = self._processes.pop(node)
         process.kill()
         process.wait(timeout=10)
@@ -155,6 +162,7 @@ class LocalSlurm:
             env=self.environment | variables,
             cwd=cwd,
             stdout=subprocess.PIPE,
+            # Together, as SLURM writes answers to either.
             stderr=subprocess.STDOUT,
             text=True,
             timeout=60,
@@ -173,6 +181,7 @@ class LocalSlurm:
 
     def field(self, job: str, name: str) -> str:
         """Return a field of `scontrol show job`."""
+        # From scontrol: squeue forgets a job as soon as it has ended.
         found = re.search(rf"\b{name}=(\S*)", self.run("scontrol", "-o", "show", "job", job))
         return found[1] if found else ""
 
@@ -196,6 +205,7 @@ class LocalSlurm:
         end = time.monotonic() + timeout_s
 
         while not happened():
+            # A dead daemon is the better message than a wait of minutes.
             for name, process in self._processes.items():
                 if process.poll() is not None:
                     raise AssertionError(
@@ -210,6 +220,7 @@ class LocalSlurm:
 
         with log:
             self._processes[name] = subprocess.Popen(
+                # Killed with the test's process, also where that is killed itself.
                 ["setpriv", "--pdeathsig", "KILL", *words],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -240,10 +251,12 @@ class LocalSlurm:
             f"NodeName=node[1-2] Name=gpu File={self.root}/dev/nvidia[0-7]\n"
         )
         for number in range(8):
+            # SLURM counts GPUs by their files; nothing opens them.
             (self.root / "dev" / f"nvidia{number}").symlink_to("/dev/null")
         (etc / "hosts").write_text(
             f"127.0.0.1 localhost {host}\n127.0.0.1 node1\n127.0.0.2 node2\n"
         )
+        # A new key each time: two clusters must not take each other's messages.
         (etc / "munge.key").write_bytes(os.urandom(128))
         (etc / "munge.key").chmod(0o600)
 

@@ -53,6 +53,7 @@ def small_detector(
 
 def small_config(kind: str, num_outputs: int = 2, **fields: Any) -> ModelConfig:
     """Return a config of a 32 x 32 network of width 4."""
+    # As small as five levels of strides allow.
     architecture = Architecture(
         image_size=32,
         width=4,

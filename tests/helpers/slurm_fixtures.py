@@ -55,6 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = why_not()
 
     for item in items:
+        # By its folder, too: other tests may have a fixture of that name.
         if Path(str(item.fspath)).parent == ROOT / "tests" / "slurm" and "slurm" in getattr(
             item, "fixturenames", ()
         ):
@@ -66,6 +67,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with blanks in its path: a recipe, a drawn corpus, packed sets."""
+    # A blank in a path is where scripts of shells break.
     folder = tmp_path_factory.mktemp("a place with blanks")
     (folder / "site.env").write_text(SITE.format(root=ROOT, venv=Path(sys.executable).parents[1]))
     (folder / "my recipe.yaml").write_text(RECIPE)

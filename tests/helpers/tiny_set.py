@@ -55,6 +55,7 @@ def png(mask_HW: NDArray[np.uint8]) -> bytes:
 
 def picture(index: int, height: int, width: int) -> NDArray[np.uint8]:
     """Smooth colours that differ from one index to the next."""
+    # Smooth: JPEG changes such pictures by little, so that tests can compare pixels.
     y, x = np.mgrid[0:height, 0:width]
     waves = [
         np.sin((x * (1 + channel) + y * (index % 7)) / 9 + index + channel) for channel in range(3)
@@ -63,6 +64,7 @@ def picture(index: int, height: int, width: int) -> NDArray[np.uint8]:
 
 
 def tiny_sample(index: int, height: int = 32, width: int = 32, num_classes: int = 3) -> TinySample:
+    # By the index: a test knows each sample's class without reading it.
     one = index % num_classes
     objects = [
         {
@@ -79,7 +81,9 @@ def tiny_sample(index: int, height: int = 32, width: int = 32, num_classes: int 
         "width": width,
         "height": height,
     }
+    # 0 is background.
     mask = np.full((height, width), one + 1, np.uint8)
+    # Half void, as void is what losses and scores must leave out.
     mask[: height // 2] = 255
     image = jpeg(picture(index, height, width))
 
@@ -107,6 +111,7 @@ def write_set(
     shards = []
 
     for shard, begin in enumerate(range(0, len(samples), samples_per_shard)):
+        # The last shard may be shorter, as in real sets.
         chosen = range(begin, min(begin + samples_per_shard, len(samples)))
         path = folder / f"tiny-train-{shard:06d}.tar"
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -130,6 +135,7 @@ def write_set(
         )
 
     np.save(folder / "samples.npy", rows)
+    # Read back: the checksum must be that of the file.
     table = (folder / "samples.npy").read_bytes()
     manifest = Manifest(
         name="tiny-train",
@@ -148,6 +154,7 @@ def write_set(
         ),
         shards=tuple(shards),
     )
+    # Last, as packing does: a manifest says that all else is there.
     write_manifest(manifest, folder)
     return folder
 
@@ -166,8 +173,10 @@ def _add(
         members.append(("mask", "png", sample.mask))
 
     for name, ending, data in members:
+        # Written by Python's own tar, so that ours is not tested by itself.
         info = tarfile.TarInfo(f"k{index:05d}.{ending}")
         info.size = len(data)
         tar.addfile(info, io.BytesIO(data))
+        # Back from the end: tar pads each member to blocks of 512 bytes.
         row[f"{name}_offset"] = tar.offset - (-(-len(data) // 512) * 512)
         row[f"{name}_size"], row[f"{name}_crc"] = len(data), zlib.crc32(data)

@@ -38,7 +38,9 @@ class ToyBatch:
 
 def toy_picture(slot: int) -> Tensor:
     """Random luminance, and a chroma that follows from it."""
+    # By its slot alone: the same picture on every rank and after every resume.
     luminance = torch.rand(1, SIZE, SIZE, generator=torch.Generator().manual_seed(slot)) * 1.6 - 0.8
+    # Chroma follows from luminance, so that a few steps already lower the loss.
     return torch.cat([luminance, 0.3 + 0.2 * luminance, -0.2 - 0.3 * luminance])
 
 
@@ -56,6 +58,7 @@ class ToyLoader:
     def train_batches(self, images_seen: int) -> Iterator[list[Any]]:
         each = self.global_batch_size // self.world_size
         while True:
+            # Ranks take neighbouring parts of a global batch, as the real loader does.
             first = images_seen + self.rank * each
             starts = range(first, first + each, self.micro_batch_size)
             yield [self.batch(range(start, start + self.micro_batch_size)) for start in starts]
@@ -68,6 +71,7 @@ class ToyLoader:
         )
 
     def eval_batches(self) -> Iterator[Any]:
+        # Far from the slots of training, and another one on each rank.
         yield self.batch(range(10_000 + self.rank, 10_002 + self.rank))
 
 
@@ -97,6 +101,7 @@ def train_toy(
     size = recipe.batch.global_batch_size
     task, strategy = build_pretraining(recipe, ranks, num_steps * size)
     for phase in strategy.phases.values() if sgd else ():
+        # Adam divides by small numbers: rounding alone would look like a difference.
         phase.optimizer = torch.optim.SGD(phase.module.parameters(), lr=0.01)
     reports: list[dict[str, float]] = []
     hooks = Hooks(
@@ -126,6 +131,7 @@ def _rank_main(
         "MASTER_PORT": str(port),
         "ACCELERATE_USE_CPU": "true",
     }
+    # A minute: a test that hangs fails before the suite's own limit.
     ranks = open_ranks(timeout_s=60, torch_threads=1)
 
     try:

@@ -30,6 +30,7 @@ class TwoHosts:
 
     def __init__(self, name: str) -> None:
         self.names = (f"{name}-a", f"{name}-b")
+        # Linux allows 15 characters.
         self.links = (f"{name}0"[-12:], f"{name}1"[-12:])
         self._cutting = threading.Event()
 
@@ -61,6 +62,7 @@ class TwoHosts:
                 link,
             )
             self._on(host, "ip", "link", "set", link, "up")
+            # Loopback is down in a new namespace, and gloo uses it.
             self._on(host, "ip", "link", "set", "lo", "up")
 
     def close(self) -> None:
@@ -68,6 +70,7 @@ class TwoHosts:
         self._cutting.set()
 
         for name in self.names:
+            # A namespace lives on as long as a process of it does.
             listed = subprocess.run(
                 ["ip", "netns", "pids", name], capture_output=True, text=True, check=False
             )
@@ -99,6 +102,7 @@ class TwoHosts:
         """Lose everything for 25 ms of every 500 ms, in both directions."""
 
         def flap() -> None:
+            # Ends with the hosts, as `wait` then returns at once.
             while not self._cutting.wait(0.475):
                 self.cut_one_way()
                 time.sleep(0.025)
@@ -109,6 +113,7 @@ class TwoHosts:
     def mend(self) -> None:
         """Put the cable back."""
         self._on(1, "ip", "link", "set", self.links[1], "up")
+        # Also what `cut_one_way` has set.
         self._on(1, "ip", "neighbour", "flush", "dev", self.links[1])
 
     def start(self, host: int, script: Path, *words: str, port: int) -> subprocess.Popen[str]:
@@ -124,6 +129,7 @@ class TwoHosts:
             "GLOO_SOCKET_IFNAME": self.links[host],
             "ACCELERATE_USE_CPU": "true",
             "PYTHONPATH": str(ROOT),
+            # The output is compared.
             "PYTHONWARNINGS": "ignore",
         }
         inside = f'hostname host-{"ab"[host]} && exec "$@"'
@@ -163,6 +169,7 @@ def ends(processes: Sequence[subprocess.Popen[str]], limit_s: float) -> list[tup
         try:
             output = process.communicate(timeout=max(0.1, until - time.monotonic()))[0]
         except subprocess.TimeoutExpired:
+            # A rank that still runs is what the test wants to know: its status says so.
             process.kill()
             output = process.communicate()[0]
         results.append((process.returncode, output))

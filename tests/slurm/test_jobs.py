@@ -33,6 +33,7 @@ def log_of(place: Path, job: str, command: str = "pretrain") -> str:
 def entries(run: Path) -> list[dict[str, Any]]:
     path = run / "log.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    # Its last line may be half written.
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
@@ -64,6 +65,7 @@ def test_two_nodes_train_as_two_processes_do(
     )
 
     assert slurm.wait(job) == "COMPLETED", log_of(place, job)
+    # Bit for bit: neither nodes nor SLURM may change a run.
     assert weights(place / "two nodes") == plain
     log = log_of(place, job)
 
@@ -105,6 +107,7 @@ def test_gpus_are_handed_to_the_ranks_and_shards_staged_once(
         == 1
     )
     assert len(re.findall(r"staged packed val", log)) == 1
+    # The job's own copy and what the killed one has left.
     assert list(scratch.iterdir()) == []
 
 
@@ -112,6 +115,7 @@ def test_signals_lose_nothing(
     slurm: LocalSlurm, place: Path, words: list[str], weights: Weights, plain: dict[str, str]
 ) -> None:
     run = place / "signalled"
+    # Another moment each time: the signal may come in any state of the run.
     chance = random.Random()
     job = submit(
         slurm,
@@ -126,14 +130,14 @@ def test_signals_lose_nothing(
         before = (saved or [0])[-1]
         more = chance.randrange(8, 96, 8)
         slurm.wait_for(
-            lambda enough=before + more: images(run) >= enough,
+            lambda enough=before + more: images(run) >= enough,  # type: ignore[misc]
             f"{more} images more",
-        )  # type: ignore[misc]
+        )
         slurm.run("scancel", "--signal=USR2", "--batch", job)
         slurm.wait_for(
-            lambda number=attempt: f"attempt {number + 1}," in log_of(place, job),
+            lambda number=attempt: f"attempt {number + 1}," in log_of(place, job),  # type: ignore[misc]
             "the next attempt",
-        )  # type: ignore[misc]
+        )
         saved.append(max(entry["images"] for entry in entries(run) if entry["kind"] == "save"))
 
     assert slurm.wait(job) == "COMPLETED", log_of(place, job)
@@ -148,6 +152,7 @@ def test_signals_lose_nothing(
         for text in re.findall(r"resumes from .* \(([\d,]+) images seen\)", log)
     ] == saved
 
+    # Each once and in order: nothing was trained twice or left out.
     seen = [entry["images"] for entry in entries(run) if entry["kind"] == "train"]
     assert seen == list(range(8, 481, 8))
     seconds = [

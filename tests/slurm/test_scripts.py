@@ -17,6 +17,7 @@ SCRIPTS = ("pack", "pretrain", "consolidate", "finetune", "evaluate", "report", 
 
 def run(script: str, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a script of slurm/ with the Python of the tests; sbatch is not found."""
+    # A job's own variables would be taken for the site's.
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SITE"))
     }
@@ -57,6 +58,7 @@ def test_a_limit_without_time_to_save_is_refused(limit: str) -> None:
 
 @pytest.mark.parametrize("limit", ["24:00:00", "6", "1-0", "UNLIMITED"])
 def test_other_limits_are_submitted(limit: str, tmp_path: Path) -> None:
+    # A stand-in that answers as sbatch --parsable does.
     (tmp_path / "sbatch").write_text("#!/bin/sh\necho 17\n")
     (tmp_path / "sbatch").chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
@@ -104,6 +106,7 @@ def test_the_list_of_steps(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     steps = [
         step("pack a", "pack", tmp_path / "a/manifest.json", complete=True, recipe="a.yaml"),
+        # Complete by its scores, one folder below the run.
         step("p/x-0", "finetune", tmp_path / "run/evaluation/scores.json", "pack a", complete=True),
         step("table", "study", table, "p/x-0"),
         step("report", "report", page, "table", recipe="r.yaml"),
@@ -121,6 +124,7 @@ def test_the_list_of_steps(tmp_path: Path) -> None:
     ]
     assert first[0][4:7] == ["-", "-", "a.yaml"]
 
+    # In the order in which a study makes them: both are then up to date.
     table.write_text("")
     page.write_text("")
     assert [line[3] for line in listed(steps)] == ["done"] * 4

@@ -65,6 +65,7 @@ def test_a_study_goes_from_nothing_to_the_report_once(slurm: LocalSlurm, place: 
     ):
         assert re.search(line, text), line
 
+    # While its jobs wait or run: none may be queued twice.
     again = submit(slurm, place, "tiny")
     assert "\n0 jobs submitted" in again
     assert "(in the queue already)" in again
@@ -76,12 +77,14 @@ def test_a_study_goes_from_nothing_to_the_report_once(slurm: LocalSlurm, place: 
     assert "voc2012-classification" in (place / "studies/tiny/study.json").read_text()
     assert (place / "studies/tiny/report/report.md").exists()
 
+    # After its end: nothing is left to do.
     last = submit(slurm, place, "tiny")
     assert "\n0 jobs submitted" in last, last
     assert slurm.jobs() == []
 
 
 def test_a_step_that_is_asked_to_stop_saves_and_resumes(slurm: LocalSlurm, place: Path) -> None:
+    # Longer than the test lives: only a signal ends it.
     (place / "long.yaml").write_text(TINY.replace("images: 64", "images: 1000000"))
     text = submit(slurm, place, "long")
     jobs = dict(re.findall(r"(\S+): job (\d+)", text))
@@ -94,6 +97,7 @@ def test_a_step_that_is_asked_to_stop_saves_and_resumes(slurm: LocalSlurm, place
         timeout_s=600,
     )
 
+    # To the batch script alone, as SLURM itself does before the limit.
     slurm.run("scancel", "--signal=USR2", "--batch", job)
     slurm.wait_for(lambda: "requeued: images-" in log.read_text(), "the checkpoint", timeout_s=120)
     slurm.wait_for(lambda: "attempt 2," in log.read_text(), "the next attempt", timeout_s=300)
@@ -109,6 +113,7 @@ def test_a_failing_pack_stops_the_chain(slurm: LocalSlurm, place: Path) -> None:
     slurm.wait_for(lambda: not slurm.jobs(), "the queue to be empty", timeout_s=600)
     jobs = dict(re.findall(r"(\S+): job (\d+)", text))
     assert slurm.field(jobs["pack-photos"], "JobState") == "FAILED"
+    # Not waiting for ever, as a plain dependency would.
     assert slurm.field(jobs["pretrain-tiny"], "JobState") == "CANCELLED"
     assert slurm.field(jobs["report"], "JobState") == "CANCELLED"
 

@@ -79,11 +79,11 @@ def model_of(kind: str, num_outputs: int) -> tuple[torch.nn.Module, ModelConfig]
         head_width=8,
     )
     config = ModelConfig(
-        kind=kind,
+        kind=kind,  # type: ignore[arg-type]
         architecture=architecture,
         ab_scale=128.0,
         classes=CLASSES,
-    )  # type: ignore[arg-type]
+    )
     model = build_model(config)
     initialise(model, 0)
 

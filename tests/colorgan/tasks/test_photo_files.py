@@ -105,8 +105,8 @@ def test_exif_is_kept_without_the_turn_that_is_applied(tmp_path: Path) -> None:
             photo.image,
             photo,
             tmp_path / "out" / name,
-            output,
-        )  # type: ignore[arg-type]
+            output,  # type: ignore[arg-type]
+        )
         with Image.open(tmp_path / "out" / name) as copy:
             kept = copy.getexif()
             assert copy.size == (16, 24)

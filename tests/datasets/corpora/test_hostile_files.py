@@ -28,6 +28,7 @@ from datasets.corpora.voc import CLASSES, open_voc
 from datasets.corpora.voc_xml import read_annotation
 from datasets.errors import CorpusError
 
+# Few and always the same in the suite; a night of fuzzing gives a number.
 EXAMPLES = int(os.environ.get("COLORGAN_FUZZ_EXAMPLES", "0"))
 MAX_GROWTH_BYTES = 1 << 30
 fuzz = settings(
@@ -41,6 +42,7 @@ fuzz = settings(
 @pytest.fixture(scope="module", autouse=True)
 def bounded_memory() -> Any:
     """Check that no case has made the process grow by a gigabyte."""
+    # The peak: what was freed again has still been needed.
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
@@ -50,6 +52,7 @@ def bounded_memory() -> Any:
 def answers(parse: Callable[[], Any]) -> None:
     """Run a parser; it may raise one error of one line, that of a corpus."""
     try:
+        # Any other error is a bug: it would reach the user as a traceback.
         parse()
     except CorpusError as error:
         assert str(error)
@@ -127,6 +130,7 @@ def places(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Return the path of each part of a document."""
     found = [path]
     if isinstance(node, dict | list):
+        # By index in lists, so that whole entries change, too.
         keys = node if isinstance(node, dict) else range(len(node))
         for key in keys:
             found += places(node[key], (*path, key))
@@ -141,6 +145,7 @@ CHANGES = st.lists(
 
 def changed(changes: list[tuple[tuple[Any, ...], Any, bool]]) -> dict[str, Any]:
     """Return the document with some parts replaced or removed."""
+    # Copied: an example must not change those after it.
     document = copy.deepcopy(DOCUMENT)
 
     for path, value, remove in changes:
@@ -171,7 +176,9 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read_coco(root: Path) -> None:
     corpus = open_coco(root, "train")
     for record in corpus.records():
+        # As packing does: NaN in a label would make a shard that nothing can read.
         json.dumps(record.label, allow_nan=False)
+        # No file name of a hostile list may lead out of the folder.
         assert record.image.is_relative_to(root)
         if record.mask is not None:
             answers(record.mask.read)
@@ -189,6 +196,7 @@ def test_coco_json_with_strange_parts(coco: Path, changes: list[Any]) -> None:
 @given(content=st.binary(max_size=200), position=st.integers(0, 900))
 def test_coco_json_with_strange_bytes(coco: Path, content: bytes, position: int) -> None:
     text = json.dumps(DOCUMENT).encode()
+    # Replaced, not inserted: the rest stays where it was.
     mixed = text[:position] + content + text[position + len(content) :]
     (coco / "annotations/instances_train2017.json").write_bytes(mixed)
     answers(lambda: read_coco(coco))
@@ -198,6 +206,7 @@ def test_coco_json_with_strange_bytes(coco: Path, content: bytes, position: int)
 @given(outline=STRANGE | st.lists(STRANGE, max_size=3), box=STRANGE, crowd=STRANGE)
 def test_outlines_of_any_kind(outline: Any, box: Any, crowd: Any) -> None:
     annotation = {"id": 1, "segmentation": outline, "bbox": box, "iscrowd": crowd}
+    # Once as a class, once as a region without one.
     mask = CocoMask(((0, annotation), (None, annotation)), 40, 50, "x.json")
     answers(mask.read)
 
@@ -227,12 +236,14 @@ def test_xml_with_strange_pieces(
 ) -> None:
     text = XML[:position].encode() + piece.encode(errors="replace") + raw
     path = tmp_path / "a.xml"
+    # Bytes, as text could hold no broken UTF-8.
     path.write_bytes(text + XML[position + removed :].encode())
     class_of = {name: index for index, name in enumerate(CLASSES)}
     answers(lambda: read_annotation(path, class_of))
 
 
 def image_of(kind: str, mode: str) -> bytes:
+    # Every value of a byte, so that a wrong table shows.
     plane = np.arange(20 * 30).reshape(20, 30).astype(np.uint8)
     picture = Image.fromarray(plane)
     if mode == "P":
@@ -264,8 +275,10 @@ def test_masks_with_strange_bytes(
 ) -> None:
     content = bytearray(whole)
     for position, value in flips:
+        # Single bytes: noise alone would end at the file's first bytes.
         content[position % len(content)] = value
     path = tmp_path / "m.png"
+    # Cut as well: a file that ends early is the commonest damage.
     path.write_bytes(bytes(content)[:length])
 
     colors = (((0, 0, 0), 0), ((1, 1, 1), 1))
@@ -315,4 +328,5 @@ def test_lists_of_any_kind(lists: Path, content: bytes) -> None:
         answers(lambda: list(open_imagenet(lists, "val").records()))
 
     for name in ("classes.txt", "labelmap.txt"):
+        # Other examples begin without them.
         (lists / name).unlink()

@@ -19,6 +19,7 @@ real = pytest.mark.skipif(
 )
 
 CLASS_OF = {name: index for index, name in enumerate(CLASSES)}
+# With a fraction, as some tools write them.
 BOX = "<bndbox><xmin>2</xmin><ymin>1</ymin><xmax>3.5</xmax><ymax>4</ymax></bndbox>"
 
 
@@ -37,7 +38,9 @@ def make(
         (year / folder).mkdir(parents=True)
 
     for name in names:
+        # Empty: no adapter opens a picture to list it.
         (year / f"JPEGImages/{name}.jpg").touch()
+        # Class 20 everywhere: what is read is then known.
         Image.new("P", (3, 4), 20).save(year / f"SegmentationClass/{name}.png")
         text = f"<annotation><object><name>dog</name>{BOX}</object></annotation>"
         (year / f"Annotations/{name}.xml").write_text(text)
@@ -68,7 +71,9 @@ def test_counts_of_the_real_splits(split: str, count: int) -> None:
     assert corpus.classes == CLASSES
     assert corpus.split == split
     assert all(record.image.is_file() for record in records)
+    # Sorted, so that the order of the disk never reaches a packed set.
     assert [record.key for record in records] == sorted(record.key for record in records)
+    # Only the segmentation lists have masks, though files lie there for others.
     assert all((record.mask is not None) == ("seg" in split) for record in records)
     assert len(corpus.palette) == (21 if "seg" in split else 0)
 
@@ -77,6 +82,7 @@ def test_counts_of_the_real_splits(split: str, count: int) -> None:
 @pytest.mark.parametrize("year", ["2007", "2012"])
 def test_objects_agree_with_the_xml(year: str) -> None:
     for record in open_voc(DATA / f"VOC{year}", "all").records():
+        # Python's own reader: ours must not be compared with itself.
         tree = ElementTree.parse(DATA / f"VOC{year}/Annotations/{record.key}.xml")
         size = [float(tree.findtext(f"size/{side}")) for side in ("width", "height")]
         items = tree.findall("object")
@@ -89,6 +95,7 @@ def test_objects_agree_with_the_xml(year: str) -> None:
             x0, y0, x1, y1 = (
                 float(item.find("bndbox").findtext(c)) for c in ("xmin", "ymin", "xmax", "ymax")
             )
+            # VOC counts pixels from 1, and its last pixel is within the box.
             assert ours["box"] == [x0 - 1, y0 - 1, x1, y1]
             assert 0 <= ours["box"][0] < ours["box"][2] <= size[0]
             assert 0 <= ours["box"][1] < ours["box"][3] <= size[1]
@@ -100,6 +107,7 @@ def test_masks_are_the_index_plane_and_the_palette_is_the_files() -> None:
 
     for record in corpus.records():
         with Image.open(DATA / f"VOC2012/SegmentationClass/{record.key}.png") as picture:
+            # Pillow's plane of a palette picture holds the indices.
             expected = np.array(picture)
             assert picture.getpalette()[:63] == [
                 channel for color in corpus.palette for channel in color
@@ -113,6 +121,7 @@ def test_masks_are_the_index_plane_and_the_palette_is_the_files() -> None:
 def test_most_classes_in_the_mask_are_among_the_objects() -> None:
     shown = listed = 0
     for record in open_voc(DATA, "seg-val").records():
+        # Without background and void, which no object has.
         for index in set(np.unique(record.mask.read()).tolist()) - {0, 255}:
             shown += 1
             listed += index - 1 in record.label["classes"]
@@ -123,6 +132,7 @@ def test_most_classes_in_the_mask_are_among_the_objects() -> None:
 def test_ambiguous_years_are_named() -> None:
     with pytest.raises(CorpusError, match="ambiguous here, say which: 2007-train or 2012-train"):
         open_voc(DATA, "train")
+    # A year's own folder says which is meant, and so does the split's name.
     assert open_voc(DATA / "VOC2007", "train").num_records == 700
     assert open_voc(DATA.parent, "2007-train").num_records == 700
 
@@ -130,6 +140,7 @@ def test_ambiguous_years_are_named() -> None:
 def test_missing_tags_are_tolerated_and_difficult_is_marked(tmp_path: Path) -> None:
     path = tmp_path / "a.xml"
     path.write_text(
+        # A part has a box of its own, which is no object.
         f"<annotation><object><name>dog</name>{BOX}<part><name>head</name>{BOX}</part></object>"
         f"<object><name> tvmonitor "
         f"</name><pose/><difficult>1</difficult>{BOX}</object></annotation>"
@@ -196,6 +207,7 @@ def test_a_test_split_without_xml_has_no_classes(tmp_path: Path) -> None:
 
     assert corpus.classes == ()
     assert [record.key for record in corpus.records()] == ["t"]
+    # Half of it has labels: that is a damaged copy, no test set.
     (year / "ImageSets/Main/test.txt").write_text("t\na\n")
 
     with pytest.raises(CorpusError, match=r"first is t\.xml"):
@@ -204,6 +216,7 @@ def test_a_test_split_without_xml_has_no_classes(tmp_path: Path) -> None:
 
 def test_lists_with_a_second_column_and_blank_lines(tmp_path: Path) -> None:
     year = make(tmp_path / "VOC2012")
+    # A byte order mark and Windows' line ends, as copied lists have them.
     (year / "ImageSets/Main/train.txt").write_bytes(b"\xef\xbb\xbfa  1\r\n\r\nb -1\r\n")
     assert [record.key for record in open_voc(tmp_path, "train").records()] == ["a", "b"]
 

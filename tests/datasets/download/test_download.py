@@ -28,8 +28,10 @@ from datasets.download.download import FOLDER, RetryPolicy, download, is_there
 from datasets.download.unpack import unpack
 from datasets.errors import DownloadError
 
+# As many tries as matter, without the waits between them.
 QUICK = RetryPolicy(tries=3, wait_s=0.0, timeout_s=0.5)
 PROJECT = Path(__file__).parents[3]
+# Random, so that no archive gets smaller by packing, and a cut lies within it.
 PAYLOAD = np.random.default_rng(0).bytes(300_000)
 
 
@@ -81,8 +83,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         state: Server = self.server.state
+        # Kept, as the tests count what was asked for.
         asked = self.headers.get("Range")
         state.ranges.append(asked)
+        # One request each; the last tries succeed.
         answer = state.answers.pop(0) if state.answers else "serve"
         if isinstance(answer, int):
             self.send_error(answer)
@@ -94,6 +98,7 @@ class Handler(BaseHTTPRequestHandler):
             content = b"<html>please log in</html>"
         elif asked and answer != "plain":
             start = int(re.findall(r"\d+", asked)[0]) + (7 if answer == "shifted" else 0)
+            # As the standard says, and as a complete part would get it.
             if start >= len(content):
                 self.send_error(416)
                 return
@@ -111,10 +116,12 @@ class Handler(BaseHTTPRequestHandler):
             )
         self.end_headers()
         body = content[start:] + (content if answer == "longer" else b"")
+        # The announced length stays: that is how a client knows.
         half = answer in ("cut", "stall")
         self.wfile.write(body[: len(body) // 2] if half else body)
         if answer == "stall":
             self.wfile.flush()
+            # Longer than the client's limit.
             time.sleep(1.0)
         self.close_connection = True
 
@@ -189,8 +196,10 @@ def test_an_archive_is_fetched_unpacked_and_not_fetched_again(
         len(server.content),
         len(server.content),
     )
+    # Again: nothing is asked for.
     assert get(server, tmp_path, kind) == []
     assert len(server.ranges) == 1
+    # The archive itself is removed: unpacked, it would take its space twice.
     assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["lock"]
 
 
@@ -214,11 +223,13 @@ def test_what_breaks_off_is_taken_up_again(
     get(server, tmp_path)
     assert contents(tmp_path) == FILES
     assert server.answers == []
+    # From the start again only where the answer left no other way.
     assert sum(asked is not None for asked in server.ranges) == num_resumed
 
 
 @pytest.mark.parametrize("status", [404, 403, 410])
 def test_what_is_not_there_is_told_at_once(server: Server, tmp_path: Path, status: int) -> None:
+    # One answer: a second request would get the file.
     server.answers = [status]
     with pytest.raises(
         DownloadError, match=f"pictures.tar: the server answers {status} .*; try a --mirror"
@@ -248,6 +259,7 @@ def test_a_server_that_fails_on_and_on_is_given_up_and_later_resumed(
 def test_a_part_that_is_too_long_or_wrong_is_thrown_away(server: Server, tmp_path: Path) -> None:
     part = tmp_path / FOLDER / "pictures.tar.part"
     part.parent.mkdir()
+    # Too long; as long, but wrong; shorter and wrong, so that it is continued first.
     for content in (bytes(len(server.content) + 1), bytes(len(server.content)), bytes(1000)):
         part.write_bytes(content)
         get(server, tmp_path)
@@ -257,6 +269,7 @@ def test_a_part_that_is_too_long_or_wrong_is_thrown_away(server: Server, tmp_pat
 
 def test_another_file_of_the_same_size_is_refused(server: Server, tmp_path: Path) -> None:
     archive = server.archive()
+    # The size agrees: only the digest tells.
     server.content = server.content[:-1] + b"x"
     with pytest.raises(DownloadError, match="fetched twice, and its digest is not sha256:"):
         download([archive], tmp_path, retries=QUICK)
@@ -271,6 +284,7 @@ def test_a_server_that_never_stops_sending_is_cut_off(server: Server, tmp_path: 
 
 
 def test_no_server_at_all_is_one_sentence(tmp_path: Path) -> None:
+    # Bound and closed again: nobody listens there.
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/x.tar"
@@ -289,6 +303,7 @@ def test_no_server_at_all_is_one_sentence(tmp_path: Path) -> None:
 def test_a_mirror_stands_for_the_host(server: Server, tmp_path: Path) -> None:
     archive = server.archive()
     moved = Archive(
+        # `.invalid` never resolves: a request past the mirror would fail.
         "http://official.invalid/zips/pictures.tar",
         archive.bytes,
         archive.digest,
@@ -308,6 +323,7 @@ def test_too_little_space_is_told_before_the_first_byte(server: Server, tmp_path
     archive = server.archive()
     vast = Archive(
         archive.url,
+        # More than any disk that runs the tests.
         10**15,
         archive.digest,
         archive.top,
@@ -374,10 +390,10 @@ def test_killed_while_unpacking_and_finished(server: Server, tmp_path: Path) -> 
     child = os.fork()
 
     if child == 0:
-        Path.rename = lambda *_: os.kill(
+        Path.rename = lambda *_: os.kill(  # type: ignore[assignment]
             os.getpid(),
             signal.SIGKILL,
-        )  # type: ignore[assignment]
+        )
         Path.replace = Path.rename  # type: ignore[assignment]
         folder = tmp_path / FOLDER
         folder.mkdir()

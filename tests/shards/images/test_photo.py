@@ -348,9 +348,9 @@ def test_16_bit_grey_is_the_8_bit_one(kind: str) -> None:
 def test_a_transparent_grey_of_16_bits_is_white() -> None:
     value = int(DEEP[20, 30])
     content = png_with(
-        DEEP,
+        DEEP,  # type: ignore[arg-type]
         (b"tRNS", struct.pack(">H", value)),
-    )  # type: ignore[arg-type]
+    )
     ours = decode_upright(content, MAX_PIXELS)
     clear = value == DEEP
 

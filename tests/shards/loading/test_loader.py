@@ -639,9 +639,9 @@ def test_the_hardware_decoders_share_reaches_the_graph(folder: Path) -> None:
     words = {"image_size": 16, "global_batch_size": 4, "micro_batch_size": 4}
     with_share = Loader(
         open_shards([folder]),
-        **words,
+        **words,  # type: ignore[arg-type]
         hardware_decoder_share=0.25,
-    )  # type: ignore[arg-type]
+    )
 
     assert with_share.decode_spec.hardware_decoder_share == 0.25
     with_share.close()

@@ -374,8 +374,8 @@ def test_a_shard_of_an_unfinished_set_is_packed_alone(
         root=root,
         workers=0,
         part=(1, 5),
-        **settings,
-    )  # type: ignore[arg-type]
+        **settings,  # type: ignore[arg-type]
+    )
 
     assert (
         rebuild_shard(
@@ -393,8 +393,8 @@ def test_a_shard_of_an_unfinished_set_is_packed_alone(
         out,
         root=root,
         workers=0,
-        **settings,
-    )  # type: ignore[arg-type]
+        **settings,  # type: ignore[arg-type]
+    )
 
     assert report.kept == 16
     assert digests(out) == digests(packed)
