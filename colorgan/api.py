@@ -20,7 +20,14 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor
 
-from colorgan.data import Batch, Targets, check_labels, open_set, open_training_set
+from colorgan.data import (
+    DEFAULT_CACHE_GB,
+    Batch,
+    Targets,
+    check_labels,
+    open_set,
+    open_training_set,
+)
 from colorgan.distributed.ranks import DeviceName, Ranks, chosen_device
 from colorgan.evaluation.evaluate import score_folder
 from colorgan.evaluation.picture_grids import to_uint8_HWC
@@ -40,9 +47,6 @@ __all__ = [
     "colorize",
     "score",
 ]
-
-# Gigabytes of shards from URLs that a node keeps, as by default in the commands.
-CACHE_GB = 100.0
 
 
 def colorize(image: Any, generator: Generator | str | Path, *, seed: int = 0) -> Any:
@@ -165,7 +169,7 @@ class Loader:
     ) -> None:
         named = [folders] if isinstance(folders, str | Path) else list(folders)
         self._ranks = _own_ranks(torch.device(device))
-        shards = open_set(named, None, CACHE_GB, self._ranks)
+        shards = open_set(named, None, DEFAULT_CACHE_GB, self._ranks)
         check_labels(shards, targets, self._ranks)
         self._loader = open_training_set(
             shards,

@@ -11,6 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from PIL import Image
 
 from colorgan.config.recipe import RunRecipe
 from colorgan.distributed.ranks import Ranks, cores_a_rank, num_nodes
@@ -24,7 +28,9 @@ from shards.images.policy import MAX_PIXELS_LIMIT
 from shards.loading.boxes import Boxes
 from shards.loading.label_scan import ClassCounts, count_classes, has_labels, is_remote
 from shards.loading.loader import Batch, Loader, Targets
+from shards.loading.samples import Samples
 from shards.loading.shard_set import ShardSet, Storage, open_shards
+from shards.manifest import MANIFEST_FILE
 from shards.order import Fit
 
 __all__ = [
@@ -37,6 +43,7 @@ __all__ = [
     "ColoringTables",
     "Loader",
     "Loaders",
+    "PackedPhotos",
     "PictureError",
     "ShardError",
     "ShardSet",
@@ -46,6 +53,7 @@ __all__ = [
     "color_rows",
     "count_classes",
     "decode_upright",
+    "is_packed",
     "is_remote",
     "open_loaders",
     "open_set",
@@ -57,6 +65,8 @@ __all__ = [
 
 # More threads only hold more of the GPU's memory.
 _MAX_GPU_DECODE_THREADS = 8
+# Of shards from URLs that a node keeps, where no setting says it.
+DEFAULT_CACHE_GB = 100.0
 LABEL_WORDS = {"classes": "a class", "mask": "a mask", "boxes": "a box"}
 
 
@@ -259,6 +269,57 @@ def open_whole_set(
         yield loader
     finally:
         loader.close()
+
+
+def is_packed(path: Path) -> bool:
+    """Return whether a path is a packed folder, and not one of loose photos."""
+    return (path / MANIFEST_FILE).is_file()
+
+
+class PackedPhotos:
+    """The photos of packed folders, read one by one in any order; a context manager.
+
+    Args:
+        folders: The packed folders.
+        max_pixels: Photos with more pixels are refused.
+
+    Raises:
+        ShardError: A folder is not a packed set.
+    """
+
+    def __init__(self, folders: Sequence[str | Path], max_pixels: int) -> None:
+        self._samples = Samples(open_shards(folders, _storage(None, DEFAULT_CACHE_GB)))
+        self._max_pixels = max_pixels
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def key(self, number: int) -> str:
+        """Return a photo's key.
+
+        Raises:
+            ShardError: Its shard cannot be read.
+        """
+        return self._samples.key(number)
+
+    def read(self, number: int) -> Image.Image:
+        """Return a photo as stored, of mode RGB.
+
+        Raises:
+            ShardError: It cannot be read, or is damaged.
+        """
+        return read_upright(self._samples.image(number), self._max_pixels).image
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._samples.close()
 
 
 def _decode_threads(ranks: Ranks) -> int:

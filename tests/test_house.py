@@ -85,13 +85,13 @@ FRONT_DOORS = {
     "colorgan.runs": {"run", "reading", "provenance", "recipe"},
     "colorgan.tasks": {
         *("pretraining", "finetuning", "colorization", "sample_data"),
-        *("consolidating", "photo_coloring", "encoder_import"),
+        *("consolidating", "photo_coloring", "predicting", "encoder_import"),
     },
     "colorgan.probes": {"probe", "record", "settings", "svm"},
     "colorgan.study": {"study", "settings", "record", "single_runs"},
     "colorgan.report": {"page"},
     "colorgan.doctor": {"examine", "settings"},
-    "shards.loading": {"loader", "label_scan", "shard_set", "boxes"},
+    "shards.loading": {"loader", "samples", "label_scan", "shard_set", "boxes"},
     "shards.packing": {
         "pack",
         "appending",

@@ -26,6 +26,7 @@ MASK_OPACITY = 0.65
 MIN_CELL_PX = 128
 MIN_TEXT_PX = 13
 BOX_CELL_PX = 256
+BOX_TEXT_PX = 14
 GAP_PX = 6
 INK, PAPER = (20, 20, 20), (255, 255, 255)
 
@@ -127,16 +128,25 @@ def box_grid(
         scale = max(1, -(-BOX_CELL_PX // picture.width))
         size = picture.width * scale, picture.height * scale
         picture = picture.resize(size, Image.Resampling.BICUBIC)
-        drawn = [_draw_boxes(picture, boxes, colors) for boxes in lists]
+        drawn = [draw_boxes(picture, boxes, colors) for boxes in lists]
         cells.append([np.asarray(picture), *drawn])
 
     _save_png(path, _grid(cells, ("photo", "truth", "predicted"), captions))
 
 
-def _draw_boxes(picture: Image.Image, boxes: NamedBoxes, colors: Bytes) -> Bytes:
-    """Return a copy of the photo with frames and their names, the first on top."""
+def draw_boxes(
+    picture: Image.Image, boxes: NamedBoxes, colors: Bytes, text_px: int = BOX_TEXT_PX
+) -> Bytes:
+    """Return a copy of a photo of mode RGB with frames and their names, the first on top.
+
+    Args:
+        picture: The photo.
+        boxes: Best first.
+        colors: 256 x 3, by class index + 1.
+        text_px: Height of the text; frames grow with it.
+    """
     picture = picture.copy()
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=14)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=text_px)
     for (x0, y0, x1, y1), index, name in reversed(boxes):
         left, top = x0 * picture.width, y0 * picture.height
         # A box of less than a pixel is drawn as one pixel.
@@ -144,7 +154,7 @@ def _draw_boxes(picture: Image.Image, boxes: NamedBoxes, colors: Bytes) -> Bytes
         bottom = max(top, y1 * picture.height - 1)
 
         color = _rgb(colors[index + 1])
-        draw.rectangle((left, top, right, bottom), outline=color, width=2)
+        draw.rectangle((left, top, right, bottom), outline=color, width=max(2, text_px // 7))
         draw.rectangle(draw.textbbox((left, top), name, font=font), fill=color)
         draw.text(
             (left, top),

@@ -1,0 +1,88 @@
+"""Photos that a command is given: files, folders of them, and packed sets, one after another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from colorgan.data import PackedPhotos, PictureError, is_packed, read_upright
+from colorgan.errors import UsageError
+from colorgan.tasks.photo_files import list_photos
+
+PLAIN_STEM = re.compile(r"[\w-][\w.-]{0,199}")
+
+
+@dataclass(frozen=True)
+class PhotoSource:
+    """A photo that is read when its turn comes.
+
+    Attributes:
+        name: Its file, or its set and key.
+        stem: Of the files that are written about it: a path without an ending.
+        read: Returns the photo at its own size, upright, of mode RGB.
+    """
+
+    name: str
+    stem: str
+    read: Callable[[], Image.Image]
+
+
+@contextmanager
+def open_sources(named: Sequence[Path], out: Path, max_pixels: int) -> Iterator[list[PhotoSource]]:
+    """Find the photos that are meant, and keep packed sets open meanwhile.
+
+    Args:
+        named: Photos, folders of photos, packed folders.
+        out: Photos below it are not meant.
+        max_pixels: Photos with more pixels are refused when they are read.
+
+    Raises:
+        UsageError: A folder without photos, or two photos whose files would have one name.
+        ShardError: A packed set cannot be opened.
+    """
+    with ExitStack() as stack:
+        sources = []
+        files = [path for path in named if not is_packed(path)]
+        for file in list_photos(files, out, "png", overwrite=True):
+            stem = file.target.relative_to(out).with_suffix("")
+            read = partial(_read_file, file.source, max_pixels)
+            sources.append(PhotoSource(str(file.source), stem.as_posix(), read))
+
+        for path in named:
+            if is_packed(path):
+                packed = stack.enter_context(PackedPhotos([path], max_pixels))
+                sources += _packed_sources(path, packed)
+
+        _check_stems(sources)
+        yield sources
+
+
+def _read_file(path: Path, max_pixels: int) -> Image.Image:
+    if not path.is_file():
+        raise PictureError("no such file")
+    return read_upright(path.read_bytes(), max_pixels).image
+
+
+def _packed_sources(path: Path, packed: PackedPhotos) -> Iterator[PhotoSource]:
+    for number in range(len(packed)):
+        key = packed.key(number)
+        # A key of a tar from elsewhere may be any path; what is written stays below `out`.
+        stem = key if PLAIN_STEM.fullmatch(key) else f"sample-{number:09d}"
+        yield PhotoSource(f"{path}/{key}", stem, partial(packed.read, number))
+
+
+def _check_stems(sources: Sequence[PhotoSource]) -> None:
+    taken: dict[str, str] = {}
+    for source in sources:
+        other = taken.setdefault(source.stem, source.name)
+        if other != source.name:
+            raise UsageError(
+                f"{other} and {source.name} would both be written as {source.stem}: use a "
+                "different --out for each"
+            )

@@ -1,0 +1,154 @@
+"""A fine-tuned model on photos and packed sets: files that others read, resumed, kept."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.networks import small_config
+from PIL import Image
+from pycocotools.coco import COCO
+
+from colorgan import Classifier, Detector, Segmenter
+from colorgan.errors import UsageError
+from colorgan.models.model_folder import build_model, save_model
+from colorgan.models.modes import initialise
+
+Command = Callable[..., str]
+CLASSES = ("cat", "dog", "owl")
+PALETTE = ((0, 0, 0), (200, 0, 0), (0, 200, 0), (0, 0, 200))
+
+
+def model_of(kind: str, root: Path, seed: int = 1) -> Path:
+    outputs = len(CLASSES) + (kind == "segmenter")
+    config = small_config(kind, outputs, classes=CLASSES, palette=PALETTE)
+    model = build_model(config)
+    initialise(model, seed)
+    save_model(root / kind, model, config)
+    return root / kind
+
+
+def opened(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        image.load()
+    return image
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for name, size in {"a": (40, 50), "deep/b": (33, 21)}.items():
+        pixels = random.integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    return folder
+
+
+def test_labels(command: Command, photos: Path, tmp_path: Path) -> None:
+    model, out = model_of("classifier", tmp_path), tmp_path / "out"
+    assert "2 of 2 photos answered" in command("predict", "--model", model, "--out", out, photos)
+
+    rows = list(csv.DictReader((out / "labels.csv").read_text().splitlines()))
+    assert [Path(row["photo"]).name for row in rows] == ["a.png", "b.png"]
+    written = json.loads((out / "labels.json").read_text())
+    expected = Classifier.from_pretrained(model).predict(opened(photos / "a.png")).scores
+    assert written["photos"][0]["scores"] == expected
+    assert {name: float(rows[0][name]) for name in CLASSES} == pytest.approx(expected, abs=1e-6)
+
+
+def test_masks(command: Command, photos: Path, tmp_path: Path) -> None:
+    model, out = model_of("segmenter", tmp_path), tmp_path / "out"
+    command("predict", "--model", model, "--out", out, photos)
+
+    mask = opened(out / "masks/deep/b.png")
+    assert (mask.mode, mask.size) == ("P", (21, 33))
+    palette = mask.getpalette()
+    assert palette is not None
+    assert palette[3:6] == [200, 0, 0]
+    answer = Segmenter.from_pretrained(model).predict(opened(photos / "deep/b.png"))
+    assert np.array_equal(np.asarray(mask), answer.index_HW.numpy())
+    assert opened(out / "overlays/deep/b.jpg").size == (21, 33)
+    assert json.loads((out / "masks.json").read_text())["classes"] == ["background", *CLASSES]
+
+
+def test_boxes(command: Command, photos: Path, tmp_path: Path) -> None:
+    model, out = model_of("detector", tmp_path), tmp_path / "out"
+    command("predict", "--model", model, "--out", out, "--min_score", 0, photos)
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(out / "boxes.json"))
+    answer = Detector.from_pretrained(model).predict(opened(photos / "a.png"))
+    assert len(answer.boxes_N4) > 0
+    found = coco.loadAnns(coco.getAnnIds(imgIds=[1]))
+    assert [each["score"] for each in found] == pytest.approx(answer.scores_N.tolist())
+    assert [coco.cats[each["category_id"]]["name"] for each in found] == list(answer.names)
+    x0, y0, x1, y1 = answer.boxes_N4[0].tolist()
+    assert found[0]["bbox"] == pytest.approx([x0, y0, x1 - x0, y1 - y0], abs=1e-4)
+    assert opened(out / "drawn/a.jpg").size == (50, 40)
+
+
+def test_a_packed_set_is_answered_by_key(
+    command: Command, packed: dict[str, Path], tmp_path: Path
+) -> None:
+    model, out = model_of("segmenter", tmp_path), tmp_path / "out"
+    command("predict", "--model", model, "--out", out, packed["voc-val"])
+    rows = json.loads((out / "masks.json").read_text())["photos"]
+    assert len(rows) == 12
+    assert all((out / row["mask"]).is_file() for row in rows)
+    keys = {Path(row["photo"]).name for row in rows}
+    assert keys == {path.stem for path in (out / "masks").iterdir()}
+
+
+def test_it_goes_on_behind_the_last_photo(command: Command, photos: Path, tmp_path: Path) -> None:
+    model, out = model_of("segmenter", tmp_path), tmp_path / "out"
+    words: list[Any] = ["--model", model, "--out", out, photos]
+    command("predict", *words)
+    whole = (out / "masks.json").read_bytes()
+
+    # As after a kill in the middle of the second line.
+    journal = (out / "predictions.jsonl").read_bytes()
+    (out / "predictions.jsonl").write_bytes(journal[:-20])
+    first = (out / "masks/a.png").stat().st_mtime_ns
+    (out / "masks.json").unlink()
+    assert "2 of 2 photos answered (1 before)" in command("predict", *words)
+    assert (out / "predictions.jsonl").read_bytes() == journal
+    assert (out / "masks.json").read_bytes() == whole
+    assert (out / "masks/a.png").stat().st_mtime_ns == first
+
+
+def test_other_answers_are_not_overwritten(command: Command, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command("predict", "--model", model_of("classifier", tmp_path), "--out", out, photos)
+    other = model_of("classifier", tmp_path / "other", seed=2)
+    words: list[Any] = ["--model", other, "--out", out, photos]
+    with pytest.raises(UsageError, match="holds answers of another model"):
+        command("predict", *words)
+    assert "2 of 2" in command("predict", *words, "--overwrite", "true")
+    with pytest.raises(UsageError, match="holds other files"):
+        command("predict", "--model", other, "--out", photos / "deep", photos / "a.png")
+
+
+def test_bad_photos_are_named_and_the_others_answered(
+    command: Command, photos: Path, tmp_path: Path
+) -> None:
+    (photos / "broken.jpg").write_bytes(b"not a picture")
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match=r"(?s)2 of 3 photos answered; not the others:.*broken"):
+        command("predict", "--model", model_of("classifier", tmp_path), "--out", out, photos)
+    assert len(json.loads((out / "labels.json").read_text())["photos"]) == 2
+
+
+def test_a_generator_answers_nothing(command: Command, photos: Path, tmp_path: Path) -> None:
+    config = small_config("generator")
+    save_model(tmp_path / "generator", build_model(config), config)
+    words = ["--model", tmp_path / "generator", "--out", tmp_path / "out", photos]
+    with pytest.raises(UsageError, match="holds a generator, which answers nothing"):
+        command("predict", *words)
