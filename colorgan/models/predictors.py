@@ -4,8 +4,9 @@
     masks = Segmenter.from_pretrained("runs/segment/model").predict(photos)
     boxes = Detector.from_pretrained("runs/detect/model").predict(photos)
 
-Photos are squashed to the network's square as in training; masks and boxes come out at each photo's
-own size. Each class holds a network of colorgan/models/unet.py or detector.py.
+Photos become the network's square as in training (squashed, cropped or padded); masks and boxes
+come out at each photo's own size. Each class holds a network of colorgan/models/unet.py or of
+colorgan/models/detector.py.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 
 from colorgan.models.colorizing import STRIP_PIXELS, PhotoRows, luminance_square
 from colorgan.models.detector import detect
+from colorgan.models.framing import VOID, Frame, frame
 from colorgan.models.model_folder import ModelConfig, load_model
 from colorgan.models.modes import dropout_keys, evaluating, set_dropout_keys, set_inference
 from colorgan.models.photo_input import as_photo, as_photos
@@ -49,7 +51,8 @@ class Mask:
     """A class for each pixel of a photo.
 
     Attributes:
-        index_HW: uint8 on the CPU, at the photo's size: indices into `classes`.
+        index_HW: uint8 on the CPU, at the photo's size: indices into `classes`; 255 outside the
+            middle square that a model fine-tuned with `fit: crop` sees.
         classes: Names; the first is the background.
     """
 
@@ -58,9 +61,10 @@ class Mask:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Return each class's share of the pixels, for classes that are there."""
-        counts = torch.bincount(self.index_HW.flatten(), minlength=len(self.classes)).tolist()
-        total = self.index_HW.numel()
+        """Return each class's share of the pixels seen, for classes that are there."""
+        seen = self.index_HW[self.index_HW != VOID]
+        counts = torch.bincount(seen, minlength=len(self.classes)).tolist()
+        total = len(seen)
         return {
             name: count / total for name, count in zip(self.classes, counts, strict=True) if count
         }
@@ -140,23 +144,26 @@ class _Predictor(nn.Module, Generic[Answer]):
         return answers[0] if is_one else answers
 
     def _predict_batch(self, images: Sequence[Any]) -> list[Answer]:
-        side = self.model_config.architecture.image_size
-        squares, sizes = [], []
+        config = self.model_config
+        squares, frames = [], []
         for image in images:
             photo_3HW = as_photo(image)
-            squares.append(luminance_square(PhotoRows.of(photo_3HW), side))
-            sizes.append((photo_3HW.shape[1], photo_3HW.shape[2]))
+            seen = frame(photo_3HW.shape[1], photo_3HW.shape[2], config.fit)
+            rows = PhotoRows.of(seen.cut(photo_3HW))
+            squares.append(luminance_square(rows, config.picture_size))
+            frames.append(seen)
 
         device = next(self.parameters()).device
         set_dropout_keys(self, dropout_keys(0, torch.zeros(len(squares), dtype=torch.int64)))
         with evaluating(self), torch.inference_mode():
             outputs = self(torch.cat(squares).to(device)).float()
         return [
-            self._answer(output, size) for output, size in zip(outputs.split(1), sizes, strict=True)
+            self._answer(output, seen)
+            for output, seen in zip(outputs.split(1), frames, strict=True)
         ]
 
-    def _answer(self, output_1: Tensor, size: tuple[int, int]) -> Answer:
-        """Return the answer for one photo of a height and width."""
+    def _answer(self, output_1: Tensor, seen: Frame) -> Answer:
+        """Return the answer for one photo, of which the network has seen a part."""
         raise NotImplementedError
 
 
@@ -165,7 +172,7 @@ class Classifier(_Predictor[Labels]):
 
     kind = "classifier"
 
-    def _answer(self, output_1: Tensor, size: tuple[int, int]) -> Labels:
+    def _answer(self, output_1: Tensor, seen: Frame) -> Labels:
         probabilities = output_1[0].sigmoid().tolist()
         return Labels(dict(zip(self.model_config.classes, probabilities, strict=True)))
 
@@ -175,9 +182,10 @@ class Segmenter(_Predictor[Mask]):
 
     kind = "segmenter"
 
-    def _answer(self, output_1: Tensor, size: tuple[int, int]) -> Mask:
+    def _answer(self, output_1: Tensor, seen: Frame) -> Mask:
         names = (BACKGROUND, *self.model_config.classes)
-        return Mask(_mask_at_size(output_1, size).cpu(), names)
+        window_HW = _mask_at_size(output_1, (seen.height, seen.width)).cpu()
+        return Mask(seen.mask_on_photo(window_HW), names)
 
 
 class Detector(_Predictor[Boxes]):
@@ -185,12 +193,10 @@ class Detector(_Predictor[Boxes]):
 
     kind = "detector"
 
-    def _answer(self, output_1: Tensor, size: tuple[int, int]) -> Boxes:
+    def _answer(self, output_1: Tensor, seen: Frame) -> Boxes:
         (found,) = detect(output_1)
-        height, width = size
-        pixels_4 = torch.tensor([width, height, width, height], dtype=torch.float32)
         return Boxes(
-            found.boxes_N4.cpu() * pixels_4,
+            seen.boxes_on_photo(found.boxes_N4),
             found.scores_N.cpu(),
             found.classes_N.cpu(),
             self.model_config.classes,
