@@ -11,6 +11,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,20 @@ MAX_TEXT_BYTES = 8 << 20
 MAX_NAME = 120  # characters of a name on the page
 LOCK = ".lock"
 MAX_LOCK_BYTES = 4096
+# Written by huggingface_hub, and by users.
+CARD = "README.md"
+# What a folder is, by a file that others have not.
+OUTPUTS = {
+    "recipe.yaml": "a run",
+    "checkpoints": "a run",
+    "steps": "a study",
+    "study.json": "a study",
+    "model.safetensors": "a model",
+    "scores.json": "an evaluation",
+    "probe.json": "a probe",
+    "report.html": "a report",
+    "manifest.json": "a packed set",
+}
 
 
 @contextmanager
@@ -80,6 +95,73 @@ def exchange(first: Path, second: Path) -> None:
     second.rename(aside)
     first.rename(second)
     aside.rename(first)
+
+
+def what_is(folder: Path) -> str:
+    """Return what a folder holds (`a run`, `a model`), by the file that each kind has; "" if none.
+
+    A run folder may also hold an evaluation's files, so it is looked for first.
+    """
+    kinds = (what for marker, what in OUTPUTS.items() if (folder / marker).exists())
+    return next(kinds, "")
+
+
+def check_output(out: Path, marker: str) -> None:
+    """Refuse to write an output over something else than an older output of its kind.
+
+    Args:
+        out: The folder to write: new, empty, or with an older output.
+        marker: The file that outputs of this kind have.
+
+    Raises:
+        UsageError: It is a file, or holds something else; names what.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file: name a folder")
+    if not out.exists() or not any(out.iterdir()):
+        return
+
+    held = what_is(out)
+    if held != OUTPUTS[marker]:
+        raise UsageError(
+            f"{out} holds {held or 'other files'} and is not replaced by {OUTPUTS[marker]}: choose "
+            "another --out"
+        )
+
+
+@contextmanager
+def replacing_folder(out: Path) -> Iterator[Path]:
+    """Yield an empty folder to write to; it becomes `out` at once when the block ends well.
+
+    After an error `out` is as it was. Of an older folder only a card (README.md) stays.
+
+    Raises:
+        OSError: The folder could not be written or renamed.
+    """
+    out = out.resolve()
+    # Beside the target: a rename is atomic within one file system only.
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        replace_folder(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def replace_folder(partial: Path, out: Path) -> None:
+    """Put `partial` in the place of `out` at once; of an older folder only a card stays."""
+    if not out.exists():
+        partial.rename(out)
+        return
+
+    card = out / CARD
+    if card.is_file():
+        shutil.copy2(card, partial / CARD)
+    # Swapped, not removed and renamed: readers see the old folder or the new one, never none.
+    exchange(partial, out)
+    shutil.rmtree(partial)
 
 
 def sync(path: Path) -> None:

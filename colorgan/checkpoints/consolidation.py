@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from colorgan.checkpoints.checkpoint import Checkpoint
 from colorgan.errors import CheckpointError, ModelFolderError
+from colorgan.files import replace_folder
 from colorgan.models.backbones import UNET
 from colorgan.models.model_folder import (
     ModelConfig,
@@ -26,7 +27,6 @@ from colorgan.models.model_folder import (
     load_model,
     partial_folder,
     probe,
-    replace_folder,
 )
 from colorgan.models.weights_file import CONFIG, WEIGHTS, WeightsFile, write_safetensors
 

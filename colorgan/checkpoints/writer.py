@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from colorgan.checkpoints.checkpoint import (
     COMPLETE,
@@ -33,6 +32,7 @@ from colorgan.distributed.state import Piece, Roles, rank_slice
 from colorgan.errors import CheckpointError
 from colorgan.files import read_json, replacing, sync
 from colorgan.launchers import saving
+from colorgan.models.weights_file import save_tensors
 
 POLL_S = 0.02
 CLOSE_S = 2.0  # how long a writer that is closed early waits for the other ranks' notes
@@ -252,7 +252,7 @@ def _write_pieces(partial: Path, ranks: Ranks, held: Mapping[str, Mapping[str, P
             for name, piece in pieces.items()
         }
         values = {name: piece.values for name, piece in pieces.items()}
-        save_file(values, path, metadata={"pieces": json.dumps(described)})
+        save_tensors(values, path, metadata={"pieces": json.dumps(described)})
         # To the disk before the note: a note must never speak of bytes still in a cache.
         sync(path)
         digests[path.name] = file_digest(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,22 @@ from colorgan.evaluation.generator_scores import (
 )
 from colorgan.evaluation.metrics import SSIM_WINDOW_PX
 from colorgan.evaluation.reconstruction_scores import reconstruction_text, score_reconstruction
-from colorgan.evaluation.record import Evaluation, SavedEvaluation, write_evaluation
+from colorgan.evaluation.record import (
+    SCORES,
+    Evaluation,
+    SavedEvaluation,
+    check_replaced,
+    write_evaluation,
+)
 from colorgan.evaluation.settings import EvaluateSettings
-from colorgan.models.model_folder import ModelConfig, check_inference, check_norms, load_model
+from colorgan.files import replacing_folder
+from colorgan.models.model_folder import (
+    ModelConfig,
+    check_inference,
+    check_norms,
+    load_model,
+    read_config,
+)
 from colorgan.models.modes import set_inference
 
 KINDS = ("generator", *(task.kind for task in TASKS.values()))
@@ -66,13 +80,13 @@ def evaluate(settings: EvaluateSettings, ranks: Ranks) -> None:
         ModelFolderError: `model` is not a generator's or fine-tuned model's folder.
     """
     # Before the scoring: a folder that cannot be written would lose hours of it.
-    ranks.on_all_ranks(lambda: _check_out(settings.out) if ranks.main else None)
-    evaluation, text, config = score_folder(settings, ranks)
-
+    ranks.on_all_ranks(lambda: _check_out(settings) if ranks.main else None)
+    with _output(settings.out, ranks) as out:
+        evaluation, text, config = score_folder(settings.model_copy(update={"out": out}), ranks)
+        if ranks.main and out is not None:
+            write_evaluation(out, evaluation, _about(settings, config))
     if ranks.main:
         print(text)
-        if settings.out is not None:
-            write_evaluation(settings.out, evaluation, _about(settings, config))
 
 
 def score_folder(settings: EvaluateSettings, ranks: Ranks) -> tuple[Evaluation, str, ModelConfig]:
@@ -106,13 +120,29 @@ def score_folder(settings: EvaluateSettings, ranks: Ranks) -> tuple[Evaluation, 
         return *_score(subject, loader), config
 
 
-def _check_out(out: Path | None) -> None:
-    """Make the folder and try to write in it, before long work."""
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        # Tried, not asked: permissions and full disks answer only to a write.
-        with tempfile.TemporaryFile(dir=out):
-            pass
+def _check_out(settings: EvaluateSettings) -> None:
+    """Find out before long work whether the folder may be written, and can be."""
+    out = settings.out
+    if out is None:
+        return
+
+    check_replaced(out, read_config(settings.model).kind)
+    out.mkdir(parents=True, exist_ok=True)
+    # Tried, not asked: permissions and full disks answer only to a write.
+    with tempfile.TemporaryFile(dir=out):
+        pass
+    if (out / SCORES).is_file():
+        print(f"{out} holds an older evaluation, which is replaced at the end", flush=True)
+
+
+@contextmanager
+def _output(out: Path | None, ranks: Ranks) -> Iterator[Path | None]:
+    """Yield where to write; on rank 0 it takes the place of `out` at the end."""
+    if out is None or not ranks.main:
+        yield out
+        return
+    with replacing_folder(out) as folder:
+        yield folder
 
 
 def _targets(config: ModelConfig) -> Targets:

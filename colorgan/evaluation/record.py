@@ -18,11 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors.torch import save_file
 from torch import Tensor
 
 from colorgan.errors import UsageError
-from colorgan.files import entries, mapping, number, numbers, read_text, replacing, short, whole
+from colorgan.files import (
+    check_output,
+    entries,
+    mapping,
+    number,
+    numbers,
+    read_json,
+    read_text,
+    replacing,
+    short,
+    whole,
+)
+from colorgan.models.weights_file import save_tensors
 
 EVALUATION = "evaluation"
 SCORES, PER_IMAGE, PICTURES = "scores.json", "per_image.safetensors", "pictures.png"
@@ -137,7 +148,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, about: Mapping[str, A
     Rank 0 only.
 
     Args:
-        folder: Made if absent; an evaluation that it holds is replaced.
+        folder: Made if absent; an evaluation that it holds is replaced, its scores first.
         evaluation: The scores and their evidence.
         about: What the scores were computed with: model, data, kind, inference, images_seen,
             classes.
@@ -151,7 +162,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, about: Mapping[str, A
         # safetensors refuses views of one storage.
         tensors = {name: tensor.contiguous() for name, tensor in evaluation.per_image.items()}
         with replacing(folder / PER_IMAGE) as partial:
-            save_file(tensors, partial)
+            save_tensors(tensors, partial)
 
     if evaluation.save_pictures is not None:
         evaluation.save_pictures(folder / PICTURES)
@@ -159,6 +170,25 @@ def write_evaluation(folder: Path, evaluation: Evaluation, about: Mapping[str, A
     record = SavedEvaluation.model_validate({**evaluation.record.model_dump(), **about})
     with replacing(folder / SCORES) as partial:
         partial.write_text(record.to_json())
+
+
+def check_replaced(out: Path, kind: str) -> None:
+    """Refuse an output folder that holds anything but an older evaluation of such a model.
+
+    Args:
+        out: For scores and pictures.
+        kind: Of the model that is to be scored.
+
+    Raises:
+        UsageError: Names what it holds.
+    """
+    check_output(out, SCORES)
+    older = mapping(read_json(out / SCORES)).get("kind") or kind
+    if older != kind:
+        raise UsageError(
+            f"{out} holds the evaluation of a {short(older, MAX_NAME)} and is not replaced by that "
+            f"of a {kind}: choose another --out"
+        )
 
 
 def read_evaluation(folder: Path) -> SavedEvaluation:

@@ -17,19 +17,18 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from colorgan.devices import exact_float32
 from colorgan.errors import ArchitectureError, ModelFolderError, UsageError
-from colorgan.files import exchange
+from colorgan.files import replace_folder, what_is
 from colorgan.models.backbones import UNET, luminance_encoder
 from colorgan.models.color_classes import NUM_CLASSES
 from colorgan.models.detector import Detector
 from colorgan.models.modes import evaluating, using_inference
 from colorgan.models.timm_encoder import Backbone, TimmEncoder
 from colorgan.models.unet import Classifier, ClassUNet, Encoder, FeaturePyramid, UNet
-from colorgan.models.weights_file import CONFIG, WEIGHTS, WeightsFile
+from colorgan.models.weights_file import CONFIG, WEIGHTS, WeightsFile, save_tensors
 
 PAPER_IS_OURS = "inference paper reaches the U-Net's own layers"
 # What a generator predicts, and its channels: a and b; the class of ab; luminance itself, the
@@ -39,8 +38,6 @@ NUM_OUTPUTS: dict[Target, int] = {"chroma": 2, "classes": NUM_CLASSES, "luminanc
 MAX_CONFIG_BYTES = 8 << 20
 # Of the side of a picture in pixels, and what divides it: the strides of timm's networks.
 MAX_INPUT_SIZE, INPUT_SIZE_STEP = 1024, 32
-# Written by huggingface_hub, and by users.
-CARD = "README.md"
 
 
 class Architecture(BaseModel):
@@ -330,7 +327,7 @@ def write_model(folder: Path, module: nn.Module, config: ModelConfig) -> None:
     weights = {
         name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()
     }
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    save_tensors(weights, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(config.model_dump_json(indent=1) + "\n")
 
 
@@ -358,27 +355,14 @@ def partial_folder(out: Path, kind: str) -> Path:
                 f"{out} holds a {old.kind} and is not replaced by a {kind}: choose another --out"
             )
     elif out.is_dir() and any(out.iterdir()):
-        raise ModelFolderError(f"{out} holds other files than a model's: choose another --out")
+        held = what_is(out) or "other files than a model's"
+        raise ModelFolderError(f"{out} holds {held}: choose another --out")
 
     # Beside the target: a rename is atomic within one file system only.
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     return partial
-
-
-def replace_folder(partial: Path, out: Path) -> None:
-    """Put `partial` in the place of `out` at once; of an older model only a model card stays."""
-    if not out.exists():
-        partial.rename(out)
-        return
-
-    card = out / CARD
-    if card.is_file():
-        shutil.copy2(card, partial / CARD)
-    # Swapped, not removed and renamed: readers see the old model or the new one, never none.
-    exchange(partial, out)
-    shutil.rmtree(partial)
 
 
 def probe(module: nn.Module, image_size: int, device: torch.device) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from colorgan.errors import ModelFolderError
@@ -32,6 +34,23 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write tensors in memory as a safetensors file with the permissions that other files get.
+
+    Raises:
+        OSError: It cannot be written.
+        SafetensorError: Likewise, as safetensors reports it.
+    """
+    # safetensors makes its files readable by their owner alone; one that Python makes has the
+    # umask's permissions. The umask itself can only be read by changing it, for all threads.
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    save_file(dict(tensors), path, metadata=metadata)
+    path.chmod(mode)
 
 
 def write_safetensors(

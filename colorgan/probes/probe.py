@@ -15,10 +15,11 @@ from colorgan.config.progress import images_shown
 from colorgan.data import Loader, ShardSet, open_set, open_whole_set
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import ModelFolderError, UsageError
+from colorgan.files import check_output
 from colorgan.models.model_folder import ModelConfig, build_model, load_model, read_config
 from colorgan.models.unet import FeaturePyramid
 from colorgan.probes.features import Features, extract_features, level_grids, random_encoder
-from colorgan.probes.record import write_probe
+from colorgan.probes.record import PROBE, write_probe
 from colorgan.probes.settings import RANDOM, DataSettings, ProbeSettings
 from colorgan.probes.svm import check_sklearn
 from colorgan.probes.tables import ProbeKind, plain, probe, tables
@@ -118,6 +119,7 @@ def check(settings: ProbeSettings, ranks: Ranks) -> None:
     if settings.protocol != "knn":
         check_sklearn()
     if ranks.main:
+        check_output(settings.out, PROBE)
         settings.out.mkdir(parents=True, exist_ok=True)
         # Found out now, and not after an hour of features.
         with tempfile.TemporaryFile(dir=settings.out):

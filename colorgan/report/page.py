@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from colorgan.files import replacing
+from colorgan.files import check_output, replacing_folder
 from colorgan.report.blocks import Block, Cards, Items, Section, Table, Text
 from colorgan.report.charts import Files
 from colorgan.report.final_scores import Result, data_name, final_results
@@ -36,9 +36,10 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     """Write the report of run, study, evaluation and probe folders into `out`; return the page.
 
     Raises:
-        UsageError: a folder is none of them.
+        UsageError: a folder is none of them, or `out` holds something else than an older report.
         OSError: `out` cannot be written.
     """
+    check_output(out, PAGE)
     report_data = read_folders(folders)
     files: Files = {}
     page = report_page(report_data, files)
@@ -48,11 +49,10 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     # The page comes last: where it exists, everything beside it does.
     files[TEXT] = text.encode("utf-8", "backslashreplace")
     files[PAGE] = page.encode("utf-8", "backslashreplace")
-    out.mkdir(parents=True, exist_ok=True)
-    for name, data in files.items():
-        # A page that is open in a browser is never half of an old one.
-        with replacing(out / name) as partial:
-            partial.write_bytes(data)
+    # At once, as pictures of an older report would be taken for this one's.
+    with replacing_folder(out) as folder:
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
     return out / PAGE
 
 

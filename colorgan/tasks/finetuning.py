@@ -25,6 +25,7 @@ from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
 from colorgan.evaluation.downstream import TASKS, evaluate_model, scores_text, undefined_text
 from colorgan.evaluation.record import EVALUATION, Evaluation, write_evaluation
+from colorgan.files import replacing_folder
 from colorgan.models.model_folder import ModelConfig, check_norms
 from colorgan.runs.recipe import saved_recipe
 from colorgan.runs.run import Run, RunResult, open_run
@@ -136,7 +137,8 @@ def _write_results(
             "images_seen": images_seen,
             "classes": config.classes,
         }
-        write_evaluation(run.folder / EVALUATION, evaluation, about)
+        with replacing_folder(run.folder / EVALUATION) as folder:
+            write_evaluation(folder, evaluation, about)
 
 
 class _NoProgressError(Exception):

@@ -17,6 +17,7 @@ from torch import nn
 from colorgan.data import ColoringTables, PictureError, color_rows, read_upright
 from colorgan.distributed.ranks import DeviceName, chosen_device
 from colorgan.errors import UsageError
+from colorgan.files import what_is
 from colorgan.models.colorizing import PhotoRows, chroma_strips
 from colorgan.models.model_folder import ModelConfig, check_colors, load_model
 from colorgan.models.modes import set_inference
@@ -53,6 +54,8 @@ def color_photos(generator: Path, photos: Sequence[Path], coloring: PhotoColorin
         UsageError: A photo would be overwritten, or some could not be colored (the others are).
         ModelFolderError: `generator` is not a generator folder.
     """
+    if held := what_is(coloring.out):
+        raise UsageError(f"{coloring.out} holds {held}: choose another --out for photos")
     # Before the network is loaded: a name that clashes is found before anything is written.
     files = list_photos(photos, coloring.out, coloring.output, overwrite=coloring.overwrite)
     network, config = load_model(generator, "generator")

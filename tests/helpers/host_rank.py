@@ -50,8 +50,8 @@ def main(argv: list[str]) -> int:
             real = time.time
             time.time = lambda: real() + float(clock_s)
         if where == "save":
-            real_save = writer.save_file
-            writer.save_file = lambda *a, **k: (time.sleep(0.5), real_save(*a, **k))
+            real_save = writer.save_tensors
+            writer.save_tensors = lambda *a, **k: (time.sleep(0.5), real_save(*a, **k))
         total = 8 * int(steps)
         recipe = toy_recipe(
             Path(folder),

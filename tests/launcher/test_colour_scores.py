@@ -64,14 +64,14 @@ def read(path: Path) -> np.ndarray:
 def test_scores_at_own_size_are_those_of_what_colorize_gives(
     generator: Path, photos: Path, tmp_path: Path, verb: Callable[..., str]
 ) -> None:
-    words = ["--model", generator, "--data", photos / "origin", "--out", tmp_path]
+    words = ["--model", generator, "--data", photos / "origin", "--out", tmp_path / "scores"]
     told = verb("evaluate", *words, "--own_size", "true", "--num_pictures", 2)
     assert (
         "4 held-out images, running inference, at 32x32" in told
         and "3 of them at their own sizes" in told
     )
     assert "CIEDE2000" in told and "ratio of the means" in told
-    scores = json.loads((tmp_path / "scores.json").read_text())["scores"]
+    scores = json.loads((tmp_path / "scores" / "scores.json").read_text())["scores"]
     network, config = load_model(generator)
     psnrs, differences = [], []
     for index in range(3):
@@ -88,8 +88,9 @@ def test_scores_at_own_size_are_those_of_what_colorize_gives(
     ratio = scores["colourfulness"] / scores["original_colourfulness"]
     assert scores["colourfulness_ratio"] == pytest.approx(ratio)
     for name in ("coloured.png", "best.png", "worst.png"):
-        assert read(tmp_path / name).shape[1] > 300
-    assert (tmp_path / "best.png").read_bytes() != (tmp_path / "worst.png").read_bytes()
+        assert read(tmp_path / "scores" / name).shape[1] > 300
+    best, worst = tmp_path / "scores" / "best.png", tmp_path / "scores" / "worst.png"
+    assert best.read_bytes() != worst.read_bytes()
 
 
 def test_own_size_needs_originals(generator: Path, photos: Path, verb: Callable[..., str]) -> None:

@@ -109,7 +109,7 @@ def test_one_rank_that_cannot_write_stops_all_with_its_sentence(
             raise OSError(28, "No space left on device")
         save_file(values, path, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(writer_module, "save_file", full_on_rank_1)
+    monkeypatch.setattr(writer_module, "save_tensors", full_on_rank_1)
     writers = write_on_threads(tmp_path, 2)
 
     def sentence(writer: CheckpointWriter) -> str:
@@ -197,7 +197,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writer_module, "save_file", full)
+    monkeypatch.setattr(writer_module, "save_tensors", full)
     with pytest.raises(
         CheckpointError, match=r"rank 0 could not write a checkpoint: .*No space left"
     ):
@@ -229,7 +229,7 @@ def test_a_background_checkpoint_is_what_was_there_when_it_began(
         resume.wait(30)
         save_file(values, path, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(writer_module, "save_file", wait_and_save)
+    monkeypatch.setattr(writer_module, "save_tensors", wait_and_save)
     writer = CheckpointWriter(tmp_path, ONE, keep_last=2)
     assert writer.start({"generator": {"weight": weight}}, {"images_seen": 8}) == []
     weight += 1
