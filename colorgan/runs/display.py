@@ -1,10 +1,11 @@
 """Show a run's progress: a live view on a terminal, plain lines elsewhere (pipes, SLURM's log).
 
     with Display(total_images, start_images, "pretrain") as display:
+        display.seen(images_seen)                                       # after each step
         display.update(images_seen, values, images_per_s, wait_share)   # at each log point
         display.message("saved checkpoints/0000012800")
 
-Rank 0 only. The view is redrawn when there is something new: it has no thread of its own.
+Rank 0 only. The view is drawn once a second by a clock, so that a long step does not look dead.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, Task, TextColumn
+from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-REDRAW_EVERY_S = 0.1
+REDRAWS_PER_S = 1.0
 # Plain lines: often at first, when somebody watches; one per minute in a run of days.
 PLAIN_FIRST_EVERY_S = 5.0
 PLAIN_LATER_EVERY_S = 60.0
+# Waiting for data is told in a plain line from here on: below, it costs nothing worth a word.
+WORTH_TELLING = 0.05
 
 
 class Display:
@@ -39,6 +42,10 @@ class Display:
     ) -> None:
         self._console = console or Console()
         self._total_images = total_images
+        self._start_images = start_images
+        # As measured at the last log point, without validation and saving.
+        self._images_per_s = 0.0
+        self._waiting = ""
         self._shown_at = float("-inf")
         self._started_at = time.monotonic()
 
@@ -47,7 +54,10 @@ class Display:
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._view = _View(self._console)
             self._task = self._view.add_task(
-                title, total=max(1, total_images), completed=start_images, status=""
+                title,
+                total=max(1, total_images),
+                completed=start_images,
+                status=f"{self._progress(start_images)}   the first step is under way",
             )
 
     def __enter__(self) -> Display:
@@ -68,8 +78,29 @@ class Display:
             view, self._view = self._view, None
             view.stop()
 
+    def seen(self, images_seen: int) -> None:
+        """Show how far the run is between log points, by this display's own clock."""
+        now = time.monotonic()
+        elapsed = now - self._started_at
+        since_start = images_seen - self._start_images
+        if since_start <= 0 or elapsed <= 0:
+            return
+
+        images_per_s = self._images_per_s or since_start / elapsed
+        if self._view is not None:
+            status = "   ".join([*self._pace(images_seen, images_per_s), self._waiting])
+            self._view.update(self._task, completed=images_seen, status=status)
+        elif now - self._shown_at >= self._every_s(now) and images_seen < self._total_images:
+            self._shown_at = now
+            self._line(self._pace(images_seen, images_per_s))
+
     def update(
-        self, images_seen: int, values: Mapping[str, float], images_per_s: float, wait_share: float
+        self,
+        images_seen: int,
+        values: Mapping[str, float],
+        images_per_s: float,
+        wait_share: float,
+        further: Mapping[str, str] | None = None,
     ) -> None:
         """Show the state at a log point, unless something was shown a moment ago.
 
@@ -78,47 +109,47 @@ class Display:
             values: Scalars by name; those of one group (`loss/generator`, ...) share a line.
             images_per_s: Over all ranks.
             wait_share: Share of the time spent waiting for the loader, 0 to 1.
+            further: Words by name for the live view, such as the learning rate.
         """
-        progress = self._progress(images_seen)
-        rate = f"{_rate(images_per_s)} img/s"
-        left = f"left {_time_left(self._total_images - images_seen, images_per_s)}"
-
+        self._images_per_s = images_per_s
+        self._waiting = f"waiting for data {wait_share:.1%}"
+        pace = self._pace(images_seen, images_per_s)
         if self._view is not None:
-            status = f"{progress}   {rate}   {left}   waiting for data {wait_share:.1%}"
-            self._view.values = dict(values)
+            status = "   ".join([*pace, self._waiting])
+            self._view.values, self._view.further = dict(values), dict(further or {})
             self._view.update(self._task, completed=images_seen, status=status)
 
         now = time.monotonic()
         ended = images_seen >= self._total_images
-        # The last state is always shown: it is what stays on the screen.
+        if self._view is not None:
+            # The last state is what stays on the screen; the clock draws all others.
+            if ended:
+                self._view.refresh()
+            return
+
         if not ended and now - self._shown_at < self._every_s(now):
             return
         self._shown_at = now
-
-        if self._view is not None:
-            self._view.refresh()
-        else:
-            parts = [
-                f"images {progress}",
-                rate,
-                left,
-                _named(_losses(values)),
-                f"wait {wait_share:.1%}",
-            ]
-            self.message(" | ".join(part for part in parts if part))
+        waiting = f"wait {wait_share:.0%}" if wait_share >= WORTH_TELLING else ""
+        self._line([*pace, _short_losses(values), waiting])
 
     def message(self, text: str) -> None:
         """Print a line, above the view if there is one."""
         # Nothing is interpreted: a path may hold [brackets] that rich would take for markup.
         self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
+    def _line(self, parts: Iterable[str]) -> None:
+        self.message("images " + " | ".join(part for part in parts if part))
+
+    def _pace(self, images_seen: int, images_per_s: float) -> list[str]:
+        left = _time_left(self._total_images - images_seen, images_per_s)
+        return [self._progress(images_seen), f"{_rate(images_per_s)} img/s", f"left {left}"]
+
     def _progress(self, images_seen: int) -> str:
         share = min(1.0, images_seen / max(1, self._total_images))
         return f"{images_seen:,}/{self._total_images:,} {share:.0%}"
 
     def _every_s(self, now: float) -> float:
-        if self._view is not None:
-            return REDRAW_EVERY_S
         # A twentieth of the time so far, between the two.
         return min(PLAIN_LATER_EVERY_S, max(PLAIN_FIRST_EVERY_S, 0.05 * (now - self._started_at)))
 
@@ -128,16 +159,17 @@ class _View(Progress):
 
     def __init__(self, console: Console) -> None:
         self.values: dict[str, float] = {}
-        columns = (TextColumn("[bold]{task.description}"), BarColumn(40))
-        # No refresh thread: it would compete with training for Python's lock.
-        super().__init__(*columns, console=console, auto_refresh=False)
+        self.further: dict[str, str] = {}
+        columns = (TextColumn("[bold]{task.description}"), BarColumn(40), TimeElapsedColumn())
+        # Once a second: more often its thread would compete with training for Python's lock.
+        super().__init__(*columns, console=console, refresh_per_second=REDRAWS_PER_S)
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
-        yield from (_status_table(task, self.values) for task in self.tasks)
+        yield from (_status_table(task, self.values, self.further) for task in self.tasks)
 
 
-def _status_table(task: Task, values: Mapping[str, float]) -> Table:
+def _status_table(task: Task, values: Mapping[str, float], further: Mapping[str, str]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     # Folded: a cut value would be a wrong value.
@@ -145,6 +177,8 @@ def _status_table(task: Task, values: Mapping[str, float]) -> Table:
     table.add_row("images", Text(str(task.fields["status"])))
     for group, members in _groups(values).items():
         table.add_row(group.replace("_", " "), Text(_named(members, "   ")))
+    for name, words in further.items():
+        table.add_row(name, Text(words))
     return table
 
 
@@ -164,9 +198,13 @@ def _time_left(images_left: int, images_per_s: float) -> str:
     return clock_text(max(0, images_left) / images_per_s)
 
 
-def _losses(values: Mapping[str, float]) -> Mapping[str, float]:
-    losses = {name: value for name, value in values.items() if name.startswith("loss")}
-    return losses or values
+def _short_losses(values: Mapping[str, float]) -> str:
+    """Return the losses in a few letters, G and D for a GAN's two: a line has 80 columns."""
+    losses = {name: value for name, value in values.items() if name.startswith("loss/")}
+    if len(losses) < 2:
+        return "".join(f"loss {_number(value)}" for value in losses.values())
+    initials = {name.partition("/")[2][:1].upper(): value for name, value in losses.items()}
+    return f"loss {_named(initials)}"
 
 
 def _groups(values: Mapping[str, float]) -> dict[str, dict[str, float]]:

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import faulthandler
 import re
+import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ from colorgan.checkpoints.checkpoint import (
 from colorgan.checkpoints.writer import CheckpointWriter
 from colorgan.config.recipe import RunRecipe
 from colorgan.config.settings import dump_recipe
-from colorgan.data import Loader
+from colorgan.data import Batch, Loader
 from colorgan.distributed.phase import Strategy
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import (
@@ -177,6 +178,19 @@ class Run:
                 self.record("event", self._images_seen, text=text)
                 self.message(text)
 
+    def note(
+        self,
+        name: str,
+        images_seen: int,
+        batches: Iterable[Batch] | None = None,
+        *,
+        collective: bool = False,
+    ) -> None:
+        """Tell the watchdog, and the display on rank 0, which point training has reached."""
+        self.watchdog.note(name, images_seen, batches, collective=collective)
+        if self._reporter is not None:
+            self._reporter.display.seen(images_seen)
+
     def record(
         self, kind: Kind, images_seen: int, values: Mapping[str, float] | None = None, **fields: Any
     ) -> None:
@@ -209,10 +223,14 @@ class Reporter:
         # Into the log but not onto the screen's value lines, where they have places of their own.
         extra = {"images_per_s": step.images_per_s, "wait_share": step.wait_share}
         self.record("train", step.images_seen, {**step.values, **extra})
-        self.display.update(step.images_seen, step.values, step.images_per_s, step.wait_share)
+        rates = [f"{name} {rate:.3g}" for name, rate in step.learning_rates.items()]
+        further = {"learning rate": "   ".join(rates), "memory": _memory_text(device)}
+        self.display.update(
+            step.images_seen, step.values, step.images_per_s, step.wait_share, further
+        )
 
-        rates = {f"learning_rate/{name}": rate for name, rate in step.learning_rates.items()}
-        self.trackers.values("train", step.images_seen, {**rates, **_device_memory(device)})
+        tracked = {f"learning_rate/{name}": rate for name, rate in step.learning_rates.items()}
+        self.trackers.values("train", step.images_seen, {**tracked, **_device_memory(device)})
 
     def record(
         self, kind: Kind, images_seen: int, values: Mapping[str, float] | None = None, **fields: Any
@@ -229,6 +247,14 @@ class Reporter:
             self.display.message(f"the log in {self.folder} could not be written: {reason}")
         if values:
             self.trackers.values(kind, images_seen, values)
+
+
+def _memory_text(device: torch.device) -> str:
+    """Return the most memory that this rank has held, of the device or of the process."""
+    if device.type == "cuda":
+        return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB on the GPU"
+    # Linux counts it in KiB.
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
 
 
 def _device_memory(device: torch.device) -> dict[str, float]:

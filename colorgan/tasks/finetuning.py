@@ -236,7 +236,7 @@ class _Training:
             report=lambda step: self.run.report(step, self.job.loaders.train),
             validate=lambda images_seen: self._validate(images_seen, strategy),
             save=lambda images_seen: self.run.save(strategy, images_seen),
-            note=self.run.watchdog.note,
+            note=self.run.note,
         )
 
     def _score_finished(self, images_seen: int) -> None:

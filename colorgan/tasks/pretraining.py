@@ -81,7 +81,7 @@ def pretrain(
             report=lambda step: run.report(step, train),
             validate=validation.score,
             save=lambda images_seen: run.save(strategy, images_seen),
-            note=run.watchdog.note,
+            note=run.note,
         )
 
         # Before the start's optimizers: only a run without a checkpoint of its own takes those.

@@ -51,9 +51,42 @@ def test_a_plain_line(now: list[float]) -> None:
     with Display(20_000, 0, "pretrain", console) as display:
         display.update(12_800, LOSSES, 151.2, 0.004)
     assert out.getvalue() == (
-        "images 12,800/20,000 64% | 151 img/s | left 0:48 | loss/generator 5.31 loss/discriminator "
-        "0.612 | wait 0.4%\n"
+        "images 12,800/20,000 64% | 151 img/s | left 0:48 | loss G 5.31 D 0.612\n"
     )
+
+
+def test_a_plain_line_tells_of_waiting_where_it_costs_something(now: list[float]) -> None:
+    console, out = plain()
+    with Display(100, 0, "t", console) as display:
+        display.update(100, {"loss/model": 0.5}, 10.0, 0.25)
+    assert out.getvalue() == "images 100/100 100% | 10 img/s | left 0:00 | loss 0.5 | wait 25%\n"
+
+
+def test_lines_fit_80_columns_in_a_run_of_millions(now: list[float]) -> None:
+    console, out = plain()
+    with Display(2_563_200, 0, "t", console) as display:
+        display.update(2_563_100, {**LOSSES, "loss/generator": 10.12345}, 151.2, 0.0)
+    assert all(len(line) <= 80 for line in out.getvalue().splitlines())
+
+
+def test_steps_between_log_points_are_shown_by_the_clock(now: list[float]) -> None:
+    console, out = plain()
+    with Display(1_000, 200, "t", console) as display:
+        display.seen(200)
+        now[0] += 4.0
+        display.seen(240)
+        now[0] += 4.0
+        display.seen(280)
+    # None at the start, where no rate is known; then at the pace of other lines.
+    assert out.getvalue().splitlines() == ["images 240/1,000 24% | 10 img/s | left 1:16"]
+
+
+def test_the_live_view_moves_without_log_points() -> None:
+    console, out = terminal()
+    with Display(1_000, 0, "pretrain", console) as display:
+        assert "the first step is under way" in out.getvalue()
+        display.seen(250)
+    assert "250/1,000 25%" in out.getvalue()
 
 
 def test_plain_lines_come_at_a_pace_and_the_last_one_always(now: list[float]) -> None:
@@ -72,8 +105,7 @@ def test_plain_lines_come_at_a_pace_and_the_last_one_always(now: list[float]) ->
         display.update(1_000_000, {}, 1.0, 0.0)
 
     assert (
-        out.getvalue().splitlines()[-1]
-        == "images 1,000,000/1,000,000 100% | 1 img/s | left 0:00 | wait 0.0%"
+        out.getvalue().splitlines()[-1] == "images 1,000,000/1,000,000 100% | 1 img/s | left 0:00"
     )
 
 
@@ -104,12 +136,12 @@ def test_any_number_can_be_shown(value: float) -> None:
 def test_the_live_view_shows_it_all() -> None:
     console, out = terminal()
     with Display(20_000, 10_000, "pretrain", console) as display:
-        display.update(12_800, LOSSES, 151.2, 0.004)
+        display.update(12_800, LOSSES, 151.2, 0.004, {"learning rate": "generator 0.0002"})
         display.message("saved")
     text = out.getvalue()
     parts = ["pretrain", "━", "12,800/20,000 64%", "151 img/s", "left 0:48"]
     parts += ["generator 5.31   discriminator 0.612", "waiting for data 0.4%"]
-    parts += ["saved", "gradient norm"]
+    parts += ["saved", "gradient norm", "learning rate", "generator 0.0002"]
     for part in parts:
         assert part in text
 
