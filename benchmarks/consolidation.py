@@ -107,6 +107,7 @@ def main() -> None:
         measure(given.folder, given.measure)
         return
 
+    # On the disk that is asked for: its speed is part of the figures.
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         largest = make(Path(folder), given.width)
         # A fresh process: this one has held the whole network.

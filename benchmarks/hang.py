@@ -82,6 +82,7 @@ def main() -> None:
     arguments.add_argument("--timeout_s", type=int, default=20)
     given = arguments.parse_args()
 
+    # A fresh folder: a run that is there would be resumed.
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         launcher = launch(given.data, run, given.timeout_s)

@@ -109,6 +109,7 @@ def make_data(folder: Path) -> Path:
     (raw / "train").mkdir(parents=True)
     draw = random.Random(0)
     for number in range(NUM_PICTURES):
+        # Drawn by the seed: the pictures of two calls are the same.
         background, square = (tuple(draw.randrange(256) for _ in range(3)) for _ in range(2))
         picture = Image.new("RGB", (40, 40), background)
         # An edge and two colors: something to learn.

@@ -164,6 +164,7 @@ def textbook_discriminator(size: Size) -> nn.Sequential:
 def textbook_step(size: Size, device: torch.device, lab_B3HW: Tensor) -> Step:
     """Return one step of the textbook loop."""
     generator = TextbookUNet(size).to(device)
+    # The two networks of a usual pix2pix, without anything of ours.
     discriminator = textbook_discriminator(size).to(device)
     generator_adam = torch.optim.Adam(generator.parameters(), lr=2e-4, betas=(0.5, 0.999))
     discriminator_adam = torch.optim.Adam(discriminator.parameters(), lr=2e-4, betas=(0.5, 0.999))

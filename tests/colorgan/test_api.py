@@ -86,7 +86,10 @@ def test_colors_come_in_the_photo_s_kind(generator: Path) -> None:
     )
 
     assert (image.mode, image.size) == ("RGB", (30, 20))
-    assert (array.dtype, array.shape) == (np.uint8, (20, 30, 3))
+    assert (array.dtype, array.shape) == (
+        np.uint8,
+        (20, 30, 3),
+    )
     assert (
         tensor.dtype,
         tensor.shape,

@@ -46,7 +46,9 @@ def show_gpu(
     ],
 )
 def test_a_gpu_without_kernels_is_refused(
-    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], built_for: list[str]
+    monkeypatch: pytest.MonkeyPatch,
+    capability: tuple[int, int],
+    built_for: list[str],
 ) -> None:
     show_gpu(monkeypatch, capability, built_for)
     with pytest.raises(LaunchError, match=r"V100\) has compute capability .*this PyTorch is built"):

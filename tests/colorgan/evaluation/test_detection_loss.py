@@ -63,7 +63,10 @@ def loss_of_one(classes_PC: Tensor, centre_P: Tensor, boxes_P4: Tensor, objects:
         (len(points_P2),),
         torch.inf,
     )
-    chosen_P = torch.full((len(points_P2),), -1)
+    chosen_P = torch.full(
+        (len(points_P2),),
+        -1,
+    )
     unknown_P = torch.zeros(
         len(points_P2),
         dtype=torch.bool,
@@ -84,7 +87,10 @@ def loss_of_one(classes_PC: Tensor, centre_P: Tensor, boxes_P4: Tensor, objects:
         chosen_P = torch.where(better_P, number, chosen_P)
 
     learned_P = chosen_P >= 0
-    number_learned = max(1, int(learned_P.sum()))
+    number_learned = max(
+        1,
+        int(learned_P.sum()),
+    )
     target_PC = torch.zeros_like(classes_PC)
     centre_target_P = torch.zeros_like(centre_P)
     box = torch.zeros(())
@@ -184,7 +190,10 @@ class CountedOperators(TorchDispatchMode):
         kwargs: Any = None,
     ) -> Any:
         self.number += 1
-        return func(*args, **(kwargs or {}))
+        return func(
+            *args,
+            **(kwargs or {}),
+        )
 
 
 def test_the_operators_do_not_grow_with_the_batch() -> None:

@@ -46,6 +46,7 @@ def two_pictures() -> tuple[Tensor, Tensor]:
     3x3x40x33.
     """
     base = torch.linspace(0, 1, 33).expand(3, 3, 40, 33).clone()
+    # A value without an exact binary form: its variance in float32 is not zero.
     base[:, :, 20:] = 0.73
     return (base + 0.1 * (noise(3, 3, 40, 33) - 0.5)).clamp(0, 1), base
 
@@ -58,6 +59,7 @@ def test_psnr_is_skimage() -> None:
     ]
 
     assert psnr_B(ours, theirs).tolist() == pytest.approx(expected, rel=1e-6)
+    # Equal images: infinite, not an error.
     assert psnr_B(ours, ours).tolist() == [math.inf] * 3
     assert psnr_B(
         torch.zeros(1, 3, 2, 2),
@@ -89,6 +91,7 @@ def test_ssim_is_skimage(side: tuple[int, int]) -> None:
     ]
 
     assert ssim_B(ours, theirs).tolist() == pytest.approx(expected, abs=1e-7)
+    # Scores are computed in float32 whatever the training's precision is.
     with torch.autocast("cpu", torch.bfloat16):
         assert ssim_B(ours, theirs).tolist() == pytest.approx(expected, abs=1e-7)
 

@@ -52,23 +52,64 @@ def drawn(encoder: str, image_size: int, seed: int = 0, kind: str = "generator")
 @pytest.mark.parametrize(
     ("name", "image_size", "channels", "sides"),
     [
-        ("alexnet", 224, (64, 192, 256), (55, 27, 13)),
-        ("alexnet", 64, (64, 192, 256), (15, 7, 3)),
+        (
+            "alexnet",
+            224,
+            (64, 192, 256),
+            (55, 27, 13),
+        ),
+        (
+            "alexnet",
+            64,
+            (64, 192, 256),
+            (15, 7, 3),
+        ),
         ("alexnet", 33, (64, 192, 256), (7, 3, 1)),
-        ("resnet18", 64, (64, 64, 128, 256, 512), (32, 16, 8, 4, 2)),
-        ("resnet18", 71, (64, 64, 128, 256, 512), (36, 18, 9, 5, 3)),
-        ("convnext_atto", 64, (40, 80, 160, 320), (16, 8, 4, 2)),
-        ("efficientnet_b0", 50, (16, 24, 40, 112, 320), (25, 13, 7, 4, 2)),
+        (
+            "resnet18",
+            64,
+            (64, 64, 128, 256, 512),
+            (32, 16, 8, 4, 2),
+        ),
+        (
+            "resnet18",
+            71,
+            (64, 64, 128, 256, 512),
+            (36, 18, 9, 5, 3),
+        ),
+        (
+            "convnext_atto",
+            64,
+            (40, 80, 160, 320),
+            (16, 8, 4, 2),
+        ),
+        (
+            "efficientnet_b0",
+            50,
+            (16, 24, 40, 112, 320),
+            (25, 13, 7, 4, 2),
+        ),
     ],
 )
 def test_a_generator_of_any_backbone_at_any_size(
-    name: str, image_size: int, channels: tuple[int, ...], sides: tuple[int, ...], timm: Any
+    name: str,
+    image_size: int,
+    channels: tuple[int, ...],
+    sides: tuple[int, ...],
+    timm: Any,
 ) -> None:
     """Chroma has the photo's side, every weight has a gradient, and one image suffices."""
     model = drawn(name, image_size)
     check_encoder(model.encoder, image_size)
-    set_dropout_keys(model.train(), torch.arange(2, dtype=torch.int32))
-    luminance = torch.linspace(-1, 1, 2 * image_size**2).view(2, 1, image_size, image_size)
+    set_dropout_keys(
+        model.train(),
+        torch.arange(2, dtype=torch.int32),
+    )
+    luminance = torch.linspace(
+        -1,
+        1,
+        2 * image_size**2,
+    ).view(2, 1, image_size, image_size)
     chroma = model(luminance)
     chroma.square().mean().backward()
 
@@ -103,17 +144,35 @@ def test_weights_depend_on_the_seed_alone(name: str, timm: Any) -> None:
 def test_the_same_decoder_as_behind_the_unet(timm: Any) -> None:
     """Blocks, dropout and output by the levels' widths, in another kind of model, too."""
     classes = drawn("resnet18", 64, kind="segmenter")
-    assert isinstance(classes, UNet) and not classes.tanh
+
+    assert isinstance(classes, UNet)
+    assert not classes.tanh
     shapes = [tuple(block.conv.weight.shape) for block in classes.decoder.blocks]
-    assert shapes == [(512, 256, 4, 4), (512, 128, 4, 4), (256, 64, 4, 4), (128, 64, 4, 4)]
+
+    assert shapes == [
+        (512, 256, 4, 4),
+        (512, 128, 4, 4),
+        (256, 64, 4, 4),
+        (128, 64, 4, 4),
+    ]
     assert [block.dropout.probability for block in classes.decoder.blocks] == [0.5, 0.5, 0.5, 0.0]
 
 
 def test_fitting_cuts_and_repeats_at_the_end() -> None:
     picture = torch.arange(12.0).view(1, 1, 3, 4)
-    assert torch.equal(fitted(picture, torch.empty(2, 3)), picture[..., :2, :3])
+
+    assert torch.equal(
+        fitted(picture, torch.empty(2, 3)),
+        picture[..., :2, :3],
+    )
+
     larger = fitted(picture, torch.empty(5, 6))
-    oracle = nn.functional.pad(picture, (0, 2, 0, 2), mode="replicate")
+    oracle = nn.functional.pad(
+        picture,
+        (0, 2, 0, 2),
+        mode="replicate",
+    )
+
     assert torch.equal(larger, oracle)
     assert fitted(picture, torch.empty(3, 4)) is picture
 
@@ -134,7 +193,8 @@ def test_weights_of_a_color_network_are_added_up(timm: Any, tmp_path: Path) -> N
 
 
 def test_weights_of_a_registered_backbone_are_its_own(timm: Any, tmp_path: Path) -> None:
-    source, target = drawn("alexnet", 64, seed=1).encoder, drawn("alexnet", 64, seed=2).encoder
+    source = drawn("alexnet", 64, seed=1).encoder
+    target = drawn("alexnet", 64, seed=2).encoder
     save_file(source.body.state_dict(), tmp_path / "own.safetensors")
     load_backbone_weights(target, tmp_path / "own.safetensors", 64)
     for name, tensor in source.state_dict().items():
@@ -142,17 +202,25 @@ def test_weights_of_a_registered_backbone_are_its_own(timm: Any, tmp_path: Path)
 
     with pytest.raises(ModelFolderError, match="is not a file"):
         load_backbone_weights(target, tmp_path / "none.safetensors", 64)
-    save_file({"features.0.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    save_file(
+        {"features.0.weight": torch.zeros(1)},
+        tmp_path / "other.safetensors",
+    )
     with pytest.raises(ModelFolderError, match="does not fit"):
         load_backbone_weights(target, tmp_path / "other.safetensors", 64)
     with pytest.raises(ArchitectureError, match="encoder_weights is for a backbone"):
-        load_backbone_weights(drawn("unet", 64).encoder, tmp_path / "own.safetensors", 64)
+        load_backbone_weights(
+            drawn("unet", 64).encoder,
+            tmp_path / "own.safetensors",
+            64,
+        )
 
 
 class Shallow(nn.Module):
     """Two levels, as a user may write them."""
 
-    channels, strides = (4, 8), (2, 4)
+    channels = (4, 8)
+    strides = (2, 4)
 
     def __init__(self) -> None:
         super().__init__()
@@ -239,6 +307,7 @@ def test_folders_of_older_versions_hold_what_they_held() -> None:
     """An encoder without a word about its input was imported, and sees the grey photo."""
     sizes = {"image_size": 64, "width": 4, "norm": "batch", "bias_before_norm": False}
     older = Architecture.model_validate({**sizes, "dropout": 0.5, "encoder": "resnet18"})
+
     assert older.encoder_input == "photo"
     assert Architecture.model_validate({**sizes, "dropout": 0.5}).encoder_input == "luminance"
     for kind, encoder, sees in (

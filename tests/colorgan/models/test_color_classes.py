@@ -34,7 +34,10 @@ def _hull_cells() -> set[tuple[int, int]]:
     for a in range(-120, 120, 10):
         for b in range(-120, 120, 10):
             points = np.stack(
-                np.meshgrid(a + inside, b + inside),
+                np.meshgrid(
+                    a + inside,
+                    b + inside,
+                ),
                 axis=-1,
             ).reshape(-1, 2)
             if (points @ planes[:, :2].T + planes[:, 2] <= 0).all(axis=1).any():

@@ -148,7 +148,13 @@ def test_suppression_is_the_greedy_one(limit: float) -> None:
         boxes_N4 = some_boxes(seed, 40).boxes_N4.double()
         assert suppressed(boxes_N4, limit).tolist() == greedy(boxes_N4.tolist(), limit)
 
-    assert suppressed(torch.zeros(0, 4), limit).tolist() == []
+    assert (
+        suppressed(
+            torch.zeros(0, 4),
+            limit,
+        ).tolist()
+        == []
+    )
     chain = torch.tensor(
         [[0.1 * i, 0.0, 0.1 * i + 0.25, 1.0] for i in range(30)]
     )  # each saves the next but one
@@ -218,14 +224,30 @@ def test_overlaps_by_hand() -> None:
         overlaps(boxes[:1], boxes),
         torch.tensor([[1.0, 1 / 7, 0.0, 0.0]]),
     )
-    assert float(overlaps(boxes[3:], boxes[3:])) == 0.0
+    assert (
+        float(
+            overlaps(
+                boxes[3:],
+                boxes[3:],
+            )
+        )
+        == 0.0
+    )
     # GIoU: 1/7 less the share of the 3 x 3 around both that neither covers, 2/9; far apart it falls
     # towards -1.
     assert torch.allclose(
-        giou(boxes[:2], boxes[[1, 1]]),
+        giou(
+            boxes[:2],
+            boxes[[1, 1]],
+        ),
         torch.tensor([1 / 7 - 2 / 9, 1.0]),
     )
-    assert float(giou(boxes[:1], boxes[2:3])) == pytest.approx(0.0 - (36 - 5) / 36)
+    assert float(
+        giou(
+            boxes[:1],
+            boxes[2:3],
+        )
+    ) == pytest.approx(0.0 - (36 - 5) / 36)
 
 
 def test_focal_loss_is_the_papers_formula() -> None:
@@ -370,7 +392,10 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_pictures() -> None:
     boxes = [some_boxes(seed, seed) for seed in (0, 2, 5)]
     each = [float(detection_loss(raw[i : i + 1], boxes[i : i + 1])) for i in range(3)]
 
-    assert float(detection_loss(raw, boxes)) == pytest.approx(sum(each) / 3, rel=1e-6)
+    assert float(detection_loss(raw, boxes)) == pytest.approx(
+        sum(each) / 3,
+        rel=1e-6,
+    )
     assert max(each) > min(each) > 0
 
 

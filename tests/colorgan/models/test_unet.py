@@ -190,7 +190,10 @@ def test_dropout_depends_on_the_sample_alone() -> None:
     whole = layer(x)
     layer.keys_B = keys[3:]
 
-    assert torch.equal(layer(x[3:]), whole[3:])
+    assert torch.equal(
+        layer(x[3:]),
+        whole[3:],
+    )
     assert torch.equal(whole[0], whole[2])
     assert not torch.equal(whole[0], whole[1])
 

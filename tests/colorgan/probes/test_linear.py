@@ -59,6 +59,7 @@ class LabelledLoader:
                 begin,
                 min(begin + size, self.num_pictures),
             )
+            # By the position: the test knows each image's classes without reading it.
             classes_BC = (positions_B[:, None] % torch.tensor([2, 3, 5]) == 0).float()
             difficult_BC = (classes_BC > 0) & (positions_B[:, None] % 7 == 0)
             lab_B3HW = torch.stack([toy_picture(slot) for slot in positions_B.tolist()])
@@ -78,6 +79,7 @@ def toy_encoder(seed: int = 0, norm: Any = "batch") -> Encoder:
         norm=norm,
         bias_before_norm=False,
     )
+    # Evaluated, not trained: features must not change what they are taken from.
     initialise(encoder, seed)
 
     return encoder.eval()
@@ -97,6 +99,7 @@ def clusters(number: int, seed: int, spread: float = 0.05) -> Features:
     """Images of one to three of 3 classes; each adds its own direction: linearly separable."""
     random = torch.Generator().manual_seed(seed)
     positives = torch.rand(number, NUM_CLASSES, generator=random) < 0.4
+    # No image without a class, and no class without an image.
     positives[torch.arange(number), torch.arange(number) % NUM_CLASSES] = True
     noise = torch.randn(number, 8, generator=random) * spread
 
@@ -144,6 +147,7 @@ def test_features_equal_a_loop_over_single_pictures() -> None:
     encoder = toy_encoder()
     loader = LabelledLoader()
     for norm in (part for part in encoder.modules() if isinstance(part, BatchNorm)):
+        # Means of zero would hide a norm that is left out.
         nn.init.uniform_(norm.running_mean)  # type: ignore[arg-type]
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     seen: list[int] = []
@@ -185,6 +189,7 @@ def test_a_random_encoder_has_the_statistics_that_torch_would_accumulate() -> No
         for parameter in encoder.parameters():  # whatever was learnt before
             parameter.fill_(3.0)
     random_encoder(encoder, 7, loader, ONE)
+    # The same weights, made by the other way.
     expected = toy_encoder(seed=7)
     norms = [part for part in expected.modules() if isinstance(part, BatchNorm)]
     for norm in norms:
@@ -216,15 +221,14 @@ def test_one_micro_batch_of_the_whole_set_gives_each_norm_its_inputs_statistics(
     )
     met: list[tuple[Any, Tensor]] = []
     for norm in (part for part in encoder.modules() if isinstance(part, BatchNorm)):
+        # What each norm meets, not what was put in front: levels depend on each other.
         norm.register_forward_hook(lambda module, inputs, output: met.append((module, inputs[0])))
     with torch.no_grad():
         encoder(next(LabelledLoader(micro_batch_size=NUM_PICTURES).eval_batches()).lab_B3HW[:, :1])
 
     assert len(met) == 3
-    for (
-        norm,
-        input_BCHW,
-    ) in met:  # but for what comes after a norm: in training it divides by the biased variance
+    # But for what comes after a norm: in training it divides by the biased variance.
+    for norm, input_BCHW in met:
         torch.testing.assert_close(
             norm.running_mean, input_BCHW.mean(dim=(0, 2, 3)), rtol=0.01, atol=1e-4
         )

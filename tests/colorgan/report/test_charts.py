@@ -40,7 +40,10 @@ def test_charts_follow_the_pages_colors() -> None:
     Image.open(io.BytesIO(files["a-chart.png"])).verify()
     data = json.loads(chart.data)
     assert [line["name"] for line in data["lines"]] == ["_a$b$", "b"]
-    assert data["lines"][0]["points"] == [[0, 1.0], [10, 100.0]]
+    assert data["lines"][0]["points"] == [
+        [0, 1.0],
+        [10, 100.0],
+    ]
 
     left, top, width, height = data["box"]
     assert 0 < left < left + width <= 1

@@ -179,7 +179,12 @@ def test_an_evaluation_belongs_to_its_run_and_only_if_of_its_last_weights(tmp_pa
 
 
 def test_names_and_differences(tmp_path: Path) -> None:
-    assert short_names([Path("/a/x/seed-0"), Path("/a/y/seed-0")]) == ["x/seed-0", "y/seed-0"]
+    assert short_names(
+        [
+            Path("/a/x/seed-0"),
+            Path("/a/y/seed-0"),
+        ]
+    ) == ["x/seed-0", "y/seed-0"]
 
     report_data = read_folders(
         [

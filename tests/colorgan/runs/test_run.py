@@ -28,6 +28,7 @@ ONE = Ranks.single()
 def train(folder: Path, total: int = 16, digest: str = "abc", **changes: Any) -> Any:
     """Train two steps, or resume."""
     recipe = toy_recipe(folder, images=total, **changes)
+    # The loader does not matter here: what is tested happens before and after training.
     loader = ToyLoader(8, 8)
 
     return pretrain(
@@ -42,6 +43,7 @@ def train(folder: Path, total: int = 16, digest: str = "abc", **changes: Any) ->
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # Trained once: most tests start from a copy of it.
     folder = tmp_path_factory.mktemp("finished") / "run"
     train(folder)
     return folder
@@ -92,9 +94,11 @@ def test_a_recipe_from_before_a_key_existed_is_the_same_recipe(run: Path) -> Non
     """Keys that are newer than the file have the value that the run had: the default."""
     for path in (run / RECIPE,):
         recipe = yaml.safe_load(path.read_text())
+        # Two keys that came later than the first runs.
         del recipe["batch"]["compress_gradients"]
         del recipe["launch"]["deterministic"]
         path.write_text(yaml.safe_dump(recipe))
+
     assert train(run).images_seen == 16
     assert "compress_gradients" in (run / RECIPE).read_text()
 

@@ -58,9 +58,8 @@ def status(rank: int, **changes: Any) -> RankStatus:
     [
         (
             {"stack": None, "time": 38.0},
-            "Rank 2 does not answer (process 102 on a is stopped, killed or cut off): "
-            "its last sign "
-            "was 12.0 s before, at 'agree' of step 9.",
+            "Rank 2 does not answer (process 102 on a is stopped, killed or cut off): its last "
+            "sign was 12.0 s before, at 'agree' of step 9.",
         ),
         (
             {"number": 61, "point": "read"},
@@ -122,9 +121,11 @@ def test_under_nccl_a_rank_that_waits_for_its_gpu_waits_for_the_others(
 )
 def test_any_report_is_read_or_ignored(tmp_path: Path, changes: dict[str, Any], cut: int) -> None:
     with Watchdog(tmp_path / "hangs", ONE, timeout_s=60) as watchdog:
+        # A true report with strange parts, as a newer version or a full disk would leave it.
         whole = json.dumps({**watchdog.status(), "time": 1.0, **changes})
     path = tmp_path / "rank.json"
 
+    # Cut as well: a rank may be killed while it writes.
     for text in (whole, whole[:cut]):
         path.write_text(text)
         read = read_status(path)

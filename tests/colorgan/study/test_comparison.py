@@ -36,6 +36,7 @@ SEGMENTATION = ("mIoU", "mIoU_own_size", "dice", "dice_own_size", "pixel_accurac
 
 def classified(num_images: int = 40, seed: int = 0, skill: float = 1.0) -> Evidence:
     """Return labels of one set, with a rare class, and scores of a model, with ties."""
+    # Two generators: models of other seeds are scored on the same labels.
     labels = np.random.default_rng(7)
     model = np.random.default_rng(seed)
     positives_NC = labels.random((num_images, NUM_CLASSES)) < [0.5, 0.3, 0.2, 0.05]
@@ -44,6 +45,7 @@ def classified(num_images: int = 40, seed: int = 0, skill: float = 1.0) -> Evide
 
     return {
         "sample_ids_N": np.arange(num_images),
+        # Rounded, so that scores tie, as those of real models do after bf16.
         "scores_NC": scores_NC.round(1).astype(np.float32),
         "positives_NC": positives_NC.astype(np.uint8),
         "difficult_NC": difficult_NC.astype(np.uint8),
@@ -57,6 +59,7 @@ def pixels(num_images: int = 12) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, 
         NUM_CLASSES - 1,
         size=(num_images, 30),
     )
+    # A class that most resamples leave out: its score has no value there.
     true_NP[0, :5] = NUM_CLASSES - 1
     wrong = generator.random(true_NP.shape) < 0.4
 
@@ -79,6 +82,7 @@ def segmented() -> Evidence:
 
 def slow_score(metric: str, images: np.ndarray[Any, Any]) -> float:
     """Return the score of these images, copied as often as they are named."""
+    # By scikit-learn where it has the score.
     if metric in SEGMENTATION:
         true_P, predicted_P = (plane_NP[images].ravel() for plane_NP in pixels())
         if metric == "pixel_accuracy":
@@ -114,6 +118,7 @@ def test_a_resample_scores_as_its_images_copied(metric: str) -> None:
         60,
         np.random.default_rng(1),
     )
+    # The first is the set itself: its score is what the evaluation gave.
     multiplicity_NR[:, 0] = 1
     ours_R = resampled_score_R(metric, evidence, multiplicity_NR)
     images = np.arange(len(multiplicity_NR))
@@ -128,6 +133,8 @@ def test_multiplicities_are_draws_with_replacement() -> None:
         400,
         np.random.default_rng(0),
     ).astype(int)
+
+    # Every resample is as large as the set.
     assert (multiplicity_NR.sum(axis=0) == 50).all()
     assert multiplicity_NR.var() == pytest.approx(1 - 1 / 50, abs=0.03)  # of a multinomial
 
@@ -138,6 +145,7 @@ def test_one_seeds_interval_is_the_percentiles_of_the_slow_loop() -> None:
         for name, s in (("a", 1), ("b", 2))
     )
     ours = compare(arm, against, "mAP", num_resamples=200, seed=5)
+    # Drawn as `compare` draws, so that both see the same resamples.
     multiplicity_NR = multiplicities_NR(40, 200, np.random.default_rng(5))
     differences = []
     for column_N in multiplicity_NR.T:
@@ -173,6 +181,7 @@ def study(
 ) -> list[ArmScores]:
     """Return two arms whose chance depends on image, arm, pretraining and seed."""
     num_images = 60
+    # One difficulty per image for both arms: that is what pairing takes out.
     easy_N = generator.normal(0, 0.1, num_images)
     positives_NC = np.tile(
         np.array([1, 0], np.uint8),
@@ -182,6 +191,7 @@ def study(
 
     for name, skill, count in (("pretrained", 0.5 + gap, num_pretrainings), ("scratch", 0.5, 1)):
         arm = ArmScores(name, values := {}, evidence := {})
+        # From scratch there is one pretraining, none at all, and no luck in it.
         luck_P = generator.normal(0, pretraining_spread, count) if count > 1 else np.zeros(1)
         for pretraining, seed in itertools.product(range(count), range(num_seeds)):
             luck = luck_P[pretraining] + generator.normal(0, seed_spread)

@@ -57,7 +57,12 @@ def step(tmp_path: Path, name: str, *parents: str, may_diverge: bool = False, **
     return Step(name, "work", done, parents, lambda: recipe, may_diverge=may_diverge)
 
 
-def run(tmp_path: Path, launcher: Path, steps: list[Step], jobs: int = 2) -> list[str]:
+def run(
+    tmp_path: Path,
+    launcher: Path,
+    steps: list[Step],
+    jobs: int = 2,
+) -> list[str]:
     """Run the steps; return the names of those that ran, in order."""
     (tmp_path / "log").write_text("")
     Runner(tmp_path / "steps", launcher, jobs, ()).run(steps)

@@ -38,7 +38,11 @@ def validated(
 
 
 def best_of(folder: Path) -> BestModel:
-    return BestModel(folder, Ranks.single(), ("mIoU_own_size", "mAP"))
+    return BestModel(
+        folder,
+        Ranks.single(),
+        ("mIoU_own_size", "mAP"),
+    )
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ OUTPUT = {"log_every_images": 8, "save_every_images": 8, "validate_every_images"
 
 def _train(folder: str) -> None:
     torch.set_num_threads(1)
+    # A checkpoint per step, so that kills often fall into a save.
     recipe = toy_recipe(Path(folder), output=OUTPUT, images=160, ema_half_life_images=20)
     pretrain(
         recipe,
@@ -66,6 +67,7 @@ def test_four_kills(tmp_path: Path) -> None:
         # First past a save that this process has made itself, so that each one gets on.
         while time.monotonic() < until and (newest_name(checkpoints) <= seen):
             time.sleep(0.001)
+        # Every other kill within a save: the partial folder is there then.
         if number % 2:
             while not any(checkpoints.glob(".images-*.partial")) and process.is_alive():
                 pass
@@ -76,6 +78,7 @@ def test_four_kills(tmp_path: Path) -> None:
         process.join(30)
         assert process.exitcode == -signal.SIGKILL
         inside += any(checkpoints.glob(".images-*.partial"))
+        # What had been saved is still there, and whole.
         assert newest(killed).images_seen > seen
         seen = newest(killed).images_seen
     last = start(killed)
@@ -85,6 +88,7 @@ def test_four_kills(tmp_path: Path) -> None:
     ours = newest(killed)
     theirs = newest(tmp_path / "whole")
 
+    # Four kills and none give the same weights, bit for bit.
     assert ours.images_seen == theirs.images_seen == 160
     for role in theirs.roles():
         expected = theirs.tensors(role)

@@ -40,7 +40,9 @@ def weights(strategy: Any) -> dict[str, Tensor]:
 
 
 def largest_difference(
-    a: dict[str, Tensor], b: dict[str, Tensor], prefix: tuple[str, ...]
+    a: dict[str, Tensor],
+    b: dict[str, Tensor],
+    prefix: tuple[str, ...],
 ) -> float:
     assert a.keys() == b.keys()
     return max(
@@ -52,21 +54,37 @@ def test_two_steps_equal_a_hand_written_gan(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, optimizer={"learning_rate": 1e-3})
     _, strategy, _ = train_toy(recipe, ONE, num_steps=2, micro_batch_size=8)
 
-    generator, discriminator = (
-        small_unet(image_size=32, width=4),
-        Discriminator(width=4, num_strided_blocks=2),
-    )
+    generator = small_unet(image_size=32, width=4)
+    discriminator = Discriminator(width=4, num_strided_blocks=2)
     initialise(generator, 0)
     initialise(discriminator, 1)
-    adam_g = torch.optim.Adam(generator.parameters(), lr=1e-3, betas=(0.5, 0.999), fused=True)
-    adam_d = torch.optim.Adam(discriminator.parameters(), lr=1e-3, betas=(0.5, 0.999), fused=True)
-    ones, bce = torch.ones_like, F.binary_cross_entropy_with_logits
+    adam_g = torch.optim.Adam(
+        generator.parameters(),
+        lr=1e-3,
+        betas=(0.5, 0.999),
+        fused=True,
+    )
+    adam_d = torch.optim.Adam(
+        discriminator.parameters(),
+        lr=1e-3,
+        betas=(0.5, 0.999),
+        fused=True,
+    )
+    ones = torch.ones_like
+    bce = F.binary_cross_entropy_with_logits
     for step in range(2):
-        batch = ToyLoader(8, 8).batch(range(8 * step, 8 * step + 8))
-        grey, color = batch.lab_B3HW[:, :1], batch.lab_B3HW[:, 1:]
+        batch = ToyLoader(8, 8).batch(
+            range(
+                8 * step,
+                8 * step + 8,
+            )
+        )
+        grey = batch.lab_B3HW[:, :1]
+        color = batch.lab_B3HW[:, 1:]
         set_dropout_keys(generator, dropout_keys(0, batch.positions_B))
         fake = generator(grey).detach()
-        real_logits, fake_logits = discriminator(grey, color), discriminator(grey, fake)
+        real_logits = discriminator(grey, color)
+        fake_logits = discriminator(grey, fake)
         loss = 0.5 * (bce(real_logits, ones(real_logits)) + bce(fake_logits, 0 * ones(fake_logits)))
         adam_d.zero_grad()
         loss.backward()
@@ -77,43 +95,90 @@ def test_two_steps_equal_a_hand_written_gan(tmp_path: Path) -> None:
         (bce(logits, ones(logits)) + 100.0 * F.l1_loss(fake, color)).backward()
         adam_g.step()
     for name, tensor in generator.state_dict().items():
-        assert torch.allclose(strategy.state()["generator"][name], tensor, atol=1e-6), name
+        assert torch.allclose(
+            strategy.state()["generator"][name],
+            tensor,
+            atol=1e-6,
+        ), name
     for name, tensor in discriminator.named_parameters():
-        assert torch.allclose(strategy.state()["discriminator"][name], tensor, atol=1e-6), name
+        assert torch.allclose(
+            strategy.state()["discriminator"][name],
+            tensor,
+            atol=1e-6,
+        ), name
 
 
 def test_accumulation_changes_nothing_but_rounding(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, **EXACT)
     whole = weights(train_toy(recipe, ONE, num_steps=3, micro_batch_size=8, sgd=True)[1])
+
     for micro in (4, 2):
         cut = weights(train_toy(recipe, ONE, num_steps=3, micro_batch_size=micro, sgd=True)[1])
-        assert largest_difference(whole, cut, ("generator/", "discriminator/")) < 1e-6
+        assert (
+            largest_difference(
+                whole,
+                cut,
+                ("generator/", "discriminator/"),
+            )
+            < 1e-6
+        )
 
 
-def _train_and_save(ranks: Ranks, folder: str, micro: int, changes: dict[str, Any]) -> None:
+def _train_and_save(
+    ranks: Ranks,
+    folder: str,
+    micro: int,
+    changes: dict[str, Any],
+) -> None:
     _, strategy, _ = train_toy(
         toy_recipe(Path(folder), **changes), ranks, num_steps=3, micro_batch_size=micro, sgd=True
     )
     if ranks.main:
-        torch.save(weights(strategy), Path(folder) / "weights.pt")
+        torch.save(
+            weights(strategy),
+            Path(folder) / "weights.pt",
+        )
 
 
 def test_two_ranks_train_as_one(tmp_path: Path) -> None:
-    on_ranks(2, _train_and_save, str(tmp_path), 2, EXACT)
+    on_ranks(
+        2,
+        _train_and_save,
+        str(tmp_path),
+        2,
+        EXACT,
+    )
     two = torch.load(tmp_path / "weights.pt", weights_only=True)
     one = weights(
         train_toy(toy_recipe(tmp_path, **EXACT), ONE, num_steps=3, micro_batch_size=2, sgd=True)[1]
     )
-    assert largest_difference(one, two, ("generator/", "discriminator/")) < 1e-6
+
+    assert (
+        largest_difference(
+            one,
+            two,
+            ("generator/", "discriminator/"),
+        )
+        < 1e-6
+    )
 
 
 def test_the_generators_turn_leaves_the_discriminator_alone(tmp_path: Path) -> None:
-    task, strategy = build_pretraining(toy_recipe(tmp_path), ONE, 8)
+    task, strategy = build_pretraining(
+        toy_recipe(tmp_path),
+        ONE,
+        8,
+    )
     discriminator, generator = (strategy.phases[name] for name in ("discriminator", "generator"))
     batch = ToyLoader(8, 8).batch(range(8))
     with strategy.turn(generator):
-        loss, _ = task.loss(generator, batch, strategy.networks(generator))
+        loss, _ = task.loss(
+            generator,
+            batch,
+            strategy.networks(generator),
+        )
         loss.backward()
+
     assert all(p.grad is None for p in discriminator.module.parameters())
     assert all(p.requires_grad for p in discriminator.module.parameters())
     assert all(p.grad is not None for p in generator.module.parameters())
@@ -123,13 +188,34 @@ def test_the_weight_average_follows_its_half_life(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, ema_half_life_images=8)
     task, strategy = build_pretraining(recipe, ONE, 8)
     before = weights(strategy)
-    hooks = Hooks(lambda report: None, lambda images: None, lambda images: None)
-    fit(task, strategy, ToyLoader(8, 8), Intervals(8, 8, 8), hooks, StopSignals())
-    after, name = weights(strategy), "encoder.blocks.0.conv.weight"
+    hooks = Hooks(
+        lambda report: None,
+        lambda images: None,
+        lambda images: None,
+    )
+    fit(
+        task,
+        strategy,
+        ToyLoader(8, 8),
+        Intervals(8, 8, 8),
+        hooks,
+        StopSignals(),
+    )
+    after = weights(strategy)
+    name = "encoder.blocks.0.conv.weight"
     middle = 0.5 * (before[f"generator/{name}"] + after[f"generator/{name}"])
-    assert torch.allclose(after[f"generator_average/{name}"], middle, atol=1e-7)
+
+    assert torch.allclose(
+        after[f"generator_average/{name}"],
+        middle,
+        atol=1e-7,
+    )
+
     statistic = "encoder.blocks.1.norm.running_mean"
-    assert torch.equal(after[f"generator_average/{statistic}"], after[f"generator/{statistic}"])
+    assert torch.equal(
+        after[f"generator_average/{statistic}"],
+        after[f"generator/{statistic}"],
+    )
 
 
 def test_gradient_norm_is_clipped(tmp_path: Path) -> None:
@@ -169,19 +255,34 @@ def test_bf16_trains_close_to_fp32(tmp_path: Path) -> None:
     plain = train_toy(toy_recipe(tmp_path), ONE, num_steps=2, micro_batch_size=8)[2]
     batch = {"global_batch_size": 8, "precision": "bf16", "channels_last": True}
     mixed = train_toy(toy_recipe(tmp_path, batch=batch), ONE, num_steps=2, micro_batch_size=8)[2]
-    assert mixed[-1]["l1"] == pytest.approx(plain[-1]["l1"], rel=0.02)
+
+    assert mixed[-1]["l1"] == pytest.approx(
+        plain[-1]["l1"],
+        rel=0.02,
+    )
     assert mixed != plain
 
 
 def _pretrain(folder: Path, ranks: Ranks = ONE, total: int = 48, **changes: Any) -> Any:
     recipe = toy_recipe(folder, ema_half_life_images=20, **changes)
     size = recipe.batch.global_batch_size
-    loader = ToyLoader(size, size // ranks.world_size, ranks.rank, ranks.world_size)
+    loader = ToyLoader(
+        size,
+        size // ranks.world_size,
+        ranks.rank,
+        ranks.world_size,
+    )
+
     return pretrain(recipe, ranks, total_images=total, data_digest="abc", train=loader, val=loader)
 
 
 def final_state(folder: Path) -> dict[str, Tensor]:
-    found = latest_checkpoint(folder / "checkpoints", ONE, pytest.fail)
+    found = latest_checkpoint(
+        folder / "checkpoints",
+        ONE,
+        pytest.fail,
+    )
+
     assert found is not None
     return {
         f"{role}/{name}": t for role in found.roles() for name, t in found.tensors(role).items()
@@ -197,12 +298,16 @@ def test_a_killed_run_goes_on_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
 ) -> None:
     _pretrain(tmp_path / "whole")
+
     with monkeypatch.context() as patch, pytest.raises(_KilledError):
         patch.setattr(ToyLoader, "batch", _batch_until(killed_at))
         _pretrain(tmp_path / "killed")
+
     outcome = _pretrain(tmp_path / "killed")
     assert outcome.images_seen == 48
-    whole, resumed = final_state(tmp_path / "whole"), final_state(tmp_path / "killed")
+    whole = final_state(tmp_path / "whole")
+    resumed = final_state(tmp_path / "killed")
+
     assert whole.keys() == resumed.keys()
     for name, tensor in whole.items():
         assert torch.equal(tensor, resumed[name]), name
@@ -233,11 +338,28 @@ def _pretrain_on_ranks(ranks: Ranks, folder: str, stop_at: int) -> None:
 
 
 def test_two_ranks_stop_together_and_go_on_bit_for_bit(tmp_path: Path) -> None:
-    on_ranks(2, _pretrain_on_ranks, str(tmp_path / "whole"), -1)
-    on_ranks(2, _pretrain_on_ranks, str(tmp_path / "stopped"), 20)
+    on_ranks(
+        2,
+        _pretrain_on_ranks,
+        str(tmp_path / "whole"),
+        -1,
+    )
+    on_ranks(
+        2,
+        _pretrain_on_ranks,
+        str(tmp_path / "stopped"),
+        20,
+    )
+
     assert final_state(tmp_path / "stopped").keys() == final_state(tmp_path / "whole").keys()
-    on_ranks(2, _pretrain_on_ranks, str(tmp_path / "stopped"), -1)
-    whole, resumed = final_state(tmp_path / "whole"), final_state(tmp_path / "stopped")
+    on_ranks(
+        2,
+        _pretrain_on_ranks,
+        str(tmp_path / "stopped"),
+        -1,
+    )
+    whole = final_state(tmp_path / "whole")
+    resumed = final_state(tmp_path / "stopped")
     for name, tensor in whole.items():
         assert torch.equal(tensor, resumed[name]), name
 
@@ -252,8 +374,18 @@ def test_a_finished_run_is_scored_again_and_left_as_it_is(tmp_path: Path) -> Non
 
 def test_a_loss_that_is_no_number_stops_before_saving(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"is (nan|inf) at \d+ images: lower the learning rate"):
-        _pretrain(tmp_path, optimizer={"learning_rate": 1e30}, loss={"gan": "least_squares"})
-    found = latest_checkpoint(tmp_path / "checkpoints", ONE, pytest.fail)
+        _pretrain(
+            tmp_path,
+            optimizer={"learning_rate": 1e30},
+            loss={"gan": "least_squares"},
+        )
+
+    found = latest_checkpoint(
+        tmp_path / "checkpoints",
+        ONE,
+        pytest.fail,
+    )
+
     assert found is None or all(
         bool(t.isfinite().all()) for t in found.tensors("generator").values()
     )

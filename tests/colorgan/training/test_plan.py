@@ -32,7 +32,12 @@ FOUR = Ranks(0, 4, torch.device("cpu"))
 
 @pytest.mark.parametrize(
     ("images", "epochs", "expected"),
-    [(100, None, 104), (None, 2.0, 200), (None, None, 2000), (1, None, 8)],
+    [
+        (100, None, 104),
+        (None, 2.0, 200),
+        (None, None, 2000),
+        (1, None, 8),
+    ],
 )
 def test_lengths_are_whole_steps(images: int | None, epochs: float | None, expected: int) -> None:
     assert images_to_see(images, epochs, 100, 8) == expected
@@ -72,12 +77,14 @@ def test_estimated_memory_is_what_a_step_takes(tmp_path: Path) -> None:
             gradients = sum(p.grad.nbytes for p in phase.module.parameters() if p.grad is not None)
             assert gradients == sum(p.nbytes for p in phase.module.parameters())
             phase.optimizer.step()
+
     # The estimate has neither the losses nor the pictures themselves, and counts the weights' share
     # in neither.
     assert estimated["activations"] == pytest.approx(max(kept), rel=0.15)
     assert estimated["weights"] == sum(
         p.nbytes for m in strategy.bare.values() for p in m.parameters()
     )
+
     moments = [
         t
         for phase in task.phases
@@ -85,6 +92,7 @@ def test_estimated_memory_is_what_a_step_takes(tmp_path: Path) -> None:
         for t in s.values()
         if t.dim()
     ]
+
     assert estimated["optimizer"] == sum(t.nbytes for t in moments)
 
 
@@ -94,10 +102,17 @@ def test_counting_activations_changes_no_network() -> None:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     modes = [part.training for part in network.modules()]
     small, large = (activation_bytes(network, 32, size) for size in (2, 4))
+
     assert 1.9 * small < large <= 2.0 * small + 8192
     assert modes == [part.training for part in network.modules()]
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
-    linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU())
+
+    linear = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(64, 5),
+        nn.ReLU(),
+    )
+
     assert (
         activation_bytes(linear, 8, 3) == 3 * 64 * 4 + 3 * 5 * 4
     )  # the input and what ReLU lets through
@@ -129,7 +144,13 @@ def test_the_plan_names_all_of_it(tmp_path: Path) -> None:
         "micro_batch_size": 1,
     }
     big = {name: value * 2**20 for name, value in MEMORY.items()}
-    text = plan_text(**arguments, recipe=toy_recipe(tmp_path), ranks=FOUR, memory=big)
+    text = plan_text(
+        **arguments,
+        recipe=toy_recipe(tmp_path),
+        ranks=FOUR,
+        memory=big,
+    )
+
     assert "48 = 2.00 passes over 24 in 3 shards" in text
     assert "6 of 8 images: 4 ranks x 2 micro-batches x 1" in text
     assert "checkpoints 3 of 3,000 MiB" in text
@@ -182,11 +203,19 @@ def test_a_machine_without_room_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, shared: int, message: str
 ) -> None:
     def usage(path: Path) -> Usage:
-        return Usage(1 << 40, 0, shared if Path(path) == plan.SHARED_MEMORY else free)
+        return Usage(
+            1 << 40,
+            0,
+            shared if Path(path) == plan.SHARED_MEMORY else free,
+        )
 
     monkeypatch.setattr(plan.shutil, "disk_usage", usage)
     with pytest.raises(UsageError, match=message):
-        check_machine(toy_recipe(tmp_path / "run"), ONE, [nn.Linear(1000, 100)])
+        check_machine(
+            toy_recipe(tmp_path / "run"),
+            ONE,
+            [nn.Linear(1000, 100)],
+        )
     assert not (tmp_path / "run").exists()
 
 

@@ -52,7 +52,12 @@ def share_nothing(*_: Any) -> None:
     """Stand in for `PretrainTask.share`: each turn runs the generator itself."""
 
 
-def trained(folder: Path, ranks: Ranks = ONE, micro: int = 8, **changes: Any) -> dict[str, Any]:
+def trained(
+    folder: Path,
+    ranks: Ranks = ONE,
+    micro: int = 8,
+    **changes: Any,
+) -> dict[str, Any]:
     """Return the state after three steps."""
     recipe = toy_recipe(folder, **changes)
     strategy = train_toy(recipe, ranks, num_steps=3, micro_batch_size=micro)[1]
@@ -63,11 +68,21 @@ def trained(folder: Path, ranks: Ranks = ONE, micro: int = 8, **changes: Any) ->
     }
 
 
-def assert_same(once: dict[str, Tensor], twice: dict[str, Tensor]) -> None:
+def assert_same(
+    once: dict[str, Tensor],
+    twice: dict[str, Tensor],
+) -> None:
     assert once.keys() == twice.keys()
+
     for name, value in twice.items():
         if name.endswith(STATISTICS):
-            torch.testing.assert_close(once[name], value, rtol=1e-5, atol=1e-6, msg=name)
+            torch.testing.assert_close(
+                once[name],
+                value,
+                rtol=1e-5,
+                atol=1e-6,
+                msg=name,
+            )
         else:
             assert torch.equal(once[name], value), name
 
@@ -79,15 +94,30 @@ def test_one_pass_trains_as_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert_same(once, trained(tmp_path, **CASES[case]))
 
 
-@pytest.mark.parametrize(("micro", "number", "with_graph"), [(8, 1, 1), (4, 4, 2)])
+@pytest.mark.parametrize(
+    ("micro", "number", "with_graph"),
+    [(8, 1, 1), (4, 4, 2)],
+)
 def test_a_step_of_one_micro_batch_runs_the_generator_once(
     tmp_path: Path, micro: int, number: int, with_graph: int
 ) -> None:
     task, strategy = build_pretraining(toy_recipe(tmp_path), ONE, 8)
     passes = Passes(strategy.phases["generator"].module)
-    hooks = Hooks(lambda report: None, lambda images: None, lambda images: None)
+    hooks = Hooks(
+        lambda report: None,
+        lambda images: None,
+        lambda images: None,
+    )
     loader: Any = ToyLoader(8, micro)
-    fit(task, strategy, loader, Intervals(8, 8, 8), hooks, StopSignals())
+    fit(
+        task,
+        strategy,
+        loader,
+        Intervals(8, 8, 8),
+        hooks,
+        StopSignals(),
+    )
+
     assert (passes.number, passes.with_graph) == (number, with_graph)
 
 
@@ -98,6 +128,7 @@ def test_the_shared_pass_has_the_dropout_of_its_images(tmp_path: Path) -> None:
     shared = task.share(batch, strategy.networks(generator))
     expected = dropout_keys(0, batch.positions_B)
     found = [part.keys_B for part in generator.module.modules() if hasattr(part, "keys_B")]
+
     assert found
     assert all(torch.equal(keys, expected) for keys in found)
     assert shared.output_BCHW.requires_grad
@@ -116,7 +147,10 @@ def _both_on_ranks(ranks: Ranks, folder: str) -> None:
         once = trained(Path(folder), there, 4, **CASES["clip and average"])
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(PretrainTask, "share", share_nothing)
-            assert_same(once, trained(Path(folder), there, 4, **CASES["clip and average"]))
+            assert_same(
+                once,
+                trained(Path(folder), there, 4, **CASES["clip and average"]),
+            )
 
 
 def test_one_pass_trains_as_two_under_every_strategy(tmp_path: Path) -> None:

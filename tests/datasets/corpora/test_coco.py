@@ -57,7 +57,11 @@ def oracle() -> COCO:
 @real
 @pytest.mark.parametrize(
     "split, count",
-    [("train", 80), ("val2017", 78), ("unlabeled", 531)],
+    [
+        ("train", 80),
+        ("val2017", 78),
+        ("unlabeled", 531),
+    ],
 )
 def test_counts_and_files_of_the_real_splits(split: str, count: int) -> None:
     corpus = open_coco(DATA, split)
@@ -87,7 +91,12 @@ def test_objects_agree_with_pycocotools(oracle: COCO, capsys: pytest.CaptureFixt
         assert [item["area"] for item in objects] == [a["area"] for a in annotations]
         for item, annotation in zip(objects, annotations, strict=True):
             x, y, width, height = annotation["bbox"]
-            assert item["box"] == [x, y, x + width, y + height]
+            assert item["box"] == [
+                x,
+                y,
+                x + width,
+                y + height,
+            ]
         assert record.label["classes"] == sorted({item["class"] for item in objects})
         assert json.loads(json.dumps(record.label)) == record.label
 
@@ -111,7 +120,10 @@ def test_masks_agree_with_pycocotools(oracle: COCO) -> None:
                 expected[plane] = 255
         for plane, annotation in sorted(things, key=lambda thing: -thing[0].sum()):
             expected[plane] = ids.index(annotation["category_id"]) + 1
-        np.testing.assert_array_equal(record.mask.read(), expected)
+        np.testing.assert_array_equal(
+            record.mask.read(),
+            expected,
+        )
 
 
 @real
@@ -123,7 +135,10 @@ def test_masks_agree_with_polygons_drawn_by_pillow(oracle: COCO) -> None:
         annotations = oracle.loadAnns(oracle.getAnnIds(imgIds=[int(record.key)]))
         if any(annotation["iscrowd"] for annotation in annotations):
             continue
-        picture = Image.new("L", size_of(record.image))
+        picture = Image.new(
+            "L",
+            size_of(record.image),
+        )
         for annotation in sorted(annotations, key=lambda item: -item["area"]):
             for points in annotation["segmentation"]:
                 ImageDraw.Draw(picture).polygon(
@@ -140,8 +155,15 @@ def test_a_small_folder_in_full(tmp_path: Path) -> None:
     corpus = open_coco(make(tmp_path), "train")
     first, second = corpus.records()
 
-    assert (corpus.name, corpus.split, corpus.classes) == ("coco", "train", ("car", "toothbrush"))
-    assert (first.key, second.key) == ("1", "2")
+    assert (
+        corpus.name,
+        corpus.split,
+        corpus.classes,
+    ) == ("coco", "train", ("car", "toothbrush"))
+    assert (
+        first.key,
+        second.key,
+    ) == ("1", "2")
     assert first.label["classes"] == [0, 1]
     assert first.label["objects"][0] == {
         "class": 1, "box": [1, 2, 4, 3.5], "difficult": False, "crowd": False,
@@ -190,7 +212,11 @@ def test_without_annotations_the_folder_is_listed(tmp_path: Path) -> None:
 
 def test_more_classes_than_a_mask_can_hold_go_without_masks(tmp_path: Path) -> None:
     categories = [{"id": i, "name": f"c{i}"} for i in range(300)]
-    corpus = open_coco(make(tmp_path, categories=categories), "train")
+    corpus = open_coco(
+        make(tmp_path, categories=categories),
+        "train",
+    )
+
     assert len(corpus.classes) == 300
     assert corpus.palette == ()
     assert next(corpus.records()).mask is None
@@ -212,7 +238,10 @@ ANNOTATION = {
         ({"annotations": 3}, "lacks one of the lists"),
         ({"categories": []}, "categories are missing"),
         ({"categories": [{"id": 3}]}, "categories are missing or have no names"),
-        ({"categories": [{"id": [3], "name": "a"}]}, "categories are missing or have no names"),
+        (
+            {"categories": [{"id": [3], "name": "a"}]},
+            "categories are missing or have no names",
+        ),
         (
             {
                 "categories": [
@@ -228,15 +257,36 @@ ANNOTATION = {
             {"images": [{**IMAGE, "id": 7}, IMAGE]},
             r"lists the file 1\.jpg twice, as pictures 7 and 1",
         ),
-        ({"images": [{**IMAGE, "height": "4"}]}, "picture 1 has no proper height"),
-        ({"images": [{**IMAGE, "width": -4}]}, "picture 1 has no proper width"),
+        (
+            {"images": [{**IMAGE, "height": "4"}]},
+            "picture 1 has no proper height",
+        ),
+        (
+            {"images": [{**IMAGE, "width": -4}]},
+            "picture 1 has no proper width",
+        ),
         ({"images": [{"id": 1}]}, "picture 1 has no proper file_name"),
-        ({"images": [{**IMAGE, "id": None}]}, "picture None has no proper id"),
+        (
+            {"images": [{**IMAGE, "id": None}]},
+            "picture None has no proper id",
+        ),
         ({"images": [3]}, "malformed"),
-        ({"images": [{**IMAGE, "file_name": "../1.jpg"}]}, "no file inside"),
-        ({"images": [{**IMAGE, "file_name": "..\\1.jpg"}]}, "no file inside"),
-        ({"images": [{**IMAGE, "file_name": "/etc/passwd"}]}, "no file inside"),
-        ({"images": [{**IMAGE, "file_name": "3.jpg"}]}, r"1 of the files .* first is 3\.jpg"),
+        (
+            {"images": [{**IMAGE, "file_name": "../1.jpg"}]},
+            "no file inside",
+        ),
+        (
+            {"images": [{**IMAGE, "file_name": "..\\1.jpg"}]},
+            "no file inside",
+        ),
+        (
+            {"images": [{**IMAGE, "file_name": "/etc/passwd"}]},
+            "no file inside",
+        ),
+        (
+            {"images": [{**IMAGE, "file_name": "3.jpg"}]},
+            r"1 of the files .* first is 3\.jpg",
+        ),
     ],
 )
 def test_files_that_contradict_themselves_are_refused(
@@ -252,16 +302,37 @@ def test_files_that_contradict_themselves_are_refused(
 BAD_OBJECTS = [
     ({"category_id": 4}, "its category is not listed (4)"),
     ({"category_id": None}, "its category is not listed (None)"),
-    ({"bbox": [1, 2, 3]}, "is not four numbers"),
+    (
+        {"bbox": [1, 2, 3]},
+        "is not four numbers",
+    ),
     ({"bbox": "everywhere"}, "is not four numbers"),
-    ({"bbox": [1, 2, 3, float("inf")]}, "its box is not finite"),
-    ({"bbox": [1, 2, float("nan"), 1]}, "its box is not finite"),
-    ({"bbox": [1, 2, 10**400, 1]}, "is not four numbers"),
+    (
+        {"bbox": [1, 2, 3, float("inf")]},
+        "its box is not finite",
+    ),
+    (
+        {"bbox": [1, 2, float("nan"), 1]},
+        "its box is not finite",
+    ),
+    (
+        {"bbox": [1, 2, 10**400, 1]},
+        "is not four numbers",
+    ),
     ({"bbox": None}, "it has no bbox"),
     ({"bbox": []}, "it has no bbox"),
-    ({"bbox": [1, 2, 0, 1]}, "its box has no area"),
-    ({"bbox": [1, 2, 2, -1]}, "its box has no area"),
-    ({"bbox": [7, 2, 2, 1]}, "lies outside the picture (5 x 4)"),
+    (
+        {"bbox": [1, 2, 0, 1]},
+        "its box has no area",
+    ),
+    (
+        {"bbox": [1, 2, 2, -1]},
+        "its box has no area",
+    ),
+    (
+        {"bbox": [7, 2, 2, 1]},
+        "lies outside the picture (5 x 4)",
+    ),
 ]
 
 
@@ -270,7 +341,10 @@ def test_a_bad_annotation_costs_its_object_and_is_named(
     tmp_path: Path, change: dict[str, Any], reason: str
 ) -> None:
     good = {**ANNOTATION, "id": 9}
-    make(tmp_path, annotations=[{**ANNOTATION, **change}, good])
+    make(
+        tmp_path,
+        annotations=[{**ANNOTATION, **change}, good],
+    )
     first, second = open_coco(tmp_path, "train").records()
 
     assert len(first.label["objects"]) == 1
@@ -284,7 +358,11 @@ def test_a_bad_annotation_costs_its_object_and_is_named(
 def test_a_file_of_bad_annotations_only_is_refused(
     tmp_path: Path, change: dict[str, Any], reason: str
 ) -> None:
-    make(tmp_path, annotations=[{**ANNOTATION, **change}])
+    make(
+        tmp_path,
+        annotations=[{**ANNOTATION, **change}],
+    )
+
     with pytest.raises(
         CorpusError, match=f"none of its annotations can be used: .*{re.escape(reason)}"
     ):
@@ -318,21 +396,33 @@ def test_an_object_without_a_box_is_drawn_in_the_mask_all_the_same(tmp_path: Pat
 def test_a_picture_without_a_size_costs_its_record(tmp_path: Path) -> None:
     make(
         tmp_path,
-        images=[IMAGE, {"id": 2, "file_name": "2.jpg", "height": 4}],
+        images=[
+            IMAGE,
+            {"id": 2, "file_name": "2.jpg", "height": 4},
+        ],
     )
     first, second = open_coco(tmp_path, "train").records()
+
     assert not first.fault
     assert "picture 2 has no proper width" in second.fault
 
 
-@pytest.mark.parametrize("as_text", [str, "{:012d}".format, float])
+@pytest.mark.parametrize(
+    "as_text",
+    [str, "{:012d}".format, float],
+)
 def test_ids_as_text_and_as_numbers_are_one(tmp_path: Path, as_text: Callable[[int], Any]) -> None:
     images = [
         {**IMAGE, "id": as_text(1)},
         {**IMAGE, "id": as_text(2), "file_name": "2.jpg"},
     ]
     categories = [{"id": as_text(3), "name": "car"}]
-    make(tmp_path, images=images, annotations=[ANNOTATION], categories=categories)
+    make(
+        tmp_path,
+        images=images,
+        annotations=[ANNOTATION],
+        categories=categories,
+    )
     first, second = open_coco(tmp_path, "train").records()
 
     assert len(first.label["objects"]) == 1
@@ -343,7 +433,12 @@ def test_annotations_that_match_no_picture_are_counted(tmp_path: Path) -> None:
     strangers = [{**ANNOTATION, "id": number, "image_id": "x"} for number in range(20, 25)]
     make(
         tmp_path,
-        annotations=[ANNOTATION, *strangers, 3, {"id": 1}],
+        annotations=[
+            ANNOTATION,
+            *strangers,
+            3,
+            {"id": 1},
+        ],
     )
     (left,) = open_coco(tmp_path, "train").left_out
 
@@ -390,8 +485,12 @@ def test_encodings_of_windows_are_read(tmp_path: Path, encoding: str) -> None:
 def renamed(tmp_path: Path, *names: str, key: str = "file_name") -> list[str]:
     """Open a set whose two images the JSON names like this; return the files that were found."""
     images = [{"id": i, key: name, "height": 4, "width": 5} for i, name in enumerate(names, 1)]
-    corpus = open_coco(make(tmp_path, images=images), "train")
+    corpus = open_coco(
+        make(tmp_path, images=images),
+        "train",
+    )
     records = list(corpus.records())
+
     assert len({record.key for record in records}) == 2
     return [record.image.relative_to(tmp_path).as_posix() for record in records]
 
@@ -463,7 +562,11 @@ def test_layouts_of_other_tools(tmp_path: Path, folder: str, file: str, split: s
 
     corpus = open_coco(root, split)
     first, second = corpus.records()
-    assert (first.key, second.key, corpus.classes) == ("1", "2", ("car", "toothbrush"))
+    assert (
+        first.key,
+        second.key,
+        corpus.classes,
+    ) == ("1", "2", ("car", "toothbrush"))
     assert len(first.label["objects"]) == 2
     assert first.image.is_file()
 

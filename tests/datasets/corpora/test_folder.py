@@ -470,7 +470,10 @@ def test_soft_edges_are_never_taken_for_indices(
     tmp_path: Path, row: list[int], named: bool
 ) -> None:
     touch(tmp_path / "images/a.jpg")
-    save_plane(tmp_path / "masks/a.png", [row])
+    save_plane(
+        tmp_path / "masks/a.png",
+        [row],
+    )
     if named:
         (tmp_path / "classes.txt").write_text("lesion\n")
     with pytest.raises(CorpusError, match=r"soft edges .* --mask_threshold 128; .* classes\.txt"):

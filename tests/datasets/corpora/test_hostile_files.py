@@ -175,6 +175,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read_coco(root: Path) -> None:
     corpus = open_coco(root, "train")
+
     for record in corpus.records():
         # As packing does: NaN in a label would make a shard that nothing can read.
         json.dumps(record.label, allow_nan=False)

@@ -14,7 +14,10 @@ from datasets.corpora.palette import voc_palette
 from datasets.errors import CorpusError
 
 INDICES = np.array(
-    [[0, 1, 2], [20, 255, 3]],
+    [
+        [0, 1, 2],
+        [20, 255, 3],
+    ],
     np.uint8,
 )
 
@@ -120,7 +123,11 @@ def test_grey_masks_of_few_bits_are_not_stretched(tmp_path: Path, bits: int) -> 
 
 
 def test_masks_that_are_none(tmp_path: Path) -> None:
-    Image.new("RGB", (2, 2), (1, 2, 3)).save(tmp_path / "rgb.png")
+    Image.new(
+        "RGB",
+        (2, 2),
+        (1, 2, 3),
+    ).save(tmp_path / "rgb.png")
     save_palette(
         tmp_path / "big.png",
         INDICES,

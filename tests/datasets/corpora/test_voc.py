@@ -96,7 +96,12 @@ def test_objects_agree_with_the_xml(year: str) -> None:
                 float(item.find("bndbox").findtext(c)) for c in ("xmin", "ymin", "xmax", "ymax")
             )
             # VOC counts pixels from 1, and its last pixel is within the box.
-            assert ours["box"] == [x0 - 1, y0 - 1, x1, y1]
+            assert ours["box"] == [
+                x0 - 1,
+                y0 - 1,
+                x1,
+                y1,
+            ]
             assert 0 <= ours["box"][0] < ours["box"][2] <= size[0]
             assert 0 <= ours["box"][1] < ours["box"][3] <= size[1]
 
@@ -191,7 +196,10 @@ def test_a_picture_without_objects_is_kept(tmp_path: Path) -> None:
     (year / "Annotations/a.xml").write_text("<annotation/>")
     first, second = open_voc(tmp_path, "train").records()
 
-    assert (first.key, first.label) == (
+    assert (
+        first.key,
+        first.label,
+    ) == (
         "a",
         {"classes": [], "objects": []},
     )

@@ -259,6 +259,7 @@ def test_a_server_that_fails_on_and_on_is_given_up_and_later_resumed(
 def test_a_part_that_is_too_long_or_wrong_is_thrown_away(server: Server, tmp_path: Path) -> None:
     part = tmp_path / FOLDER / "pictures.tar.part"
     part.parent.mkdir()
+
     # Too long; as long, but wrong; shorter and wrong, so that it is continued first.
     for content in (bytes(len(server.content) + 1), bytes(len(server.content)), bytes(1000)):
         part.write_bytes(content)

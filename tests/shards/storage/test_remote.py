@@ -423,8 +423,7 @@ def test_next_shards_are_fetched_ahead(server: FolderServer, cache: Cache) -> No
 
 def test_local_folders_need_no_fsspec(packed: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; "
-        "from shards.loading.shard_set import open_shards; "
+        "import sys; from pathlib import Path; from shards.loading.shard_set import open_shards; "
         f"open_shards([Path({str(packed)!r})]); print('fsspec' in sys.modules)"
     )
     code = f"from shards.storage.transfer import *; {code}"
