@@ -18,6 +18,7 @@ install: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/encoders $(ENCODERS) $(TAKERS)
 	touch $@
 
+# `python launcher/doctor.py` says beforehand what is slow or broken on this machine, and which batch settings are fastest.
 pretrain: install
 	$(BIN)/accelerate launch launcher/pretrain.py
 

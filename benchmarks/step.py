@@ -1,22 +1,23 @@
 """The training step, ours against a textbook loop: alternated in one run, with the ratio.
 
-    python benchmarks/step.py [--repeats 5] [--seconds 6]
+    python benchmarks/step.py [--repeats 5] [--seconds 6] [--image_size 64] [--threads 1]
 
 The textbook loop has plain torch modules of the same sizes and does what a tutorial does: float32,
 NCHW, eager, the generator once per step, binary cross-entropy and L1, Adam. Ours is the product's
-own `fit` on a repeated batch: once in float32, once in bf16 and channels_last, where the device has
-bf16 units. The table adds the counted FLOPs and the share of the matrix peak that was measured on
-this machine in the same run.
+own `fit` on a repeated batch: in float32 in both memory formats, and in bf16 and channels_last
+where the device has bf16 units. The table adds the CPU time of an image, which other work on the
+machine moves less than the rate (with `--threads 1`, which spins on no lock), the counted FLOPs,
+and the share of the matrix peak that was measured on this machine in the same run.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,6 +58,7 @@ class Size:
 SIZES = (Size(256, 64, 4), Size(64, 16, 32))
 NUM_STRIDED_BLOCKS = 3
 L1_WEIGHT = 100.0
+TEXTBOOK = "textbook, fp32"
 Step = Callable[[], None]
 
 
@@ -251,17 +253,32 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def rate_of(step: Step, device: torch.device, batch: int, seconds: float) -> float:
-    """Return images/s over about `seconds`."""
+@dataclass(frozen=True)
+class Pace:
+    """How fast a loop went.
+
+    Attributes:
+        images_per_s: By the clock.
+        cpu_s: CPU seconds of this process per image.
+    """
+
+    images_per_s: float
+    cpu_s: float
+
+
+def pace_of(step: Step, device: torch.device, batch: int, seconds: float) -> Pace:
+    """Measure a loop over about `seconds`."""
     wait_for(device)
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     number = 0
-    # Two at least, however slow the device.
     while number < 2 or time.perf_counter() - began < seconds:
         step()
         number += 1
     wait_for(device)
-    return number * batch / (time.perf_counter() - began)
+
+    images = number * batch
+    elapsed, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
+    return Pace(images / elapsed, cpu_s / images)
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
@@ -302,8 +319,15 @@ def compare(size: Size, ranks: Ranks, repeats: int, seconds: float) -> None:
         - 1
     )
     steps = {
-        "textbook, fp32": (textbook_step(size, device, lab_B3HW), torch.float32),
-        "ours, fp32": (our_step(size, ranks, lab_B3HW, precision="fp32"), torch.float32),
+        TEXTBOOK: (textbook_step(size, device, lab_B3HW), torch.float32),
+        "ours, fp32": (
+            our_step(size, ranks, lab_B3HW, precision="fp32", channels_last=False),
+            torch.float32,
+        ),
+        "ours, fp32 channels_last": (
+            our_step(size, ranks, lab_B3HW, precision="fp32", channels_last=True),
+            torch.float32,
+        ),
     }
     # Emulated bf16 would only show the emulation.
     if has_bf16(device):
@@ -312,27 +336,26 @@ def compare(size: Size, ranks: Ranks, repeats: int, seconds: float) -> None:
 
     # Counted while it runs, not taken from formulas.
     flops = {name: flops_of(step) / size.batch for name, (step, _) in steps.items()}
-    rates: dict[str, list[float]] = {name: [] for name in steps}
+    paces: dict[str, list[Pace]] = {name: [] for name in steps}
     for _ in range(repeats):
         for name, (step, _) in steps.items():
-            rates[name].append(
-                rate_of(
-                    step,
-                    device,
-                    size.batch,
-                    seconds,
-                )
-            )
+            paces[name].append(pace_of(step, device, size.batch, seconds))
 
     peaks = {dtype: matrix_peak(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
-    textbook = statistics.median(rates["textbook, fp32"])
+    rates = {name: median(pace.images_per_s for pace in each) for name, each in paces.items()}
+    cpu_s = {name: median(pace.cpu_s for pace in each) for name, each in paces.items()}
     print(f"\n{size}")
-    print(f"{'':26}{'images/s':>10}{'ratio':>8}{'GFLOP/image':>13}{'of peak':>9}")
+    print(
+        f"{'':26}{'images/s':>10}{'ratio':>8}{'CPU ms/image':>14}{'ratio':>8}"
+        f"{'GFLOP/image':>13}{'of peak':>9}"
+    )
     for name, (_, dtype) in steps.items():
-        median = statistics.median(rates[name])
-        share = median * flops[name] / peaks[dtype]
+        ratio = rates[name] / rates[TEXTBOOK]
+        cpu_ratio = cpu_s[TEXTBOOK] / cpu_s[name]
+        share = rates[name] * flops[name] / peaks[dtype]
         print(
-            f"{name:26}{median:10.2f}{median / textbook:7.2f}x{flops[name] / 1e9:13.1f}{share:9.0%}"
+            f"{name:26}{rates[name]:10.2f}{ratio:7.2f}x{1e3 * cpu_s[name]:14.1f}{cpu_ratio:7.2f}x"
+            f"{flops[name] / 1e9:13.1f}{share:9.0%}"
         )
     shown = ", ".join(f"{str(d).removeprefix('torch.')} {p / 1e9:,.0f}" for d, p in peaks.items())
     print(f"matrix peak, GFLOP/s: {shown}")
@@ -343,11 +366,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--image_size", type=int, choices=[size.image_size for size in SIZES])
+    parser.add_argument("--threads", type=int, default=0, help="0: as the product chooses")
     given = parser.parse_args()
 
-    with joined_ranks(timeout_s=60, tf32=True) as ranks:
+    with joined_ranks(timeout_s=60, tf32=True, torch_threads=given.threads) as ranks:
         print(f"{ranks.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
         for size in SIZES:
+            if given.image_size not in (None, size.image_size):
+                continue
             compare(size, ranks, given.repeats, given.seconds)
 
 

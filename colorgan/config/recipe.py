@@ -214,8 +214,7 @@ class BatchRecipe(Section):
     )
     channels_last: bool | Literal["auto"] | None = Field(
         None,
-        description="networks in NHWC memory format, faster in bf16; auto: with bf16; "
-        "unset: auto on "
+        description="networks in NHWC memory format; auto: with bf16, and on a CPU; unset: auto on "
         "a GPU, off on a CPU",
     )
     compile: bool = Field(False, description="torch.compile the networks")

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from colorgan.doctor import machine
 from colorgan.doctor.jobs import JobResult, run_job
 from colorgan.doctor.record import Finding
 from colorgan.doctor.worker import FAILURE
@@ -274,4 +275,14 @@ def _step_name(batch: dict[str, Any]) -> str:
 
 
 def _broken(name: str, job: JobResult, advice: str) -> Finding:
+    """Return what a failed job means; one that ran out of time on a busy machine means nothing."""
+    load = machine.load_of_others() if None in job.statuses else 0.0
+    cores = machine.num_cores()
+    if load > machine.BUSY_LOAD * cores:
+        return Finding(
+            name=name,
+            verdict="not checked",
+            detail=f"{job.reason}, while other work takes {load:.1f} of {cores} cores",
+            advice="examine the machine again when it is free",
+        )
     return Finding(name=name, verdict="broken", detail=job.reason or "no result", advice=advice)

@@ -35,8 +35,8 @@ class JobResult:
 
     @property
     def failed(self) -> bool:
-        """Whether any rank did not end with status 0."""
-        return any(self.statuses)
+        """Whether any rank did not end with status 0; one that was killed has none."""
+        return any(status != 0 for status in self.statuses)
 
     @property
     def reason(self) -> str:

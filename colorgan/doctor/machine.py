@@ -95,9 +95,9 @@ def check_precision(device: torch.device) -> Finding:
 
 def check_cores() -> Finding:
     """Compare cores, threads and the load of other processes."""
-    cores = len(os.sched_getaffinity(0))
+    cores = num_cores()
     # While this process sleeps, so that it does not count itself.
-    others = _load_of_others()
+    others = load_of_others()
     figures = {"cores": cores, "load": others, "threads": torch.get_num_threads()}
     detail = f"{cores} cores, {torch.get_num_threads()} threads, load by others {others:.1f}"
 
@@ -199,7 +199,12 @@ def _driver_version() -> float | None:
     return float(found[1]) if found else None
 
 
-def _load_of_others(seconds: float = 1.0) -> float:
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def load_of_others(seconds: float = 1.0) -> float:
     """Return how many cores are busy now, by what /proc/stat counts while this process sleeps."""
     before = _busy_seconds()
     time.sleep(seconds)

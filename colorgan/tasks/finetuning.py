@@ -20,6 +20,7 @@ from colorgan.config.command import command_text
 from colorgan.config.recipe import FinetuneRecipe
 from colorgan.config.settings import dump_recipe
 from colorgan.data import Loaders, ShardSet, check_labels, open_loaders, open_set
+from colorgan.devices import exact_float32
 from colorgan.distributed.phase import Strategy
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
@@ -261,6 +262,8 @@ class _Training:
         if early and self.is_finished(images_seen):
             raise _NoProgressError(images_seen)
 
+    # As launcher/evaluate.py scores: TF32 would move the fourth digit.
+    @exact_float32()
     def _score(self, images_seen: int, strategy: Strategy) -> None:
         """Score on the validation set, if there is one; log and show it. Called on all ranks."""
         val = self.job.loaders.val

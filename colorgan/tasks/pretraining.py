@@ -15,6 +15,7 @@ from colorgan.config.command import command_text
 from colorgan.config.recipe import PretrainRecipe
 from colorgan.config.settings import dump_recipe
 from colorgan.data import Loader, ShardSet, open_loaders, open_set
+from colorgan.devices import exact_float32
 from colorgan.distributed.phase import Strategy
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
@@ -121,6 +122,8 @@ class _Validation:
     target: Literal["color", "luminance"]
     scores: dict[str, float] = field(default_factory=dict)
 
+    # As launcher/evaluate.py scores: TF32 would move the fourth digit.
+    @exact_float32()
     def score(self, images_seen: int) -> None:
         """Score the held-out images, if any; log it and save pictures. Called on all ranks."""
         if self.loader is None:

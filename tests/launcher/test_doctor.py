@@ -166,10 +166,25 @@ def test_a_full_shared_memory_is_broken(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_other_load_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_load_of_others", lambda: 64.0)
+    monkeypatch.setattr(machine, "load_of_others", lambda: 64.0)
     finding = machine.check_cores()
     assert finding.verdict == "slow"
     assert "load by others 64.0" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("load", "verdict"),
+    [(0.0, "broken"), (99.0, "not checked")],
+)
+def test_a_job_out_of_time_on_a_busy_machine_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, load: float, verdict: str
+) -> None:
+    job = JobResult([], (None,), 0.0, ("",))
+    monkeypatch.setattr(machine, "load_of_others", lambda: load)
+    finding = checks.check_loader(answers(monkeypatch, job), 32, 1.0)
+
+    assert finding.verdict == verdict
+    assert "did not end within the time limit" in finding.detail
 
 
 def test_a_low_limit_of_open_files_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
