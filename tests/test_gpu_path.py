@@ -81,3 +81,17 @@ def test_the_detection_loss_is_one_for_the_batch(cases: dict[str, dict[str, Any]
 def test_colors_are_converted_on_the_device(cases: dict[str, dict[str, Any]]) -> None:
     assert cases["colors"]["devices"] == ["cuda"]
     assert cases["colors"]["waits"] == {}
+
+
+def test_a_generator_is_scored_on_the_device(cases: dict[str, dict[str, Any]]) -> None:
+    """One wait for a batch: the copy of its table of scores."""
+    result = cases["evaluate generator"]
+    assert result["rows"] == 4
+    assert sum(result["waits"].values()) == 1
+
+
+@pytest.mark.parametrize("kind", ["classifier", "segmenter", "detector"])
+def test_a_model_is_evaluated_on_the_device(cases: dict[str, dict[str, Any]], kind: str) -> None:
+    result = cases[f"evaluate {kind}"]
+    assert result["devices"] == ["cuda"]
+    assert result["waits"] == {}

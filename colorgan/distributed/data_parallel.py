@@ -62,6 +62,8 @@ class DataParallel:
             if settings.channels_last:
                 phase.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self.bare[phase.name] = phase.module
+            # Not "reduce-overhead": the outputs of its CUDA graphs are overwritten by the next run,
+            # while a generator's output waits for the discriminator's turn.
             runnable = torch.compile(phase.module) if settings.compile else phase.module
             self._run[phase.name] = runnable
             self._wrapped[phase.name] = self._wrap(runnable)

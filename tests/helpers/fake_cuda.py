@@ -16,9 +16,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
@@ -71,6 +72,12 @@ def _deepcopy(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
         memo[id(tensor)] = nn.Parameter(copied, tensor.requires_grad) if is_parameter else copied
     copy: Tensor = memo[id(tensor)]
     return copy
+
+
+def _tolist(tensor: FakeTensor) -> Any:
+    """Read a fake tensor: a copy to the host, which `Work` counts, and zeros for its values."""
+    tensor.cpu()
+    return np.zeros(tuple(tensor.shape)).tolist()
 
 
 def fill_gradients(module: nn.Module) -> None:
@@ -145,3 +152,4 @@ Tensor.__deepcopy__ = _deepcopy
 nn.Parameter.__deepcopy__ = _deepcopy
 # Pinned memory is the driver's; here the tensor itself serves.
 Tensor.pin_memory = lambda self, *_: self
+FakeTensor.tolist = _tolist

@@ -28,7 +28,9 @@ from colorgan.config.recipe import FinetuneRecipe, PretrainRecipe  # noqa: E402
 from colorgan.data import Boxes  # noqa: E402
 from colorgan.distributed.ranks import Ranks  # noqa: E402
 from colorgan.evaluation.downstream import TASKS  # noqa: E402
+from colorgan.evaluation.generator_scores import score_coloring  # noqa: E402
 from colorgan.evaluation.losses import LossSettings  # noqa: E402
+from colorgan.evaluation.predictions import predictions  # noqa: E402
 from colorgan.models.model_folder import Architecture, ModelConfig, build_model  # noqa: E402
 from colorgan.models.modes import dropout_keys, set_dropout_keys  # noqa: E402
 from colorgan.tasks import colorization, transfer  # noqa: E402
@@ -199,6 +201,38 @@ def finetuning(name: str, number: int = 16) -> dict[str, Any]:
     }
 
 
+def model_of(kind: str) -> torch.nn.Module:
+    """Return a small network of a kind on the fake device, in evaluation mode."""
+    outputs = {"generator": 2, "segmenter": 4}.get(kind, 3)
+    architecture = Architecture(
+        image_size=SIZE,
+        width=8,
+        norm="batch",
+        bias_before_norm=True,
+        dropout=0.5,
+        num_outputs=outputs,
+    )
+    classes = () if kind == "generator" else ("a", "b", "c")
+    config = ModelConfig(kind=kind, architecture=architecture, ab_scale=128, classes=classes)
+    return build_model(config).to(CUDA).eval()
+
+
+def evaluating_generator(number: int = 4) -> dict[str, Any]:
+    """Color and score a batch, as validation and evaluation do."""
+    model, batch = model_of("generator"), batch_of(number)
+    with fake_cuda.Work() as work:
+        scores = score_coloring(model, [batch], ab_scale=128.0)
+    return summary(work, rows=len(scores.rows))
+
+
+def predicting(kind: str, number: int = 4) -> dict[str, Any]:
+    """Run a downstream model on a batch as evaluation does; its outputs stay on the device."""
+    model, batch = model_of(kind), batch_of(number)
+    with fake_cuda.Work() as work, torch.no_grad():
+        found = list(predictions(model, [batch], seed=0))
+    return summary(work, devices=[outputs.device.type for _, outputs in found])
+
+
 def colors() -> dict[str, Any]:
     """Convert sRGB to Lab and back on the device."""
     with fake_cuda.Work() as work:
@@ -223,11 +257,17 @@ def summary(work: fake_cuda.Work, **values: Any) -> dict[str, Any]:
 
 def cases() -> dict[str, Callable[[], dict[str, Any]]]:
     """Every case by its name."""
-    found: dict[str, Callable[[], dict[str, Any]]] = {"mixing": mixing, "colors": colors}
+    found: dict[str, Callable[[], dict[str, Any]]] = {
+        "mixing": mixing,
+        "colors": colors,
+        "evaluate generator": evaluating_generator,
+    }
     for name, batch in PRETRAIN.items():
         # Bound now: a plain closure would see the last batch in every case.
         found[name] = lambda batch=batch: pretraining(batch)  # type: ignore[misc]
     for name in TASKS:
+        kind = TASKS[name].kind
+        found[f"evaluate {kind}"] = lambda kind=kind: predicting(kind)  # type: ignore[misc]
         found[f"finetune {name}"] = lambda name=name: finetuning(name)  # type: ignore[misc]
     return found
 
