@@ -243,8 +243,9 @@ def _print_result(recipe: PretrainRecipe, result: RunResult) -> None:
         )
         return
 
-    print(f"Pictures: {recipe.run / 'pictures'}   log: {recipe.run / 'log.jsonl'}")
+    colors = recipe.loss.target == "color"
+    pictures = f"Pictures: {recipe.run / 'pictures'}   " if colors else ""
+    print(f"{pictures}log: {recipe.run / 'log.jsonl'}")
     if result.scores:
-        text = reconstruction_text if recipe.loss.target == "luminance" else scores_text
-        print(text(result.scores))
+        print((scores_text if colors else reconstruction_text)(result.scores))
     print(f"Next: {command_text('consolidate')} --run {recipe.run}")

@@ -67,7 +67,9 @@ def _losses(runs: Sequence[RunFolder]) -> list[ChartSpec]:
     adversarial = _lines(runs, "adversarial")
     return [
         ChartSpec(
-            "Generator loss", _lines(runs, "loss/generator"), "adversarial term and weighted L1"
+            "Generator loss",
+            _lines(runs, "loss/generator"),
+            "adversarial term and weighted color loss",
         ),
         ChartSpec("Discriminator loss", _lines(runs, "loss/discriminator")),
         ChartSpec(

@@ -107,7 +107,8 @@ def _color_table(results: Sequence[Result]) -> Block:
     # A column per recipe and set: seeds are averaged, nothing else.
     columns = []
     for conditions, groups in by_conditions(results, "pretrain").items():
-        columns += [(conditions, group) for group in groups]
+        # A control that reconstructs luminance has no scores of color.
+        columns += [(conditions, group) for group in groups if group.values("psnr")]
 
     header = ["", "Paper (Table 3)", *(f"Ours: {group.numbers}" for _, group in columns)]
     facts = {

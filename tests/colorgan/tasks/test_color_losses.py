@@ -19,7 +19,9 @@ from colorgan.models.color_classes import (
     class_centers,
     rebalancing_weights,
 )
-from colorgan.models.model_folder import load_model, save_model
+from colorgan.models.generator import check_onnx, export_onnx
+from colorgan.models.model_folder import build_model, load_model, save_model
+from colorgan.models.modes import initialise
 from colorgan.tasks.color_losses import class_cross_entropy, distance_loss, measure_prior
 from colorgan.tasks.colorization import build_pretraining, generator_config
 from colorgan.tasks.pretraining import pretrain
@@ -242,3 +244,15 @@ def test_trained_norms_leave_all_other_weights_as_drawn(tmp_path: Path):
 
     assert changed
     assert all(".norm." in name for name in changed), changed
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.onnx's own
+def test_onnx_gives_the_annealed_mean(tmp_path: Path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    config = generator_config(toy_recipe(tmp_path, loss={"color": "classes", "gan": "none"}))
+    network = build_model(config)
+    initialise(network, 0)
+    save_model(tmp_path / "generator", network, config)
+    export_onnx(tmp_path / "generator", tmp_path / "model.onnx")
+    assert check_onnx(tmp_path / "model.onnx", tmp_path / "generator") < 1e-4
