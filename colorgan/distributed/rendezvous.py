@@ -60,13 +60,37 @@ def read_place(environment: Mapping[str, str] | None = None) -> Place:
     rank = _number(env, "RANK", 0)
     if rank >= world_size:
         raise LaunchError(f"RANK={rank} is not below WORLD_SIZE={world_size}: ranks start at 0")
+    local_rank = _number(env, "LOCAL_RANK", 0)
+    _check_local(env, rank, world_size, local_rank)
     return Place(
         rank,
         world_size,
-        _number(env, "LOCAL_RANK", 0),
+        local_rank,
         env.get("MASTER_ADDR", ""),
         _number(env, "MASTER_PORT", 0, most=65_535),
     )
+
+
+def _check_local(env: Mapping[str, str], rank: int, world_size: int, local_rank: int) -> None:
+    """Refuse places on this machine that contradict each other: devices and cores follow them.
+
+    Raises:
+        LaunchError: LOCAL_RANK or LOCAL_WORLD_SIZE is not in its range; names both.
+    """
+    # Where a launcher leaves it out, one rank a machine is meant.
+    local_size = _number(env, "LOCAL_WORLD_SIZE", 1, least=1)
+    if local_size > world_size:
+        raise LaunchError(
+            f"LOCAL_WORLD_SIZE={local_size} is above WORLD_SIZE={world_size}: the ranks of one "
+            "machine are a part of all; let the launcher set both, or unset both"
+        )
+    known = env.get("LOCAL_WORLD_SIZE")
+    if local_rank > rank or (known and local_rank >= local_size):
+        below = f"LOCAL_WORLD_SIZE={local_size}" if known else f"RANK={rank} + 1"
+        raise LaunchError(
+            f"LOCAL_RANK={local_rank} is not below {below}: it numbers this machine's ranks from "
+            "0; let the launcher set it"
+        )
 
 
 def _number(

@@ -111,6 +111,11 @@ class BestModel:
             return False
         return record.validations_since >= patience
 
+    def may_end(self, patience: int) -> bool:
+        """Return whether the next validation may be the last that `patience` allows."""
+        record = self.record
+        return bool(patience) and record is not None and record.validations_since + 1 >= patience
+
     def text(self) -> str:
         """Return a line about the best model, "" before the first validation."""
         if self.record is None:

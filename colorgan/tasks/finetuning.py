@@ -274,6 +274,8 @@ class _Training:
         # Pictures and gaps in the scores are for the final result: in between they would only fill
         # the log.
         at_the_end = images_seen >= self.job.total_images
+        # Whether patience ends here is known only after the scoring.
+        with_pictures = at_the_end or self.best.may_end(recipe.patience)
         model = strategy.evaluated(MODEL)
         evaluation = evaluate_model(
             model,
@@ -281,14 +283,11 @@ class _Training:
             self.run.watchdog.moving(val.eval_batches(), "validate", images_seen),
             self.run.ranks,
             seed=recipe.seed,
-            num_pictures=recipe.output.num_pictures if at_the_end else 0,
+            num_pictures=recipe.output.num_pictures if with_pictures else 0,
         )
         self.evaluations = {images_seen: evaluation}
         self.run.record("validate", images_seen, evaluation.scores)
         self.run.message(scores_text(config, evaluation.scores))
-        if at_the_end and undefined_text(evaluation):
-            self.run.message(undefined_text(evaluation))
-
         self.best.consider(
             evaluation.scores,
             images_seen,
@@ -297,8 +296,10 @@ class _Training:
                 update={"images_seen": images_seen, "data_digest": self.job.data_digest}
             ),
         )
-        if at_the_end:
-            self.run.message(self.best.text())
+        if self.is_finished(images_seen):
+            closing = (undefined_text(evaluation), self.best.text())
+            for line in filter(None, closing):
+                self.run.message(line)
 
 
 def run(recipe: FinetuneRecipe, ranks: Ranks) -> int:
@@ -349,6 +350,7 @@ def run(recipe: FinetuneRecipe, ranks: Ranks) -> int:
             epoch_images=_epoch_images(recipe, shards),
         )
         if recipe.dry_run:
+            check_machine(recipe, ranks, [model])
             _print_plan(job, ranks, shards, micro_batch_size)
             return 0
         result = finetune(job, ranks)

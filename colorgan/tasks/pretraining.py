@@ -56,10 +56,7 @@ def pretrain(
         SaveError: A checkpoint could not be written.
         TrainingError: NaN or infinite loss.
     """
-    # A run with a checkpoint has its own weights; one stopped before its first starts anew.
-    saved = newest_first(recipe.run / CHECKPOINTS) if ranks.main else []
-    resumed = ranks.gather(bool(saved))[0]
-    start = FROM_SEED if resumed else read_start(recipe, ranks)
+    start, resumed = _first_weights(recipe, ranks)
     # A run that goes on keeps what it has measured; new weights may come from other photos.
     goes_on = resumed or start.checkpoint is not None
     task, strategy = build_pretraining(
@@ -158,6 +155,19 @@ class _Validation:
             run.picture("validation", images_seen, path)
 
 
+def _first_weights(recipe: PretrainRecipe, ranks: Ranks) -> tuple[Start, bool]:
+    """Return what a run starts from, and whether it has a checkpoint. Called on all ranks.
+
+    Raises:
+        UsageError: As `read_start`.
+        CheckpointError: As `read_start`.
+    """
+    # A run with a checkpoint has its own weights; one stopped before its first starts anew.
+    saved = newest_first(recipe.run / CHECKPOINTS) if ranks.main else []
+    resumed = ranks.gather(bool(saved))[0]
+    return (FROM_SEED if resumed else read_start(recipe, ranks)), resumed
+
+
 def run(recipe: PretrainRecipe, ranks: Ranks) -> int:
     """Check everything that can be checked, then train (or print the plan). Called on all ranks.
 
@@ -213,9 +223,11 @@ def _print_plan(
 ) -> None:
     """Print the resolved recipe and what a run of it would do. Rank 0 prints."""
     # Really built: a recipe whose networks do not fit together fails here, not in the queue.
-    start = Start({}, encoder_weights=recipe.network.encoder_weights)
+    # From the weights that the run itself would start with, and on its disk.
+    start, _ = _first_weights(recipe, ranks)
     _, strategy = build_pretraining(recipe, ranks, total, start)
     networks = {name: phase.module for name, phase in strategy.phases.items()}
+    check_machine(recipe, ranks, networks.values())
     text = plan_text(
         total_images=total,
         num_samples=shards.num_samples,

@@ -11,6 +11,7 @@ from colorgan.distributed.rendezvous import Place, meet, read_place
 from colorgan.errors import LaunchError
 
 ONE = {"MASTER_ADDR": "h", "MASTER_PORT": "29500"}
+FOUR = {**ONE, "RANK": "3", "WORLD_SIZE": "4"}
 
 
 def free_port() -> int:
@@ -48,6 +49,17 @@ def test_the_place_of_a_rank() -> None:
             "WORLD_SIZE=0 is not a whole number of at least 1",
         ),
         ({**ONE, "RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "99999"}, "MASTER_PORT=99999"),
+        (
+            {**ONE, "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "2"},
+            r"LOCAL_RANK=2 is not below RANK=1 \+ 1",
+        ),
+        (
+            {**FOUR, "LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "2"},
+            "LOCAL_RANK=2 is not below LOCAL_WORLD_SIZE=2",
+        ),
+        ({**FOUR, "LOCAL_WORLD_SIZE": "8"}, "LOCAL_WORLD_SIZE=8 is above WORLD_SIZE=4"),
+        ({**FOUR, "LOCAL_WORLD_SIZE": "all"}, "LOCAL_WORLD_SIZE=all is not a whole number"),
+        ({"LOCAL_WORLD_SIZE": "0"}, "LOCAL_WORLD_SIZE=0 is not a whole number of at least 1"),
     ],
 )
 def test_variables_that_do_not_fit(env: dict[str, str], message: str) -> None:

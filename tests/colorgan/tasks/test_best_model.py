@@ -92,6 +92,9 @@ def test_patience_counts_validations_without_a_better_one(tmp_path: Path) -> Non
     assert best.is_stale(2, 3)
     assert not best.is_stale(0, 3)
     assert not best.is_stale(2, 2)  # a record from beyond where the run stands now
+    assert best.may_end(3) and best.may_end(2)
+    assert not best.may_end(4)
+    assert not best.may_end(0)
 
 
 def test_a_damaged_record_is_none(tmp_path: Path) -> None:
