@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from colorgan.config.command import command_text, run_command
 from colorgan.config.command_line import parse
@@ -33,6 +33,27 @@ class ConsolidateSettings(BaseModel):
     onnx: bool = Field(
         False, description="also write model.onnx, checked with onnxruntime (extra `onnx`)"
     )
+    format: Literal["generator", "timm", "torchvision", "onnx", "safetensors"] = Field(
+        "generator",
+        description="generator: the model folder alone; others also write the encoder beside it, "
+        "as timm or torchvision load it or under its own names; onnx: as --onnx",
+    )
+    rgb: bool = Field(
+        False,
+        description="with format timm or torchvision: a first convolution of three channels",
+    )
+    num_classes: int = Field(
+        1000,
+        ge=0,
+        description="with format timm: classes of the untrained classifier of timm's network; 0: "
+        "none",
+    )
+
+    @model_validator(mode="after")
+    def _rgb_has_a_format(self) -> ConsolidateSettings:
+        if self.rgb and self.format not in ("timm", "torchvision"):
+            raise ValueError("rgb goes with format timm or torchvision: add --format timm")
+        return self
 
 
 def main(argv: list[str]) -> int:
@@ -46,14 +67,23 @@ def main(argv: list[str]) -> int:
     )
 
     # Torch is imported after the settings have been checked.
-    from colorgan.tasks.consolidating import consolidate_run, export_to_onnx
+    from colorgan.tasks.consolidating import consolidate_run, export_encoder, export_to_onnx
 
     result = consolidate_run(
         settings.run, settings.out, checkpoint=settings.checkpoint, weights=settings.weights
     )
     print(result.text)
-    if settings.onnx:
+    if settings.onnx or settings.format == "onnx":
         print(export_to_onnx(result.folder))
+    if settings.format != "generator" and settings.format != "onnx":
+        print(
+            export_encoder(
+                result.folder,
+                settings.format,
+                rgb=settings.rgb,
+                num_classes=settings.num_classes,
+            )
+        )
 
     # What comes next depends on what was made: only a generator colors photos.
     if result.kind == "generator":

@@ -63,6 +63,7 @@ FRONT_DOORS = {
             "detector",
             "timm_encoder",
             "backbones",
+            "export",
         ),
         *("modes", "colorizing", "weights_file", "color_classes"),
         *("photo_input", "predictors", "pretrained", "pyramid"),

@@ -41,7 +41,7 @@ class TimmEncoder(FeaturePyramid):
     def __init__(self, name: str, **timm_arguments: Any) -> None:
         super().__init__()
         self.name = name
-        timm = _timm()
+        timm = import_timm()
         if not timm.is_model(name):  # also keeps names out that timm would fetch from a hub
             raise ArchitectureError(f"timm knows no network {name[:100]!r}: see timm.list_models()")
         try:
@@ -155,7 +155,7 @@ def pretrained_encoder(
             f"{where} cannot be read as weights of timm's {name}: {reason}"
         ) from None
 
-    classifier = _timm().get_pretrained_cfg_value(name, "classifier") or ()
+    classifier = import_timm().get_pretrained_cfg_value(name, "classifier") or ()
     classifiers = [classifier] if isinstance(classifier, str) else classifier
     unused = tuple(f"{each}." for each in classifiers)
     # The classifier may be missing: it is thrown away.
@@ -253,7 +253,12 @@ def _reason(error: Exception) -> str:
     return lines[min(1, len(lines) - 1)].strip().split(". ")[0][:300] or type(error).__name__
 
 
-def _timm() -> Any:
+def import_timm() -> Any:
+    """Return timm.
+
+    Raises:
+        ArchitectureError: It is not installed, or its torchvision is of another torch.
+    """
     try:
         return importlib.import_module("timm")
     except ImportError:

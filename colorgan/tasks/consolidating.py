@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from safetensors.torch import save_file
+
 from colorgan.checkpoints.checkpoint import (
     CHECKPOINTS,
     Checkpoint,
@@ -15,6 +17,11 @@ from colorgan.checkpoints.checkpoint import (
 from colorgan.checkpoints.consolidation import consolidate
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import CheckpointError
+from colorgan.files import replacing
+from colorgan.models.export import Format, exported, timm_difference, with_head
+from colorgan.models.model_folder import load_model
+from colorgan.models.timm_encoder import LuminanceTimmEncoder
+from colorgan.models.unet import FeaturePyramid
 from colorgan.models.weights_file import WEIGHTS
 
 MIB = 2**20
@@ -79,6 +86,66 @@ def export_to_onnx(folder: Path) -> str:
     # Another runtime rounds otherwise; the user is told how far apart the two are.
     difference = check_onnx(path, folder)
     return f"{path}: luminance to chroma; differs from the network by {difference:.1g} at most"
+
+
+def export_encoder(folder: Path, format: Format, *, rgb: bool, num_classes: int) -> str:
+    """Write the encoder of a model folder for another library, beside the folder.
+
+    timm itself loads what is written for it, and its features are compared with the encoder's.
+
+    Args:
+        folder: Of any kind of model.
+        format: Whose names the tensors get.
+        rgb: Give the first convolution three channels.
+        num_classes: Of the classifier that timm's network has, which is not trained; 0 for none.
+
+    Returns:
+        A line about the file, and one that loads it.
+
+    Raises:
+        UsageError: The library has no network like it.
+        ModelFolderError: timm does not load the file, or its features differ from the encoder's.
+        ArchitectureError: timm is not installed.
+    """
+    model, config = load_model(folder)
+    encoder = model.encoder
+    assert isinstance(encoder, FeaturePyramid)
+    learned = exported(encoder, format, rgb=rgb)
+    weights, checked = learned, ""
+    if format == "timm":
+        # timm's network has more layers than its features: loading strictly needs them all.
+        assert isinstance(encoder, LuminanceTimmEncoder)
+        weights = with_head(encoder, learned, num_classes, rgb=rgb)
+
+    whose = "encoder" if format == "safetensors" else format
+    path = folder.with_name(f"{folder.name}.{whose}{'-rgb' if rgb else ''}.safetensors")
+    with replacing(path) as partial:
+        plain = {key: tensor.contiguous() for key, tensor in weights.items()}
+        save_file(plain, partial, metadata={"format": "pt"})
+        if format == "timm":
+            assert isinstance(encoder, LuminanceTimmEncoder)
+            size = config.architecture.image_size
+            difference = timm_difference(encoder, partial, num_classes, size, rgb=rgb)
+            checked = f"; timm loads it strictly, features differ by {difference:.1g} at most"
+
+    untrained = [key for key in weights if key not in learned]
+    rest = f", untrained: {', '.join(untrained)}" if untrained else ""
+    name = config.architecture.encoder
+    text = f"{path}: {len(learned)} tensors of the {name} encoder{rest}{checked}"
+    return f"{text}\n  {_loading(format, name, path, rgb=rgb, num_classes=num_classes)}"
+
+
+def _loading(format: Format, name: str, path: Path, *, rgb: bool, num_classes: int) -> str:
+    """Return the line of Python that loads an exported file."""
+    if format == "safetensors":
+        return f"safetensors.torch.load_file('{path}')"
+    if format == "timm":
+        words = f"in_chans={3 if rgb else 1}, num_classes={num_classes}"
+        return f"timm.create_model('{name}', {words}, checkpoint_path='{path}')"
+
+    lacking = "" if rgb else ", and its first convolution replaced by one of one channel"
+    load = f"torchvision.models.{name}().load_state_dict(load_file('{path}'), strict=False)"
+    return f"{load}  # without its classifier{lacking}"
 
 
 def _find_checkpoint(run: Path, name: str | None) -> Checkpoint:
