@@ -1,0 +1,301 @@
+"""The page of results, docs/transfer.md, made from the records of studies: no number is typed.
+
+    python benchmarks/results.py --collect runs/two_cores          docs/results/two_cores.json
+    python benchmarks/results.py                                   docs/transfer.md and transfer.png
+
+`--collect` keeps what the page quotes of a finished study: study.json, each pretraining recipe and
+its generators' scores. The words of the page stand in transfer.md.jinja beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import jinja2
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from colorgan.evaluation.record import SCORES
+from colorgan.files import replacing
+from colorgan.probes.record import Probe, read_probe
+from colorgan.report.charts import GRID, SETTINGS, color_of
+from colorgan.runs.reading import read_run
+from colorgan.study.record import ComparisonRecord, ProtocolRecord, StudyRecord, read_study
+
+PROJECT = Path(__file__).resolve().parent.parent
+RECORDS = PROJECT / "docs" / "results"
+PAGE, FIGURE = PROJECT / "docs" / "transfer.md", PROJECT / "docs" / "transfer.png"
+TEMPLATE = Path(__file__).with_name("transfer.md.jinja")
+
+# What the page says of a generator, and how grey photos score by the same.
+COLOR_SCORES = ("chroma_l1", "ciede2000", "psnr", "colourfulness")
+# What tells pretraining recipes apart on the page.
+RECIPE_KEYS = ("images", "network", "loss", "discriminator", "optimizer", "batch", "data")
+
+
+@dataclass(frozen=True)
+class Generator:
+    """One pretraining run: its arm and seed, how long it took, and its scores beside grey's."""
+
+    arm: str
+    seed: str
+    core_minutes: float | None
+    images: int
+    scores: dict[str, float]
+
+    def change(self, key: str) -> float:
+        """Return how far a score is under grey's, as a share of grey's."""
+        grey = self.scores[f"grey_{key}"]
+        return 1 - self.scores[key] / grey
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """One network's frozen features by linear classifiers: mean AP of each level, as shares.
+
+    `best_level` counts from 0.
+    """
+
+    network: str
+    test: int
+    best_level: int
+    mean_ap: tuple[float, ...]
+
+    @property
+    def score(self) -> float:
+        """Of the level that the training part has chosen."""
+        return self.mean_ap[self.best_level]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One study as the page sees it."""
+
+    name: str
+    study: StudyRecord
+    recipes: dict[str, dict[str, Any]]
+    generators: tuple[Generator, ...]
+    probes: tuple[LinearProbe, ...]
+
+    def probed(self, *, pretrained: bool) -> list[float]:
+        """Return the scores of pretrained networks, or of random ones."""
+        random = [each.network.startswith("random") for each in self.probes]
+        return [
+            each.score
+            for each, is_random in zip(self.probes, random, strict=True)
+            if is_random != pretrained
+        ]
+
+    @property
+    def core_hours(self) -> float:
+        """Of all steps, as measured."""
+        return sum(self.study.core_minutes.values()) / 60
+
+
+def collect(out: Path, name: str) -> Path:
+    """Write what the page needs of a finished study; return the file.
+
+    Args:
+        out: `--out` of the study.
+        name: of the record, without its ending.
+
+    Raises:
+        UsageError: the study has no study.json.
+    """
+    study = read_study(out)
+    protocols = [_without_folders(protocol) for protocol in study.protocols]
+    record = StudyRecord(protocols=tuple(protocols), core_minutes=study.core_minutes)
+
+    recipes, generators = {}, []
+    for run in sorted((out / "pretrain").iterdir()):
+        arm, _, seed = run.name.partition("@")
+        scores = run / "evaluation" / SCORES
+        if not scores.is_file():
+            continue
+        recipe = read_run(run).recipe
+        recipes[arm] = {key: recipe[key] for key in RECIPE_KEYS if key in recipe}
+        generators.append(
+            {
+                "arm": arm,
+                "seed": seed,
+                "core_minutes": study.core_minutes.get(f"pretrain {run.name}"),
+                "images": recipe["images"],
+                "scores": _color_scores(json.loads(scores.read_text())["scores"]),
+            }
+        )
+
+    probes = [
+        _linear_probe(folder.name, read_probe(folder))
+        for folder in sorted(out.glob("voc2007-linear*/*"))
+        if (folder / "probe.json").is_file()
+    ]
+    text = {
+        "probes": probes,
+        "study": record.model_dump(mode="json"),
+        "recipes": recipes,
+        "generators": generators,
+    }
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    path = RECORDS / f"{name}.json"
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(text, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    return path
+
+
+def _linear_probe(network: str, probe: Probe) -> dict[str, Any]:
+    return {
+        "network": network,
+        "test": probe.test,
+        "best_level": probe.best_linear,
+        "mean_ap": [level[0] for level in probe.linear],
+    }
+
+
+def _without_folders(protocol: ProtocolRecord) -> ProtocolRecord:
+    """Return a protocol without the folders of its runs, which are of one machine."""
+    arms = [arm.model_copy(update={"runs": ()}) for arm in protocol.arms]
+    return protocol.model_copy(update={"arms": tuple(arms)})
+
+
+def _color_scores(scores: dict[str, Any]) -> dict[str, float]:
+    keys = [key for name in COLOR_SCORES for key in (name, f"grey_{name}")]
+    return {key: scores[key] for key in keys if key in scores}
+
+
+def read_result(path: Path) -> Result:
+    """Read a record that `collect` wrote."""
+    text = json.loads(path.read_text())
+    return Result(
+        path.stem,
+        StudyRecord.model_validate(text["study"]),
+        text["recipes"],
+        tuple(Generator(**each) for each in text["generators"]),
+        tuple(LinearProbe(**each) for each in text["probes"]),
+    )
+
+
+def differences(
+    results: Sequence[Result],
+) -> Iterator[tuple[ProtocolRecord, ComparisonRecord]]:
+    """Yield every comparison of every study."""
+    for result in results:
+        for protocol in result.study.protocols:
+            for comparison in protocol.comparisons:
+                yield protocol, comparison
+
+
+def draw(results: Sequence[Result]) -> Figure:
+    """Draw frozen features by level, and below the gain of every arm with its interval."""
+    rows = list(differences(results))
+    with mpl.rc_context(SETTINGS):
+        heights = [2.6, 0.5 + 0.3 * len(rows)]
+        figure = Figure(figsize=(7.4, sum(heights) + 0.8), layout="constrained", dpi=130)
+        above, below = figure.subplots(2, 1, height_ratios=heights)
+        _draw_levels(above, [probe for result in results for probe in result.probes])
+        _draw_differences(below, rows)
+    return figure
+
+
+def _draw_levels(axes: Axes, probes: Sequence[LinearProbe]) -> None:
+    """Draw one line per network: pretrained ones in one color, random ones in another."""
+    labelled = set()
+    for probe in probes:
+        random = probe.network.startswith("random")
+        label = "random weights" if random else "pretrained"
+        levels = range(1, len(probe.mean_ap) + 1)
+        axes.plot(
+            levels,
+            [100 * value for value in probe.mean_ap],
+            "o--" if random else "o-",
+            color=color_of(1 if random else 0),
+            label=None if label in labelled else label,
+        )
+        labelled.add(label)
+
+    axes.set_xlabel("level of the encoder, 1 the finest")
+    axes.set_ylabel("mean AP, %")
+    axes.set_title("Linear classifiers on frozen features, one line a network", fontsize=10)
+    axes.legend(frameon=False)
+
+
+def _draw_differences(axes: Axes, rows: Sequence[tuple[ProtocolRecord, ComparisonRecord]]) -> None:
+    """Draw a bar per comparison from the lower to the upper end of its interval."""
+    for place, (_, each) in enumerate(rows):
+        low, middle, high = (100 * (value or 0) for value in (each.low, each.difference, each.high))
+        color = color_of(0)
+        axes.plot([low, high], [place, place], color=color, linewidth=3, solid_capstyle="round")
+        axes.plot([middle], [place], "o", color=color, markersize=7)
+
+    labels = [f"{each.arm} - {each.against}\n{protocol.name}" for protocol, each in rows]
+    axes.set_yticks(range(len(rows)), labels, fontsize=8)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.axvline(0, color=GRID, linewidth=2.5, zorder=0)
+    axes.set_xlabel("gain of fine-tuning in points, 95 % interval over photos and seeds")
+
+
+def write_page(results: Sequence[Result]) -> str:
+    """Return the text of the page."""
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    template = environment.from_string(TEMPLATE.read_text())
+    by_name = {result.name: result for result in results}
+    return template.render(
+        results=by_name, points=_points, gain=_gain, probed=_probed, probe_gain=_probe_gain
+    )
+
+
+def _points(value: float | None, digits: int = 2) -> str:
+    """Return a share as points; a dash if there is none."""
+    return "-" if value is None else f"{100 * value:.{digits}f}"
+
+
+def _probed(result: Result, pretrained: bool) -> str:
+    """Return the range of the networks' scores."""
+    scores = result.probed(pretrained=pretrained)
+    return f"{_points(min(scores), 1)} to {_points(max(scores), 1)}"
+
+
+def _probe_gain(result: Result) -> float:
+    """Return the difference of the means in points."""
+    pretrained, random = (fmean(result.probed(pretrained=which)) for which in (True, False))
+    return 100 * (pretrained - random)
+
+
+def _gain(each: ComparisonRecord) -> str:
+    """Return a difference with its interval, bold where it leaves 0 out."""
+    low, middle, high = (100 * (value or 0) for value in (each.low, each.difference, each.high))
+    text = f"{middle:+.1f}"
+    if low > 0 or high < 0:
+        text = f"**{text}**"
+    return f"{text} ({low:.1f} to {high:.1f})"
+
+
+def main() -> None:
+    """Collect a study, or write the page from the records that are there."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--collect", type=Path, metavar="STUDY", help="a finished study's folder")
+    parser.add_argument("--name", help="of its record in docs/results")
+    arguments = parser.parse_args()
+    if arguments.collect is not None:
+        print(collect(arguments.collect, arguments.name or arguments.collect.name))
+        return
+
+    results = [read_result(path) for path in sorted(RECORDS.glob("*.json"))]
+    PAGE.write_text(write_page(results))
+    draw(results).savefig(FIGURE, metadata={"Software": None})
+    print(f"{PAGE} and {FIGURE}, from {len(results)} studies")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The page of results says what its records say."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def script() -> ModuleType:
+    """Return benchmarks/results.py, which is no part of a package."""
+    spec = importlib.util.spec_from_file_location("results", PROJECT / "benchmarks" / "results.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_what_the_records_give() -> None:
+    results = script()
+    records = [results.read_result(path) for path in sorted(results.RECORDS.glob("*.json"))]
+    assert results.PAGE.read_text() == results.write_page(records)
+
+
+def test_the_front_page_quotes_the_records() -> None:
+    results = script()
+    record = results.read_result(results.RECORDS / "two_cores.json")
+    (comparison,) = record.study.protocols[0].comparisons
+    low, gain, high = (
+        f"{100 * value:.1f}" for value in (comparison.low, comparison.difference, comparison.high)
+    )
+    readme = " ".join((PROJECT / "README.md").read_text().split())
+    assert f"{gain} points with a 95 % interval from {low} to {high}" in readme
+    for pretrained in (True, False):
+        scores = [f"{100 * score:.1f}" for score in sorted(record.probed(pretrained=pretrained))]
+        assert f"{scores[0]} to {scores[-1]} %" in readme
