@@ -86,9 +86,9 @@ FRONT_DOORS = {
     "colorgan.runs": {"run", "reading", "provenance", "recipe"},
     "colorgan.tasks": {
         *("pretraining", "finetuning", "colorization", "sample_data"),
-        *("consolidating", "photo_coloring", "predicting", "encoder_import"),
+        *("consolidating", "photo_coloring", "predicting", "embedding", "encoder_import"),
     },
-    "colorgan.probes": {"probe", "record", "settings", "svm"},
+    "colorgan.probes": {"probe", "features", "record", "settings", "svm"},
     "colorgan.study": {"study", "settings", "record", "single_runs"},
     "colorgan.report": {"page"},
     "colorgan.doctor": {"examine", "settings"},

@@ -31,7 +31,7 @@ _PATH_FAULTS = (
 _OTHER_RANKS_WAIT_S = 3.0
 
 # Commands that run on several ranks: a launcher starts them.
-RANKED = ("pretrain", "finetune", "evaluate", "probe")
+RANKED = ("pretrain", "finetune", "evaluate", "probe", "embed")
 
 _SCRIPT = re.compile(r"(?:python |accelerate launch )?launcher/(\w+)\.py")
 

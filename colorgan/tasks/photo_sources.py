@@ -43,7 +43,7 @@ def open_sources(named: Sequence[Path], out: Path, max_pixels: int) -> Iterator[
         max_pixels: Photos with more pixels are refused when they are read.
 
     Raises:
-        UsageError: A folder without photos, or two photos whose files would have one name.
+        UsageError: A folder without photos, or two photos of one name but for its ending.
         ShardError: A packed set cannot be opened.
     """
     with ExitStack() as stack:
@@ -59,7 +59,6 @@ def open_sources(named: Sequence[Path], out: Path, max_pixels: int) -> Iterator[
                 packed = stack.enter_context(PackedPhotos([path], max_pixels))
                 sources += _packed_sources(path, packed)
 
-        _check_stems(sources)
         yield sources
 
 
@@ -77,7 +76,12 @@ def _packed_sources(path: Path, packed: PackedPhotos) -> Iterator[PhotoSource]:
         yield PhotoSource(f"{path}/{key}", stem, partial(packed.read, number))
 
 
-def _check_stems(sources: Sequence[PhotoSource]) -> None:
+def check_stems(sources: Sequence[PhotoSource]) -> None:
+    """Refuse photos whose files would have one name.
+
+    Raises:
+        UsageError: Two have.
+    """
     taken: dict[str, str] = {}
     for source in sources:
         other = taken.setdefault(source.stem, source.name)

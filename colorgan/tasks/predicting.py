@@ -28,7 +28,7 @@ from colorgan.files import owned_folder, replacing
 from colorgan.models.model_folder import read_config, weights_digest
 from colorgan.models.predictors import Boxes, Classifier, Detector, Labels, Mask, Segmenter
 from colorgan.tasks.journal import Journal
-from colorgan.tasks.photo_sources import PhotoSource, open_sources
+from colorgan.tasks.photo_sources import PhotoSource, check_stems, open_sources
 
 JOURNAL = "predictions.jsonl"
 PREDICTORS: dict[str, type[Classifier] | type[Segmenter] | type[Detector]] = {
@@ -74,6 +74,7 @@ def predict_photos(model: Path, photos: Sequence[Path], predicting: Predicting) 
     predictor, header = _load(model, predicting.device)
     out = predicting.out
     with open_sources(photos, out, predicting.max_pixels) as sources, owned_folder(out):
+        check_stems(sources)
         journal = Journal.open(out, JOURNAL, header, overwrite=predicting.overwrite)
         num_before = sum(source.name in journal.rows for source in sources)
         with closing(journal):
