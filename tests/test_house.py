@@ -66,7 +66,7 @@ FRONT_DOORS = {
             "export",
         ),
         *("modes", "colorizing", "weights_file", "color_classes"),
-        *("photo_input", "predictors", "pretrained", "pyramid"),
+        *("framing", "photo_input", "predictors", "pretrained", "pyramid"),
     },
     "colorgan.distributed": {"launch_profile", "ranks", "strategy", "phase", "state"},
     "colorgan.checkpoints": {"checkpoint", "writer", "consolidation"},

@@ -147,4 +147,38 @@ EARLIER = (
     ("Larsson 2017, ResNet-152", 77.3, 60.0, None),
     ("Zhang 2017, split-brain", 67.1, 36.0, 46.7),
 )
+
+
+@dataclass(frozen=True)
+class PublishedSvm:
+    """A published mAP of linear SVMs on frozen features: VOC 2007, trainval to test, whole.
+
+    Attributes:
+        method: What the network was pretrained by.
+        level: The level with the best mAP, of five, the first the finest.
+        mAP: In percent.
+    """
+
+    method: str
+    level: int
+    mAP: float
+
+
+# Linear SVMs on levels pooled to about 9,000 numbers (Goyal et al., ICCV 2019, section 6.1):
+# OpenSelfSup (open-mmlab), docs/MODEL_ZOO.md, "VOC07 SVM & SVM Low-shot". All ResNet-50 with RGB
+# at 224 pixels, pretrained on ImageNet-1k, labels for the first only.
+SVM_BACKBONE, SVM_DATA, SVM_SOURCE = "ResNet-50", "ImageNet-1k", "OpenSelfSup, MODEL_ZOO.md"
+PUBLISHED_SVM = (
+    PublishedSvm("supervised (torchvision)", 5, 87.17),
+    PublishedSvm("random weights", 2, 30.54),
+    PublishedSvm("relative location, Doersch 2015", 4, 64.78),
+    PublishedSvm("rotation, Gidaris 2018", 4, 67.38),
+    PublishedSvm("DeepCluster, Caron 2018", 5, 74.26),
+    PublishedSvm("NPID, Wu 2018", 5, 74.50),
+    PublishedSvm("ODC, Zhan 2020", 5, 78.42),
+    PublishedSvm("MoCo, He 2020", 5, 79.18),
+    PublishedSvm("SimCLR, Chen 2020", 5, 78.95),
+    PublishedSvm("MoCo v2, Chen 2020", 5, 84.26),
+    PublishedSvm("BYOL, Grill 2020", 5, 86.58),
+)
 PAPER_COLOR_DATA, PAPER_COLOR_IMAGES, PAPER_COLOR_SIZE = "COCO 2014 test, random", 4000, 256

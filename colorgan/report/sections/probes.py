@@ -10,7 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from colorgan.probes.record import Probe
-from colorgan.report.blocks import Block, Table
+from colorgan.report.blocks import Block, Folded, Table
+from colorgan.report.published import (
+    PUBLISHED_SVM,
+    SVM_BACKBONE,
+    SVM_DATA,
+    SVM_SOURCE,
+)
 from colorgan.runs.reading import short_names
 
 Probes = Mapping[str, Sequence[Probe]]  # by arm
@@ -20,7 +26,25 @@ CHOSEN = "\u00a0*"
 
 def probe_tables(arms: Probes) -> list[Block]:
     """Return the tables that any of the arms has."""
-    return [*_linear(arms), *_low_shot(arms), *_knn(arms)]
+    linear = _linear(arms)
+    return [*linear, *([_published_svm()] if linear else []), *_low_shot(arms), *_knn(arms)]
+
+
+def _published_svm() -> Block:
+    """Return what others published by this protocol, apart from ours: other networks and data."""
+    rows = []
+    for each in PUBLISHED_SVM:
+        data = NO_VALUE if each.method.startswith("random") else SVM_DATA
+        rows.append([each.method, SVM_BACKBONE, data, str(each.level), f"{each.mAP:.2f}\u00a0%"])
+
+    caption = (
+        "Linear SVMs on levels pooled to about 9,000 numbers (Goyal et al. 2019), of RGB photos at "
+        "224 pixels, all of VOC 2007: trainval to train, test to score, the level with the best "
+        f"test mAP. Source: {SVM_SOURCE}. Comparable with a probe of the whole of VOC 2007 only; "
+        "ours sees one grey channel, and the training part chooses its level."
+    )
+    header = ("Pretrained by", "Network", "Pretraining data", "Best level of 5", "mAP")
+    return Folded("Published results of linear SVMs on VOC 2007", [Table(header, rows, caption)])
 
 
 def by_model(probes: Sequence[Probe]) -> dict[str, list[Probe]]:
