@@ -10,6 +10,7 @@ from typing import Any
 from colorgan.config.recipe import NetworkRecipe
 from colorgan.config.settings import leaves
 from colorgan.errors import UsageError
+from colorgan.models.backbones import UNET
 from colorgan.models.model_folder import read_config, weights_digest
 from colorgan.study.protocols import SCRATCH
 
@@ -65,8 +66,9 @@ def network_of_folder(folder: Path) -> dict[str, Any]:
     """
     config = read_config(folder)
     plain = {**config.architecture.model_dump(), "ab_scale": config.ab_scale}
-    keys = [*SHARED] if config.kind == "encoder" else [*SHARED, "width"]
-    return {key: plain[key] for key in keys}
+    if config.kind == "encoder":
+        return {key: plain[key] for key in SHARED}
+    return _network_of(plain)
 
 
 def network_of_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,7 +80,16 @@ def network_of_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     }
     # Through the schema: a recipe that leaves a key out has its default.
     plain = NetworkRecipe.model_validate(own).model_dump()
-    return {key: plain[key] for key in (*SHARED, "width")}
+    return _network_of(plain)
+
+
+def _network_of(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a generator's network shares with the same one from scratch."""
+    keys = [*SHARED, "width"]
+    # Only where it is another than the default: the steps of older studies stay as they were.
+    if plain["encoder"] != UNET:
+        keys.append("encoder")
+    return {key: plain[key] for key in keys}
 
 
 def shared_network(networks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -98,10 +109,12 @@ def shared_network(networks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
     # An encoder from elsewhere has fewer keys: what it lacks is not compared.
     for name, other in others:
-        for key, value in other.items():
-            if value != network[key]:
+        whole = {"encoder": UNET, **other} if "width" in other else other
+        for key, value in whole.items():
+            own = network.get(key, UNET)
+            if value != own:
                 raise UsageError(
-                    f"{first} has {key} {network[key]}, {name} has {value}: arms are compared on "
+                    f"{first} has {key} {own}, {name} has {value}: arms are compared on "
                     "one network; make another study for the other"
                 )
     return dict(network)
