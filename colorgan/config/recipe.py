@@ -214,8 +214,8 @@ class BatchRecipe(Section):
     )
     channels_last: bool | Literal["auto"] | None = Field(
         None,
-        description="networks in NHWC memory format; auto: with bf16, and on a CPU; unset: auto on "
-        "a GPU, off on a CPU",
+        description="networks in NHWC memory format; auto: with bf16; unset: auto on a GPU, off on "
+        "a CPU (in fp32 it helps some sizes and slows others: benchmarks/step.py)",
     )
     compile: bool = Field(False, description="torch.compile the networks")
     compress_gradients: bool = Field(

@@ -55,9 +55,8 @@ def chosen_for_device(recipe: Recipe, ranks: Ranks, earlier: Mapping[str, Any]) 
     channels_last: Any = batch.channels_last
     if channels_last in (None, "auto"):
         wanted = channels_last == "auto" or ranks.device.type == "cuda"
-        # bf16's tensor-core kernels want NHWC. A CPU's convolutions are in blocks of channels, to
-        # which NHWC is nearer in either precision (benchmarks/step.py).
-        channels_last = wanted and (precision == "bf16" or ranks.device.type == "cpu")
+        # It goes with bf16, whose tensor-core kernels want NHWC.
+        channels_last = wanted and precision == "bf16"
         if isinstance(kept.get("channels_last"), bool):
             channels_last = kept["channels_last"]
         # DeepSpeed's flat buffers are in row-major order; the format does not change what is saved.

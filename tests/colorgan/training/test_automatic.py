@@ -51,7 +51,7 @@ AUTO = {"precision": "auto", "channels_last": "auto"}
     [
         (CPU, True, {}, ("fp32", False)),
         (CPU, True, AUTO, ("bf16", True)),
-        (CPU, False, AUTO, ("fp32", True)),
+        (CPU, False, AUTO, ("fp32", False)),
         (GPU, True, {}, ("bf16", True)),
         (GPU, True, {"precision": "fp32"}, ("fp32", False)),
         (GPU, True, {"channels_last": False}, ("bf16", False)),
