@@ -11,6 +11,7 @@ from pathlib import Path
 
 from colorgan.config.command import command_text, run_command
 from colorgan.config.command_line import parse
+from colorgan.config.first_line import print_first_lines
 from colorgan.config.recipe import FinetuneRecipe
 from colorgan.errors import ColorganError
 from shards.errors import ShardError
@@ -32,6 +33,7 @@ def main(argv: list[str]) -> int:
         ),
     )
 
+    print_first_lines("finetune", recipe)
     # Torch is imported after the settings have been checked.
     from colorgan.distributed.ranks import joined_ranks
     from colorgan.tasks.finetuning import run

@@ -15,6 +15,7 @@ out and why. Rerunning the same command resumes it. Also:
 """
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -52,6 +53,7 @@ from shards.packing.verifying import verify
 from shards.records import Corpus
 
 NEXT = f"{command_text('pretrain')} --data.train OUT"
+HELD_OUT = {"val", "valid", "validation", "dev", "test"}
 SOURCE = ("corpus", "root", "split", "out")
 # The settings that each mode requires; without a mode, all of SOURCE.
 MODES: dict[str, tuple[str, ...]] = {
@@ -178,12 +180,26 @@ def main(argv: list[str]) -> None:
         index_into(given(settings.out), settings)
     elif settings.merge:
         out = given(settings.out)
-        print(*manifest_lines(merge_parts(out), out, NEXT), sep="\n")
+        manifest = merge_parts(out)
+        print(*manifest_lines(manifest, out, next_command(manifest.split)), sep="\n")
     else:
         if settings.download:
             download_corpus(settings)
         if settings.out is not None:
             pack_corpus(settings)
+
+
+def next_command(split: str) -> str:
+    """Return the command that a packed split is for; nothing is trained on a held-out one.
+
+    Args:
+        split: As the corpus names it: `train2017`, `2012-seg-val`.
+    """
+    words = set(re.split("[^a-z]+", split.lower()))
+    data = "--data.train DIR --data.val OUT" if words & HELD_OUT else "--data.train OUT"
+    if "seg" in words:
+        return f"{command_text('finetune')} --task segment --init RUN/generator {data}"
+    return f"{command_text('pretrain')} {data}"
 
 
 def given(value: T | None) -> T:
@@ -210,16 +226,19 @@ def pack_corpus(settings: PackSettings) -> None:
     if corpus.note:
         print(f"{root}: {corpus.note}")
 
-    parts = {out: corpus}
+    # A part of `--stratify` is named by its folder: train, val, ...
+    parts, splits = {out: corpus}, {out: split}
     if settings.stratify is not None:
         stratified = stratify(corpus, parse_shares(settings.stratify), settings.seed)
         write_lists(out, stratified)
         parts = {out / name: part.corpus for name, part in stratified.items()}
+        splits = {out / name: name for name in stratified}
 
     for folder, each in parts.items():
         # One after the other: each uses all workers.
         report = pack_into(folder, each, settings)
-        print(*pack_lines(report, folder, command_text("pack"), NEXT), sep="\n")
+        next_line = next_command(splits[folder])
+        print(*pack_lines(report, folder, command_text("pack"), next_line), sep="\n")
 
 
 def pack_into(out: Path, corpus: Corpus, settings: PackSettings) -> PackReport:
@@ -263,7 +282,7 @@ def index_into(out: Path, settings: PackSettings) -> None:
             workers=settings.workers,
             progress=progress,
         )
-    print(*index_lines(report, out, NEXT), sep="\n")
+    print(*index_lines(report, out, next_command(out.name)), sep="\n")
 
 
 def part_of(text: str | None) -> tuple[int, int] | None:

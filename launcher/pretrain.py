@@ -10,6 +10,7 @@ from pathlib import Path
 
 from colorgan.config.command import command_text, run_command
 from colorgan.config.command_line import parse
+from colorgan.config.first_line import print_first_lines
 from colorgan.config.recipe import PretrainRecipe
 from colorgan.errors import ColorganError, UsageError
 from shards.errors import ShardError
@@ -39,6 +40,7 @@ def main(argv: list[str]) -> int:
     if not recipe.data.train and not on_sample and recipe_name(argv) != "sample":
         raise UsageError("data.train is not given: name folders that launcher/pack.py has written")
 
+    print_first_lines("pretrain", recipe)
     # Torch is imported after the settings have been checked.
     from colorgan.distributed.ranks import joined_ranks
     from colorgan.tasks.pretraining import run

@@ -1,0 +1,44 @@
+"""The first words of a run: everything a reader asks for, before torch is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from colorgan.config import first_line
+from colorgan.config.first_line import first_lines, print_first_lines
+from colorgan.config.recipe import DataRecipe, LaunchRecipe, PretrainRecipe
+
+RECIPE = PretrainRecipe(
+    run=Path("runs/a"),
+    data=DataRecipe(train=(Path("shards/photos"),)),
+    launch=LaunchRecipe(torch_threads=3),
+)
+
+
+def test_a_cpu_run_and_one_on_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_line, "GPUS", tmp_path / "absent")
+    batch = RECIPE.batch.global_batch_size
+    assert first_lines("pretrain", RECIPE, 1).splitlines() == [
+        f"pretrain: CPU, 1 rank, 3 threads each, batch {batch}, data shards/photos",
+        "  runs/a: look at log.jsonl and pictures/; loading torch ...",
+    ]
+
+    (tmp_path / "gpus" / "0").mkdir(parents=True)
+    (tmp_path / "gpus" / "1").mkdir()
+    monkeypatch.setattr(first_line, "GPUS", tmp_path / "gpus")
+    assert first_lines("t", RECIPE, 2).startswith("t: 2 GPUs, 2 ranks, 3 threads each")
+
+
+def test_rank_0_alone_prints_and_a_dry_run_does_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    print_first_lines("pretrain", RECIPE)
+    monkeypatch.setenv("RANK", "0")
+    print_first_lines("pretrain", RECIPE.model_copy(update={"dry_run": True}))
+    assert capsys.readouterr().out == ""
+
+    print_first_lines("pretrain", RECIPE)
+    assert capsys.readouterr().out.startswith("pretrain: ")
