@@ -19,10 +19,11 @@ from colorgan.distributed.ranks import Ranks
 from colorgan.errors import CheckpointError
 from colorgan.files import replacing
 from colorgan.models.export import Format, exported, timm_difference, with_head
-from colorgan.models.model_folder import load_model
+from colorgan.models.model_folder import CARD, load_model
 from colorgan.models.timm_encoder import LuminanceTimmEncoder
 from colorgan.models.unet import FeaturePyramid
 from colorgan.models.weights_file import WEIGHTS
+from colorgan.tasks.model_card import DRAWN, on_drawn_shapes, write_card
 
 MIB = 2**20
 
@@ -34,7 +35,7 @@ class Consolidated:
     Attributes:
         folder: Where it is.
         kind: Of the model: generator, classifier, segmenter or detector.
-        text: A line about it.
+        text: Lines about it.
     """
 
     folder: Path
@@ -74,6 +75,10 @@ def consolidate_run(
         f"{folder}: {config.kind} {side}x{side} of width {width}, {config.weights} weights after "
         f"{config.images_seen:,} images, {size_mib:.1f} MiB; its output equals the run's"
     )
+    if write_card(folder, run, config):
+        text += f"\n{folder / CARD}: a model card, with recipe and scores"
+    if config.kind == "generator" and on_drawn_shapes(config):
+        text += f"\nNote: {DRAWN}"
     return Consolidated(folder, config.kind, text)
 
 

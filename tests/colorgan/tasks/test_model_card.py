@@ -1,0 +1,74 @@
+"""The model card: scores of that checkpoint alone, no private paths, a user's own card stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from colorgan.models.model_folder import CARD, Architecture, ModelConfig
+from colorgan.runs.log import RunLog
+from colorgan.tasks.model_card import DRAWN, MARK, PICTURE, write_card
+
+SMALL = Architecture(image_size=32, width=4, norm="batch", bias_before_norm=False, dropout=0.5)
+
+
+def config(data: str = "/home/me/photos") -> ModelConfig:
+    return ModelConfig(
+        kind="generator",
+        architecture=SMALL,
+        ab_scale=128.0,
+        images_seen=64,
+        data_digest="0a1b2c",
+        recipe={"run": "/home/me/runs/a", "seed": 7, "data": {"train": [data]}},
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Return a run with validations at 32 and at 64 images, and a picture of each."""
+    with RunLog(tmp_path / "run", None) as log:
+        log.write("validate", 32, {"l1": 0.875})
+        log.write("validate", 64, {"l1": 0.125})
+    pictures = tmp_path / "run" / "pictures"
+    pictures.mkdir()
+    for images in (32, 64):
+        (pictures / f"images-{images:012d}.png").write_bytes(bytes([images]))
+    (tmp_path / "model").mkdir()
+    return tmp_path / "run"
+
+
+def test_a_card_has_the_checkpoints_own_scores_and_no_private_path(
+    run: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    assert write_card(folder, run, config())
+    text = (folder / CARD).read_text()
+
+    assert text.startswith("---\nlibrary_name: colorgan\n")
+    assert "0.125" in text and "0.875" not in text
+    assert "seed: 7" in text and "0a1b2c" in text
+    assert "/home/me" not in text and DRAWN not in text
+    assert (folder / PICTURE).read_bytes() == bytes([64])
+
+
+def test_without_a_validation_there_it_claims_nothing(run: Path, tmp_path: Path) -> None:
+    later = config().model_copy(update={"images_seen": 65})
+    write_card(tmp_path / "model", run, later)
+    assert "Not evaluated" in (tmp_path / "model" / CARD).read_text()
+
+
+def test_drawn_shapes_are_named(run: Path, tmp_path: Path) -> None:
+    write_card(tmp_path / "model", run, config("data/sample/squash-64/train"))
+    assert DRAWN in (tmp_path / "model" / CARD).read_text()
+
+
+def test_ours_is_renewed_and_the_users_is_kept(run: Path, tmp_path: Path) -> None:
+    card = tmp_path / "model" / CARD
+    card.write_text(f"{MARK}\nold")
+    assert write_card(card.parent, run, config())
+    assert "old" not in card.read_text()
+
+    card.write_text("mine")
+    assert not write_card(card.parent, run, config())
+    assert card.read_text() == "mine"
