@@ -52,7 +52,14 @@ CROSSINGS = {
 }
 # What other packages import of a package; within it every module may be imported.
 FRONT_DOORS = {
-    "colorgan.config": {"command_line", "command", "recipe", "settings", "progress"},
+    "colorgan.config": {
+        "command_line",
+        "command",
+        "first_line",
+        "recipe",
+        "settings",
+        "progress",
+    },
     "colorgan.models": {
         *(
             "model_folder",
@@ -83,7 +90,7 @@ FRONT_DOORS = {
         "strips",
         "picture_grids",
     },
-    "colorgan.runs": {"run", "reading", "provenance", "recipe"},
+    "colorgan.runs": {"run", "reading", "provenance", "recipe", "log"},
     "colorgan.tasks": {
         *("pretraining", "finetuning", "colorization", "sample_data"),
         *("consolidating", "photo_coloring", "predicting", "embedding", "encoder_import"),

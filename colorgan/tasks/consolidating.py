@@ -17,9 +17,9 @@ from colorgan.checkpoints.checkpoint import (
 from colorgan.checkpoints.consolidation import consolidate
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import CheckpointError
-from colorgan.files import replacing
+from colorgan.files import CARD, replacing
 from colorgan.models.export import Format, exported, timm_difference, with_head
-from colorgan.models.model_folder import CARD, load_model
+from colorgan.models.model_folder import load_model
 from colorgan.models.timm_encoder import LuminanceTimmEncoder
 from colorgan.models.unet import FeaturePyramid
 from colorgan.models.weights_file import WEIGHTS

@@ -12,8 +12,8 @@ from pathlib import Path
 import yaml
 
 from colorgan.evaluation.generator_scores import scores_table
-from colorgan.files import replacing
-from colorgan.models.model_folder import CARD, ModelConfig
+from colorgan.files import CARD, replacing
+from colorgan.models.model_folder import ModelConfig
 from colorgan.runs.log import read_log
 
 MARK = "<!-- written by colorgan; without this line the card is yours and is kept as it is -->"
@@ -78,7 +78,7 @@ def last_scores(run: Path, images_seen: int) -> dict[str, float]:
 def on_drawn_shapes(config: ModelConfig) -> bool:
     """Return whether a model was trained on the built-in sample alone."""
     data = config.recipe.get("data")
-    folders = data.get("train") if isinstance(data, dict) else None
+    folders = (data.get("train") if isinstance(data, dict) else None) or []
     return bool(folders) and all(str(path).startswith("data/sample/") for path in folders)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from colorgan.models.model_folder import CARD, Architecture, ModelConfig
+from colorgan.files import CARD
+from colorgan.models.model_folder import Architecture, ModelConfig
 from colorgan.runs.log import RunLog
 from colorgan.tasks.model_card import DRAWN, MARK, PICTURE, write_card
 
