@@ -82,6 +82,7 @@ def scored_names() -> dict[str, set[str]]:
         sample_ids_B=torch.tensor([0]),
         mask_BHW=mask_BHW,
         stored_masks=[mask_BHW[0].to(torch.uint8)],
+        inside_BHW=None,
     )
     config = small_config("segmenter")
     ranks = Ranks.single()
