@@ -37,7 +37,7 @@ OUTPUTS = {
     "model.safetensors": "a model",
     "scores.json": "an evaluation",
     "probe.json": "a probe",
-    "report.html": "a report",
+    "report.md": "a report",
     "manifest.json": "a packed set",
 }
 
