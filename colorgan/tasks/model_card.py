@@ -32,7 +32,7 @@ DRAWN = (
 
 
 def write_card(folder: Path, run: Path, config: ModelConfig) -> bool:
-    """Write a model folder's card, with the newest picture of the run if it has one.
+    """Write a model folder's card, with the scores and picture of these very weights if there are.
 
     Args:
         folder: Of the model, already there.
@@ -47,10 +47,14 @@ def write_card(folder: Path, run: Path, config: ModelConfig) -> bool:
     if card.is_file() and MARK not in card.read_text(encoding="utf-8", errors="replace"):
         return False
 
-    pictures = sorted((run / "pictures").glob("images-*.png"))
-    if pictures and config.kind == "generator":
-        shutil.copyfile(pictures[-1], folder / PICTURE)
-    text = card_text(config, last_scores(run, config.images_seen), bool(pictures))
+    # Validation takes the average where there is one: raw weights beside it were never scored.
+    validated = config.weights == "average" or not config.recipe.get("ema_half_life_images")
+    scores = last_scores(run, config.images_seen) if validated else {}
+    picture = run / "pictures" / f"images-{config.images_seen:012d}.png"
+    pictured = validated and config.kind == "generator" and picture.is_file()
+    if pictured:
+        shutil.copyfile(picture, folder / PICTURE)
+    text = card_text(config, scores, pictured)
     with replacing(card) as partial:
         partial.write_text(text, encoding="utf-8")
     return True
@@ -102,6 +106,9 @@ def card_text(config: ModelConfig, scores: Mapping[str, float], with_picture: bo
         parts.append(f"![Held-out images as this run colored them]({PICTURE})")
 
     recipe = {key: value for key, value in config.recipe.items() if key not in PRIVATE_SECTIONS}
+    # The one path of a section that is otherwise worth showing.
+    if isinstance(network := recipe.get("network"), dict):
+        recipe["network"] = {k: v for k, v in network.items() if k != "encoder_weights"}
     parts += [
         f"## Recipe\n\n```yaml\n{yaml.safe_dump(recipe, sort_keys=False).strip()}\n```",
         f"## Data\n\nDigest of the training set's manifest: `{config.data_digest or 'unknown'}`.",

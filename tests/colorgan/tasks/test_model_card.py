@@ -21,7 +21,12 @@ def config(data: str = "/home/me/photos") -> ModelConfig:
         ab_scale=128.0,
         images_seen=64,
         data_digest="0a1b2c",
-        recipe={"run": "/home/me/runs/a", "seed": 7, "data": {"train": [data]}},
+        recipe={
+            "run": "/home/me/runs/a",
+            "seed": 7,
+            "data": {"train": [data]},
+            "network": {"width": 4, "encoder_weights": "/home/me/resnet18.pth"},
+        },
     )
 
 
@@ -57,6 +62,27 @@ def test_without_a_validation_there_it_claims_nothing(run: Path, tmp_path: Path)
     later = config().model_copy(update={"images_seen": 65})
     write_card(tmp_path / "model", run, later)
     assert "Not evaluated" in (tmp_path / "model" / CARD).read_text()
+
+
+def test_an_older_checkpoint_has_its_own_picture_or_none(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    write_card(folder, run, config().model_copy(update={"images_seen": 48}))
+    assert not (folder / PICTURE).exists()
+    write_card(folder, run, config().model_copy(update={"images_seen": 32}))
+    assert (folder / PICTURE).read_bytes() == bytes([32])
+
+
+@pytest.mark.parametrize(("weights", "claimed"), [("average", True), ("raw", False)])
+def test_scores_of_the_average_are_not_claimed_for_raw_weights(
+    run: Path, tmp_path: Path, weights: str, claimed: bool
+) -> None:
+    recipe = {**config().recipe, "ema_half_life_images": 1000}
+    write_card(
+        tmp_path / "model", run, config().model_copy(update={"weights": weights, "recipe": recipe})
+    )
+    text = (tmp_path / "model" / CARD).read_text()
+    assert ("0.125" in text) == claimed
+    assert (tmp_path / "model" / PICTURE).exists() == claimed
 
 
 def test_drawn_shapes_are_named(run: Path, tmp_path: Path) -> None:
