@@ -26,7 +26,7 @@ from colorgan.data import (
     Targets,
     check_labels,
     open_set,
-    open_training_set,
+    open_set_loader,
 )
 from colorgan.distributed.ranks import DeviceName, Ranks, chosen_device
 from colorgan.evaluation.evaluate import score_folder
@@ -171,7 +171,7 @@ class Loader:
         self._ranks = _own_ranks(torch.device(device))
         shards = open_set(named, None, DEFAULT_CACHE_GB, self._ranks)
         check_labels(shards, targets, self._ranks)
-        self._loader = open_training_set(
+        self._loader = open_set_loader(
             shards,
             self._ranks,
             image_size=image_size,

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from PIL import Image
 
@@ -57,7 +55,7 @@ __all__ = [
     "is_remote",
     "open_loaders",
     "open_set",
-    "open_training_set",
+    "open_set_loader",
     "open_whole_set",
     "read_upright",
 ]
@@ -184,7 +182,7 @@ def open_loaders(
         train_loader.close()
 
 
-def open_training_set(
+def open_set_loader(
     shards: ShardSet,
     ranks: Ranks,
     *,
@@ -192,11 +190,12 @@ def open_training_set(
     ab_scale: float,
     batch_size: int,
     targets: Targets,
-    seed: int,
-    random_crop_min_area: float,
-    flip: bool,
+    fit: Fit = "squash",
+    seed: int = 0,
+    random_crop_min_area: float = 1.0,
+    flip: bool = False,
 ) -> Loader:
-    """Return a loader for a training script of the user's; its owner closes it.
+    """Return a loader without a recipe, one micro-batch a step; its owner closes it.
 
     Args:
         shards: The set.
@@ -205,6 +204,7 @@ def open_training_set(
         ab_scale: Divisor of a and b.
         batch_size: Images per step on one rank.
         targets: Which labels come with the images.
+        fit: How images that are not square become so; labels follow.
         seed: Of the order, the crops and the flips.
         random_crop_min_area: Smallest share of an image's area that a crop keeps; 1 = no crop.
         flip: Mirror every other image.
@@ -220,6 +220,7 @@ def open_training_set(
         seed=seed,
         random_crop_min_area=random_crop_min_area,
         flip=flip,
+        fit=fit,
         targets=targets,
         device=str(ranks.device),
         num_threads=_decode_threads(ranks),
@@ -250,19 +251,14 @@ def open_whole_set(
         fit: How images that are not square become so; labels follow.
     """
     loader = ranks.on_all_ranks(
-        lambda: Loader(
+        lambda: open_set_loader(
             shards,
+            ranks,
             image_size=image_size,
-            global_batch_size=batch_size * ranks.world_size,
-            micro_batch_size=batch_size,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            num_nodes=num_nodes(ranks.world_size),
+            ab_scale=ab_scale,
+            batch_size=batch_size,
             targets=targets,
             fit=fit,
-            device=str(ranks.device),
-            num_threads=_decode_threads(ranks),
-            ab_scale=ab_scale,
         )
     )
     try:
@@ -277,7 +273,7 @@ def is_packed(path: Path) -> bool:
 
 
 class PackedPhotos:
-    """The photos of packed folders, read one by one in any order; a context manager.
+    """The photos of packed folders, read one by one in any order; `close` closes the files.
 
     Args:
         folders: The packed folders.
@@ -310,15 +306,8 @@ class PackedPhotos:
         """
         return read_upright(self._samples.image(number), self._max_pixels).image
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the files."""
         self._samples.close()
 
 

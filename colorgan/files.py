@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -145,12 +145,12 @@ def replacing_folder(out: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        replace_folder(partial, out)
+        _replace_folder(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def replace_folder(partial: Path, out: Path) -> None:
+def _replace_folder(partial: Path, out: Path) -> None:
     """Put `partial` in the place of `out` at once; of an older folder only a card stays."""
     if not out.exists():
         partial.rename(out)
@@ -235,6 +235,12 @@ def read_json(path: Path) -> dict[str, Any]:
         return mapping(json.loads(read_text(path)))
     except (OSError, ValueError, RecursionError):
         return {}
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object as a JSON file, whole or not at all; NaN is not allowed."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def mapping(value: Any) -> dict[str, Any]:

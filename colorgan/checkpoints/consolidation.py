@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from colorgan.checkpoints.checkpoint import Checkpoint
 from colorgan.errors import CheckpointError, ModelFolderError
-from colorgan.files import replace_folder
+from colorgan.files import replacing_folder
 from colorgan.models.backbones import UNET
 from colorgan.models.model_folder import (
     ModelConfig,
+    check_model_folder,
     empty_model,
     load_model,
-    partial_folder,
     probe,
 )
 from colorgan.models.weights_file import CONFIG, WEIGHTS, WeightsFile, write_safetensors
@@ -58,12 +58,12 @@ def consolidate(
     def read(name: str, offset: int, length: int) -> Tensor:
         return source.read(stored, name, offset, length)
 
-    # Beside the target and renamed once checked: a folder that fails is never seen under its name.
-    partial = partial_folder(out, config.kind)
-    write_safetensors(partial / WEIGHTS, shapes, read)
-    (partial / CONFIG).write_text(config.model_dump_json(indent=1) + "\n")
-    _check_output(partial, config, source.read("probe", which))
-    replace_folder(partial, out)
+    check_model_folder(out, config.kind)
+    # Checked before it takes its place: a folder that fails is never seen under its name.
+    with replacing_folder(out) as partial:
+        write_safetensors(partial / WEIGHTS, shapes, read)
+        (partial / CONFIG).write_text(config.model_dump_json(indent=1) + "\n")
+        _check_output(partial, config, source.read("probe", which))
     return config
 
 

@@ -25,6 +25,7 @@ from colorgan.errors import TrainingError
 from colorgan.evaluation.color_difference import chroma_error_B, ciede2000_B, mean_chroma_B
 from colorgan.evaluation.metrics import chroma_l1_B, colorfulness_B, psnr_B, ssim_B
 from colorgan.evaluation.picture_grids import color_grid, to_uint8_HWC
+from colorgan.evaluation.record import WITHOUT_NEAR_GREY
 from colorgan.evaluation.strips import write_strips
 from colorgan.models.colorizing import color_normalised, lab_and_predicted, resized, to_rgb
 from colorgan.models.modes import dropout_keys, evaluating, set_dropout_keys
@@ -40,7 +41,6 @@ COLUMNS = (
     "original_chroma",
 )
 # The same means over the images that are not near-grey.
-WITHOUT_NEAR_GREY = "_without_near_grey"
 # An image without color equals the grey baseline, whose PSNR is infinite.
 MAX_PSNR_DB = 100.0
 # Under it a set of originals counts as grey: JPEG's rounding alone gives a grey image up to 0.5.
@@ -242,17 +242,8 @@ def mean_scores(scores: ColoringScores, ranks: Ranks) -> dict[str, float]:
     Raises:
         TrainingError: No rank scored an image.
     """
-    by_sample: dict[int, list[float]] = {}
-    for sample_ids, rows in ranks.gather((scores.sample_ids, scores.rows)):
-        by_sample.update(zip(sample_ids, rows, strict=True))
-
-    if not by_sample:
-        raise TrainingError(
-            "no image could be scored: all are unreadable (check them with launcher/pack.py "
-            "--verify DIR), or have a side under 11 pixels, the window of SSIM"
-        )
-    ordered = [by_sample[sample_id] for sample_id in sorted(by_sample)]
-    table = torch.tensor(ordered, dtype=torch.float64)
+    too_small = ", or have a side under 11 pixels, the window of SSIM"
+    table = table_of_all_ranks(scores.sample_ids, scores.rows, ranks, too_small)
     # One infinite score would make the mean infinite.
     for name in ("psnr", "grey_psnr"):
         table[:, COLUMNS.index(name)].clamp_(max=MAX_PSNR_DB)
@@ -267,7 +258,36 @@ def mean_scores(scores: ColoringScores, ranks: Ranks) -> dict[str, float]:
     in_color = _means(table[~is_near_grey])
     means |= {name + WITHOUT_NEAR_GREY: value for name, value in in_color.items()}
     means["near_grey_images"] = float(is_near_grey.sum())
-    return {**means, "images": float(len(by_sample))}
+    return {**means, "images": float(len(table))}
+
+
+def table_of_all_ranks(
+    sample_ids: Sequence[int], rows: Sequence[Sequence[float]], ranks: Ranks, other_cause: str = ""
+) -> Tensor:
+    """Return a row per image that any rank scored, in the order of the images, float64.
+
+    Called on all ranks; the same on all.
+
+    Args:
+        sample_ids: Number in the set of each image that this rank scored.
+        rows: Its scores.
+        ranks: This process's place among the ranks.
+        other_cause: Of images without a score, beside damage; ends the error's sentence.
+
+    Raises:
+        TrainingError: No rank scored an image.
+    """
+    by_sample: dict[int, Sequence[float]] = {}
+    for their_ids, their_rows in ranks.gather((sample_ids, rows)):
+        by_sample.update(zip(their_ids, their_rows, strict=True))
+
+    if not by_sample:
+        raise TrainingError(
+            "no image could be scored: all are unreadable (check them with launcher/pack.py "
+            f"--verify DIR){other_cause}"
+        )
+    ordered = [by_sample[sample_id] for sample_id in sorted(by_sample)]
+    return torch.tensor(ordered, dtype=torch.float64)
 
 
 def _means(table: Tensor) -> dict[str, float]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from colorgan.data import Batch
 from colorgan.distributed.ranks import Ranks
-from colorgan.errors import TrainingError
+from colorgan.evaluation.generator_scores import table_of_all_ranks
 from colorgan.models.colorizing import color_normalised
 from colorgan.models.modes import dropout_keys, evaluating, set_dropout_keys
 
@@ -42,7 +42,8 @@ def score_reconstruction(
     Raises:
         TrainingError: No rank scored an image.
     """
-    rows: dict[int, list[float]] = {}
+    sample_ids: list[int] = []
+    rows: list[list[float]] = []
     with evaluating(generator):
         for batch in batches:
             luminance_B1HW = batch.lab_B3HW[:, :1]
@@ -54,22 +55,12 @@ def score_reconstruction(
                 (each - luminance_B1HW).abs().double().mean(dim=(1, 2, 3)) * LIGHTNESS_SCALE
                 for each in (output_B1HW, flat_B1HW)
             ]
-            rows |= zip(
-                batch.sample_ids_B.tolist(), torch.stack(errors, dim=1).tolist(), strict=True
-            )
+            sample_ids += batch.sample_ids_B.tolist()
+            rows += torch.stack(errors, dim=1).tolist()
 
-    by_sample: dict[int, list[float]] = {}
-    for part in ranks.gather(rows):
-        by_sample |= part
-    if not by_sample:
-        raise TrainingError(
-            "no image could be scored: all are unreadable (check them with launcher/pack.py "
-            "--verify DIR)"
-        )
-
-    ordered = [by_sample[sample_id] for sample_id in sorted(by_sample)]
-    score, flat = torch.tensor(ordered, dtype=torch.float64).mean(dim=0).tolist()
-    return {"luminance_l1": score, "flat_luminance_l1": flat, "images": float(len(ordered))}
+    table = table_of_all_ranks(sample_ids, rows, ranks)
+    score, flat = table.mean(dim=0).tolist()
+    return {"luminance_l1": score, "flat_luminance_l1": flat, "images": float(len(table))}
 
 
 def reconstruction_text(scores: Mapping[str, float]) -> str:

@@ -32,10 +32,13 @@ from colorgan.files import (
     replacing,
     short,
     whole,
+    write_json,
 )
 from colorgan.models.weights_file import save_tensors
 
 EVALUATION = "evaluation"
+# Ends the names of a generator's scores over the images that have color.
+WITHOUT_NEAR_GREY = "_without_near_grey"
 SCORES, PER_IMAGE, PICTURES = "scores.json", "per_image.safetensors", "pictures.png"
 
 # Pictures of an evaluation folder by what they show; the first file that exists is taken.
@@ -106,8 +109,8 @@ class SavedEvaluation(BaseModel):
                 pictures[what] = paths[0]
         return pictures
 
-    def to_json(self) -> str:
-        """Return the text of scores.json."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of scores.json."""
         fields = self.model_dump(mode="python")
         for name in ("scores", "per_class", "per_class_dice"):
             fields[name] = _without_nan(fields[name])
@@ -116,7 +119,7 @@ class SavedEvaluation(BaseModel):
             del fields["per_class_dice"]
         # Null for none, as an empty list would be a matrix of no classes.
         fields["confusion"] = self.confusion or None
-        return json.dumps(fields, indent=1, allow_nan=False) + "\n"
+        return fields
 
 
 @dataclass(frozen=True)
@@ -148,16 +151,12 @@ def write_evaluation(folder: Path, evaluation: Evaluation, about: Mapping[str, A
     Rank 0 only.
 
     Args:
-        folder: Made if absent; an evaluation that it holds is replaced, its scores first.
+        folder: Made if absent; new or empty, as it takes an older one's place whole.
         evaluation: The scores and their evidence.
         about: What the scores were computed with: model, data, kind, inference, images_seen,
             classes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # First of all: a reader must not take the old scores for those of the new evidence.
-    for name in (SCORES, PER_IMAGE, PICTURES):
-        (folder / name).unlink(missing_ok=True)
-
     if evaluation.per_image:
         # safetensors refuses views of one storage.
         tensors = {name: tensor.contiguous() for name, tensor in evaluation.per_image.items()}
@@ -168,8 +167,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, about: Mapping[str, A
         evaluation.save_pictures(folder / PICTURES)
 
     record = SavedEvaluation.model_validate({**evaluation.record.model_dump(), **about})
-    with replacing(folder / SCORES) as partial:
-        partial.write_text(record.to_json())
+    write_json(folder / SCORES, record.to_json())
 
 
 def check_replaced(out: Path, kind: str) -> None:
@@ -183,7 +181,7 @@ def check_replaced(out: Path, kind: str) -> None:
         UsageError: Names what it holds.
     """
     check_output(out, SCORES)
-    older = mapping(read_json(out / SCORES)).get("kind") or kind
+    older = read_json(out / SCORES).get("kind") or kind
     if older != kind:
         raise UsageError(
             f"{out} holds the evaluation of a {short(older, MAX_NAME)} and is not replaced by that "

@@ -6,10 +6,14 @@ The same windows as in training (`shards.order.fitted_windows`, which has them f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from colorgan.models.colorizing import PhotoRows, luminance_square
+from colorgan.models.model_folder import ModelConfig
+from colorgan.models.photo_input import as_photo
 
 Fit = Literal["squash", "crop", "pad"]
 # As in training: what is beyond the photo, in 8 bits, and the longest shape that is padded.
@@ -77,6 +81,24 @@ class Frame:
     @staticmethod
     def _shifted(span: slice, start: int) -> slice:
         return slice(span.start - start, span.stop - start)
+
+
+def framed_luminance(image: Any, config: ModelConfig) -> tuple[Tensor, Frame]:
+    """Return a photo as a network sees it, and the part of the photo that this is.
+
+    Args:
+        image: As `colorgan.models.photo_input.as_photo` takes it.
+        config: Of the model: its `fit` and the side of its pictures.
+
+    Returns:
+        Normalised luminance, 1 x 1 x S x S float32 on the CPU, and its window.
+
+    Raises:
+        UsageError: The photo could be read in two ways.
+    """
+    photo_3HW = as_photo(image)
+    seen = frame(photo_3HW.shape[1], photo_3HW.shape[2], config.fit)
+    return luminance_square(PhotoRows.of(seen.cut(photo_3HW)), config.picture_size), seen
 
 
 def frame(height: int, width: int, fit: Fit) -> Frame:

@@ -92,19 +92,6 @@ def _norm(name: NormName, channels: int) -> nn.Module:
     return BatchNorm(channels) if name == "batch" else nn.InstanceNorm2d(channels, affine=True)
 
 
-def _with_even_sides(x: Tensor) -> Tensor:
-    """Repeat the last row or column of odd sides.
-
-    Sizes that are no multiple of the encoder's stride need it. Not `F.pad(mode="replicate")`: its
-    gradient adds up in any order on a GPU.
-    """
-    if x.shape[2] % 2:
-        x = torch.cat([x, x[:, :, -1:]], dim=2)
-    if x.shape[3] % 2:
-        x = torch.cat([x, x[:, :, :, -1:]], dim=3)
-    return x
-
-
 class Down(nn.Module):
     """Convolution 4x4, optional norm, activation. With stride 2 it halves the side."""
 
@@ -127,7 +114,9 @@ class Down(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map B x inputs x H x W to B x outputs x H/stride x W/stride, rounded up."""
         if self.conv.stride[0] == 2:
-            x = _with_even_sides(x)
+            # Sizes that are no multiple of the encoder's stride need it.
+            height, width = x.shape[-2:]
+            x = _cut_or_extended(x, height + height % 2, width + width % 2)
         out: Tensor = self.activation(self.norm(self.conv(x)))
         return out
 
@@ -163,6 +152,10 @@ def fitted(x: Tensor, like: Tensor) -> Tensor:
     column. Nothing is stretched: pixels keep their places.
     """
     height, width = like.shape[-2:]
+    return _cut_or_extended(x, height, width)
+
+
+def _cut_or_extended(x: Tensor, height: int, width: int) -> Tensor:
     if x.shape[-2:] == (height, width):
         return x
 

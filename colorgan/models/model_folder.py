@@ -11,7 +11,6 @@ ever unpickled.
 from __future__ import annotations
 
 import hashlib
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from colorgan.devices import exact_float32
 from colorgan.errors import ArchitectureError, ModelFolderError, UsageError
-from colorgan.files import replace_folder, what_is
+from colorgan.files import replacing_folder, what_is
 from colorgan.models.backbones import UNET, luminance_encoder
 from colorgan.models.color_classes import NUM_CLASSES
 from colorgan.models.detector import Detector
@@ -316,9 +315,9 @@ def save_model(out: Path, module: nn.Module, config: ModelConfig) -> None:
     Raises:
         ModelFolderError: `out` cannot be a model folder.
     """
-    partial = partial_folder(out, config.kind)
-    write_model(partial, module, config)
-    replace_folder(partial, out)
+    check_model_folder(out, config.kind)
+    with replacing_folder(out) as folder:
+        write_model(folder, module, config)
 
 
 def write_model(folder: Path, module: nn.Module, config: ModelConfig) -> None:
@@ -331,13 +330,11 @@ def write_model(folder: Path, module: nn.Module, config: ModelConfig) -> None:
     (folder / CONFIG).write_text(config.model_dump_json(indent=1) + "\n")
 
 
-def partial_folder(out: Path, kind: str) -> Path:
-    """Make and return the folder in which a model folder is written before it is renamed.
-
-    It is beside `out`.
+def check_model_folder(out: Path, kind: str) -> None:
+    """Refuse to write a model over something else than an older model of its kind.
 
     Args:
-        out: The folder to write: new, empty, or an older model of the same kind.
+        out: The folder to write: new, empty, or with an older model.
         kind: Of the model that is written.
 
     Raises:
@@ -357,12 +354,6 @@ def partial_folder(out: Path, kind: str) -> Path:
     elif out.is_dir() and any(out.iterdir()):
         held = what_is(out) or "other files than a model's"
         raise ModelFolderError(f"{out} holds {held}: choose another --out")
-
-    # Beside the target: a rename is atomic within one file system only.
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    return partial
 
 
 def probe(module: nn.Module, image_size: int, device: torch.device) -> Tensor:

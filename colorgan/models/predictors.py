@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from colorgan.models.colorizing import STRIP_PIXELS, PhotoRows, luminance_square
+from colorgan.models.colorizing import STRIP_PIXELS
 from colorgan.models.detector import detect
-from colorgan.models.framing import VOID, Frame, frame
+from colorgan.models.framing import VOID, Frame, framed_luminance
 from colorgan.models.model_folder import ModelConfig, load_model
 from colorgan.models.modes import dropout_keys, evaluating, set_dropout_keys, set_inference
-from colorgan.models.photo_input import as_photo, as_photos
+from colorgan.models.photo_input import as_photos
 from colorgan.models.pretrained import find_model
 
 BACKGROUND = "background"
@@ -144,13 +144,10 @@ class _Predictor(nn.Module, Generic[Answer]):
         return answers[0] if is_one else answers
 
     def _predict_batch(self, images: Sequence[Any]) -> list[Answer]:
-        config = self.model_config
         squares, frames = [], []
         for image in images:
-            photo_3HW = as_photo(image)
-            seen = frame(photo_3HW.shape[1], photo_3HW.shape[2], config.fit)
-            rows = PhotoRows.of(seen.cut(photo_3HW))
-            squares.append(luminance_square(rows, config.picture_size))
+            square, seen = framed_luminance(image, self.model_config)
+            squares.append(square)
             frames.append(seen)
 
         device = next(self.parameters()).device

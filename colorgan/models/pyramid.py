@@ -24,7 +24,7 @@ from colorgan.models.model_folder import ModelConfig, load_model
 from colorgan.models.modes import evaluating, set_inference
 from colorgan.models.photo_input import as_photo, as_photos, check_floats
 from colorgan.models.pretrained import find_model
-from colorgan.models.unet import FeaturePyramid
+from colorgan.models.unet import FeaturePyramid, encoder_of
 
 # The deepest level that detectors and segmenters ask for, and timm's networks have.
 MAX_STRIDE = 32
@@ -154,9 +154,7 @@ class Encoder(nn.Module):
             ModelFolderError: There is none, or it is not ours; nothing of it was executed.
         """
         model, config = load_model(find_model(name, **keywords))
-        encoder = model.encoder
-        assert isinstance(encoder, FeaturePyramid)
-        return cls(encoder, config).eval()
+        return cls(encoder_of(model), config).eval()
 
 
 def _check_batch(images: Any) -> None:

@@ -56,6 +56,13 @@ class FeaturePyramid(nn.Module):
     sees_luminance = True
 
 
+def encoder_of(network: nn.Module) -> FeaturePyramid:
+    """Return the encoder of a generator or a fine-tuned model."""
+    encoder = network.encoder
+    assert isinstance(encoder, FeaturePyramid)
+    return encoder
+
+
 class Encoder(FeaturePyramid):
     """C64-C128-C256-C512-C512-... and a bottleneck without norm, for an image of `image_size`.
 

@@ -17,7 +17,7 @@ from colorgan.distributed.ranks import Ranks
 from colorgan.errors import ModelFolderError, UsageError
 from colorgan.files import check_output
 from colorgan.models.model_folder import ModelConfig, build_model, load_model, read_config
-from colorgan.models.unet import FeaturePyramid
+from colorgan.models.unet import FeaturePyramid, encoder_of
 from colorgan.probes.features import Features, extract_features, level_grids, random_encoder
 from colorgan.probes.record import PROBE, write_probe
 from colorgan.probes.settings import RANDOM, DataSettings, ProbeSettings
@@ -139,9 +139,7 @@ def open_encoder(settings: ProbeSettings) -> tuple[FeaturePyramid, ModelConfig]:
         # Undefined weights: `random_encoder` draws them once the set is open.
         model = build_model(config)
 
-    encoder = model.encoder
-    assert isinstance(encoder, FeaturePyramid)
-    return encoder.eval(), config
+    return encoder_of(model).eval(), config
 
 
 def open_sets(data: DataSettings, ranks: Ranks) -> tuple[ShardSet, ShardSet]:

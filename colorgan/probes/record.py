@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from colorgan.errors import UsageError
-from colorgan.files import entries, mapping, number, read_json, replacing, short, whole
+from colorgan.files import entries, mapping, number, read_json, short, whole, write_json
 
 PROBE = "probe.json"
 # Bounds of a file that may come from anywhere.
@@ -54,8 +53,7 @@ def write_probe(folder: Path, fields: Mapping[str, Any]) -> Path:
         fields: settings, sets and scores (colorgan/probes/tables.py); NaN is not allowed.
     """
     path = folder / PROBE
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(fields, indent=1, allow_nan=False) + "\n")
+    write_json(path, fields)
     return path
 
 

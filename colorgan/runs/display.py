@@ -42,7 +42,7 @@ class Display:
     ) -> None:
         self._console = console or Console()
         self._total_images = total_images
-        self._start_images = start_images
+        self._start_images = self._images_seen = start_images
         # As measured at the last log point, without validation and saving.
         self._images_per_s = 0.0
         self._waiting = ""
@@ -80,13 +80,17 @@ class Display:
 
     def seen(self, images_seen: int) -> None:
         """Show how far the run is between log points, by this display's own clock."""
+        # Called at every point of a step: there is nothing new before the next one.
+        if images_seen == self._images_seen:
+            return
+        self._images_seen = images_seen
+
         now = time.monotonic()
         elapsed = now - self._started_at
-        since_start = images_seen - self._start_images
-        if since_start <= 0 or elapsed <= 0:
+        if elapsed <= 0:
             return
 
-        images_per_s = self._images_per_s or since_start / elapsed
+        images_per_s = self._images_per_s or (images_seen - self._start_images) / elapsed
         if self._view is not None:
             status = "   ".join([*self._pace(images_seen, images_per_s), self._waiting])
             self._view.update(self._task, completed=images_seen, status=status)

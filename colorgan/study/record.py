@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from colorgan.config.settings import show
 from colorgan.errors import UsageError
-from colorgan.files import entries, mapping, number, numbers, read_text, replacing, short, whole
+from colorgan.files import entries, mapping, number, numbers, read_text, short, whole, write_json
 from colorgan.probes.record import PROBE, Probe, read_probe
 from colorgan.runs.reading import RECIPE, RunFolder, flat, read_run
 
@@ -197,9 +197,7 @@ class StudyRecord(Record):
 
 def write_study(out: Path, record: StudyRecord) -> None:
     """Write study.json, whole or not at all."""
-    text = json.dumps(record.model_dump(mode="json"), indent=1, allow_nan=False)
-    with replacing(out / STUDY) as partial:
-        partial.write_text(text + "\n")
+    write_json(out / STUDY, record.model_dump(mode="json"))
 
 
 @dataclass(frozen=True)

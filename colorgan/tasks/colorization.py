@@ -69,6 +69,7 @@ class PretrainTask:
         seed: int,
         color: ColorLoss = L1,
         target: Literal["color", "luminance"] = "color",
+        prior_images: int = 0,
     ) -> None:
         self.phases = phases
         self._gan = gan
@@ -79,7 +80,7 @@ class PretrainTask:
         self._target = target
         # On which the prior of color classes was measured; 0: it came with the weights, or there
         # is none.
-        self.prior_images = 0
+        self.prior_images = prior_images
         self._generator = next(phase.module for phase in phases if phase.name == GENERATOR)
 
     def share(self, batch: Batch, networks: Mapping[str, Network]) -> Colored:
@@ -272,8 +273,8 @@ def build_pretraining(
         seed=recipe.seed,
         color=_color_loss(recipe, generator, ranks),
         target=recipe.loss.target,
+        prior_images=prior_images,
     )
-    task.prior_images = prior_images
     return task, strategy
 
 

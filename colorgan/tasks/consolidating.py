@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from safetensors.torch import save_file
-
 from colorgan.checkpoints.checkpoint import (
     CHECKPOINTS,
     Checkpoint,
@@ -21,8 +19,8 @@ from colorgan.files import CARD, replacing
 from colorgan.models.export import Format, exported, timm_difference, with_head
 from colorgan.models.model_folder import load_model
 from colorgan.models.timm_encoder import LuminanceTimmEncoder
-from colorgan.models.unet import FeaturePyramid
-from colorgan.models.weights_file import WEIGHTS
+from colorgan.models.unet import encoder_of
+from colorgan.models.weights_file import WEIGHTS, save_tensors
 from colorgan.tasks.model_card import DRAWN, on_drawn_shapes, write_card
 
 MIB = 2**20
@@ -113,8 +111,7 @@ def export_encoder(folder: Path, format: Format, *, rgb: bool, num_classes: int)
         ArchitectureError: timm is not installed.
     """
     model, config = load_model(folder)
-    encoder = model.encoder
-    assert isinstance(encoder, FeaturePyramid)
+    encoder = encoder_of(model)
     learned = exported(encoder, format, rgb=rgb)
     weights, checked = learned, ""
     if format == "timm":
@@ -126,7 +123,7 @@ def export_encoder(folder: Path, format: Format, *, rgb: bool, num_classes: int)
     path = folder.with_name(f"{folder.name}.{whose}{'-rgb' if rgb else ''}.safetensors")
     with replacing(path) as partial:
         plain = {key: tensor.contiguous() for key, tensor in weights.items()}
-        save_file(plain, partial, metadata={"format": "pt"})
+        save_tensors(plain, partial, metadata={"format": "pt"})
         if format == "timm":
             assert isinstance(encoder, LuminanceTimmEncoder)
             size = config.architecture.image_size

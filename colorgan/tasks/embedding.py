@@ -27,13 +27,11 @@ from colorgan.config.progress import images_shown
 from colorgan.data import PictureError, ShardError
 from colorgan.distributed.ranks import Ranks, cores_a_rank
 from colorgan.errors import TrainingError, UsageError
-from colorgan.files import LOCK, owned_folder, read_json, replacing
-from colorgan.models.colorizing import PhotoRows, luminance_square
-from colorgan.models.framing import frame
+from colorgan.files import LOCK, owned_folder, read_json, replacing, write_json
+from colorgan.models.framing import framed_luminance
 from colorgan.models.model_folder import ModelConfig, load_model, weights_digest
 from colorgan.models.modes import evaluating, set_inference
-from colorgan.models.photo_input import as_photo
-from colorgan.models.unet import FeaturePyramid
+from colorgan.models.unet import FeaturePyramid, encoder_of
 from colorgan.probes.features import grid_side
 from colorgan.tasks.photo_sources import PhotoSource, open_sources
 
@@ -118,8 +116,7 @@ class Embedder:
             ModelFolderError: It is not a model folder.
         """
         network, config = load_model(model)
-        encoder = network.encoder
-        assert isinstance(encoder, FeaturePyramid)
+        encoder = encoder_of(network)
         set_inference(encoder, "running")
         if embedding.level > len(encoder.channels):
             raise UsageError(
@@ -148,9 +145,8 @@ class Embedder:
             PictureError: It cannot be read.
             ShardError: It cannot be read from its set.
         """
-        photo_3HW = as_photo(source.read())
-        seen = frame(photo_3HW.shape[1], photo_3HW.shape[2], self.config.fit)
-        return luminance_square(PhotoRows.of(seen.cut(photo_3HW)), self.config.picture_size)
+        square, _ = framed_luminance(source.read(), self.config)
+        return square
 
     def features(self, squares: Sequence[Tensor]) -> Tensor:
         """Return the pooled level of some photos, float32 on the CPU, a row per photo."""
@@ -198,7 +194,7 @@ def _begin(embedding: Embedding, about: Mapping[str, Any]) -> None:
         )
     for part in embedding.out.glob("part-*"):
         part.unlink()
-    _write_json(path, about)
+    write_json(path, about)
 
 
 def _write_parts(embedder: Embedder, sources: Sequence[PhotoSource], ranks: Ranks) -> None:
@@ -247,7 +243,7 @@ def _make_part(embedder: Embedder, number: int, sources: Sequence[PhotoSource]) 
     keys_path.unlink(missing_ok=True)
     WRITERS[embedding.output](path, part)
     # The keys come last: a part without them is made again.
-    _write_json(keys_path, {"keys": part.keys, "failures": part.failures})
+    write_json(keys_path, {"keys": part.keys, "failures": part.failures})
     return part.failures
 
 
@@ -339,10 +335,5 @@ WRITERS: dict[Format, Callable[[Path, _Part], None]] = {
 
 def _finish(embedding: Embedding, about: Mapping[str, Any], num_photos: int) -> None:
     """Add the number of rows to what the features are of. Rank 0 only."""
-    _write_json(embedding.out / ABOUT, {**about, "rows": num_photos})
+    write_json(embedding.out / ABOUT, {**about, "rows": num_photos})
     print(f"{embedding.out}: features of {num_photos} photos")
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n")

@@ -11,12 +11,7 @@ from colorgan.config.recipe import NetworkRecipe
 from colorgan.errors import ArchitectureError
 from colorgan.models.backbones import UNET, check_encoder, load_backbone_weights
 from colorgan.models.model_folder import Architecture
-from colorgan.models.unet import (
-    MAX_IMAGE_SIZE,
-    MIN_IMAGE_SIZE,
-    FeaturePyramid,
-    num_downsamplings,
-)
+from colorgan.models.unet import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, encoder_of, num_downsamplings
 
 # Keys of `network` that are no arguments of a network.
 NOT_SIZES = {"ab_scale", "encoder_weights"}
@@ -55,8 +50,7 @@ def start_encoder(model: nn.Module, image_size: int, weights: Path | None) -> No
         ModelFolderError: The backbone does not take this image size, or the file's weights.
         ArchitectureError: A part of the backbone would never learn, or weights are for the U-Net.
     """
-    encoder = model.encoder
-    assert isinstance(encoder, FeaturePyramid)
+    encoder = encoder_of(model)
     check_encoder(encoder, image_size)
     if weights is not None:
         load_backbone_weights(encoder, weights, image_size)

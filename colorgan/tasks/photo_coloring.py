@@ -14,14 +14,14 @@ from PIL import Image
 from rich.progress import track
 from torch import nn
 
-from colorgan.data import ColoringTables, PictureError, color_rows, read_upright
+from colorgan.data import ColoringTables, PictureError, color_rows
 from colorgan.distributed.ranks import DeviceName, chosen_device
 from colorgan.errors import UsageError
 from colorgan.files import what_is
 from colorgan.models.colorizing import PhotoRows, chroma_strips
 from colorgan.models.model_folder import ModelConfig, check_colors, load_model
 from colorgan.models.modes import set_inference
-from colorgan.tasks.photo_files import OutputFormat, PhotoFile, list_photos, write_photo
+from colorgan.tasks.photo_files import OutputFormat, PhotoFile, list_photos, read_photo, write_photo
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,7 @@ def _write_colored(
     file: PhotoFile, generator: nn.Module, config: ModelConfig, coloring: PhotoColoring
 ) -> None:
     """Color one photo and write it, whole or not at all."""
-    if not file.source.is_file():
-        raise PictureError("no such file")
-
-    # The pixel bound is checked in the header, before a crafted file takes the memory.
-    photo = read_upright(file.source.read_bytes(), coloring.max_pixels)
+    photo = read_photo(file.source, coloring.max_pixels)
     colored = color_image(generator, photo.image, config, side_by_side=coloring.side_by_side)
     write_photo(colored, photo, file.target, coloring.output)
 

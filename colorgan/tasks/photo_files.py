@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
 
-from colorgan.data import PHOTO_ENDINGS, UprightPhoto
+from colorgan.data import PHOTO_ENDINGS, PictureError, UprightPhoto, read_upright
 from colorgan.errors import UsageError
 from colorgan.files import replacing
 
@@ -51,17 +51,42 @@ def list_photos(
             raise UsageError(f"{path}: a URL; download the photo and name its file")
         photos += _photos_of(path, out, output)
 
-    targets: dict[Path, Path] = {}
+    # a.png and a.jpg would become one file, the second silently over the first.
+    refuse_clashes((photo.target, photo.source) for photo in photos)
     for photo in photos:
-        # a.png and a.jpg would become one file, the second silently over the first.
-        other = targets.setdefault(photo.target, photo.source)
-        if other != photo.source:
-            raise UsageError(
-                f"{other} and {photo.source} would both be written as {photo.target}: use a "
-                "different --out for each"
-            )
         _check_target(photo, overwrite)
     return photos
+
+
+def refuse_clashes(written: Iterable[tuple[Path | str, Path | str]]) -> None:
+    """Refuse two photos whose copies or answers would have one name.
+
+    Args:
+        written: The name that is written, and the photo that it is of.
+
+    Raises:
+        UsageError: Two photos have one.
+    """
+    photos: dict[Path | str, Path | str] = {}
+    for target, photo in written:
+        other = photos.setdefault(target, photo)
+        if other != photo:
+            raise UsageError(
+                f"{other} and {photo} would both be written as {target}: use a different --out "
+                "for each"
+            )
+
+
+def read_photo(path: Path, max_pixels: int) -> UprightPhoto:
+    """Return a photo from its file, upright, of mode RGB.
+
+    Raises:
+        PictureError: There is no such file, or no photo of at most `max_pixels` in it.
+    """
+    if not path.is_file():
+        raise PictureError("no such file")
+    # The pixel bound is checked in the header, before a crafted file takes the memory.
+    return read_upright(path.read_bytes(), max_pixels)
 
 
 def write_photo(

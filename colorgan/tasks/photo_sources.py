@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
-from colorgan.data import PackedPhotos, PictureError, is_packed, read_upright
-from colorgan.errors import UsageError
-from colorgan.tasks.photo_files import list_photos
+from colorgan.data import PackedPhotos, is_packed
+from colorgan.tasks.photo_files import list_photos, read_photo, refuse_clashes
 
 PLAIN_STEM = re.compile(r"[\w-][\w.-]{0,199}")
 
@@ -56,16 +55,14 @@ def open_sources(named: Sequence[Path], out: Path, max_pixels: int) -> Iterator[
 
         for path in named:
             if is_packed(path):
-                packed = stack.enter_context(PackedPhotos([path], max_pixels))
+                packed = stack.enter_context(closing(PackedPhotos([path], max_pixels)))
                 sources += _packed_sources(path, packed)
 
         yield sources
 
 
 def _read_file(path: Path, max_pixels: int) -> Image.Image:
-    if not path.is_file():
-        raise PictureError("no such file")
-    return read_upright(path.read_bytes(), max_pixels).image
+    return read_photo(path, max_pixels).image
 
 
 def _packed_sources(path: Path, packed: PackedPhotos) -> Iterator[PhotoSource]:
@@ -82,11 +79,4 @@ def check_stems(sources: Sequence[PhotoSource]) -> None:
     Raises:
         UsageError: Two have.
     """
-    taken: dict[str, str] = {}
-    for source in sources:
-        other = taken.setdefault(source.stem, source.name)
-        if other != source.name:
-            raise UsageError(
-                f"{other} and {source.name} would both be written as {source.stem}: use a "
-                "different --out for each"
-            )
+    refuse_clashes((source.stem, source.name) for source in sources)

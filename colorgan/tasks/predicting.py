@@ -9,7 +9,6 @@ boxes.json           a detector: COCO's format; drawn/ to look at
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from colorgan.data import PictureError, ShardError
 from colorgan.distributed.ranks import DeviceName, chosen_device
 from colorgan.errors import UsageError
 from colorgan.evaluation.picture_grids import draw_boxes, mask_colors, paint_mask
-from colorgan.files import owned_folder, replacing
+from colorgan.files import owned_folder, replacing, write_json
 from colorgan.models.model_folder import read_config, weights_digest
 from colorgan.models.predictors import Boxes, Classifier, Detector, Labels, Mask, Segmenter
 from colorgan.tasks.journal import Journal
@@ -204,14 +203,14 @@ def _write_summary(predictor: Any, rows: Sequence[Row], out: Path) -> None:
     classes = predictor.model_config.classes
     writers: dict[str, Callable[[], None]] = {
         "classifier": lambda: _write_labels(rows, classes, out),
-        "segmenter": lambda: _write_json(out / "masks.json", _about_masks(rows, predictor)),
-        "detector": lambda: _write_json(out / "boxes.json", coco_boxes(rows, classes)),
+        "segmenter": lambda: write_json(out / "masks.json", _about_masks(rows, predictor)),
+        "detector": lambda: write_json(out / "boxes.json", coco_boxes(rows, classes)),
     }
     writers[predictor.kind]()
 
 
 def _write_labels(rows: Sequence[Row], classes: Sequence[str], out: Path) -> None:
-    _write_json(out / "labels.json", {"classes": list(classes), "photos": list(rows)})
+    write_json(out / "labels.json", {"classes": list(classes), "photos": list(rows)})
     with replacing(out / "labels.csv") as partial, partial.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["photo", *classes])
@@ -250,8 +249,3 @@ def _coco_box(found: Mapping[str, Any]) -> dict[str, Any]:
         "area": width * height,
         "score": found["score"],
     }
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

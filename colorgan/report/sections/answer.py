@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
+from colorgan.evaluation.record import WITHOUT_NEAR_GREY
 from colorgan.probes.record import Probe
 from colorgan.report.blocks import Card
 from colorgan.report.final_scores import Result, by_conditions, data_name, spread
@@ -14,8 +15,6 @@ from colorgan.report.sections.probes import best_of, by_model
 from colorgan.report.sections.transfer import interval_text, percent_text, points
 from colorgan.runs.reading import RunFolder
 from colorgan.study.record import ComparisonRecord, ProtocolRecord, Study
-
-WITHOUT_NEAR_GREY = "_without_near_grey"  # the ending of such scores' names
 
 
 def verdicts(report_data: ReportData) -> list[str]:
