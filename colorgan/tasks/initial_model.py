@@ -13,6 +13,7 @@ from colorgan.config.recipe import FinetuneRecipe
 from colorgan.errors import ModelFolderError, UsageError
 from colorgan.evaluation.downstream import TASKS, DownstreamTask
 from colorgan.models.model_folder import (
+    Architecture,
     ModelConfig,
     build_model,
     check_inference,
@@ -21,7 +22,7 @@ from colorgan.models.model_folder import (
     weights_digest,
 )
 from colorgan.models.modes import initialise
-from colorgan.models.unet import FeaturePyramid
+from colorgan.models.unet import encoder_of
 from colorgan.tasks.networks import architecture_of, start_encoder
 
 
@@ -47,8 +48,12 @@ def initial_model(
             f"the training set has no classes to {recipe.task}: pack a labelled corpus (voc, coco)"
         )
 
+    num_outputs = task.num_outputs(len(classes))
     if recipe.init == "scratch":
-        config = _drawn_config(recipe, task, classes, palette)
+        architecture = architecture_of(
+            recipe.network, num_outputs=num_outputs, head_width=recipe.head_width
+        )
+        config = _config(recipe, task, architecture, classes, palette)
         model = build_model(config)
         initialise(model, recipe.seed)
         start_encoder(model, recipe.network.image_size, recipe.network.encoder_weights)
@@ -58,15 +63,12 @@ def initial_model(
     pretrained, source = load_model(folder, "generator", "encoder")
     check_inference(recipe.inference, source.architecture, recipe.init)
     _check_network(recipe, source)
+    # Not of the recipe's network: its size may be one that only a network from a folder takes.
     architecture = source.architecture.model_copy(
-        update={
-            "num_outputs": task.num_outputs(len(classes)),
-            "head_width": recipe.head_width,
-        }
+        update={"num_outputs": num_outputs, "head_width": recipe.head_width}
     )
-    config = _drawn_config(recipe, task, classes, palette).model_copy(
+    config = _config(recipe, task, architecture, classes, palette).model_copy(
         update={
-            "architecture": architecture,
             "ab_scale": source.ab_scale,
             "input_size": _input_size(recipe, source),
             # Of the bytes, not the path: a comparison can prove which features a model began with.
@@ -80,20 +82,17 @@ def initial_model(
     return model, config
 
 
-def _drawn_config(
+def _config(
     recipe: FinetuneRecipe,
     task: DownstreamTask,
+    architecture: Architecture,
     classes: tuple[str, ...],
     palette: tuple[tuple[int, int, int], ...],
 ) -> ModelConfig:
-    """Return the config of a network drawn from the seed."""
+    """Return the config of a network that the recipe's task trains."""
     return ModelConfig(
         kind=task.kind,
-        architecture=architecture_of(
-            recipe.network,
-            num_outputs=task.num_outputs(len(classes)),
-            head_width=recipe.head_width,
-        ),
+        architecture=architecture,
         ab_scale=recipe.network.ab_scale,
         inference=recipe.inference,
         classes=classes,
@@ -108,10 +107,8 @@ def new_layers(model: nn.Module, task: DownstreamTask) -> tuple[str, ...]:
 
     Behind an encoder from elsewhere, all.
     """
-    encoder = model.encoder
-    assert isinstance(encoder, FeaturePyramid)
     # Only a generator's encoder comes with a decoder.
-    return (task.new_layers,) if encoder.sees_luminance else ("decoder.", "head.")
+    return (task.new_layers,) if encoder_of(model).sees_luminance else ("decoder.", "head.")
 
 
 def _input_size(recipe: FinetuneRecipe, source: ModelConfig) -> int | None:
