@@ -57,7 +57,9 @@ def test_no_rank_outlives_its_launcher(
 ) -> None:
     run = tmp_path / "run"
     words = ["--data.train", packed["train"], "--run_dir", run, "--images", 1_000_000, *TINY]
-    command = [*LAUNCHERS[launcher], LAUNCHER / "pretrain.py", *words]
+    # Under nohup SIGHUP is ignored, also by what these tests start.
+    untouched = ["env", "--default-signal=HUP"]
+    command = [*untouched, *LAUNCHERS[launcher], LAUNCHER / "pretrain.py", *words]
     with (tmp_path / "output").open("w") as output:
         process = subprocess.Popen(
             [str(word) for word in command],

@@ -38,7 +38,7 @@ class FakeMaker:
             position = int(plan.positions[0])
             item = Item(position, 0, position, position, Members(b"", None, None))
             images = DecodedImages(torch.zeros(1), None, None)
-            yield Decoded([item], images, None)
+            yield Decoded([item], images, None, None)
 
     def wait_until_made(self, number: int) -> bool:
         with self.changed:
