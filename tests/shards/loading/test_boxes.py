@@ -85,6 +85,13 @@ def loaded(
     return batches
 
 
+def red_box(red_HW: torch.Tensor) -> torch.Tensor:
+    """Return the bounds of the red pixels: left, top, right and bottom, in pixels."""
+    rows = (red_HW > 0.5).any(1).nonzero().flatten()
+    columns = (red_HW > 0.5).any(0).nonzero().flatten()
+    return torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+
+
 def redness(batch: Batch) -> torch.Tensor:
     """How much of each pixel is the rectangle, B x H x W, by its a*: grey has none."""
     red_BHW = batch.lab_B3HW[:, 1]
@@ -124,16 +131,7 @@ def test_the_box_bounds_the_drawn_rectangle(
             if not len(boxes.boxes_N4):  # hardly anything left of it
                 assert float((red_HW > 0.5).float().mean()) < 0.5
                 continue
-            rows = (red_HW > 0.5).any(1).nonzero().flatten()
-            columns = (red_HW > 0.5).any(0).nonzero().flatten()
-            seen = torch.stack(
-                [
-                    columns[0],
-                    rows[0],
-                    columns[-1] + 1,
-                    rows[-1] + 1,
-                ]
-            )
+            seen = red_box(red_HW)
             box = boxes.boxes_N4[0] * 32
             assert torch.allclose(
                 box,
@@ -184,18 +182,7 @@ def test_boxes_follow_into_a_square(
         for red_HW, boxes in zip(redness(batch), batch.boxes, strict=True):
             if not len(boxes.boxes_N4):
                 continue
-            red_rows = (red_HW > 0.5).any(1)
-            red_columns = (red_HW > 0.5).any(0)
-            rows = red_rows.nonzero().flatten()
-            columns = red_columns.nonzero().flatten()
-            seen = torch.stack(
-                [
-                    columns[0],
-                    rows[0],
-                    columns[-1] + 1,
-                    rows[-1] + 1,
-                ]
-            )
+            seen = red_box(red_HW)
             box = boxes.boxes_N4[0] * 32
             assert torch.allclose(
                 box,
