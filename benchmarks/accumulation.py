@@ -60,6 +60,7 @@ def idle_share(
     maker: Any = SleepingMaker(decoder_s)
     # The product's own queue: only decoder and device are stand-ins.
     stream = Stream(maker, plans, max_ready)
+    stream.start()
 
     # The first step fills the pipeline and is not counted.
     waited_s = worked_s = 0.0

@@ -311,9 +311,11 @@ class Loader:
     def _run(self, spec: StreamSpec, plans: Iterator[Plan]) -> Iterator[Decoded]:
         maker = BatchMaker(self.shards, spec, self._bad_samples, self._read_at)
         stream = Stream(maker, plans, self._max_ready)
+        # Before it starts: a `close` in another thread that misses it would leave it running.
         self._streams.append(stream)
 
         try:
+            stream.start()
             while (decoded := stream.next()) is not None:
                 yield decoded
         finally:

@@ -40,7 +40,7 @@ def _close_running() -> None:
 
 
 class Stream:
-    """A `BatchMaker` in a thread of its own.
+    """A `BatchMaker` in a thread of its own, which `start` starts.
 
     The thread is a daemon and checks for `close` every tenth of a second, so nothing waits for it
     for long.
@@ -57,9 +57,11 @@ class Stream:
         self._ready: queue.Queue[Decoded | BaseException | None] = queue.Queue(max_ready)
         self._stop = threading.Event()
         self.wait_s = 0.0
-
-        _RUNNING.add(self)
         self._thread = threading.Thread(target=self._work, name="shards-stream", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; whoever may call `close` must know this stream before."""
+        _RUNNING.add(self)
         self._thread.start()
 
     def next(self) -> Decoded | None:
@@ -89,7 +91,7 @@ class Stream:
         self._stop.set()
         self._maker.abort()
         # A generator's finaliser may run in the stream's own thread, which cannot join itself.
-        if self._thread is not threading.current_thread():
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout=_JOIN_S)
 
     def _work(self) -> None:

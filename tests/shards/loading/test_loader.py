@@ -18,6 +18,7 @@ from helpers.tiny_set import TinySample, png, tiny_sample, without_quantization,
 from shards.errors import LoadError, ManifestError, OrderError
 from shards.loading.loader import Batch, Loader
 from shards.loading.shard_set import open_shards
+from shards.loading.stream import Stream
 from shards.order import MixedOrder, Order, replacement
 from shards.storage.shard_files import ShardFiles
 
@@ -515,10 +516,26 @@ def test_close_ends_although_a_read_is_stalled(folder: Path) -> None:
     consumer.start()
     assert reading.wait(LONG_S)
 
-    loader.close()
-    consumer.join(LONG_S)
-    assert not consumer.is_alive()
-    release.set()
+    try:
+        loader.close()
+        consumer.join(LONG_S)
+        assert not consumer.is_alive()
+    finally:
+        release.set()
+
+
+def test_close_ends_a_stream_that_is_about_to_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = Loader(open_shards([folder]), **SETTINGS)
+    start = Stream.start
+
+    def close_first(stream: Stream) -> None:
+        loader.close()
+        start(stream)
+
+    monkeypatch.setattr(Stream, "start", close_first)
+    assert next(loader.train_batches(0), None) is None
 
 
 def test_loader_can_be_left_at_any_moment_and_used_again(folder: Path) -> None:

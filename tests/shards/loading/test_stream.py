@@ -95,7 +95,9 @@ def plans(number: int) -> Iterator[Plan]:
 
 
 def fake_stream(maker: Any, number: int, max_ready: int = 2) -> Stream:
-    return Stream(maker, plans(number), max_ready)
+    stream = Stream(maker, plans(number), max_ready)
+    stream.start()
+    return stream
 
 
 def test_batches_come_in_order_and_the_maker_is_closed() -> None:
