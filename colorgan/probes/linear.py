@@ -66,12 +66,15 @@ class LinearLevel:
         cross_validated: mean over the classes of the best cost's AP on the training part.
         costs: of each class; NaN if it was not trained.
         unfinished_fits: fits that LIBLINEAR gave up (`svm.MAX_ITERATIONS`).
+        decisions_MC: the classifiers' values on the test part, float64; NaN where a class was not
+            trained.
     """
 
     score: Score
     cross_validated: float
     costs: tuple[float, ...]
     unfinished_fits: int
+    decisions_MC: Floats
 
 
 @dataclass(frozen=True)
@@ -135,11 +138,13 @@ def probe_linear(
         shown,
     )
     trained = [fit for fit in fits if fit is not None]
+    absent_M = np.full(len(test_rows), np.nan)
     return LinearLevel(
         score_columns([fit.scores if fit else None for fit in fits], test),
         mean(fit.precision for fit in trained) if trained else math.nan,
         tuple(fit.cost if fit else math.nan for fit in fits),
         sum(fit.unfinished for fit in trained),
+        np.stack([fit.scores if fit else absent_M for fit in fits], axis=1),
     )
 
 

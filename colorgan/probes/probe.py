@@ -5,24 +5,40 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from colorgan.config.progress import images_shown
 from colorgan.data import Loader, ShardSet, open_set, open_whole_set
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import ModelFolderError, UsageError
-from colorgan.files import check_output
+from colorgan.evaluation.record import (
+    EVALUATION,
+    Evaluation,
+    SavedEvaluation,
+    write_evaluation,
+)
+from colorgan.files import check_output, replacing_folder
 from colorgan.models.model_folder import ModelConfig, build_model, load_model, read_config
 from colorgan.models.unet import FeaturePyramid, encoder_of
 from colorgan.probes.features import Features, extract_features, level_grids, random_encoder
+from colorgan.probes.linear import LinearLevel
 from colorgan.probes.record import PROBE, write_probe
 from colorgan.probes.settings import RANDOM, DataSettings, ProbeSettings
 from colorgan.probes.svm import check_sklearn
-from colorgan.probes.tables import ProbeKind, plain, probe, tables
+from colorgan.probes.tables import (
+    Probed,
+    ProbeKind,
+    best_linear_level,
+    plain,
+    probe,
+    tables,
+)
 
 PRINT_EVERY_S = 10.0
 ALL_KINDS: tuple[ProbeKind, ...] = ("linear", "lowshot", "knn")
@@ -100,7 +116,52 @@ def run(settings: ProbeSettings, ranks: Ranks) -> None:
             ),
             **plain(probed, grids),
         }
+        _write_evidence(settings, config, probed, test)
+        # Last: where it stands, the probe is complete.
         print(f"Written: {write_probe(settings.out, fields)}")
+
+
+def _write_evidence(
+    settings: ProbeSettings, config: ModelConfig, probed: Probed, test: Part
+) -> None:
+    """Write what the linear classifiers of the chosen level say of each test image.
+
+    A study compares arms by it, with an interval over images (colorgan/study/comparison.py).
+    """
+    best = best_linear_level(probed)
+    if best is None:
+        return
+
+    about_it = {
+        "model": settings.model,
+        "data": list(map(str, settings.data.test)),
+        "kind": "classifier",
+        "images_seen": 0 if settings.model == RANDOM else config.images_seen,
+        "classes": list(test.shards.classes),
+    }
+    evaluation = evidence(probed.linear[best], test.features, test.shards.classes)
+    with replacing_folder(settings.out / EVALUATION) as partial:
+        write_evaluation(partial, evaluation, about_it)
+
+
+def evidence(level: LinearLevel, test: Features, classes: Sequence[str]) -> Evaluation:
+    """Return a level's scores and its classifiers' values; classes without one are left out."""
+    scores_NC = torch.from_numpy(level.decisions_MC)
+    trained_C = ~scores_NC.isnan().all(dim=0)
+    per_image = {
+        "sample_ids_N": test.sample_ids_N,
+        "scores_NC": scores_NC[:, trained_C],
+        "positives_NC": test.positives_NC[:, trained_C].to(torch.uint8),
+        "difficult_NC": test.difficult_NC[:, trained_C].to(torch.uint8),
+    }
+    scores = {
+        "mAP": level.score.mAP,
+        "mAP_11_point": level.score.mAP_11_point,
+        "images": float(len(test.sample_ids_N)),
+        "classes": float(level.score.classes),
+    }
+    per_class = dict(zip(classes, level.score.per_class, strict=True))
+    return Evaluation(SavedEvaluation(scores=scores, per_class=per_class), per_image)
 
 
 def check(settings: ProbeSettings, ranks: Ranks) -> None:

@@ -129,7 +129,7 @@ def plain(probed: Probed, grids: Sequence[LevelGrid]) -> dict[str, Any]:
             "costs": COSTS,
             "folds": NUM_FOLDS,
             "best_level": best_linear_level(probed),
-            "levels": [asdict(level) for level in probed.linear],
+            "levels": [_linear_fields(level) for level in probed.linear],
         }
     if probed.low_shot:
         fields["lowshot"] = {
@@ -147,6 +147,13 @@ def plain(probed: Probed, grids: Sequence[LevelGrid]) -> dict[str, Any]:
             "levels": [list(map(asdict, level)) for level in probed.knn],
         }
     return {name: _without_nan(value) for name, value in fields.items()}
+
+
+def _linear_fields(level: LinearLevel) -> dict[str, Any]:
+    """Return a level's fields; its decisions, one per image, have a file of their own."""
+    fields = asdict(level)
+    del fields["decisions_MC"]
+    return fields
 
 
 def _without_nan(value: Any) -> Any:

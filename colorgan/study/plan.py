@@ -31,7 +31,7 @@ from colorgan.study.arms import (
     scratch_arm,
     shared_network,
 )
-from colorgan.study.protocols import FROZEN, Protocol, Split, find_protocol
+from colorgan.study.protocols import SHOWN_ONLY, Protocol, Split, find_protocol
 from colorgan.study.record import STUDY
 from colorgan.study.settings import StudySettings
 from colorgan.study.steps import IN_PROCESS, Step
@@ -301,24 +301,24 @@ class Plan:
     def _final_steps(self, names: list[str]) -> Iterator[Step]:
         out = self.settings.out
         page = out / "report" / "report.html"
-        trained = [trial for trial in self.trials if trial.protocol.task not in FROZEN]
-        if trained:
+        compared = [trial for trial in self.trials if trial.protocol.task not in SHOWN_ONLY]
+        if compared:
             yield Step(
                 "table",
                 IN_PROCESS,
                 out / STUDY,
                 tuple(names),
                 # In this process: it reads a few files and needs no device.
-                action=lambda: write_table(self.settings, trained),
+                action=lambda: write_table(self.settings, compared),
                 always=True,
             )
 
-        folders = [str(out)] if trained else []
+        folders = [str(out)] if compared else []
         for trial in self.trials:
-            if trial.protocol.task in FROZEN:
+            if trial.protocol.task in SHOWN_ONLY:
                 folders += [str(step.done.parent) for step in trial.probes()]
         recipe = {"out": str(page.parent), "runs": folders}
-        parents = ("table",) if trained else tuple(names)
+        parents = ("table",) if compared else tuple(names)
         yield Step(
             "report",
             "report",

@@ -19,6 +19,8 @@ from colorgan.errors import UsageError
 Task = TaskName | Literal["linear", "lowshot", "knn"]
 SCRATCH, RANDOM = "scratch", "random"  # starts without pretraining, of runs and of probes
 FROZEN: frozenset[str] = frozenset({"linear", "lowshot", "knn"})
+# Those without a score per image: the report shows their tables, the study compares no arms.
+SHOWN_ONLY: frozenset[str] = frozenset({"lowshot", "knn"})
 StartKind = Literal["scratch", "pretrained"]
 
 # Each score that a protocol names, in the words of a table's head. Scores are shares in [0, 1].

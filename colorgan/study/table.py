@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from colorgan.evaluation.record import EVALUATION, SCORES, SavedEvaluation, read_evaluation
+from colorgan.evaluation.record import SCORES, SavedEvaluation, read_evaluation
 from colorgan.study.arms import Arm
-from colorgan.study.comparison import ArmScores, RunKey, compare, read_arm, survives_many
+from colorgan.study.comparison import ArmScores, compare, read_arm, survives_many
 from colorgan.study.costs import read_costs
-from colorgan.study.protocols import METRIC_TITLES, SCRATCH
+from colorgan.study.protocols import FROZEN, METRIC_TITLES
 from colorgan.study.record import (
     ArmRecord,
     ArmValues,
@@ -27,9 +27,8 @@ from colorgan.study.record import (
     write_study,
 )
 from colorgan.study.settings import StudySettings
-from colorgan.study.trial import Trial, best_rates, read_scores
+from colorgan.study.trial import Folders, Trial, best_rates, read_scores
 
-Folders = Mapping[str, Mapping[RunKey, Path]]  # arm -> (pretraining seed, seed) -> evaluation
 # A model that gives one class to this share of all pixels or images has learnt nothing else.
 ONE_CLASS_SHARE = 0.995
 # IoU of stray pixels: at 64 pixels, runs that are at background have other classes below it.
@@ -42,7 +41,7 @@ def write_table(settings: StudySettings, trials: Sequence[Trial]) -> None:
     Raises:
         UsageError: an evaluation is missing, damaged or of other images.
     """
-    rows = [protocol_record(trial, settings) for trial in trials]
+    rows = [protocol_record(trial, settings, len(trials)) for trial in trials]
     minutes = read_costs(settings.out / "steps")
     write_study(settings.out, StudyRecord(protocols=tuple(rows), core_minutes=minutes))
 
@@ -58,35 +57,29 @@ def write_table(settings: StudySettings, trials: Sequence[Trial]) -> None:
         )
 
 
-def protocol_record(trial: Trial, settings: StudySettings) -> ProtocolRecord:
-    """Return one protocol's part of study.json."""
+def protocol_record(trial: Trial, settings: StudySettings, num_protocols: int) -> ProtocolRecord:
+    """Return one protocol's part of study.json.
+
+    Args:
+        trial: its runs or probes are complete.
+        settings: of the study.
+        num_protocols: that compare arms; all comparisons are corrected for together.
+    """
     protocol = trial.protocol
-    folders = evaluation_folders(trial)
+    folders = trial.evaluations()
+    frozen = protocol.task in FROZEN
+    baseline, *_ = trial.compared_arms
     train = json.loads((trial.folder_of(trial.split.train) / "manifest.json").read_text())
     # Of any run: all are scored on one test part, which `compare` checks.
-    test = read_scores(next(iter(folders[SCRATCH].values())) / SCORES)
-    scores = trial.search_scores()
-    best = best_rates(scores)
+    test = read_scores(next(iter(folders[baseline.name].values())) / SCORES)
 
-    # Every protocol has as many comparisons; together they are corrected for.
-    pairs = _pairs(trial.arms, settings.comparisons)
-    num_comparisons = len(pairs) * len(settings.protocols)
+    pairs = _pairs(trial.compared_arms, settings.comparisons)
+    num_comparisons = len(pairs) * num_protocols
     headline = {name: read_arm(name, runs, protocol.metric) for name, runs in folders.items()}
-    comparisons = compared(headline, pairs, protocol.metric, num_comparisons, folders)
+    # A linear classifier of features that say nothing still ranks: no class is looked for.
+    looked_at = None if frozen else folders
+    comparisons = compared(headline, pairs, protocol.metric, num_comparisons, looked_at)
 
-    arms = []
-    for arm in trial.arms:
-        tried = {f"{rate:g}": score for rate, score in scores.get(arm.name, {}).items()}
-        stages = trial.stages_of(arm, best.get(arm.name))
-        arms.append(
-            ArmRecord(
-                name=arm.name,
-                settings={"stages": stages, "search": tried},
-                values=tuple(headline[arm.name].values.values()),
-                pretraining_seeds=tuple(str(start.seed) for start in arm.starts if arm.pretrained),
-                runs=tuple(str(folder.parent) for folder in folders[arm.name].values()),
-            )
-        )
     return ProtocolRecord(
         name=protocol.name,
         title=protocol.title,
@@ -103,28 +96,41 @@ def protocol_record(trial: Trial, settings: StudySettings) -> ProtocolRecord:
             test=int(test["images"]),
             classes=int(test["classes"]),
         ),
-        seeds=tuple(map(str, trial.seeds)),
-        arms=tuple(arms),
+        seeds=tuple(map(str, trial.seeds[:1] if frozen else trial.seeds)),
+        arms=_arm_records(trial, headline, folders),
         comparisons=comparisons,
         further=tuple(further_score(folders, pairs, metric) for metric in protocol.further),
     )
 
 
-def evaluation_folders(trial: Trial) -> Folders:
-    """Return the evaluation folder of every run."""
-    return {
-        arm.name: {
-            (start.seed, seed): trial.folder(start, seed) / EVALUATION
-            for start in arm.starts
-            for seed in trial.seeds
-        }
-        for arm in trial.arms
-    }
+def _arm_records(
+    trial: Trial, headline: Mapping[str, ArmScores], folders: Folders
+) -> tuple[ArmRecord, ...]:
+    """Return every arm with its values; of one that is trained, its schedule and what it tried."""
+    scores = trial.search_scores()
+    best = best_rates(scores)
+    records = []
+    for arm in trial.compared_arms:
+        how = {}
+        if trial.protocol.task not in FROZEN:
+            tried = {f"{rate:g}": score for rate, score in scores.get(arm.name, {}).items()}
+            how = {"stages": trial.stages_of(arm, best.get(arm.name)), "search": tried}
+        records.append(
+            ArmRecord(
+                name=arm.name,
+                settings=how,
+                values=tuple(headline[arm.name].values.values()),
+                pretraining_seeds=tuple(str(start.seed) for start in arm.starts if arm.pretrained),
+                runs=tuple(str(folder.parent) for folder in folders[arm.name].values()),
+            )
+        )
+    return tuple(records)
 
 
 def _pairs(arms: Sequence[Arm], further: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    against_scratch = [(arm.name, SCRATCH) for arm in arms if arm.pretrained]
-    return [*against_scratch, *further]
+    """Return every arm with the first, which is not pretrained, and the pairs asked for."""
+    baseline, *others = arms
+    return [*((arm.name, baseline.name) for arm in others), *further]
 
 
 def compared(

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from colorgan.evaluation.record import EVALUATION, SCORES
 from colorgan.files import mapping, number, read_json
 from colorgan.probes.record import PROBE
 from colorgan.study.arms import Arm, Start
+from colorgan.study.comparison import RunKey
 from colorgan.study.protocols import FROZEN, RANDOM, SCRATCH, PackedPart, Protocol, Split
 from colorgan.study.steps import IN_PROCESS, Step
 
@@ -28,6 +30,7 @@ HELD_OUT = "80,20"  # of the training part, for a search where the protocol hold
 RATES = "rates.json"
 STAGE_KEYS = ("epochs", "learning_rate", "features", "schedule")  # in every recipe of a stage
 
+Folders = Mapping[str, Mapping[RunKey, Path]]  # arm -> run -> evaluation
 Scores = dict[str, dict[float, float | None]]  # arm -> learning rate -> score; None: it diverged
 
 
@@ -249,15 +252,47 @@ class Trial:
                 stage["learning_rate"] = learning_rate
         return plain
 
+    @cached_property
+    def compared_arms(self) -> tuple[Arm, ...]:
+        """The arms of the table, the one without pretraining first.
+
+        Scratch has no features to judge; random weights stand for it, as many as there are
+        pretraining seeds, so that the interval covers other random weights too.
+        """
+        if self.protocol.task not in FROZEN:
+            return self.arms
+
+        pretrained = [arm for arm in self.arms if arm.pretrained]
+        most = max(pretrained, key=lambda arm: len(arm.starts))
+        drawn = [start.seed for start in most.starts] if len(most.starts) > 1 else self.seeds
+        random = Arm(RANDOM, tuple(Start(RANDOM, seed=seed) for seed in drawn))
+        return (random, *pretrained)
+
     def probes(self) -> list[Step]:
         """Return the probes: each generator with the first seed, random weights with each seed."""
-        # Scratch has no features to judge; random weights stand for it.
-        starts = [start for arm in self.arms for start in arm.starts if start.generator is not None]
-        steps = [self._probe(start, self.seeds[0], starts[0]) for start in starts]
-        return [
-            *steps,
-            *(self._probe(Start(RANDOM), seed, starts[0]) for seed in self.seeds),
-        ]
+        random, *pretrained = self.compared_arms
+        starts = [start for arm in pretrained for start in arm.starts]
+        return [self._probe(start, starts[0]) for start in (*starts, *random.starts)]
+
+    def evaluations(self) -> Folders:
+        """Return the evaluation folder of every run and probe whose score counts."""
+        frozen = self.protocol.task in FROZEN
+        seeds = self.seeds[:1] if frozen else self.seeds
+        folders: dict[str, dict[RunKey, Path]] = {}
+        for arm in self.compared_arms:
+            folders[arm.name] = {}
+            for start in arm.starts:
+                for seed in seeds:
+                    run = self.probe_folder(start) if frozen else self.folder(start, seed)
+                    folders[arm.name][start.seed, seed] = run / EVALUATION
+        return folders
+
+    def probe_folder(self, start: Start) -> Path:
+        """Return the folder of a probe; the seed draws random weights, and few-label images."""
+        return self.folder(start, self._probe_seed(start))
+
+    def _probe_seed(self, start: Start) -> int:
+        return start.seed if start.generator is None else self.seeds[0]
 
     def _run(
         self,
@@ -306,12 +341,12 @@ class Trial:
             start.inputs,
         )
 
-    def _probe(self, start: Start, seed: int, like: Start) -> Step:
-        folder = self.folder(start, seed)
+    def _probe(self, start: Start, like: Start) -> Step:
+        folder = self.probe_folder(start)
         recipe = {
             "protocol": self.protocol.task,
             "model": RANDOM if start.generator is None else str(start.generator),
-            "seed": seed,
+            "seed": self._probe_seed(start),
             "data.train": [str(self.folder_of(self.split.train))],
             "data.test": [str(self.folder_of(self.split.test))],
             "out": str(folder),

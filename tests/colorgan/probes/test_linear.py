@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import TrainingError, UsageError
 from colorgan.evaluation.metrics import average_precision
+from colorgan.evaluation.record import write_evaluation
 from colorgan.models.layers import BatchNorm
 from colorgan.models.modes import initialise
 from colorgan.models.unet import Encoder
@@ -35,8 +36,10 @@ from colorgan.probes.features import (
 )
 from colorgan.probes.knn import TEMPERATURE, probe_neighbors
 from colorgan.probes.linear import SHOTS, probe_linear, probe_shots, score_columns, shot_order
+from colorgan.probes.probe import evidence
 from colorgan.probes.svm import COSTS, check_sklearn, choose_cost, fit_svm, unit_rows
 from colorgan.probes.tables import Probed, best_linear_level, best_neighbors, plain, probe, tables
+from colorgan.study.comparison import read_arm
 
 ONE = Ranks.single()
 NUM_PICTURES, NUM_CLASSES = 22, 3
@@ -511,7 +514,7 @@ def test_a_constant_level_scores_at_chance(numbers: int) -> None:
         assert all(0 < found.score.mAP < 1 for found in probe_neighbors(0, *constant))
 
 
-def test_classes_with_too_few_pictures_are_left_out_and_counted() -> None:
+def test_classes_with_too_few_pictures_are_left_out_and_counted(tmp_path: Path) -> None:
     train = clusters(40, 0)
     test = clusters(30, 1)
     train.positives_NC[:, 2] = torch.arange(40) < 2
@@ -542,6 +545,14 @@ def test_classes_with_too_few_pictures_are_left_out_and_counted() -> None:
     assert tables(
         probed, [LevelGrid(8, 1, 1)], len(train.sample_ids_N), len(test.sample_ids_N)
     ).endswith("- ± -")
+
+    # A study recomputes the score from what each classifier says of each image.
+    names = ("cat", "dog", "fox")
+    write_evaluation(tmp_path, evidence(linear, test, names), {"classes": names})
+    arm = read_arm("l1", {(0, 0): tmp_path}, "mAP")
+    assert arm.values[0, 0] == pytest.approx(linear.score.mAP)
+    assert arm.evidence[0, 0]["scores_NC"].shape == (30, 2)
+    assert np.isfinite(arm.evidence[0, 0]["scores_NC"]).all()
 
     train.positives_NC[:, 2] = False
     assert probe_neighbors(0, train, test)[0].score.classes == 2

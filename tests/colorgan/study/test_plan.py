@@ -247,3 +247,32 @@ def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
         check_folder(tmp_path)
     with pytest.raises(UsageError, match="is a file"):
         check_folder(tmp_path / "study" / "notes.txt")
+
+
+@pytest.mark.parametrize(
+    ("pretrain_seeds", "drawn"),
+    [([4, 5, 6], (4, 5, 6)), ([], (0, 1))],
+)
+def test_frozen_features_are_compared_with_as_many_random_weights(
+    pretrain_seeds: list[int], drawn: tuple[int, ...], tmp_path: Path
+) -> None:
+    plan = plan_of(
+        tmp_path,
+        pretrain={"l1": {"data.train": ["x"]}},
+        pretrain_seeds=pretrain_seeds,
+        protocols=["voc2007-linear", "knn"],
+        seeds=[0, 1],
+    )
+    linear, _ = plan.trials
+    random, pretrained = linear.compared_arms
+    assert (random.name, pretrained.name) == ("random", "l1")
+    assert tuple(start.seed for start in random.starts) == drawn
+
+    # Each is one probe, which the table waits for.
+    probes = {step.name for step in linear.probes()}
+    folders = linear.evaluations()
+    assert {run.parent.name for arm in folders.values() for run in arm.values()} == {
+        name.split("/")[1] for name in probes
+    }
+    (table,) = [step for step in plan.steps if step.name == "table"]
+    assert probes <= set(table.parents)

@@ -6,11 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from helpers.commands import LAUNCHER
 from helpers.drawn_runs import scored
+from torch import Tensor
 
-from colorgan.evaluation.record import SavedEvaluation
+from colorgan.evaluation.metrics import mean_average_precision
+from colorgan.evaluation.record import Evaluation, SavedEvaluation, write_evaluation
 from colorgan.study.comparison import ArmScores, read_arm
-from colorgan.study.table import Folders, compared, only_class
+from colorgan.study.plan import Plan
+from colorgan.study.settings import StudySettings
+from colorgan.study.table import compared, only_class, protocol_record
+from colorgan.study.trial import Folders
 
 
 def evaluated(folder: Path, columns: list[int]) -> Path:
@@ -86,3 +93,60 @@ def test_many_comparisons_are_named(noise: float, word: str) -> None:
     )
 
     assert found.verdict.endswith(f"; {word} with Bonferroni for 40 comparisons")
+
+
+def test_frozen_features_have_an_interval_over_images_and_pretraining_seeds(
+    tmp_path: Path,
+) -> None:
+    settings = StudySettings.model_validate(
+        {
+            "out": tmp_path,
+            "roots": {"voc": tmp_path, "pretrain": tmp_path},
+            "pretrain": {"l1": {"data.train": ["x"]}},
+            "pretrain_seeds": [0, 1, 2],
+            "protocols": ["voc2007-linear@all"],
+            "seeds": [0],
+        }
+    )
+    (trial,) = Plan(settings, LAUNCHER).trials
+    generator = torch.Generator().manual_seed(0)
+    labels_NC = torch.rand(60, 3, generator=generator) < 0.4
+    for name, runs in trial.evaluations().items():
+        for folder in runs.values():
+            noise_NC = torch.randn(60, 3, generator=generator)
+            signal = 2.0 if name == "l1" else 0.0
+            write_linear(folder, labels_NC, signal * labels_NC + noise_NC)
+    train = trial.folder_of(trial.split.train)
+    train.mkdir(parents=True)
+    (train / "manifest.json").write_text('{"shards": [{"samples": 40}, {"samples": 2}]}')
+
+    record = protocol_record(trial, settings, 1)
+
+    assert [arm.name for arm in record.arms] == ["random", "l1"]
+    assert [len(arm.values) for arm in record.arms] == [3, 3]
+    assert (record.data.train, record.data.test) == (42, 60)
+    (found,) = record.comparisons
+    assert (found.arm, found.against) == ("l1", "random")
+    assert found.low is not None and found.low > 0
+    assert "over pretraining seeds too" in found.verdict
+    assert [each.metric for each in record.further] == ["mAP_11_point"]
+
+
+def write_linear(folder: Path, labels_NC: Tensor, scores_NC: Tensor) -> None:
+    """Write what a linear classifier on frozen features leaves."""
+    difficult_NC = torch.zeros_like(labels_NC)
+    usual = mean_average_precision(scores_NC, labels_NC, difficult_NC)
+    eleven = mean_average_precision(scores_NC, labels_NC, difficult_NC, "11-point")
+    scores = {
+        "mAP": usual.value,
+        "mAP_11_point": eleven.value,
+        "images": float(len(labels_NC)),
+        "classes": float(usual.num_classes),
+    }
+    per_image = {
+        "sample_ids_N": torch.arange(len(labels_NC)),
+        "scores_NC": scores_NC,
+        "positives_NC": labels_NC.to(torch.uint8),
+        "difficult_NC": difficult_NC.to(torch.uint8),
+    }
+    write_evaluation(folder, Evaluation(SavedEvaluation(scores=scores), per_image), {})
