@@ -120,7 +120,7 @@ def collect(out: Path, name: str) -> Path:
         if not scores.is_file():
             continue
         recipe = read_run(run).recipe
-        recipes[arm] = {key: recipe[key] for key in RECIPE_KEYS if key in recipe}
+        recipes[arm] = _without_machine(recipe)
         generators.append(
             {
                 "arm": arm,
@@ -158,6 +158,15 @@ def _linear_probe(network: str, probe: Probe) -> dict[str, Any]:
     }
 
 
+def _without_machine(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return what tells a recipe apart; its sets by name, as their folders are of one machine."""
+    kept = {key: recipe[key] for key in RECIPE_KEYS if key in recipe}
+    data = dict(kept.get("data", {}))
+    for part in ("train", "val"):
+        data[part] = [Path(folder).name for folder in data.get(part, [])]
+    return {**kept, "data": data}
+
+
 def _without_folders(protocol: ProtocolRecord) -> ProtocolRecord:
     """Return a protocol without the folders of its runs, which are of one machine."""
     arms = [arm.model_copy(update={"runs": ()}) for arm in protocol.arms]
@@ -181,6 +190,11 @@ def read_result(path: Path) -> Result:
     )
 
 
+def read_results() -> list[Result]:
+    """Return the records of all studies, the first one's headline leads the page."""
+    return [read_result(path) for path in sorted(RECORDS.glob("*.json"))]
+
+
 def differences(
     results: Sequence[Result],
 ) -> Iterator[tuple[ProtocolRecord, ComparisonRecord]]:
@@ -198,7 +212,7 @@ def draw(results: Sequence[Result]) -> Figure:
         heights = [2.6, 0.5 + 0.3 * len(rows)]
         figure = Figure(figsize=(7.4, sum(heights) + 0.8), layout="constrained", dpi=130)
         above, below = figure.subplots(2, 1, height_ratios=heights)
-        _draw_levels(above, [probe for result in results for probe in result.probes])
+        _draw_levels(above, results[0].probes)
         _draw_differences(below, rows)
     return figure
 
@@ -291,7 +305,7 @@ def main() -> None:
         print(collect(arguments.collect, arguments.name or arguments.collect.name))
         return
 
-    results = [read_result(path) for path in sorted(RECORDS.glob("*.json"))]
+    results = read_results()
     PAGE.write_text(write_page(results))
     draw(results).savefig(FIGURE, metadata={"Software": None})
     print(f"{PAGE} and {FIGURE}, from {len(results)} studies")
