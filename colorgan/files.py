@@ -38,6 +38,7 @@ OUTPUTS = {
     "scores.json": "an evaluation",
     "probe.json": "a probe",
     "report.md": "a report",
+    "demo.js": "a demo page",
     "manifest.json": "a packed set",
 }
 

@@ -24,7 +24,7 @@ COLORGAN_FLOORS: tuple[tuple[str, ...], ...] = (
     ("evaluation", "training"),
     ("runs", "probes"),
     ("tasks", "study"),
-    ("report", "doctor", "api"),
+    ("report", "doctor", "api", "demo"),
     ("console",),
 )
 # errors.py, files.py, records.py and a file per record on disk are the ground of shards; packing
@@ -94,10 +94,12 @@ FRONT_DOORS = {
     "colorgan.tasks": {
         *("pretraining", "finetuning", "colorization", "sample_data"),
         *("consolidating", "photo_coloring", "predicting", "embedding", "encoder_import"),
+        "model_card",
     },
     "colorgan.probes": {"probe", "features", "record", "settings", "svm"},
     "colorgan.study": {"study", "settings", "record", "single_runs"},
     "colorgan.report": {"page"},
+    "colorgan.demo": {"page"},
     "colorgan.doctor": {"examine", "settings"},
     "shards.loading": {"loader", "samples", "label_scan", "shard_set", "boxes"},
     "shards.packing": {

@@ -21,6 +21,7 @@ from colorgan.files import what_is
 from colorgan.models.colorizing import PhotoRows, chroma_strips
 from colorgan.models.model_folder import ModelConfig, check_colors, load_model
 from colorgan.models.modes import set_inference
+from colorgan.tasks.model_card import DRAWN, on_drawn_shapes
 from colorgan.tasks.photo_files import OutputFormat, PhotoFile, list_photos, read_photo, write_photo
 
 
@@ -48,7 +49,7 @@ class PhotoColoring:
 
 
 def color_photos(generator: Path, photos: Sequence[Path], coloring: PhotoColoring) -> str:
-    """Color every photo that can be read; return a line about it.
+    """Color every photo that can be read; return lines about it.
 
     Raises:
         UsageError: A photo would be overwritten, or some could not be colored (the others are).
@@ -77,7 +78,8 @@ def color_photos(generator: Path, photos: Sequence[Path], coloring: PhotoColorin
         count = f"{len(files) - len(failures)} of {len(files)} photos colored"
         # An error, though the rest is done: a script must see that its photos are incomplete.
         raise UsageError(f"{coloring.out}: {count}; not colored:\n  " + "\n  ".join(failures))
-    return f"{coloring.out}: {len(files)} of {len(files)} photos colored"
+    text = f"{coloring.out}: {len(files)} of {len(files)} photos colored"
+    return f"{text}\nNote: {DRAWN}" if on_drawn_shapes(config) else text
 
 
 def _write_colored(

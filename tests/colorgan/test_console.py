@@ -113,5 +113,9 @@ def test_the_wheel_holds_commands_recipes_and_corpora(tmp_path: Path) -> None:
     assert {f"colorgan/launcher/{command}.py" for command in COMMANDS} <= names
     recipes = (ROOT / "launcher/configs").rglob("*.yaml")
     assert {f"colorgan/{path.relative_to(ROOT)}" for path in recipes} <= names
+    for package in ("report", "demo"):
+        plain = [path for path in (ROOT / "colorgan" / package).rglob("*.*") if path.is_file()]
+        kept = {str(path.relative_to(ROOT)) for path in plain if path.suffix != ".pyc"}
+        assert kept <= names
     corpora = (ROOT / "datasets").rglob("*.py")
     assert {f"colorgan/corpora/{path.relative_to(ROOT)}" for path in corpora} <= names

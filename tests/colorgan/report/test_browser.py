@@ -5,20 +5,16 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 import subprocess
 from typing import Any
 
 import pytest
+from helpers.browser import CHROMIUM, needs_browser
 from helpers.drawn_runs import GREY, HOSTILE, grid, make_run, probed, scored, study, tuned
 
 from colorgan.report.page import write_report
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs a browser: apt-get install chromium"
-)
+pytestmark = needs_browser
 
 # A4 less the page's margins of 14 mm is 182 mm: 688 CSS pixels.
 WIDTHS = {"phone": 360, "dark": 360, "desk": 1200, "print": 688}

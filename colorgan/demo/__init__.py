@@ -1,0 +1,4 @@
+"""A page that colors photos in the browser, with nothing to install and no network.
+
+Front door: `page`.
+"""
