@@ -18,7 +18,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from colorgan.demo.runtime import MODULE, SCRIPT, VERSION, WASM, runtime_files
+from colorgan.demo.runtime import MODULE, RUNTIME, SCRIPT, WASM, runtime_files
 from colorgan.files import check_output, replacing_folder
 from colorgan.models.generator import check_onnx, export_onnx
 from colorgan.models.model_folder import ModelConfig, check_colors, load_model
@@ -98,7 +98,7 @@ def _write_page(
         text = environment.get_template(name).render(
             config=config,
             drawn=DRAWN if on_drawn_shapes(config) else "",
-            version=VERSION,
+            version=RUNTIME.version,
             runtime=f"runtime/{SCRIPT}",
             parts=parts,
             style=(package / "style.css").read_text(encoding="utf-8"),

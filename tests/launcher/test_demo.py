@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import http.server
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,8 +18,9 @@ from PIL import Image
 from skimage import data
 from skimage.color import deltaE_ciede2000, rgb2lab
 
+from colorgan.demo.npm import fetch
 from colorgan.demo.page import write_demo
-from colorgan.demo.runtime import MODULE, REGISTRY, SCRIPT, TARBALL, WASM, runtime_files
+from colorgan.demo.runtime import MODULE, RUNTIME, SCRIPT, WASM, runtime_files
 from colorgan.errors import ModelFolderError, UsageError
 from colorgan.models.model_folder import build_model, save_model
 from colorgan.models.modes import initialise
@@ -52,13 +52,11 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fetch onnxruntime-web's package once."""
-    path = tmp_path_factory.mktemp("npm") / TARBALL
-    url = f"{REGISTRY}/onnxruntime-web/-/{TARBALL}"
+    path = tmp_path_factory.mktemp("npm") / RUNTIME.tarball
     try:
-        with urllib.request.urlopen(url, timeout=60) as response:
-            path.write_bytes(response.read())
-    except OSError as error:
-        pytest.skip(f"needs npm's registry: {url}: {error}")
+        path.write_bytes(fetch(RUNTIME))
+    except UsageError as error:
+        pytest.skip(f"needs npm's registry: {error}")
     return path
 
 
@@ -233,7 +231,7 @@ def test_another_registry_gives_the_same_files(
         monkeypatch.setenv("npm_config_registry", f"{server.url}/")
         fetched = runtime_files(None, told.append)
 
-    assert told == [f"Fetching {server.url}/onnxruntime-web/-/{TARBALL} (33 MB)"]
+    assert told == [f"Fetching {server.url}/onnxruntime-web/-/{RUNTIME.tarball} (33 MB)"]
     assert fetched == runtime_files(package, told.append)
     assert set(fetched) == {SCRIPT, MODULE, WASM}
 
@@ -257,13 +255,13 @@ def test_registries_that_do_not_answer(
 ) -> None:
     with serve(tmp_path) as server:
         if registry.endswith("wrong"):
-            (tmp_path / TARBALL).write_bytes(b"another package")
+            (tmp_path / RUNTIME.tarball).write_bytes(b"another package")
         monkeypatch.setenv("npm_config_registry", registry.format(server=server.url))
         with pytest.raises(UsageError) as raised:
             command("demo", "--generator", generator, "--out", tmp_path / "out")
 
     assert sentence in str(raised.value)
-    assert f"give it as --runtime {TARBALL}" in str(raised.value)
+    assert f"give it as --runtime {RUNTIME.tarball}" in str(raised.value)
     assert not (tmp_path / "out").exists()
 
 
