@@ -131,7 +131,7 @@ def probe_linear(
             model.decision_function(test_rows),
         )
 
-    fits = _over_classes(
+    fits = over_ranks(
         ranks,
         test.positives_NC.shape[1],
         of_class,
@@ -192,7 +192,7 @@ def probe_shots(
         scores: Floats = model.decision_function(test_rows)
         return scores
 
-    columns = _over_classes(ranks, num_classes, of_class, shown)
+    columns = over_ranks(ranks, num_classes, of_class, shown)
     levels = []
     for place, k in enumerate(shots):
         draws = []
@@ -262,12 +262,13 @@ def score_columns(columns: Sequence[Floats | Tensor | None], test: Features) -> 
     )
 
 
-def _over_classes(
-    ranks: Ranks, num_classes: int, work: Callable[[int], T], shown: Shown
-) -> list[T]:
-    """Do `work` for each class, shared over the ranks. Called on all ranks; the same on all."""
-    # Classes differ in cost: dealt out in turn they even out.
-    own = range(ranks.rank, num_classes, ranks.world_size)
+def over_ranks(ranks: Ranks, number: int, work: Callable[[int], T], shown: Shown) -> list[T]:
+    """Do `work` for 0 to `number` - 1, shared over the ranks.
+
+    Called on all ranks; the same on all.
+    """
+    # Classes and levels differ in cost: dealt out in turn they even out.
+    own = range(ranks.rank, number, ranks.world_size)
 
     def mine() -> dict[int, T]:
         done: dict[int, T] = {}
@@ -279,4 +280,4 @@ def _over_classes(
     results: dict[int, T] = {}
     for part in ranks.gather(ranks.on_all_ranks(mine)):
         results |= part
-    return [results[index] for index in range(num_classes)]
+    return [results[index] for index in range(number)]

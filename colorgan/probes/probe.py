@@ -14,7 +14,14 @@ from typing import Any, TypeVar
 import torch
 
 from colorgan.config.progress import images_shown
-from colorgan.data import Loader, ShardSet, open_set, open_whole_set
+from colorgan.data import (
+    Loader,
+    ShardSet,
+    count_classes,
+    is_remote,
+    open_set,
+    open_whole_set,
+)
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import ModelFolderError, UsageError
 from colorgan.evaluation.record import (
@@ -30,17 +37,20 @@ from colorgan.probes.features import Features, extract_features, level_grids, ra
 from colorgan.probes.linear import LinearLevel
 from colorgan.probes.record import PROBE, write_probe
 from colorgan.probes.settings import RANDOM, DataSettings, ProbeSettings
+from colorgan.probes.softmax import NEEDS_ONE, SoftmaxLevel, single_labels
 from colorgan.probes.svm import check_sklearn
 from colorgan.probes.tables import (
     Probed,
     ProbeKind,
     best_linear_level,
+    best_softmax_level,
     plain,
     probe,
     tables,
 )
 
 PRINT_EVERY_S = 10.0
+# Those for images with any number of classes; softmax needs exactly one.
 ALL_KINDS: tuple[ProbeKind, ...] = ("linear", "lowshot", "knn")
 
 T = TypeVar("T")
@@ -63,6 +73,8 @@ def run(settings: ProbeSettings, ranks: Ranks) -> None:
     encoder, config = ranks.on_all_ranks(lambda: open_encoder(settings))
     encoder.to(ranks.device)
     train_set, test_set = open_sets(settings.data, ranks)
+    if settings.protocol == "softmax":
+        ranks.on_all_ranks(lambda: check_single_labels(train_set, str(settings.data.train[0])))
 
     if settings.model == RANDOM:
 
@@ -95,14 +107,20 @@ def run(settings: ProbeSettings, ranks: Ranks) -> None:
     # Extraction is the long part: it is shared by all protocols.
     kinds = ALL_KINDS if settings.protocol == "all" else (settings.protocol,)
     grids = level_grids(encoder, config.architecture.image_size)
-    shown = printing(ranks)
+    labels = None
+    if "softmax" in kinds:
+        labels = (
+            single_labels(train.features, str(train.folders[0])),
+            single_labels(test.features, str(test.folders[0])),
+        )
     probed = probe(
         kinds,
         train.features,
         test.features,
         ranks,
         seed=settings.seed,
-        shown=shown,
+        labels=labels,
+        shown=printing(ranks),
     )
     if ranks.main:
         counts = [len(part.features.sample_ids_N) for part in (train, test)]
@@ -124,12 +142,17 @@ def run(settings: ProbeSettings, ranks: Ranks) -> None:
 def _write_evidence(
     settings: ProbeSettings, config: ModelConfig, probed: Probed, test: Part
 ) -> None:
-    """Write what the linear classifiers of the chosen level say of each test image.
+    """Write what the classifiers of the chosen level say of each test image.
 
     A study compares arms by it, with an interval over images (colorgan/study/comparison.py).
     """
-    best = best_linear_level(probed)
-    if best is None:
+    linear, softmax = best_linear_level(probed), best_softmax_level(probed)
+    classes = test.shards.classes
+    if linear is not None:
+        evaluation = evidence(probed.linear[linear], test.features, classes)
+    elif softmax is not None:
+        evaluation = softmax_evidence(probed.softmax[softmax], test.features, classes)
+    else:
         return
 
     about_it = {
@@ -137,9 +160,8 @@ def _write_evidence(
         "data": list(map(str, settings.data.test)),
         "kind": "classifier",
         "images_seen": 0 if settings.model == RANDOM else config.images_seen,
-        "classes": list(test.shards.classes),
+        "classes": list(classes),
     }
-    evaluation = evidence(probed.linear[best], test.features, test.shards.classes)
     with replacing_folder(settings.out / EVALUATION) as partial:
         write_evaluation(partial, evaluation, about_it)
 
@@ -162,6 +184,41 @@ def evidence(level: LinearLevel, test: Features, classes: Sequence[str]) -> Eval
     }
     per_class = dict(zip(classes, level.score.per_class, strict=True))
     return Evaluation(SavedEvaluation(scores=scores, per_class=per_class), per_image)
+
+
+def softmax_evidence(level: SoftmaxLevel, test: Features, classes: Sequence[str]) -> Evaluation:
+    """Return a level's accuracies, and of each image its class and the classes put before it."""
+    per_image = {
+        "sample_ids_N": test.sample_ids_N,
+        "labels_N": test.positives_NC.int().argmax(dim=1),
+        "ranks_N": torch.from_numpy(level.ranks_M),
+    }
+    scores = {
+        "top1": level.top1,
+        "top5": level.top5,
+        "images": float(len(test.sample_ids_N)),
+        "classes": float(len(classes)),
+    }
+    per_class = dict(zip(classes, level.per_class, strict=True))
+    return Evaluation(SavedEvaluation(scores=scores, per_class=per_class), per_image)
+
+
+def check_single_labels(shards: ShardSet, what: str) -> None:
+    """Refuse a set whose images do not have one class each, before their features are computed.
+
+    A sample of the labels is read, of a set on disk; `single_labels` has the last word.
+
+    Raises:
+        UsageError: they have several, or none.
+    """
+    if is_remote(shards):
+        return
+    counted = count_classes(shards, "classes")
+    if int(counted.counts_C.sum()) != counted.samples:
+        raise UsageError(
+            f"{what}: {counted.samples} images have {int(counted.counts_C.sum())} classes, and "
+            f"{NEEDS_ONE}"
+        )
 
 
 def check(settings: ProbeSettings, ranks: Ranks) -> None:
@@ -263,14 +320,14 @@ def walk(
 
 
 def printing(ranks: Ranks) -> Callable[[str, int, int], None]:
-    """Return a function that prints the classes done, on rank 0, every few seconds."""
+    """Return a function that prints what is done, on rank 0, every few seconds."""
     last = time.monotonic()
 
     def show(what: str, done: int, total: int) -> None:
         nonlocal last
         if ranks.main and time.monotonic() - last >= PRINT_EVERY_S:
             last = time.monotonic()
-            print(f"{what}: {done} of {total} classes", file=sys.stderr, flush=True)
+            print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
 
     return show
 

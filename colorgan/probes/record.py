@@ -25,8 +25,11 @@ class Probe:
         shots: numbers of positive images per class; `low_shot` has each level's mean and deviation
             for each.
         neighbors: numbers of neighbors; `knn` has each level's mAP for each.
+        softmax: each level's top-1 accuracy, that by chance, top-5 accuracy, that by chance, and
+            top-1 accuracy cross-validated on the training part.
         best_linear: the level that the training part prefers.
         best_knn: the level and number of neighbors that it prefers.
+        best_softmax: the level that it prefers.
     """
 
     path: Path
@@ -43,6 +46,8 @@ class Probe:
     knn: tuple[Row, ...]
     best_linear: int | None
     best_knn: tuple[int, int] | None
+    softmax: tuple[Row, ...]
+    best_softmax: int | None
 
 
 def write_probe(folder: Path, fields: Mapping[str, Any]) -> Path:
@@ -68,6 +73,7 @@ def read_probe(folder: Path) -> Probe:
     linear = mapping(fields.get("linear"))
     low_shot = _levels(fields, "lowshot")
     knn = _levels(fields, "knn")
+    softmax = mapping(fields.get("softmax"))
     probe = Probe(
         path=folder,
         model=short(fields.get("model")),
@@ -84,9 +90,11 @@ def read_probe(folder: Path) -> Probe:
         knn=tuple(tuple(_mAP(each) for each in level) for level in knn),
         best_linear=whole(linear.get("best_level")),
         best_knn=_best_knn(fields),
+        softmax=tuple(_softmax(level) for level in entries(softmax.get("levels"), MAX_LEVELS)),
+        best_softmax=whole(softmax.get("best_level")),
     )
     # One protocol is enough; a probe need not run all.
-    if not (probe.linear or probe.low_shot or probe.knn):
+    if not (probe.linear or probe.low_shot or probe.knn or probe.softmax):
         raise UsageError(
             f"{folder / PROBE} holds no scores: write it again with launcher/probe.py --out DIR"
         )
@@ -103,6 +111,11 @@ def _linear(level: Any) -> Row:
     score = mapping(mapping(level).get("score"))
     cross_validated = mapping(level).get("cross_validated")
     return number(score.get("mAP")), number(score.get("mAP_11_point")), number(cross_validated)
+
+
+def _softmax(level: Any) -> Row:
+    names = ("top1", "chance_top1", "top5", "chance_top5", "cross_validated")
+    return tuple(number(mapping(level).get(name)) for name in names)
 
 
 def _shot(entry: Mapping[str, Any]) -> tuple[float | None, float | None]:

@@ -39,8 +39,9 @@ class ProbeSettings(BaseModel):
         description="generator folder, or `random`: the same network with weights from the seed"
     )
     like: Path | None = Field(None, description="generator folder whose architecture `random` has")
-    protocol: Literal["linear", "lowshot", "knn", "all"] = Field(
-        "all", description="what is done with the features"
+    protocol: Literal["linear", "lowshot", "knn", "softmax", "all"] = Field(
+        "all",
+        description="what is done with the features; softmax: one label per image; all: the others",
     )
     data: DataSettings
     out: Path = Field(description=f"folder for {RESULT}")

@@ -84,8 +84,7 @@ def fit_svm(rows_ND: Floats, positive_N: NDArray[np.bool_], cost: float) -> Any:
     Raises:
         UsageError: scikit-learn is not installed.
     """
-    svm, exceptions = _sklearn()
-    model = svm.LinearSVC(
+    model = sklearn("svm").LinearSVC(
         C=cost,
         class_weight={True: 2, False: 1},
         loss="squared_hinge",
@@ -96,7 +95,7 @@ def fit_svm(rows_ND: Floats, positive_N: NDArray[np.bool_], cost: float) -> Any:
         random_state=0,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", exceptions.ConvergenceWarning)  # counted by the callers
+        warnings.simplefilter("ignore", sklearn("exceptions").ConvergenceWarning)  # callers count
         return model.fit(rows_ND, positive_N)
 
 
@@ -105,9 +104,14 @@ def is_unfinished(model: Any) -> int:
     return int(model.n_iter_ >= MAX_ITERATIONS)
 
 
-def _sklearn() -> tuple[Any, Any]:
+def sklearn(name: str) -> Any:
+    """Return a module of scikit-learn.
+
+    Raises:
+        UsageError: scikit-learn is not installed.
+    """
     try:
-        return importlib.import_module("sklearn.svm"), importlib.import_module("sklearn.exceptions")
+        return importlib.import_module(f"sklearn.{name}")
     except ImportError:
         raise UsageError(
             "linear probes need the extra `transfer`: pip install 'colorgan[transfer]'"
@@ -120,4 +124,4 @@ def check_sklearn() -> None:
     Raises:
         UsageError: it is not.
     """
-    _sklearn()
+    sklearn("svm")

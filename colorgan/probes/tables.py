@@ -20,9 +20,10 @@ from colorgan.probes.linear import (
     probe_linear,
     probe_shots,
 )
+from colorgan.probes.softmax import SOFTMAX_COSTS, TOP, Labels, SoftmaxLevel, probe_softmax
 from colorgan.probes.svm import COSTS, NUM_FOLDS
 
-ProbeKind = Literal["linear", "lowshot", "knn"]
+ProbeKind = Literal["linear", "lowshot", "knn", "softmax"]
 Rows = list[list[str]]
 
 
@@ -33,6 +34,7 @@ class Probed:
     linear: tuple[LinearLevel, ...] = ()
     low_shot: tuple[tuple[Shot, ...], ...] = ()
     knn: tuple[tuple[Neighbors, ...], ...] = ()
+    softmax: tuple[SoftmaxLevel, ...] = ()
 
 
 def probe(
@@ -42,6 +44,7 @@ def probe(
     ranks: Ranks,
     *,
     seed: int,
+    labels: tuple[Labels, Labels] | None = None,
     shown: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Probed:
     """Run protocols on every level. Called on all ranks; the same result on all.
@@ -52,12 +55,13 @@ def probe(
         test: features of the test part.
         ranks: that share the classes.
         seed: of the low-shot draws.
-        shown: called with protocol and level, classes done, and classes in all.
+        labels: each training and each test image's class; needed by softmax alone.
+        shown: called with what is counted, how many are done, and how many there are.
     """
     num_levels = len(train.levels)
 
     def progress(kind: ProbeKind, level: int) -> Callable[[int, int], None]:
-        title = f"{kind}, level {level + 1} of {num_levels}"
+        title = f"{kind}, classes of level {level + 1} of {num_levels}"
         return lambda done, total: shown(title, done, total)
 
     linear, low_shot, knn = [], [], []
@@ -89,12 +93,28 @@ def probe(
             )
         if "knn" in kinds:
             knn.append(tuple(probe_neighbors(level, train, test)))
-    return Probed(tuple(linear), tuple(low_shot), tuple(knn))
+
+    softmax: list[SoftmaxLevel] = []
+    if "softmax" in kinds:
+        assert labels is not None
+        softmax = probe_softmax(
+            train,
+            test,
+            labels,
+            ranks,
+            lambda done, total: shown("softmax, levels", done, total),
+        )
+    return Probed(tuple(linear), tuple(low_shot), tuple(knn), tuple(softmax))
 
 
 def best_linear_level(probed: Probed) -> int | None:
     """Return the level that cross-validation on the training part prefers; None without one."""
     return _best([level.cross_validated for level in probed.linear])
+
+
+def best_softmax_level(probed: Probed) -> int | None:
+    """Return the level that cross-validation on the training part prefers; None without one."""
+    return _best([level.cross_validated for level in probed.softmax])
 
 
 def best_neighbors(probed: Probed) -> tuple[int, int] | None:
@@ -129,7 +149,7 @@ def plain(probed: Probed, grids: Sequence[LevelGrid]) -> dict[str, Any]:
             "costs": COSTS,
             "folds": NUM_FOLDS,
             "best_level": best_linear_level(probed),
-            "levels": [_linear_fields(level) for level in probed.linear],
+            "levels": [_without(level, "decisions_MC") for level in probed.linear],
         }
     if probed.low_shot:
         fields["lowshot"] = {
@@ -146,13 +166,20 @@ def plain(probed: Probed, grids: Sequence[LevelGrid]) -> dict[str, Any]:
             "best_k": best_k,
             "levels": [list(map(asdict, level)) for level in probed.knn],
         }
+    if probed.softmax:
+        fields["softmax"] = {
+            "costs": SOFTMAX_COSTS,
+            "folds": NUM_FOLDS,
+            "best_level": best_softmax_level(probed),
+            "levels": [_without(level, "ranks_M") for level in probed.softmax],
+        }
     return {name: _without_nan(value) for name, value in fields.items()}
 
 
-def _linear_fields(level: LinearLevel) -> dict[str, Any]:
-    """Return a level's fields; its decisions, one per image, have a file of their own."""
+def _without(level: LinearLevel | SoftmaxLevel, evidence: str) -> dict[str, Any]:
+    """Return a level's fields but the one that has a value per image, and a file of its own."""
     fields = asdict(level)
-    del fields["decisions_MC"]
+    del fields[evidence]
     return fields
 
 
@@ -166,18 +193,20 @@ def _without_nan(value: Any) -> Any:
 
 
 def tables(probed: Probed, grids: Sequence[LevelGrid], num_train: int, num_test: int) -> str:
-    """Return text tables: mean average precision in percent, area under the curve, by level."""
+    """Return text tables by level, in percent: mean AP (area under the curve), or accuracies."""
     names = []
     for level, each in enumerate(grids, 1):
         names.append(f"{level}: {each.channels} x {each.grid} x {each.grid}")
 
-    parts = [f"{num_train} training images, {num_test} test images; mAP in percent"]
+    parts = [f"{num_train} training images, {num_test} test images; in percent"]
     if probed.linear:
         parts.append(_linear_table(probed, names))
     if probed.low_shot:
         parts.append(_low_shot_table(probed, names))
     if probed.knn:
         parts.append(_knn_table(probed, names))
+    if probed.softmax:
+        parts.append(_softmax_table(probed, names))
     return "\n\n".join(parts)
 
 
@@ -210,7 +239,7 @@ def _linear_table(probed: Probed, names: Sequence[str]) -> str:
                 remarks,
             ]
         )
-    title = f"linear: one SVM per class, cost by {NUM_FOLDS}-fold cross-validation"
+    title = f"linear: mAP of one SVM per class, cost by {NUM_FOLDS}-fold cross-validation"
     return f"{title}\n{_aligned(rows)}"
 
 
@@ -223,7 +252,7 @@ def _low_shot_table(probed: Probed, names: Sequence[str]) -> str:
     for name, level in zip(names, probed.low_shot, strict=True):
         cells = [f"{_percent(shot.mAP_mean)} ± {_percent(shot.mAP_std)}" for shot in level]
         rows.append([name, *cells])
-    title = f"lowshot: k positives per class, mean and deviation of {NUM_DRAWS} draws"
+    title = f"lowshot: mAP from k positives per class, mean and deviation of {NUM_DRAWS} draws"
     return f"{title}\n{_aligned(rows)}"
 
 
@@ -236,7 +265,21 @@ def _knn_table(probed: Probed, names: Sequence[str]) -> str:
             mark = "*" if (index, each.k) == best else ""
             cells.append(_percent(each.score.mAP) + mark)
         rows.append([name, *cells])
-    return f"knn: votes of the nearest images; * best by the training part\n{_aligned(rows)}"
+    return f"knn: mAP by votes of the nearest images; * best by the training part\n{_aligned(rows)}"
+
+
+def _softmax_table(probed: Probed, names: Sequence[str]) -> str:
+    best = best_softmax_level(probed)
+    top5 = f"top-{TOP}"
+    rows = [["level", "top-1", "chance", top5, "chance", "cross-validated", ""]]
+    for index, (name, level) in enumerate(zip(names, probed.softmax, strict=True)):
+        remarks = "<- best by cross-validation " if index == best else ""
+        if level.unfinished_fits:
+            remarks += f"{level.unfinished_fits} fits unfinished"
+        shares = (level.top1, level.chance_top1, level.top5, level.chance_top5)
+        rows.append([name, *map(_percent, shares), _percent(level.cross_validated), remarks])
+    title = f"softmax: accuracy of one linear classifier, cost by {NUM_FOLDS}-fold cross-validation"
+    return f"{title}\n{_aligned(rows)}"
 
 
 def _percent(share: float) -> str:

@@ -118,11 +118,22 @@ def _mean_average_precision(
 
 def _first_positive_accuracy(evidence: Evidence, multiplicity_NR: NDArray[np.uint8]) -> Floats:
     right_N = evidence["scores_NC"].argmax(axis=1) == (evidence["positives_NC"] > 0).argmax(axis=1)
+    return _share_of_images(right_N, multiplicity_NR)
+
+
+def _top(top: int) -> Callable[[Evidence, Any], Floats]:
+    def accuracy_R(evidence: Evidence, multiplicity_NR: NDArray[np.uint8]) -> Floats:
+        return _share_of_images(evidence["ranks_N"] < top, multiplicity_NR)
+
+    return accuracy_R
+
+
+def _share_of_images(right_N: NDArray[np.bool_], multiplicity_NR: NDArray[np.uint8]) -> Floats:
     # One product of matrices: counts times multiplicities, summed over images.
-    accuracy_R: Floats = (
+    share_R: Floats = (
         right_N.astype(np.float64) @ multiplicity_NR / multiplicity_NR.sum(axis=0, dtype=np.int64)
     )
-    return accuracy_R
+    return share_R
 
 
 def _counts_3CR(evidence: Evidence, multiplicity_NR: NDArray[np.uint8]) -> Floats:
@@ -167,6 +178,8 @@ SCORED_BY = {
     "mAP_11_point": _mean_average_precision(eleven_points=True, difficult_count=False),
     "mAP_all_objects": _mean_average_precision(eleven_points=False, difficult_count=True),
     "first_positive_accuracy": _first_positive_accuracy,
+    "top1": _top(1),
+    "top5": _top(5),
     "mIoU": _mean_iou,
     "mIoU_own_size": _mean_iou,
     "dice": _dice,

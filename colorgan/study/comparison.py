@@ -40,7 +40,7 @@ Level = Literal["pretraining", "seeds", "images"]
 LEVEL = 0.95
 NUM_RESAMPLES = 2000
 # Equal for all models that are scored on the same images with the same labels.
-_LABELS = ("sample_ids_N", "positives_NC", "difficult_NC")
+_LABELS = ("sample_ids_N", "labels_N", "positives_NC", "difficult_NC")
 
 
 @dataclass(frozen=True)

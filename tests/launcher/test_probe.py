@@ -8,15 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers.commands import LAUNCHER, command_line
+from PIL import Image
 from safetensors.torch import save_file
 
 from colorgan.errors import ColorganError
+from colorgan.evaluation.record import read_evaluation
 from colorgan.models.model_folder import Architecture, ModelConfig, build_model
 from colorgan.models.modes import initialise
 from colorgan.models.weights_file import CONFIG, WEIGHTS
+from datasets.corpora.folder import open_folder
+from datasets.corpora.splits import stratify
 from shards.errors import ShardError
+from shards.packing.pack import pack
 
 Command = Callable[..., str]
 
@@ -140,6 +146,44 @@ def test_two_processes_write_what_one_writes(
             )
 
 
+def packed_by_class(root: Path) -> dict[str, Path]:
+    """Pack photos of six classes, which a bright square tells apart by its place."""
+    random = np.random.default_rng(0)
+    for place in range(6):
+        folder = root / "photos" / f"class{place}"
+        folder.mkdir(parents=True)
+        for number in range(15):
+            photo = random.integers(0, 40, (32, 32, 3), dtype=np.uint8)
+            top, left = 16 * (place // 3), 10 * (place % 3)
+            photo[top : top + 10, left : left + 10] += 180
+            Image.fromarray(photo).save(folder / f"{number}.png")
+    (root / "photos" / "classes.txt").write_text("".join(f"class{place}\n" for place in range(6)))
+
+    corpus = open_folder(root / "photos", "all")
+    for name, part in stratify(corpus, [80, 20], 0).items():
+        pack(part.corpus, root / name, root=root, image_policy="squash:32", workers=0)
+    return {"voc-train": root / "train", "voc-val": root / "val"}
+
+
+def test_a_folder_sorted_by_class_is_classified_by_softmax(
+    tmp_path: Path, command: Command, generator: Path
+) -> None:
+    folders = packed_by_class(tmp_path)
+    told = command(
+        *("probe", "--model", "random", "--like", generator, "--protocol", "softmax"),
+        *words(folders, tmp_path / "out"),
+    )
+    found = json.loads((tmp_path / "out" / "probe.json").read_text())["softmax"]
+    best = found["levels"][found["best_level"]]
+
+    # A network that has learned nothing still sees where it is bright.
+    assert (best["top1"], best["top5"]) == (1.0, 1.0)
+    assert (best["chance_top1"], best["chance_top5"]) == pytest.approx((1 / 6, 5 / 6))
+    assert "72 training images, 18 test images" in told
+    scores = read_evaluation(tmp_path / "out" / "evaluation")
+    assert (scores.scores["top1"], scores.scores["images"]) == (1.0, 18.0)
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
@@ -158,6 +202,10 @@ def test_two_processes_write_what_one_writes(
         (["--model", "GENERATOR", "--data.test", "COCO"], "one corpus"),
         (["--model", "GENERATOR", "--data.test", "/nowhere"], "/nowhere"),
         (["--model", "GENERATOR", "--protocol", "svm"], "protocol"),
+        (
+            ["--model", "GENERATOR", "--protocol", "softmax"],
+            "voc-train: 32 images have .* classes, and --protocol softmax needs one per image",
+        ),
         (["--model", "GENERATOR", "--batch_size", "0"], "batch_size"),
     ],
 )

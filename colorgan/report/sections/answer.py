@@ -91,13 +91,13 @@ def _study_probes(study: Study, protocol: ProtocolRecord) -> dict[str, Sequence[
 
 
 def _probe_cards(title: str, arms: Mapping[str, Sequence[Probe]]) -> list[Card]:
-    """Return a card with each arm's mAP at the level that the training part chose; [] without."""
+    """Return a card with each arm's score at the level that the training part chose; [] without."""
     texts, values = [], {}
-    method = ""
+    score = ""
     for name, probes in arms.items():
         found, shares = best_of(probes)
         if shares:
-            method = found
+            score = found
             values[name] = statistics.fmean(shares)
             texts.append(f"{name} {100 * values[name]:.1f}\u00a0%")
     if not values:
@@ -105,10 +105,10 @@ def _probe_cards(title: str, arms: Mapping[str, Sequence[Probe]]) -> list[Card]:
 
     # The best arm is the headline; all arms are in the text.
     best = max(values, key=lambda name: values[name])
-    text = f"mAP of {method}: {', '.join(texts)}."
+    text = f"{score[0].upper()}{score[1:]}: {', '.join(texts)}."
     return [
         Card(
-            f"{title}: {method}",
+            f"{title}: {score}",
             f"{best} {100 * values[best]:.1f}\u00a0%",
             text,
         )

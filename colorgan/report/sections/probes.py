@@ -1,6 +1,7 @@
-"""Tables of probes of frozen features: linear classifiers, few labels, nearest neighbors.
+"""Tables of probes of frozen features: linear classifiers, few labels, nearest neighbors, softmax.
 
-mAP in percent by level. An arm is a name and its probes, one per seed: the tables have their means.
+mAP or accuracy in percent by level. An arm is a name and its probes, one per seed: the tables have
+their means.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ CHOSEN = "\u00a0*"
 def probe_tables(arms: Probes) -> list[Block]:
     """Return the tables that any of the arms has."""
     linear = _linear(arms)
-    return [*linear, *([_published_svm()] if linear else []), *_low_shot(arms), *_knn(arms)]
+    published = [_published_svm()] if linear else []
+    return [*linear, *published, *_low_shot(arms), *_knn(arms), *_softmax(arms)]
 
 
 def _published_svm() -> Block:
@@ -64,9 +66,9 @@ def by_model(probes: Sequence[Probe]) -> dict[str, list[Probe]]:
 
 
 def best_of(probes: Sequence[Probe]) -> tuple[str, list[float]]:
-    """Return a name and the mAP of each probe at the level that its training part chose.
+    """Return what was scored, and each probe's score at the level that its training part chose.
 
-    Linear classifiers come first, then nearest neighbors; ("", []) without either.
+    Linear classifiers come first, then nearest neighbors, then softmax; ("", []) without any.
     """
     # The level that the training part chose: the best on the test part would be chosen by it.
     linear = []
@@ -76,7 +78,7 @@ def best_of(probes: Sequence[Probe]) -> tuple[str, list[float]]:
             linear.append(each.linear[each.best_linear][0])
     known = [value for value in linear if value is not None]
     if known:
-        return "linear classifiers", known
+        return "mAP of linear classifiers", known
 
     nearest = []
     for each in probes:
@@ -85,7 +87,15 @@ def best_of(probes: Sequence[Probe]) -> tuple[str, list[float]]:
             if level < len(each.knn):
                 nearest.append(each.knn[level][each.neighbors.index(k)])
     known = [value for value in nearest if value is not None]
-    return ("nearest neighbors", known) if known else ("", [])
+    if known:
+        return "mAP of nearest neighbors", known
+
+    top1 = []
+    for each in probes:
+        if each.best_softmax is not None and each.best_softmax < len(each.softmax):
+            top1.append(each.softmax[each.best_softmax][0])
+    known = [value for value in top1 if value is not None]
+    return ("top-1 accuracy of softmax classifiers", known) if known else ("", [])
 
 
 def _linear(arms: Probes) -> list[Block]:
@@ -189,7 +199,32 @@ def _nearest(probes: Sequence[Probe], level: int, place: int, k: int) -> str:
     return _percent(_mean(values)) + chosen
 
 
-def _counts(arms: Probes) -> str:
+def _softmax(arms: Probes) -> list[Block]:
+    """Return a row per arm and level: top-1 and top-5 accuracy, each beside chance."""
+    found = {name: probes for name, probes in arms.items() if any(each.softmax for each in probes)}
+    if not found:
+        return []
+
+    rows = []
+    for name, probes in found.items():
+        for level, title in enumerate(probes[0].levels):
+            cells = []
+            for column in range(4):
+                values = [
+                    each.softmax[level][column] for each in probes if level < len(each.softmax)
+                ]
+                cells.append(spread(values))
+            if any(each.best_softmax == level for each in probes):
+                cells[0] += CHOSEN
+            rows.append([f"{name}, {title}", *cells])
+    caption = (
+        "One softmax classifier per level, one class per image; * chosen by the training part "
+        f"alone. {_counts(found, 'Accuracy')}"
+    )
+    return [Table(("Arm, level", "Top-1", "Chance", "Top-5", "Chance"), rows, caption)]
+
+
+def _counts(arms: Probes, score: str = "mAP") -> str:
     # All probes of a table were made on the same parts.
     first = next(iter(arms.values()))[0]
     counts = []
@@ -201,7 +236,7 @@ def _counts(arms: Probes) -> str:
         if count:
             counts.append(f"{count:,} {what}")
     seeds = ", ".join(f"{name} {len(probes)}" for name, probes in arms.items())
-    return f"mAP in %. {', '.join(counts)}. Probes: {seeds}."
+    return f"{score} in %. {', '.join(counts)}. Probes: {seeds}."
 
 
 def spread(shares: Sequence[float | None]) -> str:
