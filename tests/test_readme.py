@@ -145,5 +145,5 @@ def test_the_lines_of_python_run(
     names: dict[str, Any] = {}
     exec(code, names)
 
-    assert names["colored_3HW"].shape == (3, 45, 61)
-    assert names["colored_3HW"].dtype == torch.float32
+    assert names["colored"].size == (61, 45)
+    assert [level.dtype for level in names["features"]] == [torch.float32] * 5
