@@ -45,7 +45,8 @@ from shards.packing.pack import pack
 
 NUM_PICTURES, NUM_IMAGES, BATCH = 24, 160, 4
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
-LEAVE_S = 20.0  # the other ranks must have ended by then
+TIMEOUT_S = 30.0  # of the launch: so long a rank waits for one that has not joined yet
+LEAVE_S = TIMEOUT_S + 10.0  # the other ranks must have ended by then
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def recipe_for(run: Path, data: Path, case: Case) -> PretrainRecipe:
                 "num_pictures": 0,
                 "background_save": case.background,
             },
-            "launch": {"timeout_s": 60, "torch_threads": 1},
+            "launch": {"timeout_s": TIMEOUT_S, "torch_threads": 1},
             "ema_half_life_images": 20,
             "images": NUM_IMAGES,
         }
@@ -259,6 +260,9 @@ def kill_once(
             count.faults.append(f"{case.name}: a rank lived {LEAVE_S} s after another was killed")
             for process in processes:
                 os.kill(process, signal.SIGKILL)
+            break
+        time.sleep(0.005)
+    while not ended(processes):
         time.sleep(0.005)
     count.slowest_leave_s = max(count.slowest_leave_s, time.monotonic() - killed_at)
     return False
