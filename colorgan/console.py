@@ -23,7 +23,7 @@ from colorgan.config.command import RANKED, run_command
 from colorgan.errors import ColorganError, ExitStatus, UsageError
 
 PACKAGE = Path(__file__).resolve().parent
-ANSWERED_AT_ONCE = {"-h", "--help", "--version"}
+ANSWERED_AT_ONCE = {"-h", "--help", "--version", "--schema"}
 
 
 def main() -> NoReturn:
@@ -39,6 +39,12 @@ def _main(words: list[str]) -> int:
         return ExitStatus.DONE
     if words[0] == "--version":
         words = ["pack", "--version"]
+    if words[0] == "completion":
+        # Here, as only this asks for shells' scripts.
+        from colorgan.completion import completion_script
+
+        print(completion_script(" ".join(words[1:]), launcher_folder().glob("*.py")))
+        return ExitStatus.DONE
 
     script = _find_script(words[0])
     num_ranks, rest = _take_num_ranks(words[1:])
@@ -68,6 +74,7 @@ def _overview() -> str:
 
     ranked = ", ".join(RANKED)
     lines += ["", f"--nproc N starts N ranks on this machine ({ranked})."]
+    lines.append("colorgan completion bash|zsh|fish prints a script that completes these words.")
     return "\n".join([*lines, "", "colorgan COMMAND --help lists a command's keys."])
 
 

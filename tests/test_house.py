@@ -24,7 +24,7 @@ COLORGAN_FLOORS: tuple[tuple[str, ...], ...] = (
     ("evaluation", "training"),
     ("runs", "probes"),
     ("tasks", "study"),
-    ("report", "doctor", "api", "demo"),
+    ("report", "doctor", "completion", "api", "demo"),
     ("console",),
 )
 # errors.py, files.py, records.py and a file per record on disk are the ground of shards; packing
@@ -56,6 +56,7 @@ FRONT_DOORS = {
         "command_line",
         "command",
         "first_line",
+        "json_schema",
         "recipe",
         "settings",
         "progress",

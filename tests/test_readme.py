@@ -29,7 +29,7 @@ COMMAND = re.compile(
     r"(?:launcher/(?P<script>\w+)\.py|\bcolorgan (?P<console>[a-z_]+)|slurm/(?P<batch>\w+)\.sh)"
     r"(?P<words>[^`|\n]*)"
 )
-ANYWHERE = {"config", "help", "version", "nproc"}
+ANYWHERE = {"schema", "config", "help", "version", "nproc"}
 
 
 class SchemaFoundError(Exception):

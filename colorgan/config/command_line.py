@@ -7,6 +7,7 @@ mistake. The steps have files of their own: `words` (the form), `values` (number
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from colorgan.config.command import is_first_local_rank
 from colorgan.config.help_page import Command, help_page
+from colorgan.config.json_schema import json_schema
 from colorgan.config.keys import Key, aliases_of, schema_keys
 from colorgan.config.nested import group_defaults, merge, put, values_as_meant
 from colorgan.config.problems import Given, setting_problems
@@ -56,14 +58,14 @@ def parse(
 
     Raises:
         UsageError: All mistakes at once, one per line.
-        SystemExit: With status 0, after `--help` and `--version`.
+        SystemExit: With status 0, after `--help`, `--version` and `--schema`.
     """
     about = Command(command, description, next_line, positional, recipes, examples)
     keys = {key.name: key for key in schema_keys(schema)}
     aliases = aliases_of(schema)
 
     words = split_words(argv, keys, aliases, positional)
-    if words.help or words.version:
+    if words.help or words.version or words.schema:
         _print_and_exit(schema, about, words)
 
     # A schema may have a key of that name.
@@ -96,6 +98,8 @@ def _print_and_exit(schema: type[BaseModel], about: Command, words: Words) -> No
     if is_first_local_rank():
         if words.help:
             print(help_page(schema, about, every_key=words.help == "all"))
+        elif words.schema:
+            print(json.dumps(json_schema(schema, about.recipes), indent=1))
         else:
             print(f"colorgan {_version()}")
     raise SystemExit(0)

@@ -83,6 +83,7 @@ def _options(schema: type[BaseModel], command: Command, width: int) -> str:
     lines = [
         "-h, --help [all]  print the usual keys, or all of them, and exit",
         "--version  print the version and exit",
+        "--schema  print the settings as JSON Schema, for editors, and exit",
         "--config FILE.yaml|NAME  a recipe; its values override the defaults, and those on the "
         f"command line override the recipe's{recipes}",
     ]

@@ -62,6 +62,7 @@ class Words:
         bare: Words that follow no key.
         help: "" without --help, else "usual" or "all".
         version: True with --version.
+        schema: True with --schema.
         problems: Mistakes in the form, a line for each.
     """
 
@@ -69,6 +70,7 @@ class Words:
     bare: list[str] = field(default_factory=list)
     help: str = ""
     version: bool = False
+    schema: bool = False
     problems: list[str] = field(default_factory=list)
 
 
@@ -90,6 +92,8 @@ class _Reader:
             self.words.help = "all"
         elif word == "--version":
             self.words.version = True
+        elif word == "--schema":
+            self.words.schema = True
         elif _OPTION.match(word):
             self._option(word[2:])
         elif _SINGLE_DASH.match(word):
