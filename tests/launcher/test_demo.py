@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from helpers.networks import small_config
 from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
-from skimage.color import deltaE_ciede2000, rgb2lab
+from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 
 from colorgan.demo.npm import fetch
 from colorgan.demo.page import write_demo
@@ -145,10 +146,31 @@ def test_a_chosen_photo_is_saved_as_colorize_writes_it(
     assert saved.name == "cat-colored.png"
 
     expected = colored_by_command(command, generator, photo, tmp_path / "colored")
-    assert difference(saved, expected) < 0.01
+    assert difference(saved, expected) < 0.002
     # A page that left the photo grey, or as it was, would differ by far more.
     assert difference(photo, expected) > 5
     assert page.logged == []
+
+
+@needs_browser
+def test_colors_are_converted_as_scikit_image_does(folder: tuple[Path, str], page: Page) -> None:
+    random = np.random.default_rng(0)
+    rgb_N3 = random.integers(0, 256, (500, 3), dtype=np.uint8)
+    ab_N2 = random.uniform(-90, 90, (500, 2))
+    lab_N3 = rgb2lab(rgb_N3)
+
+    page.open((folder[0] / "index.html").as_uri())
+    lightness = page.value(f"{(rgb_N3 / 255).tolist()}.map(rgb => lightness(...rgb))")
+    recolored = page.value(
+        f"{np.hstack([rgb_N3, ab_N2]).tolist()}.map(([r, g, b, ...ab]) => "
+        "{ const pixel = [r, g, b, 0]; recolor(pixel, pixel, 0, ...ab); return pixel })"
+    )
+    np.testing.assert_allclose(lightness, lab_N3[:, 0], atol=1e-4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # colors outside sRGB, which are clipped
+        expected = 255 * lab2rgb(np.column_stack([lab_N3[:, 0], ab_N2]))
+    assert np.abs(np.array(recolored)[:, :3] - expected).max() < 0.501
+    assert {pixel[3] for pixel in recolored} == {255}
 
 
 @needs_browser
