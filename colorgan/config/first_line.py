@@ -28,7 +28,7 @@ def print_first_lines(title: str, recipe: RunRecipe) -> None:
 def first_lines(title: str, recipe: RunRecipe, num_ranks: int) -> str:
     """Return two lines: device, ranks, threads, batch and data; run folder and where to look."""
     cores = len(os.sched_getaffinity(0))
-    gpus = len(list(GPUS.iterdir())) if GPUS.is_dir() else 0
+    gpus = _num_gpus()
     device = f"{gpus} GPU{'s' if gpus > 1 else ''}" if gpus else "CPU"
 
     threads = recipe.launch.torch_threads or max(1, cores // num_ranks)
@@ -43,3 +43,19 @@ def first_lines(title: str, recipe: RunRecipe, num_ranks: int) -> str:
         f"{', '.join(parts)}, data {names}\n"
         f"  {recipe.run}: look at log.jsonl and pictures/; loading torch ..."
     )
+
+
+def _num_gpus() -> int:
+    """Return the machine's GPUs, or those that CUDA_VISIBLE_DEVICES leaves."""
+    present = len(list(GPUS.iterdir())) if GPUS.is_dir() else 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return present
+
+    count = 0
+    for name in visible.split(","):
+        # CUDA takes the list up to the first entry that names no device: -1 hides all after it.
+        if not name.strip() or name.strip().startswith("-"):
+            break
+        count += 1
+    return min(present, count)

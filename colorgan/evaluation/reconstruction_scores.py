@@ -64,9 +64,8 @@ def score_reconstruction(
 
 
 def reconstruction_text(scores: Mapping[str, float]) -> str:
-    """Return the scores in one line."""
+    """Return the scores in a line of 80 columns."""
     return (
-        f"L1 of L {scores['luminance_l1']:.3f} (flat {scores['flat_luminance_l1']:.3f}) "
-        f"on {scores['images']:.0f} held-out images; this generator reconstructs luminance and "
-        "colors nothing"
+        f"held out: L1 of L {scores['luminance_l1']:.3f} (flat {scores['flat_luminance_l1']:.3f}) "
+        f"on {scores['images']:.0f} images; luminance alone"
     )

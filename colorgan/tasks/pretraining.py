@@ -23,6 +23,7 @@ from colorgan.evaluation.generator_scores import (
     mean_scores,
     save_pictures,
     score_coloring,
+    scores_table,
     scores_text,
 )
 from colorgan.evaluation.reconstruction_scores import reconstruction_text, score_reconstruction
@@ -259,5 +260,6 @@ def _print_result(recipe: PretrainRecipe, result: RunResult) -> None:
     pictures = f"Pictures: {recipe.run / 'pictures'}   " if colors else ""
     print(f"{pictures}log: {recipe.run / 'log.jsonl'}")
     if result.scores:
-        print((scores_text if colors else reconstruction_text)(result.scores))
+        print(f"{result.scores['images']:,.0f} held-out images:")
+        print((scores_table if colors else reconstruction_text)(result.scores))
     print(f"Next: {command_text('consolidate')} --run {recipe.run}")

@@ -51,10 +51,12 @@ def with_sample(recipe: PretrainRecipe, ranks: Ranks, pack_script: Path) -> Pret
 
 def _print_how_to_use_data() -> None:
     print(
-        "No --data.train: training on the built-in sample (drawn shapes, not a benchmark). For "
-        "COCO:\n"
-        f"  {command_text('pack')} --corpus coco --root COCO --split train --out shards/coco\n"
-        f"  {command_text('pretrain')} --config coco_paper --data.train shards/coco",
+        "No --data.train: training on the built-in sample of drawn shapes. For COCO:\n"
+        f"  {command_text('pack')} --corpus coco --root COCO --split train \\\n"
+        "      --out shards/coco\n"
+        f"  {command_text('pretrain')} --config coco_paper \\\n"
+        "      --data.train shards/coco\n"
+        f"What is slow or broken on this machine: {command_text('doctor')}",
         flush=True,
     )
 

@@ -48,7 +48,9 @@ def check_batch(recipe: RunRecipe, ranks: Ranks, num_samples: int) -> int:
 
 
 def start_text(recipe: RunRecipe, ranks: Ranks, device: str) -> str:
-    """Return the first line of a run: device, ranks, micro-batch, precision, threads, data.
+    """Return what a run starts with: device, ranks, precision, threads; micro-batch, data.
+
+    Two lines, so that each fits 80 columns.
 
     Args:
         recipe: The run's recipe, with precision and memory format chosen.
@@ -62,12 +64,14 @@ def start_text(recipe: RunRecipe, ranks: Ranks, device: str) -> str:
     parts = [
         device,
         f"{ranks.world_size} {'ranks' if ranks.world_size > 1 else 'rank'} ({ranks.profile.name})",
-        f"{batch.global_batch_size} images per step: {accumulation} x {micro} per rank",
         f"{batch.precision or 'fp32'}{form}",
         f"{torch.get_num_threads()} threads",
-        f"data {' '.join(map(str, recipe.data.train)) or 'given'}",
     ]
-    return ", ".join(parts)
+    return (
+        f"{', '.join(parts)}\n"
+        f"  {batch.global_batch_size} images per step: {accumulation} x {micro} per rank, "
+        f"data {' '.join(map(str, recipe.data.train)) or 'given'}"
+    )
 
 
 def check_machine(recipe: RunRecipe, ranks: Ranks, networks: Iterable[nn.Module]) -> None:

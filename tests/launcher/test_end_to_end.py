@@ -49,7 +49,7 @@ def test_every_verb_in_turn(tmp_path: Path, packed: dict[str, Path], verb: Verb)
     assert not run.exists()
 
     told = verb("pretrain", *pretrain_words(packed, run))
-    assert "on 12 held-out images" in told
+    assert "12 held-out images:" in told
     assert told.rstrip().endswith(f"Next: python launcher/consolidate.py --run {run}")
     assert sorted(p.name for p in (run / "pictures").iterdir())[-1] == "images-000000000064.png"
 
@@ -356,4 +356,4 @@ def test_real_photos_pack_and_train(tmp_path: Path, verb: Verb) -> None:
         *TINY,
     ]
 
-    assert "on 78 held-out images" in verb("pretrain", *words)
+    assert "78 held-out images:" in verb("pretrain", *words)

@@ -28,7 +28,19 @@ def test_a_cpu_run_and_one_on_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "gpus" / "0").mkdir(parents=True)
     (tmp_path / "gpus" / "1").mkdir()
     monkeypatch.setattr(first_line, "GPUS", tmp_path / "gpus")
-    assert first_lines("t", RECIPE, 2).startswith("t: 2 GPUs, 2 ranks, 3 threads each")
+    for visible, device in (
+        (None, "2 GPUs"),
+        ("1", "1 GPU"),
+        ("0,1,2", "2 GPUs"),
+        ("0,-1,1", "1 GPU"),
+        ("-1", "CPU"),
+        ("", "CPU"),
+    ):
+        if visible is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert first_lines("t", RECIPE, 2).startswith(f"t: {device}, 2 ranks, 3 threads each")
 
 
 def test_rank_0_alone_prints_and_a_dry_run_does_not(

@@ -184,8 +184,8 @@ def test_the_first_line_names_device_ranks_batch_precision_threads_and_data(
     text = start_text(recipe, FOUR, "NVIDIA H100")
     threads = torch.get_num_threads()
     assert text == (
-        "NVIDIA H100, 4 ranks (ddp), 8 images per step: 1 x 2 per rank, fp32, "
-        f"{threads} threads, data shards/a shards/b"
+        f"NVIDIA H100, 4 ranks (ddp), fp32, {threads} threads\n"
+        "  8 images per step: 1 x 2 per rank, data shards/a shards/b"
     )
 
 
