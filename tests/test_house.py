@@ -72,6 +72,7 @@ FRONT_DOORS = {
             "timm_encoder",
             "backbones",
             "export",
+            "hub",
         ),
         *("modes", "colorizing", "weights_file", "color_classes"),
         *("framing", "photo_input", "predictors", "pretrained", "pyramid"),

@@ -1,7 +1,12 @@
-"""A server on 127.0.0.1 that answers as the Hugging Face hub does for one public data set."""
+"""Servers on 127.0.0.1 that answer as the Hugging Face hub does.
+
+One has a public data set, the other takes models and gives them back.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,6 +89,81 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Be quiet."""
+
+
+class ModelHub(ThreadingHTTPServer):
+    """Takes commits of the model me/landscapes with a token, and serves its files.
+
+    Attributes:
+        files: What has been uploaded, by name.
+        created: What the library asked to make.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _ModelHandler)
+        self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
+        self.name = "me/landscapes"
+        self.token = "hf_secret"
+        self.files: dict[str, bytes] = {}
+        self.created: list[dict[str, Any]] = []
+
+
+class _ModelHandler(BaseHTTPRequestHandler):
+    server: ModelHub
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        hub = self.server
+        if self.headers.get("Authorization") != f"Bearer {hub.token}":
+            self._answer(401, b'{"error": "Invalid username or password."}')
+        elif self.path == "/api/repos/create":
+            hub.created.append(json.loads(body))
+            self._answer(200, json.dumps({"url": f"{hub.endpoint}/{hub.name}"}).encode())
+        elif self.path == f"/api/models/{hub.name}/preupload/main":
+            files = [
+                {"path": each["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for each in json.loads(body)["files"]
+            ]
+            self._answer(200, json.dumps({"files": files}).encode())
+        elif self.path == f"/api/models/{hub.name}/commit/main":
+            self._commit(body)
+        else:
+            self._answer(200, b"{}")
+
+    def _commit(self, body: bytes) -> None:
+        hub = self.server
+        for line in body.splitlines():
+            entry = json.loads(line)
+            if entry["key"] == "file":
+                value = entry["value"]
+                hub.files[value["path"]] = base64.b64decode(value["content"])
+        url = f"{hub.endpoint}/{hub.name}/commit/{COMMIT}"
+        self._answer(200, json.dumps({"commitOid": COMMIT, "commitUrl": url}).encode())
+
+    def do_GET(self) -> None:
+        name = self.path.rpartition("/")[2]
+        if self.path.startswith(f"/{self.server.name}/resolve/") and name in self.server.files:
+            self._answer(200, self.server.files[name])
+        else:
+            self._answer(404, b"")
+
+    do_HEAD = do_GET
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Type", "application/json")
+        # The library keeps files by their tag: equal tags are one file.
+        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         """Be quiet."""
