@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from colorgan.data import PHOTO_ENDINGS, PictureError, UprightPhoto, read_upright
+from colorgan.data import PHOTO_ENDINGS, PictureError, UprightPhoto, read_upright, row_strips
 from colorgan.errors import UsageError
 from colorgan.files import replacing
 
@@ -86,7 +86,8 @@ def read_photo(path: Path, max_pixels: int) -> UprightPhoto:
     if not path.is_file():
         raise PictureError("no such file")
     # The pixel bound is checked in the header, before a crafted file takes the memory.
-    return read_upright(path.read_bytes(), max_pixels)
+    with path.open("rb") as file:
+        return read_upright(file, max_pixels)
 
 
 def write_photo(
@@ -104,9 +105,7 @@ def write_photo(
         if output == "png":
             colored.putalpha(photo.alpha)
         else:
-            paper = Image.new("RGB", colored.size, PAPER)
-            paper.paste(colored, mask=photo.alpha)
-            colored = paper
+            _lay_on_paper(colored, photo.alpha)
 
     # A copy: the module's table must not learn one photo's EXIF.
     options: dict[str, Any] = dict(OPTIONS[output])
@@ -116,6 +115,15 @@ def write_photo(
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as partial:
         colored.save(partial, format=output.upper(), **options)
+
+
+def _lay_on_paper(colored: Image.Image, alpha: Image.Image) -> None:
+    """Lay an image of mode RGB on white where it is transparent; changes it."""
+    # By strips: a second copy of 100 megapixels would be 400 MB.
+    for box in row_strips(colored.size):
+        paper = Image.new("RGB", (box[2] - box[0], box[3] - box[1]), PAPER)
+        paper.paste(colored.crop(box), mask=alpha.crop(box))
+        colored.paste(paper, box)
 
 
 def _photos_of(path: Path, out: Path, output: OutputFormat) -> Iterator[PhotoFile]:

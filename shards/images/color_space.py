@@ -36,6 +36,7 @@ ADOBE_RGB_EXIF = 2
 UNCALIBRATED_EXIF = 65535
 INTEROPERABILITY_INDEX = 1
 MAX_CHUNKS = 4096
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 SPACE_IN_HEADER = slice(16, 20)  # of an ICC profile: b"RGB ", b"GRAY", b"CMYK"
 NCLX_WITHIN = 1 << 16  # bytes: AVIF's properties come before its pixels
 
@@ -113,7 +114,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 def png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield name and data of a PNG's chunks before its pixels; nothing for other files."""
-    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+    if not content.startswith(PNG_SIGNATURE):
         return
 
     position = 8

@@ -11,6 +11,7 @@ on COCO photos at 64 x 64 that is 54 dB from the full decode (median; JPEG quali
 
 import io
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +20,17 @@ from PIL import ExifTags, Image
 from shards.errors import PictureError
 from shards.images import chroma
 from shards.images.label_frame import mask_frame
-from shards.images.photo import ORIENTATION, Photo, decoding, open_photo, transposed
+from shards.images.photo import (
+    ORIENTATION,
+    Photo,
+    decoding,
+    needed_bytes,
+    open_photo,
+    transposed,
+)
 from shards.images.pixels import has_transparency, is_deep_grey
 from shards.images.policy import SUBSAMPLINGS, Encoding, Geometry
+from shards.images.strips import is_big, mapped, replaced
 from shards.records import VOID
 
 MAX_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
@@ -131,22 +140,31 @@ def open_upright(content: bytes, max_pixels: int) -> Image.Image:
         return _as_rgb(photo.finished(_upright_size(photo)))
 
 
-def read_upright(content: bytes, max_pixels: int) -> UprightPhoto:
+def read_upright(file: BinaryIO, max_pixels: int) -> UprightPhoto:
     """Decode one image file as `open_upright` does, and keep its transparency and its EXIF.
+
+    Beside the result no second copy of a large image is in memory, nor the bytes of a PNG.
 
     Raises:
         PictureError: See `open_upright`.
     """
     with decoding():
-        photo = open_photo(content, max_pixels)
+        content = needed_bytes(file)
+        file.seek(0)
+        photo = open_photo(content, max_pixels, file)
         photo.image.load()
         exif = _kept_exif(photo.image)
 
         alpha = _alpha_of(photo)
         if alpha is not None:
-            photo.image = photo.image.convert("RGBA").convert("RGB")
+            file_format = photo.image.format
+            photo.image = _without_alpha(photo.image)
+            photo.image.format = file_format  # decides who turns it
 
-        return UprightPhoto(_as_rgb(photo.finished(_upright_size(photo))), alpha, exif)
+        upright = photo.finished(_upright_size(photo))
+        if upright is not photo.image:
+            photo.image.close()
+        return UprightPhoto(_as_rgb(upright), alpha, exif)
 
 
 def convert_mask(mask: NDArray[np.uint8], geometry: Geometry, num_classes: int) -> bytes:
@@ -198,12 +216,22 @@ def _alpha_of(photo: Photo) -> Image.Image | None:
     if not has_transparency(photo.image) or is_deep_grey(photo.image):
         return None
 
-    alpha = photo.image.convert("RGBA").getchannel("A")
+    alpha = mapped(photo.image, "L", lambda strip: strip.convert("RGBA").getchannel("A"))
     lowest, _ = alpha.getextrema()
     if lowest == OPAQUE:
         return None
     orientation = 1 if photo.image.format == "TIFF" else photo.orientation
     return transposed(alpha, orientation)
+
+
+def _without_alpha(image: Image.Image) -> Image.Image:
+    """Return an image of mode RGB with the colors that the file states for transparent pixels."""
+    if not is_big(image):
+        return image.convert("RGBA").convert("RGB")
+
+    return replaced(
+        image, "RGB", image.size, lambda box: image.crop(box).convert("RGBA").convert("RGB")
+    )
 
 
 def _kept_exif(image: Image.Image) -> bytes:

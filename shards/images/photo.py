@@ -25,13 +25,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import BinaryIO
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from shards.errors import PictureError
 from shards.images import jpeg_damage
-from shards.images.color_space import foreign_profile, to_srgb
+from shards.images.color_space import PNG_SIGNATURE, foreign_profile, to_srgb
 from shards.images.pixels import has_transparency, is_deep_grey, to_8_bit
+from shards.images.strips import is_big, replaced
 
 ORIENTATION = int(ExifTags.Base.Orientation)
 # JPEG includes MPO. No format that runs a program (EPS) or whose "image" is a preview (PSD, ICNS).
@@ -106,6 +108,8 @@ class Photo:
     def finished(self, size: tuple[int, int]) -> Image.Image:
         """Decode the pixels and return them upright, 8-bit RGB or grey, in sRGB.
 
+        Called once: a large image gives its memory up for the new one.
+
         Args:
             size: Width and height in pixels, upright.
 
@@ -125,11 +129,18 @@ class Photo:
         if image.size != stored:
             image = image.resize(stored, Image.Resampling.BICUBIC)
 
+        if is_big(image) and orientation in TRANSPOSES:
+            return _turned(image, orientation)
         return transposed(image, orientation)
 
 
-def open_photo(content: bytes, max_pixels: int) -> Photo:
+def open_photo(content: bytes, max_pixels: int, file: BinaryIO | None = None) -> Photo:
     """Open the bytes of an image file and judge what they mean; call inside `decoding`.
+
+    Args:
+        content: The whole file; with `file`, what `needed_bytes` read of it.
+        max_pixels: More are refused.
+        file: Open file that the pixels are decoded from.
 
     Raises:
         PictureError: The file is damaged, has no one meaning, or has more than `max_pixels` pixels.
@@ -138,8 +149,10 @@ def open_photo(content: bytes, max_pixels: int) -> Photo:
         raise PictureError("empty file (0 bytes)")
 
     changes: list[str] = []
-    content = _with_its_end(content, changes)
-    image, content = _opened(content, changes)
+    if content.startswith(jpeg_damage.START_OF_IMAGE):
+        # Its bytes may be completed: they are decoded, not the file's.
+        content, file = _with_its_end(content, changes), None
+    image, content = _opened(content, changes, file)
 
     width, height = image.size
     # From the header: nothing is decoded yet.
@@ -186,6 +199,45 @@ def transposed(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(TRANSPOSES[orientation]) if orientation in TRANSPOSES else image
 
 
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    """Return what `transposed` does, in the old image's place."""
+    method = TRANSPOSES[orientation]
+    # Where a box of the upright image is in the stored one; each turn is undone by its inverse.
+    width, height = image.size
+    size = (height, width) if orientation >= 5 else (width, height)
+
+    def strip(box: tuple[int, int, int, int]) -> Image.Image:
+        left, top, right, bottom = box
+        if orientation >= 5:
+            left, top, right, bottom = top, left, bottom, right
+        # Sides that the turn reverses, of the stored image.
+        if orientation in (2, 3, 7, 8):
+            left, right = width - right, width - left
+        if orientation in (3, 4, 6, 7):
+            top, bottom = height - bottom, height - top
+        return image.crop((left, top, right, bottom)).transpose(method)
+
+    return replaced(image, image.mode, size, strip)
+
+
+def needed_bytes(file: BinaryIO) -> bytes:
+    """Return what `open_photo` needs of an open file: of a PNG all before its pixels, else all."""
+    start = file.read(len(PNG_SIGNATURE))
+    end = len(start)
+    while start == PNG_SIGNATURE:
+        head = file.read(8)
+        if len(head) < 8:
+            break  # no pixels: the decoder says so
+        if head[4:] == b"IDAT":
+            file.seek(0)
+            return file.read(end)
+        # Length, name and checksum are 12 bytes.
+        end = file.seek(end + 12 + int.from_bytes(head[:4], "big"))
+
+    file.seek(0)
+    return file.read()
+
+
 def format_name(content: bytes) -> str:
     """Return "HEIC" or "JPEG XL" for a file of that kind, else ""."""
     if content[4:8] == b"ftyp" and content[8:12] in HEIC_BRANDS:
@@ -197,9 +249,6 @@ def format_name(content: bytes) -> str:
 
 def _with_its_end(content: bytes, changes: list[str]) -> bytes:
     """Return a JPEG's bytes with its end marker; refuse one whose pixels are damaged."""
-    if not content.startswith(jpeg_damage.START_OF_IMAGE):
-        return content
-
     examined = jpeg_damage.examine(content)
     if examined.fault:
         raise PictureError(f"damaged JPEG: {examined.fault}")
@@ -211,14 +260,17 @@ def _with_its_end(content: bytes, changes: list[str]) -> bytes:
     return content
 
 
-def _opened(content: bytes, changes: list[str]) -> tuple[Image.Image, bytes]:
+def _opened(content: bytes, changes: list[str], file: BinaryIO | None) -> tuple[Image.Image, bytes]:
     try:
-        return _identified(content), content
+        return _identified(content, file), content
     except UnidentifiedImageError:
         _name_stranger(content)
         raise
     except (ValueError, SyntaxError):
         # Pillow bounds the text that it reads from a PNG, and text is nothing to an image.
+        if file is not None:
+            file.seek(0)
+            content = file.read()
         without_text = _without_text(content)
         if without_text == content:
             raise
@@ -226,12 +278,12 @@ def _opened(content: bytes, changes: list[str]) -> tuple[Image.Image, bytes]:
         return _identified(without_text), without_text
 
 
-def _identified(content: bytes) -> Image.Image:
+def _identified(content: bytes, file: BinaryIO | None = None) -> Image.Image:
     formats = list(FORMATS)
     name = format_name(content)
     if name:
         formats.append(_plugin_format(name))
-    return Image.open(io.BytesIO(content), formats=formats)
+    return Image.open(io.BytesIO(content) if file is None else file, formats=formats)
 
 
 def _plugin_format(name: str) -> str:
@@ -265,7 +317,7 @@ def _name_stranger(content: bytes) -> None:
 
 def _without_text(content: bytes) -> bytes:
     """Return a PNG without its text chunks; other content as it is."""
-    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+    if not content.startswith(PNG_SIGNATURE):
         return content
 
     kept = [content[:8]]

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from shards.errors import PictureError
+from shards.images.strips import mapped
 
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 DEEP_GREY_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -60,20 +61,22 @@ def to_8_bit(image: Image.Image, content: bytes) -> Image.Image:
 
 
 def _deep_grey(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.uint32)
-    # Rounded to nearest: cutting bits off would darken by half a level.
-    levels = ((values * 255 + 32767) // 65535).astype(np.uint8)
-
     # Pillow inverts TIFF's "white is zero" for 8 bits and fewer, but not for 16.
     tags: Any = getattr(image, "tag_v2", {})
-    if image.format == "TIFF" and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
-        levels = WHITE - levels
-
+    inverted = image.format == "TIFF" and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
     clear = image.info.get("transparency")
-    if isinstance(clear, int):
-        levels[values == clear] = WHITE
 
-    return Image.fromarray(levels)
+    def levels_of(strip: Image.Image) -> Image.Image:
+        values = np.asarray(strip).astype(np.uint32)
+        # Rounded to nearest: cutting bits off would darken by half a level.
+        levels = ((values * 255 + 32767) // 65535).astype(np.uint8)
+        if inverted:
+            levels = WHITE - levels
+        if isinstance(clear, int):
+            levels[values == clear] = WHITE
+        return Image.fromarray(levels)
+
+    return mapped(image, "L", levels_of)
 
 
 def _is_plain_cmyk_jpeg(image: Image.Image) -> bool:

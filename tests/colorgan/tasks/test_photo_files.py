@@ -1,6 +1,9 @@
 """colorgan/tasks/photo_files.py: which photos are meant, where copies go, and what they keep."""
 
 import io
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +12,33 @@ from PIL import Image
 
 from colorgan.data import read_upright
 from colorgan.errors import UsageError
-from colorgan.tasks.photo_files import list_photos, write_photo
+from colorgan.tasks.photo_files import list_photos, read_photo, write_photo
 
 MAX_PIXELS = 10**6
+KINDS = ("rgb.jpg", "turned.jpg", "rgb.png", "rgba.png", "palette.png", "clear.png", "deep.png")
+# Reads and writes each photo and prints its peak in bytes per pixel, above what the process has
+# after a first photo, a small one, has brought code and tables into memory.
+MEMORY = """
+import re, sys
+from pathlib import Path
+from colorgan.tasks.photo_files import read_photo, write_photo
+from shards.images import strips
+
+def of(name):
+    return 1024 * int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+strips.BIG_PIXELS, strips.STRIP_PIXELS = 1_000_000, 100_000
+paths = [Path(word) for word in sys.argv[1:]]
+before = 0
+for path in paths:
+    photo = None
+    Path("/proc/self/clear_refs").write_text("5")
+    photo = read_photo(path, 10**8)
+    output = path.name.split("-")[0]
+    write_photo(photo.image, photo, path.with_suffix(".copy"), output)
+    before = before or of("VmRSS")
+    print(path.name, (of("VmHWM") - before) / (photo.image.width * photo.image.height))
+"""
 
 
 def draw(path: Path, mode: str = "RGB", **options: object) -> Path:
@@ -93,10 +120,7 @@ def test_exif_is_kept_without_the_turn_that_is_applied(tmp_path: Path) -> None:
     tags[0x0112] = 6
     tags[0x010F] = "Maker"
     tags[0x8769] = {0xA001: 2, 0x9003: "2020:01:02 03:04:05"}
-    photo = read_upright(
-        draw(tmp_path / "a.jpg", exif=tags).read_bytes(),
-        MAX_PIXELS,
-    )
+    photo = read_photo(draw(tmp_path / "a.jpg", exif=tags), MAX_PIXELS)
     assert photo.image.size == (16, 24)
     assert photo.alpha is None
 
@@ -119,10 +143,7 @@ def test_exif_is_kept_without_the_turn_that_is_applied(tmp_path: Path) -> None:
 def test_transparency_is_kept_in_a_png_and_laid_on_white_in_a_jpeg(
     tmp_path: Path, mode: str
 ) -> None:
-    photo = read_upright(
-        draw(tmp_path / "a.png", mode).read_bytes(),
-        MAX_PIXELS,
-    )
+    photo = read_photo(draw(tmp_path / "a.png", mode), MAX_PIXELS)
     colors = np.asarray(photo.image).astype(float)
     assert photo.alpha is not None
 
@@ -161,4 +182,69 @@ def test_an_opaque_alpha_channel_is_dropped() -> None:
         "PNG",
     )
 
-    assert read_upright(stream.getvalue(), MAX_PIXELS).alpha is None
+    assert read_upright(stream, MAX_PIXELS).alpha is None
+
+
+def drawn_kinds(folder: Path, width: int, height: int) -> dict[str, Path]:
+    """Write a noisy photo in every kind of file, by name."""
+    random = np.random.default_rng(0)
+    noise = Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    clear = noise.copy()
+    clear.putalpha(Image.fromarray(random.integers(0, 256, (height, width), dtype=np.uint8)))
+    deep = random.integers(0, 65536, (height, width), dtype=np.uint16)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+
+    paths = {name: folder / name for name in KINDS}
+    noise.save(paths["rgb.jpg"])
+    noise.save(paths["turned.jpg"], exif=turned)
+    noise.save(paths["rgb.png"], compress_level=1)
+    clear.save(paths["rgba.png"], compress_level=1)
+    palette = noise.quantize(64, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    palette.save(paths["palette.png"], compress_level=1)
+    palette.save(paths["clear.png"], compress_level=1, transparency=3)
+    Image.fromarray(deep).save(paths["deep.png"], compress_level=1)
+    return paths
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_large_photos_are_read_as_small_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orientation: int
+) -> None:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    paths = drawn_kinds(tmp_path, 61, 47)
+    for ending in ("jpg", "png", "tif"):
+        paths[ending] = tmp_path / f"turned.{ending}"
+        with Image.open(paths["rgba.png"]) as photo:
+            photo.convert("RGB" if ending == "jpg" else "RGBA").save(paths[ending], exif=tags)
+
+    small = {name: read_photo(path, MAX_PIXELS) for name, path in paths.items()}
+    monkeypatch.setattr("shards.images.strips.BIG_PIXELS", 100)
+    monkeypatch.setattr("shards.images.strips.STRIP_PIXELS", 300)
+    for name, path in paths.items():
+        large = read_photo(path, MAX_PIXELS)
+        assert np.array_equal(np.asarray(large.image), np.asarray(small[name].image)), name
+        assert (large.alpha is None) == (small[name].alpha is None), name
+        if large.alpha is not None:
+            assert np.array_equal(np.asarray(large.alpha), np.asarray(small[name].alpha)), name
+
+
+def test_a_large_photo_is_in_memory_once(tmp_path: Path) -> None:
+    small = Image.new("RGBA", (8, 8))
+    small.save(tmp_path / "png-small.png")
+    paths = [tmp_path / "png-small.png"]
+    for name, path in drawn_kinds(tmp_path, 2400, 1800).items():
+        # The start of the name says how the copy is written.
+        paths.append(path.rename(tmp_path / f"png-{name}"))
+    paths.append(shutil.copy(tmp_path / "png-rgba.png", tmp_path / "jpeg-rgba.png"))
+    words = [sys.executable, "-c", MEMORY, *map(str, paths)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+    _, *lines = done.stdout.splitlines()
+    assert len(lines) == len(KINDS) + 1
+    for line in lines:
+        # Four bytes per pixel of the photo, one of its transparency or of grey, and up to two that
+        # the allocator keeps; a second copy would add four, the bytes of a PNG of noise three.
+        assert 3.0 < float(line.split()[1]) < 7.9, done.stdout
