@@ -251,7 +251,7 @@ def _draw_differences(axes: Axes, rows: Sequence[tuple[ProtocolRecord, Compariso
     axes.set_yticks(range(len(rows)), labels, fontsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.axvline(0, color=GRID, linewidth=2.5, zorder=0)
-    axes.set_xlabel("gain of fine-tuning in points, 95 % interval over photos and seeds")
+    axes.set_xlabel("gain in points, 95 % interval over photos and seeds")
 
 
 def write_page(results: Sequence[Result]) -> str:

@@ -377,6 +377,9 @@ def verdict(
         limits = ", over images alone, one seed"
     if "pretraining" in levels:
         limits += ", over pretraining seeds too"
+    # Frozen features have no seed of fine-tuning.
+    if set(levels) == {"images", "pretraining"}:
+        limits = ", over images and pretraining seeds"
     interval = f"95 % interval {_points_text(low)} to {_points_text(high)}{limits}"
     if low > 0 or high < 0:
         word = "better" if low > 0 else "worse"

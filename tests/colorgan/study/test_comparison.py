@@ -31,6 +31,7 @@ from colorgan.study.comparison import ArmScores, RunKey, compare, read_arm, surv
 
 Evidence = dict[str, np.ndarray[Any, Any]]
 NUM_CLASSES = 4
+TOP = {"top1": 1, "top5": 5}
 SEGMENTATION = ("mIoU", "mIoU_own_size", "dice", "dice_own_size", "pixel_accuracy")
 
 
@@ -50,6 +51,12 @@ def classified(num_images: int = 40, seed: int = 0, skill: float = 1.0) -> Evide
         "positives_NC": positives_NC.astype(np.uint8),
         "difficult_NC": difficult_NC.astype(np.uint8),
     }
+
+
+def ranked(num_images: int = 40) -> Evidence:
+    """Return the place of each image's class among a model's answers, 0 for the first."""
+    ranks_N = np.random.default_rng(5).integers(0, 8, size=num_images)
+    return {"sample_ids_N": np.arange(num_images), "ranks_N": ranks_N}
 
 
 def pixels(num_images: int = 12) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -98,6 +105,8 @@ def slow_score(metric: str, images: np.ndarray[Any, Any]) -> float:
                 )
             )
         return float(jaccard_score(true_P, predicted_P, labels=classes, average="macro"))
+    if metric in TOP:
+        return float((ranked()["ranks_N"][images] < TOP[metric]).mean())
     evidence = {name: torch.from_numpy(tensor[images]) for name, tensor in classified().items()}
     scores, positives, difficult = (
         evidence[name] for name in ("scores_NC", "positives_NC", "difficult_NC")
@@ -110,9 +119,15 @@ def slow_score(metric: str, images: np.ndarray[Any, Any]) -> float:
     return mean_average_precision(scores, positives, ignored, interpolation).value
 
 
+def evidence_of(metric: str) -> Evidence:
+    if metric in TOP:
+        return ranked()
+    return segmented() if metric in SEGMENTATION else classified()
+
+
 @pytest.mark.parametrize("metric", SCORED_BY)
 def test_a_resample_scores_as_its_images_copied(metric: str) -> None:
-    evidence = segmented() if metric in SEGMENTATION else classified()
+    evidence = evidence_of(metric)
     multiplicity_NR = multiplicities_NR(
         len(evidence["sample_ids_N"]),
         60,

@@ -128,7 +128,7 @@ def test_frozen_features_have_an_interval_over_images_and_pretraining_seeds(
     (found,) = record.comparisons
     assert (found.arm, found.against) == ("l1", "random")
     assert found.low is not None and found.low > 0
-    assert "over pretraining seeds too" in found.verdict
+    assert "over images and pretraining seeds" in found.verdict
     assert [each.metric for each in record.further] == ["mAP_11_point"]
 
 
