@@ -11,11 +11,11 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from colorgan.errors import ModelFolderError, UsageError
+from colorgan.files import CARD
 from colorgan.models.model_folder import load_model, read_config
 from colorgan.models.pretrained import HUB_NAME
 from colorgan.models.weights_file import CONFIG, WEIGHTS
 
-CARD = "README.md"
 KINDS = ("generator", "encoder", "classifier", "segmenter", "detector")
 
 
@@ -38,8 +38,8 @@ def push_model(folder: Path, name: str, *, private: bool, title: str) -> str:
         raise UsageError(f"--repo {name!r}: a name on the hub is USER/NAME")
     if not (folder / CARD).is_file():
         raise ModelFolderError(
-            f"{folder} has no {CARD}, the card that says what the model is: write the folder again "
-            "with launcher/consolidate.py, or write the card"
+            f"{folder} has no {CARD}, the card that says what the model is: write it, or let "
+            "launcher/consolidate.py --run RUN write the folder again"
         )
     # Loaded, so that nothing is published that nobody can load.
     load_model(folder, *KINDS)

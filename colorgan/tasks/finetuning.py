@@ -33,6 +33,7 @@ from colorgan.runs.run import Run, RunResult, open_run
 from colorgan.tasks.best_model import BEST, BestModel
 from colorgan.tasks.class_weights import balanced_weights
 from colorgan.tasks.initial_model import initial_model
+from colorgan.tasks.model_card import write_card
 from colorgan.tasks.transfer import (
     MODEL,
     Stage,
@@ -128,7 +129,8 @@ def _write_results(
         return
 
     # Through the checkpoint on disk, so that what is published is what was saved, and checked.
-    consolidate(open_checkpoint(run.checkpoint_path(images_seen)), run.folder / MODEL)
+    written = consolidate(open_checkpoint(run.checkpoint_path(images_seen)), run.folder / MODEL)
+    write_card(run.folder / MODEL, run.folder, written)
     if evaluation is not None:
         about = {
             "model": str(run.folder / MODEL),

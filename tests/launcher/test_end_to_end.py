@@ -88,6 +88,8 @@ def test_every_verb_in_turn(tmp_path: Path, packed: dict[str, Path], verb: Verb)
             if init == "scratch":
                 words += ["--network.image_size", 32, "--network.width", 4]
             assert score in verb("finetune", *words)
+            card = (tuned / "model" / "README.md").read_text()
+            assert f"| {score} | " in card
             told = verb(
                 "evaluate",
                 "--model",
