@@ -35,3 +35,13 @@ def test_the_front_page_quotes_the_records() -> None:
     for pretrained in (True, False):
         scores = [f"{100 * score:.1f}" for score in sorted(record.probed(pretrained=pretrained))]
         assert f"{scores[0]} to {scores[-1]} %" in readme
+
+    arms = results.read_result(results.RECORDS / "two_cores_objectives.json")
+    (gan,) = [
+        each
+        for each in arms.study.protocols[0].comparisons
+        if (each.arm, each.against) == ("least-squares", "l1")
+    ]
+    low, gain, high = (f"{100 * value:.1f}" for value in (gan.low, gan.difference, gan.high))
+    images = f"{arms.generators[0].images:,}"
+    assert f"After {images} images it adds {gain} points ({low} to {high})" in readme
