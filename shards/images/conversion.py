@@ -28,7 +28,7 @@ from shards.images.photo import (
     open_photo,
     transposed,
 )
-from shards.images.pixels import has_transparency, is_deep_grey
+from shards.images.pixels import clear_color, has_transparency, is_deep_grey
 from shards.images.policy import SUBSAMPLINGS, Encoding, Geometry
 from shards.images.strips import is_big, mapped, replaced
 from shards.records import VOID
@@ -155,7 +155,7 @@ def read_upright(file: BinaryIO, max_pixels: int) -> UprightPhoto:
         photo.image.load()
         exif = _kept_exif(photo.image)
 
-        alpha = _alpha_of(photo)
+        alpha = _alpha_of(photo, content)
         if alpha is not None:
             file_format = photo.image.format
             photo.image = _without_alpha(photo.image)
@@ -211,12 +211,20 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _alpha_of(photo: Photo) -> Image.Image | None:
+def _alpha_of(photo: Photo, content: bytes) -> Image.Image | None:
     """Return the upright transparency; None if there is none, or no pixel uses it."""
     if not has_transparency(photo.image) or is_deep_grey(photo.image):
         return None
 
-    alpha = mapped(photo.image, "L", lambda strip: strip.convert("RGBA").getchannel("A"))
+    clear = clear_color(photo.image, content)
+
+    def alpha_of(strip: Image.Image) -> Image.Image:
+        # On the strip: the photo keeps what its file states, for whoever lays it on white.
+        if clear is not None:
+            strip.info["transparency"] = clear
+        return strip.convert("RGBA").getchannel("A")
+
+    alpha = mapped(photo.image, "L", alpha_of)
     lowest, _ = alpha.getextrema()
     if lowest == OPAQUE:
         return None

@@ -86,17 +86,27 @@ def _is_plain_cmyk_jpeg(image: Image.Image) -> bool:
 
 
 def _on_white(image: Image.Image, content: bytes) -> Image.Image:
-    clear = image.info.get("transparency")
-    if image.format == "PNG" and image.mode in ("L", "RGB"):
-        image.info["transparency"] = _clear_level(clear, content[PNG_DEPTH_AT])
+    clear = clear_color(image, content)
+    if clear is not None:
+        image.info["transparency"] = clear
 
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, (WHITE, WHITE, WHITE, WHITE))
     return Image.alpha_composite(white, image).convert("RGB")
 
 
-def _clear_level(clear: Any, depth: int) -> Any:
-    """Return a PNG's transparent color in the 8-bit levels that Pillow decodes to."""
+def clear_color(image: Image.Image, content: bytes) -> Any:
+    """Return the transparent color in the 8-bit levels that Pillow decodes a PNG to; None: none.
+
+    Args:
+        image: As Pillow opened it; what its file states is in `info`.
+        content: The file's beginning.
+    """
+    clear = image.info.get("transparency")
+    if image.format != "PNG" or image.mode not in ("L", "RGB"):
+        return clear
+
+    depth = content[PNG_DEPTH_AT]
     if isinstance(clear, int) and depth < 8:
         return clear * 255 // ((1 << depth) - 1)
     if isinstance(clear, tuple) and depth == 16:

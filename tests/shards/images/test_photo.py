@@ -13,7 +13,7 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 
 from shards.errors import PictureError
 from shards.images import icc
-from shards.images.conversion import convert_picture, decode_upright
+from shards.images.conversion import convert_picture, decode_upright, read_upright
 from shards.images.icc import Primaries
 from shards.images.policy import Encoding, parse_image_policy
 
@@ -367,10 +367,21 @@ def low_bit_png(bits: int, clear: int) -> bytes:
     )
     packed = np.packbits((values[:, None] >> np.arange(bits - 1, -1, -1)) & 1)
     header = struct.pack(">IIBBBBB", len(values), 1, bits, 0, 0, 0, 0)
+    return one_row_png(header, struct.pack(">H", clear), packed.tobytes())
+
+
+def deep_color_png(colors: list[tuple[int, int, int]], clear: tuple[int, int, int]) -> bytes:
+    """Return one row of 16-bit colors, one of them transparent."""
+    header = struct.pack(">IIBBBBB", len(colors), 1, 16, 2, 0, 0, 0)
+    row = np.array(colors, ">u2").tobytes()
+    return one_row_png(header, struct.pack(">3H", *clear), row)
+
+
+def one_row_png(header: bytes, clear: bytes, row: bytes) -> bytes:
     parts = [
         (b"IHDR", header),
-        (b"tRNS", struct.pack(">H", clear)),
-        (b"IDAT", zlib.compress(b"\0" + packed.tobytes())),
+        (b"tRNS", clear),
+        (b"IDAT", zlib.compress(b"\0" + row)),
         (b"IEND", b""),
     ]
     content = b"\x89PNG\r\n\x1a\n"
@@ -392,6 +403,28 @@ def test_a_transparent_grey_of_few_bits_is_white(bits: int) -> None:
     expected = np.arange(1 << bits) * 255 // ((1 << bits) - 1)
     expected[clear] = 255
     assert np.abs(row.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_transparent_grey_of_few_bits_is_kept_for_a_copy(bits: int) -> None:
+    clear = (1 << bits) // 2
+    alpha = read_upright(io.BytesIO(low_bit_png(bits, clear)), MAX_PIXELS).alpha
+    assert alpha is not None
+    assert np.flatnonzero(np.asarray(alpha)[0] == 0).tolist() == [clear]
+
+
+def test_a_transparent_color_of_16_bits_is_kept_for_a_copy_and_white_without_one() -> None:
+    colors = [(65535, 0, 0), (300, 40_000, 9_000), (0, 0, 0)]
+    content = deep_color_png(colors, colors[1])
+    alpha = read_upright(io.BytesIO(content), MAX_PIXELS).alpha
+    assert alpha is not None
+    assert np.asarray(alpha)[0].tolist() == [255, 0, 255]
+    assert decode_upright(content, MAX_PIXELS)[0].tolist() == [[255, 0, 0], [255] * 3, [0, 0, 0]]
+
+    # A color that no pixel has is no transparency, in whatever levels it is stated.
+    unused = deep_color_png(colors, (5000, 6000, 7000))
+    photo = read_upright(io.BytesIO(unused), MAX_PIXELS)
+    assert decode_upright(unused, MAX_PIXELS).tolist() == np.asarray(photo.image).tolist()
 
 
 def test_a_transparent_color_is_white() -> None:
