@@ -76,44 +76,55 @@ def run(settings: ProbeSettings, ranks: Ranks) -> None:
     if settings.protocol == "softmax":
         ranks.on_all_ranks(lambda: check_single_labels(train_set, str(settings.data.train[0])))
 
+    train, test = _parts(settings, encoder, config, (train_set, test_set), ranks)
+    probed = _judge(settings, train, test, ranks)
+    if ranks.main:
+        grids = level_grids(encoder, config.architecture.image_size)
+        print(tables(probed, grids, *(len(part.features.sample_ids_N) for part in (train, test))))
+        _write_evidence(settings, config, probed, test)
+        # Last: where it stands, the probe is complete.
+        fields = {**about(settings, config, train, test), **plain(probed, grids)}
+        print(f"Written: {write_probe(settings.out, fields)}")
+
+
+def _parts(
+    settings: ProbeSettings,
+    encoder: FeaturePyramid,
+    config: ModelConfig,
+    sets: tuple[ShardSet, ShardSet],
+    ranks: Ranks,
+) -> tuple[Part, Part]:
+    """Return the training and the test part with their features. Called on all ranks."""
+    train_set, test_set = sets
     if settings.model == RANDOM:
 
         def draw(loader: Loader, shown: Shown) -> None:
-            random_encoder(
-                encoder,
-                settings.seed,
-                loader,
-                ranks,
-                shown,
-            )
+            random_encoder(encoder, settings.seed, loader, ranks, shown)
 
         walk(settings, config, train_set, ranks, draw)
 
     def extract(loader: Loader, shown: Shown) -> Features:
         return extract_features(encoder, loader, ranks, shown)
 
-    train_features = walk(
-        settings,
-        config,
-        train_set,
-        ranks,
-        extract,
-    )
+    train_features = walk(settings, config, train_set, ranks, extract)
     # After training's statistics are in place, for random weights.
     test_features = walk(settings, config, test_set, ranks, extract)
-    train = Part(settings.data.train, train_set, train_features)
-    test = Part(settings.data.test, test_set, test_features)
+    return (
+        Part(settings.data.train, train_set, train_features),
+        Part(settings.data.test, test_set, test_features),
+    )
 
-    # Extraction is the long part: it is shared by all protocols.
+
+def _judge(settings: ProbeSettings, train: Part, test: Part, ranks: Ranks) -> Probed:
+    """Return the scores of the protocols asked for; features are shared. Called on all ranks."""
     kinds = ALL_KINDS if settings.protocol == "all" else (settings.protocol,)
-    grids = level_grids(encoder, config.architecture.image_size)
     labels = None
     if "softmax" in kinds:
         labels = (
             single_labels(train.features, str(train.folders[0])),
             single_labels(test.features, str(test.folders[0])),
         )
-    probed = probe(
+    return probe(
         kinds,
         train.features,
         test.features,
@@ -122,21 +133,6 @@ def run(settings: ProbeSettings, ranks: Ranks) -> None:
         labels=labels,
         shown=printing(ranks),
     )
-    if ranks.main:
-        counts = [len(part.features.sample_ids_N) for part in (train, test)]
-        print(tables(probed, grids, *counts))
-        fields = {
-            **about(
-                settings,
-                config,
-                train,
-                test,
-            ),
-            **plain(probed, grids),
-        }
-        _write_evidence(settings, config, probed, test)
-        # Last: where it stands, the probe is complete.
-        print(f"Written: {write_probe(settings.out, fields)}")
 
 
 def _write_evidence(

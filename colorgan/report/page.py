@@ -62,9 +62,36 @@ def report_page(report_data: ReportData, files: Files) -> str:
 
     Sections without content are left out and named at the end.
     """
-    # Transfer first: it is what the pretraining is for. Provenance last.
     results, notes = final_results(report_data)
-    sections = [
+    sections = _sections(report_data, results, files)
+
+    # A missing section is a fact about the given folders, so it is named.
+    absent = ", ".join(section.title.lower() for section in sections if not section.blocks)
+    if absent:
+        notes = [*notes, f"The given folders have nothing for: {absent}."]
+    shown = [section for section in sections if section.blocks]
+    shown.append(
+        Section(
+            "missing",
+            "What is missing",
+            _missing(report_data, notes),
+        )
+    )
+
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    made = f"Made {when} from {_counted(report_data)}."
+    return render_page(
+        "colorgan report",
+        made,
+        _answer(report_data, results),
+        shown,
+    )
+
+
+def _sections(report_data: ReportData, results: Sequence[Result], files: Files) -> list[Section]:
+    """Return every section in the page's order, also those without content."""
+    # Transfer first: it is what the pretraining is for. Provenance last.
+    return [
         Section(
             "transfer",
             "Transfer",
@@ -113,28 +140,6 @@ def report_page(report_data: ReportData, files: Files) -> str:
             provenance_section(report_data),
         ),
     ]
-
-    # A missing section is a fact about the given folders, so it is named.
-    absent = ", ".join(section.title.lower() for section in sections if not section.blocks)
-    if absent:
-        notes = [*notes, f"The given folders have nothing for: {absent}."]
-    shown = [section for section in sections if section.blocks]
-    shown.append(
-        Section(
-            "missing",
-            "What is missing",
-            _missing(report_data, notes),
-        )
-    )
-
-    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    made = f"Made {when} from {_counted(report_data)}."
-    return render_page(
-        "colorgan report",
-        made,
-        _answer(report_data, results),
-        shown,
-    )
 
 
 def _answer(report_data: ReportData, results: Sequence[Result]) -> list[Block]:

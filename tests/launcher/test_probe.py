@@ -260,6 +260,6 @@ def test_without_scikit_learn_there_are_neighbours_only(
     monkeypatch.setitem(sys.modules, "sklearn.svm", None)
     with pytest.raises(ColorganError, match="extra `transfer`"):
         command("probe", "--model", generator, *words(packed, tmp_path))
-    assert "knn: votes" in command(
+    assert "knn: mAP by votes" in command(
         "probe", "--model", generator, "--protocol", "knn", *words(packed, tmp_path)
     )

@@ -21,8 +21,10 @@ PROBE = Probe(
     low_shot=(),
     neighbors=(),
     knn=(),
+    softmax=(),
     best_linear=0,
     best_knn=None,
+    best_softmax=None,
 )
 
 
