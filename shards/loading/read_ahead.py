@@ -20,6 +20,7 @@ from shards.storage.remote import remote_of
 from shards.storage.shard_files import ReadAt
 
 _POLL_S = 0.1
+READER_NAME = "shards-read"
 
 Result = Members | BadSampleError
 
@@ -154,7 +155,7 @@ class ReadAhead:
     def _start_thread(self) -> None:
         # Counted, as every thread needs a None of its own to end.
         self._num_started += 1
-        threading.Thread(target=self._work, name="shards-read", daemon=True).start()
+        threading.Thread(target=self._work, name=READER_NAME, daemon=True).start()
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:

@@ -20,10 +20,11 @@ import weakref
 from collections.abc import Iterator
 
 from shards.loading.micro_batches import BatchMaker, Decoded, Plan
-from shards.loading.read_ahead import ReadingStopped
+from shards.loading.read_ahead import READER_NAME, ReadingStopped
 
 _POLL_S = 0.1
 _JOIN_S = 10.0
+_READERS_LEAVE_S = 1.0
 
 _RUNNING: weakref.WeakSet[Stream] = weakref.WeakSet()
 
@@ -37,6 +38,13 @@ def _close_running() -> None:
     """
     for stream in list(_RUNNING):
         stream.close()
+
+    # Readers that were told to end may be at work still: one that asks for Python's lock while the
+    # interpreter ends aborts the process. One that is stuck in a read is not waited for longer.
+    end = time.monotonic() + _READERS_LEAVE_S
+    for thread in threading.enumerate():
+        if thread.name == READER_NAME:
+            thread.join(max(0.0, end - time.monotonic()))
 
 
 class Stream:
