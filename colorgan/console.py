@@ -110,6 +110,8 @@ def _take_num_ranks(words: list[str]) -> tuple[int, list[str]]:
 
 def _run_ranks(script: Path, words: list[str], num_ranks: int) -> int:
     """Start the ranks and wait for them; return the status of the first that failed."""
+    _announce(script, words, num_ranks)
+    # Here: it takes seconds, and the user shall read the first lines before.
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -139,6 +141,23 @@ def _run_ranks(script: Path, words: list[str], num_ranks: int) -> int:
         except SignalException as error:
             return _status_after(error.sigval, Path(statuses))
     return ExitStatus.DONE
+
+
+def _announce(script: Path, words: list[str], num_ranks: int) -> None:
+    """Check a training command's settings and print its first lines, in its ranks' place.
+
+    Raises:
+        UsageError: A mistake in the settings, which every rank would find seconds later.
+    """
+    # Here, as `--help` and the list of commands need no schema.
+    from colorgan.config.first_line import PRINTED, print_first_lines
+
+    names = runpy.run_path(str(script))
+    if "read_settings" not in names:
+        return
+
+    print_first_lines(script.stem, names["read_settings"](words), num_ranks)
+    os.environ[PRINTED] = "1"  # inherited by the ranks
 
 
 def _status_after(signal_number: int, statuses: Path) -> int:

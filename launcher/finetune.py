@@ -17,10 +17,10 @@ from colorgan.errors import ColorganError
 from shards.errors import ShardError
 
 
-def main(argv: list[str]) -> int:
-    """Read the recipe, join the ranks, train; return the exit status."""
+def read_settings(argv: list[str]) -> FinetuneRecipe:
+    """Return the recipe, checked; `colorgan finetune --nproc N` asks for it before its ranks."""
     data = "--data.train shards/voc-train --data.val shards/voc-val"
-    recipe = parse(
+    return parse(
         FinetuneRecipe,
         argv,
         command=command_text("finetune"),
@@ -33,6 +33,10 @@ def main(argv: list[str]) -> int:
         ),
     )
 
+
+def main(argv: list[str]) -> int:
+    """Read the recipe, join the ranks, train; return the exit status."""
+    recipe = read_settings(argv)
     print_first_lines("finetune", recipe)
     # Torch is imported after the settings have been checked.
     from colorgan.distributed.ranks import joined_ranks

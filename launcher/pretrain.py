@@ -18,8 +18,8 @@ from shards.errors import ShardError
 HERE = Path(__file__).resolve().parent
 
 
-def main(argv: list[str]) -> int:
-    """Read the recipe, join the ranks, train; return the exit status."""
+def read_settings(argv: list[str]) -> PretrainRecipe:
+    """Return the recipe, checked; `colorgan pretrain --nproc N` asks for it before its ranks."""
     keys = {word.split("=")[0] for word in argv}
     # Without a word about data, a newcomer means: show me.
     on_sample = not {"--config", "--data.train"} & keys
@@ -39,7 +39,12 @@ def main(argv: list[str]) -> int:
     # A recipe of the user's own without data is a mistake, not a wish for the sample.
     if not recipe.data.train and not on_sample and recipe_name(argv) != "sample":
         raise UsageError("data.train is not given: name folders that launcher/pack.py has written")
+    return recipe
 
+
+def main(argv: list[str]) -> int:
+    """Read the recipe, join the ranks, train; return the exit status."""
+    recipe = read_settings(argv)
     print_first_lines("pretrain", recipe)
     # Torch is imported after the settings have been checked.
     from colorgan.distributed.ranks import joined_ranks

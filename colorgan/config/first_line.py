@@ -9,38 +9,49 @@ from colorgan.config.recipe import RunRecipe
 
 # Of NVIDIA's driver: a folder per GPU.
 GPUS = Path("/proc/driver/nvidia/gpus")
+# Set by the console for the ranks that it starts: it has printed the lines itself, seconds before.
+PRINTED = "COLORGAN_FIRST_LINES_PRINTED"
 
 
-def print_first_lines(title: str, recipe: RunRecipe) -> None:
+def print_first_lines(title: str, recipe: RunRecipe, num_ranks: int | None = None) -> None:
     """Print what is about to start and where to look. Rank 0 prints, others do nothing.
 
     Args:
         title: What the run is: `pretrain`, `finetune`.
         recipe: The run's recipe; a dry run prints its plan alone.
+        num_ranks: Given by a launcher, which prints in its ranks' place; None in a rank.
     """
-    # The ranks have not met yet: their launcher's variables are all there is.
-    if recipe.dry_run or os.environ.get("RANK", "0") != "0":
+    if recipe.dry_run:
         return
+    if num_ranks is None:
+        # The ranks have not met yet: their launcher's variables are all there is.
+        if os.environ.get("RANK", "0") != "0" or PRINTED in os.environ:
+            return
+        num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
 
-    print(first_lines(title, recipe, int(os.environ.get("WORLD_SIZE", "1"))), flush=True)
+    print(first_lines(title, recipe, num_ranks), flush=True)
 
 
 def first_lines(title: str, recipe: RunRecipe, num_ranks: int) -> str:
-    """Return two lines: device, ranks, threads, batch and data; run folder and where to look."""
+    """Return three lines: device, ranks, threads, batch; data; run folder and where to look."""
     cores = len(os.sched_getaffinity(0))
     gpus = _num_gpus()
     device = f"{gpus} GPU{'s' if gpus > 1 else ''}" if gpus else "CPU"
 
     threads = recipe.launch.torch_threads or max(1, cores // num_ranks)
     names = " ".join(map(str, recipe.data.train)) or "the built-in sample"
+    batch = recipe.batch
+    micro = batch.micro_batch_size or batch.global_batch_size // num_ranks
     parts = [
         f"{title}: {device}",
         f"{num_ranks} rank{'s' if num_ranks > 1 else ''}",
         f"{threads} thread{'s' if threads > 1 else ''} each",
-        f"batch {recipe.batch.global_batch_size}",
+        f"batch {batch.global_batch_size}",
+        f"micro-batch {micro}",
     ]
     return (
-        f"{', '.join(parts)}, data {names}\n"
+        f"{', '.join(parts)}\n"
+        f"  data {names}\n"
         f"  {recipe.run}: look at log.jsonl and pictures/; loading torch ..."
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,24 @@ except SystemExit as ending:
     status = ending.code
 print("\\n" + json.dumps([status, sorted({name.split(".")[0] for name in sys.modules})]))
 """
+# Runs a program until it prints, and writes that line and what had been imported to the last word.
+UNTIL_A_LINE = """
+import json, os, runpy, sys
+program, *words, record = sys.argv[1:]
+sys.argv = [program, *words]
+
+class Screen:
+    encoding = "utf-8"
+    def write(self, text):
+        with open(record, "w") as file:
+            json.dump([text, sorted(sys.modules)], file)
+        os._exit(0)
+    def flush(self): ...
+
+sys.stdout = Screen()
+runpy.run_path(program, run_name="__main__")
+"""
+CONSOLE = "from colorgan.console import main; main()"
 
 
 def run(command: str, *words: str) -> tuple[int, set[str], str]:
@@ -59,3 +78,33 @@ def test_a_value_out_of_range_too(tmp_path: Path) -> None:
     assert status == 2
     assert "--network.width -2: must be greater than 0" in error
     assert not modules & HEAVY
+
+
+@pytest.mark.parametrize("way", ["script", "console", "console and ranks"])
+@pytest.mark.parametrize("command", ["pretrain", "finetune"])
+def test_a_run_names_itself_before_heavy_imports(way: str, command: str, tmp_path: Path) -> None:
+    words = ["--data.train", "shards/photos"]
+    if command == "finetune":
+        words += ["--data.val", "shards/photos", "--task", "classify"]
+    program = LAUNCHER / f"{command}.py"
+    if way != "script":
+        program = tmp_path / "console.py"
+        program.write_text(CONSOLE)
+        words = [command, *words, *(["--nproc", "2"] if "ranks" in way else [])]
+    record = tmp_path / "record.json"
+    subprocess.run(
+        [sys.executable, "-c", UNTIL_A_LINE, str(program), *words, str(record)],
+        timeout=60,
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+    )
+
+    line, modules = json.loads(record.read_text())
+    ranks = "2 ranks" if "ranks" in way else "1 rank,"
+    assert line.startswith(f"{command}: ")
+    assert ranks in line
+    assert "shards/photos" in line
+    assert not {name.split(".")[0] for name in modules} & {*HEAVY, "numpy"}
+    # The standard library's and pydantic's: 275. With torch they would be over 1,100.
+    assert len(modules) < 400, len(modules)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from colorgan.config import first_line
-from colorgan.config.first_line import first_lines, print_first_lines
+from colorgan.config.first_line import PRINTED, first_lines, print_first_lines
 from colorgan.config.recipe import DataRecipe, LaunchRecipe, PretrainRecipe
 
 RECIPE = PretrainRecipe(
@@ -21,7 +21,8 @@ def test_a_cpu_run_and_one_on_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(first_line, "GPUS", tmp_path / "absent")
     batch = RECIPE.batch.global_batch_size
     assert first_lines("pretrain", RECIPE, 1).splitlines() == [
-        f"pretrain: CPU, 1 rank, 3 threads each, batch {batch}, data shards/photos",
+        f"pretrain: CPU, 1 rank, 3 threads each, batch {batch}, micro-batch {batch}",
+        "  data shards/photos",
         "  runs/a: look at log.jsonl and pictures/; loading torch ...",
     ]
 
@@ -41,6 +42,7 @@ def test_a_cpu_run_and_one_on_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         else:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert first_lines("t", RECIPE, 2).startswith(f"t: {device}, 2 ranks, 3 threads each")
+    assert f"batch {batch}, micro-batch {batch // 2}" in first_lines("t", RECIPE, 2)
 
 
 def test_rank_0_alone_prints_and_a_dry_run_does_not(
@@ -54,3 +56,10 @@ def test_rank_0_alone_prints_and_a_dry_run_does_not(
 
     print_first_lines("pretrain", RECIPE)
     assert capsys.readouterr().out.startswith("pretrain: ")
+
+    # A launcher prints for its ranks, which then do not.
+    print_first_lines("pretrain", RECIPE, num_ranks=2)
+    assert "2 ranks" in capsys.readouterr().out
+    monkeypatch.setenv(PRINTED, "1")
+    print_first_lines("pretrain", RECIPE)
+    assert capsys.readouterr().out == ""
