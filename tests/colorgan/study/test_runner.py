@@ -16,7 +16,7 @@ import pytest
 from helpers.commands import PROJECT
 
 from colorgan.errors import UsageError
-from colorgan.study.costs import cost_text, estimates, read_costs
+from colorgan.study.costs import cost_text, estimates, read_costs, write_cost
 from colorgan.study.runner import Runner, StepError
 from colorgan.study.steps import Step
 
@@ -101,12 +101,27 @@ def test_each_step_leaves_its_cost(tmp_path: Path, launcher: Path) -> None:
     assert list(minutes) == ["x/a"]
     assert 0 < minutes["x/a"] < 1
     # Steps of the same protocol are estimated by those that have run, others by the recipe.
-    found = estimates(steps, folder, {"work": 7.0})
+    found = estimates(steps, folder, {"x/a"}, {"work": 7.0})
 
     assert found == {"x/a": minutes["x/a"], "x/b": minutes["x/a"], "y/c": 7.0}
     text = cost_text(steps, folder, {})
     assert "and 1 steps of unknown cost" in text
     assert text.splitlines()[1].split()[:2] == ["x/a", "complete"]
+
+
+def test_a_cost_is_estimated_by_the_arm_and_by_complete_steps_alone(
+    tmp_path: Path, launcher: Path
+) -> None:
+    steps = [step(tmp_path, name) for name in ("short@0", "long@0", "long@1", "other@0")]
+    folder = tmp_path / "steps"
+    folder.mkdir()
+    for one, minutes in zip(steps[:3], (2.0, 8.0, 0.1), strict=True):
+        write_cost(folder, one, seconds=1.0, core_seconds=60 * minutes)
+
+    # long@1 was stopped after a tenth of a minute.
+    found = estimates(steps, folder, {"short@0", "long@0"}, {"work": 7.0})
+
+    assert found == {"short@0": 2.0, "long@0": 8.0, "long@1": 8.0, "other@0": 5.0}
 
 
 def test_a_failure_holds_what_depends_on_it_and_begins_nothing_new(
