@@ -154,7 +154,12 @@ class LocalSlurm:
         process.wait(timeout=10)
 
     def run(
-        self, *words: str, check: bool = True, cwd: Path | None = None, **variables: str
+        self,
+        *words: str,
+        check: bool = True,
+        cwd: Path | None = None,
+        timeout_s: float = 60,
+        **variables: str,
     ) -> str:
         """Run a command of SLURM's (or a script) and return what it prints on both streams."""
         done = subprocess.run(
@@ -165,7 +170,7 @@ class LocalSlurm:
             # Together, as SLURM writes answers to either.
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=60,
+            timeout=timeout_s,
         )
         if check and done.returncode:
             raise AssertionError(f"{words} ended with {done.returncode}: {done.stdout}")

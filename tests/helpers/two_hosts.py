@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,11 @@ def can_make_hosts() -> bool:
     return os.geteuid() == 0 and shutil.which("ip") is not None
 
 
+def can_lose() -> bool:
+    """Return whether packets can be dropped at random: by nftables, as few kernels have netem."""
+    return shutil.which("nft") is not None
+
+
 class TwoHosts:
     """Namespaces with a cable between them; `name` keeps several pairs apart."""
 
@@ -32,7 +36,6 @@ class TwoHosts:
         self.names = (f"{name}-a", f"{name}-b")
         # Linux allows 15 characters.
         self.links = (f"{name}0"[-12:], f"{name}1"[-12:])
-        self._cutting = threading.Event()
 
     def _on(self, host: int, *words: str) -> None:
         subprocess.run(
@@ -67,8 +70,6 @@ class TwoHosts:
 
     def close(self) -> None:
         """Remove both hosts, with what still runs on them."""
-        self._cutting.set()
-
         for name in self.names:
             # A namespace lives on as long as a process of it does.
             listed = subprocess.run(
@@ -99,22 +100,23 @@ class TwoHosts:
             self._on(host, "tc", "qdisc", "add", "dev", link, "root", "tbf", *words)
 
     def lose(self) -> None:
-        """Lose everything for 25 ms of every 500 ms, in both directions."""
-
-        def flap() -> None:
-            # Ends with the hosts, as `wait` then returns at once.
-            while not self._cutting.wait(0.475):
-                self.cut_one_way()
-                time.sleep(0.025)
-                self.mend()
-
-        threading.Thread(target=flap, daemon=True).start()
+        """Lose 5 of 100 packets, drawn at random, in both directions."""
+        rules = (
+            "add table inet loss",
+            "add chain inet loss input { type filter hook input priority 0; }",
+            "add rule inet loss input iifname != lo numgen random mod 100 < 5 drop",
+        )
+        for host in (0, 1):
+            self._on(host, "nft", "; ".join(rules))
 
     def mend(self) -> None:
         """Put the cable back."""
         self._on(1, "ip", "link", "set", self.links[1], "up")
         # Also what `cut_one_way` has set.
         self._on(1, "ip", "neighbour", "flush", "dev", self.links[1])
+        if can_lose():
+            for host in (0, 1):
+                self._on(host, "nft", "flush", "ruleset")
 
     def start(self, host: int, script: Path, *words: str, port: int) -> subprocess.Popen[str]:
         """Start a rank of two on a host, with a hostname of its own."""

@@ -11,6 +11,7 @@ import random
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,22 @@ def test_two_nodes_train_as_two_processes_do(
     assert "[node node2] task 1, ranks 1 to 1" in log
     assert re.search(r"^images 480/480 100% \|", log, re.M), "rank 0's progress as plain lines"
     assert log.rstrip().endswith("done: pretrain, two nodes")
+
+
+def test_tasks_of_srun_itself_are_the_ranks(
+    slurm: LocalSlurm, place: Path, words: list[str], weights: Weights, plain: dict[str, str]
+) -> None:
+    """One task a rank without a launcher between, on both nodes."""
+    script = ["env", "OMP_NUM_THREADS=1", sys.executable, str(ROOT / "launcher/pretrain.py")]
+    said = slurm.run(
+        *("srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1"),
+        *(*script, *words, "--run", "by srun"),
+        cwd=place,
+        timeout_s=300,
+    )
+
+    assert "2 ranks" in said, said
+    assert weights(place / "by srun") == plain
 
 
 def test_gpus_are_handed_to_the_ranks_and_shards_staged_once(

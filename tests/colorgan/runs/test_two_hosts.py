@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.toy import free_port
-from helpers.two_hosts import TwoHosts, can_make_hosts, ends, two_hosts
+from helpers.two_hosts import TwoHosts, can_lose, can_make_hosts, ends, two_hosts
 
 from colorgan.checkpoints.checkpoint import latest_checkpoint
 from colorgan.distributed.ranks import Ranks
@@ -191,6 +191,7 @@ def test_after_the_link_is_mended_the_same_command_resumes_bit_for_bit(
     check_end(hosts, folder, strategy)
 
 
+@pytest.mark.skipif(not can_lose(), reason="needs the command nft")
 def test_a_lossy_link_slows_a_run_and_changes_nothing(hosts: TwoHosts, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     ranks = start(hosts, folder, "ddp", "step", 60)
