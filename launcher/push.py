@@ -1,7 +1,8 @@
 """Upload a model to the Hugging Face hub, where `from_pretrained` loads it by name.
 
 Takes a folder that consolidation, fine-tuning or import_encoder has written: its weights, config,
-card and pictures, nothing else. The token is that of `hf auth login` or HF_TOKEN.
+card and pictures, nothing else. The card gets the scores that `evaluate --out` has written beside
+the folder. The token is that of `hf auth login` or HF_TOKEN.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ def main(argv: list[str]) -> int:
     )
     # Torch and the hub's library are imported after the settings have been checked.
     from colorgan.models.hub import push_model
+    from colorgan.tasks.model_card import renew_evaluations
 
+    for folder in renew_evaluations(settings.model):
+        print(f"card: with the scores in {folder}")
     address = push_model(
         settings.model,
         settings.repo,

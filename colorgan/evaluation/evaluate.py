@@ -56,6 +56,7 @@ from colorgan.models.model_folder import (
     check_norms,
     load_model,
     read_config,
+    weights_digest,
 )
 from colorgan.models.modes import set_inference
 
@@ -253,6 +254,7 @@ def _about(settings: EvaluateSettings, config: ModelConfig) -> dict[str, Any]:
     """Return what the scores were computed with."""
     return {
         "model": str(settings.model),
+        "weights_sha256": weights_digest(settings.model),
         "data": [str(folder) for folder in settings.data],
         "kind": config.kind,
         "inference": config.inference,

@@ -321,7 +321,8 @@ def scores_table(scores: Mapping[str, float]) -> str:
             line += f"{cell:>9}"
         lines.append(line.rstrip())
 
-    ratio = scores["colourfulness_ratio"]
+    # A record leaves out what is undefined.
+    ratio = scores.get("colourfulness_ratio", math.nan)
     ratio_text = f"{ratio:.3f}" if ratio == ratio else "undefined (grey originals)"
     original = f"{scores['original_colourfulness']:.1f}"
     lines.append(f"{'':24}of the originals {original}, ratio of the means {ratio_text}")

@@ -61,6 +61,7 @@ class SavedEvaluation(BaseModel):
     Attributes:
         path: The folder it was read from.
         model: The model folder.
+        weights_sha256: Of its weights; empty in older records.
         data: The packed folders.
         kind: The model's kind: generator, classifier, segmenter or detector.
         inference: running or paper.
@@ -78,6 +79,7 @@ class SavedEvaluation(BaseModel):
 
     path: Path = Field(Path(), exclude=True)
     model: str = ""
+    weights_sha256: str = ""
     data: tuple[str, ...] = ()
     kind: str = ""
     inference: str = ""
@@ -117,6 +119,8 @@ class SavedEvaluation(BaseModel):
         # Left out for other tasks, so that their files stay as earlier versions wrote them.
         if not self.per_class_dice:
             del fields["per_class_dice"]
+        if not self.weights_sha256:  # a probe's
+            del fields["weights_sha256"]
         # Null for none, as an empty list would be a matrix of no classes.
         fields["confusion"] = self.confusion or None
         return fields
@@ -153,8 +157,8 @@ def write_evaluation(folder: Path, evaluation: Evaluation, about: Mapping[str, A
     Args:
         folder: Made if absent; new or empty, as it takes an older one's place whole.
         evaluation: The scores and their evidence.
-        about: What the scores were computed with: model, data, kind, inference, images_seen,
-            classes.
+        about: What the scores were computed with: model, weights_sha256, data, kind, inference,
+            images_seen, classes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if evaluation.per_image:
@@ -211,6 +215,7 @@ def read_evaluation(folder: Path) -> SavedEvaluation:
     return SavedEvaluation(
         path=folder,
         model=str(fields.get("model", "")),
+        weights_sha256=short(fields.get("weights_sha256", ""), 64),
         data=tuple(map(str, entries(fields.get("data"), 100))),
         kind=str(fields.get("kind", "")),
         inference=short(fields.get("inference", ""), 20),

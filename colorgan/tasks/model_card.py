@@ -1,23 +1,28 @@
 """The model card that consolidation writes beside the weights: README.md, as the hub shows it.
 
+It tells what `evaluate --out` has written beside the model or in its run, if of these very weights.
 A card that a user has written, or has freed of its mark, is never touched.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import yaml
 
 from colorgan.evaluation.generator_scores import scores_table
+from colorgan.evaluation.reconstruction_scores import reconstruction_text
+from colorgan.evaluation.record import SavedEvaluation, read_evaluations
 from colorgan.files import CARD, replacing
-from colorgan.models.model_folder import ModelConfig
+from colorgan.models.model_folder import ModelConfig, read_config, weights_digest
 from colorgan.runs.log import read_log
 
 MARK = "<!-- written by colorgan; without this line the card is yours and is kept as it is -->"
 PICTURE = "validation.png"
+EVALUATIONS, RECIPE = "## Evaluations", "## Recipe"
 # What was learned and how; the machine's paths and launch are nobody else's business.
 PRIVATE_SECTIONS = {"run", "data", "output", "launch", "dry_run", "init", "resume_from"}
 CLASS_NAMES = {
@@ -35,7 +40,7 @@ def write_card(folder: Path, run: Path, config: ModelConfig) -> bool:
     """Write a model folder's card, with the scores and picture of these very weights if there are.
 
     Args:
-        folder: Of the model, already there.
+        folder: Of the model, with its weights.
         run: The run folder it comes from.
         config: Of the model.
 
@@ -54,10 +59,70 @@ def write_card(folder: Path, run: Path, config: ModelConfig) -> bool:
     pictured = validated and config.kind == "generator" and picture.is_file()
     if pictured:
         shutil.copyfile(picture, folder / PICTURE)
-    text = card_text(config, scores, pictured)
+    evaluations = evaluations_text(config.kind, evaluations_of(folder, run))
+    text = card_text(config, scores, pictured, evaluations)
     with replacing(card) as partial:
         partial.write_text(text, encoding="utf-8")
     return True
+
+
+def renew_evaluations(folder: Path) -> list[Path]:
+    """Put the evaluations beside a model folder into its card; return their folders.
+
+    Nothing is changed where there is none, no card, or a card of the user's own.
+
+    Raises:
+        ModelFolderError: It is not a model folder.
+    """
+    card = folder / CARD
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    found = evaluations_of(folder, folder.parent)
+    if MARK not in text or not found:
+        return []
+
+    # Only the evaluations: the rest came from a run, which need not be on this machine.
+    section = evaluations_text(read_config(folder).kind, found)
+    parts = [part for part in re.split(r"\n\n(?=## )", text) if not part.startswith(EVALUATIONS)]
+    places = [index for index, part in enumerate(parts) if part.startswith(RECIPE)]
+    parts.insert(places[0] if places else len(parts), section)
+    with replacing(card) as partial:
+        partial.write_text("\n\n".join(parts).rstrip() + "\n", encoding="utf-8")
+    return [evaluation.path for evaluation in found]
+
+
+def evaluations_of(folder: Path, run: Path) -> list[SavedEvaluation]:
+    """Return what `evaluate` has written of a model folder's weights, in its run or beside it.
+
+    Args:
+        folder: Of the model.
+        run: The run folder it comes from, or another one to look in.
+
+    Raises:
+        ModelFolderError: `folder` is not a model folder.
+    """
+    # As a rule the two are one.
+    places = {place.resolve(): place for place in (run, folder.parent)}
+    saved: list[SavedEvaluation] = []
+    for place in places.values():
+        saved += read_evaluations(place)[0]  # a damaged record claims nothing
+
+    if not saved:
+        return []
+    # Other weights' scores would be a false claim.
+    digest = weights_digest(folder)
+    return [evaluation for evaluation in saved if evaluation.weights_sha256 == digest]
+
+
+def evaluations_text(kind: str, evaluations: Iterable[SavedEvaluation]) -> str:
+    """Return the card's section of evaluations, a set after the other; empty without any."""
+    parts = []
+    for evaluation in evaluations:
+        # Names alone, as everywhere in the card.
+        names = ", ".join(Path(folder).name for folder in evaluation.data)
+        heading = f"### {names} ({evaluation.inference} inference)"
+        parts.append(f"{heading}\n\n{_score_rows(kind, evaluation.scores)}")
+    # Two folders with the same scores of the same set say one thing.
+    return "\n\n".join([EVALUATIONS, *dict.fromkeys(parts)]) if parts else ""
 
 
 def last_scores(run: Path, images_seen: int) -> dict[str, float]:
@@ -86,8 +151,17 @@ def on_drawn_shapes(config: ModelConfig) -> bool:
     return bool(folders) and all(str(path).startswith("data/sample/") for path in folders)
 
 
-def card_text(config: ModelConfig, scores: Mapping[str, float], with_picture: bool) -> str:
-    """Return the card: what the model is, how to load it, scores, recipe, data and licence."""
+def card_text(
+    config: ModelConfig, scores: Mapping[str, float], with_picture: bool, evaluations: str = ""
+) -> str:
+    """Return the card: what the model is, how to load it, scores, recipe, data and licence.
+
+    Args:
+        config: Of the model.
+        scores: Of its validation; empty for none.
+        with_picture: Whether the validation's picture is in the folder.
+        evaluations: As `evaluations_text` writes them.
+    """
     side, width = config.picture_size, config.architecture.width
     about = (
         f"A {config.kind} for pictures of {side} x {side}, width {width}: the {config.weights} "
@@ -104,13 +178,15 @@ def card_text(config: ModelConfig, scores: Mapping[str, float], with_picture: bo
     ]
     if with_picture and config.kind == "generator":
         parts.append(f"![Held-out images as this run colored them]({PICTURE})")
+    if evaluations:
+        parts.append(evaluations)
 
     recipe = {key: value for key, value in config.recipe.items() if key not in PRIVATE_SECTIONS}
     # The one path of a section that is otherwise worth showing.
     if isinstance(network := recipe.get("network"), dict):
         recipe["network"] = {k: v for k, v in network.items() if k != "encoder_weights"}
     parts += [
-        f"## Recipe\n\n```yaml\n{yaml.safe_dump(recipe, sort_keys=False).strip()}\n```",
+        f"{RECIPE}\n\n```yaml\n{yaml.safe_dump(recipe, sort_keys=False).strip()}\n```",
         f"## Data\n\nDigest of the training set's manifest: `{config.data_digest or 'unknown'}`.",
         "## Licence\n\nThe code is MIT. No licence of the weights is given here: name one that the "
         "terms of the training photos allow, in this card's header (`license:`).",
@@ -135,9 +211,16 @@ def _loading(kind: str) -> str:
 def _scores_text(config: ModelConfig, scores: Mapping[str, float]) -> str:
     if not scores:
         return "Not evaluated on held-out images at this checkpoint."
-    if config.kind == "generator" and "grey_psnr" in scores:
+    return _score_rows(config.kind, scores)
+
+
+def _score_rows(kind: str, scores: Mapping[str, float]) -> str:
+    """Return the scores of a set as Markdown."""
+    if kind == "generator" and "grey_psnr" in scores:
         about = f"On {scores['images']:.0f} held-out images, beside the same images left grey:"
         return f"{about}\n\n```\n{scores_table(scores)}\n```"
+    if kind == "generator" and "luminance_l1" in scores:
+        return f"```\n{reconstruction_text(scores)}\n```"
 
     # Classes by the hundred belong to the report; the means are what a reader looks for.
     rows = [f"| {name} | {value:.4g} |" for name, value in scores.items() if "/" not in name]

@@ -105,12 +105,16 @@ def test_every_verb_in_turn(tmp_path: Path, packed: dict[str, Path], verb: Verb)
             assert scores[score] == pytest.approx(
                 [e for e in logged if e["kind"] == "validate"][-1]["values"][score]
             )
-    told = verb(
-        "evaluate", "--model", generator, "--data", packed["val"], "--out", tmp_path / "scores"
-    )
+    told = verb("evaluate", "--model", generator, "--data", packed["val"], "--out", run / "scores")
 
     assert "PSNR" in told
-    assert (tmp_path / "scores" / "coloured.png").exists()
+    assert (run / "scores" / "coloured.png").exists()
+
+    # The same weights again: their card tells what they scored.
+    verb("consolidate", "--run", run)
+    section = (generator / "README.md").read_text().split("## Evaluations")[1]
+    assert section.startswith(f"\n\n### {packed['val'].name} (running inference)")
+    assert "On 12 held-out images, beside the same images left grey:" in section
 
 
 @pytest.mark.parametrize("task", ["classify", "segment", "detect"])

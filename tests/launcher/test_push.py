@@ -72,6 +72,8 @@ def test_a_model_comes_back_as_it_went(model: Path, hub: ModelHub, tmp_path: Pat
     assert set(hub.files) == {"config.json", "model.safetensors", "README.md", "validation.png"}
     assert hub.files["model.safetensors"] == (model / "model.safetensors").read_bytes()
 
+    assert hub.files["README.md"] == b"# A generator\n"
+
     recipe = json.loads(hub.files["config.json"])["recipe"]
     assert recipe["run"] == "a"
     assert recipe["data"] == {"train": ["photos", "more"], "flip": True}

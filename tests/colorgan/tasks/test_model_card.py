@@ -6,10 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from colorgan.evaluation.record import Evaluation, SavedEvaluation, write_evaluation
 from colorgan.files import CARD
-from colorgan.models.model_folder import Architecture, ModelConfig
+from colorgan.models.model_folder import (
+    Architecture,
+    ModelConfig,
+    build_model,
+    weights_digest,
+    write_model,
+)
 from colorgan.runs.log import RunLog
-from colorgan.tasks.model_card import DRAWN, MARK, PICTURE, write_card
+from colorgan.tasks.model_card import DRAWN, MARK, PICTURE, renew_evaluations, write_card
 
 SMALL = Architecture(image_size=32, width=4, norm="batch", bias_before_norm=False, dropout=0.5)
 
@@ -99,3 +106,45 @@ def test_ours_is_renewed_and_the_users_is_kept(run: Path, tmp_path: Path) -> Non
     card.write_text("mine")
     assert not write_card(card.parent, run, config())
     assert card.read_text() == "mine"
+
+
+def evaluate_as(folder: Path, digest: str, score: float, data: str = "/home/me/val") -> None:
+    """Write what `evaluate --out` writes of a classifier with these weights."""
+    about = {"data": (data,), "kind": "classifier", "inference": "running"}
+    record = Evaluation(SavedEvaluation(scores={"mAP": score, "images": 8.0}))
+    write_evaluation(folder, record, {**about, "weights_sha256": digest})
+
+
+def test_evaluations_of_these_very_weights_are_told_and_no_others(
+    run: Path, tmp_path: Path
+) -> None:
+    classifier = config().model_copy(update={"kind": "classifier", "classes": ("cat", "dog")})
+    folder = run / "model"
+    folder.mkdir()
+    write_model(folder, build_model(classifier), classifier)
+    digest = weights_digest(folder)
+    evaluate_as(run / "mine", digest, 0.625)
+    evaluate_as(run / "other", "0" * 64, 0.875)
+    (run / "damaged").mkdir()
+    (run / "damaged" / "scores.json").write_text("{")
+
+    write_card(folder, run, classifier)
+    text = (folder / CARD).read_text()
+    assert "## Evaluations\n\n### val (running inference)\n\n| score | held-out |" in text
+    assert "| mAP | 0.625 |" in text
+    assert "0.875" not in text
+    assert text.index("## Scores") < text.index("## Evaluations") < text.index("## Recipe")
+
+    # Before an upload: what was evaluated since, and nothing else of the card is changed.
+    before = text
+    evaluate_as(run / "newer", digest, 0.5, "/home/me/test")
+    assert renew_evaluations(folder) == [run / "mine", run / "newer"]
+    text = (folder / CARD).read_text()
+    assert text.count("## Evaluations") == 1
+    assert "### test (running inference)" in text and "| mAP | 0.625 |" in text
+    assert text.split("## Evaluations")[0] == before.split("## Evaluations")[0]
+    assert text.split("## Recipe")[1] == before.split("## Recipe")[1]
+
+    (folder / CARD).write_text("mine")
+    assert renew_evaluations(folder) == []
+    assert (folder / CARD).read_text() == "mine"
