@@ -123,7 +123,8 @@ def dali(folder: Path, kind: str, threads: int) -> Iterator[Any]:
     import torch
     from nvidia.dali import Pipeline, fn, types
 
-    from shards.decoding.dali import as_tensor, lab_operators
+    from shards.decoding.dali import lab_operators
+    from shards.decoding.decoder import as_tensor
 
     pipeline = Pipeline(
         batch_size=BATCH, num_threads=threads, device_id=None, prefetch_queue_depth=2, seed=1

@@ -24,7 +24,7 @@ from shards.images.chroma import GREY_CHROMA
 from shards.images.conversion import UprightPhoto, decode_upright, read_upright
 from shards.images.photo import PHOTO_ENDINGS
 from shards.images.policy import MAX_PIXELS_LIMIT
-from shards.images.strips import row_strips
+from shards.images.strips import replaced
 from shards.loading.boxes import Boxes
 from shards.loading.label_scan import ClassCounts, count_classes, has_labels, is_remote
 from shards.loading.loader import Batch, Loader, Targets
@@ -60,7 +60,7 @@ __all__ = [
     "open_set_loader",
     "open_whole_set",
     "read_upright",
-    "row_strips",
+    "replaced",
 ]
 
 
@@ -307,7 +307,8 @@ class PackedPhotos:
         Raises:
             ShardError: It cannot be read, or is damaged.
         """
-        return read_upright(io.BytesIO(self._samples.image(number)), self._max_pixels).image
+        image = read_upright(io.BytesIO(self._samples.image(number)), self._max_pixels).image
+        return image if image.mode == "RGB" else image.convert("RGB")
 
     def close(self) -> None:
         """Close the files."""

@@ -100,7 +100,7 @@ def color_image(
 
     Args:
         generator: On any device.
-        image: Of mode RGB.
+        image: Of mode RGB, or RGBA, whose transparency stays; side by side it is left out.
         config: Of the generator.
         side_by_side: Return the grey photo beside the colored one, as a new image.
     """
@@ -109,7 +109,15 @@ def color_image(
 
     def read(top: int, bottom: int) -> NDArray[np.uint8]:
         # A strip is read before it is overwritten: strips do not overlap in what they write.
-        return np.array(image.crop((0, top, width, bottom)))
+        rows = image.crop((0, top, width, bottom))
+        return np.array(rows if rows.mode == "RGB" else rows.convert("RGB"))
+
+    def write(rows_HW3: NDArray[np.uint8], left: int, top: int) -> None:
+        rows = Image.fromarray(rows_HW3)
+        if result.mode == "RGBA":
+            box = (left, top, left + rows.width, top + rows.height)
+            rows.putalpha(result.crop(box).getchannel("A"))
+        result.paste(rows, (left, top))
 
     tables = ColoringTables()
     rows = PhotoRows(
@@ -124,8 +132,8 @@ def color_image(
             # Grey by the same pass, so that both halves have the same luminance.
             grey_HW3 = np.empty_like(rows_HW3)
             color_rows(rows_HW3, np.zeros_like(chroma_2HW), grey_HW3, config.ab_scale, tables)
-            result.paste(Image.fromarray(grey_HW3), (0, strip.top))
+            write(grey_HW3, 0, strip.top)
 
         color_rows(rows_HW3, chroma_2HW, rows_HW3, config.ab_scale, tables)
-        result.paste(Image.fromarray(rows_HW3), (width if side_by_side else 0, strip.top))
+        write(rows_HW3, width if side_by_side else 0, strip.top)
     return result

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from colorgan.data import PHOTO_ENDINGS, PictureError, UprightPhoto, read_upright, row_strips
+from colorgan.data import PHOTO_ENDINGS, PictureError, UprightPhoto, read_upright, replaced
 from colorgan.errors import UsageError
 from colorgan.files import replacing
 
@@ -78,7 +78,7 @@ def refuse_clashes(written: Iterable[tuple[Path | str, Path | str]]) -> None:
 
 
 def read_photo(path: Path, max_pixels: int) -> UprightPhoto:
-    """Return a photo from its file, upright, of mode RGB.
+    """Return a photo from its file, upright.
 
     Raises:
         PictureError: There is no such file, or no photo of at most `max_pixels` in it.
@@ -96,16 +96,14 @@ def write_photo(
     """Write a colored photo with the EXIF of its source, whole or not at all.
 
     Args:
-        colored: Of mode RGB.
-        photo: Its source; its transparency is kept in a PNG and laid on white in a JPEG.
+        colored: Of mode RGB; or RGBA, which a PNG keeps, and which is laid on white in a JPEG and
+            closed.
+        photo: Its source.
         target: The file to write; its folder is made.
         output: Of the file.
     """
-    if photo.alpha is not None and photo.alpha.size == colored.size:
-        if output == "png":
-            colored.putalpha(photo.alpha)
-        else:
-            _lay_on_paper(colored, photo.alpha)
+    if colored.mode == "RGBA" and output == "jpeg":
+        colored = _on_paper(colored)
 
     # A copy: the module's table must not learn one photo's EXIF.
     options: dict[str, Any] = dict(OPTIONS[output])
@@ -117,13 +115,16 @@ def write_photo(
         colored.save(partial, format=output.upper(), **options)
 
 
-def _lay_on_paper(colored: Image.Image, alpha: Image.Image) -> None:
-    """Lay an image of mode RGB on white where it is transparent; changes it."""
-    # By strips: a second copy of 100 megapixels would be 400 MB.
-    for box in row_strips(colored.size):
-        paper = Image.new("RGB", (box[2] - box[0], box[3] - box[1]), PAPER)
-        paper.paste(colored.crop(box), mask=alpha.crop(box))
-        colored.paste(paper, box)
+def _on_paper(colored: Image.Image) -> Image.Image:
+    """Return an image of mode RGBA on white, of mode RGB, in its place."""
+
+    def strip(box: tuple[int, int, int, int]) -> Image.Image:
+        pixels = colored.crop(box)
+        paper = Image.new("RGB", pixels.size, PAPER)
+        paper.paste(pixels, mask=pixels)
+        return paper
+
+    return replaced(colored, "RGB", colored.size, strip)
 
 
 def _photos_of(path: Path, out: Path, output: OutputFormat) -> Iterator[PhotoFile]:

@@ -1,6 +1,6 @@
 """The DALI graph, one for both devices: encoded bytes in; pixels or normalised Lab, and masks, out.
 
-The only file that imports DALI. The graph is
+The only file that imports DALI; it is imported with the first decoder. The graph is
 
     encoded image, crop window, flip -> decode, crop -> resize, flip, Lab
     encoded mask, the same window and flip -> decode, crop -> resize (nearest), flip
@@ -18,16 +18,14 @@ made of DALI's operators (`lab="operators"`); a test compares the two.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from nvidia.dali import Pipeline, fn, math, types
-from torch import Tensor
-from torch.utils.dlpack import from_dlpack
 
 from shards.decoding.lab import WHITE, XYZ_FROM_RGB, linear_from_srgb
+from shards.decoding.spec import DecodeSpec
 from shards.records import VOID
 
 # f(t) without a branch is continuous at d^3: cbrt(max(t, d^3)) + (min(t, d^3) - d^3) / (3 d^2).
@@ -37,46 +35,6 @@ _PHOTO_PADDING_BYTES = 16 << 20
 _MIN_PADDING_BYTES = 1 << 20
 # sRGB of L* = 50: L' is 0 there, as in the zeros around the image that convolutions see.
 PADDING_GREY = 119
-
-
-@dataclass(frozen=True)
-class DecodeSpec:
-    """What the graph does.
-
-    Attributes:
-        image_size: Side of the square output in pixels.
-        crop: Crop each image to its window before resizing.
-        pad: Windows may reach beyond the image: mid-grey there, and void in masks.
-        resize: False if every image already has the output's size.
-        flip: Mirror the images whose flip is 1.
-        mask: Decode a mask beside each image.
-        num_classes: Largest class index that a mask may hold beside 255 (void).
-        ab_scale: Divisor of a and b.
-        lab: `fused` (CPU only) or `operators`.
-        hardware_decoder_share: GPU: share of the JPEGs for the hardware decoder, if the GPU has
-            one.
-    """
-
-    image_size: int
-    crop: bool = False
-    pad: bool = False
-    resize: bool = True
-    flip: bool = False
-    mask: bool = False
-    num_classes: int = 254
-    ab_scale: float = 128.0
-    lab: Literal["fused", "operators"] = "fused"
-    hardware_decoder_share: float = 0.65
-
-    @property
-    def resizes(self) -> bool:
-        """Return whether images must be resized after cropping."""
-        return self.resize or self.crop
-
-    @property
-    def flips_in_graph(self) -> bool:
-        """Return whether DALI mirrors anything: masks, and images without the fused kernel."""
-        return self.flip and (self.mask or self.lab == "operators")
 
 
 def build_pipeline(
@@ -132,12 +90,6 @@ def graph(spec: DecodeSpec, on_gpu: bool) -> list[Any]:
         mask = _mask(spec, windows, flips)
         outputs += [mask.gpu(), mask] if on_gpu else [mask]
     return outputs
-
-
-def as_tensor(outputs: Any) -> Tensor:
-    """Return a batch of equal shapes as one tensor that shares DALI's memory."""
-    tensor: Tensor = from_dlpack(outputs.as_tensor())
-    return tensor
 
 
 def lab_operators(rgb: Any, ab_scale: float) -> Any:

@@ -23,11 +23,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from shards.decoding.buffers import Buffers
-from shards.decoding.dali import DecodeSpec, as_tensor, build_pipeline
 from shards.decoding.lab import lab_from_srgb, linear_from_srgb
 from shards.decoding.resize import lab_resized
+from shards.decoding.spec import DecodeSpec
 from shards.records import VOID
 
 # Pixels that are decoded at a time, 400 MB of RGB. A batch of large photos is decoded in parts: 32
@@ -253,6 +254,9 @@ class Decoder:
         del self._pipeline
 
     def _build(self) -> Any:
+        # Only now: programs that never decode a batch do without DALI and its memory.
+        from shards.decoding.dali import build_pipeline
+
         return build_pipeline(self._spec, self._max_batch_size, self._num_threads, self._device)
 
     def _fused_lab(self, fetched: Fetched) -> Tensor:
@@ -310,6 +314,12 @@ def wait_on_current_stream(images: DecodedImages) -> None:
     for tensor in (images.lab_B3HW, images.mask_BHW):
         if tensor is not None:
             tensor.record_stream(stream)
+
+
+def as_tensor(outputs: Any) -> Tensor:
+    """Return a batch of equal shapes as one tensor that shares DALI's memory."""
+    tensor: Tensor = from_dlpack(outputs.as_tensor())
+    return tensor
 
 
 def _new_stream(device: torch.device) -> torch.cuda.Stream:

@@ -106,13 +106,12 @@ class UprightPhoto:
     """A decoded photo at its own size, upright, in sRGB.
 
     Attributes:
-        image: Of mode RGB; transparent pixels have the color that the file states for them.
-        alpha: Of mode L; None if the photo is opaque.
+        image: Of mode RGB, or RGBA if some pixels are not opaque; transparent ones have the color
+            that the file states for them.
         exif: The file's EXIF without its orientation and color space; empty if it has none.
     """
 
     image: Image.Image
-    alpha: Image.Image | None
     exif: bytes
 
 
@@ -143,7 +142,8 @@ def open_upright(content: bytes, max_pixels: int) -> Image.Image:
 def read_upright(file: BinaryIO, max_pixels: int) -> UprightPhoto:
     """Decode one image file as `open_upright` does, and keep its transparency and its EXIF.
 
-    Beside the result no second copy of a large image is in memory, nor the bytes of a PNG.
+    Beside the result no second copy of a large image is in memory, nor the bytes of a PNG; its
+    transparency is for a moment.
 
     Raises:
         PictureError: See `open_upright`.
@@ -164,7 +164,11 @@ def read_upright(file: BinaryIO, max_pixels: int) -> UprightPhoto:
         upright = photo.finished(_upright_size(photo))
         if upright is not photo.image:
             photo.image.close()
-        return UprightPhoto(_as_rgb(upright), alpha, exif)
+        image = _as_rgb(upright)
+        if alpha is not None:
+            # In place, in the byte of each pixel that Pillow leaves unused in an RGB image.
+            image.putalpha(alpha)
+        return UprightPhoto(image, exif)
 
 
 def convert_mask(mask: NDArray[np.uint8], geometry: Geometry, num_classes: int) -> bytes:
@@ -224,7 +228,8 @@ def _alpha_of(photo: Photo, content: bytes) -> Image.Image | None:
             strip.info["transparency"] = clear
         return strip.convert("RGBA").getchannel("A")
 
-    alpha = mapped(photo.image, "L", alpha_of)
+    is_rgba = photo.image.mode == "RGBA"
+    alpha = photo.image.getchannel("A") if is_rgba else mapped(photo.image, "L", alpha_of)
     lowest, _ = alpha.getextrema()
     if lowest == OPAQUE:
         return None

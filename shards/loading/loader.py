@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from shards.decoding.dali import DecodeSpec
 from shards.decoding.decoder import wait_on_current_stream
+from shards.decoding.spec import DecodeSpec
 from shards.errors import ManifestError, OrderError
 from shards.loading.bad_samples import BadSamples, Replaced
 from shards.loading.boxes import Boxes

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.decoding.dali import DecodeSpec
 from shards.decoding.decoder import (
     DecodedImages,
     DecodeError,
@@ -24,6 +23,7 @@ from shards.decoding.decoder import (
     EncodedBatch,
     Fetched,
 )
+from shards.decoding.spec import DecodeSpec
 from shards.errors import LoadError
 from shards.loading.bad_samples import BadSamples, Replaced
 from shards.loading.boxes import Boxes, all_boxes, boxes_in_window

@@ -155,10 +155,8 @@ def _open(url: str, retry: RetryPolicy) -> Any:
     scheme = scheme_of(url)
 
     if scheme in ("http", "https"):
-        timeout = import_module("aiohttp").ClientTimeout(
-            total=None, sock_connect=retry.stall_s, sock_read=retry.stall_s
-        )
-        system = fsspec.filesystem(scheme, client_kwargs={"timeout": timeout, "trust_env": True})
+        options = {"timeout": _stall_limit(retry), "trust_env": True}
+        system = fsspec.filesystem(scheme, client_kwargs=options)
         return system.open(url, "rb", block_size=0, size=1)
 
     if scheme == "s3":
@@ -170,9 +168,15 @@ def _open(url: str, retry: RetryPolicy) -> Any:
         # Only after a try with keys: with them a public bucket may be closed to the anonymous.
         return _open_s3(url, retry, anonymous=True)
 
-    if scheme == "hf":
-        return fsspec.filesystem(scheme, use_listings_cache=False).open(url, "rb", block_size=0)
-    return fsspec.filesystem(scheme).open(url, "rb", block_size=_BLOCK, cache_type="none")
+    if scheme == "gs":
+        return _open_gs(url, retry)
+    return fsspec.filesystem(scheme, use_listings_cache=False).open(url, "rb", block_size=0)
+
+
+def _stall_limit(retry: RetryPolicy) -> Any:
+    return import_module("aiohttp").ClientTimeout(
+        total=None, sock_connect=retry.stall_s, sock_read=retry.stall_s
+    )
 
 
 def _open_s3(url: str, retry: RetryPolicy, *, anonymous: bool) -> Any:
@@ -188,6 +192,17 @@ def _open_s3(url: str, retry: RetryPolicy, *, anonymous: bool) -> Any:
     return system.open(url, "rb", block_size=_BLOCK, cache_type="none")
 
 
+def _open_gs(url: str, retry: RetryPolicy) -> Any:
+    # Not the subclass that fsspec would take: it asks for each bucket's kind by gRPC, which needs
+    # credentials even for a public bucket, and logs that it has none.
+    core = import_module("gcsfs.core")
+    # It prints a traceback of every failure, which is told here in a sentence.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+
+    system = core.GCSFileSystem(requests_timeout=_stall_limit(retry), use_listings_cache=False)
+    return system.open(url, "rb", block_size=_BLOCK, cache_type="none")
+
+
 def _is_final(error: Exception) -> bool:
     """Return whether another try would end the same way."""
     status = _status(error)
@@ -199,15 +214,25 @@ def _is_final(error: Exception) -> bool:
 
 
 def _lacks_keys(error: Exception) -> bool:
-    """Recognize botocore's NoCredentialsError and its kin; refused keys are a PermissionError."""
+    """Recognize refused or missing keys; most libraries raise a PermissionError, these do not."""
     kind = type(error)
+    if kind.__module__ == "gcsfs.retry":
+        return _status(error) == 401
+    # gcsfs raises a bare OSError where it is forbidden to read.
+    if kind is OSError and str(error).startswith("Forbidden: "):
+        return True
     return kind.__module__ == "botocore.exceptions" and "Credentials" in kind.__name__
 
 
 def _status(error: Exception) -> int | None:
-    """Return the HTTP status of aiohttp's or huggingface_hub's error, if it has one."""
+    """Return the HTTP status of aiohttp's, huggingface_hub's or gcsfs' error, if it has one."""
     response = getattr(error, "response", None)
-    for status in (getattr(error, "status", None), getattr(response, "status_code", None)):
+    known = (
+        getattr(error, "status", None),
+        getattr(response, "status_code", None),
+        getattr(error, "code", None),
+    )
+    for status in known:
         if isinstance(status, int):
             return status
     return None
@@ -216,16 +241,17 @@ def _status(error: Exception) -> int | None:
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file there"
+    if isinstance(error, PermissionError) or _lacks_keys(error):
+        text = " ".join(str(error).split()) or "refused"
+        return (
+            f"{text}; s3:// looks for keys in ~/.aws, AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, gs:// in Google's application default credentials"
+        )
     status = _status(error)
     if status is not None:
         return f"HTTP {status}"
     if isinstance(error, _BrokenTransferError):
         return str(error)
-    if isinstance(error, PermissionError) or _lacks_keys(error):
-        return (
-            f"{error or 'refused'}; s3:// looks for keys in ~/.aws, AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, gs:// in Google's application default credentials"
-        )
 
     kind = type(error).__name__
     return f"{kind}: {error}" if str(error) else kind

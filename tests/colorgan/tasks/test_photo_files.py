@@ -16,8 +16,8 @@ from colorgan.tasks.photo_files import list_photos, read_photo, write_photo
 
 MAX_PIXELS = 10**6
 KINDS = ("rgb.jpg", "turned.jpg", "rgb.png", "rgba.png", "palette.png", "clear.png", "deep.png")
-# Reads and writes each photo and prints its peak in bytes per pixel, above what the process has
-# after a first photo, a small one, has brought code and tables into memory.
+# Reads and writes each photo and prints its peaks, in both and in writing alone, in bytes per pixel
+# above what the process has after a first photo, a small one, has brought code and tables.
 MEMORY = """
 import re, sys
 from pathlib import Path
@@ -35,9 +35,13 @@ for path in paths:
     Path("/proc/self/clear_refs").write_text("5")
     photo = read_photo(path, 10**8)
     output = path.name.split("-")[0]
+    num_pixels = photo.image.width * photo.image.height
+    reading = of("VmHWM")
+    Path("/proc/self/clear_refs").write_text("5")
     write_photo(photo.image, photo, path.with_suffix(".copy"), output)
+    writing = of("VmHWM")
     before = before or of("VmRSS")
-    print(path.name, (of("VmHWM") - before) / (photo.image.width * photo.image.height))
+    print(path.name, *((peak - before) / num_pixels for peak in (max(reading, writing), writing)))
 """
 
 
@@ -122,7 +126,7 @@ def test_exif_is_kept_without_the_turn_that_is_applied(tmp_path: Path) -> None:
     tags[0x8769] = {0xA001: 2, 0x9003: "2020:01:02 03:04:05"}
     photo = read_photo(draw(tmp_path / "a.jpg", exif=tags), MAX_PIXELS)
     assert photo.image.size == (16, 24)
-    assert photo.alpha is None
+    assert photo.image.mode == "RGB"
 
     for output, name in (("png", "a.png"), ("jpeg", "a.jpg")):
         write_photo(
@@ -144,8 +148,10 @@ def test_transparency_is_kept_in_a_png_and_laid_on_white_in_a_jpeg(
     tmp_path: Path, mode: str
 ) -> None:
     photo = read_photo(draw(tmp_path / "a.png", mode), MAX_PIXELS)
-    colors = np.asarray(photo.image).astype(float)
-    assert photo.alpha is not None
+    assert photo.image.mode == "RGBA"
+    colors = np.asarray(photo.image)[..., :3].astype(float)
+    alpha = np.asarray(photo.image)[..., 3]
+    assert np.array_equal(alpha, 255 - colors[..., 0])
 
     write_photo(
         photo.image.copy(),
@@ -157,7 +163,7 @@ def test_transparency_is_kept_in_a_png_and_laid_on_white_in_a_jpeg(
         assert copy.mode == "RGBA"
         assert np.array_equal(
             np.asarray(copy)[..., 3],
-            np.asarray(photo.alpha),
+            alpha,
         )
         assert np.array_equal(
             np.asarray(copy)[..., :3],
@@ -165,7 +171,7 @@ def test_transparency_is_kept_in_a_png_and_laid_on_white_in_a_jpeg(
         )
 
     write_photo(photo.image, photo, tmp_path / "b.jpg", "jpeg")
-    share = np.asarray(photo.alpha)[..., None] / 255
+    share = alpha[..., None] / 255
     with Image.open(tmp_path / "b.jpg") as copy:
         expected = share * colors + (1 - share) * 255
         assert np.abs(np.asarray(copy.convert("RGB")) - expected).mean() < 2
@@ -182,7 +188,7 @@ def test_an_opaque_alpha_channel_is_dropped() -> None:
         "PNG",
     )
 
-    assert read_upright(stream, MAX_PIXELS).alpha is None
+    assert read_upright(stream, MAX_PIXELS).image.mode == "RGB"
 
 
 def drawn_kinds(folder: Path, width: int, height: int) -> dict[str, Path]:
@@ -224,27 +230,46 @@ def test_large_photos_are_read_as_small_ones(
     monkeypatch.setattr("shards.images.strips.STRIP_PIXELS", 300)
     for name, path in paths.items():
         large = read_photo(path, MAX_PIXELS)
+        assert large.image.mode == small[name].image.mode, name
         assert np.array_equal(np.asarray(large.image), np.asarray(small[name].image)), name
-        assert (large.alpha is None) == (small[name].alpha is None), name
-        if large.alpha is not None:
-            assert np.array_equal(np.asarray(large.alpha), np.asarray(small[name].alpha)), name
+
+
+def measured(small: Path, *large: Path) -> list[tuple[float, float]]:
+    """Return what each large photo takes, as MEMORY prints it."""
+    Image.new("RGBA", (8, 8)).save(small)
+    words = [sys.executable, "-c", MEMORY, str(small), *map(str, large)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+    _, *lines = (line.split() for line in done.stdout.splitlines())
+    assert len(lines) == len(large)
+    return [(float(both), float(writing)) for _, both, writing in lines]
 
 
 def test_a_large_photo_is_in_memory_once(tmp_path: Path) -> None:
-    small = Image.new("RGBA", (8, 8))
-    small.save(tmp_path / "png-small.png")
-    paths = [tmp_path / "png-small.png"]
+    paths = []
     for name, path in drawn_kinds(tmp_path, 2400, 1800).items():
         # The start of the name says how the copy is written.
         paths.append(path.rename(tmp_path / f"png-{name}"))
     paths.append(shutil.copy(tmp_path / "png-rgba.png", tmp_path / "jpeg-rgba.png"))
-    words = [sys.executable, "-c", MEMORY, *map(str, paths)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-    _, *lines = done.stdout.splitlines()
-    assert len(lines) == len(KINDS) + 1
-    for line in lines:
+    found = measured(tmp_path / "png-small.png", *paths)
+    assert len(found) == len(KINDS) + 1
+    for both, _ in found:
         # Four bytes per pixel of the photo, one of its transparency or of grey, and up to two that
         # the allocator keeps; a second copy would add four, the bytes of a PNG of noise three.
-        assert 3.0 < float(line.split()[1]) < 7.9, done.stdout
+        assert 3.0 < both < 7.9, found
+
+
+def test_a_transparent_photo_takes_no_more_than_an_opaque_one_once_it_is_read(
+    tmp_path: Path,
+) -> None:
+    path = drawn_kinds(tmp_path, 2400, 1800)["rgba.png"].rename(tmp_path / "png-rgba.png")
+    ((reading, writing),) = measured(tmp_path / "png-small.png", path)
+    # A channel of its own would make five bytes per pixel of four.
+    assert 4.0 <= reading < 5.6
+    assert 4.0 <= writing < 4.6
+
+
+def test_coloring_photos_does_without_the_library_that_decodes_batches() -> None:
+    code = "import sys, colorgan.tasks.photo_coloring; sys.exit('nvidia.dali' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

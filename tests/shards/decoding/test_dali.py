@@ -13,7 +13,8 @@ import nvidia.dali.backend as dali
 import pytest
 import torch
 
-from shards.decoding.dali import DecodeSpec, define_pipeline, graph
+from shards.decoding.dali import define_pipeline, graph
+from shards.decoding.spec import DecodeSpec
 
 GPU = torch.device("cuda", 0)
 REGISTERED = {

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.color import rgb2lab
 
-from shards.decoding.dali import DecodeSpec
 from shards.decoding.decoder import DecodeError, Decoder, EncodedBatch
+from shards.decoding.spec import DecodeSpec
 
 
 def run(spec: DecodeSpec, batch: EncodedBatch, num_threads: int = 1, device: str = "cpu"):

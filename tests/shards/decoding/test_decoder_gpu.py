@@ -8,7 +8,6 @@ import torch
 from helpers.tiny_set import jpeg, picture, png, without_quantization
 from PIL import Image
 
-from shards.decoding.dali import DecodeSpec
 from shards.decoding.decoder import (
     DecodedImages,
     DecodeError,
@@ -16,6 +15,7 @@ from shards.decoding.decoder import (
     EncodedBatch,
     wait_on_current_stream,
 )
+from shards.decoding.spec import DecodeSpec
 
 pytestmark = [
     pytest.mark.gpu,

@@ -21,7 +21,7 @@ import io, sys
 import numpy as np
 from PIL import Image
 from helpers.tiny_set import picture
-from shards.decoding.dali import DecodeSpec
+from shards.decoding.spec import DecodeSpec
 from shards.decoding.decoder import DecodeError, Decoder, EncodedBatch
 from shards.images.headers import image_header
 

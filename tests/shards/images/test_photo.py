@@ -408,17 +408,15 @@ def test_a_transparent_grey_of_few_bits_is_white(bits: int) -> None:
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_a_transparent_grey_of_few_bits_is_kept_for_a_copy(bits: int) -> None:
     clear = (1 << bits) // 2
-    alpha = read_upright(io.BytesIO(low_bit_png(bits, clear)), MAX_PIXELS).alpha
-    assert alpha is not None
-    assert np.flatnonzero(np.asarray(alpha)[0] == 0).tolist() == [clear]
+    image = read_upright(io.BytesIO(low_bit_png(bits, clear)), MAX_PIXELS).image
+    assert np.flatnonzero(np.asarray(image)[0, :, 3] == 0).tolist() == [clear]
 
 
 def test_a_transparent_color_of_16_bits_is_kept_for_a_copy_and_white_without_one() -> None:
     colors = [(65535, 0, 0), (300, 40_000, 9_000), (0, 0, 0)]
     content = deep_color_png(colors, colors[1])
-    alpha = read_upright(io.BytesIO(content), MAX_PIXELS).alpha
-    assert alpha is not None
-    assert np.asarray(alpha)[0].tolist() == [255, 0, 255]
+    image = read_upright(io.BytesIO(content), MAX_PIXELS).image
+    assert np.asarray(image)[0, :, 3].tolist() == [255, 0, 255]
     assert decode_upright(content, MAX_PIXELS)[0].tolist() == [[255, 0, 0], [255] * 3, [0, 0, 0]]
 
     # A color that no pixel has is no transparency, in whatever levels it is stated.

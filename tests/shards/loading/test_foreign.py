@@ -1,4 +1,4 @@
-"""Shards made elsewhere, used in place: our order, resume and fault rules; disk, http, S3."""
+"""Shards made elsewhere, used in place: our order, resume and fault rules; disk, http, S3, GCS."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset
+from helpers.bucket_server import serve_bucket
 from helpers.http_server import serve
 from helpers.tiny_set import cut_in_the_pixels, jpeg, picture
 from PIL import Image
@@ -352,6 +353,27 @@ def test_in_a_bucket_they_are_the_same(bucket: str, indexed: Path, tmp_path: Pat
     steps = train(shards, 0, 3)
     here = train(open_shards([indexed]), 0, 3)
 
+    assert ids(steps) == ids(here)
+    assert torch.equal(pixels(steps), pixels(here))
+
+
+def test_in_a_bucket_of_google_they_are_indexed_verified_and_loaded(
+    tars: Path, indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gcsfs = pytest.importorskip("gcsfs")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serve_bucket(tars) as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.endpoint)
+        gcsfs.core.GCSFileSystem.clear_instance_cache()
+        out = tmp_path / "index"
+        index_shards(f"{server.url}/{{00000..00003}}.tar", out, label_format="cls", workers=0)
+        checks = list(verify(out, workers=0))
+        shards = open_shards([out], Storage(tmp_path / "cache", 1.0, retry=QUICK))
+        steps = train(shards, 0, 3)
+
+    assert len(checks) == 4
+    assert all(check.is_good for check in checks)
+    here = train(open_shards([indexed]), 0, 3)
     assert ids(steps) == ids(here)
     assert torch.equal(pixels(steps), pixels(here))
 
