@@ -318,10 +318,7 @@ def open_run(
         checkpoint = latest_checkpoint(folder / CHECKPOINTS, ranks, notes.append)
         if checkpoint is not None:
             notes += _check_checkpoint(checkpoint, recipe, state, model)
-            change = compare_recipes(RunState.of(checkpoint).recipe, recipe)
-            before = ranks.gather(_logged_length(folder) if ranks.main else None)[0]
-            extended = check_length(change, checkpoint.images_seen, before, total_images)
-            notes += [extended] if extended else []
+            notes += _check_length(checkpoint, recipe, ranks, total_images)
         ranks.on_all_ranks(lambda: write_recipe(folder, recipe) if ranks.main else None)
 
         output = recipe.output
@@ -348,6 +345,21 @@ def open_run(
         _log_start(run, total_images, made_with, notes)
         with _errors_reported(run):
             yield run
+
+
+def _check_length(
+    checkpoint: Checkpoint, recipe: RunRecipe, ranks: Ranks, total_images: int
+) -> list[str]:
+    """Return what to say of a run that is extended. Called on all ranks.
+
+    Raises:
+        OtherRecipeError: The new length is not one that the run can be extended to.
+    """
+    change = compare_recipes(RunState.of(checkpoint).recipe, recipe)
+    # Rank 0's, as on other hosts the log may not be there.
+    before = ranks.gather(_logged_length(recipe.run) if ranks.main else None)[0]
+    extended = check_length(change, checkpoint.images_seen, before, total_images)
+    return [extended] if extended else []
 
 
 def _claim(stack: ExitStack, recipe: RunRecipe, ranks: Ranks) -> None:

@@ -230,17 +230,8 @@ def build_pretraining(
 
     gan = None if recipe.loss.gan == "none" else GAN_LOSSES[recipe.loss.gan]
     if gan is not None:
-        discriminator = Discriminator(
-            width=recipe.discriminator.width,
-            num_strided_blocks=recipe.discriminator.num_strided_blocks,
-            padding=recipe.discriminator.padding,
-            norm=recipe.network.norm,
-            bias_before_norm=recipe.network.bias_before_norm,
-        )
-        # Another seed, as both networks have layers of the same shapes.
-        initialise(discriminator, recipe.seed + 1)
         # The discriminator's turn comes first in every step.
-        networks = {DISCRIMINATOR: discriminator.to(ranks.device), **networks}
+        networks = {DISCRIMINATOR: _new_discriminator(recipe).to(ranks.device), **networks}
 
     start.load_into(networks)
     prior_images = 0
@@ -276,6 +267,20 @@ def build_pretraining(
         prior_images=prior_images,
     )
     return task, strategy
+
+
+def _new_discriminator(recipe: PretrainRecipe) -> Discriminator:
+    """Return a discriminator with weights drawn on the CPU."""
+    discriminator = Discriminator(
+        width=recipe.discriminator.width,
+        num_strided_blocks=recipe.discriminator.num_strided_blocks,
+        padding=recipe.discriminator.padding,
+        norm=recipe.network.norm,
+        bias_before_norm=recipe.network.bias_before_norm,
+    )
+    # Another seed, as both networks have layers of the same shapes.
+    initialise(discriminator, recipe.seed + 1)
+    return discriminator
 
 
 def _freeze_but_norms(generator: nn.Module) -> None:
