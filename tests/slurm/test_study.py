@@ -20,7 +20,7 @@ pretrain:
     launch: {torch_threads: 1}
     output: {save_every_images: 0, validate_every_images: 0, log_every_images: 16}
 protocols: [voc2012-classification]
-seeds: [0, 1]
+seeds: [0]
 epochs_times: {voc2012-classification: 0.01}
 finetune: {head_width: 16, launch.torch_threads: 1, data.random_crop_min_area: 1}
 """
