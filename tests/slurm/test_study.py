@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from helpers.local_slurm import LocalSlurm
 
 pytest_plugins = ["helpers.slurm_fixtures"]
@@ -52,6 +53,7 @@ def status(slurm: LocalSlurm, place: Path, study: str) -> str:
     return slurm.run(*words, cwd=place, COLORGAN_SITE=str(place / "site.env"))
 
 
+@pytest.mark.timeout(1300)
 def test_a_study_goes_from_nothing_to_the_report_once(slurm: LocalSlurm, place: Path) -> None:
     (place / "tiny.yaml").write_text(TINY)
     text = submit(slurm, place, "tiny")
