@@ -79,7 +79,7 @@ FRONT_DOORS = {
     },
     "colorgan.distributed": {"launch_profile", "ranks", "strategy", "phase", "state"},
     "colorgan.checkpoints": {"checkpoint", "writer", "consolidation"},
-    "colorgan.training": {"automatic", "loop", "plan", "memory", "schedules"},
+    "colorgan.training": {"automatic", "loop", "plan", "memory", "schedules", "work"},
     "colorgan.evaluation": {
         "evaluate",
         "settings",

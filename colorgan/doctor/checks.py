@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +13,7 @@ from colorgan.doctor import machine
 from colorgan.doctor.jobs import JobResult, run_job
 from colorgan.doctor.record import Finding
 from colorgan.doctor.worker import FAILURE
+from colorgan.training.work import form_text
 
 # Normalised units: 1/128 is one level of 8 bits. DALI's CPU decoder is libjpeg-turbo, as Pillow's;
 # a GPU's differs by up to three levels per channel at sharp edges.
@@ -266,12 +267,24 @@ def _step_finding(measured: dict[str, Any]) -> Finding:
     rate = measured["images_per_s"]
     memory = measured.get("memory_gib")
     detail = f"{rate:,.1f} images/s" + (f", {memory:.1f} GiB" if memory else "")
-    return Finding(name=name, verdict="fine", detail=detail, figures={"images_per_s": rate})
+    figures = {"images_per_s": rate, "gflop_per_s": rate * measured["gflop"]}
+    return Finding(name=name, verdict="fine", detail=detail, figures=figures)
+
+
+def best_rates(findings: Iterable[Finding]) -> dict[str, float]:
+    """Return the GFLOP/s of the training step by precision and memory format, the best of each."""
+    rates: dict[str, float] = {}
+    for finding in findings:
+        _, _, form = finding.name.rpartition(", ")  # as `_step_name` writes it
+        rate = finding.figures.get("gflop_per_s", 0.0)
+        if rate > rates.get(form, 0.0):
+            rates[form] = rate
+    return rates
 
 
 def _step_name(batch: dict[str, Any]) -> str:
-    layout = " channels_last" if batch["channels_last"] else ""
-    return f"step, batch {batch['global_batch_size']}, {batch['precision']}{layout}"
+    form = form_text(batch["precision"], channels_last=batch["channels_last"])
+    return f"step, batch {batch['global_batch_size']}, {form}"
 
 
 def _broken(name: str, job: JobResult, advice: str) -> Finding:

@@ -50,6 +50,7 @@ def examine(settings: DoctorSettings, data: Path) -> Examination:
         versions=versions(source_version()),
         findings=tuple(findings),
         suggested=_suggested(batch, device),
+        gflop_per_s=checks.best_rates(steps),
         seconds=time.monotonic() - began,
     )
     path = examination.write(settings.out)

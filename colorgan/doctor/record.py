@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from colorgan.files import replacing
+from colorgan.training.work import DOCTOR_RECORD
 
-RECORD = "doctor.json"
 Verdict = Literal["fine", "slow", "broken", "not checked"]
 LINE_WIDTH = 100
 NAME_WIDTH = 36  # findings are printed as they come, in one column
@@ -36,7 +36,12 @@ class Finding(BaseModel):
 
 
 class Examination(BaseModel):
-    """Everything that the doctor found, and the recipe keys it suggests."""
+    """Everything that the doctor found, and the recipe keys it suggests.
+
+    Attributes:
+        gflop_per_s: What the training step reached, by precision and memory format
+            (`training.work.form_text`): the plans of dry runs estimate times from it.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,6 +49,7 @@ class Examination(BaseModel):
     versions: dict[str, str]
     findings: tuple[Finding, ...]
     suggested: dict[str, Any] = {}
+    gflop_per_s: dict[str, float] = {}
     seconds: float = 0.0
 
     @property
@@ -54,7 +60,7 @@ class Examination(BaseModel):
     def write(self, folder: Path) -> Path:
         """Write doctor.json into a folder, whole or not at all; return its path."""
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / RECORD
+        path = folder / DOCTOR_RECORD
         with replacing(path) as partial:
             partial.write_text(self.model_dump_json(indent=1) + "\n")
         return path

@@ -36,6 +36,7 @@ from colorgan.errors import ColorganError
 from colorgan.tasks.colorization import build_pretraining
 from colorgan.tasks.pretraining import pretrain
 from colorgan.training.loop import Hooks, Intervals, StepReport, StopSignals, fit
+from colorgan.training.work import step_flops
 
 JOB_TIMEOUT_S = 60
 FAILURE = "a failure made on purpose on rank 1"
@@ -129,7 +130,7 @@ def job_steps(
             data, network=network, discriminator={"width": network["width"]}, batch=batch
         )
         try:
-            rate = _images_per_s(recipe, ranks, seconds)
+            rate, gflop = _images_per_s(recipe, ranks, seconds)
         # A finding, not a failure: the next setting may fit.
         except torch.OutOfMemoryError:
             if ranks.main:
@@ -139,11 +140,15 @@ def job_steps(
             continue
         memory = torch.cuda.max_memory_allocated() / 2**30 if ranks.device.type == "cuda" else None
         if ranks.main:
-            emit(**batch, images_per_s=rate, memory_gib=memory)
+            emit(**batch, images_per_s=rate, gflop=gflop, memory_gib=memory)
 
 
-def _images_per_s(recipe: PretrainRecipe, ranks: Ranks, seconds: float) -> float:
-    """Train on one repeated batch for about `seconds`; return images/s after two warm-up steps."""
+def _images_per_s(recipe: PretrainRecipe, ranks: Ranks, seconds: float) -> tuple[float, float]:
+    """Train on one repeated batch for about `seconds`.
+
+    Returns:
+        Images/s after two warm-up steps, and the GFLOP of an image's step.
+    """
     size = recipe.batch.global_batch_size
     shards = open_train(recipe, ranks)
     micro_batch_size = size // ranks.world_size
@@ -152,6 +157,8 @@ def _images_per_s(recipe: PretrainRecipe, ranks: Ranks, seconds: float) -> float
         micro_batches = next(iter(loaders.train.train_batches(0)))
 
     task, strategy = build_pretraining(recipe, ranks, size * 10_000)
+    networks = {name: phase.module for name, phase in strategy.phases.items()}
+    flops = step_flops(networks, recipe.network.image_size, micro_batch_size)
     loader: Any = RepeatedBatch(micro_batches)
     reports: list[StepReport] = []
     hooks = Hooks(reports.append, lambda images_seen: None, lambda images_seen: None)
@@ -167,7 +174,7 @@ def _images_per_s(recipe: PretrainRecipe, ranks: Ranks, seconds: float) -> float
     warm_up = train(0, 2)
     # All ranks must take the same number of steps.
     steps = max(ranks.gather(max(2, round(seconds / max(warm_up / 2, 1e-4)))))
-    return steps * size / train(2, steps)
+    return steps * size / train(2, steps), flops / 1e9
 
 
 def _wait_for(device: torch.device) -> None:

@@ -7,8 +7,12 @@ The task, its networks and losses are in colorgan/tasks/colorization.py.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
+
+from torch import nn
 
 from colorgan.checkpoints.checkpoint import CHECKPOINTS, newest_first
 from colorgan.config.command import command_text
@@ -36,6 +40,7 @@ from colorgan.training.loop import Hooks, StopSignals, fit
 from colorgan.training.memory import memory_bytes
 from colorgan.training.plan import check_batch, check_machine, plan_text
 from colorgan.training.schedules import images_to_see, intervals
+from colorgan.training.work import DOCTOR_RECORD, form_text, read_rate, step_flops, work_lines
 
 
 def pretrain(
@@ -229,6 +234,7 @@ def _print_plan(
     _, strategy = build_pretraining(recipe, ranks, total, start)
     networks = {name: phase.module for name, phase in strategy.phases.items()}
     check_machine(recipe, ranks, networks.values())
+    num_micro_batches = recipe.batch.global_batch_size // (micro_batch_size * ranks.world_size)
     text = plan_text(
         total_images=total,
         num_samples=shards.num_samples,
@@ -237,14 +243,35 @@ def _print_plan(
         ranks=ranks,
         micro_batch_size=micro_batch_size,
         memory=memory_bytes(
-            networks,
-            recipe.network.image_size,
-            micro_batch_size,
-            recipe.batch.global_batch_size // (micro_batch_size * ranks.world_size),
+            networks, recipe.network.image_size, micro_batch_size, num_micro_batches
         ),
+        work=_work(recipe, ranks, networks, micro_batch_size, num_micro_batches, total),
     )
     if ranks.main:
         print(f"{dump_recipe(recipe)}\n{text}\nDry run: nothing was trained.")
+
+
+def _work(
+    recipe: PretrainRecipe,
+    ranks: Ranks,
+    networks: Mapping[str, nn.Module],
+    micro_batch_size: int,
+    num_micro_batches: int,
+    total: int,
+) -> list[str]:
+    """Return the plan's lines about a step's work and its time."""
+    batch = recipe.batch
+    form = form_text(batch.precision or "fp32", channels_last=batch.channels_last is True)
+    on_gpu = ranks.device.type == "cuda"
+    return work_lines(
+        step_flops(networks, recipe.network.image_size, micro_batch_size, num_micro_batches),
+        batch=batch.global_batch_size,
+        total_images=total,
+        # The doctor measured one GPU, or all cores of a CPU, which its ranks share.
+        num_devices=ranks.world_size if on_gpu else 1,
+        form=form,
+        rate=read_rate(Path(DOCTOR_RECORD), form),
+    )
 
 
 def _print_result(recipe: PretrainRecipe, result: RunResult) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -50,13 +50,38 @@ def memory_bytes(
 
 def activation_bytes(module: nn.Module, image_size: int, micro_batch_size: int) -> int:
     """Return the bytes that autograd keeps of one forward pass in training, without weights."""
+    with on_meta(module, image_size, micro_batch_size) as shadow:
+        with count_saved(shadow.state.values()) as saved:
+            output = shadow.forward()
+        # The last tensor is no activation that autograd keeps: it is gone before the backward pass.
+        del output
+    return saved.num_bytes
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """A network on the meta device: shapes are traced, and no weight or activation is allocated.
+
+    Attributes:
+        state: Stand-ins of its parameters and buffers.
+        inputs: Of a micro-batch; a discriminator's last one is the chroma, which needs a gradient.
+        forward: One pass in training.
+    """
+
+    state: dict[str, Tensor]
+    inputs: list[Tensor]
+    forward: Callable[[], Tensor]
+
+
+@contextmanager
+def on_meta(module: nn.Module, image_size: int, micro_batch_size: int) -> Iterator[Shadow]:
+    """Yield a network's shadow, with gradients on; its parts' modes are restored at the end."""
     size = (image_size, image_size)
     inputs = [torch.empty((micro_batch_size, 1, *size), device="meta")]
     if isinstance(module, Discriminator):
         chroma = torch.empty((micro_batch_size, 2, *size), device="meta", requires_grad=True)
         inputs.append(chroma)
 
-    # Stand-ins on the meta device: shapes are traced, and no weight or activation is allocated.
     state = {name: torch.empty_like(t, device="meta") for name, t in module.state_dict().items()}
     for name, parameter in module.named_parameters():
         state[name].requires_grad_(parameter.requires_grad)
@@ -64,14 +89,13 @@ def activation_bytes(module: nn.Module, image_size: int, micro_batch_size: int) 
     # Part by part: in fine-tuning, frozen parts are in evaluation mode and must stay there.
     modes = [(part, part.training) for part in module.modules()]
     set_dropout_keys(module.train(), torch.zeros(micro_batch_size, dtype=torch.int32))
-    with count_saved([*state.values()]) as saved, torch.enable_grad():
-        output = torch.func.functional_call(module, state, tuple(inputs))
-    # The last tensor is no activation that autograd keeps: it is gone before the backward pass.
-    del output
+    with torch.enable_grad():
+        yield Shadow(
+            state, inputs, lambda: torch.func.functional_call(module, state, tuple(inputs))
+        )
 
     for part, mode in modes:
         part.training = mode
-    return saved.num_bytes
 
 
 @dataclass

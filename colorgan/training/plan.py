@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -138,8 +138,9 @@ def plan_text(
     ranks: Ranks,
     micro_batch_size: int,
     memory: Mapping[str, int],
+    work: Sequence[str] = (),
 ) -> str:
-    """Return the plan that `--dry_run` prints."""
+    """Return the plan that `--dry_run` prints; `work` are its lines about work and time."""
     batch, output = recipe.batch.global_batch_size, recipe.output
     num_saves = 1
     if output.save_every_images:
@@ -159,6 +160,7 @@ def plan_text(
         "window",
         f"memory      {parts} (estimated, float32)",
         *_strategy_lines(memory, ranks.world_size, accumulation),
+        *work,
         f"checkpoints {num_saves} of {_mib(saved)} (and the weight average, if there is one), "
         f"the last {output.keep_last} kept: {_mib(on_disk)} on the disk",
         f"device      {ranks.device}, {recipe.batch.precision or 'fp32'}",

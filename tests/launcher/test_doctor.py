@@ -13,8 +13,9 @@ import torch
 
 from colorgan.doctor import checks, machine
 from colorgan.doctor.jobs import JobResult, run_job
-from colorgan.doctor.record import RECORD, Examination, Finding, table
+from colorgan.doctor.record import Examination, Finding, table
 from colorgan.doctor.worker import FAILURE
+from colorgan.training.work import DOCTOR_RECORD
 
 CPU = torch.device("cpu")
 
@@ -113,7 +114,13 @@ def test_a_resume_that_differs_is_broken(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_the_fastest_setting_is_suggested(monkeypatch: pytest.MonkeyPatch) -> None:
     rates = {"fp32": 10.0, "bf16": 25.0}
     measured = [
-        {"global_batch_size": 32, "precision": p, "channels_last": False, "images_per_s": rates[p]}
+        {
+            "global_batch_size": 32,
+            "precision": p,
+            "channels_last": False,
+            "images_per_s": rates[p],
+            "gflop": 2.0,
+        }
         for p in rates
     ]
     full = {"global_batch_size": 512, "precision": "bf16", "channels_last": False}
@@ -130,6 +137,8 @@ def test_the_fastest_setting_is_suggested(monkeypatch: pytest.MonkeyPatch) -> No
 
     assert batch == {"global_batch_size": 32, "precision": "bf16", "channels_last": False}
     assert [finding.verdict for finding in findings] == ["fine", "fine", "broken"]
+    # What dry runs estimate times from.
+    assert checks.best_rates(findings) == {"fp32": 20.0, "bf16": 50.0}
 
 
 def test_a_job_that_fails_gives_its_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +238,7 @@ def test_the_record_and_the_table(tmp_path: Path) -> None:
 
     plain = json.loads(examination.write(tmp_path / "new").read_text())
     assert plain["findings"][0]["verdict"] == "slow"
-    assert (tmp_path / "new" / RECORD).is_file()
+    assert (tmp_path / "new" / DOCTOR_RECORD).is_file()
 
     lines = table(findings).splitlines()
     assert max(map(len, lines)) <= 100
