@@ -9,7 +9,7 @@ from pathlib import Path
 from colorgan.errors import UsageError
 from colorgan.models.model_folder import read_config
 from colorgan.probes.svm import check_sklearn
-from colorgan.study.protocols import FROZEN, Protocol, find_protocol
+from colorgan.study.protocols import FROZEN, Protocol, find_protocol, missing_root
 from colorgan.study.record import STUDY
 from colorgan.study.settings import StudySettings
 
@@ -55,8 +55,8 @@ def _check_protocol(protocol: Protocol, settings: StudySettings) -> None:
         raise UsageError(
             f"{protocol.name} needs --roots.voc: the built-in sample has VOC 2012 only"
         )
-    if protocol.corpus == "coco" and settings.roots.coco is None:
-        raise UsageError(f"{protocol.name} needs --roots.coco, the folder of that corpus")
+    if settings.roots.of(protocol.corpus) is None and not drawn:
+        raise UsageError(missing_root(protocol))
     if protocol.task in FROZEN - {"knn"}:
         check_sklearn()
 

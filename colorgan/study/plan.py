@@ -31,7 +31,13 @@ from colorgan.study.arms import (
     scratch_arm,
     shared_network,
 )
-from colorgan.study.protocols import SHOWN_ONLY, Protocol, Split, find_protocol
+from colorgan.study.protocols import (
+    SHOWN_ONLY,
+    Protocol,
+    Split,
+    find_protocol,
+    missing_root,
+)
 from colorgan.study.record import STUDY
 from colorgan.study.settings import StudySettings
 from colorgan.study.steps import IN_PROCESS, Step
@@ -120,13 +126,11 @@ class Plan:
     # --- Corpora
 
     def _root(self, protocol: Protocol) -> Path:
-        roots = self.settings.roots
-        # Only VOC can be drawn: the sample has no COCO.
-        if protocol.corpus == "coco":
-            if roots.coco is None:
-                raise UsageError(f"{protocol.name} needs --roots.coco, the folder of that corpus")
-            return roots.coco
-        return roots.voc or self.settings.out / "raw" / "VOCdevkit"
+        root = self.settings.roots.of(protocol.corpus)
+        if root is None and protocol.corpus != "voc":
+            raise UsageError(missing_root(protocol))
+        # Only VOC can be drawn.
+        return root or self.settings.out / "raw" / "VOCdevkit"
 
     def _split(self, protocol: Protocol, root: Path) -> Split:
         """Return the first way of splitting the corpus that is on disk; of one way, that one."""

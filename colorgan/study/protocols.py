@@ -16,9 +16,9 @@ from typing import Any, Literal
 from colorgan.config.recipe import StageRecipe, TaskName
 from colorgan.errors import UsageError
 
-Task = TaskName | Literal["linear", "lowshot", "knn"]
+Task = TaskName | Literal["linear", "lowshot", "knn", "softmax"]
 SCRATCH, RANDOM = "scratch", "random"  # starts without pretraining, of runs and of probes
-FROZEN: frozenset[str] = frozenset({"linear", "lowshot", "knn"})
+FROZEN: frozenset[str] = frozenset({"linear", "lowshot", "knn", "softmax"})
 # Those without a score per image: the report shows their tables, the study compares no arms.
 SHOWN_ONLY: frozenset[str] = frozenset({"lowshot", "knn"})
 StartKind = Literal["scratch", "pretrained"]
@@ -40,6 +40,8 @@ METRIC_TITLES = {
     "AP": "COCO box AP, mean of IoU 0.5 to 0.95",
     "AP50_coco": "COCO box AP at IoU 0.5",
     "AP75": "COCO box AP at IoU 0.75",
+    "top1": "top-1 accuracy",
+    "top5": "top-5 accuracy",
 }
 
 
@@ -76,9 +78,13 @@ class PackedPart:
     def is_on_disk(self, root: Path) -> bool:
         """Return whether VOC's list of the split exists and one of its images has labels.
 
+        Of a folder of photos: whether it has a folder of that name.
+
         Args:
-            root: VOCdevkit, the folder that holds it, or one year's folder.
+            root: VOCdevkit, the folder that holds it, or one year's folder; or that of the photos.
         """
+        if (root / self.split).is_dir():
+            return True
         path = self._list(root)
         if path is None or path.is_dir():
             return path is not None
@@ -139,8 +145,8 @@ class Protocol:
     Attributes:
         name: in settings and folders.
         title: in the report.
-        task: classify, segment and detect train the network; linear, lowshot and knn judge its
-            frozen features.
+        task: classify, segment and detect train the network; linear, lowshot, knn and softmax
+            judge its frozen features.
         corpus: `--corpus` of launcher/pack.py.
         data: ways to split the corpus, best first: the first whose parts are on disk (the test part
             with its labels) is taken, and the report names it.
@@ -181,10 +187,16 @@ def _same_stages(epochs: float) -> dict[StartKind, tuple[StageRecipe, ...]]:
     return {"scratch": (stage,), "pretrained": (stage,)}
 
 
-def _stratified(split: str, title: str) -> tuple[Split, ...]:
-    """Return the paper's 70/20/10: one call of the packer makes the three parts."""
+def _stratified(split: str, title: str, shares: str = "70,20,10") -> tuple[Split, ...]:
+    """Return a split by class; one call of the packer makes the three parts.
+
+    Args:
+        split: what is split.
+        title: of the split, in words.
+        shares: of the parts that train, select and test, in percent; the paper's by default.
+    """
     train, selection, test = (
-        PackedPart(split, stratify="70,20,10", fold=fold) for fold in ("train", "val", "test")
+        PackedPart(split, stratify=shares, fold=fold) for fold in ("train", "val", "test")
     )
     return (Split(title, train, test, selection),)
 
@@ -374,6 +386,29 @@ PROTOCOLS = (
         "section 3.4, with VOC's classes in place of ImageNet's",
     ),
     Protocol(
+        name="folder-softmax",
+        title="Linear classification on frozen features, one class per photo",
+        task="softmax",
+        corpus="folder",
+        data=(
+            Split(
+                "trained on the folder train, scored on val", PackedPart("train"), PackedPart("val")
+            ),
+            *_stratified(
+                "all", "all photos, 40/10/50 stratified by class (no folder val)", "40,10,50"
+            ),
+        ),
+        input=_SQUASHED,
+        head="one softmax classifier on frozen features, its regularisation chosen within the "
+        "training part",
+        metric="top1",
+        further=("top5",),
+        source="Zhang et al., Colorful Image Colorization, ECCV 2016, linear classification on "
+        "ImageNet; features pooled as by Goyal et al., Scaling and Benchmarking Self-Supervised "
+        "Visual Representation Learning, ICCV 2019; by L-BFGS as by Kornblith et al., Do Better "
+        "ImageNet Models Transfer Better?, CVPR 2019",
+    ),
+    Protocol(
         name="voc2007-detection",
         title="Object detection, VOC 2007",
         task="detect",
@@ -435,6 +470,11 @@ def find_protocol(name: str) -> Protocol:
     if not at:
         return by_name[plain]
     return _of_all(by_name[plain]) if share == "all" else _with_labels(by_name[plain], share)
+
+
+def missing_root(protocol: Protocol) -> str:
+    """Return what is wrong where the folder of a protocol's corpus is not given."""
+    return f"{protocol.name} needs --roots.{protocol.corpus}, the folder of that corpus"
 
 
 def _of_all(protocol: Protocol) -> Protocol:

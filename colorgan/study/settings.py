@@ -29,9 +29,17 @@ class Roots(BaseModel):
         None, description="VOCdevkit; unset: the drawn one of the built-in sample"
     )
     coco: Path | None = Field(None, description="the folder of COCO, for the protocols on it")
+    folder: Path | None = Field(
+        None,
+        description="photos in a folder per class that its classes.txt names, for folder-softmax",
+    )
     pretrain: Path | None = Field(
         None, description="the corpus to pretrain on, for entries of `pack` without a root"
     )
+
+    def of(self, corpus: str) -> Path | None:
+        """Return the folder of a corpus that a protocol names; None if it is not given."""
+        return {"voc": self.voc, "coco": self.coco, "folder": self.folder}[corpus]
 
 
 class AssumedSpreads(BaseModel):

@@ -99,7 +99,10 @@ def protocol_record(trial: Trial, settings: StudySettings, num_protocols: int) -
         seeds=tuple(map(str, trial.seeds[:1] if frozen else trial.seeds)),
         arms=_arm_records(trial, headline, folders),
         comparisons=comparisons,
-        further=tuple(further_score(folders, pairs, metric) for metric in protocol.further),
+        # Top-5 accuracy is undefined with five classes or fewer: no run has it.
+        further=tuple(
+            further_score(folders, pairs, metric) for metric in protocol.further if metric in test
+        ),
     )
 
 

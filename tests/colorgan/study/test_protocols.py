@@ -21,6 +21,7 @@ from colorgan.evaluation.classifier_scores import score_classifier
 from colorgan.evaluation.detection_metrics import COCO_NAMES
 from colorgan.evaluation.segmenter_scores import score_segmenter
 from colorgan.probes.linear import Score
+from colorgan.probes.softmax import SoftmaxLevel
 from colorgan.study.protocols import METRIC_TITLES, PROTOCOLS, Protocol, StartKind, find_protocol
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -55,6 +56,7 @@ def test_each_protocol_that_was_asked_for_is_there() -> None:
             "voc2012-segmentation",
         ),
         *("voc2007-classification", "voc2007-linear", "voc2007-lowshot", "knn"),
+        "folder-softmax",
         *("voc2007-detection", "coco-detection"),
     ]
 
@@ -103,13 +105,14 @@ def scored_names() -> dict[str, set[str]]:
         ),
         "detect": detected,
         "probe": {field.name for field in dataclasses.fields(Score)},
+        "softmax": {field.name for field in dataclasses.fields(SoftmaxLevel)},
     }
 
 
 def test_the_scores_are_those_that_scoring_gives() -> None:
     names = scored_names()
     for protocol in PROTOCOLS:
-        given = names[protocol.task if protocol.task in TRAINED else "probe"]
+        given = names.get(protocol.task, names["probe"])
         assert {protocol.metric, *protocol.further} <= given, protocol.name
 
 
