@@ -54,6 +54,7 @@ class ToyLoader:
     world_size: int = 1
     wait_s: float = 0.0
     replaced: tuple[Any, ...] = ()
+    device: str = "cpu"
 
     def train_batches(self, images_seen: int) -> Iterator[list[Any]]:
         each = self.global_batch_size // self.world_size
@@ -66,9 +67,8 @@ class ToyLoader:
 
     def batch(self, slots: range) -> ToyBatch:
         positions_B = torch.tensor(list(slots))
-        return ToyBatch(
-            torch.stack([toy_picture(slot) for slot in slots]), positions_B, positions_B
-        )
+        lab_B3HW = torch.stack([toy_picture(slot) for slot in slots])
+        return ToyBatch(lab_B3HW.to(self.device), positions_B, positions_B)
 
     def eval_batches(self) -> Iterator[Any]:
         # Far from the slots of training, and another one on each rank.
@@ -107,7 +107,9 @@ def train_toy(
     hooks = Hooks(
         lambda report: reports.append(report.values), lambda images: None, lambda images: None
     )
-    loader = ToyLoader(size, micro_batch_size, ranks.rank, ranks.world_size)
+    loader = ToyLoader(
+        size, micro_batch_size, ranks.rank, ranks.world_size, device=str(ranks.device)
+    )
     fit(task, strategy, loader, Intervals(num_steps * size, size, size), hooks, StopSignals())
 
     return task, strategy, reports
