@@ -31,8 +31,9 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from colorgan.config.recipe import PretrainRecipe
+from colorgan.distributed.phase import Strategy
 from colorgan.distributed.ranks import Ranks, has_bf16, joined_ranks
-from colorgan.tasks.colorization import build_pretraining
+from colorgan.tasks.colorization import PretrainTask, build_pretraining
 from colorgan.training.loop import Hooks, Intervals, StopSignals, fit
 
 
@@ -201,8 +202,11 @@ class OneBatch:
 
     wait_s = 0.0
 
-    def __init__(self, batch: Any) -> None:
-        self._batch = batch
+    def __init__(self, lab_B3HW: Tensor) -> None:
+        positions = torch.arange(len(lab_B3HW))
+        self._batch: Any = SimpleNamespace(
+            lab_B3HW=lab_B3HW, positions_B=positions, sample_ids_B=positions
+        )
 
     def train_batches(self, images_seen: int) -> Iterator[list[Any]]:
         """Yield it."""
@@ -220,16 +224,18 @@ def our_step(size: Size, ranks: Ranks, lab_B3HW: Tensor, **batch: Any) -> Step:
         }
     )
     task, strategy = build_pretraining(recipe, ranks, size.batch * 1_000_000)
-    positions = torch.arange(size.batch)
-    loader: Any = OneBatch(
-        SimpleNamespace(lab_B3HW=lab_B3HW, positions_B=positions, sample_ids_B=positions)
-    )
+    return step_of(task, strategy, lab_B3HW)
+
+
+def step_of(task: PretrainTask, strategy: Strategy, lab_B3HW: Tensor) -> Step:
+    """Return one step of the product's loop on one repeated batch."""
+    loader: Any = OneBatch(lab_B3HW)
     hooks = Hooks(ignored, ignored, ignored)
-    seen = 0
+    size, seen = len(lab_B3HW), 0
 
     def step() -> None:
         nonlocal seen
-        intervals = Intervals(seen + size.batch, size.batch, 0)
+        intervals = Intervals(seen + size, size, 0)
         seen = fit(
             task,
             strategy,

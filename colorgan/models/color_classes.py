@@ -173,7 +173,7 @@ class ColorClasses(nn.Module):
         """
         # Under autocast the product would be bfloat16: steps of half a Lab unit at a = 100.
         with torch.autocast(scores_BQhw.device.type, enabled=False):
-            # Classes last, as training has them in memory: a softmax over them would copy otherwise.
+            # Classes last, as training has them in memory: a softmax over them copies otherwise.
             scores_BhwQ = scores_BQhw.float().permute(0, 2, 3, 1)
             shares_BhwQ = torch.softmax(scores_BhwQ / TEMPERATURE, dim=3)
             ab_B2hw = (shares_BhwQ @ self.centers_Q2.float()).permute(0, 3, 1, 2)

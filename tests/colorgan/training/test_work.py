@@ -42,6 +42,16 @@ def test_a_layer_by_hand_and_frozen_weights() -> None:
     assert network_work(layer, 8, 4).weights == 0
 
 
+def test_channels_that_are_filtered_by_themselves() -> None:
+    # 3 x 3 kernels, one per channel: 8 x 16 x 16 outputs; the layer before it makes 8 channels.
+    once, before = 2 * 9 * 8 * 256, 2 * 8 * 256
+    layers = nn.Sequential(nn.Conv2d(1, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8))
+    work = network_work(layers, 16, 2)
+    assert work.forward == before + once
+    # Its weights and its input, and the weights of the first.
+    assert work.weights == before + 2 * once
+
+
 def test_a_rate_comes_from_the_doctors_record_alone(tmp_path: Path) -> None:
     path = tmp_path / "doctor.json"
     assert read_rate(path, "fp32") is None
@@ -61,6 +71,6 @@ def test_the_lines_say_work_and_time() -> None:
     assert "not known: the doctor measures this machine in fp32" in time
 
     _, time, source = work_lines(2.5e9, num_devices=2, rate=Rate(50.0, "CPU"), **plan)
-    # 100 GFLOP/s are 40 images/s: 0.8 s a step, 900 s in all.
-    assert "about 0.8 s per step, 40 images/s, 0.25 h in all" in time
+    # 100 GFLOP/s are 40 images/s: 0.8 s a step, a quarter of an hour in all.
+    assert "about 0.8 s per step, 40 images/s, 0:15:00 in all" in time
     assert "2 x 50 GFLOP/s" in source and "fp32 on CPU" in source
