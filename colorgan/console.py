@@ -112,26 +112,27 @@ def _run_ranks(script: Path, words: list[str], num_ranks: int) -> int:
     """Start the ranks and wait for them; return the status of the first that failed."""
     _announce(script, words, num_ranks)
     # Here: it takes seconds, and the user shall read the first lines before.
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # The ranks print themselves what is wrong; torch's launcher logs each ending on top.
     logging.disable(logging.CRITICAL)
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=num_ranks,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        # Any free port: two runs on one machine must not meet.
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        monitor_interval=0.1,
-    )
-
     with tempfile.TemporaryDirectory(prefix="colorgan-") as statuses:
         os.environ["COLORGAN_STATUS_DIR"] = statuses
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=num_ranks,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            # Any free port: two runs on one machine must not meet.
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+            monitor_interval=0.1,
+            # By default torch makes a temporary folder and leaves it.
+            logs_specs=DefaultLogsSpecs(log_dir=statuses),
+        )
         try:
             elastic_launch(config, sys.executable)(str(script), *words)
         except ChildFailedError as error:

@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = sorted(path.stem for path in (ROOT / "launcher").glob("*.py"))
 
 
-def colorgan(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def colorgan(
+    *words: object, cwd: Path | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run the console command of this checkout."""
     start = "from colorgan.console import main; main()"
 
@@ -36,6 +38,7 @@ def colorgan(*words: object, cwd: Path | None = None) -> subprocess.CompletedPro
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "CUDA_VISIBLE_DEVICES": "-1",
+            **variables,
         },
     )
 
@@ -73,12 +76,16 @@ def test_mistakes(words: list[str], status: int, sentence: str) -> None:
 
 
 def test_ranks_fail_with_their_own_status_and_one_sentence(tmp_path: Path) -> None:
-    done = colorgan("evaluate", "--nproc=2", "--model", tmp_path, "--data", tmp_path, cwd=tmp_path)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    words = ["evaluate", "--nproc=2", "--model", tmp_path, "--data", tmp_path]
+    done = colorgan(*words, cwd=tmp_path, TMPDIR=str(temporary))
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if "Error" in line]
     assert len(lines) == 1
     assert lines[0].startswith("ModelFolderError: ")
     assert "Traceback" not in done.stderr
+    assert [path.name for path in temporary.glob("*") if path.name.startswith("torch")] == []
 
 
 def test_the_wheel_holds_commands_recipes_and_corpora(tmp_path: Path) -> None:
