@@ -20,57 +20,39 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from shards.images.conversion import convert_picture
 from shards.images.policy import Encoding, parse_image_policy
 from shards.packing.pack import pack
+from shards.records import Corpus, Record
 
 
-@dataclass(frozen=True)
-class Photo:
-    """A record for the packer."""
+def photos_of(folder: Path, times: int) -> Corpus:
+    """Return the photos in a folder, repeated so that start-up counts little."""
+    paths = sorted(folder.glob("*.jpg"))
 
-    key: str
-    image: Path
-    label: dict[str, Any]
-    mask: None = None
-
-
-@dataclass(frozen=True)
-class Photos:
-    """A corpus of the photos in a folder, repeated so that start-up counts little."""
-
-    folder: Path
-    times: int
-    name: str = "photos"
-    split: str = "all"
-    classes: tuple[str, ...] = ()
-    palette: tuple[tuple[int, int, int], ...] = ()
-    num_records: int | None = None
-
-    def records(self) -> Iterator[Photo]:
-        """One pass."""
-        paths = sorted(self.folder.glob("*.jpg"))
-        for turn in range(self.times):
+    def records() -> Iterator[Record]:
+        for turn in range(times):
             for path in paths:
-                yield Photo(f"{turn}-{path.stem}", path, {"classes": [], "objects": []})
+                yield Record(f"{turn}-{path.stem}", path, {"classes": [], "objects": []})
+
+    return Corpus("photos", "all", (), (), len(paths) * times, records)
 
 
-def ours(photos: Photos, out: Path, policy: str, workers: int) -> int:
+def ours(photos: Corpus, root: Path, out: Path, policy: str, workers: int) -> int:
     """Pack with our packer; returns the number of samples."""
     return pack(
         photos,
         out,
-        root=photos.folder,
+        root=root,
         image_policy=policy,
         workers=workers,
     ).packed
 
 
-def shard_writer(photos: Photos, out: Path, policy: str) -> int:
+def shard_writer(photos: Corpus, out: Path, policy: str) -> int:
     """Pack as the webdataset library does: one process that converts and writes."""
     # Here, because our workers import this file and the library imports torch: 1.2 s for each.
     import webdataset
@@ -80,7 +62,7 @@ def shard_writer(photos: Photos, out: Path, policy: str) -> int:
     with webdataset.ShardWriter(f"{out}/photos-%06d.tar", maxcount=1000, verbose=0) as writer:
         for photo in photos.records():
             # The same conversion: what is compared is the writing and the workers.
-            jpeg = convert_picture(photo.image.read_bytes(), encoding).jpeg
+            jpeg = convert_picture(Path(str(photo.image)).read_bytes(), encoding).jpeg
             writer.write({"__key__": photo.key, "jpg": jpeg, "json": photo.label})
             count += 1
     return count
@@ -119,30 +101,16 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=5, help="alternated repeats")
     settings = parser.parse_args()
-    photos = Photos(settings.photos, settings.times)
+    photos = photos_of(settings.photos, settings.times)
     peer = Rival(lambda out: shard_writer(photos, out, settings.image))
-    one = Rival(
-        lambda out: ours(
-            photos,
-            out,
-            settings.image,
-            1,
-        )
-    )
-    two = Rival(
-        lambda out: ours(
-            photos,
-            out,
-            settings.image,
-            2,
-        )
-    )
+    one = Rival(lambda out: ours(photos, settings.photos, out, settings.image, 1))
+    two = Rival(lambda out: ours(photos, settings.photos, out, settings.image, 2))
     importlib.import_module("webdataset")  # not in the first repeat's time
     for _ in range(settings.repeats):
         # In turn, so that each ratio is of repeats within the same minute.
         for rival in (peer, one, two):
             rival.run()
-    cores, count = len(os.sched_getaffinity(0)), sum(1 for _ in photos.records())
+    cores, count = len(os.sched_getaffinity(0)), photos.num_records
     print(
         f"{count:,} photos, {settings.image}, {cores} cores, {settings.repeats} repeats, "
         "median (range)"

@@ -109,11 +109,11 @@ def _drawn(manifest: Manifest, row: np.void) -> Image.Image | None:
     if sample.mask is not None:
         image = _with_mask(image, sample.mask, manifest)
 
+    # On the image itself: nothing of a box may lie over the caption.
+    _draw_boxes(image, sample.label, scale, manifest)
     cell = Image.new("RGB", (SIDE, SIDE + CAPTION), PAPER)
     cell.paste(image, (0, 0))
-    draw = ImageDraw.Draw(cell)
-    _draw_boxes(draw, sample.label, scale, manifest)
-    _draw_caption(draw, sample.label, image.height, manifest)
+    _draw_caption(ImageDraw.Draw(cell), sample.label, image.height, manifest)
     return cell
 
 
@@ -157,8 +157,9 @@ def _with_mask(image: Image.Image, mask: Image.Image, manifest: Manifest) -> Ima
 
 
 def _draw_boxes(
-    draw: ImageDraw.ImageDraw, label: dict[str, Any], scale: float, manifest: Manifest
+    image: Image.Image, label: dict[str, Any], scale: float, manifest: Manifest
 ) -> None:
+    draw = ImageDraw.Draw(image)
     objects = label.get("objects")
     for item in objects[:MAX_DRAWN_BOXES] if isinstance(objects, list) else []:
         box = item.get("box")
@@ -174,7 +175,7 @@ def _draw_boxes(
             max(y0 + 1, y1 - 1),
         )
         draw.rectangle(corners, outline=color, width=2)
-        _draw_text(draw, (x0 + 2, y0 + 1), _name(number, manifest), color)
+        _draw_text(draw, (x0 + 2, y0 + 1), _name(number, manifest), color, image.size)
 
 
 def _draw_caption(
@@ -198,8 +199,17 @@ def _draw_caption(
 
 
 def _draw_text(
-    draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, color: tuple[int, int, int]
+    draw: ImageDraw.ImageDraw,
+    place: tuple[float, float],
+    text: str,
+    color: tuple[int, int, int],
+    size: tuple[int, int],
 ) -> None:
+    """Draw text on its color at a place, or as near to it as the whole text fits into `size`."""
+    left, top, right, bottom = draw.textbbox(place, text, _font())
+    beyond = max(0, right + 2 - size[0]), max(0, bottom + 1 - size[1])
+    place = max(1, place[0] - beyond[0]), max(0, place[1] - beyond[1])
+
     left, top, right, bottom = draw.textbbox(place, text, _font())
     draw.rectangle((left - 1, top, right + 1, bottom), fill=color)
     is_dark = sum(color) < DARK

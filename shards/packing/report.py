@@ -126,8 +126,6 @@ def _summary_lines(summary: Summary) -> Iterator[str]:
         if summary.grey_share > MANY_GREY:
             advice = "; they teach no color: --min_chroma leaves them out"
         yield f"near-grey: {summary.near_grey:,} ({100 * summary.grey_share:.1f} %){advice}"
-    if summary.off_profile:
-        yield f"of another color space than sRGB, converted: {summary.off_profile:,}"
     if summary.low_quality:
         yield f"JPEGs with coarse color: {summary.low_quality:,}"
     if summary.smallest is not None and summary.largest is not None:

@@ -97,6 +97,22 @@ def test_boxes_and_masks_are_drawn_where_they_are(tmp_path: Path) -> None:
     assert right[3 * SIDE // 4, SIDE // 2, 1] > 180
 
 
+def test_a_name_at_the_edge_is_whole_and_leaves_the_caption_alone(tmp_path: Path) -> None:
+    photo = save(tmp_path / "a.png", (128, 128, 128), (40, 40))
+    box = {"class": 0, "box": [37, 39, 40, 40], "difficult": False, "crowd": False}
+    record = Record("a", photo, {"classes": [0], "objects": [box]})
+    corpus = dataclasses.replace(corpus_of([record]), classes=("chimpanzee", "dog"))
+    out = tmp_path / "out"
+    pack(corpus, out, root=tmp_path, **SETTINGS)
+
+    with Image.open(out / "sample.png") as image:
+        cell = np.asarray(image.convert("RGB")).astype(int)[GAP:, GAP : GAP + SIDE]
+    is_red = (np.abs(cell - [250, 0, 0]) < 10).all(-1)
+    assert not is_red[SIDE:].any()
+    # Eleven pixels high, and as wide as ten letters; the box alone is 17 x 6.
+    assert is_red[SIDE - 10 : SIDE, SIDE - 50 : SIDE - 2].any(0).all()
+
+
 def test_a_set_gives_the_same_sheet_and_its_digest_does_not_depend_on_it(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     corpus = draw_corpus(tmp_path / "corpus")
