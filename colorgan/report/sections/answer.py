@@ -12,20 +12,43 @@ from colorgan.report.final_scores import Result, by_conditions, data_name, sprea
 from colorgan.report.published import METRICS, TITLES
 from colorgan.report.report_data import ReportData
 from colorgan.report.sections.probes import best_of, by_model
-from colorgan.report.sections.transfer import interval_text, percent_text, points
+from colorgan.report.sections.transfer import (
+    interval_text,
+    is_shown,
+    percent_text,
+    points,
+    short_comparison,
+)
 from colorgan.runs.reading import RunFolder
 from colorgan.study.record import ComparisonRecord, ProtocolRecord, Study
 
 
 def verdicts(report_data: ReportData) -> list[str]:
-    """Return a sentence per protocol and arm: the study's verdict."""
+    """Return a sentence per protocol: the study's verdict, or all its differences in short."""
     sentences = []
     for study in report_data.studies:
         for protocol in study.protocols:
-            for each in protocol.comparisons:
-                if each.verdict:
-                    sentences.append(f"{protocol.title}: {each.verdict}")
+            judged = [each for each in protocol.comparisons if each.verdict]
+            if len(judged) == 1:
+                sentences.append(f"{protocol.title}: {judged[0].verdict}")
+            elif judged:
+                sentences.append(f"{protocol.title}: {_in_short(judged)}")
     return sentences
+
+
+def _in_short(comparisons: Sequence[ComparisonRecord]) -> str:
+    """Return what is shown, then what is not, with intervals in points."""
+    parts = []
+    unjudged = [each for each in comparisons if each.verdict.startswith("no verdict")]
+    judged = [each for each in comparisons if each not in unjudged]
+    for title, rows in (
+        ("shown", [each for each in judged if is_shown(each)]),
+        ("not shown", [each for each in judged if not is_shown(each)]),
+        ("no verdict", unjudged),
+    ):
+        if rows:
+            parts.append(f"{title}: {', '.join(map(short_comparison, rows))}")
+    return f"{'; '.join(parts)} (points, 95 % intervals)"
 
 
 def answer_cards(report_data: ReportData, results: Sequence[Result] = ()) -> list[Card]:
@@ -56,10 +79,11 @@ def _study_card(protocol: ProtocolRecord, each: ComparisonRecord) -> Card:
 
     # Color only where the interval leaves 0 out: a gain by chance is not green.
     kind = "unclear"
-    if each.low is not None and each.high is not None and not each.low <= 0 <= each.high:
-        kind = "better" if each.low > 0 else "worse"
+    if is_shown(each):
+        kind = "better" if (each.difference or 0.0) > 0 else "worse"
     runs = len(protocol.seeds)
-    text = f"{metric}: {', '.join(means)}; {runs} seeds{interval_text(each)}."
+    seeds = f"{runs} seed{'s' * (runs != 1)}"
+    text = f"{metric}: {', '.join(means)}; {seeds}{interval_text(each)}."
     return Card(protocol.title, points(each.difference), text, kind)
 
 

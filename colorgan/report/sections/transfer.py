@@ -104,8 +104,27 @@ def _markdown(protocol: ProtocolRecord) -> list[str]:
 
 def comparison_text(each: ComparisonRecord) -> str:
     """Return a difference with its interval and its verdict."""
+    arms = f"{each.arm} − {each.against}"
+    # Most verdicts tell the numbers themselves.
+    if "points" in each.verdict:
+        return f"{arms}: {each.verdict}"
+
     verdict = f": {each.verdict}" if each.verdict else ""
-    return f"{each.arm} − {each.against}: {points(each.difference)}{interval_text(each)}{verdict}"
+    return f"{arms}: {points(each.difference)}{interval_text(each)}{verdict}"
+
+
+def short_comparison(each: ComparisonRecord) -> str:
+    """Return a difference in points, with its interval in brackets."""
+    interval = ""
+    if each.low is not None and each.high is not None:
+        interval = f" ({100 * each.low:.1f} to {100 * each.high:.1f})"
+    numbers = f"{100 * (each.difference or 0.0):+.1f}{interval}".replace("-", "−")
+    return f"{each.arm} − {each.against} {numbers}"
+
+
+def is_shown(each: ComparisonRecord) -> bool:
+    """Return whether the interval of a difference leaves 0 out."""
+    return each.low is not None and each.high is not None and not each.low <= 0 <= each.high
 
 
 def points(share: float | None) -> str:
@@ -140,7 +159,8 @@ def _protocol(protocol: ProtocolRecord, behind: Mapping[str, ArmFolders], files:
 
     blocks: list[Block] = [Heading(protocol.title, 4)]
     blocks.append(Text(f"{protocol.metric_title}. {_counts(protocol)}.", "soft"))
-    blocks += [Text(verdict, "verdict") for verdict in verdicts]
+    if verdicts:
+        blocks.append(Items(verdicts, "verdict"))
     # Written before the runs and shown as it was, above all where it failed.
     if protocol.prediction:
         blocks.append(Text(f"Predicted before the runs: {protocol.prediction}", "soft"))

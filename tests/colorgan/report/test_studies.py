@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import statistics
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,25 @@ def test_further_scores_are_told_for_each_arm(folder: Path, tmp_path: Path) -> N
         assert part in page and part in text
 
     assert "| a third one | 20.00 ± 10.00 | – |" in text
+
+
+def test_several_differences_are_told_in_short(folder: Path) -> None:
+    report_data = read_folders([folder])
+    protocol = report_data.studies[0].protocols[0]
+    (shown,) = protocol.comparisons
+    chance = {"arm": "other", "difference": -0.001, "low": -0.012, "high": 0.011}
+    others = (
+        shown.model_copy(update={**chance, "verdict": "unclear"}),
+        shown.model_copy(update={"arm": "third", "verdict": "no verdict: one class alone"}),
+    )
+    several = protocol.model_copy(update={"comparisons": (shown, *others)})
+    study = replace(report_data.studies[0], protocols=(several,))
+
+    assert verdicts(replace(report_data, studies=(study,))) == [
+        "paper classification: shown: pretrained − scratch +4.0 (3.0 to 5.0); "
+        "not shown: other − scratch −0.1 (−1.2 to 1.1); "
+        "no verdict: third − scratch +4.0 (3.0 to 5.0) (points, 95 % intervals)"
+    ]
 
 
 def test_cards_and_text_say_the_same(folder: Path) -> None:
