@@ -129,14 +129,8 @@ def _probe_cards(title: str, arms: Mapping[str, Sequence[Probe]]) -> list[Card]:
 
     # The best arm is the headline; all arms are in the text.
     best = max(values, key=lambda name: values[name])
-    text = f"{score[0].upper()}{score[1:]}: {', '.join(texts)}."
-    return [
-        Card(
-            f"{title}: {score}",
-            f"{best} {100 * values[best]:.1f}\u00a0%",
-            text,
-        )
-    ]
+    headline = f"{best} {100 * values[best]:.1f}\u00a0%"
+    return [Card(f"{title}: {score}", headline, f"{', '.join(texts)}.")]
 
 
 def _generator_card(run: RunFolder) -> list[Card]:
