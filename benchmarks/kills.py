@@ -342,6 +342,9 @@ def kill_runs(folder: Path, data: Path, case: Case, kills: int) -> Count:
         f"ended, a run left alone {longest_s:.1f} s",
         flush=True,
     )
+    # At once: a benchmark of hours may be stopped before its end.
+    for fault in count.faults:
+        print(f"FAULT: {fault}", flush=True)
     return count
 
 
@@ -396,8 +399,6 @@ def main() -> int:
         f"{total.runs} runs ended, equal to the one left alone bit for bit: "
         f"{'no' if total.faults else 'yes'}; slowest end of all ranks {total.slowest_leave_s:.1f} s"
     )
-    for fault in total.faults:
-        print(f"FAULT: {fault}")
     return bool(total.faults)
 
 
