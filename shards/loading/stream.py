@@ -18,6 +18,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from functools import cache
 
 from shards.loading.micro_batches import BatchMaker, Decoded, Plan
 from shards.loading.read_ahead import READER_NAME, ReadingStopped
@@ -29,13 +30,17 @@ _READERS_LEAVE_S = 1.0
 _RUNNING: weakref.WeakSet[Stream] = weakref.WeakSet()
 
 
-@atexit.register
-def _close_running() -> None:
-    """End the streams that still run when the process ends.
+@cache
+def _close_at_exit() -> None:
+    """Have the streams that still run end with the process.
 
-    Registered after the import of DALI, so called before DALI destroys the pipelines that the
-    streams' threads use.
+    Called when a maker has its decoder, so after the import of DALI: what is registered later is
+    called before DALI destroys the pipelines that the streams' threads use.
     """
+    atexit.register(_close_running)
+
+
+def _close_running() -> None:
     for stream in list(_RUNNING):
         stream.close()
 
@@ -69,6 +74,7 @@ class Stream:
 
     def start(self) -> None:
         """Start the thread; whoever may call `close` must know this stream before."""
+        _close_at_exit()
         _RUNNING.add(self)
         self._thread.start()
 

@@ -227,12 +227,9 @@ def _lacks_keys(error: Exception) -> bool:
 def _status(error: Exception) -> int | None:
     """Return the HTTP status of aiohttp's, huggingface_hub's or gcsfs' error, if it has one."""
     response = getattr(error, "response", None)
-    known = (
-        getattr(error, "status", None),
-        getattr(response, "status_code", None),
-        getattr(error, "code", None),
-    )
-    for status in known:
+    # One after the other: aiohttp warns whoever reads its old name, `code`.
+    for holder, name in ((error, "status"), (response, "status_code"), (error, "code")):
+        status = getattr(holder, name, None)
         if isinstance(status, int):
             return status
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ def events_of(folder: Path) -> EventAccumulator:
 
 def test_tensorboard_has_the_scalars_of_one_uninterrupted_run(tmp_path: Path) -> None:
     log_run(tmp_path)
+    # TensorBoard reads files in the order of their names, which begin with the second.
+    time.sleep(1.1)
     log_run(tmp_path, resume=20, until=30)
     events = events_of(tmp_path)
     steps = {}
