@@ -290,7 +290,7 @@ def _gain(each: ComparisonRecord) -> str:
     """Return a difference with its interval, bold where it leaves 0 out."""
     low, middle, high = (100 * (value or 0) for value in (each.low, each.difference, each.high))
     text = f"{middle:+.1f}"
-    if low > 0 or high < 0:
+    if each.is_difference:
         text = f"**{text}**"
     return f"{text} ({low:.1f} to {high:.1f})"
 

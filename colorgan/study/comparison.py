@@ -33,6 +33,7 @@ from colorgan.study.bootstrap import (
     over_runs_R,
     resampled_score_R,
 )
+from colorgan.study.record import leaves_out_zero
 
 RunKey = tuple[int, int]  # pretraining seed, fine-tuning seed
 Level = Literal["pretraining", "seeds", "images"]
@@ -98,7 +99,7 @@ class Comparison:
     @property
     def is_difference(self) -> bool:
         """Whether the interval leaves 0 out."""
-        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+        return leaves_out_zero(self.low, self.high)
 
 
 def survives_many(comparison: Comparison, num_comparisons: int) -> bool:

@@ -127,6 +127,11 @@ class ArmRecord(ArmValues):
         return short("; ".join([", then ".join(words), *rest] if words else rest), 800)
 
 
+def leaves_out_zero(low: float | None, high: float | None) -> bool:
+    """Return whether an interval, if there is one, leaves 0 out."""
+    return low is not None and high is not None and not low <= 0 <= high
+
+
 class ComparisonRecord(Record):
     """The difference of two arms, paired by seeds, with its interval."""
 
@@ -137,6 +142,11 @@ class ComparisonRecord(Record):
     high: Number = None
     level: Annotated[float, BeforeValidator(lambda value: number(value) or 0.95)] = 0.95
     verdict: Text = ""
+
+    @property
+    def is_difference(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return leaves_out_zero(self.low, self.high)
 
 
 Comparisons = Annotated[tuple[ComparisonRecord, ...], BeforeValidator(_with_difference)]

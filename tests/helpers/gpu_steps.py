@@ -35,6 +35,7 @@ from colorgan.models.model_folder import Architecture, ModelConfig, build_model 
 from colorgan.models.modes import dropout_keys, set_dropout_keys  # noqa: E402
 from colorgan.tasks import colorization, transfer  # noqa: E402
 from colorgan.training.loop import Hooks, Intervals, Meter, StopSignals, fit  # noqa: E402
+from helpers.small_models import small_model  # noqa: E402
 
 CUDA = torch.device("cuda", 0)
 GPU = Ranks(0, 1, CUDA)
@@ -203,18 +204,7 @@ def finetuning(name: str, number: int = 16) -> dict[str, Any]:
 
 def model_of(kind: str) -> torch.nn.Module:
     """Return a small network of a kind on the fake device, in evaluation mode."""
-    outputs = {"generator": 2, "segmenter": 4}.get(kind, 3)
-    architecture = Architecture(
-        image_size=SIZE,
-        width=8,
-        norm="batch",
-        bias_before_norm=True,
-        dropout=0.5,
-        num_outputs=outputs,
-    )
-    classes = () if kind == "generator" else ("a", "b", "c")
-    config = ModelConfig(kind=kind, architecture=architecture, ab_scale=128, classes=classes)
-    return build_model(config).to(CUDA).eval()
+    return small_model(kind, SIZE).to(CUDA)
 
 
 def evaluating_generator(number: int = 4) -> dict[str, Any]:

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import yaml
 from helpers.commands import LAUNCHER
+from helpers.small_models import write_generator
 from PIL import Image
 
 from colorgan.errors import UsageError
-from colorgan.models.model_folder import Architecture, ModelConfig, build_model, write_model
-from colorgan.models.modes import initialise
 from colorgan.study.checks import check
 from colorgan.study.plan import Plan
 from colorgan.study.settings import StudySettings
@@ -35,18 +34,10 @@ def settings(tmp_path: Path) -> StudySettings:
                 Image.fromarray(pixels_HW3).save(folder / f"{place}.png")
     (tmp_path / "photos" / "classes.txt").write_text("\n".join(CLASSES))
 
-    architecture = Architecture(
-        image_size=32, width=4, norm="batch", bias_before_norm=False, dropout=0.0
-    )
-    config = ModelConfig(kind="generator", architecture=architecture, ab_scale=128.0)
-    model = build_model(config)
-    initialise(model, 7)
-    (tmp_path / "generator").mkdir()
-    write_model(tmp_path / "generator", model, config)
     return StudySettings(
         out=tmp_path / "study",
         roots={"folder": tmp_path / "photos", "voc": tmp_path},
-        generators={"mine": tmp_path / "generator"},
+        generators={"mine": write_generator(tmp_path / "generator")},
         protocols=("folder-softmax",),
         seeds=(0, 1),
     )

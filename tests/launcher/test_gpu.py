@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.commands import LAUNCHER, TINY, command_line
+from helpers.small_models import small_model
 from helpers.toy import ToyLoader, toy_recipe, train_toy
 from torch import Tensor
 
@@ -23,8 +24,6 @@ from colorgan.distributed.ranks import Ranks
 from colorgan.doctor import checks
 from colorgan.evaluation.predictions import predictions
 from colorgan.models.colorizing import color_photo
-from colorgan.models.model_folder import Architecture, ModelConfig, build_model
-from colorgan.models.modes import initialise
 
 GPU = pytest.mark.gpu
 on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
@@ -42,24 +41,6 @@ def no_tf32() -> Iterator[None]:
 
 def ranks_on(device: str) -> Ranks:
     return dataclasses.replace(Ranks.single(), device=torch.device(device))
-
-
-def model_of(kind: str) -> torch.nn.Module:
-    """Return a small network with weights that depend on nothing but its kind."""
-    architecture = Architecture(
-        image_size=SIZE,
-        width=8,
-        norm="batch",
-        bias_before_norm=False,
-        dropout=0.5,
-        num_outputs={"generator": 2, "segmenter": 4}.get(kind, 3),
-    )
-    classes = () if kind == "generator" else ("a", "b", "c")
-    model = build_model(
-        ModelConfig(kind=kind, architecture=architecture, ab_scale=128.0, classes=classes)
-    )
-    initialise(model, 7)
-    return model.eval()
 
 
 def trained(device: str, folder: Path) -> dict[str, Tensor]:
@@ -89,7 +70,7 @@ def test_every_kind_of_model_predicts_what_it_does_on_the_cpu(device: str, kind:
     for where in ("cpu", device):
         loader = ToyLoader(4, 4, device=where)
         with torch.inference_mode():
-            (found,) = predictions(model_of(kind).to(where), loader.eval_batches(), seed=0)
+            (found,) = predictions(small_model(kind, SIZE).to(where), loader.eval_batches(), seed=0)
         outputs.append(found[1].cpu())
 
     torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-3, atol=1e-4)
@@ -101,7 +82,9 @@ def test_a_photo_that_is_far_larger_than_the_network_is_colored(device: str) -> 
     drawn = torch.Generator().manual_seed(0)
     photo_3HW = torch.randint(0, 256, (3, 96, 8192), dtype=torch.uint8, generator=drawn)
     colored = [
-        color_photo(model_of("generator").to(where), photo_3HW, image_size=SIZE, ab_scale=128.0)[1]
+        color_photo(
+            small_model("generator", SIZE).to(where), photo_3HW, image_size=SIZE, ab_scale=128.0
+        )[1]
         for where in ("cpu", device)
     ]
 

@@ -18,14 +18,13 @@ import pytest
 import yaml
 from helpers.commands import LAUNCHER, command_line
 from helpers.drawn_sample import write_sample
+from helpers.small_models import write_generator
 from safetensors.torch import load_file, save_file
 
 from colorgan.config.settings import leaves
 from colorgan.errors import CheckpointError, ColorganError, UsageError
 from colorgan.files import owned_folder
-from colorgan.models.model_folder import Architecture, ModelConfig, build_model
-from colorgan.models.modes import initialise
-from colorgan.models.weights_file import CONFIG, WEIGHTS
+from colorgan.models.weights_file import WEIGHTS
 from colorgan.study.arms import Arm, Start, scratch_arm
 from colorgan.study.comparison import compare, read_arm
 from colorgan.study.plan import Plan
@@ -49,22 +48,10 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_voc_val=8,
         size=48,
     )
-    architecture = Architecture(
-        image_size=32, width=4, norm="batch", bias_before_norm=False, dropout=0.0
-    )
-    config = ModelConfig(kind="generator", architecture=architecture, ab_scale=128.0)
-    model = build_model(config)
-    initialise(model, 7)
-    (folder / "generator").mkdir()
-    save_file(
-        model.state_dict(),
-        folder / "generator" / WEIGHTS,
-    )
-    (folder / "generator" / CONFIG).write_text(config.model_dump_json())
     settings = {
         "out": str(folder / "out"),
         "roots": {"voc": str(folder / "raw" / "VOCdevkit")},
-        "generators": {"pretrained": str(folder / "generator")},
+        "generators": {"pretrained": str(write_generator(folder / "generator"))},
         "protocols": [PROTOCOL],
         "seeds": list(SEEDS),
         "search": [0.001, 0.002],

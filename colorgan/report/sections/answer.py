@@ -14,7 +14,6 @@ from colorgan.report.report_data import ReportData
 from colorgan.report.sections.probes import best_of, by_model
 from colorgan.report.sections.transfer import (
     interval_text,
-    is_shown,
     percent_text,
     points,
     short_comparison,
@@ -42,13 +41,13 @@ def _in_short(comparisons: Sequence[ComparisonRecord]) -> str:
     unjudged = [each for each in comparisons if each.verdict.startswith("no verdict")]
     judged = [each for each in comparisons if each not in unjudged]
     for title, rows in (
-        ("shown", [each for each in judged if is_shown(each)]),
-        ("not shown", [each for each in judged if not is_shown(each)]),
+        ("shown", [each for each in judged if each.is_difference]),
+        ("not shown", [each for each in judged if not each.is_difference]),
         ("no verdict", unjudged),
     ):
         if rows:
             parts.append(f"{title}: {', '.join(map(short_comparison, rows))}")
-    return f"{'; '.join(parts)} (points, 95 % intervals)"
+    return f"{'; '.join(parts)} (points, {100 * comparisons[0].level:g} % intervals)"
 
 
 def answer_cards(report_data: ReportData, results: Sequence[Result] = ()) -> list[Card]:
@@ -79,7 +78,7 @@ def _study_card(protocol: ProtocolRecord, each: ComparisonRecord) -> Card:
 
     # Color only where the interval leaves 0 out: a gain by chance is not green.
     kind = "unclear"
-    if is_shown(each):
+    if each.is_difference:
         kind = "better" if (each.difference or 0.0) > 0 else "worse"
     runs = len(protocol.seeds)
     seeds = f"{runs} seed{'s' * (runs != 1)}"

@@ -122,11 +122,6 @@ def short_comparison(each: ComparisonRecord) -> str:
     return f"{each.arm} − {each.against} {numbers}"
 
 
-def is_shown(each: ComparisonRecord) -> bool:
-    """Return whether the interval of a difference leaves 0 out."""
-    return each.low is not None and each.high is not None and not each.low <= 0 <= each.high
-
-
 def points(share: float | None) -> str:
     """Return a difference of shares as points, always with its sign."""
     return f"{_signed(share)} points"
