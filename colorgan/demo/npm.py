@@ -11,6 +11,7 @@ import http.client
 import io
 import os
 import tarfile
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,6 +62,8 @@ def fetch(package: Package) -> bytes:
             tarball: bytes = response.read(package.num_bytes + 1)
     # ValueError: the registry's name is not a URL.
     except (OSError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # a refusal is an answer too, and holds its connection
         reason = getattr(error, "reason", None) or error
         raise UsageError(f"{package.url}: cannot be fetched ({reason})") from None
     return tarball
