@@ -33,7 +33,7 @@ from colorgan.config.recipe import PretrainRecipe
 from colorgan.data import Batch, ShardError, ShardSet, open_loaders, open_set, open_whole_set
 from colorgan.distributed.ranks import Ranks, joined_ranks
 from colorgan.errors import ColorganError
-from colorgan.tasks.colorization import build_pretraining
+from colorgan.tasks.colorization import build_networks, build_pretraining
 from colorgan.tasks.pretraining import pretrain
 from colorgan.training.loop import Hooks, Intervals, StepReport, StopSignals, fit
 from colorgan.training.work import step_flops
@@ -156,9 +156,9 @@ def _images_per_s(recipe: PretrainRecipe, ranks: Ranks, seconds: float) -> tuple
     with opened as loaders:
         micro_batches = next(iter(loaders.train.train_batches(0)))
 
-    task, strategy = build_pretraining(recipe, ranks, size * 10_000)
-    networks = {name: phase.module for name, phase in strategy.phases.items()}
+    networks = build_networks(recipe, ranks)
     flops = step_flops(networks, recipe.network.image_size, micro_batch_size)
+    task, strategy = build_pretraining(recipe, ranks, size * 10_000, networks)
     loader: Any = RepeatedBatch(micro_batches)
     reports: list[StepReport] = []
     hooks = Hooks(reports.append, lambda images_seen: None, lambda images_seen: None)

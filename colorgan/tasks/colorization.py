@@ -205,22 +205,15 @@ def _color_loss(recipe: PretrainRecipe, generator: nn.Module, ranks: Ranks) -> C
     )
 
 
-def build_pretraining(
-    recipe: PretrainRecipe,
-    ranks: Ranks,
-    total_images: int,
-    start: Start = FROM_SEED,
-    prior_of: Loader | None = None,
-) -> tuple[PretrainTask, Strategy]:
-    """Return the task and its networks on this rank's device. Called on all ranks.
+def build_networks(
+    recipe: PretrainRecipe, ranks: Ranks, start: Start = FROM_SEED
+) -> dict[str, nn.Module]:
+    """Return the networks on this rank's device, whole, in the order of their turns in a step.
 
     Args:
         recipe: Of the run.
         ranks: This process's place among the ranks.
-        total_images: Length of the run, for the schedules.
-        start: The networks' weights; by default they are drawn from the seed.
-        prior_of: Training images on which the prior of color classes is measured, for recipes that
-            need one; None: it comes with the weights.
+        start: Their weights; by default they are drawn from the seed.
     """
     generator = build_model(generator_config(recipe))
     # Drawn on the CPU, then moved: a GPU's generator draws other numbers from the same seed.
@@ -228,12 +221,36 @@ def build_pretraining(
     start_encoder(generator, recipe.network.image_size, start.encoder_weights)
     networks: dict[str, nn.Module] = {GENERATOR: generator.to(ranks.device)}
 
-    gan = None if recipe.loss.gan == "none" else GAN_LOSSES[recipe.loss.gan]
-    if gan is not None:
+    if recipe.loss.gan != "none":
         # The discriminator's turn comes first in every step.
         networks = {DISCRIMINATOR: _new_discriminator(recipe).to(ranks.device), **networks}
 
     start.load_into(networks)
+    if recipe.optimizer.trained == "norms":
+        _freeze_but_norms(generator)
+    return networks
+
+
+def build_pretraining(
+    recipe: PretrainRecipe,
+    ranks: Ranks,
+    total_images: int,
+    networks: dict[str, nn.Module] | None = None,
+    prior_of: Loader | None = None,
+) -> tuple[PretrainTask, Strategy]:
+    """Return the task and its networks, wrapped for this rank. Called on all ranks.
+
+    Args:
+        recipe: Of the run.
+        ranks: This process's place among the ranks.
+        total_images: Length of the run, for the schedules.
+        networks: As `build_networks` returns them; by default drawn from the seed. ZeRO-3 takes
+            their weights apart: what is asked of whole ones is asked before.
+        prior_of: Training images on which the prior of color classes is measured, for recipes that
+            need one; None: it comes with the weights.
+    """
+    networks = networks or build_networks(recipe, ranks)
+    generator = networks[GENERATOR]
     prior_images = 0
     if prior_of is not None and isinstance(generator, ClassUNet):
         prior_images = measure_prior(
@@ -243,8 +260,6 @@ def build_pretraining(
             global_batch_size=recipe.batch.global_batch_size,
             ab_scale=recipe.network.ab_scale,
         )
-    if recipe.optimizer.trained == "norms":
-        _freeze_but_norms(generator)
     phases = [
         _phase(name, module, recipe.optimizer, total_images) for name, module in networks.items()
     ]
@@ -256,9 +271,10 @@ def build_pretraining(
     )
     strategy = open_strategy(ranks, phases, settings)
 
+    gan = recipe.loss.gan
     task = PretrainTask(
         phases,
-        gan=gan,
+        gan=None if gan == "none" else GAN_LOSSES[gan],
         gan_weight=recipe.loss.gan_weight,
         l1_weight=recipe.loss.l1_weight,
         seed=recipe.seed,

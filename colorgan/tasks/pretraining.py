@@ -33,7 +33,13 @@ from colorgan.evaluation.generator_scores import (
 from colorgan.evaluation.reconstruction_scores import reconstruction_text, score_reconstruction
 from colorgan.runs.recipe import saved_recipe
 from colorgan.runs.run import Run, RunResult, open_run
-from colorgan.tasks.colorization import FROM_SEED, GENERATOR, build_pretraining, generator_config
+from colorgan.tasks.colorization import (
+    FROM_SEED,
+    GENERATOR,
+    build_networks,
+    build_pretraining,
+    generator_config,
+)
 from colorgan.tasks.starting_weights import Start, read_start
 from colorgan.training.automatic import chosen_for_device
 from colorgan.training.loop import Hooks, StopSignals, fit
@@ -65,10 +71,11 @@ def pretrain(
     start, resumed = _first_weights(recipe, ranks)
     # A run that goes on keeps what it has measured; new weights may come from other photos.
     goes_on = resumed or start.checkpoint is not None
+    networks = build_networks(recipe, ranks, start)
+    check_machine(recipe, ranks, networks.values())
     task, strategy = build_pretraining(
-        recipe, ranks, total_images, start, None if goes_on else train
+        recipe, ranks, total_images, networks, None if goes_on else train
     )
-    check_machine(recipe, ranks, [phase.module for phase in strategy.phases.values()])
     opened = open_run(
         recipe,
         ranks,
@@ -231,8 +238,7 @@ def _print_plan(
     # Really built: a recipe whose networks do not fit together fails here, not in the queue.
     # From the weights that the run itself would start with, and on its disk.
     start, _ = _first_weights(recipe, ranks)
-    _, strategy = build_pretraining(recipe, ranks, total, start)
-    networks = {name: phase.module for name, phase in strategy.phases.items()}
+    networks = build_networks(recipe, ranks, start)
     check_machine(recipe, ranks, networks.values())
     num_micro_batches = recipe.batch.global_batch_size // (micro_batch_size * ranks.world_size)
     text = plan_text(

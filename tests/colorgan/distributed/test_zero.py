@@ -1,6 +1,7 @@
 """ZeRO on real gloo ranks: DDP's numbers, less per rank, checkpoints for any strategy."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -215,19 +216,66 @@ train_toy(toy_recipe(Path("unused")), ranks, num_steps=1, micro_batch_size=8)
 print("trained")
 """
 
+# What is asked of whole networks, under the strategy that takes their weights apart.
+WHOLE = """
+import sys
+sys.path.insert(0, "tests")
+from collections import namedtuple
+from dataclasses import replace
+from pathlib import Path
+from helpers.tiny_set import tiny_sample, write_set
+from helpers.toy import toy_recipe
+from colorgan.distributed.launch_profile import LaunchProfile
+from colorgan.distributed.ranks import Ranks
+from colorgan.doctor.worker import job_steps
+from colorgan.errors import UsageError
+from colorgan.tasks import pretraining
+from colorgan.training import plan
 
-def test_one_process_without_a_launcher_trains_under_zero() -> None:
+folder = Path(sys.argv[1])
+data = write_set(folder / "set", [tiny_sample(index) for index in range(16)])
+ranks = replace(Ranks.single(), profile=LaunchProfile(3))
+recipe = toy_recipe(folder / "run", images=16)
+recipe = recipe.model_copy(
+    update={"data": recipe.data.model_copy(update={"train": (data,)}), "dry_run": True}
+)
+pretraining.run(recipe, ranks)
+network = {"image_size": 32, "width": 4}
+job_steps(ranks, str(data), network, [{"global_batch_size": 8}], 0.01)
+
+Usage = namedtuple("Usage", "total used free")
+plan.shutil.disk_usage = lambda path: Usage(1 << 40, 0, 1 << 20)
+try:
+    pretraining.run(recipe.model_copy(update={"dry_run": False}), ranks)
+except UsageError as error:
+    print(error)
+"""
+
+
+def _alone(script: str, *words: str) -> str:
+    """Run a script without a launcher in a process of its own; return what it printed."""
     kept = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
     result = subprocess.run(
-        [sys.executable, "-c", ONE_RANK],
+        [sys.executable, "-c", script, *words],
         capture_output=True,
         text=True,
         env={**kept, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"},
         cwd=ROOT,
         timeout=240,
     )
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout
 
-    assert "trained" in result.stdout, result.stderr[-2000:]
+
+def test_one_process_without_a_launcher_trains_under_zero() -> None:
+    assert "trained" in _alone(ONE_RANK)
+
+
+def test_plan_doctor_and_the_look_at_the_disk_see_whole_networks(tmp_path: Path) -> None:
+    told = _alone(WHOLE, str(tmp_path))
+    assert "Dry run: nothing was trained." in told
+    assert '"gflop": ' in told
+    assert re.search(r"has 1 MiB free, but the run's checkpoints need [1-9]\d* MiB", told), told
 
 
 DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
