@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
 LAUNCHER = PROJECT / "launcher"
+# What the fixture `command` returns: runs a command in this process, and returns what it printed.
+Command = Callable[..., str]
 # A run of seconds: 32x32, width 4, 40 pictures.
 TINY = [
     *("--network.image_size", "32", "--network.width", "4", "--discriminator.width", "4"),

@@ -218,7 +218,8 @@ class LocalSlurm:
                     )
             if time.monotonic() > end:
                 raise AssertionError(f"waited {timeout_s} s for {what}; queue: {self.jobs()}")
-            time.sleep(0.1)
+            # Each look starts a program of SLURM's.
+            time.sleep(0.3)
 
     def _start(self, name: str, *words: str) -> None:
         log = (self.root / "log" / f"{name}.out").open("ab")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.commands import LAUNCHER
+from helpers.commands import LAUNCHER, Command
 from helpers.drawn_sample import write_sample
 
 from datasets.sample.corpus import open_sample
@@ -35,7 +34,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
     """Run a command's `main` in this process and return what it printed; its errors are raised."""
 
     def run(name: str, *words: object) -> str:
@@ -44,9 +43,3 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         return capsys.readouterr().out
 
     return run
-
-
-@pytest.fixture
-def verb(command: Callable[..., str]) -> Callable[..., str]:
-    """Return `command`, under the name that some tests still use."""
-    return command

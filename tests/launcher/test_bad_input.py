@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.commands import LAUNCHER, TINY, command_line
+from helpers.commands import LAUNCHER, TINY, Command, command_line
 
 from colorgan.errors import ColorganError
 from datasets.errors import CorpusError
 from shards.errors import ShardError
 
-Command = Callable[..., str]
 MISTAKES = (ColorganError, ShardError, CorpusError)
 
 

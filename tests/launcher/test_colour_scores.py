@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.commands import Command
 from PIL import Image
 from safetensors.torch import save_file
 from skimage.color import deltaE_ciede2000, rgb2lab
@@ -62,10 +62,10 @@ def read(path: Path) -> np.ndarray:
 
 
 def test_scores_at_own_size_are_those_of_what_colorize_gives(
-    generator: Path, photos: Path, tmp_path: Path, verb: Callable[..., str]
+    generator: Path, photos: Path, tmp_path: Path, command: Command
 ) -> None:
     words = ["--model", generator, "--data", photos / "origin", "--out", tmp_path / "scores"]
-    told = verb("evaluate", *words, "--own_size", "true", "--num_pictures", 2)
+    told = command("evaluate", *words, "--own_size", "true", "--num_pictures", 2)
     assert (
         "4 held-out images, running inference, at 32x32" in told
         and "3 of them at their own sizes" in told
@@ -93,7 +93,7 @@ def test_scores_at_own_size_are_those_of_what_colorize_gives(
     assert best.read_bytes() != worst.read_bytes()
 
 
-def test_own_size_needs_originals(generator: Path, photos: Path, verb: Callable[..., str]) -> None:
+def test_own_size_needs_originals(generator: Path, photos: Path, command: Command) -> None:
     with pytest.raises(UsageError, match=r"--image original.*squash:32"):
-        verb("evaluate", "--model", generator, "--data", photos / "squash", "--own_size", "true")
-    assert "PSNR" in verb("evaluate", "--model", generator, "--data", photos / "squash")
+        command("evaluate", "--model", generator, "--data", photos / "squash", "--own_size", "true")
+    assert "PSNR" in command("evaluate", "--model", generator, "--data", photos / "squash")

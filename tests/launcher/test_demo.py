@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import http.server
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers.browser import Page, chromium, needs_browser
+from helpers.commands import Command
 from helpers.http_server import serve, serving
 from helpers.networks import small_config
 from numpy.typing import NDArray
@@ -27,7 +28,6 @@ from colorgan.models.model_folder import build_model, save_model
 from colorgan.models.modes import initialise
 from colorgan.tasks.model_card import DRAWN
 
-Command = Callable[..., str]
 SETTLED = "!document.querySelector('figure').hidden || document.querySelector('#status.error')"
 SAID = "document.querySelector('#status').textContent"
 

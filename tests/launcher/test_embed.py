@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers.commands import LAUNCHER, command_line
+from helpers.commands import LAUNCHER, Command, command_line
 from helpers.networks import small_config
 from numpy.typing import NDArray
 from PIL import Image
@@ -22,7 +21,6 @@ from colorgan.models.modes import initialise
 from colorgan.models.photo_input import as_photo
 from colorgan.probes.features import pooled
 
-Command = Callable[..., str]
 NAMES = [f"{index:02d}.png" for index in range(7)]
 
 

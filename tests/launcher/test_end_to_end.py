@@ -8,19 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.commands import LAUNCHER, PROJECT, TINY, command_line
+from helpers.commands import LAUNCHER, PROJECT, TINY, Command, command_line
 from PIL import Image
 from safetensors.torch import load_file
 
 from colorgan.errors import ModelFolderError
-
-Verb = Callable[..., str]
 
 
 def pretrain_words(packed: dict[str, Path], run: Path, images: int = 64) -> list[object]:
@@ -40,15 +37,15 @@ def pretrain_words(packed: dict[str, Path], run: Path, images: int = 64) -> list
     ]
 
 
-def test_every_verb_in_turn(tmp_path: Path, packed: dict[str, Path], verb: Verb) -> None:
+def test_every_command_in_turn(tmp_path: Path, packed: dict[str, Path], command: Command) -> None:
     run = tmp_path / "a run"
 
-    assert "Dry run: nothing was trained." in verb(
+    assert "Dry run: nothing was trained." in command(
         "pretrain", *pretrain_words(packed, run), "--dry_run"
     )
     assert not run.exists()
 
-    told = verb("pretrain", *pretrain_words(packed, run))
+    told = command("pretrain", *pretrain_words(packed, run))
     assert "12 held-out images:" in told
     assert told.rstrip().endswith(f"Next: python launcher/consolidate.py --run {run}")
     assert sorted(p.name for p in (run / "pictures").iterdir())[-1] == "images-000000000064.png"
@@ -56,70 +53,57 @@ def test_every_verb_in_turn(tmp_path: Path, packed: dict[str, Path], verb: Verb)
     kinds = [json.loads(line)["kind"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert kinds.count("validate") == 2
     assert kinds.count("save") == 4
-    assert "its output equals the run's" in verb("consolidate", "--run", run)
+    assert "its output equals the run's" in command("consolidate", "--run", run)
 
     generator = run / "generator"
     for task, score in (("classify", "mAP"), ("segment", "mIoU"), ("detect", "AP50")):
         for init in ("scratch", generator):
             tuned = tmp_path / f"{task}-{Path(init).name}"
-            words = [
-                "--task",
-                task,
-                "--init",
-                init,
-                "--data.train",
-                packed["voc-train"],
-                "--data.val",
-                packed["voc-val"],
-            ]
-            words += [
-                "--run",
-                tuned,
-                "--head_width",
-                16,
-                "--batch.global_batch_size",
-                8,
-                "--launch.torch_threads",
-                1,
-            ]
-            features = "train" if init == "scratch" else "frozen"
-            first = f"{{epochs: 1, learning_rate: 0.001, features: {features}}}"
-            words += ["--stages", f"[{first}, {{epochs: 1, learning_rate: 0.001}}]"]
-            if init == "scratch":
-                words += ["--network.image_size", 32, "--network.width", 4]
-            assert score in verb("finetune", *words)
-            card = (tuned / "model" / "README.md").read_text()
-            assert f"| {score} | " in card
-            told = verb(
-                "evaluate",
-                "--model",
-                tuned / "model",
-                "--data",
-                packed["voc-val"],
-                "--out",
-                tuned / "scores",
-            )
-            assert "(12 images, " in told
-            scores = json.loads((tuned / "scores" / "scores.json").read_text())["scores"]
-            logged = [json.loads(line) for line in (tuned / "log.jsonl").read_text().splitlines()]
-            assert scores[score] == pytest.approx(
-                [e for e in logged if e["kind"] == "validate"][-1]["values"][score]
-            )
-    told = verb("evaluate", "--model", generator, "--data", packed["val"], "--out", run / "scores")
+            _finetune_and_evaluate(command, packed, tuned, task, init, score)
 
+    scores = run / "scores"
+    told = command("evaluate", "--model", generator, "--data", packed["val"], "--out", scores)
     assert "PSNR" in told
-    assert (run / "scores" / "coloured.png").exists()
+    assert (scores / "coloured.png").exists()
 
     # The same weights again: their card tells what they scored.
-    verb("consolidate", "--run", run)
+    command("consolidate", "--run", run)
     section = (generator / "README.md").read_text().split("## Evaluations")[1]
     assert section.startswith(f"\n\n### {packed['val'].name} (running inference)")
     assert "On 12 held-out images, beside the same images left grey:" in section
 
 
+def _finetune_and_evaluate(
+    command: Command,
+    packed: dict[str, Path],
+    run: Path,
+    task: str,
+    init: str | Path,
+    score: str,
+) -> None:
+    """Fine-tune in two stages; the card and the scores must be those of the run's last epoch."""
+    features = "train" if init == "scratch" else "frozen"
+    first = f"{{epochs: 1, learning_rate: 0.001, features: {features}}}"
+    words = ["--task", task, "--init", init, "--run", run]
+    words += ["--data.train", packed["voc-train"], "--data.val", packed["voc-val"]]
+    words += ["--head_width", 16, "--batch.global_batch_size", 8, "--launch.torch_threads", 1]
+    words += ["--stages", f"[{first}, {{epochs: 1, learning_rate: 0.001}}]"]
+    if init == "scratch":
+        words += ["--network.image_size", 32, "--network.width", 4]
+    assert score in command("finetune", *words)
+    assert f"| {score} | " in (run / "model" / "README.md").read_text()
+
+    asked = ["--model", run / "model", "--data", packed["voc-val"], "--out", run / "scores"]
+    assert "(12 images, " in command("evaluate", *asked)
+    scores = json.loads((run / "scores" / "scores.json").read_text())["scores"]
+    logged = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    validated = [entry for entry in logged if entry["kind"] == "validate"]
+    assert scores[score] == pytest.approx(validated[-1]["values"][score])
+
+
 @pytest.mark.parametrize("task", ["classify", "segment", "detect"])
 def test_the_papers_inference_trains_saves_and_consolidates(
-    tmp_path: Path, packed: dict[str, Path], verb: Verb, task: str
+    tmp_path: Path, packed: dict[str, Path], command: Command, task: str
 ) -> None:
     words = [
         "--task",
@@ -141,17 +125,17 @@ def test_the_papers_inference_trains_saves_and_consolidates(
         tmp_path,
     ]
 
-    assert "paper inference" in verb("finetune", *words)
-    assert "paper inference" in verb(
+    assert "paper inference" in command("finetune", *words)
+    assert "paper inference" in command(
         "evaluate", "--model", tmp_path / "model", "--data", packed["voc-val"]
     )
 
 
 def test_frozen_features_stay_and_then_learn(
-    tmp_path: Path, packed: dict[str, Path], verb: Verb
+    tmp_path: Path, packed: dict[str, Path], command: Command
 ) -> None:
-    verb("pretrain", *pretrain_words(packed, tmp_path / "run", images=16))
-    verb("consolidate", "--run", tmp_path / "run")
+    command("pretrain", *pretrain_words(packed, tmp_path / "run", images=16))
+    command("consolidate", "--run", tmp_path / "run")
     before = load_file(tmp_path / "run" / "generator" / "model.safetensors")
     for features in ("frozen", "train"):
         words = [
@@ -163,7 +147,7 @@ def test_frozen_features_stay_and_then_learn(
             packed["voc-train"],
         ]
         words += ["--run", tmp_path / features, "--batch.global_batch_size", 8]
-        verb(
+        command(
             "finetune",
             *words,
             "--stages",
@@ -177,18 +161,18 @@ def test_frozen_features_stay_and_then_learn(
         ]
         assert all(same) if features == "frozen" else not any(same[:2])
 
-    shown = verb("consolidate", "--run", tmp_path / "train")
+    shown = command("consolidate", "--run", tmp_path / "train")
     assert f"{tmp_path / 'train' / 'model'}: segmenter 32x32" in shown
     assert "launcher/evaluate.py --model" in shown
     with pytest.raises(ModelFolderError, match="holds a generator and is not replaced by a segm"):
-        verb("consolidate", "--run", tmp_path / "train", "--out", tmp_path / "run" / "generator")
+        command("consolidate", "--run", tmp_path / "train", "--out", tmp_path / "run" / "generator")
 
 
 def test_a_resumed_fine_tuning_is_the_same_bit_for_bit(
-    tmp_path: Path, packed: dict[str, Path], verb: Verb
+    tmp_path: Path, packed: dict[str, Path], command: Command
 ) -> None:
-    verb("pretrain", *pretrain_words(packed, tmp_path / "run", images=16))
-    verb("consolidate", "--run", tmp_path / "run")
+    command("pretrain", *pretrain_words(packed, tmp_path / "run", images=16))
+    command("consolidate", "--run", tmp_path / "run")
     words = ["--task", "classify", "--data.train", packed["voc-train"], "--head_width", 16]
     words += [
         "--init",
@@ -202,7 +186,7 @@ def test_a_resumed_fine_tuning_is_the_same_bit_for_bit(
         "--stages",
         "[{epochs: 1, learning_rate: 0.01, features: frozen}, {epochs: 1, learning_rate: 0.01}]",
     ]
-    verb("finetune", *words, "--run", tmp_path / "whole", "--output.keep_last", 9)
+    command("finetune", *words, "--run", tmp_path / "whole", "--output.keep_last", 9)
     whole = load_file(tmp_path / "whole" / "model" / "model.safetensors")
 
     for kept in (16, 32, 48):  # within the first stage, between the two, within the second
@@ -219,13 +203,13 @@ def test_a_resumed_fine_tuning_is_the_same_bit_for_bit(
             ],
             check=True,
         )
-        verb("finetune", *words, "--run", run)
+        command("finetune", *words, "--run", run)
         resumed = load_file(run / "model" / "model.safetensors")
         assert all(torch.equal(whole[tensor], resumed[tensor]) for tensor in whole)
 
 
 def test_fine_tuning_ends_early_and_keeps_the_best_model(
-    tmp_path: Path, packed: dict[str, Path], verb: Verb
+    tmp_path: Path, packed: dict[str, Path], command: Command
 ) -> None:
     """At a rate that changes next to nothing, scores soon stop improving."""
     words = ["--task", "classify", "--head_width", 16, "--run", tmp_path / "run"]
@@ -233,7 +217,7 @@ def test_fine_tuning_ends_early_and_keeps_the_best_model(
     words += ["--network.image_size", 32, "--network.width", 4, "--batch.global_batch_size", 8]
     words += ["--epochs", 9, "--learning_rate", "1e-9", "--patience", 2, "--layer_decay", 0.5]
     words += ["--weight_decay", 0.01, "--class_weights", "balanced", "--luminance_jitter", 0.1]
-    shown = verb("finetune", *words)
+    shown = command("finetune", *words)
     assert "the last 2 validations were no better: training ends" in shown
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     validated = [entry["images"] for entry in log if entry["kind"] == "validate"]
@@ -244,19 +228,19 @@ def test_fine_tuning_ends_early_and_keeps_the_best_model(
     assert best["images_seen"] == validated[-3]
     assert best["validations_since"] == 2
     for name in ("best", "model"):
-        assert "mAP" in verb(
+        assert "mAP" in command(
             "evaluate", "--model", tmp_path / "run" / name, "--data", packed["voc-val"]
         )
-    assert f"this run has ended at {validated[-1]} images" in verb("finetune", *words)
+    assert f"this run has ended at {validated[-1]} images" in command("finetune", *words)
 
 
 def test_photos_of_any_size_keep_their_luminance(
-    tmp_path: Path, packed: dict[str, Path], verb: Verb
+    tmp_path: Path, packed: dict[str, Path], command: Command
 ) -> None:
     from skimage.color import rgb2lab
 
-    verb("pretrain", *pretrain_words(packed, tmp_path / "run", images=16))
-    verb("consolidate", "--run", tmp_path / "run")
+    command("pretrain", *pretrain_words(packed, tmp_path / "run", images=16))
+    command("consolidate", "--run", tmp_path / "run")
     rows, columns = np.mgrid[0:61, 0:90]
     photo = np.stack(
         [rows * 4, columns * 2, 255 - rows * 4],
@@ -266,7 +250,7 @@ def test_photos_of_any_size_keep_their_luminance(
     Image.fromarray(photo[:5, :3]).save(tmp_path / "tiny.png")
     Image.fromarray(photo).convert("L").save(tmp_path / "grey.jpg")
     names = ["wide.png", "tiny.png", "grey.jpg"]
-    verb(
+    command(
         "colorize",
         "--generator",
         tmp_path / "run" / "generator",
@@ -334,10 +318,10 @@ def test_two_processes_under_accelerate_then_killed_and_started_again(
     not (PROJECT.parent / "shared" / "data").is_dir(),
     reason="needs the real photos in ../shared/data",
 )
-def test_real_photos_pack_and_train(tmp_path: Path, verb: Verb) -> None:
+def test_real_photos_pack_and_train(tmp_path: Path, command: Command) -> None:
     data = PROJECT.parent / "shared" / "data"
     out = tmp_path / "coco"
-    verb(
+    command(
         "pack",
         "--corpus",
         "coco",
@@ -362,4 +346,4 @@ def test_real_photos_pack_and_train(tmp_path: Path, verb: Verb) -> None:
         *TINY,
     ]
 
-    assert "78 held-out images:" in verb("pretrain", *words)
+    assert "78 held-out images:" in command("pretrain", *words)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.commands import Command
 from PIL import Image
 
-Command = Callable[..., str]
 TINY = [
     *(
         "--network.image_size",

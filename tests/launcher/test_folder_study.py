@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from helpers.commands import LAUNCHER
+from helpers.commands import LAUNCHER, Command
 from helpers.small_models import write_generator
 from PIL import Image
 
@@ -44,7 +43,7 @@ def settings(tmp_path: Path) -> StudySettings:
 
 
 def test_its_steps_lead_to_a_comparison(
-    settings: StudySettings, tmp_path: Path, command: Callable[..., str]
+    settings: StudySettings, tmp_path: Path, command: Command
 ) -> None:
     check(settings)
     plan = Plan(settings, LAUNCHER)

@@ -1,11 +1,10 @@
 """A training set without color is refused, and packing can leave grey photos out."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.commands import TINY
+from helpers.commands import TINY, Command
 from PIL import Image
 
 from colorgan.errors import UsageError
@@ -31,7 +30,7 @@ def draw(folder: Path, num_grey: int, num_colored: int) -> Path:
 
 
 def test_a_mostly_grey_set_is_refused_and_min_chroma_mends_it(
-    tmp_path: Path, command: Callable[..., str]
+    tmp_path: Path, command: Command
 ) -> None:
     root = draw(tmp_path / "photos", num_grey=12, num_colored=8)
     words = ["--corpus", "folder", "--root", root, "--split", "train", "--image", "squash:32"]

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import runpy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.commands import LAUNCHER
+from helpers.commands import LAUNCHER, Command
 from helpers.timm_modules import timm_on_the_path
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -33,7 +33,6 @@ from colorgan.study.arms import network_of_folder, shared_network
 from colorgan.tasks.initial_model import initial_model
 from colorgan.tasks.transfer import build_stage, stages_in_images
 
-Command = Callable[..., str]
 NAME = "resnet10t"  # timm's smallest residual network; its stem is one that torchvision's have not
 TASKS = {"classify": "classifier", "segment": "segmenter", "detect": "detector"}
 

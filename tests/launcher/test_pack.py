@@ -6,11 +6,11 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.commands import Command
 from helpers.drawn_sample import write_sample
 from PIL import Image
 
@@ -108,9 +108,7 @@ def test_names_that_the_terminal_cannot_show_are_escaped(pictures: Path, tmp_pat
     assert r"1 empty file (train/\xfcn\xef.jpg)" in result.stdout
 
 
-def test_parts_are_packed_and_merged(
-    command: Callable[..., str], pictures: Path, tmp_path: Path
-) -> None:
+def test_parts_are_packed_and_merged(command: Command, pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "packed"
     words = ("--corpus", "folder", "--root", pictures, "--split", "train", "--out", out)
     for part in ("2/2", "1/2"):
@@ -158,7 +156,7 @@ def test_parts_are_packed_and_merged(
     ],
 )
 def test_mistakes_are_told_in_words(
-    command: Callable[..., str],
+    command: Command,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     words: tuple[str, ...],
@@ -194,7 +192,7 @@ def test_a_mistake_ends_in_one_sentence_and_status_2(pictures: Path, tmp_path: P
 @pytest.mark.skipif(
     not DATA.is_dir(), reason="the real pictures (../shared/data) are not on this machine"
 )
-def test_real_pictures_are_packed(command: Callable[..., str], tmp_path: Path) -> None:
+def test_real_pictures_are_packed(command: Command, tmp_path: Path) -> None:
     for corpus, root, split, masks in (
         ("coco", DATA / "coco", "val", True),
         ("voc", DATA / "VOCdevkit", "2012-seg-val", True),
@@ -221,7 +219,7 @@ def test_real_pictures_are_packed(command: Callable[..., str], tmp_path: Path) -
 
 
 def test_a_stratified_split_is_packed_as_parts_and_resumed(
-    command: Callable[..., str], tmp_path: Path
+    command: Command, tmp_path: Path
 ) -> None:
     write_sample(tmp_path / "raw", num_train=1, num_val=1, num_voc_train=40, num_voc_val=1, size=32)
     out = tmp_path / "packed"

@@ -6,12 +6,12 @@ import contextlib
 import csv
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.commands import Command
 from helpers.networks import small_config
 from PIL import Image
 from pycocotools.coco import COCO
@@ -21,7 +21,6 @@ from colorgan.errors import UsageError
 from colorgan.models.model_folder import build_model, save_model
 from colorgan.models.modes import initialise
 
-Command = Callable[..., str]
 CLASSES = ("cat", "dog", "owl")
 PALETTE = ((0, 0, 0), (200, 0, 0), (0, 200, 0), (0, 0, 200))
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers.commands import LAUNCHER, command_line
+from helpers.commands import LAUNCHER, Command, command_line
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -23,8 +22,6 @@ from datasets.corpora.folder import open_folder
 from datasets.corpora.splits import stratify
 from shards.errors import ShardError
 from shards.packing.pack import pack
-
-Command = Callable[..., str]
 
 
 @pytest.fixture(scope="session")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.commands import TINY
+from helpers.commands import TINY, Command
 
 from colorgan.errors import UsageError
-
-Command = Callable[..., str]
 
 
 def test_real_runs_become_a_page(tmp_path: Path, packed: dict[str, Path], command: Command) -> None:

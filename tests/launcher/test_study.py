@@ -1,4 +1,4 @@
-"""The study verb on a small drawn VOC: from packing to the table, gone on with, and stopped."""
+"""The study command on a small drawn VOC: from packing to the table, gone on with, and stopped."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from helpers.commands import LAUNCHER, command_line
+from helpers.commands import LAUNCHER, Command, command_line
 from helpers.drawn_sample import write_sample
 from helpers.small_models import write_generator
 from safetensors.torch import load_file, save_file
@@ -142,7 +141,7 @@ def test_a_generator_replaced_in_its_place_is_noticed(
     recipe: Path,
     tmp_path: Path,
     packed: dict[str, Path],
-    verb: Callable[..., str],
+    command: Command,
 ) -> None:
     """Its steps are not taken for done, and a run that began with the old weights says so."""
     folder = tmp_path / "generator"
@@ -173,14 +172,14 @@ def test_a_generator_replaced_in_its_place_is_noticed(
         trial = Trial(protocol, protocol.data[0], tmp_path, tmp_path, arms, (0,), network, {})
         texts.append([step.text() for step in trial.runs().values()])
         if factor == 1.0:
-            verb(*words, "--stages", "[{epochs: 0.1, learning_rate: 0.001}]")
+            command(*words, "--stages", "[{epochs: 0.1, learning_rate: 0.001}]")
 
     assert [first == second for first, second in zip(*texts, strict=True)] == [True, False]
     with pytest.raises(
         CheckpointError,
         match=r"started from other weights than those at init now .* or remove .*run",
     ):
-        verb(*words, "--stages", "[{epochs: 0.1, learning_rate: 0.001}]")
+        command(*words, "--stages", "[{epochs: 0.1, learning_rate: 0.001}]")
 
 
 def test_a_stopped_study_says_so_and_goes_on(recipe: Path, tmp_path: Path) -> None:
@@ -230,13 +229,13 @@ def test_a_stopped_study_says_so_and_goes_on(recipe: Path, tmp_path: Path) -> No
 def test_bad_settings_are_reported_in_one_sentence(
     recipe: Path,
     tmp_path: Path,
-    verb: Callable[..., str],
+    command: Command,
     words: tuple[str, str],
     sentence: str,
 ) -> None:
     """Before anything runs."""
     with pytest.raises(ColorganError, match=sentence):
-        verb(
+        command(
             "study",
             "--config",
             recipe,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from helpers.commands import LAUNCHER, TINY, command_line
+from helpers.commands import LAUNCHER, TINY, Command, command_line
 from PIL import Image
 
 from datasets.corpora.folder import open_folder
@@ -47,9 +46,7 @@ def colorfulness(run: Path) -> list[float]:
     return [line["values"]["colourfulness/data"] for line in lines if line["kind"] == "train"]
 
 
-def test_three_to_one_is_drawn_on_one_rank_and_on_two(
-    tmp_path: Path, command: Callable[..., str]
-) -> None:
+def test_three_to_one_is_drawn_on_one_rank_and_on_two(tmp_path: Path, command: Command) -> None:
     folders = packed_colors(tmp_path)
     command("pretrain", *words(folders, tmp_path / "one"))
     profile = ["launch", "--config_file", LAUNCHER / "configs" / "accelerate" / "ddp_cpu.yaml"]
