@@ -80,10 +80,18 @@ def _study_card(protocol: ProtocolRecord, each: ComparisonRecord) -> Card:
     kind = "unclear"
     if each.is_difference:
         kind = "better" if (each.difference or 0.0) > 0 else "worse"
-    runs = len(protocol.seeds)
-    seeds = f"{runs} seed{'s' * (runs != 1)}"
-    text = f"{metric}: {', '.join(means)}; {seeds}{interval_text(each)}."
+    text = f"{metric}: {', '.join(means)}; {_seeds_text(protocol)}{interval_text(each)}."
     return Card(protocol.title, points(each.difference), text, kind)
+
+
+def _seeds_text(protocol: ProtocolRecord) -> str:
+    """Return over how many seeds the interval is: of pretraining, of what follows, or of both."""
+    pretrained = max((len(arm.pretraining_seeds) for arm in protocol.arms), default=0)
+    runs = len(protocol.seeds)
+    if pretrained < 2:
+        return f"{runs} seed{'s' * (runs != 1)}"
+    # Linear classifiers have no seed of their own.
+    return f"{pretrained} pretraining seeds" + (f", {runs} seeds each" if runs > 1 else "")
 
 
 def _task_cards(task: str, results: Sequence[Result]) -> list[Card]:

@@ -237,6 +237,26 @@ def test_cards_and_text_say_the_same(folder: Path) -> None:
     assert transfer_markdown(ReportData([], [])) == ""
 
 
+@pytest.mark.parametrize(
+    ("pretraining", "runs", "told"),
+    [((), 2, "; 2 seeds, 95"), ((0, 1, 2), 1, "; 3 pretraining seeds, 95")],
+)
+def test_a_card_says_over_which_seeds(
+    folder: Path, pretraining: tuple[int, ...], runs: int, told: str
+) -> None:
+    report_data = read_folders([folder])
+    protocol = report_data.studies[0].protocols[0]
+    seeds = tuple(map(str, pretraining))
+    arms = tuple(
+        arm.model_copy(update={"pretraining_seeds": seeds if arm.name == "pretrained" else ()})
+        for arm in protocol.arms
+    )
+    changed = protocol.model_copy(update={"arms": arms, "seeds": protocol.seeds[:runs]})
+    study = replace(report_data.studies[0], protocols=(changed,))
+
+    assert told in answer_cards(replace(report_data, studies=(study,)))[0].text
+
+
 def test_a_chart_shows_every_seed_and_the_interval(folder: Path) -> None:
     protocol = read_study(folder).protocols[0]
     files: dict[str, bytes] = {}
