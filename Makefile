@@ -3,19 +3,21 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Libraries that take the encoders; only the tests of the examples in docs/python.md use them.
 TAKERS := segmentation-models-pytorch==0.6.0
-ENCODERS = $(shell sed -n 's/^encoders = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ',')
+CONSTRAINTS := --constraint .ci/constraints.txt
+# The packages that an extra of pyproject.toml names, each in its quotes.
+extra = $(shell sed -n 's/^$(1) = \[\(.*\)\]/\1/p' pyproject.toml | sed 's/", "/" "/g')
 
 .PHONY: install pretrain test check format docs clean
 
 install: .venv/installed
 
-# Every version is pinned: the direct ones in pyproject.toml, what they pull in by .ci/constraints.txt.
+# Every version is pinned by .ci/constraints.txt.
 # What the extra `encoders` names goes into a folder of its own, which its tests alone look into: where torchvision's
 # wheel was built for another torch (CPU and CUDA), all that would import it breaks, torchmetrics too.
 .venv/installed: Makefile pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[deepspeed,onnx,remote,transfer,dev]'
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/encoders $(ENCODERS) $(TAKERS)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS) --editable '.[deepspeed,onnx,remote,transfer,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS) --no-deps --upgrade --target .venv/encoders $(call extra,encoders) $(TAKERS)
 	touch $@
 
 # `python launcher/doctor.py` says beforehand what is slow or broken on this machine, and which batch settings are fastest.
@@ -41,11 +43,9 @@ format: install
 docs: .venv-docs/installed
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. .venv-docs/bin/mkdocs build --strict
 
-DOCS = $(shell sed -n 's/^docs = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ',')
-
 .venv-docs/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-docs
-	.venv-docs/bin/pip install --quiet --disable-pip-version-check $(DOCS)
+	.venv-docs/bin/pip install --quiet --disable-pip-version-check $(CONSTRAINTS) $(call extra,docs)
 	touch $@
 
 clean:

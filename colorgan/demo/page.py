@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from colorgan.demo.runtime import MODULE, RUNTIME, SCRIPT, WASM, runtime_files
 from colorgan.files import check_output, replacing_folder
-from colorgan.models.generator import check_onnx, export_onnx
+from colorgan.models.generator import check_onnx, export_onnx, require_onnx
 from colorgan.models.model_folder import ModelConfig, check_colors, load_model
 from colorgan.tasks.model_card import DRAWN, on_drawn_shapes
 
@@ -50,6 +50,7 @@ def write_demo(
     check_output(out, PAGE_SCRIPT)
     _, config = load_model(generator, "generator")
     check_colors(config, generator)
+    require_onnx()
     library = runtime_files(runtime, tell)
 
     tell(f"Exporting {generator} to ONNX")

@@ -15,6 +15,7 @@ import torch
 
 from colorgan.errors import LaunchError
 from colorgan.launchers import launchers_above
+from shards.extras import install_command
 
 PROFILES = "launcher/configs/accelerate"
 _ZERO = "ACCELERATE_DEEPSPEED_"
@@ -162,7 +163,7 @@ def _zero_profile(env: Mapping[str, str]) -> LaunchProfile:
     if importlib.util.find_spec("deepspeed") is None:
         raise LaunchError(
             f"{PROFILES}/zero{stage}.yaml needs DeepSpeed, which is not installed: "
-            f"`pip install 'colorgan[deepspeed]'`, or use {PROFILES}/ddp.yaml"
+            f"{install_command('deepspeed')}, or use {PROFILES}/ddp.yaml"
         )
     return LaunchProfile(int(stage), where == "cpu")
 

@@ -32,6 +32,7 @@ from colorgan.distributed.ranks import Ranks
 from colorgan.distributed.state import Piece, Saved, optimizer_tensors, rank_slice
 from colorgan.distributed.zero_buffers import FlatBuffer, flat_buffers, partition
 from colorgan.errors import LaunchError
+from shards.extras import install_command
 
 BUCKET_ELEMENTS = 50_000_000  # DeepSpeed's default of 5e8 reserves 2 GB per engine
 
@@ -314,7 +315,7 @@ def _import_deepspeed(ranks: Ranks) -> Any:
     except ImportError as error:
         raise LaunchError(
             f"{ranks.profile.name} needs DeepSpeed, which cannot be imported ({error}): "
-            "`pip install 'colorgan[deepspeed]'`, or use ddp.yaml"
+            f"{install_command('deepspeed')}, or use ddp.yaml"
         ) from None
 
     # It warns of settings that `_config` makes on purpose.

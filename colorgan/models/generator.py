@@ -11,6 +11,7 @@ written by `colorgan/models/model_folder.py`, so that every command takes the fo
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from colorgan.models.model_folder import ModelConfig, check_colors, load_model, 
 from colorgan.models.modes import set_inference
 from colorgan.models.photo_input import as_photo
 from colorgan.models.pretrained import find_model
+from shards.extras import install_command
 
 
 class Generator(
@@ -95,6 +97,14 @@ class Generator(
         write_model(save_directory, self.network, self.model_config)
 
 
+def require_onnx() -> None:
+    """Raise ModelFolderError unless networks can be exported to ONNX and checked."""
+    # onnxscript is what torch.onnx needs.
+    for name in ("onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(name) is None:
+            raise ModelFolderError(f"ONNX export needs {name}: {install_command('onnx')}")
+
+
 def export_onnx(folder: Path, out: Path) -> None:
     """Write a generator folder's network as ONNX.
 
@@ -103,13 +113,7 @@ def export_onnx(folder: Path, out: Path) -> None:
     Raises:
         ModelFolderError: no generator folder, or the extra `onnx` is not installed.
     """
-    try:
-        importlib.import_module("onnxscript")  # what torch.onnx needs
-    except ImportError:
-        raise ModelFolderError(
-            "ONNX export needs the extra `onnx`: pip install 'colorgan[onnx]'"
-        ) from None
-
+    require_onnx()
     # Checked like any folder from elsewhere before torch traces it.
     generator = Generator.from_pretrained(folder)
     # The batch's own statistics would make one image change another.
@@ -138,12 +142,8 @@ def check_onnx(path: Path, folder: Path, tolerance: float = 1e-3) -> float:
         ModelFolderError: onnxruntime is not installed, or the outputs differ by more than
             `tolerance` (of order 1).
     """
-    try:
-        onnxruntime = importlib.import_module("onnxruntime")  # has no types
-    except ImportError:
-        raise ModelFolderError(
-            "checking ONNX needs the extra `onnx`: pip install 'colorgan[onnx]'"
-        ) from None
+    require_onnx()
+    onnxruntime = importlib.import_module("onnxruntime")  # has no types
 
     network, config = load_model(folder, "generator")
     size = config.architecture.image_size

@@ -24,6 +24,7 @@ from colorgan.errors import ArchitectureError, ModelFolderError
 from colorgan.models.layers import SelfDrawn
 from colorgan.models.modes import evaluating
 from colorgan.models.unet import FeaturePyramid
+from shards.extras import install_command
 
 
 class TimmEncoder(FeaturePyramid):
@@ -263,8 +264,7 @@ def import_timm() -> Any:
         return importlib.import_module("timm")
     except ImportError:
         raise ArchitectureError(
-            "encoders of timm need timm, which is not installed: in the checkout run "
-            "`pip install '.[encoders]'`"
+            f"encoders of timm need timm, which is not installed: {install_command('encoders')}"
         ) from None
     except RuntimeError as error:  # torchvision's operators do not load
         raise ArchitectureError(

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from colorgan.errors import UsageError
 from colorgan.evaluation.metrics import average_precision
+from shards.extras import install_command
 
 # The paper's are 2^-19 to 2^-4 and 10^-7 to 10^-2: 22, for 5,011 images. Every second power of two
 # is half the work; with 700 images the best on the test part was 2^-3 to 2^-1, above the paper's,
@@ -114,7 +115,7 @@ def sklearn(name: str) -> Any:
         return importlib.import_module(f"sklearn.{name}")
     except ImportError:
         raise UsageError(
-            "linear probes need the extra `transfer`: pip install 'colorgan[transfer]'"
+            f"linear probes need scikit-learn: {install_command('transfer')}"
         ) from None
 
 

@@ -34,6 +34,7 @@ from colorgan.models.modes import evaluating, set_inference
 from colorgan.models.unet import FeaturePyramid, encoder_of
 from colorgan.probes.features import grid_side
 from colorgan.tasks.photo_sources import PhotoSource, open_sources
+from shards.extras import install_command
 
 ABOUT = "embeddings.json"
 # Failures that the message names.
@@ -303,9 +304,7 @@ def check_format(output: Format) -> None:
     try:
         importlib.import_module("pyarrow.parquet")
     except ImportError:
-        raise UsageError(
-            "--format parquet needs the extra `parquet`: pip install 'colorgan[parquet]'"
-        ) from None
+        raise UsageError(f"--format parquet needs pyarrow: {install_command('parquet')}") from None
 
 
 def _write_npy(path: Path, part: _Part) -> None:

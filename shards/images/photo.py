@@ -30,6 +30,7 @@ from typing import BinaryIO
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from shards.errors import PictureError
+from shards.extras import install_command
 from shards.images import jpeg_damage
 from shards.images.color_space import PNG_SIGNATURE, foreign_profile, to_srgb
 from shards.images.pixels import has_transparency, is_deep_grey, to_8_bit
@@ -290,7 +291,7 @@ def _plugin_format(name: str) -> str:
     package, pillow_format, extra = PLUGINS[name]
     if not _load_plugin(package):
         raise PictureError(
-            f"a {name} file, which needs pip install colorgan[{extra}] or a conversion to JPEG"
+            f"a {name} file, which needs {install_command(extra)} or a conversion to JPEG"
         )
     return pillow_format
 

@@ -20,6 +20,7 @@ from importlib import import_module
 from typing import IO, Any
 
 from shards.errors import ManifestError
+from shards.extras import install_command
 from shards.storage.retries import RetryPolicy
 
 logger = logging.getLogger("shards")
@@ -114,7 +115,7 @@ def check_scheme(url: str) -> str:
     except ImportError as error:
         extra = "gs" if scheme == "gs" else "remote"
         raise ManifestError(
-            f"{url}: {error.name or error} is not installed: pip install colorgan[{extra}]."
+            f"{url}: {error.name or error} is not installed: {install_command(extra)}."
         ) from error
     return scheme
 

@@ -287,6 +287,15 @@ def test_registries_that_do_not_answer(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_missing_is_told_before_anything_is_fetched(
+    command: Command, generator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")
+    with pytest.raises(ModelFolderError, match=r"needs onnxscript: pip install 'onnx"):
+        command("demo", "--generator", generator, "--out", tmp_path / "out")
+
+
 def test_mistakes(command: Command, generator: Path, tmp_path: Path) -> None:
     missing, other = tmp_path / "missing.tgz", tmp_path / "other.tgz"
     other.write_bytes(b"another package")

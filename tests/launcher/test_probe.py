@@ -255,7 +255,7 @@ def test_without_scikit_learn_there_are_neighbours_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.svm", None)
-    with pytest.raises(ColorganError, match="extra `transfer`"):
+    with pytest.raises(ColorganError, match="pip install 'scikit-learn"):
         command("probe", "--model", generator, *words(packed, tmp_path))
     assert "knn: mAP by votes" in command(
         "probe", "--model", generator, "--protocol", "knn", *words(packed, tmp_path)

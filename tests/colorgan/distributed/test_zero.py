@@ -319,7 +319,8 @@ def test_a_profile_that_cannot_be_followed_is_refused(change: dict[str, str], me
 def test_without_deepspeed_a_zero_profile_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
-        LaunchError, match=r"zero3\.yaml needs DeepSpeed, which is not installed: `pip install"
+        LaunchError,
+        match=r"zero3\.yaml needs DeepSpeed, which is not installed: pip install 'deepspeed",
     ):
         launch_profile(DEEPSPEED)
 

@@ -657,5 +657,5 @@ def test_what_cannot_be_probed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
     monkeypatch.setitem(sys.modules, "sklearn.svm", None)
-    with pytest.raises(UsageError, match=r"need the extra `transfer`"):
+    with pytest.raises(UsageError, match=r"need scikit-learn: pip install 'scikit-learn"):
         check_sklearn()

@@ -473,8 +473,8 @@ def test_avif_is_read_whatever_its_name() -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"\0\0\0\x18ftypheic" + bytes(99), r"a HEIC file.*colorgan\[heic\]"),
-        (b"\xff\x0a" + bytes(99), r"a JPEG XL file.*colorgan\[jxl\]"),
+        (b"\0\0\0\x18ftypheic" + bytes(99), r"a HEIC file.*pip install 'pillow-heif"),
+        (b"\xff\x0a" + bytes(99), r"a JPEG XL file.*pip install 'pillow-jxl-plugin"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"<!DOCTYPE html><html>", "an HTML page"),
         (b"%PDF-1.7", "a PDF document"),

@@ -113,5 +113,7 @@ def test_a_missing_library_is_named_with_its_extra(
             raise ImportError(f"No module named {name!r}", name=name)
 
     monkeypatch.setattr(transfer, "import_module", without)
-    with pytest.raises(ManifestError, match=rf"{library} is not installed: .*colorgan\[{extra}\]"):
+    with pytest.raises(
+        ManifestError, match=rf"{library} is not installed: pip install '.*{library}"
+    ):
         check_scheme(url)
