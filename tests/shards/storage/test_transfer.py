@@ -98,15 +98,11 @@ def test_a_bucket_that_refuses_is_reported_at_once_with_where_keys_are_looked_fo
 
 
 @pytest.mark.parametrize(
-    ("url", "library", "extra"),
-    [
-        ("gs://bucket/set", "gcsfs", "gs"),
-        ("s3://bucket/set", "s3fs", "remote"),
-        ("https://host/set", "aiohttp", "remote"),
-    ],
+    ("url", "library"),
+    [("gs://bucket/set", "gcsfs"), ("s3://bucket/set", "s3fs"), ("https://host/set", "aiohttp")],
 )
-def test_a_missing_library_is_named_with_its_extra(
-    url: str, library: str, extra: str, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_library_is_named_with_what_installs_it(
+    url: str, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def without(name: str) -> None:
         if name == library:
