@@ -10,6 +10,7 @@ import errno
 import io
 import os
 import re
+import signal
 import sys
 import time
 import traceback
@@ -79,6 +80,11 @@ def run_command(main: Main, *errors: type[Exception]) -> NoReturn:
         status = ExitStatus.FAULT
 
     _leave_status(status)
+    if status == ExitStatus.STOPPED:
+        # Whoever asks repeats the signal until this process has ended; the interpreter's end takes
+        # handlers away, and one more signal would then replace the status.
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
 
     if status and _world_size() > 1:
         # Leaving in order waits for the other ranks (NCCL), which wait for this one: leave at once.

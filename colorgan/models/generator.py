@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -119,18 +120,21 @@ def export_onnx(folder: Path, out: Path) -> None:
     # The batch's own statistics would make one image change another.
     set_inference(generator.network, "running")
     size = generator.model_config.architecture.image_size
-    torch.onnx.export(
-        generator.network,
-        # Two images: with one, torch would take the batch's size for a constant.
-        (torch.zeros(2, 1, size, size),),
-        out,
-        input_names=["luminance"],
-        output_names=["chroma"],
-        dynamic_shapes={"luminance_B1HW": {0: torch.export.Dim("batch")}},
-        external_data=False,
-        dynamo=True,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        # torch's own, about torch's own code: nothing that whoever exports could change.
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.onnx.export(
+            generator.network,
+            # Two images: with one, torch would take the batch's size for a constant.
+            (torch.zeros(2, 1, size, size),),
+            out,
+            input_names=["luminance"],
+            output_names=["chroma"],
+            dynamic_shapes={"luminance_B1HW": {0: torch.export.Dim("batch")}},
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
 
 
 def check_onnx(path: Path, folder: Path, tolerance: float = 1e-3) -> float:

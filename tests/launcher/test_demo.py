@@ -69,9 +69,7 @@ def folder(
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     out = tmp_path_factory.mktemp("demo") / "page"
-    with pytest.warns():  # torch.onnx's own
-        text = write_demo(generator, out, package, print)
-    return out, text
+    return out, write_demo(generator, out, package, print)
 
 
 @pytest.fixture(scope="module")

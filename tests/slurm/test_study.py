@@ -93,20 +93,23 @@ def test_a_step_that_is_asked_to_stop_saves_and_resumes(slurm: LocalSlurm, place
     job = jobs["pretrain-tiny"]
     run = place / "studies/long/pretrain/tiny"
     log = place / f"studies/long/logs/colorgan-pretrain-tiny-{job}.log"
-    slurm.wait_for(
-        lambda: (run / "log.jsonl").exists() and '"train"' in (run / "log.jsonl").read_text(),
-        "the first steps",
-        timeout_s=600,
-    )
+    try:
+        slurm.wait_for(
+            lambda: (run / "log.jsonl").exists() and '"train"' in (run / "log.jsonl").read_text(),
+            "the first steps",
+            timeout_s=600,
+        )
 
-    # To the batch script alone, as SLURM itself does before the limit.
-    slurm.run("scancel", "--signal=USR2", "--batch", job)
-    slurm.wait_for(lambda: "requeued: images-" in log.read_text(), "the checkpoint", timeout_s=120)
-    slurm.wait_for(lambda: "attempt 2," in log.read_text(), "the next attempt", timeout_s=300)
-    saved = re.search(r"requeued: (images-\d+) saved [\d.]+ s after SIGUSR2", log.read_text())
-    assert saved
-    assert (run / "checkpoints" / saved[1]).exists()
-    slurm.run("scancel", *jobs.values())
+        # To the batch script alone, as SLURM itself does before the limit.
+        slurm.run("scancel", "--signal=USR2", "--batch", job)
+        slurm.wait_for(lambda: "requeued: " in log.read_text(), "the end", timeout_s=120)
+        slurm.wait_for(lambda: "attempt 2," in log.read_text(), "the next attempt", timeout_s=300)
+        saved = re.search(r"requeued: (images-\d+) saved [\d.]+ s after SIGUSR2", log.read_text())
+        assert saved, log.read_text()
+        assert (run / "checkpoints" / saved[1]).exists()
+    # Or the tests after this one would wait for jobs that end by a signal only.
+    finally:
+        slurm.run("scancel", *jobs.values())
 
 
 def test_a_failing_pack_stops_the_chain(slurm: LocalSlurm, place: Path) -> None:

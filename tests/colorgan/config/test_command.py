@@ -77,7 +77,8 @@ def test_words_and_status_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # a notebook's
     assert ending(lambda words: None) == 0
     assert os.environ["MPLBACKEND"] == "Agg"
-    assert ending(lambda words: 75 if words == ["--a", "1"] else 0) == ExitStatus.STOPPED
+    refused = ExitStatus.NOT_FINITE
+    assert ending(lambda words: refused if words == ["--a", "1"] else 0) == refused
 
 
 def test_the_status_is_left_where_the_caller_looks(
@@ -102,7 +103,7 @@ def test_another_rank_waits_before_it_prints(
 
 
 SCRIPT = """
-import atexit, sys, time
+import atexit, os, signal, sys, time
 from colorgan.config.command import run_command
 from colorgan.errors import CheckpointError
 
@@ -117,6 +118,11 @@ def main(words):
     if words == ["fault"]:
         atexit.register(time.sleep, 60)
         raise ZeroDivisionError
+    if words == ["stop"]:
+        # As SLURM's script asks again while the interpreter ends.
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
+            atexit.register(os.kill, os.getpid(), number)
+        return 75
     for _ in range(20_000):
         print("x" * 50)
 
@@ -153,6 +159,12 @@ def test_ctrl_c_and_a_closed_pipe(
 
     assert (process.wait(timeout=30), process.stderr.read()) == (status, error)
     process.stderr.close()
+
+
+def test_a_signal_at_the_very_end_does_not_replace_the_status(tmp_path: Path) -> None:
+    process = start(tmp_path, "stop")
+    process.communicate(timeout=30)
+    assert process.returncode == ExitStatus.STOPPED
 
 
 @pytest.mark.parametrize(

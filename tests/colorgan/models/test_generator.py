@@ -91,7 +91,6 @@ def test_other_arguments_are_refused(folder: Path) -> None:
         Generator.from_pretrained(folder, trust_remote_code=True)
 
 
-@pytest.mark.filterwarnings("ignore")  # torch.onnx's own
 def test_onnx_gives_the_same_colors(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")

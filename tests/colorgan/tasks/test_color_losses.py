@@ -246,7 +246,6 @@ def test_trained_norms_leave_all_other_weights_as_drawn(tmp_path: Path):
     assert all(".norm." in name for name in changed), changed
 
 
-@pytest.mark.filterwarnings("ignore")  # torch.onnx's own
 def test_onnx_gives_the_annealed_mean(tmp_path: Path):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
