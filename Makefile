@@ -43,7 +43,7 @@ format: install
 docs: .venv-docs/installed
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. .venv-docs/bin/mkdocs build --strict
 
-.venv-docs/installed: pyproject.toml
+.venv-docs/installed: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/pip install --quiet --disable-pip-version-check $(CONSTRAINTS) $(call extra,docs)
 	touch $@

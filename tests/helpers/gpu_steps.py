@@ -31,7 +31,6 @@ from colorgan.evaluation.downstream import TASKS  # noqa: E402
 from colorgan.evaluation.generator_scores import score_coloring  # noqa: E402
 from colorgan.evaluation.losses import LossSettings  # noqa: E402
 from colorgan.evaluation.predictions import predictions  # noqa: E402
-from colorgan.models.model_folder import Architecture, ModelConfig, build_model  # noqa: E402
 from colorgan.models.modes import dropout_keys, set_dropout_keys  # noqa: E402
 from colorgan.tasks import colorization, transfer  # noqa: E402
 from colorgan.training.loop import Hooks, Intervals, Meter, StopSignals, fit  # noqa: E402
@@ -169,18 +168,7 @@ def finetuning(name: str, number: int = 16) -> dict[str, Any]:
     recipe = FinetuneRecipe.model_validate(
         {"task": name, "batch": {"global_batch_size": number, "precision": "bf16"}}
     )
-    architecture = Architecture(
-        image_size=SIZE,
-        width=8,
-        norm="batch",
-        bias_before_norm=True,
-        dropout=0.5,
-        num_outputs=3 + (name == "segment"),
-    )
-    config = ModelConfig(
-        kind=task.kind, architecture=architecture, ab_scale=128, classes=("a", "b", "c")
-    )
-    model = build_model(config).to(CUDA)
+    model = small_model(task.kind, SIZE).to(CUDA).train()
     stage = transfer.Stage(recipe.stages[0], 0, 1000)
     learned = transfer.build_stage(model, recipe, stage)
     strategy = transfer.stage_strategy(recipe, GPU, learned)
