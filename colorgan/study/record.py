@@ -193,6 +193,11 @@ class ProtocolRecord(Record):
         """Whether it is one of Treneska et al.'s."""
         return self.name.startswith("paper-")
 
+    @property
+    def pretraining_seeds(self) -> tuple[str, ...]:
+        """Those of the arm that has most."""
+        return max((arm.pretraining_seeds for arm in self.arms), key=len, default=())
+
 
 class StudyRecord(Record):
     """The whole of study.json.

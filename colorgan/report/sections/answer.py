@@ -86,7 +86,7 @@ def _study_card(protocol: ProtocolRecord, each: ComparisonRecord) -> Card:
 
 def _seeds_text(protocol: ProtocolRecord) -> str:
     """Return over how many seeds the interval is: of pretraining, of what follows, or of both."""
-    pretrained = max((len(arm.pretraining_seeds) for arm in protocol.arms), default=0)
+    pretrained = len(protocol.pretraining_seeds)
     runs = len(protocol.seeds)
     if pretrained < 2:
         return f"{runs} seed{'s' * (runs != 1)}"

@@ -192,7 +192,7 @@ def _counts(protocol: ProtocolRecord) -> str:
             counts.append(f"{count:,} {what}")
     title = f"{data.title}. " if data.title else ""
     seeds = ", ".join(protocol.seeds) or "unknown"
-    pretraining = max((arm.pretraining_seeds for arm in protocol.arms), key=len, default=())
+    pretraining = protocol.pretraining_seeds
     # Seeds of fine-tuning alone do not show how much pretraining varies.
     if len(pretraining) > 1:
         seeds += f"; pretraining seeds {', '.join(pretraining)}"
