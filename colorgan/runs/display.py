@@ -45,7 +45,6 @@ class Display:
         self._start_images = self._images_seen = start_images
         # As measured at the last log point, without validation and saving.
         self._images_per_s = 0.0
-        self._waiting = ""
         self._shown_at = float("-inf")
         self._started_at = time.monotonic()
 
@@ -92,7 +91,7 @@ class Display:
 
         images_per_s = self._images_per_s or (images_seen - self._start_images) / elapsed
         if self._view is not None:
-            status = "   ".join([*self._pace(images_seen, images_per_s), self._waiting])
+            status = "   ".join(self._pace(images_seen, images_per_s))
             self._view.update(self._task, completed=images_seen, status=status)
         elif now - self._shown_at >= self._every_s(now) and images_seen < self._total_images:
             self._shown_at = now
@@ -116,12 +115,11 @@ class Display:
             further: Words by name for the live view, such as the learning rate.
         """
         self._images_per_s = images_per_s
-        self._waiting = f"waiting for data {wait_share:.1%}"
         pace = self._pace(images_seen, images_per_s)
         if self._view is not None:
-            status = "   ".join([*pace, self._waiting])
-            self._view.values, self._view.further = dict(values), dict(further or {})
-            self._view.update(self._task, completed=images_seen, status=status)
+            self._view.values = dict(values)
+            self._view.further = {**(further or {}), "waiting for data": f"{wait_share:.1%}"}
+            self._view.update(self._task, completed=images_seen, status="   ".join(pace))
 
         now = time.monotonic()
         ended = images_seen >= self._total_images

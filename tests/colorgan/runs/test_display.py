@@ -140,7 +140,7 @@ def test_the_live_view_shows_it_all() -> None:
         display.message("saved")
     text = out.getvalue()
     parts = ["pretrain", "━", "12,800/20,000 64%", "151 img/s", "left 0:48"]
-    parts += ["generator 5.31   discriminator 0.612", "waiting for data 0.4%"]
+    parts += ["generator 5.31   discriminator 0.612", "waiting for data", "0.4%"]
     parts += ["saved", "gradient norm", "learning rate", "generator 0.0002"]
     for part in parts:
         assert part in text
