@@ -73,6 +73,7 @@ def main(argv: list[str]) -> int:
         settings.run, settings.out, checkpoint=settings.checkpoint, weights=settings.weights
     )
     print(result.text)
+    # Made from the folder, not from the checkpoint: what is exported is what others load.
     if settings.onnx or settings.format == "onnx":
         print(export_to_onnx(result.folder))
     if settings.format != "generator" and settings.format != "onnx":

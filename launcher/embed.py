@@ -78,6 +78,7 @@ def main(argv: list[str]) -> int:
         max_pixels=settings.max_pixels,
         overwrite=settings.overwrite,
     )
+    # The ranks share the photos; without a launcher there is one.
     with joined_ranks(timeout_s=settings.timeout_s, device=settings.device) as ranks:
         embed_photos(settings.model, settings.photos, embedding, ranks)
     return 0

@@ -37,10 +37,12 @@ def main(argv: list[str]) -> int:
         next_line="python -c \"import colorgan; colorgan.Encoder.from_pretrained('USER/NAME')\"",
         examples=(f"{command_text('push')} --model runs/pretrain/generator --repo me/landscapes",),
     )
+
     # Torch and the hub's library are imported after the settings have been checked.
     from colorgan.models.hub import push_model
     from colorgan.tasks.model_card import renew_evaluations
 
+    # Before the upload: whoever finds the weights finds their scores too.
     for folder in renew_evaluations(settings.model):
         print(f"card: with the scores in {folder}")
     address = push_model(

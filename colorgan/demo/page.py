@@ -75,6 +75,7 @@ def _as_onnx(generator: Path, path: Path) -> bytes:
 def _write_page(
     folder: Path, config: ModelConfig, network: bytes, library: dict[str, bytes]
 ) -> None:
+    # Bytes that a page from the disk could not fetch, as scripts that it may load.
     (folder / "runtime").mkdir()
     (folder / "runtime" / SCRIPT).write_bytes(library[SCRIPT])
     parts = {

@@ -34,6 +34,7 @@ def runtime_files(tarball: Path | None, tell: Callable[[str], None]) -> dict[str
     Raises:
         UsageError: The package cannot be read or reached, or is not this version's.
     """
+    # Either source ends in the same check: a file that was copied by hand is trusted no more.
     try:
         if tarball is not None:
             source, content = str(tarball), _read(tarball)

@@ -138,6 +138,7 @@ def probe_linear(
         shown,
     )
     trained = [fit for fit in fits if fit is not None]
+    # A class without a classifier keeps its column, so that columns stay those of the set.
     absent_M = np.full(len(test_rows), np.nan)
     return LinearLevel(
         score_columns([fit.scores if fit else None for fit in fits], test),
@@ -216,6 +217,7 @@ def shot_order(
     positive_N: NDArray[np.bool_], usable_N: NDArray[np.bool_], seeds: Sequence[int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return positive and negative images in the order of a draw; a function of `seeds`."""
+    # Of its own seed, so that it does not depend on which rank draws, or what was drawn before.
     random = np.random.default_rng(seeds)
     positives, negatives = (np.flatnonzero(which & usable_N) for which in (positive_N, ~positive_N))
     return random.permutation(positives), random.permutation(negatives)
