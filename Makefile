@@ -21,8 +21,9 @@ install: .venv/installed
 	touch $@
 
 # `python launcher/doctor.py` says beforehand what is slow or broken on this machine, and which batch settings are fastest.
+# In one process, which needs no launcher: `accelerate launch launcher/pretrain.py` takes all GPUs.
 pretrain: install
-	$(BIN)/accelerate launch launcher/pretrain.py
+	$(BIN)/colorgan pretrain
 
 # Four at a time on two cores, as many tests wait; whole files each: fixtures of a file are made once. The order of
 # files is that of pyproject.toml, which begins with those that wait longest.

@@ -125,7 +125,8 @@ class StopSignals:
     """While open, SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGUSR2 make the run save and stop.
 
     `received` is this rank's signal. `agreed` is the one that all ranks stop for, set at the end of
-    the same step on all of them. A second SIGINT ends the process at once.
+    the same step on all of them. A second SIGINT ends the process at once. After a run that was
+    stopped the others stay ignored, as the process only has its status left to tell.
     """
 
     def __init__(self) -> None:
@@ -155,7 +156,10 @@ class StopSignals:
         trace: TracebackType | None,
     ) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            # A stopped run's process is about to leave: whoever asked asks again until it has, and
+            # one signal more would replace its status. Ctrl-C still ends it.
+            leaving = self.agreed is not None and number != signal.SIGINT
+            signal.signal(number, signal.SIG_IGN if leaving else handler)
 
 
 class Note(Protocol):

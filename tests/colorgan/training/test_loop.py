@@ -335,6 +335,9 @@ def _pretrain_on_ranks(ranks: Ranks, folder: str, stop_at: int) -> None:
     ToyLoader.batch = batch  # type: ignore[method-assign]
     outcome = _pretrain(Path(folder), ranks)
     assert outcome.stopped == ("SIGUSR2" if stop_at >= 0 else None)  # on both
+    if stop_at >= 0:
+        # Asked once more while it leaves, as SLURM's script does: the status stays the run's own.
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_two_ranks_stop_together_and_go_on_bit_for_bit(tmp_path: Path) -> None:
