@@ -33,9 +33,10 @@ from kills import difference, make_data
 PROJECT = Path(__file__).resolve().parent.parent
 TORCHRUN = Path(sys.executable).with_name("torchrun")
 LEFT_BEHIND_S = 60.0
-# Of processes that lived so long, the most memory of the last fifth is compared with that at 60 %:
-# on a busy machine starting, validating once and saving once take the first half.
-LONG_LIFE_S = 60.0
+# Of processes that lived so long after their first validation, the most memory of the last fifth of
+# that time is compared with what they had then: all that is loaded once has been loaded.
+SETTLED_S = 30.0
+VALIDATION = b'"kind": "validate"'  # in a line of the run's log
 
 # Reads of the shards' folder fail with EIO while the flag exists.
 FAILING_READS = r"""
@@ -86,8 +87,8 @@ class Storm:
         if grown:
             middle, most = grown[len(grown) // 2], grown[-1]
             lines.append(
-                f"memory of {len(grown)} processes that lived {LONG_LIFE_S:.0f} s or more, at the "
-                f"end against 60 % of their life: median {middle:+.1%}, largest {most:+.1%}"
+                f"memory of {len(grown)} processes that lived {SETTLED_S:.0f} s or more after a first "
+                f"validation, at the end against then: median {middle:+.1%}, largest {most:+.1%}"
             )
         return "\n".join([*lines, *(f"WRONG: {each}" for each in self.wrong)])
 
@@ -182,31 +183,47 @@ def ranks_of(run: Path) -> list[int]:
     ]
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """What a process had at a moment, and how many validations the run's log told of by then."""
+
+    at: float
+    pages: int
+    validations: int
+
+
 class Memory:
     """The resident memory of the ranks of a run, in bytes."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, list[tuple[float, int]]] = {}
+        self._seen: dict[int, list[_Sample]] = {}
 
     def look(self, run: Path) -> None:
         """Note what every rank has now."""
+        log = run / "log.jsonl"
+        validations = log.read_bytes().count(VALIDATION) if log.exists() else 0
         for process in ranks_of(run):
             try:
                 pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
             except (OSError, IndexError):
                 continue
-            self._seen.setdefault(process, []).append((time.monotonic(), pages))
+            sample = _Sample(time.monotonic(), pages, validations)
+            self._seen.setdefault(process, []).append(sample)
 
     def growth(self) -> list[float]:
-        """Return how much each long-lived rank grew from 60 % of its life to its end."""
+        """Return how much each long-lived rank grew from its first validation to its end."""
         shares = []
         for samples in self._seen.values():
-            life = samples[-1][0] - samples[0][0]
-            if life >= LONG_LIFE_S:
-                settled = next(p for at, p in samples if at >= samples[0][0] + 0.6 * life)
-                # Processes that end give memory back: the largest counts.
-                late = [p for at, p in samples if at >= samples[-1][0] - 0.2 * life]
-                shares.append(max(late) / settled - 1)
+            # The run's log is older than a process that resumed it.
+            before = samples[0].validations
+            settled = [sample for sample in samples if sample.validations > before]
+            if not settled or settled[-1].at - settled[0].at < SETTLED_S:
+                continue
+
+            # Processes that end give memory back: the largest counts.
+            fifth = 0.2 * (settled[-1].at - settled[0].at)
+            late = [sample.pages for sample in settled if sample.at >= settled[-1].at - fifth]
+            shares.append(max(late) / settled[0].pages - 1)
         return shares
 
 
