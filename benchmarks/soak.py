@@ -87,8 +87,8 @@ class Storm:
         if grown:
             middle, most = grown[len(grown) // 2], grown[-1]
             lines.append(
-                f"memory of {len(grown)} processes that lived {SETTLED_S:.0f} s or more after a first "
-                f"validation, at the end against then: median {middle:+.1%}, largest {most:+.1%}"
+                f"memory of {len(grown)} processes, {SETTLED_S:.0f} s or more after their first "
+                f"validation against just after it: median {middle:+.1%}, largest {most:+.1%}"
             )
         return "\n".join([*lines, *(f"WRONG: {each}" for each in self.wrong)])
 
