@@ -24,9 +24,9 @@ from colorgan.checkpoints.checkpoint import open_checkpoint
 from colorgan.checkpoints.consolidation import consolidate
 from colorgan.checkpoints.writer import CheckpointWriter
 from colorgan.distributed.ranks import Ranks
-from colorgan.models.model_folder import Architecture, ModelConfig, build_model, probe
+from colorgan.models.model_config import WEIGHTS, Architecture, ModelConfig
+from colorgan.models.model_folder import build_model, probe
 from colorgan.models.modes import initialise
-from colorgan.models.weights_file import WEIGHTS
 
 
 def make(folder: Path, width: int) -> int:

@@ -66,6 +66,7 @@ FRONT_DOORS = {
     "colorgan.models": {
         *(
             "model_folder",
+            "model_config",
             "generator",
             "unet",
             "layers",
@@ -100,7 +101,7 @@ FRONT_DOORS = {
         *("consolidating", "photo_coloring", "predicting", "embedding", "encoder_import"),
         "model_card",
     },
-    "colorgan.probes": {"probe", "features", "record", "settings", "svm"},
+    "colorgan.probes": {"probe", "features", "record", "settings", "scikit_learn"},
     "colorgan.study": {"study", "settings", "record", "single_runs"},
     "colorgan.report": {"page"},
     "colorgan.demo": {"page"},

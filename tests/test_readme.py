@@ -14,7 +14,8 @@ from PIL import Image
 
 from colorgan.config import command_line
 from colorgan.config.keys import aliases_of, group_of, item_group, schema_keys
-from colorgan.models.model_folder import Architecture, ModelConfig, build_model, write_model
+from colorgan.models.model_config import Architecture, ModelConfig
+from colorgan.models.model_folder import build_model, write_model
 
 PROJECT = Path(__file__).resolve().parents[1]
 LAUNCHER = PROJECT / "launcher"

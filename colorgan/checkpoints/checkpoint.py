@@ -19,15 +19,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
-from colorgan.distributed.ranks import Ranks
 from colorgan.errors import CheckpointError
 from colorgan.files import whole
+
+# Not at run time: what lists checkpoints needs no torch.
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from colorgan.distributed.ranks import Ranks
 
 CHECKPOINTS = "checkpoints"  # in a run folder
 FORMAT_VERSION = 1
@@ -279,6 +283,8 @@ def _read_slice(pieces: list[_StoredPiece], offset: int, stop: int) -> Tensor:
             position = last
     if position != stop:
         raise ValueError(f"element {position} is missing")
+
+    import torch
 
     values = torch.empty(stop - offset, dtype=pieces[0].dtype)
     for piece, first, last in parts:

@@ -20,15 +20,9 @@ from torch import Tensor, nn
 from colorgan.checkpoints.checkpoint import Checkpoint
 from colorgan.errors import CheckpointError, ModelFolderError
 from colorgan.files import replacing_folder
-from colorgan.models.backbones import UNET
-from colorgan.models.model_folder import (
-    ModelConfig,
-    check_model_folder,
-    empty_model,
-    load_model,
-    probe,
-)
-from colorgan.models.weights_file import CONFIG, WEIGHTS, WeightsFile, write_safetensors
+from colorgan.models.model_config import CONFIG, UNET, WEIGHTS, ModelConfig
+from colorgan.models.model_folder import check_model_folder, empty_model, load_model, probe
+from colorgan.models.weights_file import WeightsFile, write_safetensors
 
 # Of outputs of order 1. A GPU's convolutions differ from a CPU's by about 1e-4.
 PROBE_TOLERANCE = 1e-3

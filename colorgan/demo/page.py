@@ -21,7 +21,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from colorgan.demo.runtime import MODULE, RUNTIME, SCRIPT, WASM, runtime_files
 from colorgan.files import check_output, replacing_folder
 from colorgan.models.generator import check_onnx, export_onnx, require_onnx
-from colorgan.models.model_folder import ModelConfig, check_colors, load_model
+from colorgan.models.model_config import ModelConfig, check_colors
+from colorgan.models.model_folder import load_model
 from colorgan.tasks.model_card import DRAWN, on_drawn_shapes
 
 PAGE_SCRIPT = "demo.js"

@@ -17,7 +17,7 @@ from colorgan.distributed.ranks import Ranks
 from colorgan.evaluation.metrics import first_positive_accuracy, mean_average_precision
 from colorgan.evaluation.predictions import Prediction, percent, rows_in_order
 from colorgan.evaluation.record import Evaluation, SavedEvaluation
-from colorgan.models.model_folder import ModelConfig
+from colorgan.models.model_config import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from colorgan.evaluation.predictions import Prediction, percent, rows_in_order
 from colorgan.evaluation.record import Evaluation, SavedEvaluation
 from colorgan.models.colorizing import to_rgb
 from colorgan.models.detector import Detections, detect
-from colorgan.models.model_folder import ModelConfig
+from colorgan.models.model_config import ModelConfig
 
 # Of the detections in pictures; scores count all.
 MIN_SHOWN_SCORE = 0.3

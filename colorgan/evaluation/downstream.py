@@ -22,7 +22,7 @@ from colorgan.evaluation.losses import LossSettings, classification_loss, segmen
 from colorgan.evaluation.predictions import Prediction, predictions
 from colorgan.evaluation.record import Evaluation
 from colorgan.evaluation.segmenter_scores import score_segmenter, segmenter_text
-from colorgan.models.model_folder import ModelConfig
+from colorgan.models.model_config import ModelConfig
 from colorgan.models.modes import evaluating, using_inference
 
 # Classes that a line names.

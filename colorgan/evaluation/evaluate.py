@@ -50,14 +50,14 @@ from colorgan.evaluation.record import (
 )
 from colorgan.evaluation.settings import EvaluateSettings
 from colorgan.files import replacing_folder
-from colorgan.models.model_folder import (
+from colorgan.models.model_config import (
     ModelConfig,
     check_inference,
     check_norms,
-    load_model,
     read_config,
     weights_digest,
 )
+from colorgan.models.model_folder import load_model
 from colorgan.models.modes import set_inference
 
 KINDS = ("generator", *(task.kind for task in TASKS.values()))

@@ -15,10 +15,9 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
 from colorgan.errors import UsageError
 from colorgan.files import (
@@ -34,7 +33,10 @@ from colorgan.files import (
     whole,
     write_json,
 )
-from colorgan.models.weights_file import save_tensors
+
+# Not at run time: studies and reports read records without torch.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EVALUATION = "evaluation"
 # Ends the names of a generator's scores over the images that have color.
@@ -162,6 +164,9 @@ def write_evaluation(folder: Path, evaluation: Evaluation, about: Mapping[str, A
     """
     folder.mkdir(parents=True, exist_ok=True)
     if evaluation.per_image:
+        # Torch is loaded already, as it made the tensors.
+        from colorgan.models.weights_file import save_tensors
+
         # safetensors refuses views of one storage.
         tensors = {name: tensor.contiguous() for name, tensor in evaluation.per_image.items()}
         with replacing(folder / PER_IMAGE) as partial:

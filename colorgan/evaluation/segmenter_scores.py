@@ -26,7 +26,7 @@ from colorgan.evaluation.picture_grids import mask_grid
 from colorgan.evaluation.predictions import Prediction, percent, rows_in_order
 from colorgan.evaluation.record import Evaluation, SavedEvaluation
 from colorgan.models.colorizing import to_rgb
-from colorgan.models.model_folder import ModelConfig
+from colorgan.models.model_config import ModelConfig
 
 BACKGROUND = "background"
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from colorgan.errors import ArchitectureError, ModelFolderError
 from colorgan.models.alexnet import AlexNet
 from colorgan.models.layers import SelfDrawn
+from colorgan.models.model_config import UNET
 from colorgan.models.timm_encoder import (
     LuminanceTimmEncoder,
     TimmEncoder,
@@ -32,7 +33,6 @@ from colorgan.models.timm_encoder import (
 from colorgan.models.unet import FeaturePyramid
 from colorgan.models.weights_file import WeightsFile
 
-UNET = "unet"
 MODULES = "COLORGAN_BACKBONES"
 
 _makers: dict[str, Callable[[], nn.Module]] = {}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from colorgan.models.colorizing import PhotoRows, luminance_square
-from colorgan.models.model_folder import ModelConfig
+from colorgan.models.model_config import ModelConfig
 from colorgan.models.photo_input import as_photo
 
 Fit = Literal["squash", "crop", "pad"]

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from colorgan.errors import ModelFolderError
 from colorgan.models.colorizing import color_photo
-from colorgan.models.model_folder import ModelConfig, check_colors, load_model, write_model
+from colorgan.models.model_config import ModelConfig, check_colors
+from colorgan.models.model_folder import load_model, write_model
 from colorgan.models.modes import set_inference
 from colorgan.models.photo_input import as_photo
 from colorgan.models.pretrained import find_model

@@ -12,9 +12,9 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from colorgan.errors import ModelFolderError, UsageError
 from colorgan.files import CARD
-from colorgan.models.model_folder import load_model, read_config
+from colorgan.models.model_config import CONFIG, WEIGHTS, read_config
+from colorgan.models.model_folder import load_model
 from colorgan.models.pretrained import HUB_NAME
-from colorgan.models.weights_file import CONFIG, WEIGHTS
 
 KINDS = ("generator", "encoder", "classifier", "segmenter", "detector")
 

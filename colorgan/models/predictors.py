@@ -23,7 +23,8 @@ from torch.nn import functional as F
 from colorgan.models.colorizing import STRIP_PIXELS
 from colorgan.models.detector import detect
 from colorgan.models.framing import VOID, Frame, framed_luminance
-from colorgan.models.model_folder import ModelConfig, load_model
+from colorgan.models.model_config import ModelConfig
+from colorgan.models.model_folder import load_model
 from colorgan.models.modes import dropout_keys, evaluating, set_dropout_keys, set_inference
 from colorgan.models.photo_input import as_photos
 from colorgan.models.pretrained import find_model

@@ -10,7 +10,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from colorgan.errors import ModelFolderError
-from colorgan.models.weights_file import CONFIG, WEIGHTS
+from colorgan.models.model_config import CONFIG, WEIGHTS
 
 HUB_KEYWORDS = frozenset(("revision", "token", "cache_dir", "force_download", "local_files_only"))
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")

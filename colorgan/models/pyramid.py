@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from colorgan.color import rgb_to_lightness_B1HW
 from colorgan.errors import UsageError
 from colorgan.models import unet
-from colorgan.models.model_folder import ModelConfig, load_model
+from colorgan.models.model_config import ModelConfig
+from colorgan.models.model_folder import load_model
 from colorgan.models.modes import evaluating, set_inference
 from colorgan.models.photo_input import as_photo, as_photos, check_floats
 from colorgan.models.pretrained import find_model

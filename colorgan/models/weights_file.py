@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from colorgan.errors import ModelFolderError
+from colorgan.models.model_config import CONFIG
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # Elements that are copied at a time: 16 MiB of float32.
 BLOCK_ELEMENTS = 4 << 20
 # By the format's names.

@@ -31,14 +31,15 @@ from colorgan.evaluation.record import (
     write_evaluation,
 )
 from colorgan.files import check_output, replacing_folder
-from colorgan.models.model_folder import ModelConfig, build_model, load_model, read_config
+from colorgan.models.model_config import ModelConfig, read_config
+from colorgan.models.model_folder import build_model, load_model
 from colorgan.models.unet import FeaturePyramid, encoder_of
 from colorgan.probes.features import Features, extract_features, level_grids, random_encoder
 from colorgan.probes.linear import LinearLevel
 from colorgan.probes.record import PROBE, write_probe
+from colorgan.probes.scikit_learn import check_sklearn
 from colorgan.probes.settings import RANDOM, DataSettings, ProbeSettings
 from colorgan.probes.softmax import NEEDS_ONE, SoftmaxLevel, single_labels
-from colorgan.probes.svm import check_sklearn
 from colorgan.probes.tables import (
     Probed,
     ProbeKind,

@@ -26,7 +26,8 @@ from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
 from colorgan.probes.features import Features
 from colorgan.probes.linear import over_ranks
-from colorgan.probes.svm import NUM_FOLDS, Floats, sklearn, unit_rows
+from colorgan.probes.scikit_learn import sklearn
+from colorgan.probes.svm import NUM_FOLDS, Floats, unit_rows
 
 # Inverse regularization, of the summed cross-entropy.
 SOFTMAX_COSTS = tuple(4.0**power for power in range(-2, 4))

@@ -1,15 +1,13 @@
 """LIBLINEAR for frozen features: rows of unit length, cost by cross-validation; deterministic.
 
 Goyal et al., ICCV 2019, section 6.1, and their code (tools/svm/train_svm_kfold.py): L2-regularized
-squared hinge, positives weighted 2:1. scikit-learn, which contains LIBLINEAR, is an extra and is
-imported here alone.
+squared hinge, positives weighted 2:1. scikit-learn contains LIBLINEAR.
 
 Shape legend: N training and M test images, D numbers of a level.
 """
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Sequence
 from statistics import mean
@@ -21,9 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from colorgan.errors import UsageError
 from colorgan.evaluation.metrics import average_precision
-from shards.extras import install_command
+from colorgan.probes.scikit_learn import sklearn
 
 # The paper's are 2^-19 to 2^-4 and 10^-7 to 10^-2: 22, for 5,011 images. Every second power of two
 # is half the work; with 700 images the best on the test part was 2^-3 to 2^-1, above the paper's,
@@ -103,26 +100,3 @@ def fit_svm(rows_ND: Floats, positive_N: NDArray[np.bool_], cost: float) -> Any:
 def is_unfinished(model: Any) -> int:
     """Return 1 if LIBLINEAR stopped after `MAX_ITERATIONS`, else 0."""
     return int(model.n_iter_ >= MAX_ITERATIONS)
-
-
-def sklearn(name: str) -> Any:
-    """Return a module of scikit-learn.
-
-    Raises:
-        UsageError: scikit-learn is not installed.
-    """
-    try:
-        return importlib.import_module(f"sklearn.{name}")
-    except ImportError:
-        raise UsageError(
-            f"linear probes need scikit-learn: {install_command('transfer')}"
-        ) from None
-
-
-def check_sklearn() -> None:
-    """Check, before long work, that scikit-learn is installed.
-
-    Raises:
-        UsageError: it is not.
-    """
-    sklearn("svm")

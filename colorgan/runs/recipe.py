@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import ValidationError
@@ -13,9 +13,12 @@ from pydantic import ValidationError
 from colorgan.checkpoints.checkpoint import CHECKPOINTS, STATE, newest_first
 from colorgan.config.recipe import RunRecipe
 from colorgan.config.settings import dump_recipe, recipe_difference
-from colorgan.distributed.ranks import Ranks
 from colorgan.errors import OtherRecipeError, UsageError
 from colorgan.files import mapping, number, read_json, read_text, replacing
+
+# Not at run time: studies and reports read recipes without torch.
+if TYPE_CHECKING:
+    from colorgan.distributed.ranks import Ranks
 
 RECIPE = "recipe.yaml"
 

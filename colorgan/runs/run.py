@@ -47,7 +47,7 @@ from colorgan.errors import (
     SaveError,
 )
 from colorgan.files import owned_folder, whole
-from colorgan.models.model_folder import ModelConfig
+from colorgan.models.model_config import ModelConfig
 from colorgan.runs.display import Display
 from colorgan.runs.health import HealthWatch
 from colorgan.runs.log import Kind, RunLog, read_log

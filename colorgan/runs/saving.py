@@ -15,7 +15,8 @@ from colorgan.distributed.phase import Strategy
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import CheckpointError, OtherWeightsError, SaveError
 from colorgan.files import mapping
-from colorgan.models.model_folder import ModelConfig, probe
+from colorgan.models.model_config import ModelConfig
+from colorgan.models.model_folder import probe
 
 
 @dataclass(frozen=True)

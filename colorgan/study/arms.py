@@ -10,8 +10,7 @@ from typing import Any
 from colorgan.config.recipe import NetworkRecipe
 from colorgan.config.settings import leaves
 from colorgan.errors import UsageError
-from colorgan.models.backbones import UNET
-from colorgan.models.model_folder import read_config, weights_digest
+from colorgan.models.model_config import UNET, read_config, weights_digest
 from colorgan.study.protocols import SCRATCH
 
 # Keys of `network` that an encoder from elsewhere shares with the U-Net.

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 from colorgan.errors import UsageError
-from colorgan.models.model_folder import read_config
-from colorgan.probes.svm import check_sklearn
+from colorgan.models.model_config import read_config
+from colorgan.probes.scikit_learn import check_sklearn
 from colorgan.study.protocols import FROZEN, Protocol, find_protocol, missing_root
 from colorgan.study.record import STUDY
 from colorgan.study.settings import StudySettings

@@ -23,8 +23,6 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
-import torch
-
 from colorgan.errors import ColorganError, ExitStatus, UsageError
 from colorgan.study.costs import write_cost
 from colorgan.study.steps import IN_PROCESS, TRAINING, Step
@@ -247,7 +245,13 @@ class Runner:
 
     def _environment(self, place: int) -> dict[str, str]:
         """Return the environment; with several places each sees only its share of the GPUs."""
-        if self._jobs == 1 or not torch.cuda.is_available():
+        if self._jobs == 1:
+            return dict(os.environ)
+
+        # Here: a study of one place starts without the seconds that torch takes.
+        import torch
+
+        if not torch.cuda.is_available():
             return dict(os.environ)
 
         every = ",".join(map(str, range(torch.cuda.device_count())))

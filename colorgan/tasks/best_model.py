@@ -15,7 +15,8 @@ from torch import nn
 
 from colorgan.distributed.ranks import Ranks
 from colorgan.files import read_json, replacing
-from colorgan.models.model_folder import ModelConfig, save_model
+from colorgan.models.model_config import ModelConfig
+from colorgan.models.model_folder import save_model
 
 BEST, RECORD = "best", "best.json"
 

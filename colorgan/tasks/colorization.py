@@ -22,7 +22,8 @@ from colorgan.distributed.ranks import Ranks
 from colorgan.distributed.strategy import open_strategy
 from colorgan.evaluation.reconstruction_scores import LIGHTNESS_SCALE
 from colorgan.models.discriminator import Discriminator
-from colorgan.models.model_folder import NUM_OUTPUTS, ModelConfig, Target, build_model
+from colorgan.models.model_config import NUM_OUTPUTS, ModelConfig, Target
+from colorgan.models.model_folder import build_model
 from colorgan.models.modes import (
     dropout_keys,
     initialise,

@@ -17,10 +17,11 @@ from colorgan.distributed.ranks import Ranks
 from colorgan.errors import CheckpointError
 from colorgan.files import CARD, replacing
 from colorgan.models.export import Format, exported, timm_difference, with_head
+from colorgan.models.model_config import WEIGHTS
 from colorgan.models.model_folder import load_model
 from colorgan.models.timm_encoder import LuminanceTimmEncoder
 from colorgan.models.unet import encoder_of
-from colorgan.models.weights_file import WEIGHTS, save_tensors
+from colorgan.models.weights_file import save_tensors
 from colorgan.tasks.model_card import DRAWN, on_drawn_shapes, write_card
 
 MIB = 2**20

@@ -29,7 +29,8 @@ from colorgan.distributed.ranks import Ranks, cores_a_rank
 from colorgan.errors import TrainingError, UsageError
 from colorgan.files import LOCK, owned_folder, read_json, replacing, write_json
 from colorgan.models.framing import framed_luminance
-from colorgan.models.model_folder import ModelConfig, load_model, weights_digest
+from colorgan.models.model_config import ModelConfig, weights_digest
+from colorgan.models.model_folder import load_model
 from colorgan.models.modes import evaluating, set_inference
 from colorgan.models.unet import FeaturePyramid, encoder_of
 from colorgan.probes.features import grid_side

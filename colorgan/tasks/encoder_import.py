@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from colorgan.errors import ModelFolderError
-from colorgan.models.model_folder import ModelConfig, read_config, save_model
+from colorgan.models.model_config import ModelConfig, read_config
+from colorgan.models.model_folder import save_model
 from colorgan.models.timm_encoder import Backbone, pretrained_encoder
 from colorgan.runs.provenance import source_version
 

@@ -27,7 +27,7 @@ from colorgan.errors import UsageError
 from colorgan.evaluation.downstream import TASKS, evaluate_model, scores_text, undefined_text
 from colorgan.evaluation.record import EVALUATION, Evaluation, write_evaluation
 from colorgan.files import replacing_folder
-from colorgan.models.model_folder import ModelConfig, check_norms
+from colorgan.models.model_config import ModelConfig, check_norms
 from colorgan.runs.recipe import saved_recipe
 from colorgan.runs.run import Run, RunResult, open_run
 from colorgan.tasks.best_model import BEST, BestModel

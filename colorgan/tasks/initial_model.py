@@ -12,15 +12,14 @@ from torch import nn
 from colorgan.config.recipe import FinetuneRecipe
 from colorgan.errors import ModelFolderError, UsageError
 from colorgan.evaluation.downstream import TASKS, DownstreamTask
-from colorgan.models.model_folder import (
+from colorgan.models.model_config import (
     Architecture,
     ModelConfig,
-    build_model,
     check_inference,
     check_input_size,
-    load_model,
     weights_digest,
 )
+from colorgan.models.model_folder import build_model, load_model
 from colorgan.models.modes import initialise
 from colorgan.models.unet import encoder_of
 from colorgan.tasks.networks import architecture_of, start_encoder

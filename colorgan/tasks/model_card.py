@@ -17,7 +17,7 @@ from colorgan.evaluation.generator_scores import scores_table
 from colorgan.evaluation.reconstruction_scores import reconstruction_text
 from colorgan.evaluation.record import SavedEvaluation, read_evaluations
 from colorgan.files import CARD, replacing
-from colorgan.models.model_folder import ModelConfig, read_config, weights_digest
+from colorgan.models.model_config import ModelConfig, read_config, weights_digest
 from colorgan.runs.log import read_log
 
 MARK = "<!-- written by colorgan; without this line the card is yours and is kept as it is -->"

@@ -9,8 +9,8 @@ from torch import nn
 
 from colorgan.config.recipe import NetworkRecipe
 from colorgan.errors import ArchitectureError
-from colorgan.models.backbones import UNET, check_encoder, load_backbone_weights
-from colorgan.models.model_folder import Architecture
+from colorgan.models.backbones import check_encoder, load_backbone_weights
+from colorgan.models.model_config import UNET, Architecture
 from colorgan.models.unet import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, encoder_of, num_downsamplings
 
 # Keys of `network` that are no arguments of a network.

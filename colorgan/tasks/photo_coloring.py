@@ -19,7 +19,8 @@ from colorgan.distributed.ranks import DeviceName, chosen_device
 from colorgan.errors import UsageError
 from colorgan.files import what_is
 from colorgan.models.colorizing import PhotoRows, chroma_strips
-from colorgan.models.model_folder import ModelConfig, check_colors, load_model
+from colorgan.models.model_config import ModelConfig, check_colors
+from colorgan.models.model_folder import load_model
 from colorgan.models.modes import set_inference
 from colorgan.tasks.model_card import DRAWN, on_drawn_shapes
 from colorgan.tasks.photo_files import OutputFormat, PhotoFile, list_photos, read_photo, write_photo

@@ -24,7 +24,7 @@ from colorgan.distributed.ranks import DeviceName, chosen_device
 from colorgan.errors import UsageError
 from colorgan.evaluation.picture_grids import draw_boxes, mask_colors, paint_mask
 from colorgan.files import owned_folder, replacing, write_json
-from colorgan.models.model_folder import read_config, weights_digest
+from colorgan.models.model_config import read_config, weights_digest
 from colorgan.models.predictors import Boxes, Classifier, Detector, Labels, Mask, Segmenter
 from colorgan.tasks.journal import Journal
 from colorgan.tasks.photo_sources import PhotoSource, check_stems, open_sources

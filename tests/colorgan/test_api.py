@@ -73,6 +73,13 @@ def test_importing_the_package_does_not_load_torch() -> None:
         _ = colorgan.Colorize
 
 
+def test_classes_are_names_of_the_models_package_too() -> None:
+    for name in ("Classifier", "Detector", "Encoder", "Generator", "Segmenter"):
+        assert getattr(colorgan.models, name) is getattr(colorgan, name)
+    with pytest.raises(AttributeError, match="no attribute 'Colorizer'"):
+        _ = colorgan.models.Colorizer
+
+
 def test_colors_come_in_the_photo_s_kind(generator: Path) -> None:
     loaded = Generator.from_pretrained(generator)
     image = colorize(

@@ -6,7 +6,7 @@ from typing import Any
 
 from colorgan.models.detector import Detector
 from colorgan.models.layers import NormName
-from colorgan.models.model_folder import Architecture, ModelConfig
+from colorgan.models.model_config import Architecture, ModelConfig
 from colorgan.models.unet import Classifier, Encoder, UNet
 
 

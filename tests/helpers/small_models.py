@@ -6,7 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
-from colorgan.models.model_folder import Architecture, ModelConfig, build_model, write_model
+from colorgan.models.model_config import Architecture, ModelConfig
+from colorgan.models.model_folder import build_model, write_model
 from colorgan.models.modes import initialise
 
 SEED = 7

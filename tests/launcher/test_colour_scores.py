@@ -16,9 +16,9 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from colorgan.errors import UsageError
 from colorgan.models.colorizing import color_photo
-from colorgan.models.model_folder import Architecture, ModelConfig, build_model, load_model
+from colorgan.models.model_config import CONFIG, WEIGHTS, Architecture, ModelConfig
+from colorgan.models.model_folder import build_model, load_model
 from colorgan.models.modes import initialise
-from colorgan.models.weights_file import CONFIG, WEIGHTS
 from datasets.corpora.folder import open_folder
 from shards.packing.pack import pack
 

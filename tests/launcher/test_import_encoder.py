@@ -21,14 +21,8 @@ from torch import nn
 from colorgan.color import rgb_to_lab_B3HW
 from colorgan.config.recipe import FinetuneRecipe
 from colorgan.errors import ColorganError, ModelFolderError, UsageError
-from colorgan.models.model_folder import (
-    Architecture,
-    ModelConfig,
-    build_model,
-    load_model,
-    save_model,
-)
-from colorgan.models.weights_file import CONFIG, WEIGHTS
+from colorgan.models.model_config import CONFIG, WEIGHTS, Architecture, ModelConfig
+from colorgan.models.model_folder import build_model, load_model, save_model
 from colorgan.study.arms import network_of_folder, shared_network
 from colorgan.tasks.initial_model import initial_model
 from colorgan.tasks.transfer import build_stage, stages_in_images

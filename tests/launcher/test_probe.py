@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 
 from colorgan.errors import ColorganError
 from colorgan.evaluation.record import read_evaluation
-from colorgan.models.model_folder import Architecture, ModelConfig, build_model
+from colorgan.models.model_config import CONFIG, WEIGHTS, Architecture, ModelConfig
+from colorgan.models.model_folder import build_model
 from colorgan.models.modes import initialise
-from colorgan.models.weights_file import CONFIG, WEIGHTS
 from datasets.corpora.folder import open_folder
 from datasets.corpora.splits import stratify
 from shards.errors import ShardError

@@ -16,7 +16,8 @@ from helpers.http_server import serving
 from helpers.hub_server import ModelHub
 
 from colorgan import Encoder
-from colorgan.models.model_folder import Architecture, ModelConfig, build_model, write_model
+from colorgan.models.model_config import Architecture, ModelConfig
+from colorgan.models.model_folder import build_model, write_model
 
 ARCHITECTURE = Architecture(
     image_size=32, width=4, norm="batch", bias_before_norm=False, dropout=0.0

@@ -80,6 +80,13 @@ def test_a_value_out_of_range_too(tmp_path: Path) -> None:
     assert not modules & HEAVY
 
 
+@pytest.mark.parametrize("words", [["--dry_run", "true"], ["--list_steps", "true"]])
+def test_a_study_is_planned_without_heavy_imports(words: list[str], tmp_path: Path) -> None:
+    status, modules, error = run("study", *words, "--out", str(tmp_path / "study"))
+    assert status == 0, error
+    assert not modules & HEAVY
+
+
 @pytest.mark.parametrize("way", ["script", "console", "console and ranks"])
 @pytest.mark.parametrize("command", ["pretrain", "finetune"])
 def test_a_run_names_itself_before_heavy_imports(way: str, command: str, tmp_path: Path) -> None:

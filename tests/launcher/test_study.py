@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from colorgan.config.settings import leaves
 from colorgan.errors import CheckpointError, ColorganError, UsageError
 from colorgan.files import owned_folder
-from colorgan.models.weights_file import WEIGHTS
+from colorgan.models.model_config import WEIGHTS
 from colorgan.study.arms import Arm, Start, scratch_arm
 from colorgan.study.comparison import compare, read_arm
 from colorgan.study.plan import Plan

@@ -14,7 +14,8 @@ from colorgan.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from colorgan.checkpoints.consolidation import consolidate
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import CheckpointError, ModelFolderError
-from colorgan.models.model_folder import Architecture, ModelConfig, build_model, load_model, probe
+from colorgan.models.model_config import Architecture, ModelConfig
+from colorgan.models.model_folder import build_model, load_model, probe
 from colorgan.models.modes import initialise
 
 CPU = torch.device("cpu")

@@ -20,7 +20,8 @@ from colorgan.errors import TrainingError
 from colorgan.evaluation.downstream import evaluate_model, scores_text, undefined_text
 from colorgan.evaluation.record import Evaluation, SavedEvaluation, write_evaluation
 from colorgan.evaluation.segmenter_scores import score_segmenter
-from colorgan.models.model_folder import Architecture, ModelConfig, build_model
+from colorgan.models.model_config import Architecture, ModelConfig
+from colorgan.models.model_folder import build_model
 from colorgan.models.modes import initialise
 from datasets.corpora.voc import CLASSES
 from datasets.sample.corpus import open_sample

@@ -21,7 +21,8 @@ from colorgan.models.backbones import (
     register_backbone,
 )
 from colorgan.models.layers import fitted
-from colorgan.models.model_folder import Architecture, ModelConfig, build_model
+from colorgan.models.model_config import Architecture, ModelConfig
+from colorgan.models.model_folder import build_model
 from colorgan.models.modes import initialise, set_dropout_keys
 from colorgan.models.unet import UNet
 

@@ -15,6 +15,7 @@ from colorgan.models.color_classes import (
     rebalancing_weights,
     smoothed_prior,
 )
+from colorgan.models.model_config import NUM_COLOR_CLASSES
 
 
 def _hull_cells() -> set[tuple[int, int]]:
@@ -51,7 +52,7 @@ def _hull_cells() -> set[tuple[int, int]]:
 
 
 def test_the_classes_are_the_cells_of_the_srgb_gamut():
-    assert NUM_CLASSES == 313
+    assert NUM_CLASSES == NUM_COLOR_CLASSES == 313
     assert (
         set(
             map(

@@ -32,7 +32,8 @@ from colorgan.models.detector import (
     predictions,
     suppressed,
 )
-from colorgan.models.model_folder import Architecture, ModelConfig, build_model
+from colorgan.models.model_config import Architecture, ModelConfig
+from colorgan.models.model_folder import build_model
 from colorgan.models.modes import evaluating, initialise, set_dropout_keys
 from colorgan.tasks.transfer import Stage, build_stage
 from colorgan.training.loop import Hooks, Intervals, StopSignals, fit

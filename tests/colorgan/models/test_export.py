@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from colorgan.color import rgb_to_lab_B3HW
 from colorgan.errors import UsageError
 from colorgan.models.export import exported
-from colorgan.models.model_folder import Architecture, ModelConfig, build_model, save_model
+from colorgan.models.model_config import Architecture, ModelConfig
+from colorgan.models.model_folder import build_model, save_model
 from colorgan.models.modes import initialise
 from colorgan.tasks.consolidating import export_encoder
 

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from colorgan.errors import ModelFolderError
 from colorgan.models.generator import Generator, check_onnx, export_onnx
-from colorgan.models.model_folder import Architecture, ModelConfig, build_model, load_model
+from colorgan.models.model_config import CONFIG, WEIGHTS, Architecture, ModelConfig
+from colorgan.models.model_folder import build_model, load_model
 from colorgan.models.modes import initialise
-from colorgan.models.weights_file import CONFIG, WEIGHTS
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from colorgan.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from colorgan.checkpoints.consolidation import consolidate, streamed_probe
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import ColorganError, ModelFolderError
-from colorgan.models.model_folder import load_model, probe, read_config
-from colorgan.models.weights_file import CONFIG, WEIGHTS
+from colorgan.models.model_config import CONFIG, WEIGHTS, read_config
+from colorgan.models.model_folder import load_model, probe
 from colorgan.tasks.pretraining import pretrain
 
 ONE = Ranks.single()

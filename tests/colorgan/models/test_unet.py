@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from colorgan.errors import ArchitectureError, UsageError
 from colorgan.models.discriminator import Discriminator
 from colorgan.models.layers import KeyedDropout
-from colorgan.models.model_folder import ModelConfig, build_model, check_input_size, check_norms
+from colorgan.models.model_config import ModelConfig, check_input_size, check_norms
+from colorgan.models.model_folder import build_model
 from colorgan.models.modes import evaluating, initialise, set_dropout_keys, set_inference
 
 

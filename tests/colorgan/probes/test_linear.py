@@ -37,7 +37,8 @@ from colorgan.probes.features import (
 from colorgan.probes.knn import TEMPERATURE, probe_neighbors
 from colorgan.probes.linear import SHOTS, probe_linear, probe_shots, score_columns, shot_order
 from colorgan.probes.probe import evidence
-from colorgan.probes.svm import COSTS, check_sklearn, choose_cost, fit_svm, unit_rows
+from colorgan.probes.scikit_learn import check_sklearn
+from colorgan.probes.svm import COSTS, choose_cost, fit_svm, unit_rows
 from colorgan.probes.tables import Probed, best_linear_level, best_neighbors, plain, probe, tables
 from colorgan.study.comparison import read_arm
 

@@ -8,13 +8,8 @@ import pytest
 
 from colorgan.evaluation.record import Evaluation, SavedEvaluation, write_evaluation
 from colorgan.files import CARD
-from colorgan.models.model_folder import (
-    Architecture,
-    ModelConfig,
-    build_model,
-    weights_digest,
-    write_model,
-)
+from colorgan.models.model_config import Architecture, ModelConfig, weights_digest
+from colorgan.models.model_folder import build_model, write_model
 from colorgan.runs.log import RunLog
 from colorgan.tasks.model_card import DRAWN, MARK, PICTURE, renew_evaluations, write_card
 
