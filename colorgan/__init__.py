@@ -1,4 +1,4 @@
-"""Conditional-GAN colourisation pretraining, checkpoints and transfer.
+"""Conditional-GAN colorization pretraining, checkpoints and transfer.
 
 The names of colorgan/api.py are names of this package too (`from colorgan import colorize`); the
 first use of one loads torch, `import colorgan` does not.

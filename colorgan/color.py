@@ -59,7 +59,7 @@ def _linear(rgb_B3HW: Tensor) -> Tensor:
 
 
 def lab_to_rgb_B3HW(lab_B3HW: Tensor) -> Tensor:
-    """CIELAB -> sRGB in [0, 1], equal to `skimage.color.lab2rgb`: colours outside sRGB are clipped.
+    """CIELAB -> sRGB in [0, 1], equal to `skimage.color.lab2rgb`: colors outside sRGB are clipped.
 
     Takes any leading dimensions; returns float32, or float64 for float64. Computed in float64: in
     float32 the sums of large terms cancel, and both this and skimage's own float32 are 4e-6 off, in

@@ -20,6 +20,7 @@ from shards.errors import ShardError
 def read_settings(argv: list[str]) -> FinetuneRecipe:
     """Return the recipe, checked; `colorgan finetune --nproc N` asks for it before its ranks."""
     data = "--data.train shards/voc-train --data.val shards/voc-val"
+    masks = "--data.train shards/voc-seg-train --data.val shards/voc-seg-val"
     return parse(
         FinetuneRecipe,
         argv,
@@ -29,7 +30,7 @@ def read_settings(argv: list[str]) -> FinetuneRecipe:
         recipes=Path(__file__).resolve().parent / "configs",
         examples=(
             f"{command_text('finetune')} --task classify --init runs/pretrain/generator {data}",
-            f"{command_text('finetune')} --task segment {data} --epochs 10 --lr 1e-3",
+            f"{command_text('finetune')} --task segment {masks} --epochs 10 --lr 1e-3",
         ),
     )
 

@@ -50,7 +50,7 @@ class Summary(_Record):
             ...).
         left_out: Inputs that are not in the set, by reason.
         labels_dropped: Labels that were dropped while their photo was kept, by reason.
-        near_grey: Photos with next to no colour (shards/images/chroma.py).
+        near_grey: Photos with next to no color (shards/images/chroma.py).
         off_profile: Photos with another color space than sRGB; they were converted.
         low_quality: JPEGs whose chroma is coarse: quality under 50, or 4:2:0 under 70.
         smallest: The photo with the fewest pixels.

@@ -103,7 +103,7 @@ class NetworkRecipe(Section):
     image_size: int = Field(
         256,
         description="side of the square input in pixels: 32, 64, 128, 256 or 512; of a backbone, "
-        "any from 32 to 512",
+        "any from 32 to 512; in fine-tuning with init, any multiple of 32 up to 1024",
     )
     width: int = Field(
         64,

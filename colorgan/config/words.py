@@ -87,7 +87,8 @@ class _Reader:
 
     def read(self, word: str) -> None:
         if word in ("-h", "--help"):
-            self.words.help = "usual"
+            # What follows is about the help, not a value of the key before it.
+            self.words.help, self.name = "usual", None
         elif word == "all" and self.words.help == "usual" and self.name is None:
             self.words.help = "all"
         elif word == "--version":

@@ -306,7 +306,7 @@ def scores_table(scores: Mapping[str, float]) -> str:
     Mean, minimum and maximum of the colored images, mean of the grey ones; below them the means
     without near-grey originals.
     """
-    lines = [f"{'':24}{'coloured':>9}{'min':>9}{'max':>9}{'grey':>9}"]
+    lines = [f"{'':24}{'colored':>9}{'min':>9}{'max':>9}{'grey':>9}"]
     for title, name, digits in (
         ("PSNR, dB", "psnr", 2),
         ("SSIM", "ssim", 4),

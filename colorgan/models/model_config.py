@@ -116,7 +116,7 @@ def check_input_size(size: int, folder: str | Path) -> None:
 
 
 def check_norms(config: ModelConfig, batch_size: int) -> None:
-    """Refuse pictures so small that a norm has a single value per channel to normalise.
+    """Refuse pictures so small that a norm has a single value per channel to normalize.
 
     Args:
         config: Of the model.
@@ -131,7 +131,7 @@ def check_norms(config: ModelConfig, batch_size: int) -> None:
     if a.norm == "instance" or batch_size == 1:
         raise UsageError(
             f"pictures of {size} pixels leave single pixels in the deepest levels of a network for "
-            f"{a.image_size}, and {a.norm} norm cannot normalise one value: use pictures of more "
+            f"{a.image_size}, and {a.norm} norm cannot normalize one value: use pictures of more "
             f"than {a.image_size // 2} pixels, or, with batch norm, at least 2 images per "
             "forward pass and running statistics in evaluation"
         )

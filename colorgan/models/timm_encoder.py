@@ -1,6 +1,6 @@
 """Encoders of timm, with their weights or torchvision's.
 
-What pretraining by colouring can be compared with.
+What pretraining by coloring can be compared with.
 
 launcher/import_encoder.py makes a model folder of one; fine-tuning then starts from it as from a
 generator. It sees what ours see, luminance alone, as the grey photo it stands for. Needs the extra

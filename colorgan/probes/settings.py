@@ -19,7 +19,7 @@ class DataSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     train: tuple[Folder, ...] = Field(
-        min_length=1, description="packed folders whose labels are learnt from"
+        min_length=1, description="packed folders whose labels are learned from"
     )
     test: tuple[Folder, ...] = Field(min_length=1, description="packed folders to score on")
     cache_dir: Path | None = Field(

@@ -71,7 +71,7 @@ def choose_cost(
             scores_N = torch.from_numpy(model.decision_function(rows_ND[held]))
             of_folds.append(average_precision(scores_N, torch.from_numpy(positive_N[held])))
         precisions.append(mean(of_folds))
-    # The first of equals, and costs ascend: the stronger regularisation.
+    # The first of equals, and costs ascend: the stronger regularization.
     best = max(range(len(costs)), key=precisions.__getitem__)
     return costs[best], precisions[best], unfinished
 

@@ -76,7 +76,7 @@ BANDS = (
         0.25,
         2.0,
         too_low="the images are nearly grey: raise loss.gan_weight, or train longer",
-        too_high="the colours are too strong: raise loss.l1_weight",
+        too_high="the colors are too strong: raise loss.l1_weight",
     ),
     Band(
         "share of saturated output",

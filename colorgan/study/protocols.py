@@ -201,9 +201,9 @@ def _stratified(split: str, title: str, shares: str = "70,20,10") -> tuple[Split
     return (Split(title, train, test, selection),)
 
 
-_SQUASHED = "luminance alone, squashed to 256x256"
+_SQUASHED = "luminance alone, squashed to the network's square"
 _CLASSIFIER = (
-    "last level averaged (the U-Net's is 1x1), two dense layers of 4096 (ReLU, "
+    "last level averaged (the U-Net's is 1x1), two dense layers of head_width (ReLU, "
     "dropout 0.5), one sigmoid a class"
 )
 _SEGMENTER = "the whole generator, its last layer replaced by one output a class and background"
@@ -348,7 +348,7 @@ PROTOCOLS = (
         corpus="voc",
         data=_VOC2007,
         input=_SQUASHED,
-        head="one linear classifier a class on frozen features, its regularisation chosen "
+        head="one linear classifier a class on frozen features, its regularization chosen "
         "within the training part",
         metric="mAP",
         further=("mAP_11_point",),
@@ -372,7 +372,7 @@ PROTOCOLS = (
     ),
     Protocol(
         name="knn",
-        title="Nearest neighbours among frozen features, VOC 2007",
+        title="Nearest neighbors among frozen features, VOC 2007",
         task="knn",
         corpus="voc",
         data=_VOC2007,
@@ -399,7 +399,7 @@ PROTOCOLS = (
             ),
         ),
         input=_SQUASHED,
-        head="one softmax classifier on frozen features, its regularisation chosen within the "
+        head="one softmax classifier on frozen features, its regularization chosen within the "
         "training part",
         metric="top1",
         further=("top5",),

@@ -92,8 +92,8 @@ class StudySettings(BaseModel):
     protocols: tuple[str, ...] = Field(
         DEFAULT_PROTOCOLS,
         min_length=1,
-        description="names, see README; each is judged by itself; NAME@10 trains on 10 % of the "
-        "labels, NAME@all splits all photos of VOC by class, half of them to test",
+        description="names, see docs/studies.md; each is judged by itself; NAME@10 trains on 10 % "
+        "of the labels, NAME@all splits all photos of VOC by class, half of them to test",
     )
     seeds: tuple[Seed, ...] = Field(
         (0, 1, 2, 3, 4), min_length=1, description="one fine-tuning run per seed, of every arm"

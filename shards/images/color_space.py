@@ -40,7 +40,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 SPACE_IN_HEADER = slice(16, 20)  # of an ICC profile: b"RGB ", b"GRAY", b"CMYK"
 NCLX_WITHIN = 1 << 16  # bytes: AVIF's properties come before its pixels
 
-# Codes of ITU-T H.273: colour primaries, and transfer characteristics.
+# Codes of ITU-T H.273: color primaries, and transfer characteristics.
 PRIMARIES: dict[int, Primaries] = {
     1: icc.BT709,
     4: icc.BT470_M,

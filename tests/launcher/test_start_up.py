@@ -73,6 +73,14 @@ def test_settings_are_checked_before_heavy_imports(command: str, words: list[str
     assert "no_such_key" in error or status == 0
 
 
+@pytest.mark.parametrize("before", [[], ["--config", "coco_paper"], ["--images", "64"]])
+def test_all_keys_are_shown_wherever_help_stands(before: list[str]) -> None:
+    words = [sys.executable, str(LAUNCHER / "pretrain.py"), *before, "--help", "all"]
+    page = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "--optimizer.warmup_images" in page
+    assert "more keys" not in page
+
+
 def test_a_value_out_of_range_too(tmp_path: Path) -> None:
     status, modules, error = run("pretrain", "--network.width", "-2", "--data.train", str(tmp_path))
     assert status == 2
