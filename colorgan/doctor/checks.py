@@ -13,6 +13,7 @@ from colorgan.doctor import machine
 from colorgan.doctor.jobs import JobResult, run_job
 from colorgan.doctor.record import Finding
 from colorgan.doctor.worker import FAILURE
+from colorgan.errors import ExitStatus
 from colorgan.training.work import form_text
 
 # Normalised units: 1/128 is one level of 8 bits. DALI's CPU decoder is libjpeg-turbo, as Pillow's;
@@ -298,4 +299,9 @@ def _broken(name: str, job: JobResult, advice: str) -> Finding:
             detail=f"{job.reason}, while other work takes {load:.1f} of {cores} cores",
             advice="examine the machine again when it is free",
         )
+    if ExitStatus.MISTAKE in job.statuses:
+        # A sentence of ours about this machine, which says what to do; nothing else is broken.
+        detail = job.reason.partition("Error: ")[2] or job.reason
+        advice = "mend that, then examine the machine again"
+        return Finding(name=name, verdict="broken", detail=detail, advice=advice)
     return Finding(name=name, verdict="broken", detail=job.reason or "no result", advice=advice)

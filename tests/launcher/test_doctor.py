@@ -15,6 +15,7 @@ from colorgan.doctor import checks, machine
 from colorgan.doctor.jobs import JobResult, run_job
 from colorgan.doctor.record import Examination, Finding, table
 from colorgan.doctor.worker import FAILURE
+from colorgan.errors import ExitStatus
 from colorgan.training.work import DOCTOR_RECORD
 
 CPU = torch.device("cpu")
@@ -160,6 +161,18 @@ def test_a_job_that_hangs_is_killed_and_named() -> None:
 
     assert job.statuses == (None,)
     assert job.reason == "rank 0 did not end within the time limit"
+
+
+def test_a_sentence_of_ours_says_itself_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sentence = "/dev/shm has 2 MiB free: remove files there"
+    error = f"a library's warning\ncolorgan.errors.UsageError: {sentence}\n"
+    finding = checks.check_resume(
+        answers(monkeypatch, result(status=ExitStatus.MISTAKE, error=error)), tmp_path
+    )
+    assert (finding.verdict, finding.detail) == ("broken", sentence)
+    assert finding.advice == "mend that, then examine the machine again"
 
 
 def test_a_full_shared_memory_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
