@@ -61,13 +61,21 @@ def test_this_machine_decodes_as_pillow_does(bench: checks.Bench) -> None:
     assert finding.verdict == "fine", finding
     assert finding.figures["images"] == 12
     assert finding.figures["high"] < 1e-4  # the same libjpeg-turbo
+    assert finding.figures["shift"] < 1e-5
 
 
-def test_a_decoder_that_disagrees_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = answers(
-        monkeypatch,
-        result({"images": 8, "median": 0.02, "high": 0.3}),
-    )
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"median": 0.02, "high": 0.3, "shift": 0.0},
+        {"median": 0.001, "high": 0.3, "shift": 0.0},
+        {"median": 0.0019, "high": 0.049, "shift": 0.02},  # as six levels brighter gives
+    ],
+)
+def test_a_decoder_that_disagrees_is_broken(
+    wrong: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = answers(monkeypatch, result({"images": 8, **wrong}))
     finding = checks.check_decoding(bench)
 
     assert finding.verdict == "broken"
