@@ -71,6 +71,10 @@ def pack_sample(script: Path, root: Path, split: str, out: Path, size_policy: st
         out: The packed folder.
         size_policy: As `pack.py --image` takes it.
     """
+    # Seconds of work before the first bar moves.
+    if not root.exists():
+        print(f"Drawing the built-in sample into {root} ...", flush=True)
+
     settings = {
         "corpus": "sample",
         "root": root,
