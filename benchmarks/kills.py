@@ -38,6 +38,7 @@ from colorgan.checkpoints.checkpoint import Checkpoint, latest_checkpoint
 from colorgan.config.recipe import PretrainRecipe
 from colorgan.data import open_loaders, open_set
 from colorgan.distributed.ranks import Ranks, joined_ranks
+from colorgan.distributed.rendezvous import JOIN_TIMEOUT_S
 from colorgan.tasks.pretraining import pretrain
 from colorgan.training.plan import check_batch
 from datasets.corpora.folder import open_folder
@@ -45,8 +46,9 @@ from shards.packing.pack import pack
 
 NUM_PICTURES, NUM_IMAGES, BATCH = 24, 160, 4
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
-TIMEOUT_S = 30.0  # of the launch: so long a rank waits for one that has not joined yet
-LEAVE_S = TIMEOUT_S + 10.0  # the other ranks must have ended by then
+TIMEOUT_S = 30.0  # of the launch: so long a rank waits within a collective
+# The other ranks must have ended by then; for one that has not joined yet they wait longest.
+LEAVE_S = max(TIMEOUT_S, JOIN_TIMEOUT_S) + 10.0
 
 
 @dataclass(frozen=True)
