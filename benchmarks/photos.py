@@ -1,6 +1,6 @@
 """The README's picture, docs/photos.png: free photos grey, colored by a generator, and as taken.
 
-    python benchmarks/photos.py --generator runs/two_cores/pretrain/l1@0/generator
+    python benchmarks/photos.py --generator runs/best_64px/generator
 
 The photos are scikit-image's, in the public domain or CC0: the astronaut (NASA), Chelsea the cat,
 coffee and rocket (SpaceX). Each is colored at its own size, then all are shown at one height.

@@ -1,10 +1,13 @@
 """The page of results, docs/transfer.md, made from the records of studies: no number is typed.
 
     python benchmarks/results.py --collect runs/two_cores          docs/results/two_cores.json
+    python benchmarks/results.py --generator runs/best_64px --core_minutes 70
+                                                      docs/results/generators/best_64px.json
     python benchmarks/results.py                                   docs/transfer.md and transfer.png
 
 `--collect` keeps what the page quotes of a finished study: study.json, each pretraining recipe and
-its generators' scores. The words of the page stand in transfer.md.jinja beside this file.
+its generators' scores; `--generator` the scores of a single run, which `evaluate --out
+RUN/evaluation` has written. The words of the page stand in transfer.md.jinja beside this file.
 """
 
 from __future__ import annotations
@@ -149,6 +152,34 @@ def collect(out: Path, name: str) -> Path:
     return path
 
 
+def collect_generator(run: Path, core_minutes: float) -> Path:
+    """Write what the page needs of a pretraining run that no study made; return the file.
+
+    Args:
+        run: its folder, with an `evaluation` folder in it.
+        core_minutes: CPU time that it took.
+    """
+    scores = json.loads((run / "evaluation" / SCORES).read_text())["scores"]
+    recipe = read_run(run).recipe
+    record = {
+        "arm": run.name,
+        "seed": str(recipe["seed"]),
+        "core_minutes": core_minutes,
+        "images": recipe["images"],
+        "scores": _color_scores(scores),
+    }
+    path = RECORDS / "generators" / f"{run.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    return path
+
+
+def read_generator(name: str) -> Generator:
+    """Read a record that `collect_generator` wrote."""
+    return Generator(**json.loads((RECORDS / "generators" / f"{name}.json").read_text()))
+
+
 def _linear_probe(network: str, probe: Probe) -> dict[str, Any]:
     return {
         "network": network,
@@ -265,7 +296,12 @@ def write_page(results: Sequence[Result]) -> str:
     template = environment.from_string(TEMPLATE.read_text())
     by_name = {result.name: result for result in results}
     return template.render(
-        results=by_name, points=_points, gain=_gain, probed=_probed, probe_gain=_probe_gain
+        results=by_name,
+        best=read_generator("best_64px"),
+        points=_points,
+        gain=_gain,
+        probed=_probed,
+        probe_gain=_probe_gain,
     )
 
 
@@ -300,9 +336,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--collect", type=Path, metavar="STUDY", help="a finished study's folder")
     parser.add_argument("--name", help="of its record in docs/results")
+    parser.add_argument("--generator", type=Path, metavar="RUN", help="a single pretraining run")
+    parser.add_argument("--core_minutes", type=float, default=0.0, help="that it took")
     arguments = parser.parse_args()
     if arguments.collect is not None:
         print(collect(arguments.collect, arguments.name or arguments.collect.name))
+        return
+    if arguments.generator is not None:
+        print(collect_generator(arguments.generator, arguments.core_minutes))
         return
 
     results = read_results()

@@ -45,6 +45,11 @@ def test_the_front_page_quotes_the_records() -> None:
         scores = [f"{100 * score:.1f}" for score in sorted(record.probed(pretrained=pretrained))]
         assert f"{scores[0]} to {scores[-1]} %" in readme
 
+    best = results.read_generator("best_64px")
+    closer = f"{100 * best.change('chroma_l1'):.0f} % closer to the truth than grey"
+    assert f"a generator of {best.core_minutes:.0f} minutes on one CPU core" in readme
+    assert closer in readme
+
     arms = results.read_result(results.RECORDS / "two_cores_objectives.json")
     by_arms = {(each.arm, each.against): each for each in arms.study.protocols[0].comparisons}
     gan, timed = by_arms["least-squares", "l1"], by_arms["least-squares", "l1-equal-time"]
