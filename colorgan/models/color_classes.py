@@ -113,7 +113,7 @@ class SoftTargets:
         return classes, shares
 
 
-def smoothed_prior(pixels_Q: Tensor) -> Tensor:
+def smoothed_prior(pixels_Q: Tensor, centers_Q2: Tensor) -> Tensor:
     """Return the distribution over classes, smoothed on the ab plane: float64, adds up to 1.
 
     Each class's share is spread over the classes as a Gaussian of sigma 5; what would leave the
@@ -121,8 +121,10 @@ def smoothed_prior(pixels_Q: Tensor) -> Tensor:
 
     Args:
         pixels_Q: Number of pixels of each class, at least one of them above 0.
+        centers_Q2: a and b of each class, on the same device: a copy of them would wait for all
+            that the device has queued.
     """
-    centers_Q2 = class_centers().double().to(pixels_Q.device)
+    centers_Q2 = centers_Q2.double()
     squared_QQ = (centers_Q2[:, None] - centers_Q2[None]).square().sum(dim=-1)
     spread_QQ = torch.exp(-squared_QQ / (2 * PRIOR_SIGMA**2))
     spread_QQ = spread_QQ / spread_QQ.sum(dim=0)
@@ -130,7 +132,7 @@ def smoothed_prior(pixels_Q: Tensor) -> Tensor:
     return spread_QQ @ shares_Q
 
 
-def rebalancing_weights(pixels_Q: Tensor) -> Tensor:
+def rebalancing_weights(pixels_Q: Tensor, centers_Q2: Tensor) -> Tensor:
     """Return the weight of each class in the loss, float32: rare colors weigh more.
 
     The inverse of a mixture of the smoothed prior and the uniform distribution, scaled to an
@@ -138,8 +140,9 @@ def rebalancing_weights(pixels_Q: Tensor) -> Tensor:
 
     Args:
         pixels_Q: Number of pixels of each class in the training set, at least one above 0.
+        centers_Q2: a and b of each class, on the same device.
     """
-    prior_Q = smoothed_prior(pixels_Q)
+    prior_Q = smoothed_prior(pixels_Q, centers_Q2)
     weights_Q = 1.0 / ((1.0 - UNIFORM_SHARE) * prior_Q + UNIFORM_SHARE / NUM_CLASSES)
     return (weights_Q / (prior_Q * weights_Q).sum()).float()
 

@@ -124,9 +124,8 @@ class ClassLoss:
         scores_BQhw = generator(luminance_B1HW, scores=True).float()
         height, width = scores_BQhw.shape[-2:]
         ab_N2 = _colors_at(target_BCHW * self._ab_scale, (height, width))
-        loss = class_cross_entropy(
-            scores_BQhw, *self._targets.soft(ab_N2), rebalancing_weights(self._classes.pixels_Q)
-        )
+        weights_Q = rebalancing_weights(self._classes.pixels_Q, self._classes.centers_Q2)
+        loss = class_cross_entropy(scores_BQhw, *self._targets.soft(ab_N2), weights_Q)
 
         size = (target_BCHW.shape[-2], target_BCHW.shape[-1])
         with torch.set_grad_enabled(self._adversarial and torch.is_grad_enabled()):

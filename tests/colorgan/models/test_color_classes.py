@@ -109,8 +109,8 @@ def test_rebalancing_is_the_papers_equation():
     weights /= (prior * weights).sum()
 
     assert prior.sum() == pytest.approx(1.0)
-    assert np.abs(smoothed_prior(pixels).numpy() - prior).max() < 1e-12
-    assert np.abs(rebalancing_weights(pixels).numpy() / weights - 1).max() < 1e-6
+    assert np.abs(smoothed_prior(pixels, class_centers()).numpy() - prior).max() < 1e-12
+    assert np.abs(rebalancing_weights(pixels, class_centers()).numpy() / weights - 1).max() < 1e-6
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_cross_entropy_is_the_papers_equations():
     pixels = random.integers(0, 100, NUM_CLASSES)
 
     centers = class_centers().numpy().astype(float)
-    weights = rebalancing_weights(torch.tensor(pixels)).double().numpy()
+    weights = rebalancing_weights(torch.tensor(pixels), class_centers()).double().numpy()
     total = 0.0
     for image, row, column in np.ndindex(2, 3, 3):
         squared = ((centers - ab[image, row, column]) ** 2).sum(axis=1)
