@@ -321,8 +321,8 @@ class _Due:
 
     @property
     def report(self) -> bool:
-        """Also before each save, so that NaN is noticed first."""
-        return self.save or self._reached(self.intervals.log_every_images)
+        """Also before each save and validation: NaN is noticed before it is kept or judged."""
+        return self.save or self.validation or self._reached(self.intervals.log_every_images)
 
     @property
     def validation(self) -> bool:

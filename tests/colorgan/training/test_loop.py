@@ -375,6 +375,28 @@ def test_a_finished_run_is_scored_again_and_left_as_it_is(tmp_path: Path) -> Non
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "checkpoints").rglob("*")} == before
 
 
+def test_a_loss_that_is_no_number_is_never_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judged(*arguments: Any, **keywords: Any) -> None:
+        pytest.fail("weights that are no numbers were validated")
+
+    monkeypatch.setattr(ToyLoader, "eval_batches", judged)
+    with pytest.raises(TrainingError, match=r"is (nan|inf) at \d+ images"):
+        _pretrain(
+            tmp_path,
+            optimizer={"learning_rate": 1e30},
+            loss={"gan": "least_squares"},
+            # A validation long before the first line of the log, and before the first save.
+            output={
+                "log_every_images": 1000,
+                "save_every_images": 0,
+                "validate_every_images": 16,
+                "num_pictures": 0,
+            },
+        )
+
+
 def test_a_loss_that_is_no_number_stops_before_saving(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"is (nan|inf) at \d+ images: lower the learning rate"):
         _pretrain(
