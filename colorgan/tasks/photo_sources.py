@@ -62,15 +62,28 @@ def open_sources(named: Sequence[Path], out: Path, max_pixels: int) -> Iterator[
 
 
 def _read_file(path: Path, max_pixels: int) -> Image.Image:
-    return read_photo(path, max_pixels).image
+    image = read_photo(path, max_pixels).image
+    if image.mode != "RGBA":
+        return image
+
+    # Transparent pixels are laid on white, as packing does: a model's pictures have three channels.
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image.getchannel("A"))
+    return white
 
 
 def _packed_sources(path: Path, packed: PackedPhotos) -> Iterator[PhotoSource]:
+    seen = set()
     for number in range(len(packed)):
         key = packed.key(number)
+        # Shards made elsewhere may number anew in each tar: a key that was there before says no
+        # more which photo it is.
+        name = f"{path}/{key}" if key not in seen else f"{path}/{key}#{number}"
         # A key of a tar from elsewhere may be any path; what is written stays below `out`.
-        stem = key if PLAIN_STEM.fullmatch(key) else f"sample-{number:09d}"
-        yield PhotoSource(f"{path}/{key}", stem, partial(packed.read, number))
+        is_plain = PLAIN_STEM.fullmatch(key) and key not in seen
+        stem = key if is_plain else f"sample-{number:09d}"
+        seen.add(key)
+        yield PhotoSource(name, stem, partial(packed.read, number))
 
 
 def check_stems(sources: Sequence[PhotoSource]) -> None:

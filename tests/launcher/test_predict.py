@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from colorgan import Classifier, Detector, Segmenter
 from colorgan.errors import UsageError
 from colorgan.models.model_folder import build_model, save_model
 from colorgan.models.modes import initialise
+from shards.packing.indexing import index_shards
 
 CLASSES = ("cat", "dog", "owl")
 PALETTE = ((0, 0, 0), (200, 0, 0), (0, 200, 0), (0, 0, 200))
@@ -61,6 +63,40 @@ def test_labels(command: Command, photos: Path, tmp_path: Path) -> None:
     expected = Classifier.from_pretrained(model).predict(opened(photos / "a.png")).scores
     assert written["photos"][0]["scores"] == expected
     assert {name: float(rows[0][name]) for name in CLASSES} == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "segmenter", "detector"])
+def test_transparent_photos_are_laid_on_white(
+    command: Command, kind: str, photos: Path, tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (30, 41, 4), dtype=np.uint8)
+    Image.fromarray(pixels).save(photos / "c.png")
+    words = ["--model", model_of(kind, tmp_path), "--min_score", "0", "--out", tmp_path / "out"]
+    assert "3 of 3 photos answered" in command("predict", *words, photos)
+
+
+def test_shards_that_number_anew_have_an_answer_for_each_photo(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "tars").mkdir()
+    random = np.random.default_rng(2)
+    for shard in range(2):
+        with tarfile.open(tmp_path / "tars" / f"{shard}.tar", "w") as tar:
+            for key in ("0000", "0001"):
+                file = io.BytesIO()
+                Image.fromarray(random.integers(0, 256, (32, 32, 3), np.uint8)).save(file, "JPEG")
+                info = tarfile.TarInfo(f"{key}.jpg")
+                info.size = file.tell()
+                file.seek(0)
+                tar.addfile(info, file)
+    index_shards(str(tmp_path / "tars"), tmp_path / "set", workers=0)
+
+    model, out = model_of("classifier", tmp_path), tmp_path / "out"
+    command("predict", "--model", model, "--out", out, tmp_path / "set")
+    answers = json.loads((out / "labels.json").read_text())["photos"]
+    assert [answer["photo"].rpartition("/")[2] for answer in answers] == [
+        *("0000", "0001", "0000#2", "0001#3"),
+    ]
 
 
 def test_masks(command: Command, photos: Path, tmp_path: Path) -> None:
