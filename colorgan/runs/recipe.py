@@ -24,12 +24,14 @@ RECIPE = "recipe.yaml"
 
 # What may change between two starts of one run: it does not enter the weights. `data.train` is
 # compared by its digest. `data.hardware_decoder_share` is not among them: a GPU's hardware decoder
-# gives other pixels than its CUDA decoder, by a level or two.
+# gives other pixels than its CUDA decoder, by a level or two. The memory format only rounds
+# otherwise, and DeepSpeed has one alone: a run in NHWC goes on under ZeRO.
 FREE_KEYS = (
     "run",
     "dry_run",
     "output",
     "launch",
+    "batch.channels_last",
     "data.train",
     "data.val",
     "data.decode_threads",
@@ -169,7 +171,7 @@ def check_length(change: Change, images_seen: int, before: int | None, now: int)
     Args:
         change: Of the recipe.
         images_seen: By the run's newest checkpoint.
-        before: The run's length in images until now; None if unknown.
+        before: The length in images of the run that wrote that checkpoint; None if unknown.
         now: Its new length.
 
     Raises:

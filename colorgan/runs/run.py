@@ -357,8 +357,9 @@ def _check_length(
     """
     change = compare_recipes(RunState.of(checkpoint).recipe, recipe)
     # Rank 0's, as on other hosts the log may not be there.
-    before = ranks.gather(_logged_length(recipe.run) if ranks.main else None)[0]
-    extended = check_length(change, checkpoint.images_seen, before, total_images)
+    images_seen = checkpoint.images_seen
+    before = ranks.gather(_logged_length(recipe.run, images_seen) if ranks.main else None)[0]
+    extended = check_length(change, images_seen, before, total_images)
     return [extended] if extended else []
 
 
@@ -400,15 +401,24 @@ def _check_checkpoint(
     return notes
 
 
-def _logged_length(folder: Path) -> int | None:
-    """Return the run's length at its last start, from its log. Rank 0 only."""
+def _logged_length(folder: Path, images_seen: int) -> int | None:
+    """Return the length of the run that wrote the checkpoint at `images_seen`, from its log.
+
+    Rank 0 only.
+    """
     try:
-        lengths = [whole(entry.get("total_images")) for entry in read_log(folder)]
+        starts = [(entry["images"], whole(entry.get("total_images"))) for entry in read_log(folder)]
     except OSError:
         return None
-    # Of the last start: an extended run's log has several.
-    known = [length for length in lengths if length is not None]
-    return known[-1] if known else None
+
+    known = [(images, length) for images, length in starts if length is not None]
+    # An extended run's log has several lengths. A start at the checkpoint's own images went on from
+    # it, perhaps with a new length, and was killed before it saved.
+    wrote = [length for images, length in known if images < images_seen]
+    if wrote:
+        return wrote[-1]
+    # The log before the checkpoint was lost; the first length since then is the likeliest.
+    return known[0][1] if known else None
 
 
 def _open_reporter(

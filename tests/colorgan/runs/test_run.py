@@ -86,6 +86,7 @@ def test_what_does_not_enter_the_weights_may_change(run: Path) -> None:
         run,
         output={"log_every_images": 4},
         launch={"timeout_s": 60},
+        batch={"global_batch_size": 8, "channels_last": True},  # as a run in NHWC under ZeRO
     )
     assert result.images_seen == 16
 
@@ -214,17 +215,43 @@ def test_a_finished_run_whose_rate_decays_is_extended_and_says_so(
     assert text in capsys.readouterr().out.replace("\n", " ")
 
 
-def test_an_unfinished_run_whose_rate_decays_is_not_extended(tmp_path: Path) -> None:
-    stop = ToyLoader.batch
+def train_and_fail(folder: Path, at_images: int, **changes: Any) -> None:
+    """Train as `train` does until the loader fails."""
+    read = ToyLoader.batch
 
     def fail(self: ToyLoader, positions: range) -> Any:
-        if positions.start >= 24:
+        if positions.start >= at_images:
             raise ZeroDivisionError
-        return stop(self, positions)
+        return read(self, positions)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr(ToyLoader, "batch", fail)
-        train(tmp_path, total=32, optimizer=LINEAR)
+        train(folder, **changes)
+
+
+def test_an_unfinished_run_whose_rate_decays_is_not_extended(tmp_path: Path) -> None:
+    train_and_fail(tmp_path, 24, total=32, optimizer=LINEAR)
+    with pytest.raises(OtherRecipeError, match="has seen 16 of 32 images: finish it with the old"):
+        train(tmp_path, total=64, optimizer=LINEAR)
+
+
+def test_an_extended_run_that_failed_before_its_next_checkpoint_goes_on(tmp_path: Path) -> None:
+    """Its newest checkpoint is still the finished run's, whatever length was logged since."""
+    train(tmp_path, optimizer=LINEAR)
+    train_and_fail(tmp_path, 24, total=48, optimizer=LINEAR)
+    train_and_fail(tmp_path, 40, total=48, optimizer=LINEAR)
+
+    # From its own first checkpoint on it is an unfinished run like any other.
+    with pytest.raises(OtherRecipeError, match="has seen 32 of 48 images: finish it with the old"):
+        train(tmp_path, total=64, optimizer=LINEAR)
+    assert train(tmp_path, total=48, optimizer=LINEAR).images_seen == 48
+
+
+def test_an_unfinished_run_that_lost_its_log_is_not_extended(tmp_path: Path) -> None:
+    """Only a start from the newest checkpoint is known: its length is the best there is."""
+    train_and_fail(tmp_path, 24, total=32, optimizer=LINEAR)
+    (tmp_path / "log.jsonl").unlink()
+    train_and_fail(tmp_path, 24, total=32, optimizer=LINEAR)
     with pytest.raises(OtherRecipeError, match="has seen 16 of 32 images: finish it with the old"):
         train(tmp_path, total=64, optimizer=LINEAR)
 
