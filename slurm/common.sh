@@ -26,20 +26,34 @@ say() { printf '[slurm %s] %s\n' "$(date '+%F %T')" "$*"; }
 job_field() { scontrol show job "$SLURM_JOB_ID" 2>/dev/null | sed -n "s/.*\b$1=\([^ ]*\).*/\1/p" | head -n 1; }
 job_line() { scontrol show job "$SLURM_JOB_ID" 2>/dev/null | sed -n "s/^ *$1=//p" | head -n 1; }
 
+# with_home PATH: the command takes a leading ~ for the home folder, which the shell has left in --run=~/x or a recipe.
+with_home() { case $1 in \~/*) printf '%s' "$HOME${1#\~}" ;; *) printf '%s' "$1" ;; esac }
+
+# word_of KEY: the value that `words` give --KEY by any of its names, as the command reads them: the last one counts.
+word_of() {
+    local index word name value=""
+    for index in "${!words[@]}"; do
+        word=${words[index]}
+        [[ $word == --* ]] || continue
+        name=${word#--} name=${name%%=*} name=${name//-/_}
+        case $name in run_dir | output_dir) name=run ;; esac # the aliases in colorgan/config/recipe.py
+        [ "$name" = "$1" ] || continue
+        if [[ $word == *=* ]]; then value=${word#*=}; else value=${words[index + 1]:-}; fi
+    done
+    with_home "$value"
+}
+
 # value_of KEY DEFAULT: the value that `words` give --KEY, else the recipe's (a key at its left margin), else DEFAULT.
 value_of() {
-    local key=$1 value=$2 index recipe=""
-    for index in "${!words[@]}"; do
-        [ "${words[index]}" != --config ] || recipe=${words[index + 1]:-}
-        [[ ${words[index]} != --config=* ]] || recipe=${words[index]#*=}
-    done
+    local recipe value plain="[^#[:space:]][^[:space:]]*" # a # begins a comment only behind a blank
+    recipe=$(word_of config)
     [ -f "$recipe" ] || recipe=$root/launcher/configs/${recipe%.yaml}.yaml
-    [ ! -f "$recipe" ] || value=$(sed -n "s/^$key: *\([^#]*[^# ]\).*/\1/p" "$recipe" | head -n 1)
-    for index in "${!words[@]}"; do
-        [ "${words[index]}" != "--$key" ] || value=${words[index + 1]:-}
-        [[ ${words[index]} != "--$key="* ]] || value=${words[index]#*=}
-    done
-    printf '%s' "${value:-$2}"
+    value=$(word_of "$1")
+    if [ -z "$value" ] && [ -f "$recipe" ]; then
+        # In quotes, or words up to a comment. No aliases: the command refuses them in a recipe.
+        value=$(sed -n -E "s/^$1 *:[[:space:]]+(\"([^\"]*)\"|'([^']*)'|($plain([[:space:]]+$plain)*)).*/\2\3\4/p" "$recipe" | head -n 1)
+    fi
+    with_home "${value:-$2}"
 }
 
 # site_options KIND: fills `options` with the site's words for sbatch; KIND is pretrain, gpu (one node) or cpu.

@@ -11,17 +11,21 @@ from typing import Any
 
 import pytest
 
+from colorgan.config.recipe import PretrainRecipe
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("pack", "pretrain", "consolidate", "finetune", "evaluate", "report", "study")
 
 
-def run(script: str, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a script of slurm/ with the Python of the tests; sbatch is not found."""
-    # A job's own variables would be taken for the site's.
-    environment = {
+def outside_variables() -> dict[str, str]:
+    """Return the environment without a job's own variables, which would be taken for the site's."""
+    return {
         name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SITE"))
     }
 
+
+def run(script: str, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a script of slurm/ with the Python of the tests; sbatch is not found."""
     return subprocess.run(
         [
             str(ROOT / "slurm" / f"{script}.sh"),
@@ -32,7 +36,7 @@ def run(script: str, *words: str, **variables: str) -> subprocess.CompletedProce
         timeout=120,
         check=False,
         env={
-            **environment,
+            **outside_variables(),
             "PYTHONPATH": str(ROOT),
             "SITE_VENV": str(Path(sys.executable).parents[1]),
             **variables,
@@ -68,6 +72,92 @@ def test_other_limits_are_submitted(limit: str, tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("job 17: pretrain; log ")
+
+
+def job(
+    folder: Path, *words: str, lines: str = "", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the first part of a pretraining job in a folder, then more lines of bash; no SLURM."""
+    folder.mkdir(exist_ok=True)
+    # The name that SLURM gives to its copy of a script: by it the scripts know that they are a job.
+    script = folder / "slurm_script"
+    script.write_text(
+        f"set -euo pipefail\nroot='{ROOT}'\n. $root/slurm/common.sh\nscontrol() {{ :; }}\n"
+        f'begin pretrain pretrain "$@"\n{lines}\n'
+    )
+    return subprocess.run(
+        ["bash", str(script), *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=folder,
+        env={
+            **outside_variables(),
+            "HOME": str(folder / "home"),
+            "SITE_VENV": str(Path(sys.executable).parents[1]),
+            "SITE_LOGS": str(folder / "logs"),
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NODELIST": "here",
+            **variables,
+        },
+    )
+
+
+def run_folder(folder: Path, *words: str) -> str:
+    """Return the run folder that a job watches, relative to the folder it runs in."""
+    done = job(folder, *words, lines='printf "watches %s" "$run"')
+    assert done.returncode == 0, done.stderr
+    return done.stdout.rpartition("watches ")[2]
+
+
+RUN_NAMES = [
+    "run",
+    *(alias for alias, key in PretrainRecipe.aliases.items() if key == "run"),
+]
+
+
+@pytest.mark.parametrize("name", RUN_NAMES)
+def test_the_run_folder_is_found_by_all_its_names(name: str, tmp_path: Path) -> None:
+    dashed = name.replace("_", "-")
+    assert run_folder(tmp_path, f"--{name}", "a b") == "a b"
+    assert run_folder(tmp_path, f"--{dashed}=a=b") == "a=b"
+    assert run_folder(tmp_path, "--run", "first", f"--{name}", "last") == "last"
+    assert run_folder(tmp_path, f"--{name}=first", "--run", "last") == "last"
+    assert run_folder(tmp_path, f"--{name}=~/x") == str(tmp_path / "home/x")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('"runs/x"', "runs/x"),
+        ("'runs/x'  # mine", "runs/x"),
+        ('"runs/a # b" # c', "runs/a # b"),
+        ("runs/x # mine", "runs/x"),
+        ("runs/a b#1\t# mine", "runs/a b#1"),
+        ("runs/x  \r", "runs/x"),
+        ("x", "x"),
+        ("~/x", "{home}/x"),
+        ("# none", "runs/pretrain"),
+    ],
+)
+def test_the_run_folder_of_a_recipe(text: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(f"seed: 1\nrun: {text}\nimages: 5\n", newline="")
+    expected = expected.format(home=tmp_path / "home")
+    assert run_folder(tmp_path, "--config", "r.yaml") == expected
+    assert run_folder(tmp_path, "--config=none", "--config=r.yaml") == expected
+    assert run_folder(tmp_path, "--config", "r.yaml", "--run_dir", "y") == "y"
+
+
+def test_a_run_by_an_alias_is_seen_to_go_on(tmp_path: Path) -> None:
+    for attempt in range(5):
+        saves = f"signal=USR2 signal_at=1; mkdir -p mine/checkpoints/images-{attempt}; saved_text"
+        done = job(tmp_path, "--output_dir", "mine", lines=saves, SLURM_RESTART_COUNT=str(attempt))
+        assert done.returncode == 0, done.stdout
+        assert f"images-{attempt} saved" in done.stdout
+
+    assert len((tmp_path / "mine/slurm/jobs.tsv").read_text().splitlines()) == 5
+    assert not (tmp_path / "runs").exists()
 
 
 def listed(steps: list[dict[str, Any]]) -> list[list[str]]:
