@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -206,20 +206,19 @@ def _write_parts(embedder: Embedder, sources: Sequence[PhotoSource], ranks: Rank
         UsageError: Some photos could not be read.
     """
     failures: list[str] = []
-    size = embedder.embedding.part_images
-    num_parts = -(-len(sources) // size)
-
-    def make(show: Callable[[int, int], None]) -> None:
-        done = 0
-        for number in range(ranks.rank, num_parts, ranks.world_size):
-            chosen = sources[number * size : (number + 1) * size]
-            failures.extend(_make_part(embedder, number, chosen))
-            done += len(chosen)
-            if ranks.main:
-                show(min(done * ranks.world_size, len(sources)), 0)
-
+    parts = _make_parts(embedder, sources, ranks, failures)
+    num_done = 0
     with images_shown(len(sources)) as show:
-        ranks.on_all_ranks(lambda: make(show))
+        # The ranks meet after every batch: one that has more to do than the others is not silent,
+        # however long its part takes.
+        while True:
+            own = ranks.on_all_ranks(lambda: next(parts, None))
+            batches = [each for each in ranks.gather(own) if each is not None]
+            if not batches:
+                break
+            num_done += sum(batches)
+            if ranks.main:
+                show(num_done, 0)
 
     every = [failure for each in ranks.gather(failures) for failure in each]
     if every:
@@ -230,8 +229,27 @@ def _write_parts(embedder: Embedder, sources: Sequence[PhotoSource], ranks: Rank
         )
 
 
-def _make_part(embedder: Embedder, number: int, sources: Sequence[PhotoSource]) -> list[str]:
-    """Write a part if it is not there; return what is wrong with the photos that have no row."""
+def _make_parts(
+    embedder: Embedder, sources: Sequence[PhotoSource], ranks: Ranks, failures: list[str]
+) -> Iterator[int]:
+    """Make this rank's parts; yield how many photos are done after each batch.
+
+    What is wrong with photos that have no row is added to `failures`.
+    """
+    size = embedder.embedding.part_images
+    num_parts = -(-len(sources) // size)
+    for number in range(ranks.rank, num_parts, ranks.world_size):
+        chosen = sources[number * size : (number + 1) * size]
+        failures.extend((yield from _make_part(embedder, number, chosen)))
+
+
+def _make_part(
+    embedder: Embedder, number: int, sources: Sequence[PhotoSource]
+) -> Generator[int, None, list[str]]:
+    """Write a part if it is not there, a batch a step.
+
+    Return what is wrong with the photos that have no row.
+    """
     embedding = embedder.embedding
     path = embedding.out / f"part-{number:05d}.{embedding.output}"
     keys_path = path.with_suffix(".json")
@@ -239,9 +257,10 @@ def _make_part(embedder: Embedder, number: int, sources: Sequence[PhotoSource]) 
         found = read_json(keys_path)
         # Files that could not be read may have been mended meanwhile.
         if not found.get("failures"):
+            yield len(sources)
             return []
 
-    part = _compute(embedder, sources)
+    part = yield from _compute(embedder, sources)
     keys_path.unlink(missing_ok=True)
     WRITERS[embedding.output](path, part)
     # The keys come last: a part without them is made again.
@@ -249,22 +268,27 @@ def _make_part(embedder: Embedder, number: int, sources: Sequence[PhotoSource]) 
     return part.failures
 
 
-def _compute(embedder: Embedder, sources: Sequence[PhotoSource]) -> _Part:
+def _compute(embedder: Embedder, sources: Sequence[PhotoSource]) -> Generator[int, None, _Part]:
     rows: list[Tensor] = []
     keys: list[str] = []
     failures: list[str] = []
     size = embedder.embedding.batch_size
     squares: list[Tensor] = []
-    for source, square in _squares(embedder, sources):
+    for number, (source, square) in enumerate(_squares(embedder, sources)):
+        # Between two batches, also where no photo of one could be read.
+        if number and number % size == 0:
+            yield size
         if isinstance(square, Exception):
             failures.append(f"{source.name}: {square}")
             continue
+
         keys.append(source.name)
         squares.append(square)
         if len(squares) == size:
             rows.append(embedder.features(squares))
             squares = []
 
+    yield len(sources) - (len(sources) - 1) // size * size
     if squares:
         rows.append(embedder.features(squares))
     part = _Part(torch.cat(rows) if rows else torch.empty(0, 0), keys, failures)

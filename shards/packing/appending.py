@@ -46,11 +46,12 @@ def append_records(
             that fails.
     """
     start = time.monotonic()
-    request = _request(corpus, out)
-    work = Work(corpus, out, root, request, workers, progress)
+    asked = _request(corpus, out)
 
     with locked(out):
         manifest = _manifest(out)
+        request = _noted(asked, manifest, out)
+        work = Work(corpus, out, root, request, workers, progress)
         # Under the lock: another --append may just have added them.
         known = keys_by_shard(manifest)
         # Behind the highest number that was ever used, also by a shard whose records were all
@@ -71,6 +72,8 @@ def append_records(
                 }
             )
             manifest = _finish(manifest, out, grown, range(first, first + work.shards))
+        elif request != asked:
+            request.model_copy(update={"num_records": corpus.num_records}).write(out)
         remove_work_folder(out)
 
     seconds = time.monotonic() - start
@@ -108,6 +111,24 @@ def _manifest(out: Path) -> Manifest:
         for path in (out / ".packing").glob("*.state"):
             path.unlink()
     return manifest
+
+
+def _noted(request: Request, manifest: Manifest, out: Path) -> Request:
+    """Return the request with the shards that the manifest has from an interrupted call.
+
+    The manifest is written first: a call that ended before it wrote its request has left one that
+    knows nothing of the new shards, and rebuilding a shard would number records as if there were
+    none.
+    """
+    mark = read_append_mark(out)
+    if mark is None or mark.first in request.appended_from:
+        return request
+    if all(shard_number(info.file) < mark.first for info in manifest.shards):
+        return request
+
+    noted = request.model_copy(update={"appended_from": (*request.appended_from, mark.first)})
+    noted.write(out)
+    return noted
 
 
 def _new_records(corpus: Corpus, known: dict[str, int]) -> Iterator[Record]:

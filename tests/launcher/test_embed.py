@@ -14,12 +14,15 @@ from helpers.networks import small_config
 from numpy.typing import NDArray
 from PIL import Image
 
+from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
 from colorgan.models.colorizing import PhotoRows, luminance_square
 from colorgan.models.model_folder import build_model, load_model, save_model
 from colorgan.models.modes import initialise
 from colorgan.models.photo_input import as_photo
 from colorgan.probes.features import pooled
+from colorgan.tasks.embedding import Embedder, Embedding, embed_photos
+from shards.images.policy import MAX_PIXELS
 
 NAMES = [f"{index:02d}.png" for index in range(7)]
 
@@ -147,3 +150,28 @@ def test_parquet_has_keys_and_rows(
     rows = np.array(table["features"].to_pylist(), np.float32)
     expected = level_of(model, photos / NAMES[0], -1).mean((2, 3))[0].numpy()
     np.testing.assert_allclose(rows[0], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_ranks_meet_after_every_batch(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank waits for the others for one batch at most: a long part is no silence."""
+    events: list[str] = []
+    gather, features = Ranks.gather, Embedder.features
+
+    def met(self: Ranks, value: Any) -> Any:
+        events.append("meet")
+        return gather(self, value)
+
+    def computed(self: Embedder, squares: Any) -> torch.Tensor:
+        events.append("batch")
+        return features(self, squares)
+
+    monkeypatch.setattr(Ranks, "gather", met)
+    monkeypatch.setattr(Embedder, "features", computed)
+    embedding = Embedding(tmp_path / "out", 0, "mean", "npy", 2, 1024, MAX_PIXELS)
+    embed_photos(model, [photos], embedding, Ranks.single())
+
+    assert events.count("batch") == 4
+    assert ["batch", "batch"] not in [events[at : at + 2] for at in range(len(events))]
+    assert len(rows_of(tmp_path / "out")[0]) == len(NAMES)

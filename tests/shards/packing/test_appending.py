@@ -1,6 +1,7 @@
 """Adding to a packed set, and noticing that its source has changed."""
 
 import dataclasses
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from shards.errors import PackError
 from shards.manifest import read_manifest
 from shards.packing.appending import append_records
 from shards.packing.finished import keys_by_shard
+from shards.packing.folder import Request
 from shards.packing.pack import pack
 from shards.packing.rebuilding import rebuild_shard
 from shards.packing.verifying import verify
@@ -145,6 +147,30 @@ def test_an_interrupted_append_is_finished_by_the_same_call(
     append_records(corpus, out, root=root, workers=0)
     assert read_manifest(out).num_samples == 30
     assert pack(corpus, out, root=root, **SETTINGS).was_finished
+
+
+def test_an_append_that_ended_before_its_request_was_written_is_noted_by_the_next(
+    corpus: Corpus, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a shard that is packed again would have other records: photos lost, others twice."""
+    out = tmp_path / "out"
+    pack(only(corpus, lambda n: n % 4 != 1), out, root=root, **SETTINGS)
+
+    def fail(self: Request, folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(Request, "write", fail)
+        append_records(corpus, out, root=root, workers=0)
+
+    expected = digests(out)
+    assert append_records(corpus, out, root=root, workers=0).packed == 0
+    assert pack(corpus, out, root=root, **SETTINGS).was_finished
+    (out / "small-train-000000.tar").unlink()
+    rebuild_shard(corpus, out, 0, root=root, workers=0)
+    assert {k: v for k, v in digests(out).items() if k.endswith(".tar")} == {
+        k: v for k, v in expected.items() if k.endswith(".tar")
+    }
 
 
 def test_what_cannot_be_appended_is_refused(corpus: Corpus, root: Path, tmp_path: Path) -> None:
