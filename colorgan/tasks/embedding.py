@@ -265,6 +265,8 @@ def _make_part(
     WRITERS[embedding.output](path, part)
     # The keys come last: a part without them is made again.
     write_json(keys_path, {"keys": part.keys, "failures": part.failures})
+    # Or the last batch, the writing and the next part's first batch would be one step.
+    yield 0
     return part.failures
 
 

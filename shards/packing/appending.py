@@ -46,11 +46,10 @@ def append_records(
             that fails.
     """
     start = time.monotonic()
-    asked = _request(corpus, out)
+    request = _request(corpus, out)
 
     with locked(out):
-        manifest = _manifest(out)
-        request = _noted(asked, manifest, out)
+        manifest, request = _continued(out, request, corpus.num_records)
         work = Work(corpus, out, root, request, workers, progress)
         # Under the lock: another --append may just have added them.
         known = keys_by_shard(manifest)
@@ -65,14 +64,13 @@ def append_records(
         pack_shards(_plans(work, first), work)
         # Without new records nothing is rewritten, so that the digest stays.
         if work.shards:
-            grown = request.model_copy(
-                update={
-                    "num_records": corpus.num_records,
-                    "appended_from": (*request.appended_from, first),
-                }
-            )
+            request = _with_addition(request, first)
+            # Before the manifest: from then on shards are packed again by their keys.
+            request.write(out)
+            grown = request.model_copy(update={"num_records": corpus.num_records})
             manifest = _finish(manifest, out, grown, range(first, first + work.shards))
-        elif request != asked:
+        # All that is new is there already: an earlier call ended before it said so.
+        elif request.appended_from and (corpus.num_records or 0) > (request.num_records or 0):
             request.model_copy(update={"num_records": corpus.num_records}).write(out)
         remove_work_folder(out)
 
@@ -99,36 +97,27 @@ def _request(corpus: Corpus, out: Path) -> Request:
     return request
 
 
-def _manifest(out: Path) -> Manifest:
-    """Return the manifest; clear the states of an earlier call that had come to its end."""
+def _continued(out: Path, request: Request, num_records: int | None) -> tuple[Manifest, Request]:
+    """Return manifest and request; bring an earlier call to its end that had grown the manifest."""
     manifest = read_manifest(out)
     mark = read_append_mark(out)
-    is_done = mark is not None and any(
-        shard_number(info.file) >= mark.first for info in manifest.shards
-    )
-    if is_done:
-        # States of shards that are in the manifest: their numbers would be given out again.
-        for path in (out / ".packing").glob("*.state"):
-            path.unlink()
-    return manifest
+    if mark is None or all(shard_number(info.file) < mark.first for info in manifest.shards):
+        return manifest, request
+
+    # First of all: without the mark, and without new records, nothing would lead here again.
+    request = _with_addition(request, mark.first)
+    request = request.model_copy(update={"num_records": num_records})
+    request.write(out)
+    # States of shards that are in the manifest: their numbers would be given out again.
+    for path in (out / ".packing").glob("*.state"):
+        path.unlink()
+    return manifest, request
 
 
-def _noted(request: Request, manifest: Manifest, out: Path) -> Request:
-    """Return the request with the shards that the manifest has from an interrupted call.
-
-    The manifest is written first: a call that ended before it wrote its request has left one that
-    knows nothing of the new shards, and rebuilding a shard would number records as if there were
-    none.
-    """
-    mark = read_append_mark(out)
-    if mark is None or mark.first in request.appended_from:
-        return request
-    if all(shard_number(info.file) < mark.first for info in manifest.shards):
-        return request
-
-    noted = request.model_copy(update={"appended_from": (*request.appended_from, mark.first)})
-    noted.write(out)
-    return noted
+def _with_addition(request: Request, first: int) -> Request:
+    """Return the request of a set that has grown from shard `first` on, noted once."""
+    added = dict.fromkeys((*request.appended_from, first))
+    return request.model_copy(update={"appended_from": tuple(added)})
 
 
 def _new_records(corpus: Corpus, known: dict[str, int]) -> Iterator[Record]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from shards.errors import PackError
 from shards.manifest import MANIFEST_FILE, Manifest, read_manifest
 from shards.packing.finished import finished_states
-from shards.packing.folder import locked, read_request, remove_work_folder
+from shards.packing.folder import Request, locked, read_request, remove_work_folder
 from shards.packing.inputs import INPUTS_FILE, write_inputs
 from shards.packing.merging import write_tables
 from shards.packing.pack import PackReport, ProgressCallback, Work, pack_shards, plans_as_packed
@@ -48,6 +48,8 @@ def rebuild_shard(
             "give the same --corpus and --split."
         )
 
+    _check_number_of_records(corpus, out, request)
+
     work = Work(corpus, out, root, request, workers, progress)
     with locked(out):
         # Unchecked: a missing or short shard is why this was called.
@@ -64,6 +66,24 @@ def rebuild_shard(
             manifest = _take_in(manifest, out, number)
 
     return PackReport(manifest, work.packed, work.rejected, 0, time.monotonic() - start)
+
+
+def _check_number_of_records(corpus: Corpus, out: Path, request: Request) -> None:
+    """Refuse a corpus that is not the one that was packed: its shards would have other records.
+
+    Raises:
+        PackError: It has grown or shrunk since.
+    """
+    # A set that has grown knows its shards by the records' keys; some corpora cannot be counted.
+    if request.appended_from or None in (corpus.num_records, request.num_records):
+        return
+    if corpus.num_records == request.num_records:
+        return
+    raise PackError(
+        f"{out}: was packed from {request.num_records} records and the corpus has "
+        f"{corpus.num_records} now, so a shard would get other records: add new ones with --append "
+        "first, or bring the corpus back to what it was."
+    )
 
 
 def _take_in(manifest: Manifest, out: Path, number: int) -> Manifest:

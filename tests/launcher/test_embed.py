@@ -152,8 +152,14 @@ def test_parquet_has_keys_and_rows(
     np.testing.assert_allclose(rows[0], expected, rtol=1e-4, atol=1e-6)
 
 
+# Parts of 3 photos end with an incomplete batch, right before the first one of the next part.
+@pytest.mark.parametrize("part_images", [3, 1024])
 def test_ranks_meet_after_every_batch(
-    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    part_images: int,
 ) -> None:
     """A rank waits for the others for one batch at most: a long part is no silence."""
     events: list[str] = []
@@ -169,9 +175,9 @@ def test_ranks_meet_after_every_batch(
 
     monkeypatch.setattr(Ranks, "gather", met)
     monkeypatch.setattr(Embedder, "features", computed)
-    embedding = Embedding(tmp_path / "out", 0, "mean", "npy", 2, 1024, MAX_PIXELS)
+    embedding = Embedding(tmp_path / "out", 0, "mean", "npy", 2, part_images, MAX_PIXELS)
     embed_photos(model, [photos], embedding, Ranks.single())
 
-    assert events.count("batch") == 4
+    assert events.count("batch") == {3: 5, 1024: 4}[part_images]
     assert ["batch", "batch"] not in [events[at : at + 2] for at in range(len(events))]
     assert len(rows_of(tmp_path / "out")[0]) == len(NAMES)
