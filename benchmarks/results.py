@@ -25,7 +25,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from colorgan.evaluation.record import SCORES
+from colorgan.evaluation.record import EVALUATION, SCORES
 from colorgan.files import replacing
 from colorgan.probes.record import Probe, read_probe
 from colorgan.report.charts import GRID, SETTINGS, color_of
@@ -119,20 +119,12 @@ def collect(out: Path, name: str) -> Path:
     recipes, generators = {}, []
     for run in sorted((out / "pretrain").iterdir()):
         arm, _, seed = run.name.partition("@")
-        scores = run / "evaluation" / SCORES
-        if not scores.is_file():
+        if not (run / EVALUATION / SCORES).is_file():
             continue
         recipe = read_run(run).recipe
         recipes[arm] = _without_machine(recipe)
-        generators.append(
-            {
-                "arm": arm,
-                "seed": seed,
-                "core_minutes": study.core_minutes.get(f"pretrain {run.name}"),
-                "images": recipe["images"],
-                "scores": _color_scores(json.loads(scores.read_text())["scores"]),
-            }
-        )
+        core_minutes = study.core_minutes.get(f"pretrain {run.name}")
+        generators.append(_generator(run, arm, seed, core_minutes, recipe["images"]))
 
     probes = [
         _linear_probe(folder.name, read_probe(folder))
@@ -145,11 +137,7 @@ def collect(out: Path, name: str) -> Path:
         "recipes": recipes,
         "generators": generators,
     }
-    RECORDS.mkdir(parents=True, exist_ok=True)
-    path = RECORDS / f"{name}.json"
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(text, indent=1, sort_keys=True, allow_nan=False) + "\n")
-    return path
+    return _write_record(RECORDS / f"{name}.json", text)
 
 
 def collect_generator(run: Path, core_minutes: float) -> Path:
@@ -159,25 +147,35 @@ def collect_generator(run: Path, core_minutes: float) -> Path:
         run: its folder, with an `evaluation` folder in it.
         core_minutes: CPU time that it took.
     """
-    scores = json.loads((run / "evaluation" / SCORES).read_text())["scores"]
     recipe = read_run(run).recipe
-    record = {
-        "arm": run.name,
-        "seed": str(recipe["seed"]),
-        "core_minutes": core_minutes,
-        "images": recipe["images"],
-        "scores": _color_scores(scores),
-    }
-    path = RECORDS / "generators" / f"{run.name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
-    return path
+    record = _generator(run, run.name, str(recipe["seed"]), core_minutes, recipe["images"])
+    return _write_record(RECORDS / "generators" / f"{run.name}.json", record)
 
 
 def read_generator(name: str) -> Generator:
     """Read a record that `collect_generator` wrote."""
     return Generator(**json.loads((RECORDS / "generators" / f"{name}.json").read_text()))
+
+
+def _generator(
+    run: Path, arm: str, seed: str, core_minutes: float | None, images: int
+) -> dict[str, Any]:
+    """Return the fields of `Generator`, with the scores that `evaluate` has left in the run."""
+    scores = json.loads((run / EVALUATION / SCORES).read_text())["scores"]
+    return {
+        "arm": arm,
+        "seed": seed,
+        "core_minutes": core_minutes,
+        "images": images,
+        "scores": _color_scores(scores),
+    }
+
+
+def _write_record(path: Path, record: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    return path
 
 
 def _linear_probe(network: str, probe: Probe) -> dict[str, Any]:

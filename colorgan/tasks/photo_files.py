@@ -103,7 +103,7 @@ def write_photo(
         output: Of the file.
     """
     if colored.mode == "RGBA" and output == "jpeg":
-        colored = _on_paper(colored)
+        colored = on_paper(colored)
 
     # A copy: the module's table must not learn one photo's EXIF.
     options: dict[str, Any] = dict(OPTIONS[output])
@@ -115,8 +115,8 @@ def write_photo(
         colored.save(partial, format=output.upper(), **options)
 
 
-def _on_paper(colored: Image.Image) -> Image.Image:
-    """Return an image of mode RGBA on white, of mode RGB, in its place."""
+def on_paper(colored: Image.Image) -> Image.Image:
+    """Return an image of mode RGBA on white, of mode RGB, in its place; it is closed."""
 
     def strip(box: tuple[int, int, int, int]) -> Image.Image:
         pixels = colored.crop(box)

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from colorgan.data import PackedPhotos, is_packed
-from colorgan.tasks.photo_files import list_photos, read_photo, refuse_clashes
+from colorgan.tasks.photo_files import list_photos, on_paper, read_photo, refuse_clashes
 
 PLAIN_STEM = re.compile(r"[\w-][\w.-]{0,199}")
 
@@ -63,13 +63,8 @@ def open_sources(named: Sequence[Path], out: Path, max_pixels: int) -> Iterator[
 
 def _read_file(path: Path, max_pixels: int) -> Image.Image:
     image = read_photo(path, max_pixels).image
-    if image.mode != "RGBA":
-        return image
-
-    # Transparent pixels are laid on white, as packing does: a model's pictures have three channels.
-    white = Image.new("RGB", image.size, "white")
-    white.paste(image, mask=image.getchannel("A"))
-    return white
+    # As packing does: a model's pictures have three channels.
+    return on_paper(image) if image.mode == "RGBA" else image
 
 
 def _packed_sources(path: Path, packed: PackedPhotos) -> Iterator[PhotoSource]:
