@@ -41,6 +41,13 @@ class Section(BaseModel):
     # Infinity and NaN pass every bound, and YAML can write both.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def open_keys(self) -> dict[str, set[str]]:
+        """Return the keys of each group that nobody set and that something else decides.
+
+        A recipe on disk leaves them out: read again, they would count as set.
+        """
+        return {}
+
 
 class DataRecipe(Section):
     """Where the packed shards are and how images are read from them."""
@@ -464,6 +471,14 @@ class FinetuneRecipe(RunRecipe):
         plain = stage.model_dump() if isinstance(stage, BaseModel) else stage
         # The short keys over the stage's own: the command line is over the recipe.
         return {**settings, "stages": [{**plain, **short}]}
+
+    def open_keys(self) -> dict[str, set[str]]:
+        """Return the keys that `init` and the length of a pass decide unless they are set."""
+        output = {"validate_every_images"} - self.output.model_fields_set
+        if self.init == "scratch":
+            return {"output": output}
+        network = set(NetworkRecipe.model_fields) - self.network.model_fields_set
+        return {"network": network, "output": output}
 
     @model_validator(mode="after")
     def _padding_is_void(self) -> FinetuneRecipe:

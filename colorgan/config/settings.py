@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from colorgan.config.recipe import Section
+
 # A value in a message is short, whatever a file from elsewhere holds.
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 120
@@ -28,11 +30,11 @@ _Dumper.add_implicit_resolver(
 )
 
 
-def dump_recipe(model: BaseModel) -> str:
+def dump_recipe(model: Section) -> str:
     """Return the settings as YAML that `--config` reads back to an equal model."""
     text: str = yaml.dump(
         # JSON's types only: paths and enumerations become text that YAML reads back.
-        model.model_dump(mode="json"),
+        model.model_dump(mode="json", exclude=model.open_keys()),
         Dumper=_Dumper,
         sort_keys=False,
         width=110,

@@ -10,16 +10,13 @@ from typing import Annotated, Any, Literal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from colorgan.config.command_line import MAX_RECIPE_BYTES, parse
+from colorgan.config.recipe import Section
 from colorgan.config.recipe_file import load_yaml
 from colorgan.config.settings import dump_recipe, recipe_difference
 from colorgan.errors import UsageError
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Data(Section):

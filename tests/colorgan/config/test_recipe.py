@@ -131,6 +131,21 @@ def test_a_word_changes_the_recipe_or_is_an_error(words: list[str], advice: str)
     assert advice in "\n".join(problems(FinetuneRecipe, *words))
 
 
+def test_a_dumped_recipe_leaves_out_what_others_decide() -> None:
+    started = read(FinetuneRecipe, "--init", "generator", "--network.width", "8")
+    plain = load_yaml(dump_recipe(started))
+    assert plain["network"] == {"width": 8}
+    assert "validate_every_images" not in plain["output"]
+    again = FinetuneRecipe.model_validate(plain)
+    assert again == started
+    assert again.network.model_fields_set == {"width"}
+
+    from_scratch = read(FinetuneRecipe, "--output.validate_every_images", "7")
+    plain = load_yaml(dump_recipe(from_scratch))
+    assert plain["network"]["image_size"] == from_scratch.network.image_size
+    assert plain["output"]["validate_every_images"] == 7
+
+
 def test_one_stage_has_plain_keys() -> None:
     recipe = read(FinetuneRecipe, "--epochs", "5", "--lr", "1e-2")
     assert recipe.stages == (StageRecipe(epochs=5, learning_rate=1e-2, schedule="linear"),)
