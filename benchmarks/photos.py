@@ -1,4 +1,4 @@
-"""The README's picture, docs/photos.png: free photos grey, colored by a generator, and as taken.
+"""The README's picture, docs/photos.jpg: free photos grey, colored by a generator, and as taken.
 
     python benchmarks/photos.py --generator runs/best_64px/generator
 
@@ -20,7 +20,7 @@ from colorgan.models.generator import Generator
 
 PHOTOS = ("chelsea", "coffee", "rocket", "astronaut")
 HEIGHT, GAP = 200, 6
-OUT = Path(__file__).resolve().parent.parent / "docs" / "photos.png"
+OUT = Path(__file__).resolve().parent.parent / "docs" / "photos.jpg"
 
 
 def column(generator: Generator, photo_HW3: np.ndarray) -> list[Image.Image]:
@@ -53,8 +53,8 @@ def main() -> None:
             sheet.paste(picture, (left, row * (HEIGHT + GAP)))
         left += pictures[0].width + GAP
 
-    # A palette keeps the file small enough for a front page; 256 colors are enough at this size.
-    sheet.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(arguments.out, optimize=True)
+    # Colors at full resolution: they are what the picture shows.
+    sheet.save(arguments.out, quality=85, subsampling=0, optimize=True)
     print(f"{arguments.out}: {', '.join(PHOTOS)}; from above: grey, colored, original")
 
 
