@@ -26,11 +26,16 @@ from colorgan.distributed.launch_profile import (
     wants_cpu,
 )
 from colorgan.distributed.rendezvous import meet, read_place
-from colorgan.errors import LaunchError
+from colorgan.errors import LaunchError, LostRankError
 
 NVIDIA_DEVICE = Path("/dev/nvidia0")
 NVIDIA_VERSION = Path("/proc/driver/nvidia/version")
 DeviceName = Literal["auto", "cuda", "cpu"]
+
+# What torch's collectives raise as RuntimeError when a peer is gone (gloo) or did not come in time.
+LOST = re.compile(
+    r"Connection (closed|reset|refused)|Broken pipe|[Tt]imed out|NCCL|gloo|Socket", re.ASCII
+)
 
 T = TypeVar("T")
 
@@ -40,7 +45,7 @@ class Ranks:
     """This process among the ranks of the run.
 
     `control` is a gloo group for small CPU tensors and objects, also beside NCCL; None with one
-    rank.
+    rank. `timeout_s` is how long a collective call waits; each further group needs it, too.
     """
 
     rank: int
@@ -48,6 +53,7 @@ class Ranks:
     device: torch.device
     control: Any = None
     profile: LaunchProfile = DATA_PARALLEL
+    timeout_s: int = 600
 
     @staticmethod
     def single() -> Ranks:
@@ -94,6 +100,19 @@ class Ranks:
             if problem:
                 raise LaunchError(f"rank {rank} failed: {problem}")
         return result  # type: ignore[return-value]
+
+
+def is_lost_rank(error: BaseException) -> bool:
+    """Return whether an error is what a collective call raises when another rank is gone."""
+    if not isinstance(error, RuntimeError):
+        return False
+    return isinstance(error, dist.DistError) or bool(LOST.search(str(error)))
+
+
+def first_line(error: BaseException) -> str:
+    """Return the beginning of an error's text; torch's go on with the stack of C++."""
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 class LaggedAny:
@@ -161,11 +180,21 @@ def joined_ranks(
 
     Raises:
         LaunchError: As in `open_ranks`.
+        LostRankError: A collective call failed because another rank is gone.
     """
-    ranks = open_ranks(timeout_s=timeout_s, torch_threads=torch_threads, device=device)
-    set_determinism(deterministic)
-    torch.backends.cudnn.allow_tf32 = tf32
-    yield ranks
+    try:
+        ranks = open_ranks(timeout_s=timeout_s, torch_threads=torch_threads, device=device)
+        set_determinism(deterministic)
+        torch.backends.cudnn.allow_tf32 = tf32
+        yield ranks
+    except RuntimeError as error:
+        # A run names the rank itself (colorgan/runs/run.py); this is for all that is outside of it.
+        if read_place().world_size > 1 and is_lost_rank(error):
+            raise LostRankError(
+                f"another rank ended or cannot be reached: {first_line(error)}; its own output "
+                "says why"
+            ) from error
+        raise
     # Not in a `finally`: see above.
     close_ranks()
 
@@ -212,7 +241,7 @@ def open_ranks(*, timeout_s: int, torch_threads: int = 0, device: DeviceName = "
     if backend == "nccl":
         # NCCL takes tensors on GPUs only; objects and flags go through this one.
         control = dist.new_group(backend="gloo", timeout=timeout)
-    return Ranks(rank, world_size, own_device, control, profile)
+    return Ranks(rank, world_size, own_device, control, profile, timeout_s)
 
 
 def close_ranks() -> None:

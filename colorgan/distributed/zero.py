@@ -14,6 +14,8 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,12 +64,13 @@ class Zero:
         self._engines: dict[str, Any] = {}
         self._buffers_of: dict[str, list[FlatBuffer]] = {}
         for phase in phases:
-            engine = deepspeed.initialize(
-                model=phase.module,
-                optimizer=phase.optimizer,
-                config=_config(ranks, phase.module, settings),
-                dist_init_required=False,
-            )[0]
+            with _groups_wait_for(ranks.timeout_s):
+                engine = deepspeed.initialize(
+                    model=phase.module,
+                    optimizer=phase.optimizer,
+                    config=_config(ranks, phase.module, settings),
+                    dist_init_required=False,
+                )[0]
             self._engines[phase.name] = engine
             self._buffers_of[phase.name] = flat_buffers(engine, phase.module)
 
@@ -339,6 +342,21 @@ def _import_deepspeed(ranks: Ranks) -> Any:
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
     deepspeed.init_distributed(backend)
     return deepspeed
+
+
+@contextmanager
+def _groups_wait_for(seconds: int) -> Iterator[None]:
+    """Give the groups that are made meanwhile the launch's timeout.
+
+    DeepSpeed makes its own, and torch's default for them is half an hour: so long the others would
+    wait for a rank that ended before it came to that point.
+    """
+    new_group = dist.new_group
+    dist.new_group = partial(new_group, timeout=timedelta(seconds=seconds))
+    try:
+        yield
+    finally:
+        dist.new_group = new_group
 
 
 def _config(ranks: Ranks, module: nn.Module, settings: StrategySettings) -> dict[str, Any]:

@@ -14,7 +14,6 @@ refused with the difference.
 from __future__ import annotations
 
 import faulthandler
-import re
 import resource
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed import DistError
 
 from colorgan.checkpoints.checkpoint import (
     CHECKPOINTS,
@@ -38,7 +36,7 @@ from colorgan.config.recipe import RunRecipe
 from colorgan.config.settings import dump_recipe
 from colorgan.data import Batch, Loader
 from colorgan.distributed.phase import Strategy
-from colorgan.distributed.ranks import Ranks
+from colorgan.distributed.ranks import Ranks, first_line, is_lost_rank
 from colorgan.errors import (
     ColorganError,
     ExitStatus,
@@ -72,11 +70,6 @@ from colorgan.runs.watchdog import Watchdog, lost_rank_text
 from colorgan.training.automatic import speed_hint
 from colorgan.training.loop import StepReport
 from colorgan.training.plan import start_text
-
-# What torch's collectives raise as RuntimeError when a peer is gone (gloo) or did not come in time.
-LOST = re.compile(
-    r"Connection (closed|reset|refused)|Broken pipe|[Tt]imed out|NCCL|gloo|Socket", re.ASCII
-)
 
 
 @dataclass(frozen=True)
@@ -483,9 +476,7 @@ def _errors_reported(run: Run) -> Iterator[None]:
 
 def _lost_rank(error: BaseException, run: Run) -> LostRankError | None:
     """Return what to raise for an error of a collective call, with the ranks that have ended."""
-    if not isinstance(error, RuntimeError):
-        return None
-    if not isinstance(error, DistError) and not LOST.search(str(error)):
+    if not is_lost_rank(error):
         return None
 
     # The process table may be a moment behind the connection.
@@ -493,5 +484,4 @@ def _lost_rank(error: BaseException, run: Run) -> LostRankError | None:
     while not (gone := run.watchdog.lost_ranks()) and time.monotonic() < until:
         time.sleep(0.1)
 
-    detail = str(error).splitlines()[0][:200]
-    return LostRankError(lost_rank_text(gone, detail))
+    return LostRankError(lost_rank_text(gone, first_line(error)))

@@ -6,6 +6,7 @@ peers wait in a collective call (gloo's returns at once, so that CPU ranks would
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import torch.distributed as dist
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 
 from colorgan.config.command import run_command  # noqa: E402
+from colorgan.distributed import strategy  # noqa: E402
 from colorgan.distributed.ranks import joined_ranks  # noqa: E402
 from colorgan.tasks.pretraining import pretrain  # noqa: E402
 from helpers.toy import ToyLoader, toy_recipe  # noqa: E402
@@ -55,8 +57,13 @@ def main(argv: list[str]) -> int:
     # As NCCL's does; see above.
     dist.destroy_process_group = lambda *_: time.sleep(1000)
 
-    with joined_ranks(timeout_s=60, torch_threads=1) as ranks:
-        recipe = toy_recipe(Path(folder) / "run", launch={"timeout_s": 60})
+    timeout_s = 5 if where == "start" else 60
+    with joined_ranks(timeout_s=timeout_s, torch_threads=1) as ranks:
+        if where == "start" and ranks.rank == int(rank):
+            # As by a signal, without a word to the others, who go on to build their networks:
+            # DeepSpeed with a group of its own.
+            strategy.DataParallel = dist.new_group = lambda *_, **__: os._exit(9)
+        recipe = toy_recipe(Path(folder) / "run", launch={"timeout_s": timeout_s})
         loader = ToyLoader(8, 4, ranks.rank, 2)
         if ranks.rank == int(rank):
             # On one rank only: the others must learn of it.

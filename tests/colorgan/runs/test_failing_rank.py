@@ -18,7 +18,9 @@ SCRIPT = Path(__file__).parents[2] / "helpers" / "failing_rank.py"
 LIMIT_S = 240
 
 
-def run_ranks(folder: Path, rank: int, error: str, where: str) -> list[tuple[int, str]]:
+def run_ranks(
+    folder: Path, rank: int, error: str, where: str, **settings: str
+) -> list[tuple[int, str]]:
     """Run two ranks, the given one failing; return status and output of each."""
     port = str(free_port())
     processes = []
@@ -34,6 +36,7 @@ def run_ranks(folder: Path, rank: int, error: str, where: str) -> list[tuple[int
             "MASTER_PORT": port,
             "ACCELERATE_USE_CPU": "true",
             "PYTHONWARNINGS": "ignore",
+            **settings,
         }
         command = [sys.executable, str(SCRIPT), str(folder), str(rank), error, where]
         processes.append(
@@ -78,3 +81,19 @@ def test_all_ranks_end_and_the_reason_is_printed_once(
     events = [line for line in read_log(tmp_path / "run") if line["kind"] == "event"]
     logged = f"rank {rank} (process " if rank else reason.partition(": ")[2]
     assert logged in events[-1]["text"]
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [{}, {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"}],
+    ids=["ddp", "zero1"],
+)
+def test_a_rank_that_ends_before_the_run_is_not_waited_for(
+    tmp_path: Path, profile: dict[str, str]
+) -> None:
+    # DeepSpeed makes groups of its own, for which torch waits half an hour unless it is told.
+    ours, other = run_ranks(tmp_path, 1, "bug", "start", **profile)[::-1]
+    assert ours[0] == 9
+    assert other[0] == ExitStatus.LOST_RANK, other[1]
+    assert "LostRankError: another rank ended or cannot be reached: " in other[1], other[1]
+    assert "Traceback" not in other[1]
