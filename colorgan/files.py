@@ -55,7 +55,9 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     # Beside the target, as a rename is atomic within one file system; with host and process, as
     # several machines may write here at a time.
-    partial = path.with_name(f".{path.name[:100]}.{_process_name()}.partial")
+    # A name has at most 255 bytes, and a character up to four of them.
+    beginning = os.fsdecode(os.fsencode(path.name)[:100])
+    partial = path.with_name(f".{beginning}.{_process_name()}.partial")
     try:
         yield partial
         # Before the rename: after a power cut, a new name with old or no bytes would be the worst

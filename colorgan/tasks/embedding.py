@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -85,7 +86,8 @@ def embed_photos(model: Path, photos: Sequence[Path], embedding: Embedding, rank
     embedder.encoder.to(ranks.device)
 
     with ExitStack() as stack:
-        opened = open_sources(photos, embedding.out, embedding.max_pixels)
+        tell = print if ranks.main else (lambda text: None)
+        opened = open_sources(photos, embedding.out, embedding.max_pixels, tell)
         sources = ranks.on_all_ranks(lambda: stack.enter_context(opened))
         about = embedder.about(model, sources)
 
@@ -137,7 +139,7 @@ class Embedder:
             "format": self.embedding.output,
             "part_images": self.embedding.part_images,
             "batch_size": self.embedding.batch_size,
-            "photos_sha256": hashlib.sha256(names.encode()).hexdigest(),
+            "photos_sha256": hashlib.sha256(os.fsencode(names)).hexdigest(),
         }
 
     def square(self, source: PhotoSource) -> Tensor:
@@ -255,8 +257,9 @@ def _make_part(
     keys_path = path.with_suffix(".json")
     if path.is_file() and keys_path.is_file():
         found = read_json(keys_path)
-        # Files that could not be read may have been mended meanwhile.
-        if not found.get("failures"):
+        # Files that could not be read may have been mended meanwhile, others replaced.
+        is_current = found.get("versions") == [source.version for source in sources]
+        if is_current and not found.get("failures"):
             yield len(sources)
             return []
 
@@ -264,7 +267,8 @@ def _make_part(
     keys_path.unlink(missing_ok=True)
     WRITERS[embedding.output](path, part)
     # The keys come last: a part without them is made again.
-    write_json(keys_path, {"keys": part.keys, "failures": part.failures})
+    versions = [source.version for source in sources]
+    write_json(keys_path, {"keys": part.keys, "failures": part.failures, "versions": versions})
     # Or the last batch, the writing and the next part's first batch would be one step.
     yield 0
     return part.failures
@@ -347,7 +351,9 @@ def _write_parquet(path: Path, part: _Part) -> None:
         arrow.array(flat.numpy().ravel()), max(1, flat.shape[1])
     )
     shape = json.dumps(list(part.rows.shape[1:]))
-    table = arrow.table({"key": arrow.array(part.keys, arrow.string()), "features": values})
+    # A file's name may be no text, which a column of text is.
+    keys = [os.fsencode(key).decode(errors="backslashreplace") for key in part.keys]
+    table = arrow.table({"key": arrow.array(keys, arrow.string()), "features": values})
     table = table.replace_schema_metadata({"shape": shape})
     with replacing(path) as partial:
         importlib.import_module("pyarrow.parquet").write_table(table, partial)

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from colorgan.data import PackedPhotos, is_packed
-from colorgan.tasks.photo_files import list_photos, on_paper, read_photo, refuse_clashes
+from colorgan.tasks.photo_files import find_photos, on_paper, read_photo, refuse_clashes
 
 PLAIN_STEM = re.compile(r"[\w-][\w.-]{0,199}")
 
@@ -24,34 +24,38 @@ class PhotoSource:
     Attributes:
         name: Its file, or its set and key.
         stem: Of the files that are written about it: a path without an ending.
+        version: Of its file: another one under the same name has another; empty for packed photos.
         read: Returns the photo at its own size, upright, of mode RGB.
     """
 
     name: str
     stem: str
+    version: str
     read: Callable[[], Image.Image]
 
 
 @contextmanager
-def open_sources(named: Sequence[Path], out: Path, max_pixels: int) -> Iterator[list[PhotoSource]]:
+def open_sources(
+    named: Sequence[Path], out: Path, max_pixels: int, tell: Callable[[str], None] = print
+) -> Iterator[list[PhotoSource]]:
     """Find the photos that are meant, and keep packed sets open meanwhile.
 
     Args:
         named: Photos, folders of photos, packed folders.
         out: Photos below it are not meant.
         max_pixels: Photos with more pixels are refused when they are read.
+        tell: Takes a line on what is passed over.
 
     Raises:
-        UsageError: A folder without photos, or two photos of one name but for its ending.
+        UsageError: A folder without photos, or one that cannot be listed.
         ShardError: A packed set cannot be opened.
     """
     with ExitStack() as stack:
         sources = []
         files = [path for path in named if not is_packed(path)]
-        for file in list_photos(files, out, "png", overwrite=True):
-            stem = file.target.relative_to(out).with_suffix("")
-            read = partial(_read_file, file.source, max_pixels)
-            sources.append(PhotoSource(str(file.source), stem.as_posix(), read))
+        for file, stem in find_photos(files, out, tell):
+            read = partial(_read_file, file, max_pixels)
+            sources.append(PhotoSource(str(file), stem, _version_of(file), read))
 
         for path in named:
             if is_packed(path):
@@ -59,6 +63,14 @@ def open_sources(named: Sequence[Path], out: Path, max_pixels: int) -> Iterator[
                 sources += _packed_sources(path, packed)
 
         yield sources
+
+
+def _version_of(path: Path) -> str:
+    try:
+        found = path.stat()
+    except OSError:
+        return ""  # reading it will say why
+    return f"{found.st_size} bytes, {found.st_mtime_ns}"
 
 
 def _read_file(path: Path, max_pixels: int) -> Image.Image:
@@ -78,7 +90,7 @@ def _packed_sources(path: Path, packed: PackedPhotos) -> Iterator[PhotoSource]:
         is_plain = PLAIN_STEM.fullmatch(key) and key not in seen
         stem = key if is_plain else f"sample-{number:09d}"
         seen.add(key)
-        yield PhotoSource(name, stem, partial(packed.read, number))
+        yield PhotoSource(name, stem, "", partial(packed.read, number))
 
 
 def check_stems(sources: Sequence[PhotoSource]) -> None:

@@ -73,9 +73,10 @@ def predict_photos(model: Path, photos: Sequence[Path], predicting: Predicting) 
     predictor, header = _load(model, predicting.device)
     out = predicting.out
     with open_sources(photos, out, predicting.max_pixels) as sources, owned_folder(out):
-        check_stems(sources)
+        if predictor.kind == "segmenter" or (predictor.kind == "detector" and predicting.pictures):
+            check_stems(sources)
         journal = Journal.open(out, JOURNAL, header, overwrite=predicting.overwrite)
-        num_before = sum(source.name in journal.rows for source in sources)
+        num_before = sum(_is_answered(source, journal, predicting) for source in sources)
         with closing(journal):
             failures = _answer_all(predictor, sources, predicting, journal)
 
@@ -106,15 +107,24 @@ def _answer_all(
     """Answer the photos that the journal lacks; return what is wrong with the others."""
     failures = []
     for source in track(sources, "predicting", transient=True):
-        if source.name in journal.rows and _has_files(journal.rows[source.name], predicting):
+        if _is_answered(source, journal, predicting):
             continue
         try:
             image = source.read()
             answer = predictor.predict(image)
-            journal.add(source.name, _written(answer, image, source, predicting, predictor))
+            row = _written(answer, image, source, predicting, predictor)
+            journal.add(source.name, {"version": source.version, **row})
         except (PictureError, ShardError, OSError) as error:
             failures.append(f"{source.name}: {error}")
     return failures
+
+
+def _is_answered(source: PhotoSource, journal: Journal, predicting: Predicting) -> bool:
+    """Return whether the journal has the answer to a photo, as its file is now."""
+    row = journal.rows.get(source.name)
+    if row is None or row.get("version", "") != source.version:
+        return False
+    return _has_files(row, predicting)
 
 
 def _has_files(row: Row, predicting: Predicting) -> bool:
@@ -211,7 +221,15 @@ def _write_summary(predictor: Any, rows: Sequence[Row], out: Path) -> None:
 
 def _write_labels(rows: Sequence[Row], classes: Sequence[str], out: Path) -> None:
     write_json(out / "labels.json", {"classes": list(classes), "photos": list(rows)})
-    with replacing(out / "labels.csv") as partial, partial.open("w", newline="") as file:
+    with (
+        replacing(out / "labels.csv") as partial,
+        partial.open(
+            "w",
+            newline="",
+            encoding="utf-8",
+            errors="backslashreplace",  # a file's name may be no text
+        ) as file,
+    ):
         table = csv.writer(file)
         table.writerow(["photo", *classes])
         for row in rows:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,26 @@ def test_parts_that_are_there_are_not_made_again(
     assert rows_of(tmp_path)[0] == keys
     assert np.array_equal(rows_of(tmp_path)[1], rows)
     assert (tmp_path / "part-00000.npy").stat().st_mtime_ns == kept
+
+
+def test_a_part_with_a_replaced_photo_is_made_again(
+    command: Command, model: Path, photos: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "photos"
+    shutil.copytree(photos, own)
+    # Its bytes are no UTF-8; the last one, so that the order of the others stays.
+    (own / NAMES[6]).rename(own / os.fsdecode(b"caf\xe9.png"))
+    words: list[Any] = ["--model", model, "--out", tmp_path / "out", "--part_images", 3, own]
+    command("embed", *words)
+    keys, rows = rows_of(tmp_path / "out")
+    assert os.fsencode(keys[6]).endswith(b"caf\xe9.png")
+
+    Image.new("RGB", (20, 20), (250, 10, 10)).save(own / NAMES[4])
+    command("embed", *words)
+    again, other = rows_of(tmp_path / "out")
+    assert again == keys
+    changed = np.flatnonzero((rows != other).any(axis=1))
+    assert changed.tolist() == [4]
 
 
 def test_other_features_are_kept(

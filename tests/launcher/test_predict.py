@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,32 @@ def test_it_goes_on_behind_the_last_photo(command: Command, photos: Path, tmp_pa
     assert (out / "predictions.jsonl").read_bytes() == journal
     assert (out / "masks.json").read_bytes() == whole
     assert (out / "masks/a.png").stat().st_mtime_ns == first
+
+
+def test_a_photo_that_was_replaced_is_answered_anew(
+    command: Command, photos: Path, tmp_path: Path
+) -> None:
+    words: list[Any] = ["--model", model_of("classifier", tmp_path), "--out", tmp_path / "out"]
+    command("predict", *words, photos)
+
+    Image.new("RGB", (20, 20), (250, 10, 10)).save(photos / "a.png")
+    assert "2 of 2 photos answered (1 before)" in command("predict", *words, photos)
+    after = json.loads((tmp_path / "out/labels.json").read_text())["photos"]
+    # The model is drawn, not trained: the size tells which of the two it has seen.
+    assert [row["width"] for row in after] == [20, 21]
+
+
+def test_any_name_of_a_photo_has_its_answer(command: Command, photos: Path, tmp_path: Path) -> None:
+    # Its bytes are no UTF-8; beside it two that differ by their endings alone.
+    (photos / "a.png").rename(photos / os.fsdecode(b"caf\xe9.png"))
+    opened(photos / "deep/b.png").save(photos / "deep/b.jpg")
+
+    out, model = tmp_path / "out", model_of("classifier", tmp_path)
+    assert "3 of 3 photos answered" in command("predict", "--model", model, "--out", out, photos)
+    assert "caf\\udce9.png" in (out / "labels.csv").read_text()
+    words = ["--model", model_of("segmenter", tmp_path), "--out", tmp_path / "masks", photos]
+    with pytest.raises(UsageError, match="would both be written as deep/b"):
+        command("predict", *words)
 
 
 def test_other_answers_are_not_overwritten(command: Command, photos: Path, tmp_path: Path) -> None:

@@ -1,18 +1,20 @@
 """colorgan/tasks/photo_files.py: which photos are meant, where copies go, and what they keep."""
 
 import io
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from colorgan.data import read_upright
+from colorgan.data import PictureError, read_upright
 from colorgan.errors import UsageError
-from colorgan.tasks.photo_files import list_photos, read_photo, write_photo
+from colorgan.tasks.photo_files import find_photos, list_photos, read_photo, write_photo
 
 MAX_PIXELS = 10**6
 KINDS = ("rgb.jpg", "turned.jpg", "rgb.png", "rgba.png", "palette.png", "clear.png", "deep.png")
@@ -21,6 +23,7 @@ KINDS = ("rgb.jpg", "turned.jpg", "rgb.png", "rgba.png", "palette.png", "clear.p
 MEMORY = """
 import re, sys
 from pathlib import Path
+from typing import Any
 from colorgan.tasks.photo_files import read_photo, write_photo
 from shards.images import strips
 
@@ -72,6 +75,71 @@ def test_folders_are_taken_whole_and_keep_their_places(tmp_path: Path) -> None:
     assert [file.source for file in files] == photos
     names = ["a.jpg", "b/a.jpg", "b/c/d.jpg"]
     assert [file.target for file in files] == [out / name for name in names]
+
+
+def test_links_are_followed_and_hidden_files_are_not_meant(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    one = draw(folder / "a.jpg")
+    draw(folder / "._a.jpg")
+    draw(folder / ".thumbs" / "b.jpg")
+    draw(tmp_path / "elsewhere" / "c.jpg")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    # Links that would lead round for ever, and one to itself.
+    (folder / "round").symlink_to(folder)
+    (tmp_path / "elsewhere" / "back").symlink_to(folder)
+    (folder / "self.jpg").symlink_to(folder / "self.jpg")
+
+    found = find_photos([folder, folder], tmp_path / "out")
+    assert found == [(one, "a"), (folder / "linked" / "c.jpg", "linked/c")]
+
+
+def test_what_is_passed_over_is_told(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    for name in ("b.cr2", "c.cr2", "d"):
+        (tmp_path / name).write_bytes(b"x")
+    told: list[str] = []
+    find_photos([tmp_path], tmp_path / "out", told.append)
+    assert told == [
+        f"{tmp_path}: files passed over, as their endings are no photo's: 2 .cr2, 1 no ending"
+    ]
+
+
+def test_photos_among_the_results_are_named(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    with pytest.raises(UsageError, match=f"; 1 are below {tmp_path}, where results go"):
+        find_photos([tmp_path], tmp_path)
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(tmp_path / "a.jpg")
+    (tmp_path / "locked").mkdir()
+    scan = os.scandir
+
+    def refuse(path: str) -> Any:
+        # Root may list every folder.
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UsageError, match=r"locked: the folder cannot be listed \(Permission"):
+        find_photos([tmp_path], tmp_path / "out")
+
+
+def test_a_jpeg_that_is_too_large_is_refused_in_words(tmp_path: Path) -> None:
+    photo = read_photo(draw(tmp_path / "a.png"), 10_000)
+    with pytest.raises(PictureError, match="65501 x 1 pixels.* use --format png"):
+        write_photo(Image.new("RGB", (65_501, 1)), photo, tmp_path / "b.jpg", "jpeg")
+    assert not (tmp_path / "b.jpg").exists()
+
+
+def test_long_names_of_several_bytes_a_character_are_written(tmp_path: Path) -> None:
+    name = "\u7167" * 80 + ".png"
+    photo = read_photo(draw(tmp_path / name), 10_000)
+    write_photo(photo.image, photo, tmp_path / "out" / name, "png")
+    assert (tmp_path / "out" / name).is_file()
 
 
 @pytest.mark.parametrize("url", ["https://host/a.jpg", "s3://bucket/a.jpg", "file:///a.jpg"])
