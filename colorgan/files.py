@@ -15,6 +15,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,17 @@ OUTPUTS = {
     "demo.js": "a demo page",
     "manifest.json": "a packed set",
 }
+# What outputs that are replaced whole are made of, by the same files: an older output's parts go
+# with it, and all else that lies in its folder stays.
+PARTS = {
+    "model.safetensors": ("config.json", "model.safetensors", "model.onnx", "validation.png"),
+    "scores.json": (
+        *("scores.json", "per_image.safetensors", "pictures.png"),
+        *("best", "worst", "coloured", "best.png", "worst.png", "coloured.png"),
+    ),
+    "report.md": ("report.md", "report.html", "*.png"),
+    "demo.js": ("demo.js", "index.html", "README.txt", "runtime", "*-[0-9][0-9][0-9].js"),
+}
 
 
 @contextmanager
@@ -55,9 +67,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     # Beside the target, as a rename is atomic within one file system; with host and process, as
     # several machines may write here at a time.
-    # A name has at most 255 bytes, and a character up to four of them.
-    beginning = os.fsdecode(os.fsencode(path.name)[:100])
-    partial = path.with_name(f".{beginning}.{_process_name()}.partial")
+    partial = path.with_name(f".{_beginning(path.name)}.{_process_name()}.partial")
     try:
         yield partial
         # Before the rename: after a power cut, a new name with old or no bytes would be the worst
@@ -67,6 +77,14 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _beginning(name: str) -> str:
+    """Return a name cut so that more fits behind it.
+
+    It has at most 255 bytes, and a character up to four of them.
+    """
+    return os.fsdecode(os.fsencode(name)[:100])
 
 
 def _process_name() -> str:
@@ -94,7 +112,7 @@ def exchange(first: Path, second: Path) -> None:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(second))
 
     # Three renames: for a moment there is none, but never half of one.
-    aside = second.with_name(f".{second.name[:100]}.{_process_name()}.old")
+    aside = second.with_name(f".{_beginning(second.name)}.{_process_name()}.old")
     second.rename(aside)
     first.rename(second)
     aside.rename(first)
@@ -136,7 +154,8 @@ def check_output(out: Path, marker: str) -> None:
 def replacing_folder(out: Path) -> Iterator[Path]:
     """Yield an empty folder to write to; it becomes `out` at once when the block ends well.
 
-    After an error `out` is as it was. Of an older folder only a card (README.md) stays.
+    After an error `out` is as it was. Of an older folder a card (README.md) stays, and all that is
+    no part of an output (`PARTS`): notes, another output, a run.
 
     Raises:
         OSError: The folder could not be written or renamed.
@@ -154,17 +173,39 @@ def replacing_folder(out: Path) -> Iterator[Path]:
 
 
 def _replace_folder(partial: Path, out: Path) -> None:
-    """Put `partial` in the place of `out` at once; of an older folder only a card stays."""
+    """Put `partial` in the place of `out` at once, with what stays of an older folder."""
     if not out.exists():
         partial.rename(out)
         return
 
-    card = out / CARD
-    if card.is_file():
-        shutil.copy2(card, partial / CARD)
+    parts = [part for marker, each in PARTS.items() if (out / marker).exists() for part in each]
+    for path in out.iterdir():
+        is_part = any(fnmatchcase(path.name, part) for part in parts)
+        if path.name == CARD or not (is_part or (partial / path.name).exists()):
+            _link(path, partial / path.name)
     # Swapped, not removed and renamed: readers see the old folder or the new one, never none.
     exchange(partial, out)
     shutil.rmtree(partial)
+
+
+def _link(path: Path, copy: Path) -> None:
+    """Give a file or folder a second place, without copying bytes where the disk can.
+
+    Not moved: a kill at any moment leaves one of the two folders whole.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.copytree(path, copy, symlinks=True, copy_function=_link_file)
+    else:
+        copy.unlink(missing_ok=True)
+        _link_file(path, copy)
+
+
+def _link_file(path: Path | str, copy: Path | str) -> None:
+    try:
+        os.link(path, copy, follow_symlinks=False)
+    # File systems without hard links.
+    except OSError:
+        shutil.copy2(path, copy, follow_symlinks=False)
 
 
 def sync(path: Path) -> None:

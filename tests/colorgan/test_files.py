@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from colorgan.errors import UsageError
-from colorgan.files import owned_folder, replacing
+from colorgan.files import owned_folder, replacing, replacing_folder
 
 
 def test_a_file_is_replaced_when_the_block_ends_well(tmp_path: Path) -> None:
@@ -79,3 +80,44 @@ def test_any_lock_file_is_only_a_name_less(tmp_path: Path, content: bytes) -> No
         (tmp_path / ".lock").write_bytes(content)
         with pytest.raises(UsageError, match="in use by another process"), owned_folder(tmp_path):
             pass
+
+
+def test_a_folder_that_is_replaced_keeps_what_is_not_its_own(tmp_path: Path) -> None:
+    out = tmp_path / "generator"
+    (out / "evaluation").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "model.onnx"):
+        (out / name).write_text("old")
+    for name in ("README.md", "NOTES.txt", "evaluation/scores.json"):
+        (out / name).write_text("kept")
+    (out / "link").symlink_to("NOTES.txt")
+
+    with replacing_folder(out) as folder:
+        for name in ("config.json", "model.safetensors", "README.md"):
+            (folder / name).write_text("new")
+    assert {each.name for each in out.iterdir()} == {
+        *("config.json", "model.safetensors", "README.md", "NOTES.txt", "evaluation", "link"),
+    }
+    assert (out / "config.json").read_text() == "new"
+    assert (out / "README.md").read_text() == "kept"
+    assert (out / "evaluation" / "scores.json").read_text() == "kept"
+    assert (out / "link").readlink() == Path("NOTES.txt")
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("can_link", [True, False])
+def test_what_stays_of_a_folder_is_whole_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_link: bool
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not can_link:
+        monkeypatch.setattr(os, "link", refuse)
+    out = tmp_path / "report"
+    (out / "mine").mkdir(parents=True)
+    for name in ("report.md", "old.png", "mine/a.txt"):
+        (out / name).write_text(name)
+    with replacing_folder(out) as folder:
+        (folder / "report.md").write_text("new")
+    assert {each.name for each in out.iterdir()} == {"report.md", "mine"}
+    assert (out / "mine" / "a.txt").read_text() == "mine/a.txt"

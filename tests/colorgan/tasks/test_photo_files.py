@@ -130,7 +130,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error(
 
 def test_a_jpeg_that_is_too_large_is_refused_in_words(tmp_path: Path) -> None:
     photo = read_photo(draw(tmp_path / "a.png"), 10_000)
-    with pytest.raises(PictureError, match="65501 x 1 pixels.* use --format png"):
+    with pytest.raises(PictureError, match=r"65501 x 1 pixels.* use --format png"):
         write_photo(Image.new("RGB", (65_501, 1)), photo, tmp_path / "b.jpg", "jpeg")
     assert not (tmp_path / "b.jpg").exists()
 
