@@ -29,10 +29,11 @@ LOCK = ".lock"
 MAX_LOCK_BYTES = 4096
 # Written by huggingface_hub, and by users.
 CARD = "README.md"
+RUN = "a run"
 # What a folder is, by a file that others have not.
 OUTPUTS = {
-    "recipe.yaml": "a run",
-    "checkpoints": "a run",
+    "recipe.yaml": RUN,
+    "checkpoints": RUN,
     "steps": "a study",
     "study.json": "a study",
     "model.safetensors": "a model",

@@ -13,8 +13,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+# Bounded: larger ones do not fit the 64 bits of a file, a generator of numbers, or a tensor.
+PositiveInt = Annotated[int, Field(gt=0, lt=1 << 63)]
+NonNegativeInt = Annotated[int, Field(ge=0, lt=1 << 63)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 # The downstream tasks by name, with the kind of the models that they make.

@@ -45,7 +45,7 @@ class ProbeSettings(BaseModel):
     )
     data: DataSettings
     out: Path = Field(description=f"folder for {RESULT}")
-    seed: Annotated[int, Field(ge=0)] = Field(
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = Field(
         0, description="of the low-shot draws, and of random weights"
     )
     batch_size: Annotated[int, Field(gt=0)] = Field(32, description="images a forward pass")

@@ -40,6 +40,7 @@ FREE_KEYS = (
     "data.cache_dir",
     "data.cache_gb",
 )
+SCRATCH = "scratch"  # as `init`: no weights
 # The length of a run, which may grow.
 LENGTH_KEYS = ("images", "epochs", "stages")
 
@@ -109,20 +110,33 @@ class Change:
 def compare_recipes(old: Mapping[str, Any], recipe: RunRecipe) -> Change:
     """Return what a new start changes of a run's recipe, without what may change freely."""
     # Keys that are newer than the run count as their defaults, which mean what it did.
-    before = with_defaults(old, recipe)
-    now = recipe.model_dump(mode="json")
+    before = _with_starts(with_defaults(old, recipe))
+    now = _with_starts(recipe.model_dump(mode="json"))
+    # A fine-tuning's checkpoint has the digest of the weights that it began with: they may move.
+    if "stages" in now and SCRATCH not in (before.get("init"), now["init"]):
+        before["init"] = now["init"]
     # As JSON on both sides: a tuple in memory is a list on disk.
     lines = recipe_difference(before, now, ignore=FREE_KEYS)
 
     length = [line for line in lines if line.partition(":")[0] in LENGTH_KEYS]
     decays = mapping(before.get("optimizer")).get("schedule", "constant") != "constant"
-    if isinstance(before.get("stages"), list):
+    if isinstance(before.get("stages"), list) and "stages" in now:
         grown = _grown_stages(before["stages"], now["stages"])
         if grown is None:
             length = []
         else:
             decays = grown
     return Change([line for line in lines if line not in length], length, decays)
+
+
+def _with_starts(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe with the folders that a run starts from spelled in one way."""
+    folders = {
+        key: str(Path(recipe[key]).expanduser().resolve())
+        for key in ("init", "resume_from")
+        if isinstance(recipe.get(key), str) and recipe[key] != SCRATCH
+    }
+    return {**recipe, **folders}
 
 
 def _grown_stages(old: Sequence[Any], new: Sequence[Any]) -> bool | None:

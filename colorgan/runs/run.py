@@ -43,8 +43,9 @@ from colorgan.errors import (
     LostRankError,
     NotFiniteError,
     SaveError,
+    UsageError,
 )
-from colorgan.files import owned_folder, whole
+from colorgan.files import RUN, owned_folder, what_is, whole
 from colorgan.models.model_config import ModelConfig
 from colorgan.runs.display import Display
 from colorgan.runs.health import HealthWatch
@@ -362,6 +363,9 @@ def _claim(stack: ExitStack, recipe: RunRecipe, ranks: Ranks) -> None:
         return
 
     check_trackers(recipe.output.trackers)
+    held = what_is(recipe.run)
+    if held not in ("", RUN):
+        raise UsageError(f"{recipe.run} holds {held}: choose another --run for this run")
     stack.enter_context(owned_folder(recipe.run))
     # The recipe before the checkpoints: it is there from the first second on.
     path = recipe.run / RECIPE

@@ -152,7 +152,7 @@ class Runner:
     def _has_diverged(self, step: Step) -> bool:
         """Return whether the step may diverge, and did with the same recipe."""
         mark = self._folder / f"{step.file_name}.diverged"
-        return step.may_diverge and mark.exists() and mark.read_text() == step.text()
+        return step.may_diverge and mark.exists() and step.is_marked(mark, self._folder)
 
     def _run(self, step: Step, count: str) -> None:
         begin = time.monotonic()
@@ -163,7 +163,7 @@ class Runner:
             return
 
         place = self._places.get()
-        text = step.text()
+        text = step.text(self._folder)
         path = self._folder / f"{step.file_name}.yaml"
         # Written before the start, renamed at the end: a killed step leaves the recipe that it had.
         path.write_text(text)

@@ -16,7 +16,7 @@ DEFAULT_PROTOCOLS = (
     "voc2012-segmentation",
 )
 
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 Positive = Annotated[float, Field(gt=0)]
 
 

@@ -19,6 +19,7 @@ from colorgan.errors import ModelFolderError, UsageError
 TRAINING = ("pretrain", "finetune", "probe")
 # What a scheduler gives a command: all nodes of a pretraining, one node with GPUs, or cores alone.
 RESOURCES = {"pretrain": "pretrain", "finetune": "gpu", "probe": "gpu", "evaluate": "gpu"}
+_STUDY = "# study: "  # how the line begins that names the study's folder
 IN_PROCESS = "study"  # the command of steps that are functions of the study itself
 
 Recipe = Mapping[str, Any]
@@ -61,11 +62,16 @@ class Step:
         # Names are for people; files of a folder must not be nested by them.
         return self.name.replace("/", "-").replace(" ", "-")
 
-    def text(self) -> str:
-        """Return the recipe as YAML, with the digests of its inputs as comments."""
+    def text(self, folder: Path) -> str:
+        """Return the recipe as YAML; as comments the study's folder and the inputs' digests.
+
+        Args:
+            folder: of the steps.
+        """
         # As comments: the same file is the command's recipe.
         digests = "".join(f"# {name}: {digest}\n" for name, digest in self.inputs().items())
-        return digests + yaml.safe_dump(dict(self.recipe()), sort_keys=False)
+        recipe = yaml.safe_dump(dict(self.recipe()), sort_keys=False)
+        return f"{_STUDY}{folder.parent}\n{digests}{recipe}"
 
     def is_complete(self, folder: Path) -> bool:
         """Return whether its output exists and was made from the same recipe and inputs.
@@ -78,7 +84,21 @@ class Step:
         if not self.done.exists() or not mark.exists():
             return False
 
-        return mark.read_text() == self.text()
+        return self.is_marked(mark, folder)
+
+    def is_marked(self, mark: Path, folder: Path) -> bool:
+        """Return whether a mark was written for this recipe, also where the study was moved."""
+        now, then = self.text(folder), mark.read_text()
+        # Marks of earlier versions do not say where the study was.
+        if not then.startswith(_STUDY):
+            return then == now.partition("\n")[2]
+        return _without_place(then) == _without_place(now)
+
+
+def _without_place(text: str) -> str:
+    """Return a mark's text with all paths relative to the study's folder."""
+    first, _, rest = text.partition("\n")
+    return rest.replace(f"{first.removeprefix(_STUDY)}/", "")
 
 
 def find_step(steps: Sequence[Step], name: str) -> Step:

@@ -15,10 +15,9 @@ from colorgan.config.recipe import PretrainRecipe
 from colorgan.distributed.phase import Strategy
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
-from colorgan.files import mapping
+from colorgan.files import mapping, number
 from colorgan.models.model_folder import load_model
-
-SCRATCH = "scratch"
+from colorgan.runs.recipe import SCRATCH
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,9 @@ def read_start(recipe: PretrainRecipe, ranks: Ranks) -> Start:
         )
 
     if recipe.resume_from is not None:
-        return _run_start(recipe.resume_from, ranks, with_optimizers=not recipe.reset_optimizer)
+        return _run_start(
+            recipe, recipe.resume_from, ranks, with_optimizers=not recipe.reset_optimizer
+        )
     if recipe.init == SCRATCH:
         file = recipe.network.encoder_weights
         text = f"the encoder in {file}" if file else ""
@@ -94,29 +95,37 @@ def read_start(recipe: PretrainRecipe, ranks: Ranks) -> Start:
     folder = Path(recipe.init)
     # A run as `init` gives weights alone; `resume_from` is the way to take its optimizers.
     if (folder / CHECKPOINTS).is_dir():
-        return _run_start(folder, ranks, with_optimizers=False)
+        return _run_start(recipe, folder, ranks, with_optimizers=False)
     module, config = load_model(folder, "generator")
-    # Outputs are a and b over this scale: with another one, the weights mean other colors.
-    if config.ab_scale != recipe.network.ab_scale:
-        raise UsageError(
-            f"network.ab_scale is {recipe.network.ab_scale}, but {folder} was trained with "
-            f"{config.ab_scale}: give --network.ab_scale {config.ab_scale}"
-        )
+    _check_scale(recipe, config.ab_scale, folder)
     return Start(
         {"generator": module.state_dict()},
         text=f"the generator in {folder}",
     )
 
 
-def _run_start(run: Path, ranks: Ranks, *, with_optimizers: bool) -> Start:
+def _check_scale(recipe: PretrainRecipe, scale: float, folder: Path) -> None:
+    # Outputs are a and b over this scale: with another one, the weights mean other colors.
+    if scale != recipe.network.ab_scale:
+        raise UsageError(
+            f"network.ab_scale is {recipe.network.ab_scale}, but {folder} was trained with "
+            f"{scale}: give --network.ab_scale {scale}"
+        )
+
+
+def _run_start(recipe: PretrainRecipe, run: Path, ranks: Ranks, *, with_optimizers: bool) -> Start:
     notes: list[str] = []
     checkpoint = latest_checkpoint(run / CHECKPOINTS, ranks, notes.append)
     if checkpoint is None:
         raise UsageError(f"{run} holds no run with a checkpoint to start from")
     roles = checkpoint.roles()
+    model = mapping(checkpoint.state.get("model"))
     if "generator" not in roles:
-        kind = mapping(checkpoint.state.get("model")).get("kind", "another network")
+        kind = model.get("kind", "another network")
         raise UsageError(f"{run} holds a run of a {kind}: name one of pretraining")
+
+    # Checkpoints of older versions do not say it and are taken as they are.
+    _check_scale(recipe, number(model.get("ab_scale")) or recipe.network.ab_scale, run)
 
     # Training goes on from the raw weights; a new start without optimizers takes the average.
     weights = {}

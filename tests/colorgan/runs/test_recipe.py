@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from colorgan.config.recipe import FinetuneRecipe
+from colorgan.config.recipe import FinetuneRecipe, PretrainRecipe
 from colorgan.errors import OtherRecipeError
 from colorgan.runs.recipe import check_length, compare_recipes
 
@@ -45,6 +46,33 @@ def test_stages_may_be_added_and_the_last_may_get_longer(
     assert bool(change.length) == grows
     assert bool(change.keys) != grows
     assert not grows or change.decays == decays
+
+
+def starting(init: str, kind: type[FinetuneRecipe] | type[PretrainRecipe]) -> Any:
+    return kind.model_validate({"run": "r", "init": init})
+
+
+@pytest.mark.parametrize("kind", [FinetuneRecipe, PretrainRecipe])
+def test_one_folder_to_start_from_has_many_spellings(
+    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    old = starting("runs/a/generator", kind).model_dump(mode="json")
+    for spelling in ("runs/a/generator/", "./runs/a/generator", f"{tmp_path}/runs/a/generator"):
+        assert not compare_recipes(old, starting(spelling, kind)).keys
+    assert compare_recipes(old, starting("scratch", kind)).keys
+
+
+def test_weights_that_a_fine_tuning_began_with_may_be_moved() -> None:
+    # Its checkpoint has their digest; one of pretraining does not.
+    for kind, may in ((FinetuneRecipe, True), (PretrainRecipe, False)):
+        old = starting("a", kind).model_dump(mode="json")
+        assert bool(compare_recipes(old, starting("b", kind)).keys) != may
+
+
+def test_a_run_of_another_kind_is_another_recipe() -> None:
+    old = recipe(FIRST).model_dump(mode="json")
+    assert compare_recipes(old, PretrainRecipe.model_validate({"run": "r"})).keys
 
 
 def test_the_same_recipe_is_no_change() -> None:

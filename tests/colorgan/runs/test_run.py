@@ -55,6 +55,16 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
+@pytest.mark.parametrize(
+    ("file", "what"), [("manifest.json", "a packed set"), ("scores.json", "an ev")]
+)
+def test_a_run_is_not_mixed_into_something_else(tmp_path: Path, file: str, what: str) -> None:
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(UsageError, match=f"holds {what}.*: choose another --run"):
+        train(tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == [file]
+
+
 @pytest.mark.parametrize("kept", ["everything", "checkpoints"])
 def test_another_recipe_is_refused_with_every_difference(run: Path, kept: str) -> None:
     """Also when only the checkpoints were copied: they hold the recipe."""
@@ -341,12 +351,9 @@ def test_a_start_that_does_not_fit_is_refused(run: Path, tmp_path: Path) -> None
         generator,
     )
 
-    with pytest.raises(UsageError, match=r"ab_scale is 110.0, but .* was trained with 128.0"):
-        train(
-            tmp_path / "new",
-            init=str(generator),
-            network={"ab_scale": 110.0},
-        )
+    for start in ({"init": str(generator)}, {"init": str(run)}, {"resume_from": str(run)}):
+        with pytest.raises(UsageError, match=r"ab_scale is 110.0, but .* was trained with 128.0"):
+            train(tmp_path / "new", network={"ab_scale": 110.0}, **start)
     with pytest.raises(UsageError, match="give init or resume_from, not both"):
         train(
             tmp_path / "new",

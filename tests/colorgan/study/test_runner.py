@@ -87,6 +87,21 @@ def test_children_run_after_their_parents_and_nothing_twice(tmp_path: Path, laun
     assert run(tmp_path, launcher, steps) == ["b"]
 
 
+def test_a_study_that_was_moved_is_complete(tmp_path: Path, launcher: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    run(old, launcher, [step(old, "a"), step(old, "b", "a", note=f"{old}/a.out")])
+    old.rename(new)
+    steps = [step(new, "a"), step(new, "b", "a", note=f"{new}/a.out")]
+    assert run(new, launcher, steps) == []
+    assert run(new, launcher, [step(new, "a", note=f"{new}/b.out")]) == ["a"]
+
+    # As earlier versions wrote their marks.
+    mark = new / "steps" / "b.done"
+    mark.write_text(steps[1].text(new / "steps").partition("\n")[2])
+    assert run(new, launcher, steps[1:]) == []
+
+
 def test_each_step_leaves_its_cost(tmp_path: Path, launcher: Path) -> None:
     steps = [
         step(tmp_path, "x/a"),
