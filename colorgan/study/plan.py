@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from colorgan.config.recipe import PretrainRecipe
 from colorgan.config.settings import leaves
@@ -31,6 +30,7 @@ from colorgan.study.arms import (
     scratch_arm,
     shared_network,
 )
+from colorgan.study.checks import check_recipe
 from colorgan.study.protocols import (
     SHOWN_ONLY,
     Protocol,
@@ -87,8 +87,8 @@ class Plan:
         complete = {}
         for name, recipe in recipes.items():
             # Before the data is filled in: the sample is packed at the network's size.
-            recipe = _scaled(recipe, self.settings.scale)
-            complete[name] = self._with_data(recipe)
+            _check_recipe(name, recipe)
+            complete[name] = self._with_data(_scaled(recipe, self.settings.scale))
             _check_recipe(name, complete[name])
         return complete
 
@@ -355,19 +355,4 @@ def _scaled(recipe: Mapping[str, Any], scale: float) -> dict[str, Any]:
 
 
 def _check_recipe(name: str, recipe: Mapping[str, Any]) -> None:
-    # The schema takes nested keys; recipes may be dotted.
-    nested: dict[str, Any] = {}
-    for key, value in leaves(recipe):
-        *groups, last = key.split(".")
-        place = nested
-        for group in groups:
-            place = place.setdefault(group, {})
-        place[last] = value
-
-    try:
-        PretrainRecipe.model_validate(nested)
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()
-        )
-        raise UsageError(f"--pretrain {name} is not a recipe of pretrain.py: {problems}") from None
+    check_recipe(recipe, PretrainRecipe, f"--pretrain {name} is not a recipe of pretrain.py")

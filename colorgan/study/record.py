@@ -22,13 +22,15 @@ from colorgan.probes.record import PROBE, Probe, read_probe
 from colorgan.runs.reading import RECIPE, RunFolder, flat, read_run
 
 STUDY = "study.json"
-MAX_PROTOCOLS, MAX_ARMS, MAX_VALUES, MAX_COMPARISONS, MAX_FURTHER = 40, 12, 50, 40, 8
+# Bounds on what is read, and so on what a study may have (colorgan/study/checks.py).
+MAX_PROTOCOLS, MAX_ARMS, MAX_VALUES, MAX_COMPARISONS, MAX_FURTHER = 40, 40, 1000, 200, 8
+MAX_NAME = 40
 
 T = TypeVar("T")
 
 
 def _list(value: Any, most: int) -> list[Any]:
-    # tuple) else [] | Cut before it is validated: a million entries would take minutes.
+    # Cut before it is validated: a million entries would take minutes.
     return list(value[:most]) if isinstance(value, list | tuple) else []
 
 
@@ -58,7 +60,7 @@ def _text(most: int) -> BeforeValidator:
     return BeforeValidator(lambda value: short(value, most))
 
 
-Name = Annotated[str, _text(40)]
+Name = Annotated[str, _text(MAX_NAME)]
 Text = Annotated[str, _text(300)]
 LongText = Annotated[str, _text(600)]
 Folder = Annotated[str, _text(4096)]

@@ -164,10 +164,12 @@ class StudySettings(BaseModel):
                     "not scratch or random"
                 )
 
-        for seeds in (self.seeds, self.pretrain_seeds):
-            # The same seed twice is the same run: the interval would be too narrow.
-            if len(set(seeds)) < len(seeds):
-                raise ValueError(f"seeds {seeds}: each once")
+        # The same seed twice is the same run: the interval would be too narrow. The same protocol
+        # twice would count as two comparisons.
+        for key in ("seeds", "pretrain_seeds", "protocols", "search"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key} {', '.join(map(str, values))}: each once")
 
         known = {SCRATCH, *self.arm_names}
         for pair in self.comparisons:

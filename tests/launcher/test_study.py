@@ -170,7 +170,7 @@ def test_a_generator_replaced_in_its_place_is_noticed(
         )
         network = {"image_size": 32}
         trial = Trial(protocol, protocol.data[0], tmp_path, tmp_path, arms, (0,), network, {})
-        texts.append([step.text() for step in trial.runs().values()])
+        texts.append([step.text(tmp_path) for step in trial.runs().values()])
         if factor == 1.0:
             command(*words, "--stages", "[{epochs: 0.1, learning_rate: 0.001}]")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.commands import LAUNCHER
+from pydantic import ValidationError
 
 from colorgan.config.recipe import PretrainRecipe
 from colorgan.errors import UsageError
@@ -217,6 +218,10 @@ def test_a_pretraining_recipe_is_the_schemas(tmp_path: Path) -> None:
     assert "evaluate pretrained" in names
 
 
+# A protocol that needs no data of its own.
+DRAWN = {"protocols": ("voc2012-classification",)}
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
@@ -228,13 +233,43 @@ def test_a_pretraining_recipe_is_the_schemas(tmp_path: Path) -> None:
             {"pack": {"a": {"corpus": "folder"}}},
             "--pack a needs --roots.pretrain",
         ),
+        ({"finetune": {"batch.precison": "bf16"}}, "recipe of finetune.py: batch.precison: Extra"),
+        ({"finetune": {"epochs": 1}}, "--finetune epochs: the study itself sets it"),
+        ({"finetune": {"data": {"train": ["a"]}}}, "--finetune data.train: the study itself"),
+        ({"launch": 'accelerate "launch'}, "--launch .*: No closing quotation"),
+        ({"launch": " "}, "--launch ' ': program not found"),
+        ({"seeds": tuple(range(1001))}, "at most 1000 runs of an arm, this one 1001"),
+        ({"pretrain": {"a" * 41: {}}}, "at most 40 characters"),
     ],
 )
 def test_mistakes_are_found_before_any_step(
     tmp_path: Path, settings: dict[str, object], sentence: str
 ) -> None:
     with pytest.raises(UsageError, match=sentence):
-        check(StudySettings.model_validate({"out": tmp_path, **settings}))
+        check(StudySettings.model_validate({"out": tmp_path, **DRAWN, **settings}))
+
+
+@pytest.mark.parametrize("key", ["protocols", "search", "seeds"])
+def test_nothing_is_compared_twice(tmp_path: Path, key: str) -> None:
+    twice = {"protocols": ("voc2012-linear",), "search": (0.1,), "seeds": (3,)}[key] * 2
+    with pytest.raises(ValidationError, match=rf"{key} .*: each once"):
+        StudySettings.model_validate({"out": tmp_path, key: twice})
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        *({"network": {"width": "foo"}}, {"data": "foo"}, {"network": None}),
+        {"data": "foo", "data.train": ["a"]},
+    ],
+)
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_a_wrong_pretraining_recipe_is_an_error_in_words(
+    tmp_path: Path, recipe: dict[str, object], scale: float
+) -> None:
+    settings = StudySettings(out=tmp_path, pretrain={"a": recipe}, scale=scale)
+    with pytest.raises(UsageError, match=r"--pretrain a is not a recipe of pretrain\.py"):
+        _ = Plan(settings, LAUNCHER).steps
 
 
 def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -51,6 +51,15 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
+def test_all_runs_and_arms_are_kept(tmp_path: Path) -> None:
+    """Else the table would show other means than the verdict's."""
+    values = tuple(index / 60 for index in range(60))
+    arms = tuple(ArmRecord(name=f"arm-{index}", values=values) for index in range(14))
+    write_study(tmp_path, StudyRecord(protocols=(ProtocolRecord(name="voc", arms=arms),)))
+    assert read_study(tmp_path).protocols[0].arms == arms
+    assert len(arms[0].values) == 60
+
+
 def test_a_study_of_an_older_version_is_read(tmp_path: Path) -> None:
     """Without pretraining seeds, costs and predictions."""
     folder = study(tmp_path / "s")
