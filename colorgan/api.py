@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from colorgan.data import (
     open_set_loader,
 )
 from colorgan.distributed.ranks import DeviceName, Ranks, chosen_device
+from colorgan.errors import UsageError
 from colorgan.evaluation.evaluate import score_folder
 from colorgan.evaluation.picture_grids import to_uint8_HWC
 from colorgan.evaluation.settings import EvaluateSettings
@@ -66,10 +67,14 @@ def colorize(image: Any, generator: Generator | str | Path, *, seed: int = 0) ->
         PIL images, else float32 in [0, 1].
 
     Raises:
-        UsageError: The image could be read in two ways (floats beyond [0, 1], say).
+        UsageError: The image could be read in two ways (floats beyond [0, 1], say), or `generator`
+            is something else.
         ModelFolderError: There is no such generator.
     """
     if not isinstance(generator, Generator):
+        if not isinstance(generator, str | Path):
+            kind = type(generator).__name__
+            raise UsageError(f"generator: a folder, a name on the hub or a Generator, not {kind}")
         generator = Generator.from_pretrained(generator)
 
     colored_3HW = generator.color(image, seed)
@@ -106,10 +111,15 @@ def score(
         Each score by its name; shares are in [0, 1].
 
     Raises:
-        UsageError: The set cannot score the model.
+        UsageError: The set cannot score the model, or an argument is out of its range.
         ModelFolderError: There is no such model.
+        ShardError: A folder is no packed set.
     """
+    _check_count("batch_size", batch_size)
+    _check_choice("device", device, get_args(DeviceName))
     folders = [data] if isinstance(data, str | Path) else list(data)
+    if not folders:
+        raise UsageError("data: no folder; name a packed set")
     settings = EvaluateSettings.model_validate(
         {
             "model": find_model(model),
@@ -150,7 +160,7 @@ class Loader:
 
     Raises:
         ShardError: A folder is no packed set.
-        UsageError: The set has no labels of that kind.
+        UsageError: The set has no labels of that kind, or an argument is out of its range.
     """
 
     def __init__(
@@ -168,7 +178,12 @@ class Loader:
         device: str | torch.device = "cpu",
     ) -> None:
         named = [folders] if isinstance(folders, str | Path) else list(folders)
-        self._ranks = _own_ranks(torch.device(device))
+        for name, value in {"image_size": image_size, "batch_size": batch_size}.items():
+            _check_count(name, value)
+        _check_choice("targets", targets, get_args(Targets))
+        if not ab_scale > 0:
+            raise UsageError(f"ab_scale {ab_scale}: more than 0, the divisor of a and b")
+        self._ranks = _own_ranks(_found_device(device))
         shards = open_set(named, None, DEFAULT_CACHE_GB, self._ranks)
         check_labels(shards, targets, self._ranks)
         self._loader = open_set_loader(
@@ -224,6 +239,27 @@ class Loader:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check_count(name: str, value: int) -> None:
+    if value < 1:
+        raise UsageError(f"{name} {value}: at least 1")
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name} {value!r}: one of {', '.join(choices)}")
+
+
+def _found_device(name: str | torch.device) -> torch.device:
+    """Return a device that PyTorch finds here."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"device {name!r}: cpu, cuda or cuda:NUMBER") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {name}: PyTorch finds {torch.cuda.device_count()} GPUs here")
+    return device
 
 
 def _own_ranks(device: torch.device) -> Ranks:

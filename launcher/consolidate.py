@@ -6,6 +6,7 @@ The folder holds model.safetensors and config.json; its output is compared with 
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -86,15 +87,16 @@ def main(argv: list[str]) -> int:
             )
         )
 
-    # What comes next depends on what was made: only a generator colors photos.
+    # What comes next depends on what was made: only a generator colors photos, and one that gives
+    # back luminance has no colors.
+    folder = quote(str(result.folder))
     if result.kind == "generator":
         data = "--data.train DIR --data.val DIR"
-        print(f"Next: {command_text('finetune')} --task classify --init {result.folder} {data}")
-        print(
-            f"  or: {command_text('colorize')} --generator {result.folder} --out colored PHOTO..."
-        )
+        print(f"Next: {command_text('finetune')} --task classify --init {folder} {data}")
+        if result.has_colors:
+            print(f"  or: {command_text('colorize')} --generator {folder} --out colored PHOTO...")
     else:
-        print(f"Next: {command_text('evaluate')} --model {result.folder} --data DIR")
+        print(f"Next: {command_text('evaluate')} --model {folder} --data DIR")
     return 0
 
 

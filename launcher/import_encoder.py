@@ -7,6 +7,7 @@ as a generator does, with the same heads and an untrained decoder of the generat
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> int:
     out, like = settings.out, settings.like
     print(import_encoder(settings.encoder, settings.weights, like=like, out=out, recipe=recipe))
 
-    start = f"--task classify --init {out}"
+    start = f"--task classify --init {quote(str(out))}"
     print(f"Next: {command_text('finetune')} {start} --data.train DIR")
     return 0
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from colorgan.errors import UsageError
 from colorgan.models.colorizing import STRIP_PIXELS
 from colorgan.models.detector import detect
 from colorgan.models.framing import VOID, Frame, framed_luminance
@@ -134,8 +135,10 @@ class _Predictor(nn.Module, Generic[Answer]):
             batch_size: Photos in one forward pass.
 
         Raises:
-            UsageError: A photo could be read in two ways.
+            UsageError: A photo could be read in two ways, or `batch_size` is under 1.
         """
+        if batch_size < 1:
+            raise UsageError(f"batch_size {batch_size}: at least 1")
         photos, is_one = as_photos(images)
         # Under the paper's inference, batch statistics would make one photo change another.
         size = 1 if self.model_config.inference == "paper" else batch_size

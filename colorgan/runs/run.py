@@ -357,20 +357,32 @@ def _check_length(
     return [extended] if extended else []
 
 
+def check_folder(recipe: RunRecipe) -> None:
+    """Find what would stop a run of this recipe in its folder; nothing is written. Rank 0 only.
+
+    Raises:
+        UsageError: The folder holds something else, or its recipe is damaged.
+        OtherRecipeError: It holds a run with another recipe.
+    """
+    check_trackers(recipe.output.trackers)
+    if recipe.run.exists() and not recipe.run.is_dir():
+        raise UsageError(f"{recipe.run} is a file: name a folder with --run")
+    held = what_is(recipe.run)
+    if held not in ("", RUN):
+        raise UsageError(f"{recipe.run} holds {held}: choose another --run for this run")
+    # The recipe before the checkpoints: it is there from the first second on.
+    path = recipe.run / RECIPE
+    if path.exists():
+        refuse_change(compare_recipes(read_recipe(path), recipe), recipe.run)
+
+
 def _claim(stack: ExitStack, recipe: RunRecipe, ranks: Ranks) -> None:
     """Own the folder and compare its recipe. Rank 0 does, others do nothing."""
     if not ranks.main:
         return
 
-    check_trackers(recipe.output.trackers)
-    held = what_is(recipe.run)
-    if held not in ("", RUN):
-        raise UsageError(f"{recipe.run} holds {held}: choose another --run for this run")
+    check_folder(recipe)
     stack.enter_context(owned_folder(recipe.run))
-    # The recipe before the checkpoints: it is there from the first second on.
-    path = recipe.run / RECIPE
-    if path.exists():
-        refuse_change(compare_recipes(read_recipe(path), recipe), recipe.run)
 
 
 def _check_checkpoint(

@@ -190,7 +190,7 @@ class Runner:
 
         # Only now: a crash before this line repeats the step, which costs little.
         path.rename(path.with_suffix(".done"))
-        shown = [line for line in lines if not line.startswith(("Next:", "next:"))]
+        shown = [line for line in lines if not line.startswith(("Next:", "next:", "or:"))]
         print(
             f"[{count}] {step.name} ({time.monotonic() - begin:.0f} s): "
             f"{shown[-1] if shown else 'done'}",

@@ -34,11 +34,13 @@ class Consolidated:
     Attributes:
         folder: Where it is.
         kind: Of the model: generator, classifier, segmenter or detector.
+        has_colors: Whether it colors photos.
         text: Lines about it.
     """
 
     folder: Path
     kind: str
+    has_colors: bool
     text: str
 
 
@@ -78,7 +80,7 @@ def consolidate_run(
         text += f"\n{folder / CARD}: a model card, with recipe and scores"
     if config.kind == "generator" and on_drawn_shapes(config):
         text += f"\nNote: {DRAWN}"
-    return Consolidated(folder, config.kind, text)
+    return Consolidated(folder, config.kind, config.target != "luminance", text)
 
 
 def export_to_onnx(folder: Path) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from shlex import quote
 
 from torch import Tensor, nn
 
@@ -29,7 +30,7 @@ from colorgan.evaluation.record import EVALUATION, Evaluation, write_evaluation
 from colorgan.files import replacing_folder
 from colorgan.models.model_config import ModelConfig, check_norms
 from colorgan.runs.recipe import saved_recipe
-from colorgan.runs.run import Run, RunResult, open_run
+from colorgan.runs.run import Run, RunResult, check_folder, open_run
 from colorgan.tasks.best_model import BEST, BestModel
 from colorgan.tasks.class_weights import balanced_weights
 from colorgan.tasks.initial_model import initial_model
@@ -352,6 +353,7 @@ def run(recipe: FinetuneRecipe, ranks: Ranks) -> int:
             epoch_images=_epoch_images(recipe, shards),
         )
         if recipe.dry_run:
+            ranks.on_all_ranks(lambda: check_folder(recipe) if ranks.main else None)
             check_machine(recipe, ranks, [model])
             _print_plan(job, ranks, shards, micro_batch_size)
             return 0
@@ -423,6 +425,6 @@ def _print_result(recipe: FinetuneRecipe, config: ModelConfig, result: RunResult
         print(scores_text(config, result.scores))
     else:
         print("No --data.val: not scored")
-    data = recipe.data.val[0] if recipe.data.val else "DIR"
-    model = recipe.run / MODEL
+    data = quote(str(recipe.data.val[0])) if recipe.data.val else "DIR"
+    model = quote(str(recipe.run / MODEL))
     print(f"Next: {command_text('evaluate')} --model {model} --data {data}")

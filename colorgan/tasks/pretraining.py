@@ -7,9 +7,10 @@ The task, its networks and losses are in colorgan/tasks/colorization.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 from torch import nn
@@ -24,6 +25,7 @@ from colorgan.distributed.phase import Strategy
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
 from colorgan.evaluation.generator_scores import (
+    ShownImage,
     mean_scores,
     save_pictures,
     score_coloring,
@@ -32,7 +34,7 @@ from colorgan.evaluation.generator_scores import (
 )
 from colorgan.evaluation.reconstruction_scores import reconstruction_text, score_reconstruction
 from colorgan.runs.recipe import saved_recipe
-from colorgan.runs.run import Run, RunResult, open_run
+from colorgan.runs.run import Run, RunResult, check_folder, open_run
 from colorgan.tasks.colorization import (
     FROM_SEED,
     GENERATOR,
@@ -164,8 +166,17 @@ class _Validation:
         run.message(scores_text(self.scores))
         if run.ranks.main and colored.first:  # none with output.num_pictures 0
             path = run.folder / "pictures" / f"images-{images_seen:012d}.png"
-            save_pictures(path, colored.first)
-            run.picture("validation", images_seen, path)
+            _keep_picture(run, images_seen, path, colored.first)
+
+
+def _keep_picture(run: Run, images_seen: int, path: Path, shown: Sequence[ShownImage]) -> None:
+    """Write validation's picture; a disk that does not take it must not end the run."""
+    try:
+        save_pictures(path, shown)
+    except OSError as error:
+        run.message(f"{path} could not be written: {error.strerror or error}")
+    else:
+        run.picture("validation", images_seen, path)
 
 
 def _first_weights(recipe: PretrainRecipe, ranks: Ranks) -> tuple[Start, bool]:
@@ -196,6 +207,7 @@ def run(recipe: PretrainRecipe, ranks: Ranks) -> int:
     total = images_to_see(recipe.images, recipe.epochs, shards.num_samples, batch)
     val_shards = open_set(recipe.data.val, *recipe.data.cache, ranks) if recipe.data.val else None
     if recipe.dry_run:
+        ranks.on_all_ranks(lambda: check_folder(recipe) if ranks.main else None)
         _print_plan(recipe, ranks, shards, micro_batch_size, total)
         return 0
 
@@ -295,4 +307,4 @@ def _print_result(recipe: PretrainRecipe, result: RunResult) -> None:
     if result.scores:
         print(f"{result.scores['images']:,.0f} held-out images:")
         print((scores_table if colors else reconstruction_text)(result.scores))
-    print(f"Next: {command_text('consolidate')} --run {recipe.run}")
+    print(f"Next: {command_text('consolidate')} --run {quote(str(recipe.run))}")

@@ -183,3 +183,45 @@ def test_scores_are_the_command_s(packed: Path, tmp_path: Path) -> None:
 
     assert scores == pytest.approx(read_evaluation(tmp_path / "out").scores)
     assert scores["images"] == 22
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"batch_size": 0}, "batch_size 0: at least 1"),
+        ({"image_size": -1}, "image_size -1: at least 1"),
+        ({"targets": "class"}, "targets 'class': one of none, classes, mask, boxes"),
+        ({"ab_scale": 0}, "ab_scale 0: more than 0"),
+        ({"device": "cuda"}, "device cuda: PyTorch finds 0 GPUs here"),
+        ({"device": "gpu"}, "device 'gpu': cpu, cuda or cuda:NUMBER"),
+    ],
+)
+def test_a_loader_s_mistakes_are_told(
+    packed: Path, arguments: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        Loader(packed, **{"image_size": 32, "batch_size": 4, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"batch_size": 0}, "batch_size 0: at least 1"),
+        ({"device": "gpu"}, "device 'gpu': one of auto, cuda, cpu"),
+        ({"data": []}, "data: no folder"),
+    ],
+)
+def test_a_score_s_mistakes_are_told(
+    generator: Path, packed: Path, arguments: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        score(**{"model": generator, "data": packed, **arguments})
+
+
+def test_a_photo_s_mistakes_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"generator: a folder, .* not NoneType"):
+        colorize(GREY, None)  # type: ignore[arg-type]
+    classifier = colorgan.Classifier.from_pretrained(_folder("classifier", tmp_path))
+    for batch_size in (0, -1):
+        with pytest.raises(UsageError, match=r"batch_size .*: at least 1"):
+            classifier.predict([GREY, GREY], batch_size=batch_size)

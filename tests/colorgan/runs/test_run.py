@@ -65,6 +65,18 @@ def test_a_run_is_not_mixed_into_something_else(tmp_path: Path, file: str, what:
     assert [each.name for each in tmp_path.iterdir()] == [file]
 
 
+def test_a_picture_that_cannot_be_written_does_not_end_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "pictures").write_text("a file in the folder's place")
+    recipe, loader = toy_recipe(run, images=16), ToyLoader(8, 8)
+    pretrain(recipe, ONE, total_images=16, data_digest="abc", train=loader, val=loader)
+    assert "000016.png could not be written: File exists" in capsys.readouterr().out
+    assert checkpoint_path(run / "checkpoints", 16).is_dir()
+
+
 @pytest.mark.parametrize("kept", ["everything", "checkpoints"])
 def test_another_recipe_is_refused_with_every_difference(run: Path, kept: str) -> None:
     """Also when only the checkpoints were copied: they hold the recipe."""

@@ -10,8 +10,9 @@ import pytest
 from helpers.tiny_set import tiny_sample, write_set
 
 from colorgan.config.recipe import FinetuneRecipe, PretrainRecipe
+from colorgan.config.settings import dump_recipe
 from colorgan.distributed.ranks import Ranks
-from colorgan.errors import ModelFolderError, UsageError
+from colorgan.errors import ModelFolderError, OtherRecipeError, UsageError
 from colorgan.tasks import finetuning, pretraining
 from colorgan.training import plan
 
@@ -49,6 +50,35 @@ def test_a_dry_run_looks_at_its_first_weights(tmp_path: Path, common: dict[str, 
     with pytest.raises(ModelFolderError, match="nowhere is not a model folder"):
         finetuning.run(FinetuneRecipe.model_validate(words), Ranks.single())
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_a_dry_run_looks_at_the_run_s_folder(
+    tmp_path: Path, common: dict[str, Any], kind: str
+) -> None:
+    command, schema = {
+        "pretrain": (pretraining, PretrainRecipe),
+        "finetune": (finetuning, FinetuneRecipe),
+    }[kind]
+
+    def start(**words: Any) -> None:
+        recipe = {**common, "run": tmp_path / "run", "dry_run": True, **words}
+        command.run(schema.model_validate(recipe), Ranks.single())
+
+    (tmp_path / "run").write_text("")
+    with pytest.raises(UsageError, match="is a file: name a folder"):
+        start()
+    (tmp_path / "run").unlink()
+    (tmp_path / "run").mkdir()
+    chosen = {**common["batch"], "precision": "fp32", "channels_last": False}
+    old = schema.model_validate({**common, "run": tmp_path / "run", "seed": 3, "batch": chosen})
+    (tmp_path / "run" / "recipe.yaml").write_text(dump_recipe(old))
+    with pytest.raises(OtherRecipeError, match="seed: 3 -> 0"):
+        start()
+    with pytest.raises(UsageError, match="foo"):
+        start(seed=3, output={"trackers": ["foo"]})
+    start(seed=3)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["recipe.yaml"]
 
 
 def test_a_dry_run_looks_at_the_machine(
