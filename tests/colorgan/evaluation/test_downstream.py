@@ -146,6 +146,8 @@ def test_segmentation_is_scored_at_each_pictures_own_size(folder: Path, tmp_path
         {names[i]: value for i, value in zip(there, expected, strict=True)}
     )
     assert evaluation.scores["mIoU_own_size"] == pytest.approx(expected.mean())
+    # A class that is only predicted is not one that the set shows.
+    assert evaluation.scores["classes"] == len(set(y)) < len(there)
     counts_3C = evaluation.per_image["counts_N3C"].sum(0)
     assert int(counts_3C[2].sum()) == len(y) == int(counts_3C[1].sum())
 
