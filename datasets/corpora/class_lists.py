@@ -1,10 +1,12 @@
 """Read the lists that users write for their own classes: classes.txt and labelmap.txt.
 
-classes.txt     one class name per line, index 1 first; a first line `background` is left out
+classes.txt     one class name per line, index 1 first; for masks a first line
+                `background` is left out
 labelmap.txt    CVAT's, one `name:red,green,blue` per line: the colors of masks, and the names
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,9 @@ LABEL_MAP = "labelmap.txt"
 BACKGROUND_NAMES = ("background", "_background_", "__background__")
 VOID_NAMES = ("void", "ignore", "unlabeled", "unlabelled")
 LABEL_MAP_LINE = re.compile(r"([^:]+):(\d{1,3}),(\d{1,3}),(\d{1,3})(?::.*)?")
+
+# Double spaces are left alone: they are part of some sets' names.
+_BREAKS = re.compile(r"\s*[\t-\r\x1c-\x1f\x85\u2028\u2029]\s*")
 
 Color = tuple[int, int, int]
 
@@ -36,8 +41,15 @@ class LabelMap:
     values: tuple[tuple[Color, int], ...]
 
 
-def read_classes(*folders: Path) -> tuple[str, ...]:
+def read_classes(
+    *folders: Path, with_background: bool = False, at_most: int | None = MAX_CLASSES
+) -> tuple[str, ...]:
     """Return the names in the first classes.txt of these folders; empty if none has one.
+
+    Args:
+        folders: where to look, in this order.
+        with_background: keep a first name `background`, which masks have as index 0 in any case.
+        at_most: how many classes there may be; None for labels that are no masks.
 
     Raises:
         CorpusError: no names, too many, or one twice.
@@ -46,12 +58,17 @@ def read_classes(*folders: Path) -> tuple[str, ...]:
     if path is None:
         return ()
 
-    # Index 0 is the background in any case: lists of other tools name it.
-    names = read_lines(path, "list of classes")
-    if names and names[0].lower() in BACKGROUND_NAMES:
+    # Lists of other tools name the background.
+    names = [one_line(name) for name in read_lines(path, "list of classes")]
+    if not with_background and names and names[0].lower() in BACKGROUND_NAMES:
         names = names[1:]
-    _check_names(names, path)
+    _check_names(names, path, at_most)
     return tuple(names)
+
+
+def one_line(name: str) -> str:
+    """Return a class name without line breaks and tabs, for tables and pictures that show it."""
+    return _BREAKS.sub(" ", name).strip()
 
 
 def read_label_map(*folders: Path) -> LabelMap | None:
@@ -74,7 +91,7 @@ def read_label_map(*folders: Path) -> LabelMap | None:
         if color in values:
             raise CorpusError(f"{path}: gives the color of {name!r} to two classes.")
         values[color] = _value_of(name, names)
-    _check_names(names, path)
+    _check_names(names, path, MAX_CLASSES)
     return LabelMap(path, tuple(names), tuple(values.items()))
 
 
@@ -87,7 +104,7 @@ def _parsed(line: str, path: Path) -> tuple[str, Color]:
     red, green, blue = int(match[2]), int(match[3]), int(match[4])
     if max(red, green, blue) > 255:
         raise fault
-    return match[1].strip(), (red, green, blue)
+    return one_line(match[1]), (red, green, blue)
 
 
 def _value_of(name: str, names: list[str]) -> int:
@@ -101,11 +118,18 @@ def _value_of(name: str, names: list[str]) -> int:
     return min(len(names), VOID)
 
 
-def _check_names(names: list[str], path: Path) -> None:
-    if not 0 < len(names) <= MAX_CLASSES or len(set(names)) < len(names):
+def _check_names(names: list[str], path: Path, at_most: int | None) -> None:
+    if not names:
+        raise CorpusError(f"{path}: names no class; write one name per line.")
+    if at_most is not None and len(names) > at_most:
         raise CorpusError(
-            f"{path}: needs 1 to {MAX_CLASSES} different names, one per line; it has {len(names)}."
+            f"{path}: names {len(names)} classes, but a mask has room for {at_most}; take some off "
+            "the list."
         )
+
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise CorpusError(f"{path}: names the class {name!r} {count} times; each needs one line.")
 
 
 def _first(name: str, folders: tuple[Path, ...]) -> Path | None:

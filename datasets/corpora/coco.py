@@ -21,8 +21,11 @@ from datasets.corpora.coco_masks import CocoMask
 from datasets.corpora.files import (
     FileNames,
     Skipped,
+    is_file,
+    is_folder,
     list_folder,
     list_pictures,
+    pass_over,
     record_key,
     require_files,
     require_folder,
@@ -96,6 +99,7 @@ def open_coco(root: Path, split: str) -> Corpus:
     folder = next(iter(found.folders))
     skipped = Skipped()
     num_records = len(list_pictures(folder, skipped))
+    pass_over(folder, skipped, "pictures in deeper folders, which are read only with a JSON file")
     if num_records == 0:
         raise CorpusError(
             f"{folder}: the split {split!r} is empty, no picture in this "
@@ -187,12 +191,12 @@ def _no_such_split(root: Path, split: str) -> CorpusError:
 
 def _folders_in(folder: Path) -> list[str]:
     entries = list_folder(folder) if folder.is_dir() else []
-    return [entry.name for entry in entries if entry.is_dir()]
+    return [entry.name for entry in entries if is_folder(entry)]
 
 
 def _files_in(folder: Path) -> list[str]:
     entries = list_folder(folder) if folder.is_dir() else []
-    return [entry.name for entry in entries if entry.is_file()]
+    return [entry.name for entry in entries if is_file(entry)]
 
 
 def _plain_records(folder: Path) -> Iterator[Record]:
@@ -285,6 +289,8 @@ def _labelled_records(instances: Instances, files: _Found, with_masks: bool) -> 
     for image, name in zip(instances.images, files.names, strict=True):
         objects, dropped = instances.objects_of(image)
         mask = _mask_of(instances, image) if with_masks else None
+        if mask is not None:
+            dropped += mask.dropped()
         yield Record(
             record_key(name),
             files.folder / name,

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from datasets.corpora.files import Skipped, inside
-from datasets.corpora.objects import box_fault, object_of
+from datasets.corpora.class_lists import one_line
+from datasets.corpora.files import Skipped, leads_out
+from datasets.corpora.objects import box_fault, is_crowd, number_of, object_of
 from datasets.errors import CorpusError
 
 PARTS = ("images", "annotations", "categories")
@@ -104,13 +105,12 @@ class Instances:
         if fault:
             return fault
 
-        is_crowd = bool(annotation.get("iscrowd"))
-        item = object_of(class_index, box, difficult=False, crowd=is_crowd)
+        item = object_of(class_index, box, difficult=False, crowd=is_crowd(annotation))
 
         # The area of the outline, by which COCO tells small objects from large ones.
-        area = annotation.get("area")
-        if isinstance(area, int | float) and 0 <= area <= MAX_AREA:
-            item["area"] = float(area)
+        area = number_of(annotation.get("area"))
+        if area is not None and 0 <= area <= MAX_AREA:
+            item["area"] = area
         return item
 
 
@@ -179,16 +179,16 @@ def _categories(entries: list[Any], path: Path) -> tuple[tuple[str, ...], dict[s
     for entry in entries:
         fields = entry if isinstance(entry, dict) else {}
         identity = plain_id(fields.get("id"))
-        name = fields.get("name")
-        if identity is None or not isinstance(name, str):
-            raise CorpusError(f"{path}: its categories are missing or have no names.")
+        if identity is None:
+            raise CorpusError(f"{path}: its categories are missing or have no ids.")
+        name = _class_name(identity, fields.get("name"), path)
 
         if identity in names or name in taken:
             raise CorpusError(f"{path}: lists the category {name!r} (id {identity}) twice.")
         names[identity] = name
         taken.add(name)
     if not names:
-        raise CorpusError(f"{path}: its categories are missing or have no names.")
+        raise CorpusError(f"{path}: lists no categories.")
 
     # Numbers by value, then texts by letter.
     order = sorted(
@@ -197,6 +197,28 @@ def _categories(entries: list[Any], path: Path) -> tuple[tuple[str, ...], dict[s
     )
     classes = tuple(names[identity] for identity in order)
     return classes, {identity: index for index, identity in enumerate(order)}
+
+
+def _class_name(identity: str, written: Any, path: Path) -> str:
+    """Return the name of a category.
+
+    Raises:
+        CorpusError: it has none, or one that no file can hold.
+    """
+    if not isinstance(written, str):
+        shown = "has no name" if written is None else f"has the name {str(written)[:MAX_SHOWN]}"
+        raise CorpusError(f"{path}: the category {identity} {shown}; write a name in quotes.")
+    # JSON can escape half of a character, which no UTF-8 file holds.
+    if not _is_text(written):
+        raise CorpusError(
+            f"{path}: the name of the category {identity}, {written[:MAX_SHOWN]!r}, holds half "
+            "of a character; write it in UTF-8."
+        )
+    return one_line(written)
+
+
+def _is_text(name: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _images(entries: list[Any], path: Path) -> list[ImageEntry]:
@@ -237,13 +259,17 @@ def _image(entry: Any, path: Path) -> ImageEntry:
         missing = "file_name" if identity is not None else "id"
         raise CorpusError(f"{path}: picture {entry.get('id')} has no proper {missing}.")
     # Checked now, when no path is made of it yet.
-    inside(path.parent, name, path)
+    if leads_out(name):
+        raise CorpusError(
+            f"{path}: names {name!r}, which is no file inside the folder of its pictures; give the "
+            "names relative to that folder."
+        )
 
     width, height = _side(entry.get("width")), _side(entry.get("height"))
     if width is None or height is None:
-        fault = (
-            f"picture {entry['id']} has no proper {'height' if width else 'width'} in {path.name}"
-        )
+        # The reason comes first: the packer counts pictures by it.
+        side = "height" if width else "width"
+        fault = f"it has no proper {side} in {path.name}: picture {entry['id']}"
         return ImageEntry(identity, name, None, fault)
     return ImageEntry(identity, name, (width, height), "")
 

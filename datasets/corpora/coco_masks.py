@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from datasets.corpora.masks import MAX_MASK_PIXELS
+from datasets.corpora.objects import is_crowd
 from datasets.errors import CorpusError
 from shards.records import VOID
 
@@ -39,8 +40,8 @@ class CocoMask:
     """Instances of one image.
 
     Crowd regions become void first, then the larger objects, then the smaller ones: those stay
-    visible where they overlap. An object without an outline makes its box void: what is there is
-    not background. So does one whose class is unknown.
+    visible where they overlap. An object without an outline, or with one in an unknown form, makes
+    its box void: what is there is not background. So does one whose class is unknown.
 
     Attributes:
         annotations: (0-based class index or None if unknown, COCO annotation), as the JSON has
@@ -78,14 +79,24 @@ class CocoMask:
             pixels[np.repeat(is_inside, region.counts)] = region.value
         return np.ascontiguousarray(plane_WH.T)
 
+    def dropped(self) -> tuple[str, ...]:
+        """Return why outlines are taken for none: their form is looked at, nothing is drawn."""
+        faults = [
+            (_outline_fault(annotation.get("segmentation")), annotation.get("id"))
+            for _, annotation in self.annotations
+        ]
+        return tuple(f"{fault}: annotation {identity}" for fault, identity in faults if fault)
+
     def _region(self, index: int | None, annotation: dict[str, Any]) -> _Region:
         """Return where an object is, and the value to paint there."""
         value = VOID
-        if index is not None and not annotation.get("iscrowd"):
+        if index is not None and not is_crowd(annotation):
             value = index + 1
 
         try:
             outline = annotation.get("segmentation")
+            if _outline_fault(outline):
+                outline = None
             if isinstance(outline, dict):
                 return _Region(value, self._run_lengths(outline))
 
@@ -103,10 +114,6 @@ class CocoMask:
         """Return the polygons of three points and more."""
         if outline is None:
             return []
-        if not isinstance(outline, list):
-            raise ValueError(
-                f"its segmentation is {type(outline).__name__}, not a list of polygons"
-            )
 
         # Some tools write the one polygon without the list around it.
         if outline and all(isinstance(number, int | float) for number in outline):
@@ -114,8 +121,6 @@ class CocoMask:
 
         polygons = []
         for points in outline:
-            if not isinstance(points, list):
-                raise ValueError("its segmentation is neither a list of polygons nor one polygon")
             if len(points) >= MIN_POLYGON_NUMBERS:
                 polygons.append(self._checked(points))
         return polygons
@@ -134,7 +139,9 @@ class CocoMask:
         steps = np.abs(np.diff(coordinates, axis=0, append=coordinates[:1]))
         if steps.max(axis=1).sum() > MAX_OUTLINE_PX:
             raise ValueError(f"its outline is longer than {MAX_OUTLINE_PX:,} pixels")
-        return points
+        # As numbers: some tools write them as text.
+        flat: list[float] = coordinates.ravel().tolist()
+        return flat
 
     def _box(self, annotation: dict[str, Any]) -> NDArray[np.float64]:
         """Return the annotation's box (x, y, width, height) as 1 x 4, cut to the image.
@@ -176,6 +183,22 @@ class CocoMask:
         if counts.ndim != 1 or (counts < 0).any() or counts.sum() != num_pixels:
             raise ValueError(f"run lengths do not add up to {num_pixels} pixels")
         return counts
+
+
+def _outline_fault(outline: Any) -> str:
+    """Return what is wrong with the form of an outline; empty if it can be drawn or is none."""
+    if outline is None:
+        return ""
+    if isinstance(outline, dict):
+        has_parts = isinstance(outline.get("size"), list) and "counts" in outline
+        return "" if has_parts else "its outline has no run lengths, so that its box is void"
+    if not isinstance(outline, list):
+        return "its outline is no list of polygons, so that its box is void"
+
+    is_polygon = all(isinstance(number, int | float) for number in outline)
+    if not is_polygon and not all(isinstance(points, list) for points in outline):
+        return "its outline is neither a list of polygons nor one polygon, so that its box is void"
+    return ""
 
 
 def unpack_counts(text: str) -> list[int]:

@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -68,12 +68,22 @@ OTHER_SUFFIXES = frozenset(
         ".py",
     ]
 )
-# First bytes of the formats that are found without an extension: JPEG, PNG, GIF, TIFF, JPEG XL.
-PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\xff\x0a")
+# First bytes of the formats that are found without an extension: JPEG, PNG, GIF, TIFF; JPEG XL and
+# JPEG 2000, each bare and in a box.
+PICTURE_STARTS = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*"),
+    *(b"\xff\x0a", b"\0\0\0\x0cJXL ", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "),
+)
+# What follows `RIFF` or `BM` and a length: both also begin other files.
+WEBP_START, WEBP_BRAND = b"RIFF", b"WEBP"
+BMP_START, BMP_RESERVED = b"BM", bytes(4)
 # Brands of AVIF and HEIC, in the box that also begins films.
 PICTURE_BRANDS = (b"ftypavif", b"ftypheic", b"ftypheix", b"ftypmif1")
 # A USTAR name has 100 bytes; an extension and the packer's own need some of them.
 MAX_KEY_LENGTH = 80
+# A packed set has the first of these from its start on, a set of others' shards has the last two.
+PACKED_FILES = (frozenset(["packing.json"]), frozenset(["manifest.json", "samples.npy"]))
+SHEET_FILE = "sample.png"
 MAX_LIST_BYTES = 1 << 30
 NUM_EXAMPLES = 3
 
@@ -150,6 +160,22 @@ def list_folder(folder: Path) -> list[os.DirEntry[str]]:
     return sorted(shown, key=lambda entry: entry.name)
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself, or to where nobody may look
+        return False
+
+
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a file, or a link to one."""
+    try:
+        return entry.is_file()
+    except OSError:  # as above
+        return False
+
+
 def list_pictures(folder: Path, skipped: Skipped | None = None) -> list[str]:
     """Return the names of the images directly in a folder, sorted; links to files are followed."""
     names = []
@@ -168,19 +194,48 @@ def walk_pictures(root: Path, skipped: Skipped | None = None) -> Iterator[str]:
     """
     linked = {os.path.realpath(root)}
     # Paths are put together as text: pathlib would take most of the time of a walk.
-    todo = [("", entry) for entry in reversed(list_folder(root))]
+    entries = list_folder(root)
+    if _is_packed(entries):
+        # Pictures and the set made of them in one folder: only its own picture is none of them.
+        entries = [entry for entry in entries if entry.name != SHEET_FILE]
+    todo = [("", entry) for entry in reversed(entries)]
 
     while todo:
         parent, entry = todo.pop()
         relative = parent + entry.name
-        if entry.is_dir():
-            if not entry.is_symlink() or _is_new(entry, linked):
-                inner = list_folder(root / relative)
-                todo.extend((f"{relative}/", each) for each in reversed(inner))
-            elif skipped is not None:
-                skipped.add("links to folders that are walked already", relative)
+        if is_folder(entry):
+            inner, reason = _inner(root / relative, entry, linked)
+            todo.extend((f"{relative}/", each) for each in reversed(inner))
+            if reason and skipped is not None:
+                skipped.add(reason, relative)
         elif _is_taken(entry, skipped, relative):
             yield relative
+
+
+def pass_over(folder: Path, skipped: Skipped, reason: str, taken: Container[str] = ()) -> None:
+    """Count the pictures below the folders in a folder, except below those that are taken."""
+    for entry in list_folder(folder):
+        if entry.name in taken or not is_folder(entry) or _is_packed(list_folder(Path(entry.path))):
+            continue
+        for relative in walk_pictures(Path(entry.path)):
+            skipped.add(reason, f"{folder.name}/{entry.name}/{relative}")
+
+
+def _inner(
+    folder: Path, entry: os.DirEntry[str], linked: set[str]
+) -> tuple[list[os.DirEntry[str]], str]:
+    """Return the entries of a folder to walk, and why there are none; empty if nothing forbids."""
+    if entry.is_symlink() and not _is_new(entry, linked):
+        return [], "links to folders that are walked already"
+    entries = list_folder(folder)
+    # A set packed into the folder of its pictures holds a picture of samples, no new picture.
+    return ([], "packed folders") if _is_packed(entries) else (entries, "")
+
+
+def _is_packed(entries: list[os.DirEntry[str]]) -> bool:
+    """Return whether these are the entries of a packed set."""
+    names = {entry.name for entry in entries}
+    return any(files <= names for files in PACKED_FILES)
 
 
 def _is_new(entry: os.DirEntry[str], linked: set[str]) -> bool:
@@ -203,7 +258,7 @@ def _is_taken(entry: os.DirEntry[str], skipped: Skipped | None, shown: str) -> b
 
     Count it in `skipped` if it is one that is not.
     """
-    if is_picture(entry.name) and entry.is_file():
+    if is_picture(entry.name) and is_file(entry):
         return True
     if skipped is not None:
         reason = _why_skipped(entry)
@@ -217,9 +272,9 @@ def _why_skipped(entry: os.DirEntry[str]) -> str:
 
     Empty for folders and files of other kinds.
     """
-    if entry.is_dir():
+    if is_folder(entry):
         return ""
-    if not entry.is_file():
+    if not is_file(entry):
         return "links to nothing" if entry.is_symlink() else ""
 
     suffix = _suffix(entry.name)
@@ -236,6 +291,10 @@ def _starts_like_a_picture(path: Path) -> bool:
             head = file.read(12)
     except OSError:
         return False
+    if head.startswith(WEBP_START):
+        return head[8:] == WEBP_BRAND
+    if head.startswith(BMP_START):
+        return head[6:10] == BMP_RESERVED
     return head.startswith(PICTURE_STARTS) or head[4:].startswith(PICTURE_BRANDS)
 
 
@@ -249,10 +308,17 @@ def inside(folder: Path, name: str, source: Path) -> Path:
     Raises:
         CorpusError: the name leads out of the folder, or is none.
     """
-    pure = PurePosixPath(name)
-    if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
+    if leads_out(name):
         raise CorpusError(f"{source}: names {name!r}, which is no file inside {folder}.")
-    return folder / pure
+    return folder / PurePosixPath(name)
+
+
+def leads_out(name: str) -> bool:
+    """Return whether a name leads out of the folder that it is joined to, or is none."""
+    pure = PurePosixPath(name)
+    return (
+        not pure.parts or pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name
+    )
 
 
 class FileNames:

@@ -15,8 +15,8 @@ are followed.
 """
 
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from datasets.corpora.class_lists import read_classes, read_label_map
@@ -42,12 +42,12 @@ class _Layout:
     Attributes:
         images: the folder of the images.
         masks: the folder of the masks; the same one if they are beside their images.
-        folders: the classes of images that are sorted by class.
+        folders: the class index of each folder, if images are sorted by class.
     """
 
     images: Path
     masks: Path | None
-    folders: tuple[str, ...] = ()
+    folders: Mapping[str, int] = field(default_factory=dict)
 
     def pictures(self, skipped: Skipped | None = None) -> Iterator[str]:
         """Yield the images as relative paths, without the masks that are beside them."""
@@ -90,9 +90,11 @@ def open_folder(root: Path, split: str, mask_threshold: int | None = None) -> Co
     layout = _layout(root, split)
 
     # The same list names the indices of masks, or the folders of images that have none.
-    names = read_classes(root / split, root)
-    if layout.masks is None and any((layout.images / name).is_dir() for name in names):
-        layout = replace(layout, folders=names)
+    if layout.masks is not None:
+        names = read_classes(root / split, root)
+    else:
+        names, folders = _sorted_classes(layout.images, root / split, root)
+        layout = replace(layout, folders=folders)
 
     skipped = Skipped()
     # A pass over names before any image is read: a missing mask is found in seconds.
@@ -107,13 +109,13 @@ def open_folder(root: Path, split: str, mask_threshold: int | None = None) -> Co
     if layout.masks is None:
         if mask_threshold is not None:
             raise CorpusError(f"{root}: has no masks for a mask_threshold to apply to.")
-        note = "" if layout.folders else _note_on_folders(layout.images)
+        note = "" if layout.folders else _note_on_folders(layout.images, names)
         records = functools.partial(_records, layout, None)
         left_out = skipped.left_out()
         return Corpus(
             "folder",
             split,
-            layout.folders,
+            names if layout.folders else (),
             (),
             num_records,
             records,
@@ -198,6 +200,66 @@ def _is_mask_name(relative: str) -> bool:
     return stem.endswith(BESIDE_ENDINGS) and f".{suffix}" in MASK_SUFFIXES
 
 
+def _sorted_classes(images: Path, *places: Path) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Return the classes of images without masks, and the class index of each class's folder.
+
+    A folder's name may differ from the class's in case and in the form of its accents.
+
+    Raises:
+        CorpusError: two classes for one folder, or images in folders none of which is a class's.
+    """
+    names = read_classes(*places, with_background=True, at_most=None)
+    folder_of = _class_folders(images, names)
+    # Lists of other tools begin with the background, which here may also be a class.
+    if names and names[0] not in folder_of:
+        names = read_classes(*places, at_most=None)
+
+    if names and not folder_of:
+        _check_no_folders(images, names)
+    index_of = {name: index for index, name in enumerate(names)}
+    return names, {folder: index_of[name] for name, folder in folder_of.items()}
+
+
+def _class_folders(images: Path, names: tuple[str, ...]) -> dict[str, str]:
+    """Return the folder of each class that has one."""
+    files = FileNames(images)
+    folder_of: dict[str, str] = {}
+    name_of: dict[str, str] = {}
+
+    # Those of the very name first: another class may differ from it in case alone.
+    plain = [name for name in names if "/" not in name]
+    for name in sorted(plain, key=lambda name: files.find(name) != name):
+        folder = files.find(name)
+        if folder is None or not (images / folder).is_dir():
+            continue
+
+        other = name_of.setdefault(folder, name)
+        if other == name:
+            folder_of[name] = folder
+        elif other != folder:
+            raise CorpusError(
+                f"{images / folder}: may be the folder of the class {other!r} or of {name!r}; name "
+                "it exactly as in classes.txt."
+            )
+    return folder_of
+
+
+def _check_no_folders(images: Path, names: tuple[str, ...]) -> None:
+    """Refuse a list of classes if images are in folders that it does not name."""
+    tops = {relative.partition("/")[0] for relative in walk_pictures(images) if "/" in relative}
+    # The list of a detection tool's export lies beside images/ and labels/.
+    if tops - {"images"}:
+        raise CorpusError(
+            f"{images}: no folder here is a class of classes.txt, which names "
+            f"{_some_of(names)}; the folders with pictures are {_some_of(sorted(tops))}. Name the "
+            "folders as in classes.txt, give their parent as --split, or remove classes.txt."
+        )
+
+
+def _some_of(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
 def _count(layout: _Layout, skipped: Skipped) -> int:
     """Count the images; check that each has its mask, or is in a class's folder."""
     masks = layout.mask_names() if layout.masks else None
@@ -239,17 +301,20 @@ def _note_other_labels(layout: _Layout, root: Path, skipped: Skipped) -> None:
                     skipped.add(reason, f"{name}/{path.name}")
 
 
-def _note_on_folders(images: Path) -> str:
-    """Return a hint if the images are sorted into folders that may be classes; else nothing."""
+def _note_on_folders(images: Path, names: tuple[str, ...]) -> str:
+    """Return a hint if images may have classes that no list or folder gives; else nothing."""
+    if names:
+        return f"no labels: classes.txt names {_some_of(names)}, but no folder here is called so"
+
     tops = {relative.partition("/")[0] for relative in walk_pictures(images)}
     folders = sorted(top for top in tops if (images / top).is_dir())
     # A picture beside the folders speaks against classes.
     if len(folders) < 2 or len(folders) < len(tops):
         return ""
 
-    shown = ", ".join(folders[:3]) + (", ..." if len(folders) > 3 else "")
     return (
-        f"no labels; if its {len(folders)} folders are classes ({shown}), list them in classes.txt"
+        f"no labels; if its {len(folders)} folders are classes ({_some_of(folders)}), list them in "
+        "classes.txt"
     )
 
 
@@ -276,7 +341,7 @@ def _records(layout: _Layout, kind: MaskKind | None) -> Iterator[Record]:
         label = label_of([])
         if layout.folders:
             top = relative.partition("/")[0]
-            label["classes"] = [layout.folders.index(top)]
+            label["classes"] = [layout.folders[top]]
 
         mask: Mask | None = None
         path = layout.mask_of(relative, files) if files is not None else None

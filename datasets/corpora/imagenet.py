@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.corpora.class_tars import ClassTar, find_class_tars
-from datasets.corpora.files import Skipped, list_folder, list_pictures, record_key, require_folder
+from datasets.corpora.files import (
+    Skipped,
+    is_folder,
+    list_folder,
+    list_pictures,
+    pass_over,
+    record_key,
+    require_folder,
+)
 from datasets.corpora.label_list import LIST_NAMES, find_labels
 from datasets.errors import CorpusError
 from shards.records import Corpus, Record
@@ -62,6 +70,9 @@ def open_imagenet(root: Path, split: str) -> Corpus:
     # Counted, not taken: a stray image has no class.
     for name in list_pictures(folder):
         skipped.add("pictures outside of the classes' folders", name)
+    pass_over(folder, skipped, "pictures in folders that are no wnid such as n02123597", present)
+    for wnid in present:
+        _count_beside(folder / wnid, _pictures_of(folder, wnid), skipped)
     records = functools.partial(_records, folder, present, wnids)
     left_out = skipped.left_out()
     return Corpus("imagenet", split, wnids, (), num_records, records, left_out=left_out)
@@ -70,13 +81,22 @@ def open_imagenet(root: Path, split: str) -> Corpus:
 def _wnids(folder: Path) -> list[str]:
     """Return the folders of wnids in a folder, sorted."""
     entries = list_folder(folder)
-    return [entry.name for entry in entries if WNID.fullmatch(entry.name) and entry.is_dir()]
+    return [entry.name for entry in entries if WNID.fullmatch(entry.name) and is_folder(entry)]
 
 
 def _pictures_of(folder: Path, wnid: str) -> Path:
     """Return the folder of a class's images, which Tiny ImageNet has one level deeper."""
     deeper = folder / wnid / "images"
     return deeper if deeper.is_dir() else folder / wnid
+
+
+def _count_beside(folder: Path, pictures: Path, skipped: Skipped) -> None:
+    """Count the pictures in a folder that are not in the one folder that is read of it."""
+    pass_over(pictures, skipped, "pictures in deeper folders, which are not read")
+    if pictures != folder:
+        for name in list_pictures(folder):
+            skipped.add("pictures beside images/, which alone is read", f"{folder.name}/{name}")
+        pass_over(folder, skipped, "pictures beside images/, which alone is read", (pictures.name,))
 
 
 def _wnids_of_other_splits(root: Path, folder: Path) -> list[str]:
@@ -164,6 +184,7 @@ def _open_flat(root: Path, folder: Path, split: str) -> Corpus:
             "or use --corpus folder."
         )
 
+    _count_beside(folder, pictures, skipped)
     # A picture without a label would count as one of no class.
     for name in names:
         if name not in found.labels:

@@ -29,6 +29,7 @@ GREY, PALETTE, GREY_ALPHA = 0, 3, 4  # color types of a PNG's header; 2 and 6 ar
 # are.
 STRETCH = {2: 85, 4: 17}
 FULL = 255
+MAX_INDEX = 65_535
 
 Color = tuple[int, int, int]
 
@@ -143,7 +144,8 @@ def read_plane(path: Path) -> NDArray[Any]:
     """Decode a mask to its indices or grey values, H x W.
 
     Raises:
-        CorpusError: neither PNG, TIFF nor BMP, damaged, too large, or with colors.
+        CorpusError: neither PNG, TIFF nor BMP, damaged, too large, with colors, or with values that
+            are no whole numbers from 0 to 65535.
     """
     head = _head(path)
     pixels = _decoded(path)
@@ -154,7 +156,8 @@ def read_plane(path: Path) -> NDArray[Any]:
     if color_type in (PALETTE, GREY):
         if pixels.ndim != 2:
             raise CorpusError(f"{path}: the mask is no plane of class indices.")
-        return pixels // STRETCH.get(bits, 1) if color_type == GREY else pixels
+        plane = _whole(pixels, path)
+        return plane // STRETCH.get(bits, 1) if color_type == GREY else plane
 
     if color_type == GREY_ALPHA:
         return pixels[..., 0]
@@ -163,9 +166,15 @@ def read_plane(path: Path) -> NDArray[Any]:
 
 
 def _grey_of(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Return the plane of a mask; many tools save a grey one as a color picture."""
+    """Return the plane of a mask; many tools save a grey one as a color picture.
+
+    Raises:
+        CorpusError: it has colors, or values that are no indices.
+    """
     if pixels.ndim == 2:
-        return pixels.astype(np.uint8) if pixels.dtype == np.bool_ else pixels
+        return _whole(pixels, path)
+    if pixels.shape[-1] == 2:  # grey with alpha
+        return pixels[..., 0]
     red, green, blue = (pixels[..., channel] for channel in range(3))
     if not (np.array_equal(red, green) and np.array_equal(green, blue)):
         raise CorpusError(
@@ -173,6 +182,27 @@ def _grey_of(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
             "labelmap.txt, one line per class such as road:128,64,128."
         )
     return red
+
+
+def _whole(plane: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Return a plane as unsigned integers; TIFF also holds signs, fractions and 32 bits.
+
+    Raises:
+        CorpusError: a value that is no whole number from 0 to 65535.
+    """
+    if plane.dtype == np.bool_:
+        return plane.astype(np.uint8)
+    if plane.dtype in (np.uint8, np.uint16):
+        return plane
+
+    # Written so that NaN is refused too.
+    is_index = (plane >= 0) & (plane <= MAX_INDEX) & (plane == np.floor(plane))
+    if not is_index.all():
+        raise CorpusError(
+            f"{path}: the mask holds {plane[~is_index][0]:.10g}; its values have to be whole "
+            f"numbers from 0 to {MAX_INDEX}, such as class indices with 255 for what is void."
+        )
+    return plane.astype(np.uint16)
 
 
 def _color_codes(path: Path) -> NDArray[np.uint32]:

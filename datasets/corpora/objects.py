@@ -34,6 +34,25 @@ def box_fault(box: Box, size: tuple[int, int] | None) -> str:
     return ""
 
 
+def number_of(value: Any) -> float | None:
+    """Return a number that may be written as text; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def is_crowd(annotation: dict[str, Any]) -> bool:
+    """Return whether an annotation of COCO marks a crowd, by a number, its text, or true."""
+    value = annotation.get("iscrowd")
+    if isinstance(value, str):
+        number = number_of(value)
+        return value.strip().lower() == "true" if number is None else number > 0
+    return bool(value)
+
+
 def object_of(class_index: int, box: Box, *, difficult: bool, crowd: bool) -> dict[str, Any]:
     """Return an object as `Record.label` has it."""
     return {"class": class_index, "box": list(box), "difficult": difficult, "crowd": crowd}

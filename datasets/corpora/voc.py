@@ -42,6 +42,9 @@ CLASSES = (
     *("train", "tvmonitor"),
 )
 SHOWN_LISTS = 12
+# In the order in which they are looked for; a JPEG's values are not those that were saved.
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+_YEAR = re.compile(r"VOC\d{4}")
 _SPLIT = re.compile(r"(?:(?P<year>\d{4})-)?(?P<name>\w[\w.+-]*)")
 # VOC's lists of one class (`dog_train.txt`) are splits too, but not shown among them.
 _CLASS_LIST = re.compile(r".+_(train|val|trainval|test)")
@@ -132,7 +135,7 @@ def open_voc(root: Path, split: str) -> Corpus:
     pictures = FileNames(chosen.folder / "JPEGImages")
     names = _names(chosen, pictures)
     if not names:
-        raise CorpusError(f"{chosen.source}: the split {split!r} is empty.")
+        raise _empty(chosen, split)
 
     # A test set whose objects are not public has no XML files, and so no classes.
     files = _find_files(chosen, names, pictures)
@@ -142,6 +145,9 @@ def open_voc(root: Path, split: str) -> Corpus:
             unlabelled.add("pictures without an XML file, so without objects", each.name)
     labelled = unlabelled.count < len(files)
     found = _classes(chosen, files, root)
+    # A split of masks is none of boxes: tools name those in their own way.
+    if not chosen.segmentation:
+        _check_some_object(chosen, files, found)
     records = functools.partial(_records, files, found)
     return Corpus(
         "voc",
@@ -162,7 +168,7 @@ def _year_folders(root: Path) -> list[Path]:
     if (root / "JPEGImages").is_dir():
         return [root]
     for parent in (root, root / "VOCdevkit"):
-        years = [path for path in parent.glob("VOC*") if re.fullmatch(r"VOC\d{4}", path.name)]
+        years = [path for path in parent.glob("VOC*") if _YEAR.fullmatch(path.name)]
         if any(path.is_dir() for path in years):
             return sorted(path for path in years if path.is_dir())
     raise CorpusError(
@@ -176,16 +182,15 @@ def _resolve(root: Path, split: str) -> _Split:
     if match is None:
         raise CorpusError(f"{split!r} is no split of VOC: give a list's name such as 2012-seg-val.")
 
-    # A year may be a link, as VOCdevkit/VOC2012 -> /data/VOC2012: its target's name counts.
     folders = _year_folders(root)
     year = f"VOC{match['year']}" if match["year"] else ""
-    wanted = [folder for folder in folders if not year or folder.resolve().name == year]
+    wanted = [folder for folder in folders if not year or _year_of(folder) == year]
     choices = [_Split(folder, match["name"]) for folder in wanted]
     found = [choice for choice in choices if choice.source.exists()]
 
     # 2007 and 2012 both have a train: the wrong one would be packed without a word.
     if len(found) > 1:
-        years = (choice.folder.resolve().name.removeprefix("VOC") for choice in found)
+        years = (_year_of(choice.folder).removeprefix("VOC") for choice in found)
         named = " or ".join(f"{year}-{match['name']}" for year in years)
         raise CorpusError(f"{root}: the split {split!r} is ambiguous here, say which: {named}.")
     if not found:
@@ -197,6 +202,11 @@ def _resolve(root: Path, split: str) -> _Split:
     return found[0]
 
 
+def _year_of(folder: Path) -> str:
+    """Return the name of a year's folder; that of a link counts before its target's."""
+    return folder.name if _YEAR.fullmatch(folder.name) else folder.resolve().name
+
+
 def _available(folder: Path) -> str:
     """Return the splits of one year, for a message."""
     names = []
@@ -206,15 +216,15 @@ def _available(folder: Path) -> str:
         stems = [entry.name.removesuffix(".txt") for entry in entries]
         names += [prefix + stem for stem in stems if not _CLASS_LIST.fullmatch(stem)]
     names += [name for name in ("all", "seg-all") if _Split(folder, name).source.is_dir()]
-    return f"{folder.resolve().name} with {' '.join(names[:SHOWN_LISTS]) or 'none'}"
+    return f"{_year_of(folder)} with {' '.join(names[:SHOWN_LISTS]) or 'none'}"
 
 
 def _names(chosen: _Split, pictures: FileNames) -> list[str]:
     """Return the names of a split's images as its list writes them, sorted."""
     if chosen.name in ("all", "seg-all"):
-        suffix = ".png" if chosen.segmentation else ".xml"
+        suffixes = MASK_SUFFIXES if chosen.segmentation else (".xml",)
         files = [entry.name for entry in list_folder(chosen.source)]
-        return [name[: -len(suffix)] for name in files if name.lower().endswith(suffix)]
+        return [_without_suffix(name) for name in files if name.lower().endswith(suffixes)]
 
     # Before any name is looked up: a list may come from a stranger.
     lines = read_lines(chosen.source, "list")
@@ -226,6 +236,18 @@ def _names(chosen: _Split, pictures: FileNames) -> list[str]:
         if name == following:
             raise CorpusError(f"{chosen.source}: names {name} twice.")
     return names
+
+
+def _empty(chosen: _Split, split: str) -> CorpusError:
+    """Return the error for a split without images."""
+    hint = ""
+    if chosen.source.is_dir():
+        kind = "mask" if chosen.segmentation else "XML file"
+        hint = (
+            f", no {kind} is directly in this folder; list those of folders in it in a file of "
+            "ImageSets"
+        )
+    return CorpusError(f"{chosen.source}: the split {split!r} is empty{hint}.")
 
 
 def _without_mark(line: str, pictures: FileNames) -> str:
@@ -241,6 +263,10 @@ def _find_picture(name: str, pictures: FileNames) -> str | None:
     # `my.photo` is a name with a dot before it is one with an extension.
     exact = pictures.find(f"{name}.jpg") or pictures.find_stem(name)
     return exact or pictures.find_stem(_stem(name))
+
+
+def _without_suffix(name: str) -> str:
+    return re.sub(r"\.[^./]+$", "", name)
 
 
 def _stem(name: str) -> str:
@@ -261,7 +287,7 @@ def _find_files(chosen: _Split, names: list[str], pictures: FileNames) -> list[_
     images = require_files(shown, found, pictures.folder, chosen.source)
 
     # XML file and mask are named like the image, or like the list names it.
-    stems = [re.sub(r"\.[^./]+$", "", image) for image in images]
+    stems = [_without_suffix(image) for image in images]
     annotations = _annotations(chosen, stems, names)
     masks = _masks(chosen, stems, names)
 
@@ -293,7 +319,7 @@ def _annotations(chosen: _Split, stems: list[str], names: list[str]) -> list[Pat
         CorpusError: files that are missing.
     """
     folder = chosen.folder / "Annotations"
-    found = _beside(folder, stems, names, ".xml")
+    found = _beside(folder, stems, names, (".xml",))
     is_public = chosen.name != "test" or any(found)
     if is_public and not chosen.segmentation:
         require_files([f"{stem}.xml" for stem in stems], found, folder, chosen.source)
@@ -308,19 +334,22 @@ def _masks(chosen: _Split, stems: list[str], names: list[str]) -> list[Path | No
     """
     if not chosen.segmentation:
         return [None] * len(stems)
-    found = _beside(chosen.masks, stems, names, ".png")
+    found = _beside(chosen.masks, stems, names, MASK_SUFFIXES)
     wanted = [f"{stem}.png" for stem in stems]
     files = require_files(wanted, found, chosen.masks, chosen.source)
     return [chosen.masks / file for file in files]
 
 
-def _beside(folder: Path, stems: list[str], names: list[str], suffix: str) -> list[str | None]:
+def _beside(
+    folder: Path, stems: list[str], names: list[str], suffixes: tuple[str, ...]
+) -> list[str | None]:
     """Return the file that goes with each image; None if there is none."""
     files = FileNames(folder)
-    return [
-        files.find(stem + suffix) or files.find(name + suffix)
-        for stem, name in zip(stems, names, strict=True)
-    ]
+    found = []
+    for both in zip(stems, names, strict=True):
+        candidates = (files.find(name + suffix) for suffix in suffixes for name in both)
+        found.append(next((file for file in candidates if file is not None), None))
+    return found
 
 
 def _classes(chosen: _Split, files: list[_Files], root: Path) -> _Classes:
@@ -328,7 +357,7 @@ def _classes(chosen: _Split, files: list[_Files], root: Path) -> _Classes:
     # A list of the year's own comes before one for all years.
     folders = (chosen.folder, root)
     colors = read_label_map(*folders)
-    names = read_classes(*folders)
+    names = read_classes(*folders, at_most=MAX_CLASSES if chosen.segmentation else None)
     # It also names the classes, in the order of their indices.
     if colors is not None:
         return _Classes(colors.classes, f"the classes are those of {colors.path.name}", colors)
@@ -364,7 +393,7 @@ def _own_classes(chosen: _Split) -> _Classes:
         if entry.name.lower().endswith(".xml"):
             names.update(read_class_names(folder / entry.name))
 
-    if len(names) > MAX_CLASSES:
+    if chosen.segmentation and len(names) > MAX_CLASSES:
         raise CorpusError(
             f"{folder}: its objects have {len(names)} different names, none of them VOC's; list "
             f"the classes, at most {MAX_CLASSES}, in {chosen.folder / 'classes.txt'}."
@@ -375,6 +404,28 @@ def _own_classes(chosen: _Split) -> _Classes:
         f"the classes are the {len(names)} names in the XML files ({shown}); classes.txt fixes "
         "them",
     )
+
+
+def _check_some_object(chosen: _Split, files: list[_Files], found: _Classes) -> None:
+    """Refuse a split that has objects, none of which can be used."""
+    class_of = {name: index for index, name in enumerate(found.names)}
+    reason = ""
+    for each in files:
+        if each.annotation is None:
+            continue
+        try:
+            annotation = read_annotation(each.annotation, class_of)
+        except CorpusError:  # it costs its picture, which the packer names
+            continue
+
+        # Mostly the first file has one: a good set costs no pass over all files.
+        if annotation.objects:
+            return
+        if annotation.dropped and not reason:
+            reason = f"{annotation.dropped[0]} in {each.annotation.name}"
+
+    if reason:
+        raise CorpusError(f"{chosen.source}: none of its objects can be used: {reason}.")
 
 
 def _records(files: list[_Files], found: _Classes) -> Iterator[Record]:

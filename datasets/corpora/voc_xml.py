@@ -13,6 +13,7 @@ from xml.etree.ElementTree import Element, ParseError
 import defusedxml.ElementTree
 from defusedxml.common import DefusedXmlException, DTDForbidden
 
+from datasets.corpora.class_lists import one_line
 from datasets.corpora.objects import Box, box_fault, object_of
 from datasets.errors import CorpusError
 
@@ -86,6 +87,9 @@ def _tree(path: Path) -> Element:
         raise CorpusError(f"{path}: defines entities, which annotations never need.") from error
     except (OSError, ParseError, ValueError, LookupError) as error:
         raise CorpusError(f"{path}: is no XML file that can be read ({error}).") from error
+    # Some tools declare a namespace, which would be part of each tag.
+    for item in tree.iter():
+        item.tag = item.tag.rpartition("}")[2]
     return tree
 
 
@@ -100,7 +104,7 @@ def _size(tree: Element) -> tuple[int, int] | None:
 
 
 def _name(item: Element) -> str:
-    return (item.findtext("name") or "").strip()
+    return one_line(item.findtext("name") or "")
 
 
 def _object(

@@ -236,11 +236,16 @@ ANNOTATION = {
     [
         ({"images": None}, "lacks one of the lists"),
         ({"annotations": 3}, "lacks one of the lists"),
-        ({"categories": []}, "categories are missing"),
-        ({"categories": [{"id": 3}]}, "categories are missing or have no names"),
+        ({"categories": []}, "lists no categories"),
+        ({"categories": [{"id": 3}]}, "the category 3 has no name"),
+        ({"categories": [{"id": 3, "name": 7}]}, "the category 3 has the name 7; write a name in"),
+        (
+            {"categories": [{"id": 3, "name": "car\ud83d"}]},
+            r"the category 3, 'car\\ud83d', holds half of a character",
+        ),
         (
             {"categories": [{"id": [3], "name": "a"}]},
-            "categories are missing or have no names",
+            "categories are missing or have no ids",
         ),
         (
             {
@@ -259,11 +264,11 @@ ANNOTATION = {
         ),
         (
             {"images": [{**IMAGE, "height": "4"}]},
-            "picture 1 has no proper height",
+            "no proper height in instances_train2017.json: picture 1",
         ),
         (
             {"images": [{**IMAGE, "width": -4}]},
-            "picture 1 has no proper width",
+            "no proper width in instances_train2017.json: picture 1",
         ),
         ({"images": [{"id": 1}]}, "picture 1 has no proper file_name"),
         (
@@ -281,7 +286,7 @@ ANNOTATION = {
         ),
         (
             {"images": [{**IMAGE, "file_name": "/etc/passwd"}]},
-            "no file inside",
+            "no file inside the folder of its pictures",
         ),
         (
             {"images": [{**IMAGE, "file_name": "3.jpg"}]},
@@ -404,7 +409,8 @@ def test_a_picture_without_a_size_costs_its_record(tmp_path: Path) -> None:
     first, second = open_coco(tmp_path, "train").records()
 
     assert not first.fault
-    assert "picture 2 has no proper width" in second.fault
+    # What differs from picture to picture comes last: they are counted by what comes first.
+    assert second.fault == "it has no proper width in instances_train2017.json: picture 2"
 
 
 @pytest.mark.parametrize(
@@ -618,3 +624,52 @@ def test_folders_that_are_wrong(tmp_path: Path) -> None:
 
     with pytest.raises(CorpusError, match="'val' is empty"):
         open_coco(tmp_path, "val")
+
+
+@pytest.mark.parametrize(
+    "iscrowd, crowd",
+    [
+        ("0", False),
+        ("1", True),
+        ("0.0", False),
+        (True, True),
+        ("false", False),
+        ("True", True),
+        ("", False),
+    ],
+)
+def test_crowds_and_areas_may_be_text(tmp_path: Path, iscrowd: Any, crowd: bool) -> None:
+    make(tmp_path, annotations=[{**ANNOTATION, "iscrowd": iscrowd, "area": "3.5"}])
+    (item,) = next(iter(open_coco(tmp_path, "train").records())).label["objects"]
+
+    assert item["crowd"] is crowd
+    assert item["area"] == 3.5
+
+
+def test_line_breaks_in_a_category_are_spaces(tmp_path: Path) -> None:
+    make(tmp_path, categories=[{"id": 3, "name": "traffic\n light"}, {"id": 90, "name": "a  b"}])
+    assert open_coco(tmp_path, "train").classes == ("traffic light", "a  b")
+
+
+def test_an_outline_of_an_unknown_form_is_counted_and_its_object_kept(tmp_path: Path) -> None:
+    make(tmp_path, annotations=[{**ANNOTATION, "segmentation": ""}])
+    first, _ = open_coco(tmp_path, "train").records()
+
+    assert len(first.label["objects"]) == 1
+    assert first.dropped == (
+        "its outline is no list of polygons, so that its box is void: annotation 8",
+    )
+    assert first.mask is not None
+    assert first.mask.read().tolist()[0] == [255, 0, 0, 0, 0]
+
+
+def test_pictures_in_deeper_folders_are_counted_without_a_json_file(tmp_path: Path) -> None:
+    for name in ("train2017/a.jpg", "train2017/sub/deep/b.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    corpus = open_coco(tmp_path, "train")
+
+    assert corpus.num_records == 1
+    assert [(left.count, left.examples) for left in corpus.left_out] == [
+        (1, ("train2017/sub/deep/b.jpg",))
+    ]

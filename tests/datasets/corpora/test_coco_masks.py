@@ -107,16 +107,10 @@ def test_run_lengths_packed_or_not_give_the_same_pixels(
         {"size": [20, 30], "counts": "00"},
         {"size": [20, 30], "counts": "oooo"},
         {"size": [20, 30], "counts": "é" * 50},
-        {"size": [20, 30]},
-        {"counts": [600]},
         [[0, 0, 1e12, 0, 1e12, 1e12]],
         [[0, 0, float("nan"), 0, 5, 5]],
         [[0, 0, 1, 0, 5, 5, 3]],
         [["a", "b", "c", "d", "e", "f"]],
-        7,
-        "polygon",
-        [7, "a"],
-        [{"x": 1}],
         {"size": [20, 30], "counts": "o" * 1_000_000},
         [[0, 0, 60, 40] * 200_000],
     ],
@@ -146,3 +140,35 @@ def test_one_polygon_without_a_list_around_it_is_drawn() -> None:
 
     assert (plane[5:9, 10:14] == 3).all()
     assert (plane == 3).sum() == 16
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [{}, "", {"size": [20, 30]}, {"counts": [600]}, 7, "polygon", [7, "a"], [{"x": 1}]],
+)
+def test_an_outline_of_an_unknown_form_costs_itself(outline: object) -> None:
+    mask = coco((0, {"id": 5, "bbox": [0, 0, 2, 3], "segmentation": outline}))
+    plane = mask.read()
+
+    assert (plane[:3, :2] == 255).all()
+    assert (plane == 255).sum() == 6
+    (reason,) = mask.dropped()
+    assert reason.startswith("its outline ")
+    assert reason.endswith("so that its box is void: annotation 5")
+
+
+def test_outlines_that_are_none_or_can_be_drawn_are_not_counted() -> None:
+    outlines = (
+        None,
+        [],
+        [square(0, 0, 5, 5)],
+        square(0, 0, 5, 5),
+        {"size": [20, 30], "counts": []},
+    )
+    assert coco(*((0, {"id": 5, "segmentation": outline}) for outline in outlines)).dropped() == ()
+
+
+def test_polygons_and_crowds_written_as_text_are_read() -> None:
+    corners = [str(number) for number in square(0, 0, 5, 5)]
+    plane = coco((0, {"id": 5, "iscrowd": "0", "segmentation": [corners]})).read()
+    assert (plane[:5, :5] == 1).all()

@@ -11,6 +11,7 @@ from datasets.corpora.files import (
     FileNames,
     Skipped,
     inside,
+    list_pictures,
     record_key,
     require_files,
     walk_pictures,
@@ -157,3 +158,36 @@ def test_walk_from_the_folder_itself(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     assert list(walk_pictures(Path())) == ["a/b/1.jpg"]
     assert list(walk_pictures(Path("a"))) == ["b/1.jpg"]
+
+
+@pytest.mark.parametrize("files", [("packing.json",), ("manifest.json", "samples.npy")])
+def test_packed_folders_are_no_pictures(tmp_path: Path, files: tuple[str, ...]) -> None:
+    for name in ("a.jpg", "packed/sample.png", *(f"packed/{file}" for file in files)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    skipped = Skipped()
+
+    assert list(walk_pictures(tmp_path, skipped)) == ["a.jpg"]
+    assert skipped.counts == {"packed folders": 1}
+
+    # The packed set may lie among its pictures, too.
+    for file in (tmp_path / "packed").iterdir():
+        file.rename(tmp_path / file.name)
+    assert list(walk_pictures(tmp_path)) == ["a.jpg"]
+
+
+def test_a_manifest_of_another_kind_hides_no_pictures(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/manifest.json").touch()
+    (tmp_path / "site/sample.png").touch()
+    assert list(walk_pictures(tmp_path)) == ["site/sample.png"]
+
+
+def test_a_link_that_leads_to_itself_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "l.jpg").symlink_to("l.jpg")
+    (tmp_path / "deep").symlink_to("deep")
+    skipped = Skipped()
+
+    assert list(walk_pictures(tmp_path, skipped)) == list_pictures(tmp_path) == ["a.jpg"]
+    assert skipped.counts == {"links to nothing": 2}

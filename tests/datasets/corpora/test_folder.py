@@ -269,7 +269,69 @@ def test_folders_that_classes_txt_names_are_classes(tmp_path: Path) -> None:
 
     with pytest.raises(CorpusError, match=r"d\.jpg: is in no folder of a class"):
         open_folder(tmp_path, "val")
-    assert open_folder(tmp_path, "all").classes == ()  # no folder of a class lies right here
+    with pytest.raises(
+        CorpusError, match=r"names well, ill; the folders with pictures are train, val"
+    ):
+        open_folder(tmp_path, "all")
+
+
+@pytest.mark.parametrize("names", ["cat\ncafe\u0301\n", "CAT\nCAF\u00c9\n", "Cat\ncaf\u00e9\n"])
+def test_class_folders_may_differ_in_case_and_accents(tmp_path: Path, names: str) -> None:
+    touch(tmp_path / "Cat/a.jpg", tmp_path / "caf\u00e9/b.jpg")
+    (tmp_path / "classes.txt").write_text(names)
+    corpus = open_folder(tmp_path, "all")
+
+    assert corpus.classes == tuple(names.split())
+    assert [record.label["classes"] for record in corpus.records()] == [[0], [1]]
+
+
+def test_two_classes_for_one_folder_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "cat/a.jpg")
+    (tmp_path / "classes.txt").write_text("Cat\nCAT\n")
+    with pytest.raises(CorpusError, match="may be the folder of the class 'Cat' or of 'CAT'"):
+        open_folder(tmp_path, "all")
+
+    # One of the very name is no guess.
+    (tmp_path / "classes.txt").write_text("Cat\ncat\n")
+    (record,) = open_folder(tmp_path, "all").records()
+    assert record.label["classes"] == [1]
+
+
+@pytest.mark.parametrize("pictures", ["a.jpg", "images/a.jpg"])
+def test_a_list_of_classes_without_folders_is_mentioned(tmp_path: Path, pictures: str) -> None:
+    touch(tmp_path / pictures)
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    corpus = open_folder(tmp_path, "all")
+
+    assert corpus.classes == ()
+    assert corpus.note == "no labels: classes.txt names cat, dog, but no folder here is called so"
+
+
+def test_class_folders_need_no_room_in_a_mask(tmp_path: Path) -> None:
+    names = [f"c{index}" for index in range(300)]
+    touch(tmp_path / "c299/a.jpg")
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    corpus = open_folder(tmp_path, "all")
+
+    assert corpus.classes == tuple(names)
+    assert [record.label["classes"] for record in corpus.records()] == [[299]]
+
+
+def test_background_is_a_class_if_a_folder_is_called_so(tmp_path: Path) -> None:
+    touch(tmp_path / "cat/a.jpg")
+    (tmp_path / "classes.txt").write_text("background\ncat\n")
+    assert open_folder(tmp_path, "all").classes == ("cat",)
+
+    touch(tmp_path / "background/a.jpg")
+    corpus = open_folder(tmp_path, "all")
+    assert corpus.classes == ("background", "cat")
+    assert [record.label["classes"] for record in corpus.records()] == [[0], [1]]
+
+
+def test_tabs_in_a_class_name_are_spaces(tmp_path: Path) -> None:
+    touch(tmp_path / "traffic light/a.jpg")
+    (tmp_path / "classes.txt").write_text("traffic\tlight\n")
+    assert open_folder(tmp_path, "all").classes == ("traffic light",)
 
 
 def test_pictures_without_masks_beside_others_are_named(tmp_path: Path) -> None:
@@ -283,19 +345,19 @@ def test_pictures_without_masks_beside_others_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    "text, message",
     [
-        "",
-        "background\n",
-        "a\na\n",
-        "\n".join(map(str, range(300))),
+        ("", "names no class"),
+        ("background\n", "names no class"),
+        ("a\na\n", "names the class 'a' 2 times"),
+        ("\n".join(map(str, range(300))), "names 300 classes, but a mask has room for 254"),
     ],
 )
-def test_lists_of_classes_that_are_wrong(tmp_path: Path, text: str) -> None:
+def test_lists_of_classes_that_are_wrong(tmp_path: Path, text: str, message: str) -> None:
     touch(tmp_path / "images/a.jpg")
     save_mask(tmp_path / "masks/a.png", 1)
     (tmp_path / "classes.txt").write_text(text)
-    with pytest.raises(CorpusError, match="needs 1 to 254 different names"):
+    with pytest.raises(CorpusError, match=message):
         open_folder(tmp_path, "all")
 
 
@@ -540,6 +602,27 @@ def test_what_is_not_taken_is_counted(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").unlink()
     with pytest.raises(CorpusError, match=r"is empty.* Left out: 1 links to nothing \(gone\.jpg\)"):
         open_folder(tmp_path, "all")
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"RIFF\x24\0\0\0WEBP",
+        b"BM\x36\0\0\0" + bytes(6),
+        b"\0\0\0\x0cjP  \r\n\x87\n",
+        b"\xff\x4f\xff\x51" + bytes(8),
+    ],
+)
+def test_pictures_of_every_format_are_counted_without_an_extension(
+    tmp_path: Path, start: bytes
+) -> None:
+    touch(tmp_path / "a.jpg")
+    (tmp_path / "b").write_bytes(start)
+    (tmp_path / "sound").write_bytes(b"RIFF\x24\0\0\0WAVE")
+    (tmp_path / "text").write_bytes(b"BMW is a make of cars")
+    (left,) = open_folder(tmp_path, "all").left_out
+
+    assert left.examples == ("b",)
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".BMP"])

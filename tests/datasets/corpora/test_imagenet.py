@@ -311,3 +311,24 @@ def test_a_member_behind_the_end_of_its_tar_is_a_fault_of_the_picture(tmp_path: 
                 10,
             )
         )
+
+
+def test_pictures_in_folders_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    names = (f"{A}/a.JPEG", f"{A}/more/b.JPEG", f"{B}/images/c.JPEG", f"{B}/d.JPEG", "other/e.JPEG")
+    touch(*(tmp_path / "train" / name for name in names))
+    corpus = open_imagenet(tmp_path, "train")
+
+    assert [record.image.name for record in corpus.records()] == ["a.JPEG", "c.JPEG"]
+    assert {left.reason: left.examples for left in corpus.left_out} == {
+        "pictures in deeper folders, which are not read": (f"{A}/more/b.JPEG",),
+        "pictures beside images/, which alone is read": (f"{B}/d.JPEG",),
+        "pictures in folders that are no wnid such as n02123597": ("train/other/e.JPEG",),
+    }
+
+
+def test_pictures_beside_a_flat_folder_are_counted(tmp_path: Path) -> None:
+    touch(*(tmp_path / "val" / name for name in ("images/a.JPEG", "images/deep/b.JPEG", "c.JPEG")))
+    (tmp_path / "val/val_annotations.txt").write_text(f"a.JPEG\t{A}\t0\t0\t62\t57\n")
+    left = open_imagenet(tmp_path, "val").left_out
+
+    assert sorted(each.examples for each in left) == [("images/deep/b.JPEG",), ("val/c.JPEG",)]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.corpora.masks import IndexMask
+from datasets.corpora.masks import IndexMask, read_plane
 from datasets.corpora.palette import voc_palette
 from datasets.errors import CorpusError
 
@@ -172,3 +172,37 @@ def test_masks_of_other_lossless_formats(tmp_path: Path, suffix: str, mode: str)
         IndexMask(tmp_path / f"m{suffix}").read(),
         expected,
     )
+
+
+@pytest.mark.parametrize(
+    "dtype, value, shown",
+    [
+        (np.int32, -1, "-1"),
+        (np.int32, 2_000_000_000, "2000000000"),
+        (np.int32, 65_536, "65536"),
+        (np.float32, -1, "-1"),
+        (np.float32, float("nan"), "nan"),
+        (np.float32, 0.5, "0.5"),
+        (np.float32, 65_536, "65536"),
+    ],
+)
+def test_values_that_are_no_indices_are_refused(
+    tmp_path: Path, dtype: type, value: float, shown: str
+) -> None:
+    plane = np.zeros((2, 3), dtype)
+    plane[1, 1] = value
+    Image.fromarray(plane).save(tmp_path / "a.tif")
+    with pytest.raises(CorpusError, match=rf"a\.tif: the mask holds {shown};.* from 0 to 65535"):
+        read_plane(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32, np.uint16])
+def test_whole_numbers_of_any_type_are_indices(tmp_path: Path, dtype: type) -> None:
+    Image.fromarray(INDICES.astype(dtype)).save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(IndexMask(tmp_path / "a.tif").read(), INDICES)
+
+
+def test_grey_with_alpha_in_a_tiff_is_its_grey(tmp_path: Path) -> None:
+    grey = Image.fromarray(INDICES)
+    Image.merge("LA", (grey, grey)).save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(IndexMask(tmp_path / "a.tif").read(), INDICES)

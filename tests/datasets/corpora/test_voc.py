@@ -542,3 +542,80 @@ def test_folders_and_splits_that_are_wrong(tmp_path: Path) -> None:
 
     with pytest.raises(CorpusError, match="no split 'val' here"):
         open_voc(tmp_path / "VOC2012", "val")
+
+
+def test_objects_none_of_which_has_a_listed_class_are_refused(tmp_path: Path) -> None:
+    year = make(tmp_path / "VOC2012", kinds=("Main", "Segmentation"))
+    (year / "classes.txt").write_text("Dog\n")
+    with pytest.raises(
+        CorpusError, match=r"train\.txt: none .* its class is unknown; .* \(dog\).* in a\.xml"
+    ):
+        open_voc(tmp_path, "train")
+
+    # Masks have the classes of their indices, whatever the objects are called.
+    assert open_voc(tmp_path, "seg-train").classes == ("Dog",)
+
+
+def test_a_namespace_is_no_part_of_the_tags(tmp_path: Path) -> None:
+    year = make(tmp_path / "VOC2012")
+    with_class(year, "dog", "a")
+    path = year / "Annotations/a.xml"
+    path.write_text(path.read_text().replace("<annotation>", '<annotation xmlns="http://x">'))
+    first, _ = open_voc(tmp_path, "train").records()
+
+    assert [item["class"] for item in first.label["objects"]] == [CLASS_OF["dog"]]
+
+
+def test_line_breaks_in_a_class_name_are_spaces(tmp_path: Path) -> None:
+    year = make(tmp_path / "VOC2012", names=("a",))
+    with_class(year, "traffic\n  light", "a")
+    corpus = open_voc(tmp_path, "train")
+
+    assert corpus.classes == ("traffic light",)
+    assert [record.label["classes"] for record in corpus.records()] == [[0]]
+
+
+def test_boxes_need_no_room_in_a_mask(tmp_path: Path) -> None:
+    year = make(tmp_path / "VOC2012", names=("a",), kinds=("Main", "Segmentation"))
+    objects = "".join(f"<object><name>c{index}</name>{BOX}</object>" for index in range(300))
+    (year / "Annotations/a.xml").write_text(f"<annotation>{objects}</annotation>")
+
+    assert len(open_voc(tmp_path, "train").classes) == 300
+    with pytest.raises(CorpusError, match="at most 254"):
+        open_voc(tmp_path, "seg-train")
+
+    (year / "classes.txt").write_text("\n".join(f"c{index}" for index in range(300)))
+    assert len(open_voc(tmp_path, "train").classes) == 300
+    with pytest.raises(CorpusError, match="a mask has room for 254"):
+        open_voc(tmp_path, "seg-train")
+
+
+@pytest.mark.parametrize("target", ["data/voc12", "data/VOC2007"])
+def test_the_year_of_a_link_is_in_its_own_name(tmp_path: Path, target: str) -> None:
+    make(tmp_path / target)
+    (tmp_path / "VOCdevkit").mkdir()
+    (tmp_path / "VOCdevkit/VOC2012").symlink_to(tmp_path / target)
+
+    assert open_voc(tmp_path / "VOCdevkit", "2012-train").num_records == 2
+    with pytest.raises(CorpusError, match="there are: VOC2012 with train"):
+        open_voc(tmp_path / "VOCdevkit", "2012-val")
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".TIFF", ".bmp"])
+@pytest.mark.parametrize("split", ["seg-train", "seg-all"])
+def test_masks_may_be_of_other_lossless_formats(tmp_path: Path, suffix: str, split: str) -> None:
+    year = make(tmp_path / "VOC2012", names=("a",), kinds=("Segmentation",))
+    (year / "SegmentationClass/a.png").unlink()
+    Image.new("L", (3, 4), 20).save(year / f"SegmentationClass/a{suffix}")
+    (record,) = open_voc(tmp_path, split).records()
+
+    assert record.mask is not None
+    assert (record.mask.read() == 20).all()
+
+
+def test_all_without_labels_right_there_is_told(tmp_path: Path) -> None:
+    year = make(tmp_path / "VOC2012", names=("a",))
+    (year / "Annotations/deep").mkdir()
+    (year / "Annotations/a.xml").rename(year / "Annotations/deep/a.xml")
+    with pytest.raises(CorpusError, match="is empty, no XML file is directly in this folder"):
+        open_voc(tmp_path, "all")
