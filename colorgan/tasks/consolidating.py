@@ -149,8 +149,10 @@ def _loading(format: Format, name: str, path: Path, *, rgb: bool, num_classes: i
         return f"timm.create_model('{name}', {words}, checkpoint_path='{path}')"
 
     lacking = "" if rgb else ", and its first convolution replaced by one of one channel"
-    load = f"torchvision.models.{name}().load_state_dict(load_file('{path}'), strict=False)"
-    return f"{load}  # without its classifier{lacking}"
+    # In two statements: what loads the weights is not the network.
+    load = f"model.load_state_dict(load_file('{path}'), strict=False)"
+    model = f"model = torchvision.models.{name}()"
+    return f"{model}; {load}  # without its classifier{lacking}"
 
 
 def _find_checkpoint(run: Path, name: str | None) -> Checkpoint:
