@@ -1,7 +1,9 @@
 """Color photos of any size with a generator.
 
-Writes <name>.png (or .jpg) for each photo at its own size; of a folder, for every photo below it.
-The luminance is kept, as are transparency and EXIF; the photo's own colors, if any, are not used.
+Writes <name>.png (or .jpg) for each photo at its own size; of a folder, for every photo below it:
+links are followed, hidden files and those below --out are not meant, and files of other kinds are
+counted. The luminance is kept, as are transparency and EXIF; the photo's own colors, if any, are
+not used.
 """
 
 from __future__ import annotations
