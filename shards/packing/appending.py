@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from shards.errors import PackError
+from shards.files import printable
 from shards.manifest import MANIFEST_FILE, Manifest, read_manifest
 from shards.packing.finished import finished_states, keys_by_shard, shard_number
 from shards.packing.folder import (
@@ -87,7 +88,8 @@ def _request(corpus: Corpus, out: Path) -> Request:
         )
 
     # Labels are indices into the classes: one list must hold for old and new shards.
-    asked = (corpus.name, corpus.split, corpus.classes, corpus.palette)
+    classes = tuple(map(printable, corpus.classes))
+    asked = (corpus.name, corpus.split, classes, corpus.palette)
     if asked != (request.corpus, request.split, request.classes, request.palette):
         raise PackError(
             f"{out}: was packed from {request.corpus} {request.split} with {len(request.classes)} "

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import PictureError
+from shards.files import printable
 from shards.foreign_labels import JSON_PREFIX, class_indices, label_values
 from shards.images import jpeg_damage
 from shards.images.headers import is_loadable, jpeg_header, states_nothing_more
@@ -101,7 +102,7 @@ def read_shard(reader: TarReader, rule: LabelRule, max_pixels: int) -> ForeignSh
                 _add(shard, name, sample, rule, max_pixels)
             # One bad sample costs itself: shards from elsewhere always have a few.
             except (PictureError, ValueError) as error:
-                shard.rejected.append(Rejection(0, name, name, str(error)))
+                shard.rejected.append(Rejection(0, name, printable(name), str(error)))
     return shard
 
 
