@@ -19,6 +19,7 @@ from shards.packing.tar import BLOCK
 MAX_NAME_BYTES = 1 << 16
 MAX_PAX_BYTES = 1 << 20
 SKIP_BYTES = 1 << 20
+TYPE_AT = 156  # in a header
 REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 
 LINKS = (tarfile.LNKTYPE, tarfile.SYMTYPE)
@@ -168,6 +169,52 @@ class TarReader:
             # Sizes beyond the header's eleven octal digits come here.
             elif key == b"size" and value.isdigit() and len(value) < 16:
                 self._size = int(value)
+
+
+def last_name(blocks: bytes) -> str:
+    """Return the name of the file whose header is the last block, or in an extension before it.
+
+    Args:
+        blocks: Whole blocks of the tar.
+
+    Raises:
+        DamagedTarError: The last block is no header.
+    """
+    end = len(blocks) - BLOCK
+    name = _parsed(blocks[end:], end).name
+    while end > 0:
+        extension = _extension_before(blocks, end)
+        if extension is None:
+            return name
+        start, long_name = extension
+        if long_name:
+            return long_name
+        end = start
+    return name
+
+
+def _extension_before(blocks: bytes, end: int) -> tuple[int, str] | None:
+    """Return where an extension that ends at `end` starts, and the name in it, if it has one."""
+    for start in range(end - 2 * BLOCK, -1, -BLOCK):
+        kind = blocks[start + TYPE_AT : start + TYPE_AT + 1]
+        if kind not in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE):
+            continue
+        try:
+            info = _parsed(blocks[start : start + BLOCK], start)
+        except DamagedTarError:
+            continue
+        # It must fill the place between: else it is data that looks like a header.
+        if start + BLOCK + _padded(info.size) == end:
+            content = blocks[start + BLOCK : start + BLOCK + info.size]
+            return start, _name_in(kind, content)
+    return None
+
+
+def _name_in(kind: bytes, content: bytes) -> str:
+    if kind == tarfile.GNUTYPE_LONGNAME:
+        return content.rstrip(b"\0").decode("utf-8", "surrogateescape")
+    names = [value for key, value in _pax_records(content) if key == b"path"]
+    return names[-1].decode("utf-8", "surrogateescape") if names else ""
 
 
 def _parsed(header: bytes, position: int) -> _Header:

@@ -21,6 +21,7 @@ from PIL import Image
 from shards.errors import ManifestError, PackError
 from shards.foreign_labels import class_indices, read_names
 from shards.loading.loader import Loader
+from shards.loading.samples import Samples
 from shards.loading.shard_set import open_shards
 from shards.manifest import Manifest, read_manifest
 from shards.packing.indexing import index_shards
@@ -445,6 +446,27 @@ def test_long_names_in_every_tar_format(tmp_path: Path, tar_format: int) -> None
     )
 
     assert images_of(manifest) == [photo(0), photo(1)]
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, "v7"])
+def test_keys_are_whole_in_every_tar_format(tmp_path: Path, tar_format: int | str) -> None:
+    long = "/".join(f"a_folder_with_a_long_name_{number}" for number in range(6))
+    names = ["1.jpg"] if tar_format == "v7" else ["1.jpg", f"{long}/2.jpg", f"{long}/3.x.jpg"]
+    members = [(name, photo(number)) for number, name in enumerate(names)]
+    kind = tar_format if isinstance(tar_format, int) else tarfile.USTAR_FORMAT
+    path = write_tar(tmp_path / "x.tar", members, kind)
+    if tar_format == "v7":
+        # Without magic and prefix, with the checksum of that.
+        content = bytearray(path.read_bytes())
+        content[257:512] = bytes(255)
+        content[148:156] = b" " * 8
+        content[148:156] = b"%06o\0 " % sum(content[:512])
+        path.write_bytes(content)
+    index(path, tmp_path / "out")
+    samples = Samples(open_shards([tmp_path / "out"]))
+    keys = [samples.key(number) for number in range(len(samples))]
+    samples.close()
+    assert keys == ["1", f"{long}/2", f"{long}/3"][: len(names)]
 
 
 def test_an_interrupted_call_continues_and_another_request_is_refused(
