@@ -9,9 +9,8 @@ import numpy as np
 
 from shards.loading.members import BadSampleError, MemberSpec, read_members
 from shards.loading.shard_set import ShardSet
-from shards.packing.tar import BLOCK
-from shards.packing.tar_reader import DamagedTarError, last_name
 from shards.storage.shard_files import ShardFiles
+from shards.storage.tar_reader import BLOCK, DamagedTarError, last_name
 
 # Before a member's data: its header, and extensions with a name of up to a path's 4,096 bytes.
 HEADER_BYTES = 16 * BLOCK

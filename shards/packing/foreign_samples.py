@@ -22,9 +22,9 @@ from shards.foreign_labels import JSON_PREFIX, class_indices, label_values
 from shards.images import jpeg_damage
 from shards.images.headers import is_loadable, jpeg_header, states_nothing_more
 from shards.images.photo import decoding, open_photo
-from shards.packing.tar_reader import TarMember, TarReader
 from shards.rejections import NO_DATA, NO_ENDING, SECOND_IMAGE, Rejection
 from shards.samples_table import SAMPLE_DTYPE
+from shards.storage.tar_reader import TarMember, TarReader
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
 FORMAT_NAMES = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp"}

@@ -52,7 +52,6 @@ from shards.packing.foreign_samples import (
 from shards.packing.shard_file import WORK_FOLDER
 from shards.packing.shard_list import Source, list_shards
 from shards.packing.tally import left_out_by_reason
-from shards.packing.tar_reader import DamagedTarError
 from shards.packing.workers import new_pool
 from shards.rejections import (
     PASSED_OVER,
@@ -62,6 +61,7 @@ from shards.rejections import (
     write_rejections,
 )
 from shards.samples_table import SAMPLE_DTYPE, SAMPLES_FILE, write_samples
+from shards.storage.tar_reader import DamagedTarError
 from shards.storage.transfer import TransferError
 from shards.summary import Summary, write_summary
 

@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from shards.packing.tar import BLOCK
-
+BLOCK = tarfile.BLOCKSIZE
 MAX_NAME_BYTES = 1 << 16
 MAX_PAX_BYTES = 1 << 20
 SKIP_BYTES = 1 << 20
