@@ -40,11 +40,10 @@ from colorgan.config.progress import bytes_shown, images_shown
 from datasets.corpora.splits import parse_shares, stratify, write_lists
 from datasets.errors import CorpusError
 from datasets.opening import CorpusName, fetch_corpus, open_corpus
-from shards.errors import PackError, ShardError
+from shards.errors import ShardError
 from shards.foreign_labels import read_names
-from shards.images.policy import MAX_PIXELS, MAX_PIXELS_LIMIT, parse_image_policy
-from shards.packing.appending import append_records
-from shards.packing.folder import read_request
+from shards.images.policy import MAX_PIXELS, MAX_PIXELS_LIMIT
+from shards.packing.appending import append_records, check_as_packed
 from shards.packing.indexing import index_shards
 from shards.packing.merging import merge_parts
 from shards.packing.pack import MAX_SAMPLES_PER_SHARD, PackReport, pack
@@ -250,30 +249,12 @@ def pack_corpus(settings: PackSettings) -> None:
         print(*pack_lines(report, folder, command_text("pack"), next_line), sep="\n")
 
 
-def check_as_packed(out: Path, settings: PackSettings) -> None:
-    """Refuse settings that were given and are not the folder's own, which its shards are packed by.
-
-    Raises:
-        PackError: Names the first such setting.
-    """
-    request = read_request(out)
-    for name in sorted(FOLDER_SETTINGS & settings.model_fields_set) if request else ():
-        asked = getattr(settings, name)
-        there = getattr(request, "image_policy" if name == "image" else name)
-        if name == "image":
-            asked = str(parse_image_policy(asked))
-        if asked != there:
-            raise PackError(
-                f"{out}: is packed with --{name} {there}, so its shards cannot have --{name} "
-                f"{asked}; leave the option out, or pack into another folder."
-            )
-
-
 def pack_into(out: Path, corpus: Corpus, settings: PackSettings) -> PackReport:
     """Pack a corpus, one part or shard of it, or what is new in it."""
     root, workers = given(settings.root), settings.workers
     if settings.append or settings.only is not None:
-        check_as_packed(out, settings)
+        asked = settings.model_dump(include=FOLDER_SETTINGS & settings.model_fields_set)
+        check_as_packed(out, asked)
     # One shard's records are not counted beforehand.
     total = corpus.num_records if settings.only is None else None
     with images_shown(total) as progress:
