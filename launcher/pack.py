@@ -43,7 +43,7 @@ from datasets.opening import CorpusName, fetch_corpus, open_corpus
 from shards.errors import ShardError
 from shards.foreign_labels import read_names
 from shards.images.policy import MAX_PIXELS, MAX_PIXELS_LIMIT
-from shards.packing.appending import append_records
+from shards.packing.appending import append_records, check_as_packed
 from shards.packing.indexing import index_shards
 from shards.packing.merging import merge_parts
 from shards.packing.pack import MAX_SAMPLES_PER_SHARD, PackReport, pack
@@ -54,6 +54,14 @@ from shards.records import Corpus
 
 NEXT = f"{command_text('pretrain')} --data.train OUT"
 HELD_OUT = {"val", "valid", "validation", "dev", "test"}
+FOLDER_SETTINGS = {
+    "image",
+    "jpeg_quality",
+    "chroma_subsampling",
+    "samples_per_shard",
+    "max_pixels",
+    "min_chroma",
+}
 SOURCE = ("corpus", "root", "split", "out")
 # The settings that each mode requires; without a mode, all of SOURCE.
 MODES: dict[str, tuple[str, ...]] = {
@@ -244,6 +252,9 @@ def pack_corpus(settings: PackSettings) -> None:
 def pack_into(out: Path, corpus: Corpus, settings: PackSettings) -> PackReport:
     """Pack a corpus, one part or shard of it, or what is new in it."""
     root, workers = given(settings.root), settings.workers
+    if settings.append or settings.only is not None:
+        asked = settings.model_dump(include=FOLDER_SETTINGS & settings.model_fields_set)
+        check_as_packed(out, asked)
     # One shard's records are not counted beforehand.
     total = corpus.num_records if settings.only is None else None
     with images_shown(total) as progress:

@@ -15,6 +15,16 @@ from filelock import FileLock, Timeout
 from shards.errors import PackError
 
 
+def printable(name: str) -> str:
+    """Return a name as text: bytes of a file name that are not UTF-8 become their numbers."""
+    try:
+        content = name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        # Half a character, as JSON may state one: no file has such a name.
+        content = name.encode("utf-8", "backslashreplace")
+    return content.decode("utf-8", "backslashreplace")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; on success it replaces `path`, else it is removed.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import PackError
+from shards.files import printable
 
 MAX_LABEL_BYTES = 1 << 20
 MAX_NAMES_BYTES = 8 << 20
@@ -31,11 +32,11 @@ def label_values(content: bytes, label_format: str) -> list[int | str]:
     """
     # Before parsing: JSON in memory is many times its size.
     if len(content) > MAX_LABEL_BYTES:
-        raise ValueError(f"{len(content)} bytes, more than a label can sensibly have")
+        raise ValueError(f"is longer than a label can sensibly be: {len(content)} bytes")
 
     if label_format == "cls":
         # Some writers end the member with a newline.
-        return [_number_or_name(content.decode("utf-8").strip())]
+        return [_number_or_name(_decoded(content).strip())]
 
     return _field_values(content, label_format.removeprefix(JSON_PREFIX))
 
@@ -54,6 +55,8 @@ def read_names(path: Path) -> tuple[str, ...]:
         raise PackError(f"{path}: class names cannot be read ({error}).") from error
 
     names = tuple(line.strip() for line in text.rstrip().splitlines())
+    if not names:
+        raise PackError(f"{path}: holds no class names; give one per line.")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if not all(names) or twice:
         what = f"{twice[0]!r} comes twice" if twice else "a line is empty"
@@ -73,11 +76,20 @@ def class_indices(content: bytes, label_format: str, classes: Sequence[str]) -> 
     return sorted(indices)
 
 
+def _decoded(content: bytes) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8: {error}") from None
+
+
 def _field_values(content: bytes, field: str) -> list[int | str]:
     try:
-        value: Any = json.loads(content)
+        value: Any = json.loads(_decoded(content))
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise ValueError("is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not JSON: {error}") from None
 
     for name in field.split("."):
         if not isinstance(value, dict) or name not in value:
@@ -91,25 +103,33 @@ def _field_values(content: bytes, field: str) -> list[int | str]:
 def _checked(value: Any, field: str) -> int | str:
     # True would be class 1.
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"field {field!r} is neither a number nor a name")
+        raise ValueError(f"has neither a number nor a name in field {field!r}")
     return _number_or_name(value) if isinstance(value, str) else value
 
 
 def _number_or_name(text: str) -> int | str:
     if not text:
         raise ValueError("is empty")
-    # Other digits than ASCII's may be a class's name; longer numbers are WordNet's and the like.
-    if text.isascii() and text.isdecimal() and len(text) <= 9:
+    # JSON may state half a character, which no list of classes can hold.
+    if printable(text) != text:
+        raise ValueError(f"is not text: {printable(text)[:80]!r}")
+    # Other digits than ASCII's may be a class's name; longer numbers are WordNet's and the like. A
+    # number below zero is none of the classes, and no name of one either.
+    digits = text.removeprefix("-")
+    if digits.isascii() and digits.isdecimal() and len(digits) <= 9:
         return int(text)
     return text
 
 
 def _index_of(value: int | str, classes: Sequence[str]) -> int:
+    # A set that was indexed by an earlier release may have "-1" among its names.
+    if isinstance(value, int) and value < 0:
+        value = str(value)
     if isinstance(value, str):
         if value not in classes:
-            raise ValueError(f"class {value[:80]!r} is not one of the {len(classes)} classes")
+            raise ValueError(f"is none of the {len(classes)} classes: {value[:80]!r}")
         return classes.index(value)
 
-    if not 0 <= value < len(classes):
-        raise ValueError(f"class {value} is not one of the {len(classes)} classes")
+    if value >= len(classes):
+        raise ValueError(f"is none of the {len(classes)} classes: {value}")
     return value

@@ -13,6 +13,12 @@ from shards.files import replacing
 
 REJECTED_FILE = "rejected.jsonl"
 MAX_LINE_BYTES = 1 << 20
+# Members of tars made elsewhere that are no sample and that a user may miss. The manifest's count,
+# which is part of the set's digest, is that of samples.
+SECOND_IMAGE = "a second image of one sample"
+NO_ENDING = "a file without an ending, such as .jpg, in its name"
+NO_DATA = " in the tar, which has no data of its own to read"
+PASSED_OVER = (SECOND_IMAGE, NO_ENDING, NO_DATA)
 
 
 @dataclass(frozen=True)

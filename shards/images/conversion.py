@@ -154,6 +154,10 @@ def read_upright(file: BinaryIO, max_pixels: int) -> UprightPhoto:
         photo = open_photo(content, max_pixels, file)
         photo.image.load()
         exif = _kept_exif(photo.image)
+        if photo.image.mode == "La":
+            # Nothing converts grey that was multiplied by its alpha to RGBA directly.
+            kind, photo.image = photo.image.format, photo.image.convert("LA")
+            photo.image.format = kind
 
         alpha = _alpha_of(photo, content)
         if alpha is not None:
@@ -193,7 +197,7 @@ def convert_mask(mask: NDArray[np.uint8], geometry: Geometry, num_classes: int) 
 
     highest = int(mask[mask != VOID].max(initial=0))
     if highest > num_classes:
-        raise PictureError(f"mask holds index {highest}, above the {num_classes} classes")
+        raise PictureError(f"mask holds an index above the {num_classes} classes: {highest}")
 
     image = Image.fromarray(mask)
     if frame.is_stored:

@@ -85,9 +85,8 @@ class LabelFrame:
         for _, _, x1, y1 in boxes:
             if x1 > right or y1 > bottom:
                 raise PictureError(
-                    f"its label states {self.width} x {self.height} pixels, which is not the "
-                    f"picture's size, and has a box that reaches to {x1:g}, {y1:g}: one of them is "
-                    "wrong"
+                    "its label states another size than the picture's and has a box beyond it: "
+                    f"{self.width} x {self.height} pixels, a box that reaches to {x1:g}, {y1:g}"
                 )
 
 
@@ -107,8 +106,8 @@ def label_frame(stated: Size | None, geometry: Geometry) -> LabelFrame:
     frame = _frame(stated, geometry, LABEL_SLIP_PX)
     if frame is None:
         raise PictureError(
-            f"its label is for a picture of {stated[0]} x {stated[1]} pixels, this one has "
-            f"{_views_in_words(geometry)}, which no turn and no resize explains"
+            "its label is for a picture of another size, which no turn and no resize explains: "
+            f"{stated[0]} x {stated[1]} pixels, this one has {_views_in_words(geometry)}"
         )
     return frame
 
@@ -125,8 +124,8 @@ def mask_frame(size: Size, geometry: Geometry) -> LabelFrame:
         turned = f", turned by EXIF orientation {geometry.orientation}"
         turned = turned if geometry.orientation >= 5 else ""
         raise PictureError(
-            f"mask is {size[1]} x {size[0]} of uint8 (height x width), its picture {height} x "
-            f"{width}{turned}"
+            f"its mask has another size than the picture: the mask is {size[1]} x {size[0]} "
+            f"(height x width), its picture {height} x {width}{turned}"
         )
     return frame
 

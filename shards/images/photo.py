@@ -72,6 +72,16 @@ STRANGERS = (
     (b"<!doctype html", "an HTML page, not the image behind it"),
     (b"<html", "an HTML page, not the image behind it"),
 )
+# How files of known formats begin, for those that Pillow does not know all the same.
+STARTS = (
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "PNG"),
+    (re.compile(rb"II[*+]\0|MM\0[*+]"), "TIFF"),
+    (re.compile(rb"....ftypavi[fs]", re.DOTALL), "AVIF"),
+    (re.compile(rb"\xff\xd8\xff"), "JPEG"),
+    (re.compile(rb"GIF8[79]a"), "GIF"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "WebP"),
+    (re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"), "JPEG 2000"),
+)
 
 
 @dataclass
@@ -158,7 +168,7 @@ def open_photo(content: bytes, max_pixels: int, file: BinaryIO | None = None) ->
     width, height = image.size
     # From the header: nothing is decoded yet.
     if width * height > max_pixels:
-        raise PictureError(f"{width} x {height} is more than {max_pixels} pixels")
+        raise PictureError(f"more than {max_pixels} pixels: {width} x {height}")
 
     orientation = _orientation(image)
     if image.format == "TIFF" and orientation >= 5:  # Pillow gives the size after its turn
@@ -264,19 +274,22 @@ def _with_its_end(content: bytes, changes: list[str]) -> bytes:
 def _opened(content: bytes, changes: list[str], file: BinaryIO | None) -> tuple[Image.Image, bytes]:
     try:
         return _identified(content, file), content
-    except UnidentifiedImageError:
-        _name_stranger(content)
-        raise
-    except (ValueError, SyntaxError):
+    except (UnidentifiedImageError, ValueError, SyntaxError) as error:
         # Pillow bounds the text that it reads from a PNG, and text is nothing to an image.
         if file is not None:
             file.seek(0)
             content = file.read()
         without_text = _without_text(content)
         if without_text == content:
+            if isinstance(error, UnidentifiedImageError):
+                _name_stranger(content)
             raise
         changes.append("PNG with oversized text")
-        return _identified(without_text), without_text
+        try:
+            return _identified(without_text), without_text
+        except UnidentifiedImageError:
+            _name_stranger(content)
+            raise
 
 
 def _identified(content: bytes, file: BinaryIO | None = None) -> Image.Image:
@@ -314,6 +327,11 @@ def _name_stranger(content: bytes) -> None:
     for magic, name in STRANGERS:
         if start.startswith(magic.lower()):
             raise PictureError(f"not a picture of a known format: {name}")
+    for pattern, name in STARTS:
+        if pattern.match(content):
+            raise PictureError(
+                f"damaged or cut off, or a kind of {name} that is not read: it begins as a {name}"
+            )
 
 
 def _without_text(content: bytes) -> bytes:

@@ -13,6 +13,7 @@ from shards.images.strips import mapped
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 DEEP_GREY_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
 PHOTOMETRIC = 262
+BITS_PER_SAMPLE = 258
 WHITE_IS_ZERO = 0
 PNG_DEPTH_AT = 24  # the byte of IHDR that holds the bits per sample
 WHITE = 255
@@ -65,11 +66,14 @@ def _deep_grey(image: Image.Image) -> Image.Image:
     tags: Any = getattr(image, "tag_v2", {})
     inverted = image.format == "TIFF" and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
     clear = image.info.get("transparency")
+    # Pillow gives the 12 bits of such a TIFF as they are.
+    bits = tags.get(BITS_PER_SAMPLE, 16) if image.format == "TIFF" else 16
+    largest = (1 << (bits[0] if isinstance(bits, tuple) else bits)) - 1
 
     def levels_of(strip: Image.Image) -> Image.Image:
         values = np.asarray(strip).astype(np.uint32)
         # Rounded to nearest: cutting bits off would darken by half a level.
-        levels = ((values * 255 + 32767) // 65535).astype(np.uint8)
+        levels = ((values * 255 + largest // 2) // largest).astype(np.uint8)
         if inverted:
             levels = WHITE - levels
         if isinstance(clear, int):
@@ -90,7 +94,8 @@ def _on_white(image: Image.Image, content: bytes) -> Image.Image:
     if clear is not None:
         image.info["transparency"] = clear
 
-    image = image.convert("RGBA")
+    # Pillow has no direct way for grey that was multiplied by its alpha.
+    image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     white = Image.new("RGBA", image.size, (WHITE, WHITE, WHITE, WHITE))
     return Image.alpha_composite(white, image).convert("RGB")
 

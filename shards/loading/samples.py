@@ -10,10 +10,10 @@ import numpy as np
 from shards.loading.members import BadSampleError, MemberSpec, read_members
 from shards.loading.shard_set import ShardSet
 from shards.storage.shard_files import ShardFiles
+from shards.storage.tar_reader import BLOCK, DamagedTarError, last_name
 
-# Of a ustar header: the block before a member's data, the name in it, and the name's folders.
-HEADER_BYTES = 512
-NAME, MAGIC, PREFIX = slice(0, 100), slice(257, 262), slice(345, 500)
+# Before a member's data: its header, and extensions with a name of up to a path's 4,096 bytes.
+HEADER_BYTES = 16 * BLOCK
 
 
 class Samples:
@@ -35,18 +35,19 @@ class Samples:
         row = self._row(sample_id)
         path = self.shards.shard_paths[row["shard"]]
         try:
-            header = self._files.read_at(
-                path, int(row["image_offset"]) - HEADER_BYTES, HEADER_BYTES
-            )
+            # Whole blocks: some images are at an odd place only in a damaged table.
+            offset = int(row["image_offset"])
+            first = max(offset % BLOCK, offset - HEADER_BYTES)
+            name = last_name(self._files.read_at(path, first, offset - first))
         except OSError as error:
             raise BadSampleError(f"{path}: {error.strerror or error}") from None
+        except DamagedTarError:
+            raise BadSampleError(
+                f"{path}: sample {sample_id} has no tar header before its image"
+            ) from None
 
-        if header[MAGIC] != b"ustar":
-            raise BadSampleError(f"{path}: sample {sample_id} has no tar header before its image")
-        name = _text(header[NAME])
-        # GNU tar uses the prefix for other things.
-        if header[MAGIC.stop : MAGIC.stop + 1] == b"\0" and header[PREFIX.start]:
-            name = f"{_text(header[PREFIX])}/{name}"
+        # Names that are no UTF-8 have no one text.
+        name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         folder, slash, last = name.rpartition("/")
         return folder + slash + last.partition(".")[0]
 
@@ -67,7 +68,3 @@ class Samples:
     def _row(self, sample_id: int) -> np.void:
         row: np.void = self.shards.rows(np.array([sample_id]))[0]
         return row
-
-
-def _text(field: bytes) -> str:
-    return field.partition(b"\0")[0].decode("utf-8", "replace")

@@ -11,8 +11,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from shards.errors import PackError
+from shards.files import printable
+from shards.images.policy import parse_image_policy
 from shards.manifest import MANIFEST_FILE, Manifest, read_manifest
 from shards.packing.finished import finished_states, keys_by_shard, shard_number
 from shards.packing.folder import (
@@ -78,6 +81,27 @@ def append_records(
     return PackReport(manifest, work.packed, work.rejected, work.kept, seconds)
 
 
+def check_as_packed(out: Path, asked: dict[str, Any]) -> None:
+    """Refuse settings that are not the folder's own, which its shards are packed by.
+
+    Args:
+        out: The folder.
+        asked: Those that were asked for, by the names of `pack`; `image` is its image policy.
+
+    Raises:
+        PackError: Names the first such setting.
+    """
+    request = read_request(out)
+    for name, value in sorted(asked.items()) if request is not None else ():
+        there = getattr(request, "image_policy" if name == "image" else name)
+        value = str(parse_image_policy(value)) if name == "image" else value
+        if value != there:
+            raise PackError(
+                f"{out}: is packed with --{name} {there}, so its shards cannot have --{name} "
+                f"{value}; leave the option out, or pack into another folder."
+            )
+
+
 def _request(corpus: Corpus, out: Path) -> Request:
     request = read_request(out)
     if request is None or not (out / MANIFEST_FILE).exists():
@@ -87,7 +111,8 @@ def _request(corpus: Corpus, out: Path) -> Request:
         )
 
     # Labels are indices into the classes: one list must hold for old and new shards.
-    asked = (corpus.name, corpus.split, corpus.classes, corpus.palette)
+    classes = tuple(map(printable, corpus.classes))
+    asked = (corpus.name, corpus.split, classes, corpus.palette)
     if asked != (request.corpus, request.split, request.classes, request.palette):
         raise PackError(
             f"{out}: was packed from {request.corpus} {request.split} with {len(request.classes)} "

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from shards.errors import PictureError
 from shards.files import replacing
 from shards.foreign_labels import class_indices
 from shards.images.conversion import open_upright
@@ -65,7 +64,7 @@ def write_contact_sheet(manifest: Manifest) -> Path | None:
         PackError: The disk is full, read-only or gone.
     """
     # A sample that cannot be drawn leaves no gap: the sheet is a look, not a check.
-    drawn = [_drawn(manifest, row) for row in _chosen(manifest)]
+    drawn = [_drawn_or_none(manifest, row) for row in _chosen(manifest)]
     cells = [cell for cell in drawn if cell is not None]
     if not cells:
         return None
@@ -92,12 +91,16 @@ def _is_local(manifest: Manifest, row: np.void) -> bool:
     return number < len(manifest.shards) and not manifest.shards[number].is_remote
 
 
-def _drawn(manifest: Manifest, row: np.void) -> Image.Image | None:
+def _drawn_or_none(manifest: Manifest, row: np.void) -> Image.Image | None:
     try:
-        sample = _read(manifest, row)
-    except (OSError, ValueError, PictureError, RecursionError):
-        return None  # --verify names bad samples; the sheet goes without them
+        return _drawn(manifest, row)
+    # Whatever it is: --verify names bad samples, and hours of packing must not end here.
+    except Exception:
+        return None
 
+
+def _drawn(manifest: Manifest, row: np.void) -> Image.Image:
+    sample = _read(manifest, row)
     image = sample.image
     scale = SIDE / max(image.size)
     size = (
@@ -218,6 +221,7 @@ def _draw_text(
 
 def _fitted(draw: ImageDraw.ImageDraw, text: str) -> str:
     # The built-in font has no letters beyond Latin-1.
+    text = _on_one_line(text)
     text = text.encode("latin-1", "replace").decode("latin-1")
     if draw.textlength(text, _font()) <= SIDE:
         return text
@@ -226,12 +230,19 @@ def _fitted(draw: ImageDraw.ImageDraw, text: str) -> str:
     return f"{text}..."
 
 
+def _on_one_line(text: str) -> str:
+    # File names may hold line ends, and no text of several lines can be measured.
+    return " ".join(text.split())
+
+
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(FONT_SIZE)
 
 
 def _name(number: int, manifest: Manifest) -> str:
-    return manifest.classes[number] if 0 <= number < len(manifest.classes) else str(number)
+    if not 0 <= number < len(manifest.classes):
+        return str(number)
+    return _on_one_line(manifest.classes[number])
 
 
 def _color(number: int, manifest: Manifest) -> tuple[int, int, int]:

@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import PictureError
+from shards.files import printable
 from shards.foreign_labels import JSON_PREFIX, class_indices, label_values
 from shards.images import jpeg_damage
 from shards.images.headers import is_loadable, jpeg_header, states_nothing_more
 from shards.images.photo import decoding, open_photo
-from shards.packing.tar_reader import TarMember, TarReader
-from shards.rejections import Rejection
+from shards.rejections import NO_DATA, NO_ENDING, SECOND_IMAGE, Rejection
 from shards.samples_table import SAMPLE_DTYPE
+from shards.storage.tar_reader import TarMember, TarReader
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
 FORMAT_NAMES = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp"}
@@ -95,17 +96,28 @@ def read_shard(reader: TarReader, rule: LabelRule, max_pixels: int) -> ForeignSh
         OSError: The file cannot be read.
     """
     shard = ForeignShard()
-    for key, members in _groups(reader, rule):
+    for key, members in _groups(reader, rule, shard):
+        for image in _plain_images(members)[1:]:
+            _pass_over(shard, image.place.name, SECOND_IMAGE)
         for name, sample in _samples(key, members):
             try:
                 _add(shard, name, sample, rule, max_pixels)
             # One bad sample costs itself: shards from elsewhere always have a few.
             except (PictureError, ValueError) as error:
-                shard.rejected.append(Rejection(0, name, name, str(error)))
+                shard.rejected.append(Rejection(0, name, printable(name), str(error)))
+
+    for name, kind in reader.passed_over():
+        _pass_over(shard, name, kind + NO_DATA)
     return shard
 
 
-def _groups(reader: TarReader, rule: LabelRule) -> Iterator[tuple[str, list[_Member]]]:
+def _pass_over(shard: ForeignShard, name: str, reason: str) -> None:
+    shard.rejected.append(Rejection(0, name, printable(name), reason))
+
+
+def _groups(
+    reader: TarReader, rule: LabelRule, shard: ForeignShard
+) -> Iterator[tuple[str, list[_Member]]]:
     """Yield the members of each key, neighbors only; skip members that training does not use."""
     # Imported here: the library brings torch, and only indexing needs it.
     from webdataset.tariterators import base_plus_ext, meta_prefix, meta_suffix
@@ -116,6 +128,8 @@ def _groups(reader: TarReader, rule: LabelRule) -> Iterator[tuple[str, list[_Mem
         is_meta = place.name.startswith(meta_prefix) and place.name.endswith(meta_suffix)
         key, endings = base_plus_ext(place.name)
         # Members that the library itself skips.
+        if key is None and not is_meta:
+            _pass_over(shard, place.name, NO_ENDING)
         if key is None or is_meta:
             continue
 
@@ -141,8 +155,7 @@ def _groups(reader: TarReader, rule: LabelRule) -> Iterator[tuple[str, list[_Mem
 def _samples(key: str, members: list[_Member]) -> Iterator[tuple[str, list[_Member]]]:
     """Yield the samples of one key: one, or several whose names have dots beyond the first."""
     images = [each for each in members if each.ending.rpartition(".")[2] in IMAGE_ENDINGS]
-    # The usual names, key and one ending; dots within are the exception.
-    plain = [each for each in images if "." not in each.ending]
+    plain = _plain_images(members)
 
     if plain:
         others = [each for each in members if "." not in each.ending and each not in images]
@@ -157,6 +170,11 @@ def _samples(key: str, members: list[_Member]) -> Iterator[tuple[str, list[_Memb
         stem = image.ending.rpartition(".")[0]
         own = [each for each in members if each.ending.rpartition(".")[0] == stem]
         yield f"{key}.{stem}", [image, *(each for each in own if each is not image)]
+
+
+def _plain_images(members: list[_Member]) -> list[_Member]:
+    # The usual names, key and one ending; dots within are the exception.
+    return [each for each in members if each.ending in IMAGE_ENDINGS]
 
 
 def _add(
@@ -200,7 +218,7 @@ def _judge(image: _Member, max_pixels: int) -> _Judged:
     """
     content = image.content
     if image.place.size > MAX_IMAGE_BYTES:
-        raise PictureError(f"{image.place.size} bytes, more than an image can sensibly have")
+        raise PictureError(f"more bytes than an image can sensibly have: {image.place.size}")
 
     # Most files by far are such JPEGs, and indexing is bound by this step.
     plain = _judge_plain_jpeg(content, max_pixels)
@@ -251,11 +269,12 @@ def _label(members: list[_Member], rule: LabelRule) -> tuple[tuple[int, int, int
         if rule.classes:
             class_indices(member.content, rule.label_format, rule.classes)
     except ValueError as error:
-        raise PictureError(f"label: {error}") from error
+        raise PictureError(f"its label {error}") from error
 
     numbers = [value for value in values if isinstance(value, int)]
-    if min(numbers, default=0) < 0 or max(numbers, default=0) >= MAX_CLASS_NAMES:
-        raise PictureError(f"label: class {numbers[0]} is not from 0 to {MAX_CLASS_NAMES - 1}")
+    for number in numbers:
+        if not 0 <= number < MAX_CLASS_NAMES:
+            raise PictureError(f"its label is not from 0 to {MAX_CLASS_NAMES - 1}: {number}")
 
     return (member.place.offset, member.place.size, member.crc), values
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import json
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -43,19 +43,31 @@ from shards.packing.contact_sheet import write_contact_sheet
 from shards.packing.fetching import opened_shard
 from shards.packing.folder import REQUEST_FILE as PACK_REQUEST_FILE
 from shards.packing.folder import locked, remove_work_folder
-from shards.packing.foreign_samples import ForeignShard, LabelRule, shard_of
+from shards.packing.foreign_samples import (
+    MAX_CLASS_NAMES,
+    ForeignShard,
+    LabelRule,
+    shard_of,
+)
 from shards.packing.shard_file import WORK_FOLDER
 from shards.packing.shard_list import Source, list_shards
 from shards.packing.tally import left_out_by_reason
-from shards.packing.tar_reader import DamagedTarError
 from shards.packing.workers import new_pool
-from shards.rejections import REJECTED_FILE, Rejection, read_rejections, write_rejections
+from shards.rejections import (
+    PASSED_OVER,
+    REJECTED_FILE,
+    Rejection,
+    read_rejections,
+    write_rejections,
+)
 from shards.samples_table import SAMPLE_DTYPE, SAMPLES_FILE, write_samples
+from shards.storage.tar_reader import DamagedTarError
 from shards.storage.transfer import TransferError
 from shards.summary import Summary, write_summary
 
 REQUEST_FILE = "indexing.json"
 UNREADABLE = "the whole shard"  # how the reason of a shard that could not be read begins
+NAMED_CLASSES = 4
 IN_FLIGHT = 2  # shards per worker: one in work, one waiting
 ProgressCallback = Callable[[int, int], None]  # samples done, and those of them left out
 
@@ -180,10 +192,15 @@ def index_shards(
     _check_request(out, request)
     is_finished = (out / MANIFEST_FILE).exists()
     missed = _missed_shards(out) if is_finished else set()
-    if is_finished and not missed:
+    changed = is_finished and _any_has_changed(sources, out)
+    if is_finished and not missed and not changed:
         return IndexReport(read_manifest(out), was_finished=True)
 
     with locked(out):
+        if changed:
+            # Without it the folder counts as unfinished, should this call stop half-way.
+            (out / MANIFEST_FILE).unlink(missing_ok=True)
+        _drop_other_states(out, request)
         with replacing(out / REQUEST_FILE) as temporary:
             temporary.write_text(request.model_dump_json(indent=1) + "\n")
 
@@ -191,11 +208,10 @@ def index_shards(
         num_bytes = _index_all(sources, out, request, workers, progress)
         unreadable = _unreadable(sources, out)
         # Also if a shard that is in the set is away by now.
-        is_unchanged = is_finished and not unreadable.keys() < missed
+        is_unchanged = is_finished and not changed and not unreadable.keys() < missed
         if is_unchanged:
             manifest = read_manifest(out)
         else:
-            # Without it the folder counts as unfinished, should this call stop half-way.
             (out / MANIFEST_FILE).unlink(missing_ok=True)
             manifest = _write_tables(sources, out, request)
         # Else they are kept: the same command then reads only what it could not.
@@ -248,25 +264,80 @@ def index_shard(source: Source, out: Path, number: int, request: IndexRequest) -
 
 
 def _check_request(out: Path, request: IndexRequest) -> None:
-    try:
-        there = IndexRequest.model_validate_json((out / REQUEST_FILE).read_bytes())
-    except FileNotFoundError:
+    there = _request_there(out)
+    if there is None:
         if (out / MANIFEST_FILE).exists() or (out / PACK_REQUEST_FILE).exists():
-            raise PackError(f"{out}: holds a packed set; index into another folder.") from None
+            raise PackError(f"{out}: holds a packed set; index into another folder.")
         return
-    except (OSError, ValidationError) as error:
-        raise PackError(
-            f"{out / REQUEST_FILE}: cannot be read; index into another folder."
-        ) from error
 
     names = [
         name for name in IndexRequest.model_fields if getattr(there, name) != getattr(request, name)
     ]
+    # What the classes are may come to light by reading: until the end they may be named.
+    if names == ["classes"] and not (out / MANIFEST_FILE).exists():
+        return
     if names:
         raise PackError(
             f"{out}: was begun with another request (other {', '.join(names)}); index into another "
             "folder, or remove this one."
         )
+
+
+def _request_there(out: Path) -> IndexRequest | None:
+    """Return the request that a folder was begun with; None if it was not begun.
+
+    Raises:
+        PackError: It cannot be read.
+    """
+    try:
+        return IndexRequest.model_validate_json((out / REQUEST_FILE).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValidationError) as error:
+        raise PackError(
+            f"{out / REQUEST_FILE}: cannot be read; index into another folder."
+        ) from error
+
+
+def _drop_other_states(out: Path, request: IndexRequest) -> None:
+    """Remove the states that other classes have led to; needs the lock."""
+    there = _request_there(out)
+    if there is None or there.classes == request.classes:
+        return
+
+    for path in (out / WORK_FOLDER).glob("*.index"):
+        state = _load(out, int(path.stem), with_rows=False)
+        # Read without names, and with none that is missing among them: names change nothing.
+        is_same = (
+            state is not None
+            and not there.classes
+            and state.highest_class < len(request.classes)
+            and len(state.class_names) < MAX_CLASS_NAMES
+            and set(state.class_names) <= set(request.classes)
+        )
+        if not is_same:
+            path.unlink()
+
+
+def _any_has_changed(sources: list[Source], out: Path) -> bool:
+    """Return whether a shard of a finished index has another size, or a time after its reading."""
+    sizes = {shard.file: shard.bytes for shard in read_manifest(out, check_files=False).shards}
+    # Written before the shards were read.
+    read_ns = (out / REQUEST_FILE).stat().st_mtime_ns
+    return any(
+        source.file in sizes and _has_changed(source, sizes[source.file], read_ns)
+        for source in sources
+    )
+
+
+def _has_changed(source: Source, num_bytes: int, read_ns: int) -> bool:
+    if source.is_remote:
+        return False  # to ask would take a request per shard
+    try:
+        status = Path(source.location).stat()
+    except OSError:
+        return False  # away, which is another matter
+    return status.st_size != num_bytes or status.st_mtime_ns > read_ns
 
 
 def _index_all(
@@ -328,7 +399,9 @@ def _state_path(out: Path, number: int) -> Path:
 
 def _is_indexed(source: Source, out: Path, number: int) -> bool:
     state = _load(out, number, with_rows=False)
-    return state is not None and state.location == source.location and not state.unreadable
+    if state is None or state.location != source.location or state.unreadable:
+        return False
+    return not _has_changed(source, state.bytes, _state_path(out, number).stat().st_mtime_ns)
 
 
 def _load(out: Path, number: int, *, with_rows: bool = True) -> _State | None:
@@ -375,12 +448,15 @@ def _write_tables(sources: list[Source], out: Path, request: IndexRequest) -> Ma
     totals = _totals(sources, out)
     write_rejections(out / REJECTED_FILE, _rejections(sources, out))
     reasons = left_out_by_reason(_rejections(sources, out))
-    num_rejected = sum(each.count for each in reasons.values())
+    rejected = (each.count for reason, each in reasons.items() if not reason.endswith(PASSED_OVER))
+    num_rejected = sum(rejected)
     if not totals.num_samples:
-        commonest = next(iter(reasons), "the shards are empty")
+        shards_words = f"{len(sources):,} shard{'s' if len(sources) > 1 else ''}"
+        if not reasons:
+            raise PackError(f"{out}: no usable sample in {shards_words}: no image in any of them.")
         raise PackError(
-            f"{out}: no usable sample in {len(sources)} shards: {commonest}; {REJECTED_FILE} in "
-            "that folder has all reasons."
+            f"{out}: no usable sample in {shards_words}, most often because of: "
+            f"{next(iter(reasons))}; {REJECTED_FILE} in that folder has all reasons."
         )
 
     size, sha256 = write_samples(out / SAMPLES_FILE, totals.num_samples, _rows(sources, out))
@@ -455,7 +531,8 @@ def _rows(sources: list[Source], out: Path) -> Iterator[NDArray[np.void]]:
 def _rejections(sources: list[Source], out: Path) -> Iterator[Rejection]:
     for number, (source, state) in enumerate(zip(sources, _states(sources, out), strict=True)):
         if state.unreadable:
-            yield Rejection(number, "", source.location, f"{UNREADABLE}: {state.unreadable}")
+            reason = f"{UNREADABLE} could not be read: {state.unreadable}"
+            yield Rejection(number, "", source.location, reason)
         yield from state.rejected
 
 
@@ -464,10 +541,12 @@ def _classes(totals: _Totals, request: IndexRequest, out: Path) -> tuple[str, ..
         return request.classes
     # A name that looks like a number cannot be told from a number.
     if totals.class_names and totals.highest_class >= 0:
-        kinds = Counter({"names": len(totals.class_names), "numbers": totals.highest_class + 1})
+        names = ", ".join(sorted(totals.class_names)[:NAMED_CLASSES])
+        more = ", ..." if len(totals.class_names) > NAMED_CLASSES else ""
         raise PackError(
-            f"{out}: its labels are names in some samples and numbers in others ({dict(kinds)}); "
-            "name the classes in their order with --classes FILE."
+            f"{out}: its labels are names in some samples ({names}{more}) and numbers in others "
+            f"(up to {totals.highest_class}); name the classes in their order with --classes FILE, "
+            "and samples of other labels are left out."
         )
     if totals.class_names:
         # Sorted: the order of the shards must not number the classes.

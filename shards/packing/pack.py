@@ -19,6 +19,7 @@ import PIL
 from PIL import features
 
 from shards.errors import PackError
+from shards.files import printable
 from shards.images.policy import MAX_PIXELS, Encoding, parse_image_policy
 from shards.manifest import Manifest
 from shards.packing.finished import keys_by_shard
@@ -139,7 +140,9 @@ class Work:
     def total(self) -> Total:
         """Return how far the corpus goes, once its end is reached."""
         left_out = {
-            each.reason: LeftOut(count=each.count, examples=tuple(each.examples))
+            printable(each.reason): LeftOut(
+                count=each.count, examples=tuple(map(printable, each.examples))
+            )
             for each in self.corpus.left_out
         }
         return Total(records=self.records, shards=self.shards, left_out=left_out)
@@ -225,7 +228,7 @@ def request_for(corpus: Corpus, encoding: Encoding, samples_per_shard: int) -> R
     return Request(
         corpus=corpus.name,
         split=corpus.split,
-        classes=corpus.classes,
+        classes=tuple(map(printable, corpus.classes)),
         palette=corpus.palette,
         num_records=corpus.num_records,
         image_policy=str(encoding.policy),

@@ -98,6 +98,9 @@ def manifest_lines(manifest: Manifest, out: Path, next_line: str) -> Iterator[st
     yield from _reason_lines("left out", left_out)
     if manifest.num_rejected:
         yield f"  each of the {manifest.num_rejected:,} rejected is in {out / REJECTED_FILE}"
+        # Neither packing again nor --append opens them any more.
+        if not manifest.is_indexed:
+            yield "  once such a file can be read, --only NUMBER packs its shard again"
     if (out / SHEET_FILE).exists():
         yield f"look at {out / SHEET_FILE}: some samples with their labels drawn"
     yield f"next: {next_line.replace('OUT', str(out))}"

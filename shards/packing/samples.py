@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import PictureError
+from shards.files import printable
 from shards.images.conversion import StoredPicture, convert_mask, convert_picture
 from shards.images.label_frame import LabelFrame, label_frame
 from shards.images.policy import Encoding, Geometry
@@ -95,7 +96,7 @@ def pack_chunk(job: Job, records: Sequence[Record]) -> PackedChunk:
             packed.rejected.append(rejection(job.root, record, str(error)))
             continue
         finally:
-            packed.messages += [f"{source}: {line}" for line in printed]
+            packed.messages += [f"{printable(source)}: {line}" for line in printed]
 
         spans = [0] * (3 * len(MEMBERS))
         for number, data in enumerate(members):
@@ -139,11 +140,15 @@ def shift_offsets(rows: NDArray[np.void], offset: int) -> None:
 
 def rejection(root: Path, record: Record, reason: str) -> Rejection:
     """Return a line of rejected.jsonl, shard 0; paths in it are relative to the corpus root."""
-    return Rejection(0, record.key, source_of(root, record), reason.replace(f"{root}/", ""))
+    source = printable(source_of(root, record))
+    return Rejection(0, record.key, source, printable(reason.replace(f"{root}/", "")))
 
 
 def source_of(root: Path, record: Record) -> str:
-    """Return the photo's path relative to the corpus root; the whole path if it is elsewhere."""
+    """Return the photo's path relative to the corpus root; the whole path if it is elsewhere.
+
+    As the system has it: `printable` (shards/files.py) makes a name text for people.
+    """
     # As text: a member of a tar is no path.
     return str(record.image).removeprefix(f"{str(root).rstrip('/')}/")
 

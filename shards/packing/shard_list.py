@@ -7,12 +7,15 @@ function.
 from __future__ import annotations
 
 import glob
+import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from shards.errors import PackError
-from shards.storage.transfer import check_scheme
+from shards.files import printable
+from shards.storage.remote import checked_url
 
 COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 MAX_SHARDS = 1_000_000
@@ -42,22 +45,23 @@ def list_shards(text: str) -> list[Source]:
     Raises:
         PackError: There are none, one is missing or compressed, or a URL's scheme is not known.
     """
-    locations: list[str] = []
+    # Patterns may overlap; a shard twice would weigh twice.
+    locations: dict[str, str] = {}
     for pattern in _expanded(text):
-        locations += _locations(pattern)
+        for location, name in _locations(pattern).items():
+            locations.setdefault(location, name)
 
     if not locations:
         raise PackError(f"{text}: no .tar file there; name a folder, a glob, a brace list or URLs.")
     if len(locations) > MAX_SHARDS:
         raise PackError(f"{text}: {len(locations):,} shards, more than {MAX_SHARDS:,}.")
 
-    # Patterns may overlap; a shard twice would weigh twice.
-    unique = list(dict.fromkeys(locations))
-    return [Source(location, name) for location, name in zip(unique, _names(unique), strict=True)]
+    names = _names(list(locations.values()))
+    return [Source(location, name) for location, name in zip(locations, names, strict=True)]
 
 
 def _expanded(text: str) -> list[str]:
-    if Path(text).exists():
+    if os.path.exists(text):  # noqa: PTH110  (Path takes a long list for an error)
         return [text]  # a folder may have braces in its name
 
     from webdataset.shardlists import expand_urls  # here: the library brings torch
@@ -68,38 +72,55 @@ def _expanded(text: str) -> list[str]:
         raise PackError(f"{text}: cannot be expanded ({error}).") from error
 
 
-def _locations(pattern: str) -> list[str]:
+def _locations(pattern: str) -> dict[str, str]:
+    """Return the shards' locations, and what each is named by."""
     # webdataset would run it in a shell: a list of shards must not be able to do that.
     if pattern.startswith("pipe:"):
         raise PackError(f"{pattern}: a command is not run; name its files or URLs.")
     if "://" in pattern and not pattern.startswith("file://"):
-        check_scheme(pattern)
-        return [_checked(pattern)]
+        # As training asks it later: what it refuses must not be read for hours first.
+        url = checked_url(pattern)
+        return {_checked(url): url}
 
     path = Path(pattern.removeprefix("file://")).expanduser()
-    if path.is_dir():
-        return [_checked(str(each.resolve())) for each in _tars(path)]
-    if path.is_file():
-        return [_checked(str(path.resolve()))]
+    # By os.path: a list of shards may be too long for a path, which Path takes for an error.
+    if os.path.isdir(path):  # noqa: PTH112
+        return _resolved(_tars(path))
+    if os.path.isfile(path):  # noqa: PTH113
+        return _resolved([path])
 
     # Path.glob takes no absolute pattern.
     matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
     if not matches:
         raise PackError(f"{pattern}: no such file; name a folder, a glob, a brace list or URLs.")
-    # Absolute: the index is read from other folders.
-    return [_checked(str(Path(each).resolve())) for each in matches if Path(each).is_file()]
+    return _resolved(Path(each) for each in matches if Path(each).is_file())
+
+
+def _resolved(paths: Iterable[Path]) -> dict[str, str]:
+    """Return the paths' names by their locations: absolute, as the index is read elsewhere."""
+    # A link's own name: in a cache of the Hugging Face hub the file behind it is named by a hash.
+    return {_checked(str(path.resolve())): _checked(str(path)) for path in paths}
 
 
 def _tars(folder: Path) -> list[Path]:
     endings = (".tar", *COMPRESSED)
     # Sorted: the order of shards is part of the set's digest.
-    return sorted(path for path in folder.iterdir() if path.name.lower().endswith(endings))
+    # Hidden files are none: macOS puts a file ._a.tar beside each a.tar.
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.name.lower().endswith(endings) and not path.name.startswith(".")
+    )
 
 
 def _checked(location: str) -> str:
     if location.lower().endswith(COMPRESSED):
         raise PackError(
             f"{location}: compressed, so its samples cannot be read in place; uncompress it first."
+        )
+    if printable(location) != location:
+        raise PackError(
+            f"{printable(location)}: its name is not UTF-8, so no manifest can hold it; rename it."
         )
     return location
 

@@ -49,7 +49,7 @@ def read_source(source: Path | TarMember) -> bytes:
 
 def _read_member(member: TarMember) -> bytes:
     if member.size > MAX_FILE_BYTES:
-        raise PictureError(f"{member.size} bytes, more than a picture file can sensibly have")
+        raise PictureError(f"more bytes than a picture file can sensibly have: {member.size}")
     with member.tar.open("rb") as file:
         file.seek(member.offset)
         content = file.read(member.size)
@@ -65,5 +65,5 @@ def _read_regular(path: Path) -> bytes:
     if not stat.S_ISREG(status.st_mode):
         raise PictureError("not a regular file")
     if status.st_size > MAX_FILE_BYTES:
-        raise PictureError(f"{status.st_size} bytes, more than a picture file can sensibly have")
+        raise PictureError(f"more bytes than a picture file can sensibly have: {status.st_size}")
     return path.read_bytes()

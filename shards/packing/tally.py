@@ -12,9 +12,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from shards.files import printable
 from shards.images.conversion import StoredPicture
 from shards.rejections import Rejection
 from shards.summary import NUM_EXAMPLES, LeftOut, PhotoSize, Summary
+
+# Of a summary: a reason that names its file must not make it as long as the list of files.
+MAX_REASONS = 200
+OTHER_REASONS = "other reasons"
 
 
 @dataclass
@@ -35,9 +40,12 @@ class Reasons:
             self._add(reason, each.count, each.examples)
 
     def _add(self, reason: str, count: int, names: Iterable[str]) -> None:
+        reason = printable(reason)
+        if reason not in self.counts and len(self.counts) >= MAX_REASONS:
+            reason = OTHER_REASONS
         self.counts[reason] += count
         own = self.examples.setdefault(reason, [])
-        new = [name for name in names if name not in own]
+        new = [name for name in map(printable, names) if name not in own]
         own.extend(new[: NUM_EXAMPLES - len(own)])
 
     def by_reason(self) -> dict[str, LeftOut]:
@@ -72,7 +80,7 @@ class Tally:
 
         # As a viewer shows it, which is how users know their photos.
         width, height = picture.geometry.upright
-        size = PhotoSize(source=source, width=width, height=height)
+        size = PhotoSize(source=printable(source), width=width, height=height)
         self._take_sizes(size, size)
 
     def add(self, other: Tally) -> None:

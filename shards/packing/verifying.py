@@ -24,7 +24,7 @@ from shards.packing.samples import member_spans
 from shards.packing.source_files import FILE_FAULTS
 from shards.packing.tar import dali_index, index_line
 from shards.packing.workers import new_pool
-from shards.rejections import REJECTED_FILE
+from shards.rejections import PASSED_OVER, REJECTED_FILE
 from shards.storage.transfer import TransferError
 
 HASHED_BYTES = 1 << 20
@@ -142,10 +142,14 @@ def _rows_agree(manifest: Manifest) -> bool:
     return list(counts) == expected and bool((np.diff(shards) >= 0).all())
 
 
+# The ends of lines that the manifest does not count: the reason comes last.
+_PASSED_OVER = tuple(f'{reason}"}}\n'.encode() for reason in PASSED_OVER)
+
+
 def _rejected_fault(manifest: Manifest) -> str:
     try:
         with (manifest.folder / REJECTED_FILE).open("rb") as stream:
-            lines = sum(1 for _ in stream)
+            lines = sum(1 for line in stream if not line.endswith(_PASSED_OVER))
     except OSError as error:
         return f"cannot be read ({error.strerror})"
 

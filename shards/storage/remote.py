@@ -176,7 +176,7 @@ def open_remote(url: str, cache: Cache, retry: RetryPolicy) -> Manifest:
         ManifestError: No such URL, no packed folder there, hostile or wrong values, or a cache that
             is too small.
     """
-    url = _checked_url(url)
+    url = checked_url(url)
     try:
         content = _fetch_manifest(url, retry)
         folder = _cache_folder(url, content, cache)
@@ -214,7 +214,7 @@ def with_cached_shards(manifest: Manifest, cache: Cache, retry: RetryPolicy) -> 
     _check_room(where, manifest, cache)
     for shard in manifest.shards:
         if shard.is_remote:
-            _checked_url(shard.location)
+            checked_url(shard.location)
 
     folder = cache.folder.absolute() / f"indexed-{manifest.digest[:32]}"
     try:
@@ -285,14 +285,19 @@ def _fetch_manifest(url: str, retry: RetryPolicy) -> bytes:
     return buffer.getvalue()
 
 
-def _checked_url(url: str) -> str:
+def checked_url(url: str) -> str:
+    """Return an address of a folder or a shard that can be kept and read later.
+
+    Raises:
+        ManifestError: An unsupported scheme, no host, or a user, password or query.
+    """
     check_scheme(url)
     parts: Any = urlsplit(url)
 
     # The message leaves user, password and query out: they may be secrets.
     if parts.query or parts.fragment or parts.username or parts.password or not parts.netloc:
         raise ManifestError(
-            f"{parts.scheme}://{parts.hostname}{parts.path}: the address of a folder has a host "
+            f"{parts.scheme}://{parts.hostname}{parts.path}: an address has a host "
             "and no user, password or query; names and keys belong in ~/.netrc or ~/.aws."
         )
     return url.rstrip("/")

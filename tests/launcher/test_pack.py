@@ -168,6 +168,21 @@ def test_mistakes_are_told_in_words(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_packed_folder_keeps_its_settings(
+    command: Command, pictures: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = ("--corpus", "folder", "--root", pictures, "--split", "all", "--out", out)
+    words = (*map(str, words), "--workers", "1")
+    command("pack", *words, "--image", "short:16")
+    # The same in other words, and what the folder does not keep, pass.
+    command("pack", *words, "--append", "--image", "short:16", "--min_chroma", "0")
+    for mode in (("--append",), ("--only", "0")):
+        for name, value, there in (("image", "squash:8", "short:16"), ("min_chroma", "1.5", "0.0")):
+            with pytest.raises(ShardError, match=f"is packed with --{name} {there}, .* {value}; "):
+                command("pack", *words, *mode, f"--{name}", value)
+
+
 def test_a_mistake_ends_in_one_sentence_and_status_2(pictures: Path, tmp_path: Path) -> None:
     words = (
         "--corpus",

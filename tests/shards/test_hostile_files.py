@@ -21,10 +21,10 @@ from shards.manifest import FileInfo, Manifest, ShardInfo, read_manifest, write_
 from shards.packing.foreign_samples import LabelRule, shard_of
 from shards.packing.inputs import read_inputs
 from shards.packing.tar import END, member
-from shards.packing.tar_reader import DamagedTarError
 from shards.packing.verifying import verify
 from shards.rejections import read_rejections
 from shards.samples_table import SAMPLE_DTYPE
+from shards.storage.tar_reader import DamagedTarError
 from shards.summary import parse_summary
 
 MAX_MEMORY = 64 << 20

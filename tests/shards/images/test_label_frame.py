@@ -181,7 +181,7 @@ def test_boxes_that_contradict_the_stated_size_are_refused() -> None:
         ]
     )
 
-    with pytest.raises(PictureError, match=r"states 320 x 240 .* reaches to 600, 200"):
+    with pytest.raises(PictureError, match=r"beyond it: 320 x 240 .* reaches to 600, 200"):
         frame.check_boxes(
             [
                 (0, 0, 10, 10),

@@ -458,6 +458,47 @@ def test_text_of_any_size_is_nothing_to_an_image(name: bytes) -> None:
     assert np.array_equal(decode_upright(content, MAX_PIXELS), photo())
 
 
+def test_a_wrong_checksum_of_a_text_is_nothing_to_an_image() -> None:
+    whole = encoded(photo())
+    text = struct.pack(">I", 3) + b"tEXta\0b" + bytes(4)
+    with_text = whole[:33] + text + whole[33:]
+    assert np.array_equal(decode_upright(with_text, 10**6), decode_upright(whole, 10**6))
+
+
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [(b"\x89PNG\r\n\x1a\n", "PNG"), (b"II*\0", "TIFF"), (b"\0\0\0\x20ftypavif", "AVIF")],
+)
+def test_a_damaged_file_of_a_known_format_is_named(start: bytes, name: str) -> None:
+    with pytest.raises(PictureError, match=f"damaged or cut off, or a kind of {name}"):
+        decode_upright(start + bytes(40), 10**6)
+
+
+def test_grey_with_associated_alpha_is_laid_on_white_or_keeps_it() -> None:
+    data = bytes([0, 0, 64, 128, 255, 255, 100, 255])
+    entries = [(256, 1, 4), (257, 1, 1), (258, 2, 8 | 8 << 16), (259, 1, 1), (262, 1, 1)]
+    entries += [(273, 1, 8), (277, 1, 2), (278, 1, 1), (279, 1, len(data)), (338, 1, 1)]
+    packed = b"".join(struct.pack("<HHII", tag, 3, *values) for tag, *values in entries)
+    content = struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data
+    content += struct.pack("<H", len(entries)) + packed + bytes(4)
+
+    assert decode_upright(content, 10**6)[0, :, 0].tolist() == [255, 191, 255, 100]
+    kept = np.asarray(read_upright(io.BytesIO(content), 10**6).image)
+    assert kept[0, :, 3].tolist() == [0, 128, 255, 255]
+    assert kept[0, 1:, 0].tolist() == [127, 255, 100]
+
+
+def test_12_bit_grey_has_the_full_range() -> None:
+    # Two samples in three bytes: black, white, the middle twice.
+    data = bytes.fromhex("000fff800800")
+    entries = [(256, 3, 4), (257, 3, 1), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 8)]
+    entries += [(277, 3, 1), (278, 3, 1), (279, 4, len(data))]
+    packed = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    content = struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data
+    content += struct.pack("<H", len(entries)) + packed + bytes(4)
+    assert decode_upright(content, 10**6)[0, :, 0].tolist() == [0, 255, 128, 128]
+
+
 def test_avif_is_read_whatever_its_name() -> None:
     content = encoded(photo(), "AVIF", quality=100, subsampling="4:4:4")
 

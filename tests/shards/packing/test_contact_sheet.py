@@ -16,7 +16,8 @@ from shards.packing.contact_sheet import GAP, SIDE, write_contact_sheet
 from shards.packing.pack import pack
 from shards.packing.tally import left_out_by_reason
 from shards.records import Corpus, LeftOut, Record
-from shards.rejections import Rejection
+from shards.rejections import Rejection, read_rejections
+from shards.summary import read_summary
 
 SETTINGS: dict[str, Any] = {"image_policy": "original", "workers": 0}
 
@@ -111,6 +112,41 @@ def test_a_name_at_the_edge_is_whole_and_leaves_the_caption_alone(tmp_path: Path
     assert not is_red[SIDE:].any()
     # Eleven pixels high, and as wide as ten letters; the box alone is 17 x 6.
     assert is_red[SIDE - 10 : SIDE, SIDE - 50 : SIDE - 2].any(0).all()
+
+
+@pytest.mark.parametrize("name", ["a\nb.png", "caf\udce9.png"])
+@pytest.mark.parametrize("is_good", [True, False])
+def test_any_name_that_a_system_allows_is_packed_counted_and_drawn(
+    tmp_path: Path, name: str, is_good: bool
+) -> None:
+    odd = save(tmp_path / "other.png", (9, 9, 9), (8, 8)).rename(tmp_path / name)
+    if not is_good:
+        odd.write_bytes(b"junk")
+    photo = save(tmp_path / "c.png", (128, 128, 128), (40, 40))
+    box = {"class": 0, "box": [4, 4, 16, 36], "difficult": False, "crowd": False}
+    records = [
+        Record("a", odd, {"classes": [0], "objects": []}, dropped=(f"odd: {name}",)),
+        Record("c", photo, {"classes": [0], "objects": [box]}),
+    ]
+    left_out = (LeftOut(f"like {name}", 1, (name,)),)
+    corpus = corpus_of(records, left_out=left_out)
+    classes = ("traffic\nlight", "d\udce9")
+    out = tmp_path / "out"
+    report = pack(dataclasses.replace(corpus, classes=classes), out, root=tmp_path, **SETTINGS)
+
+    shown = name.replace("\udce9", r"\xe9")
+    summary = read_summary(out)
+    assert summary is not None
+    assert summary.left_out[f"like {shown}"].examples == (shown,)
+    if is_good:
+        assert summary.smallest is not None
+        assert summary.smallest.source == shown
+    else:
+        assert [each.source for each in read_rejections(out / "rejected.jsonl")] == [shown]
+    assert report.manifest is not None
+    assert report.manifest.classes == ("traffic\nlight", r"d\xe9")
+    with Image.open(out / "sample.png") as image:
+        assert image.width == (2 if is_good else 1) * (SIDE + GAP) + GAP
 
 
 def test_a_set_gives_the_same_sheet_and_its_digest_does_not_depend_on_it(tmp_path: Path) -> None:

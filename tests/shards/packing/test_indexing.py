@@ -3,6 +3,7 @@
 import gc
 import io
 import json
+import os
 import shutil
 import tarfile
 from collections import deque
@@ -20,6 +21,7 @@ from PIL import Image
 from shards.errors import ManifestError, PackError
 from shards.foreign_labels import class_indices, read_names
 from shards.loading.loader import Loader
+from shards.loading.samples import Samples
 from shards.loading.shard_set import open_shards
 from shards.manifest import Manifest, read_manifest
 from shards.packing.indexing import index_shards
@@ -237,7 +239,7 @@ def test_images_of_other_formats_and_names(tmp_path: Path) -> None:
 
     assert images_of(manifest) == expected
     assert manifest.image_formats == ("jpeg", "png", "webp")
-    assert list(read_rejections(tmp_path / "out" / "rejected.jsonl")) == []
+    assert [each.key for each in read_rejections(tmp_path / "out" / "rejected.jsonl")] == ["readme"]
 
 
 UNUSABLE = {
@@ -272,7 +274,7 @@ UNUSABLE = {
             ("k.jpg", lambda: photo(0)),
             ("k.cls", lambda: b""),
         ],
-        "label: is empty",
+        "its label is empty",
     ),
 }
 
@@ -312,6 +314,109 @@ def test_unusable_samples_are_named_with_their_reason(tmp_path: Path, kind: str)
     assert sum(each.count for each in summary.left_out.values()) == 1
 
 
+def test_members_that_are_passed_over_are_counted_by_reason(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name in ("1.jpg", "1.jpg", "noext", "5.jpg", "5.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(photo(1))
+            tar.addfile(info, io.BytesIO(photo(1)))
+        for name, kind in (("4.jpg", tarfile.LNKTYPE), ("folder", tarfile.DIRTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "1.jpg"
+            tar.addfile(info)
+        info = tarfile.TarInfo("6.jpg")
+        info.size, info.pax_headers = len(photo(1)), {"GNU.sparse.major": "1"}
+        tar.addfile(info, io.BytesIO(photo(1)))
+
+    manifest = index(tmp_path / "x.tar", tmp_path / "out")
+    summary = manifest.summary()
+    assert summary is not None
+    counts = {reason: each.examples for reason, each in summary.left_out.items()}
+    assert counts == {
+        "a second image of one sample": ("1.jpg", "5.png"),
+        "a file without an ending, such as .jpg, in its name": ("noext",),
+        "a link in the tar, which has no data of its own to read": ("4.jpg",),
+        "a sparse file in the tar, which has no data of its own to read": ("6.jpg",),
+    }
+    assert manifest.num_samples == 2
+    assert manifest.num_rejected == 0, "it counts samples"
+    assert all(check.is_good for check in verify(tmp_path / "out", workers=0))
+
+
+def test_files_without_endings_are_the_named_reason_of_an_empty_index(tmp_path: Path) -> None:
+    write_tar(tmp_path / "x.tar", [("0001", photo(1))])
+    with pytest.raises(PackError, match=r"in 1 shard, .*: a file without an ending"):
+        index(tmp_path / "x.tar", tmp_path / "out")
+    assert [each.key for each in read_rejections(tmp_path / "out" / "rejected.jsonl")] == ["0001"]
+
+
+def test_a_number_below_zero_costs_its_sample_alone(tmp_path: Path) -> None:
+    stray = [("k.jpg", photo(7)), ("k.cls", b"-1")]
+    write_tar(tmp_path / "x.tar", [*webdataset_members(0, 3), *stray])
+    manifest = index(tmp_path / "x.tar", tmp_path / "out", label_format="cls")
+    assert manifest.classes == ("0", "1", "2")
+    (rejection,) = read_rejections(tmp_path / "out" / "rejected.jsonl")
+    assert rejection.reason == "its label is not from 0 to 99999: -1"
+
+
+def test_names_among_numbers_are_left_out_once_the_classes_are_named(
+    folder: Path, tmp_path: Path
+) -> None:
+    stray = [("k.jpg", photo(7)), ("k.cls", b"unknown")]
+    write_tar(folder / "b.tar", [*webdataset_members(0, 3), *stray])
+    out = tmp_path / "out"
+    with pytest.raises(PackError, match=r"\(unknown\) and numbers in others \(up to 2\); .*--cl"):
+        index(folder, out, label_format="cls")
+
+    read: list[int] = []
+    names = ("a", "b", "c")
+    report = index_shards(
+        str(folder),
+        out,
+        label_format="cls",
+        classes=names,
+        workers=0,
+        progress=lambda samples, _: read.append(samples),
+    )
+    assert read == [4], "only the shard with the other label is read again"
+    assert report.manifest.classes == names
+    (rejection,) = read_rejections(out / "rejected.jsonl")
+    assert rejection.reason == "its label is none of the 3 classes: 'unknown'"
+    fresh = index(folder, tmp_path / "fresh", label_format="cls", classes=names)
+    assert report.manifest.digest == fresh.digest
+    # Once it is finished, its classes stay.
+    with pytest.raises(PackError, match="other classes"):
+        index(folder, out, label_format="cls", classes=("a", "b", "d"))
+
+
+def test_states_of_other_named_classes_are_read_again(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(PackError, match=r"no usable sample in 2 shards, .*its label is none of"):
+        index(folder, out, label_format="json:wnid", classes=("x", "y"))
+    named = ("n00", "n01", "n02")
+    assert index(folder, out, label_format="json:wnid", classes=named).num_samples == 9
+
+
+def test_a_shard_that_has_changed_is_read_again(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    before = index(folder, out)
+    size = (folder / "a-000001.tar").stat().st_size
+    write_tar(folder / "a-000001.tar", webdataset_members(20, 4))
+    assert (folder / "a-000001.tar").stat().st_size == size
+    status = (folder / "a-000001.tar").stat()
+    os.utime(folder / "a-000001.tar", ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+
+    report = index_shards(str(folder), out, workers=0)
+    assert not report.was_finished
+    assert report.manifest.digest != before.digest
+    assert all(check.is_good for check in verify(out, workers=0))
+
+    write_tar(folder / "a-000001.tar", webdataset_members(20, 5))
+    os.utime(folder / "a-000001.tar", ns=(0, 0))
+    assert index(folder, out).num_samples == 10
+    assert index_shards(str(folder), out, workers=0).was_finished
+
+
 def test_a_cut_shard_costs_itself_alone(folder: Path, tmp_path: Path) -> None:
     cut = folder / "a-000001.tar"
     cut.write_bytes(cut.read_bytes()[:3000])
@@ -341,6 +446,27 @@ def test_long_names_in_every_tar_format(tmp_path: Path, tar_format: int) -> None
     )
 
     assert images_of(manifest) == [photo(0), photo(1)]
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, "v7"])
+def test_keys_are_whole_in_every_tar_format(tmp_path: Path, tar_format: int | str) -> None:
+    long = "/".join(f"a_folder_with_a_long_name_{number}" for number in range(6))
+    names = ["1.jpg"] if tar_format == "v7" else ["1.jpg", f"{long}/2.jpg", f"{long}/3.x.jpg"]
+    members = [(name, photo(number)) for number, name in enumerate(names)]
+    kind = tar_format if isinstance(tar_format, int) else tarfile.USTAR_FORMAT
+    path = write_tar(tmp_path / "x.tar", members, kind)
+    if tar_format == "v7":
+        # Without magic and prefix, with the checksum of that.
+        content = bytearray(path.read_bytes())
+        content[257:512] = bytes(255)
+        content[148:156] = b" " * 8
+        content[148:156] = b"%06o\0 " % sum(content[:512])
+        path.write_bytes(content)
+    index(path, tmp_path / "out")
+    samples = Samples(open_shards([tmp_path / "out"]))
+    keys = [samples.key(number) for number in range(len(samples))]
+    samples.close()
+    assert keys == ["1", f"{long}/2", f"{long}/3"][: len(names)]
 
 
 def test_an_interrupted_call_continues_and_another_request_is_refused(
@@ -490,14 +616,44 @@ def test_where_shards_are(folder: Path, tmp_path: Path) -> None:
         assert [source.location for source in list_shards(pattern)] == paths, pattern
 
     (folder / "more.tar.gz").write_bytes(b"")
+    caf = tmp_path / "caf"
+    caf.mkdir()
+    (caf / "caf\udce9.tar").write_bytes(b"")
     for pattern, words in (
         (f"{tmp_path}/none-*.tar", "no such file"),
         (f"{folder}/more.tar.gz", "compressed"),
         ("pipe:curl x", "not run"),
         ("ftp://host/x.tar", "ftp:// is not supported"),
+        ("https://host/x.tar?download=true", "no user, password or query"),
+        ("https://user:secret@host/x.tar", "no user, password or query"),
+        (f"{caf}/*.tar", r"xe9.tar: its name is not UTF-8"),
     ):
-        with pytest.raises(PackError if "ftp" not in pattern else Exception, match=words):
+        with pytest.raises((PackError, ManifestError), match=words) as caught:
             list_shards(pattern)
+        assert "secret" not in str(caught.value)
+
+
+def test_a_long_list_hidden_files_and_links(folder: Path, tmp_path: Path) -> None:
+    (folder / "._a-000000.tar").write_bytes(b"of macOS")
+    paths = [str(folder / f"a-00000{number}.tar") for number in range(2)]
+    assert [source.location for source in list_shards(str(folder))] == paths
+    # Longer than a path may be.
+    text = "::".join([f"{folder}/a-000000.tar"] * 200)
+    assert [source.location for source in list_shards(text)] == paths[:1]
+
+    # As the cache of the Hugging Face hub has them.
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot" / "train-0.tar").symlink_to(paths[0])
+    (source,) = list_shards(str(tmp_path / "snapshot"))
+    assert (source.location, source.file) == (paths[0], "train-0.tar")
+
+
+def test_a_file_that_is_shorter_than_a_header_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(b"of macOS")
+    with pytest.raises(PackError, match="the whole shard could not be read"):
+        index(tmp_path / "x.tar", tmp_path / "out")
+    (rejection,) = read_rejections(tmp_path / "out" / "rejected.jsonl")
+    assert rejection.reason.endswith("it ends within a tar header, at byte 0")
 
 
 def test_shards_with_one_name_in_several_folders(tmp_path: Path) -> None:
@@ -536,6 +692,9 @@ def test_class_names_from_a_file(folder: Path, tmp_path: Path) -> None:
     assert manifest.classes == ("cat", "dog", "owl")
     (tmp_path / "names.txt").write_text("cat\ncat\n")
     with pytest.raises(PackError, match="'cat' comes twice"):
+        read_names(tmp_path / "names.txt")
+    (tmp_path / "names.txt").write_text("\n")
+    with pytest.raises(PackError, match="holds no class names"):
         read_names(tmp_path / "names.txt")
 
 

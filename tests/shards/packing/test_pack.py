@@ -99,7 +99,7 @@ def test_rejected_records_are_named_with_their_reason(
     ]
     assert [line["reason"][:20] for line in lines] == [
         "empty file (0 bytes)",
-        "mask is 16 x 17 of u",
+        "its mask has another",
         "not a picture of a k",
         "cannot be decoded: T",
     ]

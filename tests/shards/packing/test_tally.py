@@ -2,7 +2,9 @@
 
 import json
 
-from shards.packing.tally import Reasons, Tally, left_out_by_reason
+import pytest
+
+from shards.packing.tally import MAX_REASONS, OTHER_REASONS, Reasons, Tally, left_out_by_reason
 from shards.rejections import Rejection
 from shards.summary import LeftOut
 
@@ -37,3 +39,23 @@ def test_rejections_are_counted_alike() -> None:
     assert left_out_by_reason(rejections) == {
         "cannot be read": LeftOut(count=2, examples=("a.jpg", "b.jpg"))
     }
+
+
+def test_reasons_that_are_all_different_are_bounded() -> None:
+    reasons = Reasons()
+    for number in range(MAX_REASONS + 50):
+        reasons.add(f"fault {number}", f"{number}.jpg")
+
+    counts = {reason: each.count for reason, each in reasons.by_reason().items()}
+    assert len(counts) == MAX_REASONS + 1
+    assert counts[OTHER_REASONS] == 50
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("é.jpg", "é.jpg"), ("\udce9.jpg", r"\xe9.jpg"), ("\ud800\udce9", r"\ud800\udce9")],
+)
+def test_names_become_text(name: str, shown: str) -> None:
+    reasons = Reasons()
+    reasons.add(f"like {name}", name)
+    assert reasons.by_reason() == {f"like {shown}": LeftOut(count=1, examples=(shown,))}

@@ -14,12 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from shards.packing.tar import BLOCK
-
+BLOCK = tarfile.BLOCKSIZE
 MAX_NAME_BYTES = 1 << 16
 MAX_PAX_BYTES = 1 << 20
 SKIP_BYTES = 1 << 20
+TYPE_AT = 156  # in a header
 REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+
+LINKS = (tarfile.LNKTYPE, tarfile.SYMTYPE)
 
 
 class DamagedTarError(ValueError):
@@ -67,11 +69,18 @@ class TarReader:
         self._position = 0
         self._name = ""  # from a header before the member's own
         self._size: int | None = None
+        self._is_sparse = False
+        self._passed_over: list[tuple[str, str]] = []
 
     @property
     def num_bytes(self) -> int:
         """Bytes read so far."""
         return self._position
+
+    def passed_over(self) -> list[tuple[str, str]]:
+        """Return name and kind of what is neither a file nor a folder, since the last call."""
+        passed_over, self._passed_over = self._passed_over, []
+        return passed_over
 
     def members(self) -> Iterator[TarMember]:
         """Yield the regular files in order; what is not read of one is skipped.
@@ -86,17 +95,25 @@ class TarReader:
             if not header or header == bytes(BLOCK):
                 return
 
-            info = _parsed(header, self._position - BLOCK)
+            start = self._position - len(header)
+            if len(header) < BLOCK:
+                raise DamagedTarError(f"it ends within a tar header, at byte {start:,}")
+            info = _parsed(header, start)
             if info.type in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE):
                 self._read_extension(info)
                 continue
 
             size = info.size if self._size is None else self._size
             member = TarMember(self._name or info.name, self._position, size)
-            self._name, self._size = "", None
+            is_sparse = self._is_sparse or info.type == tarfile.GNUTYPE_SPARSE
+            self._name, self._size, self._is_sparse = "", None, False
 
-            if info.type in REGULAR:
+            if is_sparse:
+                self._passed_over.append((member.name, "a sparse file"))
+            elif info.type in REGULAR:
                 yield member
+            elif info.type in LINKS:
+                self._passed_over.append((member.name, "a link"))
             # From the member's own offset: the caller may have read all, some or nothing of it.
             self._skip_to(member.offset + _padded(size if _has_data(info) else 0))
 
@@ -145,9 +162,58 @@ class TarReader:
         for key, value in _pax_records(content):
             if key == b"path":
                 self._name = value.decode("utf-8", "surrogateescape")
+            # Holes of the file are left out of its data.
+            elif key.startswith(b"GNU.sparse."):
+                self._is_sparse = True
             # Sizes beyond the header's eleven octal digits come here.
             elif key == b"size" and value.isdigit() and len(value) < 16:
                 self._size = int(value)
+
+
+def last_name(blocks: bytes) -> str:
+    """Return the name of the file whose header is the last block, or in an extension before it.
+
+    Args:
+        blocks: Whole blocks of the tar.
+
+    Raises:
+        DamagedTarError: The last block is no header.
+    """
+    end = len(blocks) - BLOCK
+    name = _parsed(blocks[end:], end).name
+    while end > 0:
+        extension = _extension_before(blocks, end)
+        if extension is None:
+            return name
+        start, long_name = extension
+        if long_name:
+            return long_name
+        end = start
+    return name
+
+
+def _extension_before(blocks: bytes, end: int) -> tuple[int, str] | None:
+    """Return where an extension that ends at `end` starts, and the name in it, if it has one."""
+    for start in range(end - 2 * BLOCK, -1, -BLOCK):
+        kind = blocks[start + TYPE_AT : start + TYPE_AT + 1]
+        if kind not in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE):
+            continue
+        try:
+            info = _parsed(blocks[start : start + BLOCK], start)
+        except DamagedTarError:
+            continue
+        # It must fill the place between: else it is data that looks like a header.
+        if start + BLOCK + _padded(info.size) == end:
+            content = blocks[start + BLOCK : start + BLOCK + info.size]
+            return start, _name_in(kind, content)
+    return None
+
+
+def _name_in(kind: bytes, content: bytes) -> str:
+    if kind == tarfile.GNUTYPE_LONGNAME:
+        return content.rstrip(b"\0").decode("utf-8", "surrogateescape")
+    names = [value for key, value in _pax_records(content) if key == b"path"]
+    return names[-1].decode("utf-8", "surrogateescape") if names else ""
 
 
 def _parsed(header: bytes, position: int) -> _Header:
