@@ -62,10 +62,11 @@ def test_a_folder_is_packed_verified_and_mended_from_anywhere(
 
     assert lines[0].startswith("read 7 pictures in ") and "images/s" in lines[0]
     assert lines[1].startswith("packed: 6 samples in 1 shard, ")
-    assert lines[-5:-1] == [
+    assert lines[-6:-1] == [
         "left out: 1",
         "  1 empty file (train/p9.jpg)",
         "  each of the 1 rejected is in packed/rejected.jsonl",
+        "  once such a file can be read, --only NUMBER packs its shard again",
         "look at packed/sample.png: some samples with their labels drawn",
     ]
     assert lines[-1] == "next: accelerate launch launcher/pretrain.py --data.train packed"
