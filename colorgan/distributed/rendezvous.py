@@ -142,15 +142,18 @@ def _open_store(place: Place, timeout_s: float) -> Store:
     by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     serves = place.rank == 0 and not by_agent
 
+    deadline = time.monotonic() + timeout_s
     if not serves:
         _wait_for_server(place, timeout_s)
+    # What is left: something else may listen at that port by now, and never answer.
+    left_s = max(1.0, deadline - time.monotonic())
     try:
         return dist.TCPStore(  # type: ignore[attr-defined]
             place.address,
             place.port,
             place.world_size,
             is_master=serves,
-            timeout=timedelta(seconds=timeout_s),
+            timeout=timedelta(seconds=left_s),
             # The constructor would wait without saying for whom; `meet` waits and names them.
             wait_for_workers=False,
             multi_tenant=True,
