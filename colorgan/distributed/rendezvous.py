@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -145,9 +147,9 @@ def _open_store(place: Place, timeout_s: float) -> Store:
     deadline = time.monotonic() + timeout_s
     if not serves:
         _wait_for_server(place, timeout_s)
-    # What is left: something else may listen at that port by now, and never answer.
     left_s = max(1.0, deadline - time.monotonic())
-    try:
+
+    def connect() -> Store:
         return dist.TCPStore(  # type: ignore[attr-defined]
             place.address,
             place.port,
@@ -158,6 +160,15 @@ def _open_store(place: Place, timeout_s: float) -> Store:
             wait_for_workers=False,
             multi_tenant=True,
         )
+
+    try:
+        return _within(left_s + 1.0, connect)
+    except TimeoutError:
+        raise LaunchError(
+            f"what listens at MASTER_ADDR={place.address}, MASTER_PORT={place.port} does not "
+            "answer as rank 0: is the port another program's? Set another MASTER_PORT "
+            "(--main_process_port, --master-port)"
+        ) from None
     except (dist.DistError, RuntimeError, ValueError) as error:
         # torch has no error class for it; libuv and the older backend word it differently.
         text = str(error)
@@ -169,18 +180,39 @@ def _open_store(place: Place, timeout_s: float) -> Store:
         raise _unreachable(place, timeout_s) from None
 
 
+def _within(seconds: float, work: Callable[[], Store]) -> Store:
+    """Return what `work` does, in a thread: torch waits for ever for a server that is mute.
+
+    Raises:
+        TimeoutError: It has not ended in time; the thread stays, and does not keep the process.
+    """
+    done: Future[Store] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="store", daemon=True).start()
+    return done.result(seconds)
+
+
 def _wait_for_server(place: Place, timeout_s: float) -> None:
     """Wait until rank 0 listens; torch's own client prints its C++ stack when it gives up."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
             # Again and again: on a cluster rank 0 may start a minute after the others.
-            socket.create_connection((place.address, place.port), timeout=5).close()
-            return
+            with socket.create_connection((place.address, place.port), timeout=5) as found:
+                # Among hundreds of tries one may leave from that very port, and meet itself.
+                if found.getsockname() != found.getpeername():
+                    return
         except OSError:
-            if time.monotonic() > deadline:
-                raise _unreachable(place, timeout_s) from None
-            time.sleep(0.1)
+            pass
+        if time.monotonic() > deadline:
+            raise _unreachable(place, timeout_s)
+        time.sleep(0.1)
 
 
 def _unreachable(place: Place, timeout_s: float) -> LaunchError:

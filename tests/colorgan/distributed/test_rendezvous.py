@@ -6,6 +6,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch.distributed as dist
 
 from colorgan.distributed.rendezvous import Place, meet, read_place
 from colorgan.errors import LaunchError
@@ -86,6 +87,40 @@ def test_an_absent_first_rank_is_said() -> None:
     place = Place(1, 2, 0, "127.0.0.1", free_port())
     with pytest.raises(LaunchError, match="rank 1 could not reach rank 0 within 1 s"):
         meet(place, 1)
+
+
+def test_another_program_at_the_port_of_rank_0_is_said() -> None:
+    """It takes connections and never answers: torch alone would wait for ever."""
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        place = Place(1, 2, 0, "127.0.0.1", mute.getsockname()[1])
+        with pytest.raises(LaunchError, match="does not answer as rank 0: is the port another"):
+            meet(place, 1)
+
+
+def test_a_connection_to_itself_is_no_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port without a server may be the one that a connection leaves from."""
+    port = free_port()
+
+    def connect(address: tuple[str, int], timeout: float) -> socket.socket:
+        own = socket.socket()
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            own.bind(address)
+            own.connect(address)
+        except OSError:
+            own.close()
+            raise
+        return own
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("there is no store to open")
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setattr(dist, "TCPStore", refuse)
+    with pytest.raises(LaunchError, match="could not reach rank 0 within 1 s"):
+        meet(Place(1, 2, 0, "127.0.0.1", port), 1)
 
 
 def test_a_port_in_use_is_said() -> None:
