@@ -36,6 +36,12 @@ from shards.records import VOID
 MAX_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 DRAFT_GAP = 3
 OPAQUE = 255
+# How a TIFF lays out its own pixels, among the tags that tell of the photo: true of no copy.
+# Size, bits, compression, strips, planes, palette, tiles, samples, JPEG, YCbCr, XMP, ICC.
+TIFF_LAYOUT = (
+    *(254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324),
+    *(325, 330, 338, 339, 347, 513, 514, 529, 530, 531, 532, 700, 34675),
+)
 MAX_EXIF_BYTES = 65_000  # of a JPEG's segment
 
 
@@ -256,6 +262,8 @@ def _kept_exif(image: Image.Image) -> bytes:
         exif = image.getexif()
         # The copy is upright; a viewer would turn it again.
         exif.pop(ORIENTATION, None)
+        for tag in TIFF_LAYOUT:
+            exif.pop(tag, None)
         tags = exif.get_ifd(ExifTags.IFD.Exif)
         tags.pop(int(ExifTags.Base.ColorSpace), None)
         content = exif.tobytes() if len(exif) or tags else b""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from colorgan.data import PictureError, read_upright
 from colorgan.errors import UsageError
@@ -185,6 +185,18 @@ def test_copies_that_would_collide_are_refused(tmp_path: Path) -> None:
             "png",
             overwrite=False,
         )
+
+
+def test_exif_of_a_tiff_tells_of_the_photo_alone(tmp_path: Path) -> None:
+    tags = Image.Exif()
+    tags[0x010F] = "Maker"
+    photo = read_photo(draw(tmp_path / "a.tif", exif=tags, compression="tiff_lzw"), MAX_PIXELS)
+    for output, name in (("png", "b.png"), ("jpeg", "b.jpg")):
+        write_photo(photo.image, photo, tmp_path / name, output)  # type: ignore[arg-type]
+        with Image.open(tmp_path / name) as copy:
+            found = dict(copy.getexif())
+            found.pop(ExifTags.IFD.Exif, None)  # where a second table begins
+            assert found == {0x010F: "Maker"}
 
 
 def test_exif_is_kept_without_the_turn_that_is_applied(tmp_path: Path) -> None:
