@@ -23,7 +23,7 @@ from colorgan.runs.reading import RECIPE, RunFolder, flat, read_run
 
 STUDY = "study.json"
 # Bounds on what is read, and so on what a study may have (colorgan/study/checks.py).
-MAX_PROTOCOLS, MAX_ARMS, MAX_VALUES, MAX_COMPARISONS, MAX_FURTHER = 40, 40, 1000, 200, 8
+MAX_PROTOCOLS, MAX_ARMS, MAX_VALUES, MAX_COMPARISONS, MAX_FURTHER = 40, 24, 200, 100, 8
 MAX_NAME = 40
 
 T = TypeVar("T")

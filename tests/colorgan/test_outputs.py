@@ -87,7 +87,8 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 
     with replacing_folder(out) as folder:
         (folder / "second").touch()
-    assert {path.name for path in out.iterdir()} == {"second", "README.md"}
+    # It was no part of an output that is known.
+    assert {path.name for path in out.iterdir()} == {"first", "second", "README.md"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -97,10 +98,10 @@ def test_an_evaluation_replaces_one_of_the_same_kind_of_model(
     out = tmp_path / "out"
     score(models["generator"], data, out)
     assert "older" not in capsys.readouterr().out
-    (out / "stale.png").touch()
+    (out / "pictures.png").touch()  # of another kind of model
     score(models["generator"], data, out)
     assert f"{out} holds an older evaluation" in capsys.readouterr().out
-    assert not (out / "stale.png").exists() and (out / "coloured.png").is_file()
+    assert not (out / "pictures.png").exists() and (out / "coloured.png").is_file()
 
     before = read_evaluation(out)
     with pytest.raises(UsageError, match=r"evaluation of a generator .* that of a classifier"):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def test_every_command_in_turn(tmp_path: Path, packed: dict[str, Path], command:
 
     told = command("pretrain", *pretrain_words(packed, run))
     assert "12 held-out images:" in told
-    assert told.rstrip().endswith(f"Next: python launcher/consolidate.py --run {run}")
+    assert told.rstrip().endswith(f"Next: python launcher/consolidate.py --run {quote(str(run))}")
     assert sorted(p.name for p in (run / "pictures").iterdir())[-1] == "images-000000000064.png"
 
     kinds = [json.loads(line)["kind"] for line in (run / "log.jsonl").read_text().splitlines()]
