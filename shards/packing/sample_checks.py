@@ -21,8 +21,8 @@ from shards.images.photo import decoding, open_photo
 from shards.images.policy import MAX_PIXELS_LIMIT
 from shards.manifest import Manifest
 from shards.packing.samples import MEMBERS
-from shards.packing.tar import BLOCK
 from shards.records import VOID
+from shards.storage.tar_reader import BLOCK
 
 
 @dataclass(frozen=True)

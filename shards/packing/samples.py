@@ -25,10 +25,11 @@ from shards.packing.decoder_messages import caught_messages
 from shards.packing.inputs import file_stamps
 from shards.packing.source_files import read_source
 from shards.packing.tally import Tally
-from shards.packing.tar import BLOCK, MAX_NAME, index_line, member
+from shards.packing.tar import MAX_NAME, index_line, member
 from shards.records import Mask, Record
 from shards.rejections import Rejection
 from shards.samples_table import SAMPLE_DTYPE
+from shards.storage.tar_reader import BLOCK
 
 MEMBERS = (("image", "jpg"), ("label", "json"), ("mask", "png"))  # in tar order
 KEY = re.compile(r"[A-Za-z0-9_-]+")

@@ -7,7 +7,8 @@ the webdataset library and DALI's readers.webdataset all read it.
 import tarfile
 from collections.abc import Iterable
 
-BLOCK = tarfile.BLOCKSIZE  # 512
+from shards.storage.tar_reader import BLOCK
+
 END = bytes(2 * BLOCK)
 MAX_NAME = tarfile.LENGTH_NAME  # 100: longer names need a second field or an extension
 MAX_SIZE = 8**11 - 1  # bytes: eleven octal digits

@@ -16,8 +16,8 @@ from shards.loading.loader import Loader
 from shards.loading.members import MemberSpec, read_members
 from shards.loading.shard_set import ShardSet, open_shards
 from shards.packing.pack import pack
-from shards.packing.tar import BLOCK
 from shards.storage.shard_files import ShardFiles
+from shards.storage.tar_reader import BLOCK
 
 SETTINGS: dict[str, Any] = {"global_batch_size": 12, "micro_batch_size": 6, "max_bad_share": 0.0}
 
