@@ -56,6 +56,12 @@ class ConsolidateSettings(BaseModel):
             raise ValueError("rgb goes with format timm or torchvision: add --format timm")
         return self
 
+    @property
+    def exports(self) -> list[Literal["timm", "torchvision", "safetensors", "onnx"]]:
+        """What is written beside the model folder."""
+        asked = [] if self.format == "generator" else [self.format]
+        return asked if "onnx" in asked or not self.onnx else ["onnx", *asked]
+
 
 def main(argv: list[str]) -> int:
     """Consolidate; return the exit status."""
@@ -68,24 +74,20 @@ def main(argv: list[str]) -> int:
     )
 
     # Torch is imported after the settings have been checked.
-    from colorgan.tasks.consolidating import consolidate_run, export_encoder, export_to_onnx
+    from colorgan.tasks.consolidating import consolidate_run, export
 
     result = consolidate_run(
-        settings.run, settings.out, checkpoint=settings.checkpoint, weights=settings.weights
+        settings.run,
+        settings.out,
+        checkpoint=settings.checkpoint,
+        weights=settings.weights,
+        exports=settings.exports,
+        rgb=settings.rgb,
     )
     print(result.text)
     # Made from the folder, not from the checkpoint: what is exported is what others load.
-    if settings.onnx or settings.format == "onnx":
-        print(export_to_onnx(result.folder))
-    if settings.format != "generator" and settings.format != "onnx":
-        print(
-            export_encoder(
-                result.folder,
-                settings.format,
-                rgb=settings.rgb,
-                num_classes=settings.num_classes,
-            )
-        )
+    for format in settings.exports:
+        print(export(result.folder, format, rgb=settings.rgb, num_classes=settings.num_classes))
 
     # What comes next depends on what was made: only a generator colors photos, and one that gives
     # back luminance has no colors.

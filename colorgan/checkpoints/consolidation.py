@@ -44,7 +44,7 @@ def consolidate(
     role = str(source.state.get("model_role"))
     # The average is what validation scored, so it is what a user expects to get.
     which = weights or ("average" if f"{role}_average" in roles else "raw")
-    config = _model_config(source, which)
+    config = described_model(source, which)
 
     stored = f"{role}_average" if which == "average" else role
     shapes = source.shapes(stored)
@@ -61,7 +61,12 @@ def consolidate(
     return config
 
 
-def _model_config(source: Checkpoint, which: str) -> ModelConfig:
+def described_model(source: Checkpoint, which: str = "raw") -> ModelConfig:
+    """Return what a checkpoint says of its model, for its raw or its average weights.
+
+    Raises:
+        CheckpointError: It says nothing that this version knows.
+    """
     try:
         return ModelConfig.model_validate({**source.state["model"], "weights": which})
     except (KeyError, TypeError, ValueError):

@@ -128,6 +128,8 @@ class _Reader:
             self.name = None
             return
 
+        if name == "config" and name not in self.keys and name in self.words.options:
+            self.words.problems.append("--config: given twice; put both recipes into one file")
         key = self.keys.get(name)
         before = self.words.options.get(name, []) if key is not None and key.is_list else []
         self.words.options[name] = [*before, value] if equals else before

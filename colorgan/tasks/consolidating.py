@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,19 +13,22 @@ from colorgan.checkpoints.checkpoint import (
     latest_checkpoint,
     open_checkpoint,
 )
-from colorgan.checkpoints.consolidation import consolidate
+from colorgan.checkpoints.consolidation import consolidate, described_model
 from colorgan.distributed.ranks import Ranks
-from colorgan.errors import CheckpointError
+from colorgan.errors import CheckpointError, UsageError
 from colorgan.files import CARD, replacing
 from colorgan.models.export import Format, exported, timm_difference, with_head
-from colorgan.models.model_config import WEIGHTS
-from colorgan.models.model_folder import load_model
+from colorgan.models.generator import check_onnx, export_onnx, require_onnx
+from colorgan.models.model_config import WEIGHTS, check_colors
+from colorgan.models.model_folder import empty_model, load_model
 from colorgan.models.timm_encoder import LuminanceTimmEncoder
 from colorgan.models.unet import encoder_of
 from colorgan.models.weights_file import save_tensors
 from colorgan.tasks.model_card import DRAWN, on_drawn_shapes, write_card
 
 MIB = 2**20
+
+ExportFormat = Format | Literal["onnx"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ def consolidate_run(
     *,
     checkpoint: str | None = None,
     weights: Literal["raw", "average"] | None = None,
+    exports: Sequence[ExportFormat] = (),
+    rgb: bool = False,
 ) -> Consolidated:
     """Turn a run's checkpoint into a model folder.
 
@@ -58,8 +64,12 @@ def consolidate_run(
         out: Folder to write; None for `RUN/generator` of pretraining, `RUN/model` of fine-tuning.
         checkpoint: Name of the checkpoint in the run; None for the newest intact one.
         weights: None for the average where there is one.
+        exports: What the folder is to be exported as: looked at before it is written.
+        rgb: Of these exports, as in `exported`.
 
     Raises:
+        UsageError: The network cannot be exported so.
+        ArchitectureError: An export needs a library that is not installed.
         CheckpointError: The run has no intact checkpoint, or not the weights asked for.
         ModelFolderError: The written network's output differs from the run's, or the folder holds
             something else than an older model of this kind.
@@ -67,6 +77,8 @@ def consolidate_run(
     source = _find_checkpoint(run, checkpoint)
     kind = str(source.state["model"]["kind"])
     folder = out or run / ("generator" if kind == "generator" else "model")
+    for format in exports:
+        _check_export(source, folder, format, rgb=rgb)
     # Its check runs the written network: a folder that exists has reproduced the run's output.
     config = consolidate(source, folder, weights)
 
@@ -83,10 +95,33 @@ def consolidate_run(
     return Consolidated(folder, config.kind, config.target != "luminance", text)
 
 
+def _check_export(source: Checkpoint, folder: Path, format: ExportFormat, *, rgb: bool) -> None:
+    """Refuse an export that the checkpoint's network does not have."""
+    config = described_model(source)
+    if format != "onnx":
+        # Without its weights: names and shapes say whether another library has such a network.
+        exported(encoder_of(empty_model(config)), format, rgb=rgb)
+        return
+
+    require_onnx()
+    if config.kind != "generator":
+        raise UsageError(f"only generators are exported to ONNX, and {folder} is a {config.kind}")
+    check_colors(config, folder)
+
+
+def export(folder: Path, format: ExportFormat, *, rgb: bool, num_classes: int) -> str:
+    """Write what a model folder holds for another library; return lines about it.
+
+    Raises:
+        As `export_encoder`; ModelFolderError too where ONNX gives another output.
+    """
+    if format == "onnx":
+        return export_to_onnx(folder)
+    return export_encoder(folder, format, rgb=rgb, num_classes=num_classes)
+
+
 def export_to_onnx(folder: Path) -> str:
     """Write a generator folder's network as model.onnx beside it; return a line about it."""
-    from colorgan.models.generator import check_onnx, export_onnx  # seconds to import
-
     path = folder / "model.onnx"
     export_onnx(folder, path)
     # Another runtime rounds otherwise; the user is told how far apart the two are.

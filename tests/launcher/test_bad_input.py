@@ -277,6 +277,9 @@ def test_a_photo_is_not_overwritten_by_its_colored_copy(
         "16",
         *TINY,
     )
+    with pytest.raises(ColorganError, match="use the format safetensors"):
+        command("consolidate", "--run", tmp_path / "run", "--format", "timm")
+    assert not (tmp_path / "run" / "generator").exists()
     command("consolidate", "--run", tmp_path / "run")
     photo = tmp_path / "a.png"
     photo.write_bytes(b"")

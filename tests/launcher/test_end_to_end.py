@@ -18,7 +18,7 @@ from helpers.commands import LAUNCHER, PROJECT, TINY, Command, command_line
 from PIL import Image
 from safetensors.torch import load_file
 
-from colorgan.errors import ModelFolderError
+from colorgan.errors import ModelFolderError, UsageError
 
 
 def pretrain_words(packed: dict[str, Path], run: Path, images: int = 64) -> list[object]:
@@ -162,6 +162,8 @@ def test_frozen_features_stay_and_then_learn(
         ]
         assert all(same) if features == "frozen" else not any(same[:2])
 
+    with pytest.raises(UsageError, match="only generators are exported to ONNX"):
+        command("consolidate", "--run", tmp_path / "train", "--onnx")
     shown = command("consolidate", "--run", tmp_path / "train")
     assert f"{tmp_path / 'train' / 'model'}: segmenter 32x32" in shown
     assert "launcher/evaluate.py --model" in shown

@@ -294,6 +294,8 @@ def test_recipes_by_bare_name(tmp_path: Path) -> None:
         read("--config", "none.yaml")
     with pytest.raises(UsageError, match="takes one file, got 2"):
         read("--config", "a", "b")
+    with pytest.raises(UsageError, match="--config: given twice"):
+        read("--config", "sample", "--config", "sample", recipes=tmp_path)
     with pytest.raises(UsageError, match="Is a directory"):
         read("--config", str(tmp_path))
 
