@@ -18,6 +18,7 @@ PositiveInt = Annotated[int, Field(gt=0, lt=1 << 63)]
 NonNegativeInt = Annotated[int, Field(ge=0, lt=1 << 63)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
+SCRATCH = "scratch"  # as `init`: no weights to start from
 # The downstream tasks by name, with the kind of the models that they make.
 TaskName = Literal["classify", "segment", "detect"]
 MODEL_KINDS: Mapping[str, str] = {
@@ -330,7 +331,7 @@ class PretrainRecipe(RunRecipe):
         0, description="half-life of the average of the generator's weights; 0 = no average"
     )
     init: str = Field(
-        "scratch",
+        SCRATCH,
         description="weights to start from: a generator's folder, another run's, or `scratch`",
     )
     resume_from: Path | None = Field(
@@ -390,7 +391,7 @@ class FinetuneRecipe(RunRecipe):
         description="what to learn: the classes in an image, the class of each pixel, or boxes",
     )
     init: str = Field(
-        "scratch",
+        SCRATCH,
         description="folder of the generator or imported encoder to start from, or `scratch`",
     )
     stages: tuple[StageRecipe, ...] = Field(
@@ -476,7 +477,7 @@ class FinetuneRecipe(RunRecipe):
     def open_keys(self) -> dict[str, set[str]]:
         """Return the keys that `init` and the length of a pass decide unless they are set."""
         output = {"validate_every_images"} - self.output.model_fields_set
-        if self.init == "scratch":
+        if self.init == SCRATCH:
             return {"output": output}
         network = set(NetworkRecipe.model_fields) - self.network.model_fields_set
         return {"network": network, "output": output}
@@ -494,7 +495,7 @@ class FinetuneRecipe(RunRecipe):
     def _frozen_features_are_learnt(self) -> FinetuneRecipe:
         # Frozen random features would train without an error, to a useless score.
         frozen = any(stage.features == "frozen" or stage.frozen_levels for stage in self.stages)
-        if self.init == "scratch" and frozen:
+        if self.init == SCRATCH and frozen:
             raise ValueError(
                 "a stage freezes the features, but with init: scratch they are untrained: "
                 "give --init GENERATOR"

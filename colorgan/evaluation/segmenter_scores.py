@@ -80,7 +80,8 @@ def score_segmenter(
     own_size = any(each[2] for each in gathered)  # a rank may have had no batch
 
     # Dice and IoU of the same pixels are functions of each other.
-    iou_C = iou_of_counts(counts_N3C.sum(0))
+    counts_3C = counts_N3C.sum(0)
+    iou_C = iou_of_counts(counts_3C)
     dice_C = 2.0 * iou_C / (1.0 + iou_C)
     scores = {
         "mIoU": mean_iou(usual_CC),
@@ -94,7 +95,7 @@ def score_segmenter(
 
     scores["images"] = float(len(ids))
     # That are there: one that is only predicted is in the mean, with 0.
-    scores["classes"] = float((counts_N3C.sum(0)[2] > 0).sum())
+    scores["classes"] = float((counts_3C[2] > 0).sum())
 
     names = (BACKGROUND, *config.classes)
     record = SavedEvaluation(

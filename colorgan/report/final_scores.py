@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from colorgan.config.recipe import MODEL_KINDS
+from colorgan.config.recipe import MODEL_KINDS, SCRATCH
 from colorgan.evaluation.record import SavedEvaluation
 from colorgan.report.published import (
     OWN_SIZE,
@@ -25,7 +25,7 @@ from colorgan.report.report_data import ReportData
 from colorgan.runs.reading import FREE_KEYS, RunFolder, differences, short_names
 
 # Labels of starts begin with one of them.
-SCRATCH, PRETRAINED = "scratch", "generator"
+PRETRAINED = "generator"  # beside SCRATCH
 RUN_KINDS = {"generator": "pretrain"} | {kind: name for name, kind in MODEL_KINDS.items()}
 EACH_SIZE = -1  # images are scored at their own size
 

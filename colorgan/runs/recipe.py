@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from colorgan.checkpoints.checkpoint import CHECKPOINTS, STATE, newest_first
-from colorgan.config.recipe import RunRecipe
+from colorgan.config.recipe import SCRATCH, RunRecipe
 from colorgan.config.settings import dump_recipe, recipe_difference
 from colorgan.errors import OtherRecipeError, UsageError
 from colorgan.files import mapping, number, read_json, read_text, replacing
@@ -40,7 +40,6 @@ FREE_KEYS = (
     "data.cache_dir",
     "data.cache_gb",
 )
-SCRATCH = "scratch"  # as `init`: no weights
 # The length of a run, which may grow.
 LENGTH_KEYS = ("images", "epochs", "stages")
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from colorgan.config.recipe import NetworkRecipe
+from colorgan.config.recipe import SCRATCH, NetworkRecipe
 from colorgan.config.settings import leaves
 from colorgan.errors import UsageError
 from colorgan.models.model_config import UNET, read_config, weights_digest
-from colorgan.study.protocols import SCRATCH
 
 # Keys of `network` that an encoder from elsewhere shares with the U-Net.
 SHARED = ("image_size", "ab_scale", "norm", "bias_before_norm", "dropout")

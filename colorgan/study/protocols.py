@@ -17,7 +17,7 @@ from colorgan.config.recipe import StageRecipe, TaskName
 from colorgan.errors import UsageError
 
 Task = TaskName | Literal["linear", "lowshot", "knn", "softmax"]
-SCRATCH, RANDOM = "scratch", "random"  # starts without pretraining, of runs and of probes
+RANDOM = "random"  # of probes, what SCRATCH is of runs: a start without pretraining
 FROZEN: frozenset[str] = frozenset({"linear", "lowshot", "knn", "softmax"})
 # Those without a score per image: the report shows their tables, the study compares no arms.
 SHOWN_ONLY: frozenset[str] = frozenset({"lowshot", "knn"})

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from colorgan.study.protocols import RANDOM, SCRATCH
+from colorgan.config.recipe import SCRATCH
+from colorgan.study.protocols import RANDOM
 
 DEFAULT_PROTOCOLS = (
     "paper-classification",

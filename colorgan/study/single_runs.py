@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from colorgan.config.recipe import SCRATCH
 from colorgan.errors import UsageError
 from colorgan.evaluation.downstream import TASKS
 from colorgan.evaluation.record import EVALUATION, SavedEvaluation
 from colorgan.runs.reading import FREE_KEYS, RunFolder, flat, short_names
 from colorgan.study.comparison import read_arm
-from colorgan.study.protocols import METRIC_TITLES, SCRATCH
+from colorgan.study.protocols import METRIC_TITLES
 from colorgan.study.record import ArmFolders, ArmRecord, ProtocolRecord, SplitRecord, Study
 from colorgan.study.table import compared
 

@@ -16,14 +16,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from colorgan.config.recipe import StageRecipe
+from colorgan.config.recipe import SCRATCH, StageRecipe
 from colorgan.errors import UsageError
 from colorgan.evaluation.record import EVALUATION, SCORES
 from colorgan.files import mapping, number, read_json
 from colorgan.probes.record import PROBE
 from colorgan.study.arms import Arm, Start
 from colorgan.study.comparison import RunKey
-from colorgan.study.protocols import FROZEN, RANDOM, SCRATCH, PackedPart, Protocol, Split
+from colorgan.study.protocols import FROZEN, RANDOM, PackedPart, Protocol, Split
 from colorgan.study.steps import IN_PROCESS, Step
 
 HELD_OUT = "80,20"  # of the training part, for a search where the protocol holds nothing out itself

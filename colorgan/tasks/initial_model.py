@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from colorgan.config.recipe import FinetuneRecipe
+from colorgan.config.recipe import SCRATCH, FinetuneRecipe
 from colorgan.errors import ModelFolderError, UsageError
 from colorgan.evaluation.downstream import TASKS, DownstreamTask
 from colorgan.models.model_config import (
@@ -48,7 +48,7 @@ def initial_model(
         )
 
     num_outputs = task.num_outputs(len(classes))
-    if recipe.init == "scratch":
+    if recipe.init == SCRATCH:
         architecture = architecture_of(
             recipe.network, num_outputs=num_outputs, head_width=recipe.head_width
         )

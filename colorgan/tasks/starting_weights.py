@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from colorgan.checkpoints.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint
-from colorgan.config.recipe import PretrainRecipe
+from colorgan.config.recipe import SCRATCH, PretrainRecipe
 from colorgan.distributed.phase import Strategy
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
 from colorgan.files import mapping, number
 from colorgan.models.model_folder import load_model
-from colorgan.runs.recipe import SCRATCH
 
 
 @dataclass(frozen=True)

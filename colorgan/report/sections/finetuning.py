@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
+from colorgan.config.recipe import SCRATCH
 from colorgan.report.blocks import Block, Heading, Legend
 from colorgan.report.charts import ChartSpec, Files, Line, charts, percent
-from colorgan.report.final_scores import SCRATCH, data_name
+from colorgan.report.final_scores import data_name
 from colorgan.report.published import METRICS, TITLES
 from colorgan.report.report_data import ReportData
 from colorgan.runs.reading import RunFolder

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from colorgan.config.recipe import SCRATCH
 from colorgan.report.blocks import Block, Folded, Heading, Table, Text
 from colorgan.report.final_scores import (
     PRETRAINED,
-    SCRATCH,
     Conditions,
     Result,
     SeedGroup,
