@@ -28,8 +28,14 @@ from colorgan.training.memory import memory_bytes
 from colorgan.training.work import step_flops
 
 ENCODERS = (
-    *("unet", "alexnet", "resnet18", "resnet50", "resnet152"),
-    *("vgg16_bn", "convnext_tiny", "efficientnet_b0"),
+    "unet",
+    "alexnet",
+    "resnet18",
+    "resnet50",
+    "resnet152",
+    "vgg16_bn",
+    "convnext_tiny",
+    "efficientnet_b0",
 )
 SIZE, UNET_SIZE = 224, 256  # the U-Net halves down to one pixel
 

@@ -30,22 +30,25 @@ TINY = (
 def launch(data: Path, run: Path, timeout_s: int) -> subprocess.Popen[str]:
     """Start two CPU ranks that train a tiny network for longer than this script runs."""
     command = [
-        *(sys.executable, "-m", "accelerate.commands.launch"),
-        *(
-            "--config_file",
-            str(ROOT / "launcher/configs/accelerate/ddp_cpu.yaml"),
-            str(ROOT / "launcher/pretrain.py"),
-        ),
-        *(
-            "--data.train",
-            str(data.resolve()),
-            "--network.image_size",
-            "64",
-            *TINY.split(),
-            "--images",
-            "10000000",
-        ),
-        *("--run", str(run), "--launch.timeout_s", str(timeout_s), "--launch.torch_threads", "1"),
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(ROOT / "launcher/configs/accelerate/ddp_cpu.yaml"),
+        str(ROOT / "launcher/pretrain.py"),
+        "--data.train",
+        str(data.resolve()),
+        "--network.image_size",
+        "64",
+        *TINY.split(),
+        "--images",
+        "10000000",
+        "--run",
+        str(run),
+        "--launch.timeout_s",
+        str(timeout_s),
+        "--launch.torch_threads",
+        "1",
     ]
     # On machines with GPUs too: two ranks of a tiny network need none.
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}

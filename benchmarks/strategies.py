@@ -291,7 +291,8 @@ PAIRS: Pairs = (
     *((name, name) for name in STRATEGIES),
     *(("ddp", f"zero{stage}") for stage in (1, 2, 3)),
     *((f"zero{stage}", "ddp") for stage in (1, 2, 3)),
-    *(("zero1", "zero3"), ("zero3", "zero2")),
+    ("zero1", "zero3"),
+    ("zero3", "zero2"),
 )
 WORLDS = ((2, 2), (2, 1), (1, 2))
 

@@ -48,8 +48,15 @@ OUTPUTS = {
 PARTS = {
     "model.safetensors": ("config.json", "model.safetensors", "model.onnx", "validation.png"),
     "scores.json": (
-        *("scores.json", "per_image.safetensors", "pictures.png"),
-        *("best", "worst", "coloured", "best.png", "worst.png", "coloured.png"),
+        "scores.json",
+        "per_image.safetensors",
+        "pictures.png",
+        "best",
+        "worst",
+        "coloured",
+        "best.png",
+        "worst.png",
+        "coloured.png",
     ),
     "report.md": ("report.md", "report.html", "*.png"),
     "demo.js": ("demo.js", "index.html", "README.txt", "runtime", "*-[0-9][0-9][0-9].js"),

@@ -24,8 +24,23 @@ from colorgan.launchers import adopt_launcher, end_with_launchers, print_after_l
 
 # Faults of the disk and of the user's paths. Others (a reset connection) keep their traceback.
 _PATH_FAULTS = (
-    *("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "ESTALE", "EMFILE", "ENFILE"),
-    *("ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "ENOTEMPTY", "ENAMETOOLONG", "ELOOP"),
+    "EACCES",
+    "EPERM",
+    "EROFS",
+    "ENOSPC",
+    "EDQUOT",
+    "EFBIG",
+    "EIO",
+    "ESTALE",
+    "EMFILE",
+    "ENFILE",
+    "ENOENT",
+    "ENOTDIR",
+    "EISDIR",
+    "EEXIST",
+    "ENOTEMPTY",
+    "ENAMETOOLONG",
+    "ELOOP",
 )
 
 # torchrun stops its other ranks 0.1 s after the first has failed, DeepSpeed's launcher after 1 s.

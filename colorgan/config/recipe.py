@@ -304,10 +304,21 @@ class PretrainRecipe(RunRecipe):
     """Settings of `launcher/pretrain.py`."""
 
     usual: ClassVar[tuple[str, ...]] = (
-        *("run", "data.train", "data.val", "images", "epochs", "seed", "dry_run"),
-        *("network.image_size", "network.width", "optimizer.learning_rate"),
-        *("batch.global_batch_size", "batch.micro_batch_size", "batch.precision"),
-        *("output.save_every_images", "output.validate_every_images"),
+        "run",
+        "data.train",
+        "data.val",
+        "images",
+        "epochs",
+        "seed",
+        "dry_run",
+        "network.image_size",
+        "network.width",
+        "optimizer.learning_rate",
+        "batch.global_batch_size",
+        "batch.micro_batch_size",
+        "batch.precision",
+        "output.save_every_images",
+        "output.validate_every_images",
     )
     aliases: ClassVar[Mapping[str, str]] = {
         **_RUN_ALIASES,
@@ -379,9 +390,22 @@ class FinetuneRecipe(RunRecipe):
     """Settings of `launcher/finetune.py`."""
 
     usual: ClassVar[tuple[str, ...]] = (
-        *("task", "init", "run", "data.train", "data.val", "epochs", "learning_rate", "stages"),
-        *("seed", "dry_run", "network.image_size", "network.width", "head_width"),
-        *("batch.global_batch_size", "batch.micro_batch_size", "batch.precision"),
+        "task",
+        "init",
+        "run",
+        "data.train",
+        "data.val",
+        "epochs",
+        "learning_rate",
+        "stages",
+        "seed",
+        "dry_run",
+        "network.image_size",
+        "network.width",
+        "head_width",
+        "batch.global_batch_size",
+        "batch.micro_batch_size",
+        "batch.precision",
     )
     aliases: ClassVar[Mapping[str, str]] = {**_RUN_ALIASES, "lr": "learning_rate"}
 

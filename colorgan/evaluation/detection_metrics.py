@@ -28,8 +28,18 @@ from colorgan.models.detector import Detections, overlaps
 MIN_OVERLAP = 0.5
 # COCOeval.stats, in order.
 COCO_NAMES = (
-    *("AP", "AP50_coco", "AP75", "AP_small", "AP_medium", "AP_large"),
-    *("AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large"),
+    "AP",
+    "AP50_coco",
+    "AP75",
+    "AP_small",
+    "AP_medium",
+    "AP_large",
+    "AR_1",
+    "AR_10",
+    "AR_100",
+    "AR_small",
+    "AR_medium",
+    "AR_large",
 )
 
 

@@ -29,8 +29,17 @@ from colorgan.study.settings import StudySettings
 STEPS = "steps"  # the folder of the steps' recipes, marks and logs
 # Keys of the fine-tuning recipe that the study sets for each arm, seed and protocol.
 OWN_KEYS = (
-    *("task", "init", "seed", "run", "stages", "epochs", "learning_rate", "network", "dry_run"),
-    *("data.train", "data.val"),
+    "task",
+    "init",
+    "seed",
+    "run",
+    "stages",
+    "epochs",
+    "learning_rate",
+    "network",
+    "dry_run",
+    "data.train",
+    "data.val",
 )
 
 

@@ -71,8 +71,15 @@ OTHER_SUFFIXES = frozenset(
 # First bytes of the formats that are found without an extension: JPEG, PNG, GIF, TIFF; JPEG XL and
 # JPEG 2000, each bare and in a box.
 PICTURE_STARTS = (
-    *(b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*"),
-    *(b"\xff\x0a", b"\0\0\0\x0cJXL ", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "),
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n",
+    b"GIF8",
+    b"II*\0",
+    b"MM\0*",
+    b"\xff\x0a",
+    b"\0\0\0\x0cJXL ",
+    b"\xff\x4f\xff\x51",
+    b"\0\0\0\x0cjP  ",
 )
 # What follows `RIFF` or `BM` and a length: both also begin other files.
 WEBP_START, WEBP_BRAND = b"RIFF", b"WEBP"

@@ -41,8 +41,25 @@ ORIENTATION = int(ExifTags.Base.Orientation)
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 # How files of these formats are named, in lower case; colorize takes such files of a folder.
 PHOTO_ENDINGS = (
-    *("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "webp", "tif", "tiff", "bmp", "gif"),
-    *("ppm", "pgm", "pnm", "jp2", "avif", "heic", "heif", "jxl"),
+    "jpg",
+    "jpeg",
+    "jpe",
+    "jfif",
+    "mpo",
+    "png",
+    "webp",
+    "tif",
+    "tiff",
+    "bmp",
+    "gif",
+    "ppm",
+    "pgm",
+    "pnm",
+    "jp2",
+    "avif",
+    "heic",
+    "heif",
+    "jxl",
 )
 TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -95,7 +95,12 @@ def test_a_folder_that_is_replaced_keeps_what_is_not_its_own(tmp_path: Path) -> 
         for name in ("config.json", "model.safetensors", "README.md"):
             (folder / name).write_text("new")
     assert {each.name for each in out.iterdir()} == {
-        *("config.json", "model.safetensors", "README.md", "NOTES.txt", "evaluation", "link"),
+        "config.json",
+        "model.safetensors",
+        "README.md",
+        "NOTES.txt",
+        "evaluation",
+        "link",
     }
     assert (out / "config.json").read_text() == "new"
     assert (out / "README.md").read_text() == "kept"

@@ -158,9 +158,15 @@ def chromium(profile: Path, *options: str) -> Iterator[Page]:
     # The pipe is file descriptors 3 and 4 of the browser; its own output is of no interest.
     pipe = 'exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1'
     words = [
-        *(str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu"),
-        *("--remote-debugging-pipe", f"--user-data-dir={profile}", "--no-first-run"),
-        *("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--disable-extensions"),
+        str(CHROMIUM),
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--remote-debugging-pipe",
+        f"--user-data-dir={profile}",
+        "--no-first-run",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        "--disable-extensions",
         *options,
     ]
     process = subprocess.Popen(

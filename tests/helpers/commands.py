@@ -14,16 +14,22 @@ LAUNCHER = PROJECT / "launcher"
 Command = Callable[..., str]
 # A run of seconds: 32x32, width 4, 40 pictures.
 TINY = [
-    *("--network.image_size", "32", "--network.width", "4", "--discriminator.width", "4"),
-    *(
-        "--discriminator.num_strided_blocks",
-        "2",
-        "--batch.global_batch_size",
-        "8",
-        "--launch.torch_threads",
-        "1",
-    ),
-    *("--data.decode_threads", "1", "--output.log_every_images", "16"),
+    "--network.image_size",
+    "32",
+    "--network.width",
+    "4",
+    "--discriminator.width",
+    "4",
+    "--discriminator.num_strided_blocks",
+    "2",
+    "--batch.global_batch_size",
+    "8",
+    "--launch.torch_threads",
+    "1",
+    "--data.decode_threads",
+    "1",
+    "--output.log_every_images",
+    "16",
 ]
 
 

@@ -16,17 +16,20 @@ CATEGORIES = {
     90: "toothbrush",
 }  # COCO's own ids run to 90, for 80 categories
 TINY = [
-    *(
-        "--network.image_size",
-        32,
-        "--network.width",
-        4,
-        "--batch.global_batch_size",
-        4,
-        "--launch.torch_threads",
-        1,
-    ),
-    *("--data.decode_threads", 1, "--init", "scratch", "--head_width", 8),
+    "--network.image_size",
+    32,
+    "--network.width",
+    4,
+    "--batch.global_batch_size",
+    4,
+    "--launch.torch_threads",
+    1,
+    "--data.decode_threads",
+    1,
+    "--init",
+    "scratch",
+    "--head_width",
+    8,
 ]
 
 

@@ -112,9 +112,14 @@ def test_the_folder_says_how_to_use_it(folder: tuple[Path, str]) -> None:
     out, text = folder
     names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert names == {
-        *("index.html", "demo.js", "README.txt", "network-000.js"),
-        *("runtime/LICENSE.txt", f"runtime/{SCRIPT}"),
-        *("runtime/module-000.js", "runtime/wasm-000.js"),
+        "index.html",
+        "demo.js",
+        "README.txt",
+        "network-000.js",
+        "runtime/LICENSE.txt",
+        f"runtime/{SCRIPT}",
+        "runtime/module-000.js",
+        "runtime/wasm-000.js",
     }
     assert "python -m http.server" in (out / "README.txt").read_text()
     assert text.startswith(f"{out}: a page of ") and f"Note: {DRAWN}" in text

@@ -11,17 +11,18 @@ from helpers.commands import Command
 from PIL import Image
 
 TINY = [
-    *(
-        "--network.image_size",
-        32,
-        "--network.width",
-        8,
-        "--batch.global_batch_size",
-        4,
-        "--launch.torch_threads",
-        1,
-    ),
-    *("--data.decode_threads", 1, "--init", "scratch"),
+    "--network.image_size",
+    32,
+    "--network.width",
+    8,
+    "--batch.global_batch_size",
+    4,
+    "--launch.torch_threads",
+    1,
+    "--data.decode_threads",
+    1,
+    "--init",
+    "scratch",
 ]
 
 

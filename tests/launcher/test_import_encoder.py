@@ -120,8 +120,15 @@ def test_both_kinds_of_file_give_the_same_folder(
     weights: Path, folder: Path, generator: Path, suffix: str, tmp_path: Path, command: Command
 ) -> None:
     told = command(
-        *("import_encoder", "--encoder", NAME, "--weights", weights.with_suffix(suffix)),
-        *("--like", generator, "--out", tmp_path / "e"),
+        "import_encoder",
+        "--encoder",
+        NAME,
+        "--weights",
+        weights.with_suffix(suffix),
+        "--like",
+        generator,
+        "--out",
+        tmp_path / "e",
     )
     assert "64 at 1/2, 64 at 1/4, 128 at 1/8, 256 at 1/16, 512 at 1/32" in told
     assert (tmp_path / "e" / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
@@ -141,24 +148,20 @@ def test_fine_tuning_starts_from_it(
         1,
     )
     command(
-        *(
-            "finetune",
-            "--task",
-            task,
-            "--init",
-            folder,
-            "--run",
-            tmp_path,
-            *data,
-            "--head_width",
-            8,
-        ),
-        *(
-            "--stages",
-            "[{epochs: 1, learning_rate: 0.001, features: frozen}]",
-            "--data.decode_threads",
-            1,
-        ),
+        "finetune",
+        "--task",
+        task,
+        "--init",
+        folder,
+        "--run",
+        tmp_path,
+        *data,
+        "--head_width",
+        8,
+        "--stages",
+        "[{epochs: 1, learning_rate: 0.001, features: frozen}]",
+        "--data.decode_threads",
+        1,
     )
     before, after = load_file(folder / WEIGHTS), load_file(tmp_path / "model" / WEIGHTS)
     for name, tensor in before.items():
@@ -196,7 +199,11 @@ def test_probes_and_studies_take_it(
     command("probe", "--model", folder, "--protocol", "knn", *words)
     levels = json.loads((tmp_path / "probe.json").read_text())["levels"]
     assert [(level["channels"], level["side"]) for level in levels] == [
-        *((64, 16), (64, 8), (128, 4), (256, 2), (512, 1)),
+        (64, 16),
+        (64, 8),
+        (128, 4),
+        (256, 2),
+        (512, 1),
     ]
 
     imported, ours = network_of_folder(folder), network_of_folder(generator)
@@ -309,16 +316,15 @@ def test_a_hostile_file_is_not_executed(
     torch.save({"conv1.weight": Touch()}, tmp_path / "bad.pth")
     with pytest.raises(ModelFolderError, match="blocked loading"):
         command(
-            *(
-                "import_encoder",
-                "--encoder",
-                NAME,
-                "--weights",
-                tmp_path / "bad.pth",
-                "--like",
-                generator,
-            ),
-            *("--out", tmp_path / "e"),
+            "import_encoder",
+            "--encoder",
+            NAME,
+            "--weights",
+            tmp_path / "bad.pth",
+            "--like",
+            generator,
+            "--out",
+            tmp_path / "e",
         )
     assert not (tmp_path / "touched").exists()
 

@@ -96,7 +96,10 @@ def test_shards_that_number_anew_have_an_answer_for_each_photo(
     command("predict", "--model", model, "--out", out, tmp_path / "set")
     answers = json.loads((out / "labels.json").read_text())["photos"]
     assert [answer["photo"].rpartition("/")[2] for answer in answers] == [
-        *("0000", "0001", "0000#2", "0001#3"),
+        "0000",
+        "0001",
+        "0000#2",
+        "0001#3",
     ]
 
 

@@ -94,17 +94,15 @@ def test_random_is_drawn_from_its_seed_alone(
     found = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         command(
-            *(
-                "probe",
-                "--model",
-                "random",
-                "--like",
-                generator,
-                "--seed",
-                seed,
-                "--protocol",
-                "knn",
-            ),
+            "probe",
+            "--model",
+            "random",
+            "--like",
+            generator,
+            "--seed",
+            seed,
+            "--protocol",
+            "knn",
             *words(packed, tmp_path / name),
         )
         found.append(json.loads((tmp_path / name / "probe.json").read_text()))
@@ -167,7 +165,13 @@ def test_a_folder_sorted_by_class_is_classified_by_softmax(
 ) -> None:
     folders = packed_by_class(tmp_path)
     told = command(
-        *("probe", "--model", "random", "--like", generator, "--protocol", "softmax"),
+        "probe",
+        "--model",
+        "random",
+        "--like",
+        generator,
+        "--protocol",
+        "softmax",
         *words(folders, tmp_path / "out"),
     )
     found = json.loads((tmp_path / "out" / "probe.json").read_text())["softmax"]

@@ -35,8 +35,20 @@ def packed_colors(root: Path) -> list[Path]:
 
 def words(folders: list[Path], run: Path) -> list[object]:
     return [
-        *("--data.train", *folders, "--data.weights", 3, 1, "--run", run, "--seed", SEED),
-        *("--images", IMAGES, *TINY, "--output.log_every_images", BATCH),
+        "--data.train",
+        *folders,
+        "--data.weights",
+        3,
+        1,
+        "--run",
+        run,
+        "--seed",
+        SEED,
+        "--images",
+        IMAGES,
+        *TINY,
+        "--output.log_every_images",
+        BATCH,
     ]
 
 

@@ -84,8 +84,14 @@ def test_tasks_of_srun_itself_are_the_ranks(
     """One task a rank without a launcher between, on both nodes."""
     script = ["env", "OMP_NUM_THREADS=1", sys.executable, str(ROOT / "launcher/pretrain.py")]
     said = slurm.run(
-        *("srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1"),
-        *(*script, *words, "--run", "by srun"),
+        "srun",
+        "--nodes=2",
+        "--ntasks=2",
+        "--ntasks-per-node=1",
+        *script,
+        *words,
+        "--run",
+        "by srun",
         cwd=place,
         timeout_s=300,
     )

@@ -17,16 +17,16 @@ CHANCE_LOSS = {"bce": 0.6931, "least_squares": 0.25, "hinge": 1.0}
 FAR_AHEAD, GUESSING = 0.2, 0.9
 
 DRAWN = {
-    *(
-        "loss/generator",
-        "loss/discriminator",
-        "l1",
-        "adversarial",
-        "images_per_s",
-        "wait_share",
-    ),
-    *("discriminator_accuracy/real", "discriminator_accuracy/fake"),
-    *("gradient_norm/generator", "gradient_norm/discriminator"),
+    "loss/generator",
+    "loss/discriminator",
+    "l1",
+    "adversarial",
+    "images_per_s",
+    "wait_share",
+    "discriminator_accuracy/real",
+    "discriminator_accuracy/fake",
+    "gradient_norm/generator",
+    "gradient_norm/discriminator",
 }
 MAX_OTHERS = 12  # a foreign log must not become a page of thousands of charts
 NO_VALUE = "–"
@@ -190,14 +190,13 @@ def speed_section(report_data: ReportData, files: Files) -> list[Block]:
         ),
     ]
     header = (
-        *(
-            "Run",
-            "Ranks",
-            "Images/s, mean",
-            "Loader wait, mean",
-            "Starts",
-        ),
-        *("Precision", "Device"),
+        "Run",
+        "Ranks",
+        "Images/s, mean",
+        "Loader wait, mean",
+        "Starts",
+        "Precision",
+        "Device",
     )
     table = Table(header, [_speed_row(run) for run in runs])
     return [table, Legend([run.title for run in runs]), *charts(files, specs)]

@@ -100,24 +100,20 @@ def test_defaults_recipe_and_command_line_in_that_order(recipe_file: Callable[[s
 
 def test_words_become_values() -> None:
     recipe = read(
-        *(
-            "--data.train",
-            "a",
-            "b",
-            "--data.split",
-            "2012",
-            "--optimizer.offset",
-            "-1",
-            "--dry_run",
-        ),
-        *(
-            "--optimizer.learning_rate=3e-4",
-            "--optimizer.betas",
-            "0",
-            ".9",
-            "--optimizer.schedule",
-            "off",
-        ),
+        "--data.train",
+        "a",
+        "b",
+        "--data.split",
+        "2012",
+        "--optimizer.offset",
+        "-1",
+        "--dry_run",
+        "--optimizer.learning_rate=3e-4",
+        "--optimizer.betas",
+        "0",
+        ".9",
+        "--optimizer.schedule",
+        "off",
     )
 
     assert recipe.data == Data(train=(Path("a"), Path("b")), split="2012")
@@ -150,26 +146,27 @@ def test_a_file_name_that_is_no_text_is_still_a_path() -> None:
 
 def test_all_mistakes_at_once_each_with_key_value_and_what_is_allowed() -> None:
     lines = problems(
-        *(
-            "--dta.train",
-            "x",
-            "--data.szie_px",
-            "64",
-            "--optimizer.learning_rate",
-            "-1",
-            "--dryrun",
-        ),
-        *(
-            "--data.size_px",
-            "1000",
-            "--optimizer.schedule",
-            "true",
-            "--optimizer.offset",
-            "many",
-            "--zzz",
-            "1",
-        ),
-        *("--optimizer.betas", "1", "2", "3", "--optimizer.clip", "off"),
+        "--dta.train",
+        "x",
+        "--data.szie_px",
+        "64",
+        "--optimizer.learning_rate",
+        "-1",
+        "--dryrun",
+        "--data.size_px",
+        "1000",
+        "--optimizer.schedule",
+        "true",
+        "--optimizer.offset",
+        "many",
+        "--zzz",
+        "1",
+        "--optimizer.betas",
+        "1",
+        "2",
+        "3",
+        "--optimizer.clip",
+        "off",
     )
     expected = [
         "--dta.train 'x': unknown key; the nearest known key is data.train",

@@ -259,7 +259,9 @@ def test_nothing_is_compared_twice(tmp_path: Path, key: str) -> None:
 @pytest.mark.parametrize(
     "recipe",
     [
-        *({"network": {"width": "foo"}}, {"data": "foo"}, {"network": None}),
+        {"network": {"width": "foo"}},
+        {"data": "foo"},
+        {"network": None},
         {"data": "foo", "data.train": ["a"]},
     ],
 )

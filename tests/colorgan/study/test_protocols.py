@@ -49,15 +49,17 @@ def recipe_of(protocol: Protocol, arm: StartKind) -> FinetuneRecipe:
 
 def test_each_protocol_that_was_asked_for_is_there() -> None:
     assert [protocol.name for protocol in PROTOCOLS] == [
-        *(
-            "paper-classification",
-            "paper-segmentation",
-            "voc2012-classification",
-            "voc2012-segmentation",
-        ),
-        *("voc2007-classification", "voc2007-linear", "voc2007-lowshot", "knn"),
+        "paper-classification",
+        "paper-segmentation",
+        "voc2012-classification",
+        "voc2012-segmentation",
+        "voc2007-classification",
+        "voc2007-linear",
+        "voc2007-lowshot",
+        "knn",
         "folder-softmax",
-        *("voc2007-detection", "coco-detection"),
+        "voc2007-detection",
+        "coco-detection",
     ]
 
 
@@ -164,8 +166,10 @@ def test_the_papers_pretrained_arm_is_its_recipe(task: str) -> None:
     assert ours.batch == recipe.batch
     assert ours.data == recipe.data
     assert (ours.void, ours.head_width, ours.beta1, ours.beta2) == (
-        *(recipe.void, recipe.head_width),
-        *(recipe.beta1, recipe.beta2),
+        recipe.void,
+        recipe.head_width,
+        recipe.beta1,
+        recipe.beta2,
     )
 
 

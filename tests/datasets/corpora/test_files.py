@@ -132,7 +132,12 @@ def test_walk_is_sorted_recursive_and_follows_links(tmp_path: Path) -> None:
 
     skipped = Skipped()
     assert list(walk_pictures(root, skipped)) == [
-        *("b/1.jpg", "b/2.png", "c.JPG", "folder_out/x.jpg", "link_in.jpg", "link_out.jpg")
+        "b/1.jpg",
+        "b/2.png",
+        "c.JPG",
+        "folder_out/x.jpg",
+        "link_in.jpg",
+        "link_out.jpg",
     ]
     assert skipped.counts == {"links to nothing": 1}
 

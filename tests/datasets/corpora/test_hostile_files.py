@@ -219,8 +219,20 @@ XML = (
 )
 PIECES = st.sampled_from(
     [
-        *("<object>", "</object>", "<name>", "<bndbox/>", "<!DOCTYPE a>", "<![CDATA[x]]>", "&amp;"),
-        *("&e;", "<!--", "-->", "<?xml version='1.0' encoding='utf-16'?>", "nan", "1e999", "-1"),
+        "<object>",
+        "</object>",
+        "<name>",
+        "<bndbox/>",
+        "<!DOCTYPE a>",
+        "<![CDATA[x]]>",
+        "&amp;",
+        "&e;",
+        "<!--",
+        "-->",
+        "<?xml version='1.0' encoding='utf-16'?>",
+        "nan",
+        "1e999",
+        "-1",
     ]
 )
 
