@@ -218,8 +218,7 @@ class BatchRecipe(Section):
     precision: Literal["auto", "fp32", "bf16"] | None = Field(
         None,
         description="bf16: autocast, weights stay float32; fp32: TF32 in a GPU's convolutions; "
-        "auto: "
-        "bf16 where the device has it; unset: auto on a GPU, fp32 on a CPU",
+        "auto: bf16 where the device has it; unset: auto on a GPU, fp32 on a CPU",
     )
     channels_last: bool | Literal["auto"] | None = Field(
         None,

@@ -160,8 +160,7 @@ def check_data(settings: EvaluateSettings, config: ModelConfig, shards: ShardSet
     if config.classes and shards.classes != config.classes:
         raise UsageError(
             f"{settings.data[0]} has {len(shards.classes)} classes, {settings.model} was trained "
-            "on "
-            f"{len(config.classes)} others: score it on a set of the same corpus"
+            f"on {len(config.classes)} others: score it on a set of the same corpus"
         )
     check_inference(settings.inference, config.architecture, settings.model)
     if config.inference == "paper":
@@ -172,8 +171,8 @@ def check_data(settings: EvaluateSettings, config: ModelConfig, shards: ShardSet
     if settings.own_size and not (colors and is_original):
         raise UsageError(
             "--own_size scores a generator of color on sets packed with --image original; "
-            f"{settings.model} is a {config.kind} "
-            f"and {settings.data[0]} was packed as {shards.image_policies[0]}"
+            f"{settings.model} is a {config.kind} and {settings.data[0]} was packed as "
+            f"{shards.image_policies[0]}"
         )
 
 

@@ -60,9 +60,8 @@ class TimmEncoder(FeaturePyramid):
         if first not in (2, 4) or self.strides != halving:
             raise ArchitectureError(
                 f"timm's {name} has features of strides {', '.join(map(str, strides))}: a decoder "
-                "needs each level at "
-                "half the side of the one before, as convolutional networks such as resnet50 or "
-                "convnext_tiny have"
+                "needs each level at half the side of the one before, as convolutional networks "
+                "such as resnet50 or convnext_tiny have"
             )
 
         settings: Any = self.body.pretrained_cfg
@@ -164,8 +163,7 @@ def pretrained_encoder(
     if lacking:
         raise ModelFolderError(
             f"{where} holds no weights for {len(lacking)} parts of timm's {name}, for one "
-            f"{lacking[0]}: it is of "
-            "another network, or its layers are named otherwise than timm's"
+            f"{lacking[0]}: it is of another network, or its layers are named otherwise than timm's"
         )
     return encoder
 

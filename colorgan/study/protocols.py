@@ -30,8 +30,8 @@ METRIC_TITLES = {
     "mAP_all_objects": "mean AP, area under the curve, difficult objects count",
     "first_positive_accuracy": "the paper's accuracy (best class is the first positive one)",
     "mIoU": "mean IoU at the network's size, void left out",
-    "mIoU_void_as_background": "mean IoU at the network's size, void as background (the "
-    "paper's code)",
+    "mIoU_void_as_background": "mean IoU at the network's size, void as background (the paper's "
+    "code)",
     "mIoU_own_size": "mean IoU at each picture's own size, void left out",
     "pixel_accuracy": "pixel accuracy, void left out",
     "dice": "mean Dice of the classes but background, void left out",
@@ -338,8 +338,8 @@ PROTOCOLS = (
         metric="mAP_11_point",
         further=("mAP", "mAP_all_objects"),
         source="Everingham et al., The PASCAL VOC challenge, IJCV 88, 2010, section 4.2: AP "
-        "at 11 points; "
-        "fine-tuned as by Zhang et al., Colorful Image Colorization, ECCV 2016, table 2",
+        "at 11 points; fine-tuned as by Zhang et al., Colorful Image Colorization, ECCV 2016, "
+        "table 2",
     ),
     Protocol(
         name="voc2007-linear",
@@ -353,8 +353,7 @@ PROTOCOLS = (
         metric="mAP",
         further=("mAP_11_point",),
         source="Goyal et al., Scaling and Benchmarking Self-Supervised Visual Representation "
-        "Learning, ICCV 2019, "
-        "section 6.1",
+        "Learning, ICCV 2019, section 6.1",
     ),
     Protocol(
         name="voc2007-lowshot",
@@ -367,8 +366,7 @@ PROTOCOLS = (
         metric="mAP",
         further=("mAP_11_point",),
         source="Goyal et al., Scaling and Benchmarking Self-Supervised Visual Representation "
-        "Learning, ICCV 2019, "
-        "section 6.2",
+        "Learning, ICCV 2019, section 6.2",
     ),
     Protocol(
         name="knn",
@@ -382,8 +380,7 @@ PROTOCOLS = (
         metric="mAP",
         further=("mAP_11_point",),
         source="Wu et al., Unsupervised Feature Learning via Non-Parametric Instance "
-        "Discrimination, CVPR 2018, "
-        "section 3.4, with VOC's classes in place of ImageNet's",
+        "Discrimination, CVPR 2018, section 3.4, with VOC's classes in place of ImageNet's",
     ),
     Protocol(
         name="folder-softmax",

@@ -314,8 +314,8 @@ def run(recipe: FinetuneRecipe, ranks: Ranks) -> int:
     if not recipe.data.train:
         raise UsageError(
             "data.train is not given: name a folder that launcher/pack.py has written, for "
-            "instance of VOC with "
-            "`python launcher/pack.py --corpus voc --root VOCdevkit --split train --out DIR`"
+            "instance of VOC with `python launcher/pack.py --corpus voc --root VOCdevkit --split "
+            "train --out DIR`"
         )
     # Before the data is opened: a card that cannot do the precision is found in a second.
     recipe = chosen_for_device(recipe, ranks, saved_recipe(recipe.run, ranks))
@@ -390,8 +390,8 @@ def _open_val(recipe: FinetuneRecipe, shards: ShardSet, ranks: Ranks) -> ShardSe
     if val_shards.classes != shards.classes:
         raise UsageError(
             f"{recipe.data.val[0]} has other classes than {recipe.data.train[0]} "
-            f"({len(val_shards.classes)} and "
-            f"{len(shards.classes)}): validate on a split of the same corpus"
+            f"({len(val_shards.classes)} and {len(shards.classes)}): validate on a split of the "
+            "same corpus"
         )
     return val_shards
 

@@ -237,9 +237,8 @@ def _check_colors(shards: ShardSet) -> None:
     share = shards.grey_share()
     if share > MOSTLY_GREY:
         raise UsageError(
-            f"data.train: {100 * share:.0f} % of its images are near-grey, "
-            "so there is little color "
-            "to learn from; pack it again with --min_chroma 1.5, which leaves them out"
+            f"data.train: {100 * share:.0f} % of its images are near-grey, so there is little "
+            "color to learn from; pack it again with --min_chroma 1.5, which leaves them out"
         )
 
 
