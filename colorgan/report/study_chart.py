@@ -25,7 +25,6 @@ from colorgan.study.record import ArmRecord, ComparisonRecord, ProtocolRecord
 WIDTH_INCHES, ROW_INCHES = 4.3, 0.3
 MARGIN_INCHES = 0.62  # of an axis with its numbers and name
 MAX_LABEL = 20
-MAX_DIFFERENCES = 6
 
 
 def draw_study(protocol: ProtocolRecord, stem: str, label: str, files: Files) -> Figure | None:
@@ -39,8 +38,6 @@ def draw_study(protocol: ProtocolRecord, stem: str, label: str, files: Files) ->
     """
     arms = [arm for arm in protocol.arms if arm.known]
     compared = [each for each in protocol.comparisons if each.difference is not None]
-    # The table beside the chart has all of them.
-    compared = compared[:MAX_DIFFERENCES]
     if not arms:
         return None
 

@@ -8,6 +8,7 @@ this is noted.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,6 +46,10 @@ METRIC_TITLES = {
 }
 
 
+def _shares(stratify: str) -> list[float]:
+    return [float(share) for share in re.split("[,+]", stratify)]
+
+
 @dataclass(frozen=True)
 class PackedPart:
     """One packed folder: the settings of launcher/pack.py beside --corpus, --root and --out.
@@ -73,7 +78,7 @@ class PackedPart:
         """The fold that a stratified call of the packer writes last; empty without `stratify`."""
         # In the order in which the packer writes them.
         folds = ("train", "val", "test")
-        return folds[self.stratify.count(",")] if self.stratify else ""
+        return folds[len(_shares(self.stratify)) - 1] if self.stratify else ""
 
     def is_on_disk(self, root: Path) -> bool:
         """Return whether VOC's list of the split exists and one of its images has labels.
@@ -103,8 +108,8 @@ class PackedPart:
         count = len(list(path.iterdir())) if path.is_dir() else len(path.read_text().split())
         if not self.stratify:
             return count
-        shares = list(map(int, self.stratify.split(",")))
-        return round(count * shares[("train", "val", "test").index(self.fold)] / 100)
+        share = _shares(self.stratify)[("train", "val", "test").index(self.fold)]
+        return round(count * share / 100)
 
     def _list(self, root: Path) -> Path | None:
         """Return what lists a split of VOC: a text file, or of `all` the folder of its labels."""

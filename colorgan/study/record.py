@@ -60,6 +60,10 @@ def _text(most: int) -> BeforeValidator:
     return BeforeValidator(lambda value: short(value, most))
 
 
+def _flag(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
 Name = Annotated[str, _text(MAX_NAME)]
 Text = Annotated[str, _text(300)]
 LongText = Annotated[str, _text(600)]
@@ -135,7 +139,12 @@ def leaves_out_zero(low: float | None, high: float | None) -> bool:
 
 
 class ComparisonRecord(Record):
-    """The difference of two arms, paired by seeds, with its interval."""
+    """The difference of two arms, paired by seeds, with its interval.
+
+    Attributes:
+        survives: whether the difference stays with the correction for all comparisons of the study;
+            None where nothing was corrected.
+    """
 
     arm: Name = ""
     against: Name = ""
@@ -144,6 +153,7 @@ class ComparisonRecord(Record):
     high: Number = None
     level: Annotated[float, BeforeValidator(lambda value: number(value) or 0.95)] = 0.95
     verdict: Text = ""
+    survives: Annotated[bool | None, BeforeValidator(_flag)] = None
 
     @property
     def is_difference(self) -> bool:

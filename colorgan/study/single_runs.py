@@ -107,10 +107,11 @@ def _named(arms: Arms) -> Arms:
 
 def _table(name: str, task: str, data: Sequence[str], arms: Arms) -> ProtocolRecord:
     metric = _headline(task, arms)
-    scores = {}
-    for arm, by_seed in arms.items():
-        folders = {(0, seed): by_seed[seed].path / EVALUATION for seed in sorted(by_seed)}
-        scores[arm] = read_arm(arm, folders, metric)
+    folders = {
+        arm: {(0, seed): by_seed[seed].path / EVALUATION for seed in sorted(by_seed)}
+        for arm, by_seed in arms.items()
+    }
+    scores = {arm: read_arm(arm, runs, metric) for arm, runs in folders.items()}
 
     pairs = [(arm, SCRATCH) for arm in arms if arm != SCRATCH]
     seeds = sorted(arms[SCRATCH])
@@ -133,7 +134,7 @@ def _table(name: str, task: str, data: Sequence[str], arms: Arms) -> ProtocolRec
         arms=tuple(
             ArmRecord(name=arm, values=tuple(each.values.values())) for arm, each in scores.items()
         ),
-        comparisons=compared(scores, pairs, metric),
+        comparisons=compared(scores, pairs, metric, len(pairs), folders),
     )
 
 

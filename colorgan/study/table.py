@@ -78,7 +78,9 @@ def protocol_record(trial: Trial, settings: StudySettings, num_protocols: int) -
     headline = {name: read_arm(name, runs, protocol.metric) for name, runs in folders.items()}
     # A linear classifier of features that say nothing still ranks: no class is looked for.
     looked_at = None if frozen else folders
-    comparisons = compared(headline, pairs, protocol.metric, num_comparisons, looked_at)
+    comparisons = compared(
+        headline, pairs, protocol.metric, num_comparisons, looked_at, frozen=frozen
+    )
 
     return ProtocolRecord(
         name=protocol.name,
@@ -101,7 +103,9 @@ def protocol_record(trial: Trial, settings: StudySettings, num_protocols: int) -
         comparisons=comparisons,
         # Top-5 accuracy is undefined with five classes or fewer: no run has it.
         further=tuple(
-            further_score(folders, pairs, metric) for metric in protocol.further if metric in test
+            further_score(folders, pairs, metric, frozen=frozen)
+            for metric in protocol.further
+            if metric in test
         ),
     )
 
@@ -142,6 +146,8 @@ def compared(
     metric: str,
     num_comparisons: int = 1,
     folders: Folders | None = None,
+    *,
+    frozen: bool = False,
 ) -> tuple[ComparisonRecord, ...]:
     """Return the comparisons of pairs of arms.
 
@@ -151,23 +157,24 @@ def compared(
         metric: the score's name.
         num_comparisons: of the whole study, for the correction that the verdict names.
         folders: where the predictions are looked at; None: they are not.
+        frozen: the features are: nothing was fine-tuned.
     """
     records = []
     for name, against in pairs:
-        found = compare(scores[name], scores[against], metric)
-        verdict = found.verdict
+        found = compare(scores[name], scores[against], metric, frozen=frozen)
+        verdict, survives = found.verdict, None
         one_class = (
             _one_class([*folders[name].values(), *folders[against].values()]) if folders else ""
         )
         if one_class:
             verdict = f"no verdict: every run predicts one class alone ({one_class})"
         elif num_comparisons > 1 and found.is_difference:
-            stays = survives_many(found, num_comparisons)
-            word = "stays" if stays else "does not stay"
+            survives = survives_many(found, num_comparisons)
+            word = "stays" if survives else "does not stay"
             verdict = f"{verdict}; {word} with Bonferroni for {num_comparisons} comparisons"
         # The record has the fields of the comparison that a reader needs.
         plain = asdict(found)
-        plain["verdict"] = verdict
+        plain |= {"verdict": verdict, "survives": survives}
         records.append(ComparisonRecord.model_validate(plain))
     return tuple(records)
 
@@ -204,7 +211,9 @@ def only_class(evaluation: SavedEvaluation) -> str:
     return name if evaluation.kind == "segmenter" and nothing_else else ""
 
 
-def further_score(folders: Folders, pairs: Sequence[tuple[str, str]], metric: str) -> FurtherScore:
+def further_score(
+    folders: Folders, pairs: Sequence[tuple[str, str]], metric: str, *, frozen: bool = False
+) -> FurtherScore:
     """Return the runs by another score."""
     scores = {name: read_arm(name, runs, metric) for name, runs in folders.items()}
     arms = [ArmValues(name=name, values=tuple(arm.values.values())) for name, arm in scores.items()]
@@ -212,5 +221,5 @@ def further_score(folders: Folders, pairs: Sequence[tuple[str, str]], metric: st
         metric=metric,
         metric_title=METRIC_TITLES[metric],
         arms=tuple(arms),
-        comparisons=compared(scores, pairs, metric),
+        comparisons=compared(scores, pairs, metric, frozen=frozen),
     )

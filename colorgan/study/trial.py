@@ -140,10 +140,10 @@ class Trial:
 
         stratify = HELD_OUT
         if self.split.train.stratify:
-            # A share of the labels: a fifth of that share judges, the rest of the corpus stays out.
+            # A share of the labels: a fifth of that very share judges, the rest of the corpus
+            # stays out.
             share = int(self.split.train.stratify.split(",")[0])
-            held = max(1, round(share / 5))
-            stratify = f"{max(1, share - held)},{held},{100 - held - max(1, share - held)}"
+            stratify = f"{0.8 * share:g}+{0.2 * share:g},{100 - share}"
         train = replace(self.split.train, stratify=stratify, fold="train")
         return train, replace(train, fold="val")
 

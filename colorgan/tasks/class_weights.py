@@ -46,9 +46,14 @@ def positive_weights(counts: ClassCounts) -> Tensor:
     positives_C = np.maximum(counts.counts_C, 1)
     ratio_C = (counts.samples - counts.counts_C) / positives_C
     clipped_C = ratio_C.clip(1.0 / MAX_WEIGHT, MAX_WEIGHT)
-    # A class that never occurs has no ratio, and no positive to weigh.
-    weights_C = np.where(counts.counts_C > 0, clipped_C, 1.0)
+    weights_C = np.where(counts.counts_C > 0, clipped_C, _weight_of_absent(counts))
     return torch.from_numpy(weights_C.astype(np.float32))
+
+
+def _weight_of_absent(counts: ClassCounts) -> float:
+    """Return the weight of a class that was not counted."""
+    # One that never occurs has no positive to weigh. Among samples of a larger set it is rare.
+    return 1.0 if counts.is_whole else MAX_WEIGHT
 
 
 def pixel_weights(counts: ClassCounts) -> Tensor:
@@ -58,7 +63,7 @@ def pixel_weights(counts: ClassCounts) -> Tensor:
     """
     share_C = counts.counts_C / max(1, counts.counts_C.sum())
     num_present = max(1, int((share_C > 0).sum()))
-    weights_C = np.ones(len(share_C), np.float64)
-    # `where` leaves the weight of absent classes at 1 instead of infinity.
+    weights_C = np.full(len(share_C), _weight_of_absent(counts))
+    # `where` leaves the weight of absent classes instead of infinity.
     np.divide(1.0, num_present * share_C, out=weights_C, where=share_C > 0)
     return torch.from_numpy(weights_C.clip(max=MAX_WEIGHT).astype(np.float32))

@@ -11,7 +11,9 @@ N records, C classes, P parts.
 import dataclasses
 import functools
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,9 @@ from datasets.errors import CorpusError
 from shards.records import VOID, Corpus, Record
 
 PARTS = ("train", "val", "test")
+Percent = Fraction | int
+# Those of a group are drawn together, and then divided.
+Shares = Sequence[Percent | Sequence[Percent]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,25 +36,27 @@ class Part:
     keys: tuple[str, ...]
 
 
-def parse_shares(text: str) -> tuple[int, ...]:
-    """Read `70,20,10` (train, val, test) or `80,20` (train, val), in percent.
+def parse_shares(text: str) -> Shares:
+    """Read `70,20,10` (train, val, test), `80,20` (train, val) or `8+2,90`, in percent.
+
+    The last one draws train and val together: as `10,90` would draw train.
 
     Raises:
         ValueError: Anything else.
     """
-    try:
-        shares = tuple(int(word) for word in text.split(","))
-    except ValueError:
-        shares = ()
-    if len(shares) not in (2, 3) or min(shares) < 1 or sum(shares) != 100:
+    groups = [group.split("+") for group in text.replace(" ", "").split(",")]
+    words = [word for group in groups for word in group]
+    are_numbers = all(re.fullmatch(r"\d{1,3}(\.\d{1,3})?", word, re.ASCII) for word in words)
+    flat = [Fraction(word) for word in words] if are_numbers else []
+    if len(flat) not in (2, 3) or min(flat) <= 0 or sum(flat) != 100:
         raise ValueError(
-            f"{text!r}: give two or three whole percentages that add up to 100, as 70,20,10 or "
-            "80,20"
+            f"{text!r}: give two or three percentages that add up to 100, as 70,20,10 or 80,20"
         )
-    return shares
+    of_groups = (tuple(map(Fraction, group)) for group in groups)
+    return tuple(group if len(group) > 1 else group[0] for group in of_groups)
 
 
-def stratify(corpus: Corpus, shares: Sequence[int], seed: int) -> dict[str, Part]:
+def stratify(corpus: Corpus, shares: Shares, seed: int) -> dict[str, Part]:
     """Split a corpus into `train`, `val` and, with three shares, `test`.
 
     If the split has masks, a record's classes are those present in its mask, else those of all its
@@ -69,10 +76,11 @@ def stratify(corpus: Corpus, shares: Sequence[int], seed: int) -> dict[str, Part
     for row, key in enumerate(keys):
         labels_NC[row, present[key]] = True
 
-    sizes = part_sizes(len(keys), shares)
-    parts_N = iterative_stratification(labels_NC, sizes, seed)
-    percent = [str(share) for share in shares]
-    if min(np.bincount(parts_N, minlength=len(shares))) == 0:
+    groups = [share if isinstance(share, Sequence) else (share,) for share in shares]
+    parts_N = _parts_of_groups(labels_NC, groups, seed)
+    num_parts = sum(map(len, groups))
+    percent = ["+".join(f"{float(share):g}" for share in group) for group in groups]
+    if min(np.bincount(parts_N, minlength=num_parts)) == 0:
         raise CorpusError(
             f"{corpus.name} {corpus.split} has {len(keys)} pictures, too few for parts of "
             f"{', '.join(percent)} %."
@@ -81,10 +89,30 @@ def stratify(corpus: Corpus, shares: Sequence[int], seed: int) -> dict[str, Part
     # The name of a part says how it was made: packed folders keep it.
     request = f"of-{'-'.join(percent)}-seed-{seed}"
     parts = {}
-    for part, name in enumerate(PARTS[: len(shares)]):
+    for part, name in enumerate(PARTS[:num_parts]):
         own = [keys[row] for row in np.flatnonzero(parts_N == part)]
         parts[name] = _part(corpus, f"{corpus.split}-{name}-{request}", own)
     return parts
+
+
+def _parts_of_groups(
+    labels_NC: NDArray[np.bool_], groups: Sequence[Sequence[Percent]], seed: int
+) -> NDArray[np.int64]:
+    """Return the part of each record, N: the groups are drawn first, then each is divided."""
+    of_groups = part_sizes(len(labels_NC), [sum(group) for group in groups])
+    groups_N = iterative_stratification(labels_NC, of_groups, seed)
+    parts_N = np.zeros(len(labels_NC), np.int64)
+
+    first = 0
+    for number, group in enumerate(groups):
+        rows = np.flatnonzero(groups_N == number)
+        # Of a group of one part everything is that part's.
+        if len(group) > 1:
+            sizes = part_sizes(len(rows), group)
+            parts_N[rows] = iterative_stratification(labels_NC[rows], sizes, seed)
+        parts_N[rows] += first
+        first += len(group)
+    return parts_N
 
 
 def _classes_of(record: Record) -> list[int]:
@@ -114,14 +142,15 @@ def _chosen(corpus: Corpus, keys: frozenset[str]) -> Iterator[Record]:
     return (record for record in corpus.records() if record.key in keys)
 
 
-def part_sizes(num_records: int, shares: Sequence[int]) -> tuple[int, ...]:
+def part_sizes(num_records: int, shares: Sequence[Percent]) -> tuple[int, ...]:
     """Return whole numbers that add up to all records.
 
     What is left after rounding down goes to the largest remainders, of equal ones to the last part:
     17,125 in 70/20/10 are the paper's 11,987, 3,425 and 1,713.
     """
-    sizes = [num_records * share // 100 for share in shares]
-    remainders = [num_records * share % 100 for share in shares]
+    total = sum(shares)
+    sizes = [int(num_records * share // total) for share in shares]
+    remainders = [num_records * share % total for share in shares]
 
     ranked = sorted(zip(remainders, range(len(shares)), strict=True), reverse=True)
     num_left = num_records - sum(sizes)

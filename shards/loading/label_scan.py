@@ -34,10 +34,12 @@ class ClassCounts:
     Attributes:
         samples: Number of samples.
         counts_C: Per class the samples that show it; with masks the pixels, background first.
+        is_whole: Whether that were all samples of the set.
     """
 
     samples: int
     counts_C: NDArray[np.int64]
+    is_whole: bool = True
 
 
 def has_labels(shards: ShardSet, kind: LabelKind) -> bool:
@@ -72,7 +74,7 @@ def count_classes(shards: ShardSet, kind: LabelKind) -> ClassCounts:
             counts_C += members.label.present > 0
         elif members.objects is not None:
             counts_C[np.unique(members.objects.classes_N)] += 1
-    return ClassCounts(samples, counts_C)
+    return ClassCounts(samples, counts_C, shards.num_samples <= MAX_COUNTED)
 
 
 def _has_label(members: Members, kind: LabelKind) -> bool:

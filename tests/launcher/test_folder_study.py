@@ -70,7 +70,7 @@ def test_its_steps_lead_to_a_comparison(
     assert all(value > 0.5 for arm in table["arms"] for value in arm["values"])
     (comparison,) = table["comparisons"]
     assert comparison["arm"] == "mine"
-    assert "over images and pretraining seeds" in comparison["verdict"]
+    assert "over images and random weights, of one pretraining run" in comparison["verdict"]
     # Of three classes five are never the best five.
     assert table["further"] == []
 

@@ -41,7 +41,11 @@ def _in_short(comparisons: Sequence[ComparisonRecord]) -> str:
     unjudged = [each for each in comparisons if each.verdict.startswith("no verdict")]
     judged = [each for each in comparisons if each not in unjudged]
     for title, rows in (
-        ("shown", [each for each in judged if each.is_difference]),
+        ("shown", [each for each in judged if each.is_difference and each.survives is not False]),
+        (
+            "shown, but not after the correction for all comparisons",
+            [each for each in judged if each.is_difference and each.survives is False],
+        ),
         ("not shown", [each for each in judged if not each.is_difference]),
         ("no verdict", unjudged),
     ):
@@ -76,9 +80,10 @@ def _study_card(protocol: ProtocolRecord, each: ComparisonRecord) -> Card:
     names = {metric.key: metric.name for metrics in METRICS.values() for metric in metrics}
     metric = names.get(protocol.metric, protocol.metric)
 
-    # Color only where the interval leaves 0 out: a gain by chance is not green.
+    # Color only where the interval leaves 0 out, among all comparisons: a gain by chance is not
+    # green.
     kind = "unclear"
-    if each.is_difference:
+    if each.is_difference and each.survives is not False:
         kind = "better" if (each.difference or 0.0) > 0 else "worse"
     text = f"{metric}: {', '.join(means)}; {_seeds_text(protocol)}{interval_text(each)}."
     return Card(protocol.title, points(each.difference), text, kind)

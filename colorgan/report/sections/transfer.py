@@ -222,8 +222,8 @@ def _paper_table(protocol: ProtocolRecord, paper: Published) -> Block:
 def _further_table(protocol: ProtocolRecord) -> Block:
     """Return the protocol's other scores, a row each, with differences in brackets."""
     caption = (
-        "Other scores of the same runs, %: mean ± SD over runs; in brackets the difference in "
-        "points and its interval"
+        "Other scores of the same runs, %: mean ± SD over runs; in brackets the difference from "
+        f"{protocol.arms[0].name} in points and its interval, by itself"
     )
     header = ("Score", *(arm.name for arm in protocol.arms))
     return Table(
@@ -238,8 +238,9 @@ def _further_rows(protocol: ProtocolRecord) -> list[list[str]]:
     rows = []
     for score in protocol.further:
         arms = {arm.name: arm for arm in score.arms}
-        # Further pairs of arms are in the comparisons; here each arm stands against scratch.
-        compared = {each.arm: each for each in score.comparisons}
+        # Further pairs of arms are in the comparisons; here each stands against the first arm.
+        baseline = protocol.arms[0].name
+        compared = {each.arm: each for each in score.comparisons if each.against == baseline}
         cells = []
         for arm in protocol.arms:
             cells.append(_mean_and_difference(arms.get(arm.name), compared.get(arm.name)))

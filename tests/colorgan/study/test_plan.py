@@ -185,7 +185,7 @@ def test_a_share_of_the_labels_is_stratified_and_searched_within_itself(tmp_path
         train.stratify,
         train.fold,
         judge.fold,
-    ) == ("8,2,90", "train", "val")
+    ) == ("8+2,90", "train", "val")
     assert trial.protocol.title.endswith("10 % of the labels")
 
 

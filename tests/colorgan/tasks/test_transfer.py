@@ -173,6 +173,13 @@ def test_balanced_classes_weigh_positives_and_negatives_alike() -> None:
     assert logits_BC.grad.sum(0)[[0, 1, 4]].tolist() == pytest.approx([0.0] * 3, abs=1e-6)
 
 
+def test_a_class_that_a_large_set_showed_to_no_sample_counts_as_rare() -> None:
+    counts_C = np.array([50, 0])
+    assert positive_weights(ClassCounts(100, counts_C, is_whole=False))[1] == MAX_WEIGHT
+    assert pixel_weights(ClassCounts(100, counts_C, is_whole=False))[1] == MAX_WEIGHT
+    assert pixel_weights(ClassCounts(100, counts_C))[1] == 1.0
+
+
 def test_balanced_pixels_weigh_each_class_alike_and_void_nothing() -> None:
     mask_BHW = torch.zeros(2, 8, 8, dtype=torch.int64)
     mask_BHW[0, 0, :4] = 1

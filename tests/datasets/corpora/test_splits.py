@@ -1,7 +1,9 @@
 """Stratified splits: each class in its share, parts disjoint and complete, from any order."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -244,16 +246,41 @@ def test_lists_are_written_once(sample: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["70,20", "70,20,5,5", "100", "101,-1", "70,30,0", "70;20;10", "a,b", "", "33.3,66.7"]
+    "text",
+    [
+        "70,20",
+        "70,20,5,5",
+        "100",
+        "101,-1",
+        "70,30,0",
+        "70;20;10",
+        "a,b",
+        "",
+        "33.3,66.6",
+        "8+2",
+        "0+10,90",
+    ],
 )
 def test_bad_shares_are_told_in_one_sentence(text: str) -> None:
     with pytest.raises(
         ValueError,
-        match=f"'{text}': give two or three whole percentages that add up to 100, as 70,20",
+        match=f"'{re.escape(text)}': give two or three percentages that add up to 100, as 70,20",
     ):
         parse_shares(text)
     assert parse_shares("70, 20, 10") == SHARES
     assert parse_shares("80,20") == (80, 20)
+    assert parse_shares("0.8+0.2,99") == ((Fraction(4, 5), Fraction(1, 5)), 99)
+
+
+def test_a_group_of_shares_divides_what_one_share_draws(sample: Path) -> None:
+    corpus = open_voc(sample / "VOCdevkit", "2012-train")
+    tenth = stratify(corpus, parse_shares("10,90"), 0)["train"]
+    parts = stratify(corpus, parse_shares("8+2,90"), 0)
+
+    assert sorted([*parts["train"].keys, *parts["val"].keys]) == sorted(tenth.keys)
+    # Sizes give way to classes.
+    assert abs(len(parts["train"].keys) - 4 * len(parts["val"].keys)) <= 6
+    assert parts["val"].corpus.split == "2012-train-val-of-8+2-90-seed-0"
 
 
 def test_what_cannot_be_stratified_is_told(sample: Path) -> None:
