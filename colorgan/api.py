@@ -28,6 +28,7 @@ from colorgan.data import (
     open_set,
     open_set_loader,
 )
+from colorgan.devices import exact_float32
 from colorgan.distributed.ranks import DeviceName, Ranks, chosen_device
 from colorgan.errors import UsageError
 from colorgan.evaluation.evaluate import score_folder
@@ -129,7 +130,8 @@ def score(
             "num_pictures": 0,
         }
     )
-    evaluation, _, _ = score_folder(settings, Ranks(0, 1, chosen_device(device)))
+    with exact_float32():  # as launcher/evaluate.py
+        evaluation, _, _ = score_folder(settings, Ranks(0, 1, chosen_device(device)))
     return dict(evaluation.record.scores)
 
 
@@ -259,6 +261,9 @@ def _found_device(name: str | torch.device) -> torch.device:
         raise UsageError(f"device {name!r}: cpu, cuda or cuda:NUMBER") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"device {name}: PyTorch finds {torch.cuda.device_count()} GPUs here")
+    # The current GPU by its number: other threads have a current one of their own.
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
     return device
 
 

@@ -49,6 +49,17 @@ _OTHER_RANKS_WAIT_S = 3.0
 # Commands that run on several ranks: a launcher starts them.
 RANKED = ("pretrain", "finetune", "evaluate", "probe", "embed")
 
+_TRAINING = "Lower --batch.micro_batch_size, or use --batch.precision bf16"
+_BATCHES = "Lower --batch_size"
+# What needs less of a GPU's memory, by command; others take one photo at a time.
+_LESS_MEMORY = {
+    "pretrain": _TRAINING,
+    "finetune": _TRAINING,
+    "evaluate": _BATCHES,
+    "embed": _BATCHES,
+    "probe": _BATCHES,
+}
+
 _SCRIPT = re.compile(r"(?:python |accelerate launch )?launcher/(\w+)\.py")
 
 Main = Callable[[list[str]], int | None]
@@ -137,13 +148,13 @@ def _status_of(main: Main, errors: tuple[type[Exception], ...]) -> int:
         print_error(f"{type(error).__name__}: {where}{error.strerror}.")
         return ExitStatus.MISTAKE
     except RuntimeError as error:
-        # By name, so that torch need not be imported to ask.
-        if type(error).__name__ != "OutOfMemoryError":  # torch's: on the GPU
+        # By name, so that torch need not be imported to ask. Where another process fills the GPU,
+        # CUDA itself says so.
+        text = str(error).partition("\n")[0]
+        if type(error).__name__ != "OutOfMemoryError" and "CUDA error: out of memory" not in text:
             raise
-        print_error(
-            f"OutOfMemoryError: {str(error).splitlines()[0]} Lower batch.micro_batch_size or, in "
-            "evaluation, batch_size; or use --batch.precision bf16."
-        )
+        advice = _LESS_MEMORY.get(Path(sys.argv[0]).stem, "Choose --device cpu")
+        print_error(f"OutOfMemoryError: {text} {advice}; nvidia-smi shows what else uses the GPU.")
         return ExitStatus.MISTAKE
 
     return status

@@ -30,12 +30,17 @@ from colorgan.errors import LaunchError, LostRankError
 
 NVIDIA_DEVICE = Path("/dev/nvidia0")
 NVIDIA_VERSION = Path("/proc/driver/nvidia/version")
+MIN_DRIVER = 580  # for CUDA 13
 DeviceName = Literal["auto", "cuda", "cpu"]
 
 # What torch's collectives raise as RuntimeError when a peer is gone (gloo) or did not come in time.
 LOST = re.compile(
     r"Connection (closed|reset|refused)|Broken pipe|[Tt]imed out|NCCL|gloo|Socket", re.ASCII
 )
+# What NCCL raises for a fault on this side, such as two ranks on one GPU or no shared memory; its
+# system errors are of either side.
+OWN_FAULT = re.compile(r"invalid (usage|argument)|unhandled cuda error|internal error", re.ASCII)
+SYSTEM_ERROR, LAST_ERROR = "unhandled system error", "Last error:"
 
 T = TypeVar("T")
 
@@ -104,9 +109,25 @@ class Ranks:
 
 def is_lost_rank(error: BaseException) -> bool:
     """Return whether an error is what a collective call raises when another rank is gone."""
-    if not isinstance(error, RuntimeError):
+    if not isinstance(error, RuntimeError) or nccl_fault(error):
         return False
-    return isinstance(error, dist.DistError) or bool(LOST.search(str(error)))
+    # A kernel of this GPU may time out, too.
+    is_cuda = str(error).startswith("CUDA error")
+    return isinstance(error, dist.DistError) or (bool(LOST.search(str(error))) and not is_cuda)
+
+
+def nccl_fault(error: BaseException) -> str:
+    """Return what NCCL says of a fault on this side, such as a GPU that two ranks use; else ""."""
+    text = str(error)
+    if "NCCL" not in text:
+        return ""
+
+    # The first line says of which kind it is; its cause comes behind C++'s explanations.
+    cause = text.partition(LAST_ERROR)[2].strip()
+    is_system = SYSTEM_ERROR in text and bool(cause) and not LOST.search(cause)
+    if not OWN_FAULT.search(first_line(error)) and not is_system:
+        return ""
+    return " ".join(cause.split())[:300] or first_line(error)
 
 
 def first_line(error: BaseException) -> str:
@@ -188,6 +209,11 @@ def joined_ranks(
         torch.backends.cudnn.allow_tf32 = tf32
         yield ranks
     except RuntimeError as error:
+        if cause := nccl_fault(error):
+            raise LaunchError(
+                f"NCCL cannot connect this machine's GPUs: {cause}; `python launcher/doctor.py` "
+                "examines them, NCCL_DEBUG=WARN says more"
+            ) from error
         # A run names the rank itself (colorgan/runs/run.py); this is for all that is outside of it.
         if read_place().world_size > 1 and is_lost_rank(error):
             raise LostRankError(
@@ -306,8 +332,10 @@ def _device(local_rank: int) -> torch.device:
         _refuse_idle_gpus()
         return torch.device("cpu")
 
-    if torch.cuda.device_count() == 1 and "SLURM_STEP_ID" in os.environ:
-        local_rank = 0  # srun --gpus-per-task shows each task its own GPU only
+    # srun --gpus-per-task shows each task its own GPU only. Not so where a task has several ranks.
+    is_task = "SLURM_STEP_ID" in os.environ and os.environ.get("SLURM_LOCALID") == str(local_rank)
+    if torch.cuda.device_count() == 1 and is_task:
+        local_rank = 0
     if local_rank >= torch.cuda.device_count():
         raise LaunchError(
             f"local rank {local_rank} has no GPU: this machine has {torch.cuda.device_count()}; "
@@ -328,13 +356,19 @@ def _refuse_hidden_gpu() -> None:
     if not NVIDIA_DEVICE.exists():
         return
 
+    version = driver_version()
+    found = f"PyTorch's CUDA {torch.version.cuda} finds no usable device"
     if torch.version.cuda is None:
         reason = f"PyTorch {torch.__version__} is built for CPUs only: install its CUDA build"
-    else:
+    elif version is not None and version < MIN_DRIVER:
         reason = (
-            f"PyTorch's CUDA {torch.version.cuda} finds no usable device (NVIDIA driver "
-            f"{_driver_version()}; CUDA 13 needs 580 or newer): update the driver"
+            f"{found} (NVIDIA driver {version:g}; CUDA 13 needs {MIN_DRIVER} or newer): update the "
+            "driver"
         )
+    elif not os.access(NVIDIA_DEVICE, os.R_OK | os.W_OK):
+        reason = f"{found}, and this job may not open {NVIDIA_DEVICE}: ask for a GPU"
+    else:
+        reason = f"{found} (NVIDIA driver {version or 'unknown'}); PyTorch's warning says why"
     raise LaunchError(
         f"this machine has an NVIDIA GPU, but {reason}; to train on the CPU, set "
         "CUDA_VISIBLE_DEVICES=-1"
@@ -352,12 +386,14 @@ def _refuse_idle_gpus() -> None:
         )
 
 
-def _driver_version() -> str:
+def driver_version() -> float | None:
+    """Return the loaded NVIDIA driver's major and minor version; None without a driver."""
     try:
-        match = re.search(r"\b(\d+\.\d+(\.\d+)?)\b", NVIDIA_VERSION.read_text())
+        text = NVIDIA_VERSION.read_text()
     except OSError:
-        match = None
-    return match[1] if match else "unknown"
+        return None
+    found = re.search(r"Kernel Module(?: for \S+)?\s+(\d+\.\d+)", text)
+    return float(found[1]) if found else None
 
 
 def _check_architecture(index: int) -> None:

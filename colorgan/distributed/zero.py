@@ -64,7 +64,7 @@ class Zero:
         self._engines: dict[str, Any] = {}
         self._buffers_of: dict[str, list[FlatBuffer]] = {}
         for phase in phases:
-            with _groups_wait_for(ranks.timeout_s):
+            with _groups_wait_for(ranks.timeout_s), _local_rank_of(ranks.device):
                 engine = deepspeed.initialize(
                     model=phase.module,
                     optimizer=phase.optimizer,
@@ -342,6 +342,22 @@ def _import_deepspeed(ranks: Ranks) -> Any:
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
     deepspeed.init_distributed(backend)
     return deepspeed
+
+
+@contextmanager
+def _local_rank_of(device: torch.device) -> Iterator[None]:
+    """While open, LOCAL_RANK is the number of this rank's GPU, which DeepSpeed takes it for.
+
+    They differ where SLURM shows each task a GPU of its own.
+    """
+    before = os.environ.get("LOCAL_RANK")
+    if device.type == "cuda":
+        os.environ["LOCAL_RANK"] = str(device.index)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ["LOCAL_RANK"] = before
 
 
 @contextmanager

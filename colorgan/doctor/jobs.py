@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from colorgan.errors import ExitStatus
+
 # What a launcher or an outer run has set and a job must not inherit.
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_")
+GRACE_S = 3.0  # for the other ranks, once one has failed
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,8 @@ class JobResult:
 
     Attributes:
         results: The JSON objects that the ranks printed, rank 0's first.
-        statuses: Exit status per rank; None for a rank that had to be killed.
+        statuses: Exit status per rank; None for a rank that did not end in time. Once a rank has
+            failed, the others are killed.
         ended: When the last rank ended, in seconds since the epoch.
         errors: What each rank wrote to standard error.
     """
@@ -41,7 +48,10 @@ class JobResult:
     @property
     def reason(self) -> str:
         """The last line that a failed rank wrote, or how it ended."""
-        for rank, (status, text) in enumerate(zip(self.statuses, self.errors, strict=True)):
+        ranks = zip(range(len(self.statuses)), self.statuses, self.errors, strict=True)
+        # Last those that ended because another one had failed.
+        after = (-signal.SIGKILL, ExitStatus.LOST_RANK)
+        for rank, status, text in sorted(ranks, key=lambda each: each[1] in after):
             if status is None:
                 return f"rank {rank} did not end within the time limit"
             lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -86,25 +96,40 @@ def run_job(
         for rank in range(world_size)
     ]
 
-    outputs, statuses = [], []
-    for process in processes:
-        # One limit for all ranks together, from their start.
-        left = max(0.1, timeout_s - (time.monotonic() - began))
-        try:
-            outputs.append(process.communicate(timeout=left))
-            statuses.append(process.returncode)
-        except subprocess.TimeoutExpired:
+    with ThreadPoolExecutor(world_size) as readers:
+        reading = [readers.submit(process.communicate) for process in processes]
+        is_late = _wait_for(processes, began + timeout_s)
+        late = [each for each in processes if is_late and each.poll() is None]
+        for process in processes:
             # SIGKILL: a rank that hangs in a driver does not hear SIGTERM.
             process.kill()
-            outputs.append(process.communicate())
-            statuses.append(None)
+        outputs = [each.result() for each in reading]
 
     return JobResult(
         results=_results("".join(output for output, _ in outputs)),
-        statuses=tuple(statuses),
+        statuses=tuple(None if each in late else each.returncode for each in processes),
         ended=time.time(),
         errors=tuple(error for _, error in outputs),
     )
+
+
+def _wait_for(processes: Sequence[subprocess.Popen[str]], until: float) -> bool:
+    """Wait for all to end, or a little for the others once one has failed.
+
+    A launcher ends the others, too: a GPU waits in a collective call for a minute.
+
+    Returns:
+        Whether the time was over before.
+    """
+    failed_at = math.inf
+    while (now := time.monotonic()) < until:
+        statuses = [process.poll() for process in processes]
+        if None not in statuses or now > failed_at + GRACE_S:
+            return False
+        if any(statuses):
+            failed_at = min(failed_at, now)
+        time.sleep(0.05)
+    return True
 
 
 def _results(text: str) -> list[dict[str, Any]]:

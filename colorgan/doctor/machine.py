@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import resource
 import shutil
 import time
@@ -11,11 +10,9 @@ from pathlib import Path
 
 import torch
 
-from colorgan.distributed.ranks import has_bf16
+from colorgan.distributed.ranks import MIN_DRIVER, driver_version, has_bf16
 from colorgan.doctor.record import Finding
 
-NVIDIA_VERSION = Path("/proc/driver/nvidia/version")
-MIN_DRIVER = 580  # of CUDA 13, which the pinned torch and DALI are built for
 MIN_CAPABILITY = (7, 5)  # Turing, the oldest architecture in CUDA 13's wheels
 
 # DALI's and torch's worker memory; a container's default of 64 MB is too little.
@@ -32,7 +29,7 @@ MIN_READ_MB_PER_S = 50.0  # 1,000 images of 50 kB per second
 def check_driver(device: torch.device) -> Finding:
     """Check the NVIDIA driver against what CUDA 13 needs; on a CPU, that no GPU is overlooked."""
     # From the kernel, not from torch, which is what is in doubt.
-    version = _driver_version()
+    version = driver_version()
     if device.type == "cpu":
         if version is None:
             return Finding(name="GPU", verdict="fine", detail="none here: training runs on the CPU")
@@ -187,16 +184,6 @@ def check_disk(folder: Path) -> Finding:
             figures=figures,
         )
     return Finding(name="disk", verdict="fine", detail=detail, figures=figures)
-
-
-def _driver_version() -> float | None:
-    """Return the loaded NVIDIA driver's major and minor version; None without a driver."""
-    try:
-        text = NVIDIA_VERSION.read_text()
-    except OSError:
-        return None
-    found = re.search(r"Kernel Module(?: for \S+)?\s+(\d+\.\d+)", text)
-    return float(found[1]) if found else None
 
 
 def num_cores() -> int:

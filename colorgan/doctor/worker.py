@@ -131,14 +131,17 @@ def job_steps(
         recipe = recipe_of(
             data, network=network, discriminator={"width": network["width"]}, batch=batch
         )
+        if ranks.device.type == "cuda":
+            # Here, after the error of a setting that did not fit has let go of its networks: what
+            # it reserved would be missing to the next.
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         try:
             rate, gflop = _images_per_s(recipe, ranks, seconds)
         # A finding, not a failure: the next setting may fit.
         except torch.OutOfMemoryError:
             if ranks.main:
                 emit(**batch, images_per_s=None, problem="out of memory")
-            # What the failed setting has reserved would be missing to the next.
-            torch.cuda.empty_cache()
             continue
         memory = torch.cuda.max_memory_allocated() / 2**30 if ranks.device.type == "cuda" else None
         if ranks.main:

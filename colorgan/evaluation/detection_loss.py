@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from colorgan.data import Batch, Boxes
 from colorgan.devices import to_device
 from colorgan.evaluation.losses import LossSettings
-from colorgan.models.detector import box_areas, grid_points, predictions
+from colorgan.models.detector import areas_of_sides, box_areas, grid_points, predictions
 
 # In strides: the part of a box around its middle whose points learn it (FCOS, section 3.2).
 CENTRE_RADIUS = 1.5
@@ -200,10 +200,10 @@ def giou(first_X4: Tensor, second_X4: Tensor) -> Tensor:
     """Return the generalised IoU of boxes pair by pair, in (-1, 1] (Rezatofighi et al. 2019)."""
     inner_low_X2 = torch.maximum(first_X4[..., :2], second_X4[..., :2])
     inner_high_X2 = torch.minimum(first_X4[..., 2:], second_X4[..., 2:])
-    common_X = (inner_high_X2 - inner_low_X2).clamp(min=0.0).prod(dim=-1)
+    common_X = areas_of_sides((inner_high_X2 - inner_low_X2).clamp(min=0.0))
     union_X = box_areas(first_X4) + box_areas(second_X4) - common_X
 
     outer_low_X2 = torch.minimum(first_X4[..., :2], second_X4[..., :2])
     outer_high_X2 = torch.maximum(first_X4[..., 2:], second_X4[..., 2:])
-    around_X = (outer_high_X2 - outer_low_X2).prod(dim=-1).clamp(min=1e-9)
+    around_X = areas_of_sides(outer_high_X2 - outer_low_X2).clamp(min=1e-9)
     return common_X / union_X.clamp(min=1e-9) - (around_X - union_X) / around_X

@@ -50,6 +50,8 @@ MIN_COLOURFULNESS = 1.0
 MAX_SHOWN_PX = 384
 # Pixels scored at a time: some 500 bytes each in float64, so 0.5 GB.
 SCORED_PIXELS = 1 << 20
+# Of one image, for the GPU: 5 GB.
+MAX_GPU_PIXELS = 8 << 20
 CELLS = ("grey", "coloured", "original")
 
 
@@ -149,6 +151,9 @@ def _add(
     """Score a batch from its normalised Lab and its predicted chroma, some images at a time."""
     height, width = lab_B3HW.shape[-2:]
     at_a_time = max(1, SCORED_PIXELS // (height * width))
+    if height * width > MAX_GPU_PIXELS:
+        # The machine has more memory than its GPU.
+        lab_B3HW, predicted_B2HW = lab_B3HW.cpu(), predicted_B2HW.cpu()
     for start in range(0, len(sample_ids), at_a_time):
         part = slice(start, start + at_a_time)
         images, rows = _score(lab_B3HW[part], predicted_B2HW[part], ab_scale)

@@ -193,11 +193,16 @@ def overlaps(first_N4: Tensor, second_M4: Tensor) -> Tensor:
     """Return the intersection over union of each pair, N x M; 0 where both have no area."""
     low_NM2 = torch.maximum(first_N4[:, None, :2], second_M4[None, :, :2])
     high_NM2 = torch.minimum(first_N4[:, None, 2:], second_M4[None, :, 2:])
-    common_NM = (high_NM2 - low_NM2).clamp(min=0.0).prod(dim=2)
+    common_NM = areas_of_sides((high_NM2 - low_NM2).clamp(min=0.0))
     union_NM = box_areas(first_N4)[:, None] + box_areas(second_M4)[None] - common_NM
     return common_NM / union_NM.clamp(min=torch.finfo(union_NM.dtype).tiny)
 
 
 def box_areas(boxes_X4: Tensor) -> Tensor:
     """Return the areas of boxes in any arrangement."""
-    return (boxes_X4[..., 2:] - boxes_X4[..., :2]).prod(dim=-1)
+    return areas_of_sides(boxes_X4[..., 2:] - boxes_X4[..., :2])
+
+
+def areas_of_sides(sides_X2: Tensor) -> Tensor:
+    """Return widths times heights. The gradient of `prod` would ask the GPU whether one is 0."""
+    return sides_X2[..., 0] * sides_X2[..., 1]

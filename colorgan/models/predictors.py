@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from colorgan.devices import exact_float32
 from colorgan.errors import UsageError
 from colorgan.models.colorizing import STRIP_PIXELS
 from colorgan.models.detector import detect
@@ -156,7 +157,7 @@ class _Predictor(nn.Module, Generic[Answer]):
 
         device = next(self.parameters()).device
         set_dropout_keys(self, dropout_keys(0, torch.zeros(len(squares), dtype=torch.int64)))
-        with evaluating(self), torch.inference_mode():
+        with evaluating(self), torch.inference_mode(), exact_float32():
             outputs = self(torch.cat(squares).to(device)).float()
         return [
             self._answer(output, seen)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from colorgan.color import rgb_to_lightness_B1HW
+from colorgan.devices import exact_float32
 from colorgan.errors import UsageError
 from colorgan.models import unet
 from colorgan.models.model_config import ModelConfig
@@ -136,7 +137,7 @@ class Encoder(nn.Module):
         photos, is_one = as_photos(images)
         device = next(self.parameters()).device
         rows = []
-        with evaluating(self), torch.inference_mode():
+        with evaluating(self), torch.inference_mode(), exact_float32():
             for photo in photos:
                 levels = self(as_photo(photo)[None].to(device))
                 rows.append([level[0] for level in levels])

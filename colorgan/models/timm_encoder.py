@@ -83,9 +83,9 @@ class TimmEncoder(FeaturePyramid):
         # a = b = 0: the grey photo of this luminance, which these weights can make sense of.
         lab_B3HW = nn.functional.pad(luminance_B1HW, (0, 0, 0, 0, 0, 2))
         grey_B3HW = lab_to_rgb_B3HW(denormalise_lab_B3HW(lab_B3HW))
-        mean = grey_B3HW.new_tensor(self._mean).view(3, 1, 1)
-        std = grey_B3HW.new_tensor(self._std).view(3, 1, 1)
-        return (grey_B3HW - mean) / std
+        # Number by number: a tensor of them would be copied to the GPU in each step, which waits.
+        channels = zip(grey_B3HW.unbind(1), self._mean, self._std, strict=True)
+        return torch.stack([(grey_BHW - mean) / std for grey_BHW, mean, std in channels], dim=1)
 
 
 class LuminanceTimmEncoder(TimmEncoder, SelfDrawn):

@@ -12,6 +12,8 @@ common damage, are refused before either sees them (shards/loading/members.py).
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -34,6 +36,8 @@ from shards.records import VOID
 # Pixels that are decoded at a time, 400 MB of RGB. A batch of large photos is decoded in parts: 32
 # of 24 megapixels would take 2.3 GB, twice.
 MAX_DECODED_PIXELS = 2**27
+# In DALI's report: the GPU has no memory left, which is no fault of a photo.
+GPU_FAULT = re.compile(r"Can't allocate \d+ bytes on device|CUDA allocation failed|out of memory")
 
 
 class DecodeError(Exception):
@@ -130,7 +134,7 @@ class Decoder:
         self._linear = linear_from_srgb()
         self._buffers = Buffers(num_buffers)
         self._workers = ThreadPoolExecutor(num_threads, "shards-lab") if num_threads > 1 else None
-        self._stream = _new_stream(self._device) if on_gpu else None
+        self._stream = _stream_of(self._device) if on_gpu else None
         self._pipeline = self._build()
 
     def submit(self, batch: EncodedBatch) -> None:
@@ -169,6 +173,7 @@ class Decoder:
         Raises:
             DecodeError: A sample could not be decoded, or its mask holds indices that are no
                 classes. The decoder is ready for another batch.
+            torch.OutOfMemoryError: The GPU's memory is full.
         """
         if self._parts:
             return self._fetch_parts()
@@ -209,6 +214,8 @@ class Decoder:
             outputs: list[Any] = list(self._pipeline.share_outputs())
             self._pipeline.release_outputs()
         except RuntimeError as error:
+            if GPU_FAULT.search(str(error)):
+                raise torch.OutOfMemoryError(f"DALI: {_reason(error)}") from error
             # DALI does not use a pipeline again after an error (DALI issue 3913). Building another
             # takes milliseconds on a CPU, and about a second on a GPU: each decoding thread sets
             # its state up again.
@@ -322,7 +329,13 @@ def as_tensor(outputs: Any) -> Tensor:
     return tensor
 
 
-def _new_stream(device: torch.device) -> torch.cuda.Stream:
+@functools.cache
+def _stream_of(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream of all decoders on a GPU.
+
+    Memory is cached by stream: with another one for every validation, torch would reserve more each
+    time.
+    """
     stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     return stream
 

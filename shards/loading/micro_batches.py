@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from shards.decoding.decoder import (
@@ -139,7 +140,13 @@ class BatchMaker:
 
         Raises:
             LoadError: Too many samples are bad.
+            torch.OutOfMemoryError: The GPU's memory is full.
         """
+        # Each thread begins with GPU 0 as its current one, and leaving a stream of another GPU goes
+        # back to it: some 500 MB of every rank on the GPU of the first.
+        if torch.device(self._spec.device).type == "cuda":
+            torch.cuda.set_device(self._spec.device)
+
         decoding: list[Item] = []
         for items in self._read(plans):
             # Fetched before the next is submitted: the graph's queue holds one batch.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from colorgan.distributed import ranks
 from colorgan.doctor import checks, machine
 from colorgan.doctor.jobs import JobResult, run_job
 from colorgan.doctor.record import Examination, Finding, table
@@ -171,6 +174,16 @@ def test_a_job_that_hangs_is_killed_and_named() -> None:
     assert job.reason == "rank 0 did not end within the time limit"
 
 
+def test_the_other_ranks_end_soon_after_one_has_failed() -> None:
+    """Whether they notice it themselves, as over gloo, or would wait a minute, as a GPU does."""
+    began = time.monotonic()
+    job = run_job("fail", {}, world_size=3, on_cpu=True, timeout_s=120)
+    assert job.statuses[1] not in (0, None, -signal.SIGKILL)
+    assert FAILURE in job.reason
+    failed_at = next(each["failed_at"] for each in job.results)
+    assert job.ended - failed_at < 15 < 120 > time.monotonic() - began
+
+
 def test_a_sentence_of_ours_says_itself_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -228,12 +241,12 @@ def test_a_driver_without_a_gpu_for_torch_is_broken(
 ) -> None:
     version = tmp_path / "version"
     version.write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.90.07\n")
-    monkeypatch.setattr(machine, "NVIDIA_VERSION", version)
+    monkeypatch.setattr(ranks, "NVIDIA_VERSION", version)
     finding = machine.check_driver(CPU)
     assert finding.verdict == "broken"
     assert "driver 550.9 is loaded" in finding.detail
 
-    monkeypatch.setattr(machine, "NVIDIA_VERSION", tmp_path / "absent")
+    monkeypatch.setattr(ranks, "NVIDIA_VERSION", tmp_path / "absent")
     assert machine.check_driver(CPU).verdict == "fine"
 
 

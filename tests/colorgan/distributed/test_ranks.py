@@ -9,7 +9,13 @@ import torch
 
 from colorgan.devices import exact_float32
 from colorgan.distributed import ranks as module
-from colorgan.distributed.ranks import chosen_device, joined_ranks, open_ranks
+from colorgan.distributed.ranks import (
+    chosen_device,
+    is_lost_rank,
+    joined_ranks,
+    nccl_fault,
+    open_ranks,
+)
 from colorgan.errors import LaunchError
 
 
@@ -76,7 +82,7 @@ def test_a_gpu_with_kernels_is_used(
 
 @pytest.mark.parametrize(
     ("cuda", "reason"),
-    [(None, "built for CPUs only"), ("13.0", "570.86.10")],
+    [(None, "built for CPUs only"), ("13.0", "NVIDIA driver 570.86; .*update the driver")],
 )
 def test_a_gpu_that_torch_cannot_use_is_no_reason_to_train_on_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda: str | None, reason: str
@@ -92,6 +98,81 @@ def test_a_gpu_that_torch_cannot_use_is_no_reason_to_train_on_the_cpu(
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert open_ranks(timeout_s=1).device.type == "cpu"
+
+
+def test_a_new_driver_is_not_to_be_updated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = tmp_path / "version"
+    version.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  590.44.01  Release\n")
+    monkeypatch.setattr(module, "NVIDIA_VERSION", version)
+    monkeypatch.setattr(module, "NVIDIA_DEVICE", version)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(LaunchError, match=r"driver 590.44\); PyTorch's warning says why"):
+        open_ranks(timeout_s=1)
+
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(LaunchError, match=r"this job may not open .*: ask for a GPU"):
+        open_ranks(timeout_s=1)
+
+
+def test_one_visible_gpu_is_a_tasks_own_only_where_the_task_is_the_rank(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    show_gpu(monkeypatch, (9, 0), ["sm_90"])
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    monkeypatch.setenv("SLURM_LOCALID", "1")
+    assert chosen_device("auto", 1) == torch.device("cuda", 0)
+
+    monkeypatch.setenv("SLURM_LOCALID", "0")
+    with pytest.raises(LaunchError, match="local rank 1 has no GPU"):
+        chosen_device("auto", 1)
+
+
+NCCL = (
+    "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:93, {}, NCCL version 2.28.9"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        (
+            f"{NCCL.format('invalid usage (run with NCCL_DEBUG=WARN for details)')}\n"
+            "ncclInvalidUsage: This usually reflects invalid usage of NCCL library.\nLast error:\n"
+            "Duplicate GPU detected : rank 0 and rank 1 both on CUDA device ac000",
+            "Duplicate GPU detected",
+        ),
+        (
+            f"{NCCL.format('unhandled cuda error')}\nLast error:\nCuda failure 2 'out of memory'",
+            "Cuda failure 2",
+        ),
+        (
+            f"{NCCL.format('unhandled system error')}\nLast error:\n"
+            "Error while creating shared memory segment /dev/shm/nccl-x (size 9637888), error: "
+            "No space left on device (28)",
+            "creating shared memory segment",
+        ),
+        (
+            f"{NCCL.format('unhandled system error')}\nLast error:\n"
+            "socketProgress: Connection closed by remote peer node7<39021>",
+            "",
+        ),
+        (f"{NCCL.format('remote process exited or there was a network error')}", ""),
+        ("Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7) timed out", ""),
+    ],
+)
+def test_a_fault_of_this_machines_gpus_is_no_lost_rank(text: str, cause: str) -> None:
+    error = torch.distributed.DistBackendError(text)
+    assert is_lost_rank(error) == (not cause)
+    assert cause in nccl_fault(error)
+    if cause:
+        with pytest.raises(LaunchError, match=cause), joined_ranks(timeout_s=1):
+            raise error
+
+
+def test_a_kernel_that_timed_out_is_no_lost_rank() -> None:
+    error = RuntimeError("CUDA error: the launch timed out and was terminated")
+    assert not is_lost_rank(error)
 
 
 def test_a_command_that_fails_does_not_leave_the_group(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,3 +217,13 @@ def test_the_operators_do_not_grow_with_the_batch() -> None:
         assert whole.number <= 600
 
     assert counts[0] == counts[1] <= 200
+
+
+def test_the_gradient_of_an_overlap_asks_the_device_nothing() -> None:
+    """`prod` looks for zeros in its gradient, and a GPU would be waited for."""
+    boxes_X4 = torch.tensor([[0.0, 0.0, 2.0, 2.0], [1.0, 1.0, 5.0, 4.0]], requires_grad=True)
+    others_X4 = torch.tensor([[1.0, 1.0, 3.0, 3.0], [6.0, 6.0, 7.0, 7.0]])
+    loss = giou(boxes_X4, others_X4).sum()
+    with torch.profiler.profile() as found:
+        loss.backward()
+    assert not {"aten::item", "aten::nonzero"} & {event.key for event in found.key_averages()}

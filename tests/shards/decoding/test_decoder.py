@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.color import rgb2lab
 
-from shards.decoding.decoder import DecodeError, Decoder, EncodedBatch
+from shards.decoding.decoder import GPU_FAULT, DecodeError, Decoder, EncodedBatch
 from shards.decoding.spec import DecodeSpec
 
 
@@ -480,3 +480,15 @@ def test_damage_in_one_part_is_found_and_the_decoder_goes_on(
     lab_B3HW, _, _ = decoder.convert(decoder.decode(whole))
     decoder.close()
     assert torch.equal(lab_B3HW, expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_fault"),
+    [
+        ("Error in thread 0: Can't allocate 16777216 bytes on device 0.", True),
+        ("CUDA runtime API error cudaErrorMemoryAllocation (2):\nout of memory", True),
+        ("Failed to decode sample 3 out of 8", False),
+    ],
+)
+def test_a_full_gpu_is_no_damaged_photo(text: str, is_fault: bool) -> None:
+    assert bool(GPU_FAULT.search(text)) == is_fault

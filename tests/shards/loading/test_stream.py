@@ -9,9 +9,11 @@ import pytest
 import torch
 from helpers.tiny_set import tiny_sample, write_set
 
-from shards.decoding.decoder import DecodedImages
+from shards.decoding.decoder import DecodedImages, EncodedBatch, Fetched
+from shards.decoding.spec import DecodeSpec
 from shards.errors import LoadError
 from shards.loading import loader as loader_module
+from shards.loading import micro_batches
 from shards.loading.loader import Loader
 from shards.loading.members import Members
 from shards.loading.micro_batches import Decoded, Item, Plan
@@ -138,3 +140,40 @@ def test_an_error_reaches_the_consumer() -> None:
         stream.next()
     stream.close()
     assert maker.is_closed
+
+
+class FakeGpuDecoder:
+    """Decodes nothing, on a GPU that is not there."""
+
+    def __init__(self, spec: DecodeSpec, *_: Any) -> None:
+        self.number = 0
+
+    def submit(self, batch: EncodedBatch) -> None:
+        self.number = len(batch.images)
+
+    def fetch(self) -> Fetched:
+        return Fetched([], np.zeros(self.number, np.int32))
+
+    def convert(self, fetched: Fetched) -> DecodedImages:
+        return DecodedImages(torch.zeros(len(fetched.flips), 3, 8, 8), None, None)
+
+    def close(self) -> None:
+        pass
+
+
+def test_the_thread_makes_its_gpu_the_current_one(
+    shards: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else every rank's thread would make a context on GPU 0, of some 500 MB."""
+    made: list[tuple[str, str]] = []
+
+    def set_device(device: Any) -> None:
+        made.append((str(device), threading.current_thread().name))
+
+    monkeypatch.setattr(torch.cuda, "set_device", set_device)
+    monkeypatch.setattr(micro_batches, "Decoder", FakeGpuDecoder)
+    sizes = {"image_size": 8, "global_batch_size": 8, "micro_batch_size": 8}
+    loader = Loader(shards, **sizes, device="cuda:1")
+    next(loader.train_batches(0))
+    loader.close()
+    assert made == [("cuda:1", "shards-stream")]
