@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, variance
 from typing import Any
 
 import jinja2
@@ -30,6 +31,7 @@ from colorgan.files import replacing
 from colorgan.probes.record import Probe, read_probe
 from colorgan.report.charts import GRID, SETTINGS, color_of
 from colorgan.runs.reading import read_run
+from colorgan.study.bootstrap import student_quantile
 from colorgan.study.record import ComparisonRecord, ProtocolRecord, StudyRecord, read_study
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -300,6 +302,9 @@ def write_page(results: Sequence[Result]) -> str:
         gain=_gain,
         probed=_probed,
         probe_gain=_probe_gain,
+        share=_share,
+        times=_times,
+        shown=_shown,
     )
 
 
@@ -314,10 +319,34 @@ def _probed(result: Result, pretrained: bool) -> str:
     return f"{_points(min(scores), 1)} to {_points(max(scores), 1)}"
 
 
-def _probe_gain(result: Result) -> float:
-    """Return the difference of the means in points."""
-    pretrained, random = (fmean(result.probed(pretrained=which)) for which in (True, False))
-    return 100 * (pretrained - random)
+def _probe_gain(result: Result) -> str:
+    """Return the difference of the means in points, with Student's interval over the networks."""
+    groups = [result.probed(pretrained=which) for which in (True, False)]
+    gain = fmean(groups[0]) - fmean(groups[1])
+    # Of equal sizes, so that Welch's variance is the pooled one.
+    error = math.sqrt(sum(variance(group) / len(group) for group in groups))
+    width = error * student_quantile(1 / (sum(map(len, groups)) - 2))
+    return f"**{100 * gain:+.1f}** ({100 * (gain - width):.1f} to {100 * (gain + width):.1f})"
+
+
+def _share(result: Result, arm: str, other: str) -> float:
+    """Return the core-minutes of an arm's generators as a share of another's."""
+    minutes = [
+        fmean(each.core_minutes or 0.0 for each in result.generators if each.arm == name)
+        for name in (arm, other)
+    ]
+    return minutes[0] / minutes[1]
+
+
+def _times(result: Result, arm: str, other: str) -> str:
+    return f"{_share(result, arm, other):.1f}"
+
+
+def _shown(each: ComparisonRecord) -> str:
+    """Return whether a difference is shown, in words."""
+    if not each.is_difference:
+        return "not shown"
+    return "shown, but not after the correction" if each.survives is False else "shown"
 
 
 def _gain(each: ComparisonRecord) -> str:
