@@ -13,32 +13,11 @@ import yaml
 
 from colorgan.evaluation.picture_grids import color_grid, mask_grid, to_uint8_HWC
 from colorgan.evaluation.strips import write_strips
+from datasets.corpora.voc import CLASSES
 
 # A script, an attribute, TeX and a sign that turns the text's direction.
 HOSTILE = "<script>alert(1)</script>\" onload='x' $x_1$ ‮gpj"
 GREY = {"psnr": 20.0, "ssim": 0.8, "grey_psnr": 18.0, "grey_ssim": 0.7, "images": 4.0}
-VOC = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
 VERSIONS = {
     "Python": "3.11.7",
     "torch": "2.13.0",
@@ -209,7 +188,7 @@ def probed(folder: Path, model: str, seed: int, lift: float) -> Path:
         **{
             "model": model,
             "seed": seed,
-            "classes": list(VOC),
+            "classes": list(CLASSES),
             "data": {"train": {"images": 40}, "test": {"images": 8}},
         },
         "levels": [
@@ -238,7 +217,7 @@ def probed(folder: Path, model: str, seed: int, lift: float) -> Path:
     return folder
 
 
-def study(folder: Path, seeds: Sequence[int] = (0, 1), classes: Sequence[str] = VOC) -> Path:
+def study(folder: Path, seeds: Sequence[int] = (0, 1), classes: Sequence[str] = CLASSES) -> Path:
     """Write a study of four protocols, its runs included."""
     protocols = [
         _protocol(

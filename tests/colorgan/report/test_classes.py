@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.drawn_runs import HOSTILE, VOC, grid, make_run, scored
+from helpers.drawn_runs import HOSTILE, grid, make_run, scored
 from sklearn.metrics import confusion_matrix
 
 from colorgan.evaluation.record import SavedEvaluation, read_evaluation
@@ -25,6 +25,7 @@ from colorgan.report.sections.classes import (
     summed,
 )
 from colorgan.report.sections.gallery import colored_section, progress_section
+from datasets.corpora.voc import CLASSES
 
 
 def plain(
@@ -86,7 +87,7 @@ def test_a_confusion_that_is_none_is_left_out(tmp_path: Path, confusion: Any) ->
     folder = scored(
         tmp_path / "e",
         "classifier",
-        VOC,
+        CLASSES,
         0,
         {"mAP": 0.5},
         confusion=confusion,
@@ -100,25 +101,25 @@ def test_the_rows_of_masks_begin_with_background(tmp_path: Path) -> None:
         scored(
             tmp_path / "e",
             "segmenter",
-            VOC,
+            CLASSES,
             0,
             {"mIoU": 0.5},
         )
     )
 
-    assert found.confusion_names == ("background", *VOC)
+    assert found.confusion_names == ("background", *CLASSES)
     bare = read_evaluation(
         scored(
             tmp_path / "f",
             "segmenter",
-            VOC,
+            CLASSES,
             0,
             {"mIoU": 0.5},
             per_class={},
         )
     )
 
-    assert bare.confusion_names == ("background", *VOC)
+    assert bare.confusion_names == ("background", *CLASSES)
 
 
 @pytest.mark.parametrize("count", [21, 80])
@@ -169,7 +170,7 @@ def test_hostile_classes_are_shown_as_text(tmp_path: Path) -> None:
 
 def test_overlays_of_the_first_picture_that_can_be_read(tmp_path: Path) -> None:
     seeds = [
-        read_evaluation(scored(tmp_path / f"e{i}", "segmenter", VOC, i, {"mIoU": 0.5}))
+        read_evaluation(scored(tmp_path / f"e{i}", "segmenter", CLASSES, i, {"mIoU": 0.5}))
         for i in (0, 1)
     ]
     (tmp_path / "e0" / "pictures.png").write_bytes(b"no picture")
@@ -244,7 +245,12 @@ def test_grids_of_older_versions_are_shown_whole(tmp_path: Path) -> None:
 def test_evaluations_by_themselves_are_compared_by_model(tmp_path: Path) -> None:
     for name in ("scratch-0", "pretrained-0"):
         scored(
-            tmp_path / name, "segmenter", VOC, len(name), {"mIoU": 0.5}, model=f"runs/{name}/model"
+            tmp_path / name,
+            "segmenter",
+            CLASSES,
+            len(name),
+            {"mIoU": 0.5},
+            model=f"runs/{name}/model",
         )
     page = report_page(
         read_folders([tmp_path / "scratch-0", tmp_path / "pretrained-0"]),

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helpers.drawn_runs import VOC, scored, tuned
+from helpers.drawn_runs import scored, tuned
 
 from colorgan.report.page import write_report
 from colorgan.report.report_data import read_folders
 from colorgan.study.comparison import ArmScores, RunKey, compare
+from datasets.corpora.voc import CLASSES
 
 SCRATCH = {0: 0.20, 1: 0.22, 2: 0.21}
 GENERATOR = {0: 0.30, 1: 0.31, 2: 0.29}
@@ -37,7 +38,7 @@ def runs_of(
         scored(
             run / "evaluation",
             "classifier",
-            VOC,
+            CLASSES,
             seed,
             {"mAP": value},
         )
@@ -110,7 +111,7 @@ def test_runs_of_other_recipes_are_not_put_in_one_table(tmp_path: Path) -> None:
     scored(
         again / "evaluation",
         "classifier",
-        VOC,
+        CLASSES,
         0,
         {"mAP": 0.45},
     )
