@@ -136,8 +136,11 @@ class BestModel:
 
 
 def _read(folder: Path) -> BestRecord | None:
+    path = folder / RECORD
     try:
-        return BestRecord.model_validate(read_json(folder / RECORD))
+        return BestRecord.model_validate(read_json(path))
     # A damaged record costs one comparison; the run must not end for it.
     except ValidationError:
+        if path.exists():
+            print(f"{path} cannot be read: the next validation counts as the best so far")
         return None

@@ -97,10 +97,13 @@ def test_patience_counts_validations_without_a_better_one(tmp_path: Path) -> Non
     assert not best.may_end(0)
 
 
-def test_a_damaged_record_is_none(tmp_path: Path) -> None:
+def test_a_damaged_record_is_none_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     best = best_of(tmp_path / "best")
     validated(best, [0.4])
     (tmp_path / "best" / "best.json").write_text('{"score": 5')
     best.restore()
     assert best.record is None
     assert best.text() == ""
+    assert "best.json cannot be read" in capsys.readouterr().out
