@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import json
 import math
 import os
@@ -169,15 +170,44 @@ def replacing_folder(out: Path) -> Iterator[Path]:
         OSError: The folder could not be written or renamed.
     """
     out = out.resolve()
-    # Beside the target: a rename is atomic within one file system only.
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    # Beside the target: a rename is atomic within one file system only. Of this process: two may
+    # write one output, and the later one stays.
+    partial = _staging(out, _process_name())
+    _remove_abandoned(out)
     partial.mkdir(parents=True)
     try:
         yield partial
-        _replace_folder(partial, out)
+        with _one_at_a_time(out.parent):
+            _replace_folder(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _staging(out: Path, process: str) -> Path:
+    return out.with_name(f".{_beginning(out.name)}.{process}.partial")
+
+
+def _remove_abandoned(out: Path) -> None:
+    """Remove what killed processes of this machine have left beside an output, and this one's."""
+    beginning = _staging(out, f"{socket.gethostname()}-").name.removesuffix(".partial")
+    for path in out.parent.iterdir() if out.parent.is_dir() else ():
+        process = path.name.removeprefix(beginning).removesuffix(".partial")
+        if path.name != f"{beginning}{process}.partial" or not process.isdigit():
+            continue
+        if int(process) == os.getpid() or not Path("/proc", process).exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """While open, other processes that ask for the same folder wait, where the disk knows locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _replace_folder(partial: Path, out: Path) -> None:

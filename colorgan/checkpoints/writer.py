@@ -292,9 +292,12 @@ def _prune(folder: Path, newest: Path, keep_last: int, keep_every_images: int) -
     paths = newest_first(folder)
     # Counted from the new one: damaged later ones would push good older ones out.
     kept = paths[paths.index(newest) :][:keep_last]
-    for path in paths:
-        images = images_of(path)
-        lasting = path < newest and keep_every_images and images % keep_every_images == 0
+    for number, path in enumerate(paths):
+        lasting = False
+        if keep_every_images and path < newest:
+            # The first one at or past each multiple: saves fall on whole steps.
+            before = images_of(paths[number + 1]) if number + 1 < len(paths) else 0
+            lasting = before // keep_every_images < images_of(path) // keep_every_images
         if path not in kept and not lasting:
             # What another process still reads is removed the next time.
             shutil.rmtree(path, ignore_errors=True)

@@ -196,7 +196,7 @@ class OptimizerRecipe(Section):
         "all others stay as drawn, as a study's control",
     )
     schedule: Literal["constant", "linear", "cosine"] = Field(
-        "constant", description="decay after the warm-up, to 0"
+        "constant", description="decay to 0, counted from the first image, warm-up included"
     )
     decay_start: Share = Field(0.0, description="share of the images after which the decay begins")
     warmup_images: NonNegativeInt = Field(
@@ -248,7 +248,7 @@ class OutputRecipe(Section):
     )
     keep_last: PositiveInt = Field(2, description="number of newest checkpoints to keep")
     keep_every_images: NonNegativeInt = Field(
-        0, description="checkpoints at multiples of this are never removed; 0 = none"
+        0, description="the first checkpoint at or past each multiple is never removed; 0 = none"
     )
     trackers: tuple[str, ...] = Field(
         ("tensorboard",),

@@ -143,11 +143,16 @@ def frozen(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 @torch.no_grad()
 def average_statistics(modules: Iterable[nn.Module], ranks: Ranks) -> None:
-    """Set each floating-point buffer to its mean over the ranks. Called on all ranks."""
+    """Set each floating-point buffer to its mean over the ranks. Called on all ranks.
+
+    Those of frozen parts, which are in eval mode, are alike on all and stay as they are: a mean of
+    three rounds.
+    """
     if ranks.world_size == 1:
         return
 
-    buffers = [b for module in modules for b in module.buffers() if b.is_floating_point()]
+    parts = [part for module in modules for part in module.modules() if part.training]
+    buffers = [b for part in parts for b in part.buffers(recurse=False) if b.is_floating_point()]
     if not buffers:
         return
 
@@ -156,6 +161,6 @@ def average_statistics(modules: Iterable[nn.Module], ranks: Ranks) -> None:
     dist.all_reduce(flat)
     flat /= ranks.world_size
 
-    parts = torch.split(flat, [buffer.numel() for buffer in buffers])
-    means = [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)]
+    split = torch.split(flat, [buffer.numel() for buffer in buffers])
+    means = [part.view_as(buffer) for part, buffer in zip(split, buffers, strict=True)]
     torch._foreach_copy_(buffers, means)

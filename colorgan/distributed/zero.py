@@ -12,7 +12,7 @@ import copy
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from functools import partial
@@ -272,12 +272,15 @@ class Zero:
         for buffer in self._buffers_of[name]:
             state: dict[str, Tensor] = {}
             for slot in slots:
-                first = f"{buffer.owned[0].name}/{slot}"
+                names = [f"{owned.name}/{slot}" for owned in buffer.owned]
+                first = next((name for name in names if name in shapes), None)
+                if first is None:
+                    continue
                 if shapes[first][1] == ():
                     value = saved.read(role, first).view(())
                     state[slot] = value.to(_step_device(optimizer, buffer.values))
                 else:
-                    state[slot] = _read_slot(saved, role, slot, buffer)
+                    state[slot] = _read_slot(saved, role, slot, buffer, shapes)
 
             # Popped first: parameters that the checkpoint has no state for start afresh.
             optimizer.state.pop(buffer.values, None)
@@ -285,10 +288,17 @@ class Zero:
                 optimizer.state[buffer.values] = state
 
 
-def _read_slot(saved: Saved, role: str, slot: str, buffer: FlatBuffer) -> Tensor:
-    """Return an optimizer slot for a flat buffer, its parameters' slices read from a checkpoint."""
+def _read_slot(
+    saved: Saved, role: str, slot: str, buffer: FlatBuffer, known: Container[str]
+) -> Tensor:
+    """Return an optimizer slot for a flat buffer, its parameters' slices read from a checkpoint.
+
+    It is 0 for parameters that the checkpoint does not know.
+    """
     values = torch.zeros_like(buffer.values)
     for owned in buffer.owned:
+        if f"{owned.name}/{slot}" not in known:
+            continue
         part = values[owned.start : owned.start + owned.length]
         _read_into(saved, role, f"{owned.name}/{slot}", Piece(part, owned.shape, owned.offset))
     return values

@@ -131,15 +131,15 @@ def chroma_strips(
     with evaluating(generator), exact_float32():
         small_chroma = color_normalised(generator, luminance_B1HW.to(device))
 
+    # Clamped after the resize, which overshoots. Tanh ends at 1; classes of color may go further.
+    limit = max(1.0, float(small_chroma.abs().max()))
     # Height first, on the CPU; the width of each strip when its turn comes.
     tall_chroma = resized(small_chroma.cpu(), (photo.height, image_size))
     for top in range(0, photo.height, rows):
         bottom = min(top + rows, photo.height)
         narrow = tall_chroma[:, :, top:bottom].to(device)
-        # Clamped after the resize, which overshoots; tanh ends at 1.
-        yield ChromaStrip(
-            top, bottom, resized(narrow, (bottom - top, photo.width)).clamp(-1.0, 1.0)
-        )
+        wide = resized(narrow, (bottom - top, photo.width))
+        yield ChromaStrip(top, bottom, wide.clamp(-limit, limit))
 
 
 def color_strips(

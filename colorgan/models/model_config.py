@@ -60,7 +60,7 @@ class ModelConfig(BaseModel):
     format_version: Literal[1] = 1
     kind: Literal["generator", "encoder", "classifier", "segmenter", "detector"]
     architecture: Architecture
-    ab_scale: float = Field(gt=0)
+    ab_scale: float = Field(gt=0, allow_inf_nan=False)
     target: Target = "chroma"  # of a generator
     inference: Literal["running", "paper"] = "running"
     classes: tuple[str, ...] = ()
@@ -99,6 +99,12 @@ class ModelConfig(BaseModel):
         outputs, needed = self.architecture.num_outputs, NUM_OUTPUTS[self.target]
         if self.kind == "generator" and outputs != needed:
             raise ValueError(f"a generator of {self.target} has {needed} outputs, not {outputs}")
+        # A segmenter has background, too.
+        named = len(self.classes) + (self.kind == "segmenter")
+        if self.kind in ("classifier", "segmenter", "detector") and outputs != named:
+            raise ValueError(
+                f"a {self.kind} of {len(self.classes)} classes has {named} outputs, not {outputs}"
+            )
         return self
 
 

@@ -41,12 +41,19 @@ def device_name(device: torch.device) -> str:
 
 def source_version() -> str:
     """Return the commit of this source tree, or the installed version outside a git checkout."""
-    # Of this file's folder, wherever the command was started.
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    # Of this file's folder, wherever the command was started. An installed package may lie within
+    # the user's own repository, which does not know this file.
+    here = Path(__file__)
     try:
-        result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        _git(here.parent, "ls-files", "--error-unmatch", here.name)
+        return _git(here.parent, "rev-parse", "HEAD")
     except (OSError, subprocess.SubprocessError):
         return _installed_version()
+
+
+def _git(folder: Path, *words: str) -> str:
+    command = ["git", "-C", str(folder), *words]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     return result.stdout.strip()
 
 

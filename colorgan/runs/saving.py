@@ -14,7 +14,7 @@ from colorgan.checkpoints.writer import CheckpointWriter
 from colorgan.distributed.phase import Strategy
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import CheckpointError, OtherWeightsError, SaveError
-from colorgan.files import mapping
+from colorgan.files import mapping, whole
 from colorgan.models.model_config import ModelConfig
 from colorgan.models.model_folder import probe
 
@@ -55,7 +55,7 @@ class RunState:
             images_seen=checkpoint.images_seen,
             data_digest=str(texts["data_digest"]),
             recipe=mapping(groups["recipe"]),
-            world_size=int(mapping(state).get("world_size") or 1),
+            world_size=whole(mapping(state).get("world_size")) or 1,
             model_role=str(texts["model_role"]),
             model=mapping(groups["model"]),
             versions={str(k): str(v) for k, v in mapping(state.get("versions")).items()},

@@ -20,6 +20,7 @@ from colorgan.data import Batch, Loader
 from colorgan.distributed.phase import Network, Phase, Strategy
 from colorgan.distributed.ranks import Ranks
 from colorgan.distributed.strategy import open_strategy
+from colorgan.errors import UsageError
 from colorgan.evaluation.reconstruction_scores import LIGHTNESS_SCALE
 from colorgan.models.discriminator import Discriminator
 from colorgan.models.model_config import NUM_OUTPUTS, ModelConfig, Target
@@ -30,7 +31,7 @@ from colorgan.models.modes import (
     moving_statistics,
     set_dropout_keys,
 )
-from colorgan.models.unet import ClassUNet
+from colorgan.models.unet import ClassUNet, encoder_of
 from colorgan.tasks.color_losses import ClassLoss, ColorLoss, distance_loss, measure_prior
 from colorgan.tasks.gan_losses import GAN_LOSSES, GanLoss, lab_colorfulness
 from colorgan.tasks.networks import architecture_of, start_encoder
@@ -300,12 +301,20 @@ def _new_discriminator(recipe: PretrainRecipe) -> Discriminator:
     return discriminator
 
 
+NORMS = (nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm, nn.LayerNorm)
+
+
 def _freeze_but_norms(generator: nn.Module) -> None:
     """Let the scales and offsets of the norms learn, nothing else."""
     generator.requires_grad_(False)
     for part in generator.modules():
-        if isinstance(part, nn.BatchNorm2d | nn.InstanceNorm2d):
+        if isinstance(part, NORMS):
             part.requires_grad_(True)
+    if not any(weight.requires_grad for weight in encoder_of(generator).parameters()):
+        raise UsageError(
+            "optimizer.trained: norms leaves nothing to learn in this encoder, which has no "
+            "normalization layers with weights: take another network.encoder"
+        )
 
 
 def _phase(name: str, module: nn.Module, recipe: OptimizerRecipe, total_images: int) -> Phase:

@@ -75,7 +75,7 @@ def consolidate_run(
             something else than an older model of this kind.
     """
     source = _find_checkpoint(run, checkpoint)
-    kind = str(source.state["model"]["kind"])
+    kind = described_model(source).kind
     folder = out or run / ("generator" if kind == "generator" else "model")
     for format in exports:
         _check_export(source, folder, format, rgb=rgb)
@@ -123,9 +123,10 @@ def export(folder: Path, format: ExportFormat, *, rgb: bool, num_classes: int) -
 def export_to_onnx(folder: Path) -> str:
     """Write a generator folder's network as model.onnx beside it; return a line about it."""
     path = folder / "model.onnx"
-    export_onnx(folder, path)
-    # Another runtime rounds otherwise; the user is told how far apart the two are.
-    difference = check_onnx(path, folder)
+    with replacing(path) as partial:
+        export_onnx(folder, partial)
+        # Another runtime rounds otherwise; the user is told how far apart the two are.
+        difference = check_onnx(partial, folder)
     return f"{path}: luminance to chroma; differs from the network by {difference:.1g} at most"
 
 

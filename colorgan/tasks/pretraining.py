@@ -74,7 +74,7 @@ def pretrain(
     # A run that goes on keeps what it has measured; new weights may come from other photos.
     goes_on = resumed or start.checkpoint is not None
     networks = build_networks(recipe, ranks, start)
-    check_machine(recipe, ranks, networks.values())
+    check_machine(recipe, ranks, networks.values(), _averaged(recipe, networks))
     task, strategy = build_pretraining(
         recipe, ranks, total_images, networks, None if goes_on else train
     )
@@ -134,7 +134,7 @@ class _Validation:
     target: Literal["color", "luminance"]
     scores: dict[str, float] = field(default_factory=dict)
 
-    # As launcher/evaluate.py scores: TF32 would move the fourth digit.
+    # In float32, as launcher/evaluate.py scores: bf16 and TF32 would move the fourth digit.
     @exact_float32()
     def score(self, images_seen: int) -> None:
         """Score the held-out images, if any; log it and save pictures. Called on all ranks."""
@@ -145,9 +145,7 @@ class _Validation:
         network = self.strategy.evaluated(GENERATOR)
         batches = run.watchdog.moving(self.loader.eval_batches(), "validate", images_seen)
         if self.target == "luminance":
-            self.scores = score_reconstruction(
-                network, batches, run.ranks, seed=recipe.seed, autocast=self.strategy.autocast()
-            )
+            self.scores = score_reconstruction(network, batches, run.ranks, seed=recipe.seed)
             run.record("validate", images_seen, self.scores)
             run.message(reconstruction_text(self.scores))
             return
@@ -157,7 +155,6 @@ class _Validation:
             batches,
             ab_scale=recipe.network.ab_scale,
             seed=recipe.seed,
-            autocast=self.strategy.autocast(),
             # Rank 0 alone has pictures: they are shown once, and cost a copy to the host.
             num_pictures=recipe.output.num_pictures if run.ranks.main else 0,
         )
@@ -250,7 +247,7 @@ def _print_plan(
     # From the weights that the run itself would start with, and on its disk.
     start, _ = _first_weights(recipe, ranks)
     networks = build_networks(recipe, ranks, start)
-    check_machine(recipe, ranks, networks.values())
+    check_machine(recipe, ranks, networks.values(), _averaged(recipe, networks))
     num_micro_batches = recipe.batch.global_batch_size // (micro_batch_size * ranks.world_size)
     text = plan_text(
         total_images=total,
@@ -260,12 +257,20 @@ def _print_plan(
         ranks=ranks,
         micro_batch_size=micro_batch_size,
         memory=memory_bytes(
-            networks, recipe.network.image_size, micro_batch_size, num_micro_batches
+            networks,
+            recipe.network.image_size,
+            micro_batch_size,
+            num_micro_batches,
+            _averaged(recipe, networks),
         ),
         work=_work(recipe, ranks, networks, micro_batch_size, num_micro_batches, total),
     )
     if ranks.main:
         print(f"{dump_recipe(recipe)}\n{text}\nDry run: nothing was trained.")
+
+
+def _averaged(recipe: PretrainRecipe, networks: Mapping[str, nn.Module]) -> nn.Module | None:
+    return networks[GENERATOR] if recipe.ema_half_life_images else None
 
 
 def _work(

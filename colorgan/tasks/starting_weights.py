@@ -123,6 +123,12 @@ def _run_start(recipe: PretrainRecipe, run: Path, ranks: Ranks, *, with_optimize
         kind = model.get("kind", "another network")
         raise UsageError(f"{run} holds a run of a {kind}: name one of pretraining")
 
+    if with_optimizers and recipe.loss.gan != "none" and "discriminator" not in roles:
+        raise UsageError(
+            f"{run} has trained no discriminator to go on with: give --init {run} in place of "
+            "--resume_from, or --reset_optimizer true"
+        )
+
     # Checkpoints of older versions do not say it and are taken as they are.
     _check_scale(recipe, number(model.get("ab_scale")) or recipe.network.ab_scale, run)
 

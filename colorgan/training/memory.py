@@ -20,14 +20,15 @@ def memory_bytes(
     image_size: int,
     micro_batch_size: int,
     num_micro_batches: int = 1,
+    averaged: nn.Module | None = None,
 ) -> dict[str, int]:
     """Estimate a rank's memory in bytes without allocating it.
 
-    Weights, gradients and Adam's moments are float32. Activations are what autograd keeps of a
-    micro-batch until its backward pass (run on the meta device). For a GAN it is the discriminator
-    twice (real, fake) beside the generator, whose one pass serves both turns. Where a rank's batch
-    is cut into several micro-batches it is the larger of the two turns: the discriminator twice, or
-    the generator with the discriminator behind it.
+    Weights, the average of one network's, gradients and Adam's moments are float32. Activations are
+    what autograd keeps of a micro-batch until its backward pass (run on the meta device). For a GAN
+    it is the discriminator twice (real, fake) beside the generator, whose one pass serves both
+    turns. Where a rank's batch is cut into several micro-batches it is the larger of the two turns:
+    the discriminator twice, or the generator with the discriminator behind it.
     """
     weights = sum(p.numel() * 4 for module in networks.values() for p in module.parameters())
     kept = {
@@ -40,8 +41,10 @@ def memory_bytes(
     if num_micro_batches == 1:
         # The generator's graph waits while the discriminator's turn has both of its own.
         together += discriminator
+    average = sum(p.numel() * 4 for p in averaged.parameters()) if averaged is not None else 0
     return {
         "weights": weights,
+        **({"average": average} if average else {}),
         "gradients": weights,
         "optimizer": ADAM_STATES * weights,
         "activations": max(2 * discriminator, together),
@@ -134,14 +137,16 @@ def held_bytes(strategy: str, memory: Mapping[str, int], world_size: int) -> int
     """Return the bytes on each rank under a strategy (Rajbhandari et al. 2020, section 5).
 
     ZeRO spreads the optimizer over the ranks (stage 1), also the gradients (2), also the weights
-    (3). Its optimizer works on a float32 copy of the rank's part of the weights. Buffers for
-    communication, which are settings of DeepSpeed, are not counted.
+    (3), and the average in every stage. Its optimizer works on a float32 copy of the rank's part of
+    the weights. Buffers for communication, which are settings of DeepSpeed, are not counted.
     """
     stage = STRATEGIES.index(strategy)
     # DeepSpeed steps on a float32 master copy; DDP's optimizer steps on the weights themselves.
     copy = memory["weights"] if stage else 0
     parts = [copy + memory["optimizer"], memory["gradients"], memory["weights"]]
     spread, whole = sum(parts[:stage]), sum(parts[stage:])
+    average = memory.get("average", 0)
+    spread, whole = (spread + average, whole) if stage else (spread, whole + average)
     return whole + spread // world_size + memory["activations"]
 
 

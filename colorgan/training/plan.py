@@ -74,20 +74,27 @@ def start_text(recipe: RunRecipe, ranks: Ranks, device: str) -> str:
     )
 
 
-def check_machine(recipe: RunRecipe, ranks: Ranks, networks: Iterable[nn.Module]) -> None:
+def check_machine(
+    recipe: RunRecipe,
+    ranks: Ranks,
+    networks: Iterable[nn.Module],
+    averaged: nn.Module | None = None,
+) -> None:
     """Refuse a run that the machine of rank 0 has no room for. Called on all ranks.
 
     Args:
         recipe: The run's recipe; `recipe.run` need not exist yet.
         ranks: This process among the ranks.
         networks: Those that are trained, with their weights.
+        averaged: The one whose average is kept, too.
 
     Raises:
         UsageError: Too little disk space or shared memory, or too few open files; says how much.
     """
     weights = sum(p.numel() * 4 for network in networks for p in network.parameters())
-    # Weights and Adam's two moments.
-    work = partial(_check_machine, recipe, 3 * weights)
+    average = sum(p.numel() * 4 for p in averaged.parameters()) if averaged is not None else 0
+    # Weights, Adam's two moments, and the average.
+    work = partial(_check_machine, recipe, 3 * weights + average)
     # Rank 0 writes most and looks; the others get its error instead of waiting for it in vain.
     ranks.on_all_ranks(work if ranks.main else lambda: None)
 
@@ -148,7 +155,7 @@ def plan_text(
         num_saves = -(-total_images // output.save_every_images)
 
     accumulation = batch // (micro_batch_size * ranks.world_size)
-    saved = memory["weights"] + memory["optimizer"]
+    saved = memory["weights"] + memory["optimizer"] + memory.get("average", 0)
     on_disk = min(num_saves, output.keep_last) * saved
     parts = ", ".join(f"{name} {_mib(size)}" for name, size in memory.items())
     lines = [
@@ -161,8 +168,8 @@ def plan_text(
         f"memory      {parts} (estimated, float32)",
         *_strategy_lines(memory, ranks.world_size, accumulation),
         *work,
-        f"checkpoints {num_saves} of {_mib(saved)} (and the weight average, if there is one), "
-        f"the last {output.keep_last} kept: {_mib(on_disk)} on the disk",
+        f"checkpoints {num_saves} of {_mib(saved)}, the last "
+        f"{output.keep_last} kept: {_mib(on_disk)} on the disk",
         f"device      {ranks.device}, {recipe.batch.precision or 'fp32'}",
     ]
     return "\n".join(lines)

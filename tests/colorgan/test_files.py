@@ -126,3 +126,36 @@ def test_what_stays_of_a_folder_is_whole_without_hard_links(
         (folder / "report.md").write_text("new")
     assert {each.name for each in out.iterdir()} == {"report.md", "mine"}
     assert (out / "mine" / "a.txt").read_text() == "mine/a.txt"
+
+
+def test_two_writers_of_one_folder_leave_a_whole_one(tmp_path: Path) -> None:
+    """Each in a process of its own, as a fine-tuning and a consolidation of it may be."""
+    code = """
+import sys
+from pathlib import Path
+from colorgan.files import replacing_folder
+for number in range(60):
+    with replacing_folder(Path(sys.argv[1]) / "out") as folder:
+        for name in ("config.json", "model.safetensors"):
+            (folder / name).write_text(f"{sys.argv[2]} {number}")
+"""
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    writers = [subprocess.Popen([*words, name], stderr=subprocess.PIPE) for name in ("a", "b")]
+    errors = [writer.communicate()[1].decode() for writer in writers]
+
+    assert errors == ["", ""]
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+    first, second = (
+        (tmp_path / "out" / name).read_text() for name in ("config.json", "model.safetensors")
+    )
+    assert first == second
+
+
+def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path) -> None:
+    left = tmp_path / f".out.{socket.gethostname()}-999999999.partial"
+    left.mkdir()
+    foreign = tmp_path / ".out.another-host-1.partial"
+    foreign.mkdir()
+    with replacing_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [foreign.name, "out"]

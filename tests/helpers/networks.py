@@ -64,6 +64,15 @@ def small_config(kind: str, num_outputs: int = 2, **fields: Any) -> ModelConfig:
         head_width=8,
     )
 
+    # Background has no name.
+    unnamed = {"classifier": 0, "detector": 0, "segmenter": 1}.get(kind, num_outputs)
+    classes = [f"class {index}" for index in range(num_outputs - unnamed)]
     return ModelConfig.model_validate(
-        {"kind": kind, "architecture": architecture, "ab_scale": 128.0, **fields}
+        {
+            "classes": classes,
+            "kind": kind,
+            "architecture": architecture,
+            "ab_scale": 128.0,
+            **fields,
+        }
     )

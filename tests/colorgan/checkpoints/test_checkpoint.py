@@ -131,6 +131,13 @@ def test_pruning_keeps_the_last_and_the_multiples(tmp_path: Path) -> None:
     assert sorted(p.name[-3:] for p in tmp_path.iterdir()) == ["200", "400", "500"]
 
 
+def test_pruning_keeps_the_first_past_each_multiple(tmp_path: Path) -> None:
+    """Saves fall on whole steps: of batches of 48 few are at a multiple of 200."""
+    for images in (96, 192, 240, 288, 384, 432, 480, 624):
+        save(tmp_path, images, keep_last=1, keep_every=200)
+    assert sorted(p.name[-3:] for p in tmp_path.iterdir()) == ["240", "432", "624"]
+
+
 def test_a_damaged_one_is_passed_over_by_name(tmp_path: Path) -> None:
     save(tmp_path, 100)
     newest = save(tmp_path, 200)

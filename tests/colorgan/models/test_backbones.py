@@ -39,8 +39,9 @@ def config(encoder: str, image_size: int, kind: str = "generator") -> ModelConfi
     architecture = Architecture(
         image_size=image_size, encoder=encoder, encoder_input="luminance", **sizes
     )
+    classes = ["one"] if kind == "segmenter" else []  # beside background
     return ModelConfig.model_validate(
-        {"kind": kind, "architecture": architecture, "ab_scale": 110.0}
+        {"kind": kind, "architecture": architecture, "ab_scale": 110.0, "classes": classes}
     )
 
 

@@ -1,6 +1,7 @@
 """Model folders: from a checkpoint, loaded, and refused with nothing executed."""
 
 import json
+import math
 import pickle
 import struct
 from pathlib import Path
@@ -292,12 +293,30 @@ def test_the_wrong_kind_is_refused(generator: Path) -> None:
         load_model(generator, "segmenter")
 
 
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"kind": "classifier", "classes": ["a", "b", "c"]}, "3 classes has 3 outputs, not 2"),
+        ({"kind": "segmenter", "classes": ["a", "b"]}, "2 classes has 3 outputs, not 2"),
+        ({"ab_scale": math.inf}, "ab_scale"),
+    ],
+)
+def test_a_config_that_contradicts_itself_is_refused(
+    generator: Path, tmp_path: Path, changed: dict[str, Any], reason: str
+) -> None:
+    other = copy_of(generator, tmp_path / "g")
+    config = json.loads((other / CONFIG).read_text())
+    (other / CONFIG).write_text(json.dumps({**config, **changed}))
+    with pytest.raises(ModelFolderError, match=reason):
+        load_model(other)
+
+
 def test_a_folder_of_something_else_is_not_replaced(
     saved: Checkpoint, generator: Path, tmp_path: Path
 ) -> None:
     other = copy_of(generator, tmp_path / "g")
     config = json.loads((other / CONFIG).read_text())
-    (other / CONFIG).write_text(json.dumps({**config, "kind": "segmenter"}))
+    (other / CONFIG).write_text(json.dumps({**config, "kind": "segmenter", "classes": ["one"]}))
     before = (other / WEIGHTS).read_bytes()
     with pytest.raises(ModelFolderError, match="holds a segmenter and is not replaced by a gen"):
         consolidate(saved, other)

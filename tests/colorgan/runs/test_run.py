@@ -300,6 +300,15 @@ def test_a_new_run_goes_on_from_another_with_its_optimizers(run: Path, tmp_path:
     assert steps == {resumed: {4.0}, reset: {2.0}}
 
 
+def test_a_run_without_a_discriminator_is_not_gone_on_with_by_a_gan(tmp_path: Path) -> None:
+    train(tmp_path / "l1", loss={"gan": "none"})
+    with pytest.raises(UsageError, match=r"has trained no discriminator .* give --init"):
+        train(tmp_path / "new", resume_from=tmp_path / "l1")
+    # Nothing is claimed for a recipe that cannot start.
+    assert not (tmp_path / "new").exists()
+    train(tmp_path / "new", init=str(tmp_path / "l1"))
+
+
 @pytest.mark.parametrize("source", ["run", "generator"])
 def test_pretraining_starts_from_a_runs_or_a_generators_weights(
     run: Path, tmp_path: Path, source: str
