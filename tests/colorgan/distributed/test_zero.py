@@ -252,6 +252,30 @@ except UsageError as error:
 """
 
 
+# From a run in which norms alone learned, so that other weights have no moments.
+SOME_MOMENTS = """
+import sys
+sys.path.insert(0, "tests")
+from dataclasses import replace
+from pathlib import Path
+from helpers.toy import ToyLoader, toy_recipe
+from colorgan.distributed.launch_profile import LaunchProfile
+from colorgan.distributed.ranks import Ranks
+from colorgan.tasks.pretraining import pretrain
+
+def train(ranks, name, **settings):
+    recipe = toy_recipe(Path(sys.argv[1]) / name, loss={"gan": "none"}, **settings)
+    loader = ToyLoader(8, 8, 0, 1)
+    pretrain(recipe, ranks, total_images=16, data_digest="x", train=loader, val=None)
+
+one = Ranks.single()
+train(one, "norms", optimizer={"trained": "norms"})
+profile = LaunchProfile(int(sys.argv[2]))
+train(replace(one, profile=profile), "all", resume_from=Path(sys.argv[1]) / "norms")
+print("went on")
+"""
+
+
 def _alone(script: str, *words: str) -> str:
     """Run a script without a launcher in a process of its own; return what it printed."""
     kept = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
@@ -265,6 +289,11 @@ def _alone(script: str, *words: str) -> str:
     )
     assert result.returncode == 0, result.stderr[-2000:]
     return result.stdout
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_weights_without_moments_start_afresh(tmp_path: Path, stage: int) -> None:
+    assert "went on" in _alone(SOME_MOMENTS, str(tmp_path), str(stage))
 
 
 def test_one_process_without_a_launcher_trains_under_zero() -> None:
