@@ -131,7 +131,7 @@ def test_parts_are_packed_and_merged(command: Command, pictures: Path, tmp_path:
         (("--download", "--corpus", "coco", "--root", "x", "--split", "train"), "with its year"),
         (
             ("--out", "x", "--merge", "--stratify", "70,20"),
-            "'70,20': give two or three whole percentages",
+            "'70,20': give two or three percentages",
         ),
         (
             (

@@ -34,7 +34,10 @@ def model_folder(folder: Path, kind: Any) -> Path:
     sizes = Architecture(
         image_size=32, width=4, norm="batch", bias_before_norm=False, dropout=0.5, head_width=8
     )
-    config = ModelConfig(kind=kind, architecture=sizes, ab_scale=128.0, images_seen=640)
+    classes = ("one", "two") if kind == "classifier" else ()
+    config = ModelConfig(
+        kind=kind, architecture=sizes, ab_scale=128.0, images_seen=640, classes=classes
+    )
     model = build_model(config)
     initialise(model, 1)
     save_file(model.state_dict(), folder / WEIGHTS)

@@ -223,7 +223,7 @@ def _further_table(protocol: ProtocolRecord) -> Block:
     """Return the protocol's other scores, a row each, with differences in brackets."""
     caption = (
         "Other scores of the same runs, %: mean ± SD over runs; in brackets the difference from "
-        f"{protocol.arms[0].name} in points and its interval, by itself"
+        f"{_baseline(protocol)} in points and its interval, by itself"
     )
     header = ("Score", *(arm.name for arm in protocol.arms))
     return Table(
@@ -234,12 +234,17 @@ def _further_table(protocol: ProtocolRecord) -> Block:
     )
 
 
+def _baseline(protocol: ProtocolRecord) -> str:
+    """Return the arm that the others stand against, the first; a damaged record may have none."""
+    return next((arm.name for arm in protocol.arms), "")
+
+
 def _further_rows(protocol: ProtocolRecord) -> list[list[str]]:
     rows = []
     for score in protocol.further:
         arms = {arm.name: arm for arm in score.arms}
         # Further pairs of arms are in the comparisons; here each stands against the first arm.
-        baseline = protocol.arms[0].name
+        baseline = _baseline(protocol)
         compared = {each.arm: each for each in score.comparisons if each.against == baseline}
         cells = []
         for arm in protocol.arms:
