@@ -305,6 +305,8 @@ def write_page(results: Sequence[Result]) -> str:
         share=_share,
         times=_times,
         shown=_shown,
+        pair=_pair,
+        images=_images,
     )
 
 
@@ -338,6 +340,17 @@ def _share(result: Result, arm: str, other: str) -> float:
     return minutes[0] / minutes[1]
 
 
+def _pair(result: Result, arm: str, against: str) -> ComparisonRecord:
+    """Return a comparison by the study's first protocol."""
+    comparisons = result.study.protocols[0].comparisons
+    return next(each for each in comparisons if (each.arm, each.against) == (arm, against))
+
+
+def _images(result: Result, arm: str) -> str:
+    """Return how many images an arm's generators have seen."""
+    return f"{next(each.images for each in result.generators if each.arm == arm):,}"
+
+
 def _times(result: Result, arm: str, other: str) -> str:
     return f"{_share(result, arm, other):.1f}"
 
@@ -351,7 +364,10 @@ def _shown(each: ComparisonRecord) -> str:
 
 def _gain(each: ComparisonRecord) -> str:
     """Return a difference with its interval, bold where it leaves 0 out."""
-    low, middle, high = (100 * (value or 0) for value in (each.low, each.difference, each.high))
+    # Rounded before it is written, so that no -0.0 is.
+    low, middle, high = (
+        round(100 * (value or 0), 1) + 0.0 for value in (each.low, each.difference, each.high)
+    )
     text = f"{middle:+.1f}"
     if each.is_difference:
         text = f"**{text}**"
