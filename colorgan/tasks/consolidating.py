@@ -19,7 +19,7 @@ from colorgan.errors import CheckpointError, UsageError
 from colorgan.files import CARD, replacing
 from colorgan.models.export import Format, exported, timm_difference, with_head
 from colorgan.models.generator import check_onnx, export_onnx, require_onnx
-from colorgan.models.model_config import WEIGHTS, check_colors
+from colorgan.models.model_config import WEIGHTS, ModelConfig, check_colors
 from colorgan.models.model_folder import empty_model, load_model
 from colorgan.models.timm_encoder import LuminanceTimmEncoder
 from colorgan.models.unet import encoder_of
@@ -75,10 +75,11 @@ def consolidate_run(
             something else than an older model of this kind.
     """
     source = _find_checkpoint(run, checkpoint)
-    kind = described_model(source).kind
+    described = described_model(source)
+    kind = described.kind
     folder = out or run / ("generator" if kind == "generator" else "model")
     for format in exports:
-        _check_export(source, folder, format, rgb=rgb)
+        _check_export(described, folder, format, rgb=rgb)
     # Its check runs the written network: a folder that exists has reproduced the run's output.
     config = consolidate(source, folder, weights)
 
@@ -95,9 +96,8 @@ def consolidate_run(
     return Consolidated(folder, config.kind, config.target != "luminance", text)
 
 
-def _check_export(source: Checkpoint, folder: Path, format: ExportFormat, *, rgb: bool) -> None:
-    """Refuse an export that the checkpoint's network does not have."""
-    config = described_model(source)
+def _check_export(config: ModelConfig, folder: Path, format: ExportFormat, *, rgb: bool) -> None:
+    """Refuse an export that the network does not have."""
     if format != "onnx":
         # Without its weights: names and shapes say whether another library has such a network.
         exported(encoder_of(empty_model(config)), format, rgb=rgb)

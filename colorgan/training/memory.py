@@ -30,7 +30,7 @@ def memory_bytes(
     turns. Where a rank's batch is cut into several micro-batches it is the larger of the two turns:
     the discriminator twice, or the generator with the discriminator behind it.
     """
-    weights = sum(p.numel() * 4 for module in networks.values() for p in module.parameters())
+    weights = weight_bytes(*networks.values())
     kept = {
         name: activation_bytes(module, image_size, micro_batch_size)
         for name, module in networks.items()
@@ -41,7 +41,7 @@ def memory_bytes(
     if num_micro_batches == 1:
         # The generator's graph waits while the discriminator's turn has both of its own.
         together += discriminator
-    average = sum(p.numel() * 4 for p in averaged.parameters()) if averaged is not None else 0
+    average = weight_bytes(averaged) if averaged is not None else 0
     return {
         "weights": weights,
         **({"average": average} if average else {}),
@@ -49,6 +49,11 @@ def memory_bytes(
         "optimizer": ADAM_STATES * weights,
         "activations": max(2 * discriminator, together),
     }
+
+
+def weight_bytes(*modules: nn.Module) -> int:
+    """Return the bytes of all their weights in float32."""
+    return sum(p.numel() * 4 for module in modules for p in module.parameters())
 
 
 def activation_bytes(module: nn.Module, image_size: int, micro_batch_size: int) -> int:

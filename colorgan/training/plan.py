@@ -14,7 +14,7 @@ from torch import nn
 from colorgan.config.recipe import RunRecipe
 from colorgan.distributed.ranks import Ranks
 from colorgan.errors import UsageError
-from colorgan.training.memory import STRATEGIES, held_bytes, sent_bytes
+from colorgan.training.memory import STRATEGIES, held_bytes, sent_bytes, weight_bytes
 
 SHARED_MEMORY = Path("/dev/shm")
 # gloo and the loader map a few segments; a container's default of 64 MiB is enough for them.
@@ -91,10 +91,9 @@ def check_machine(
     Raises:
         UsageError: Too little disk space or shared memory, or too few open files; says how much.
     """
-    weights = sum(p.numel() * 4 for network in networks for p in network.parameters())
-    average = sum(p.numel() * 4 for p in averaged.parameters()) if averaged is not None else 0
+    average = weight_bytes(averaged) if averaged is not None else 0
     # Weights, Adam's two moments, and the average.
-    work = partial(_check_machine, recipe, 3 * weights + average)
+    work = partial(_check_machine, recipe, 3 * weight_bytes(*networks) + average)
     # Rank 0 writes most and looks; the others get its error instead of waiting for it in vain.
     ranks.on_all_ranks(work if ranks.main else lambda: None)
 
