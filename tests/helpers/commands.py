@@ -13,6 +13,19 @@ LAUNCHER = PROJECT / "launcher"
 # What the fixture `command` returns: runs a command in this process, and returns what it printed.
 Command = Callable[..., str]
 # A run of seconds: 32x32, width 4, 40 pictures.
+# Of fine-tuning from scratch, but for the width.
+FROM_SCRATCH = [
+    "--network.image_size",
+    32,
+    "--batch.global_batch_size",
+    4,
+    "--launch.torch_threads",
+    1,
+    "--data.decode_threads",
+    1,
+    "--init",
+    "scratch",
+]
 TINY = [
     "--network.image_size",
     "32",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.commands import Command
+from helpers.commands import FROM_SCRATCH, Command
 from PIL import Image
 
 CATEGORIES = {
@@ -15,22 +15,7 @@ CATEGORIES = {
     18: "dog",
     90: "toothbrush",
 }  # COCO's own ids run to 90, for 80 categories
-TINY = [
-    "--network.image_size",
-    32,
-    "--network.width",
-    4,
-    "--batch.global_batch_size",
-    4,
-    "--launch.torch_threads",
-    1,
-    "--data.decode_threads",
-    1,
-    "--init",
-    "scratch",
-    "--head_width",
-    8,
-]
+TINY = [*FROM_SCRATCH, "--network.width", 4, "--head_width", 8]
 
 
 @pytest.fixture(scope="module")

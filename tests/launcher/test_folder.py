@@ -7,23 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.commands import Command
+from helpers.commands import FROM_SCRATCH, Command
 from PIL import Image
 
-TINY = [
-    "--network.image_size",
-    32,
-    "--network.width",
-    8,
-    "--batch.global_batch_size",
-    4,
-    "--launch.torch_threads",
-    1,
-    "--data.decode_threads",
-    1,
-    "--init",
-    "scratch",
-]
+TINY = [*FROM_SCRATCH, "--network.width", 8]
 
 
 def draw(root: Path, split: str, number: int, seed: int) -> None:
