@@ -82,7 +82,9 @@ class PackSettings(BaseModel):
 
     corpus: CorpusName | None = Field(None, description="kind of the corpus")
     root: Path | None = Field(None, description="its folder, as its makers lay it out")
-    split: str | None = Field(None, description="train, val, ... as the corpus names it")
+    split: str | None = Field(
+        None, description="train, val, ... as the corpus names it; all: every picture of a folder"
+    )
     out: Path | None = Field(None, description="the folder to write; made if it is missing")
     image: str = Field(
         "squash:256", description="size policy: original, short:N or squash:N, N in pixels"
@@ -160,9 +162,13 @@ class PackSettings(BaseModel):
         needed = MODES[modes[0]] if modes else SOURCE
         if self.download and not modes:
             needed = ("corpus", "root", "split")
-        missing = [f"--{name}" for name in needed if getattr(self, name) is None]
+        missing = [name for name in needed if getattr(self, name) is None]
         if missing:
-            raise ValueError(f"{', '.join(missing)}: required, not given")
+            words = ", ".join(f"--{name}" for name in missing)
+            # What a key is for, where one alone was forgotten.
+            about = type(self).model_fields[missing[0]].description
+            meaning = f" ({about})" if len(missing) == 1 else ""
+            raise ValueError(f"{words}: required, not given{meaning}")
 
         if self.index is None and (self.labels or self.classes):
             raise ValueError("--labels and --classes are for --index")

@@ -126,6 +126,10 @@ def test_parts_are_packed_and_merged(command: Command, pictures: Path, tmp_path:
     [
         ((), "--corpus, --root, --split, --out: required, not given"),
         (("--merge",), "--out: required, not given"),
+        (
+            ("--corpus", "folder", "--root", "x", "--out", "y"),
+            r"--split: required, not given \(train, val, ... as the corpus names it",
+        ),
         (("--merge", "--only", "3"), "--only and --merge do not go together"),
         (("--corpus", "cocoa"), "coco"),
         (("--download", "--corpus", "coco", "--root", "x", "--split", "train"), "with its year"),
