@@ -227,8 +227,10 @@ def _labelled(split: str, found: _Split, instances: Instances) -> Corpus:
 
     files = _find_files(found, instances)
     # A mask has 8 bits: LVIS's 1,203 classes go without.
-    with_masks = len(instances.classes) <= MAX_CLASSES
-    palette = voc_palette(len(instances.classes)) if with_masks else ()
+    count = len(instances.classes)
+    with_masks = count <= MAX_CLASSES
+    note = "" if with_masks else f"no masks: {count:,} classes, and a mask holds {MAX_CLASSES}"
+    palette = voc_palette(count) if with_masks else ()
     records = functools.partial(_labelled_records, instances, files, with_masks)
     return Corpus(
         "coco",
@@ -237,7 +239,8 @@ def _labelled(split: str, found: _Split, instances: Instances) -> Corpus:
         palette,
         len(instances.images),
         records,
-        left_out=instances.left_out.left_out(),
+        note,
+        instances.left_out.left_out(),
     )
 
 

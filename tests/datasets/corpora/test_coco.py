@@ -219,6 +219,8 @@ def test_more_classes_than_a_mask_can_hold_go_without_masks(tmp_path: Path) -> N
 
     assert len(corpus.classes) == 300
     assert corpus.palette == ()
+    # Not without a word: outlines that the file has are left out.
+    assert corpus.note == "no masks: 300 classes, and a mask holds 254"
     assert next(corpus.records()).mask is None
 
 
