@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from colorgan.config.recipe import RunRecipe
+from colorgan.config.recipe import PretrainRecipe, RunRecipe
 
 # Of NVIDIA's driver: a folder per GPU.
 GPUS = Path("/proc/driver/nvidia/gpus")
@@ -52,8 +52,16 @@ def first_lines(title: str, recipe: RunRecipe, num_ranks: int) -> str:
     return (
         f"{', '.join(parts)}\n"
         f"  data {names}\n"
-        f"  {recipe.run}: look at log.jsonl and pictures/; loading torch ..."
+        f"  {recipe.run}: look at log.jsonl{_pictures(recipe)}; loading torch ..."
     )
+
+
+def _pictures(recipe: RunRecipe) -> str:
+    """Return the words for the folder that validation draws into; it is there with one alone."""
+    # Without training data the built-in sample is trained on, which brings its own validation.
+    if recipe.data.train and not recipe.data.val:
+        return ""
+    return " and pictures/" if isinstance(recipe, PretrainRecipe) else " and evaluation/"
 
 
 def _num_gpus() -> int:

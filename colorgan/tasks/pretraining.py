@@ -306,7 +306,9 @@ def _print_result(recipe: PretrainRecipe, result: RunResult) -> None:
         return
 
     colors = recipe.loss.target == "color"
-    pictures = f"Pictures: {recipe.run / 'pictures'}   " if colors else ""
+    folder = recipe.run / "pictures"
+    # None without a validation, and of a network that gives no colors.
+    pictures = f"Pictures: {folder}   " if folder.is_dir() else ""
     print(f"{pictures}log: {recipe.run / 'log.jsonl'}")
     if result.scores:
         print(f"{result.scores['images']:,.0f} held-out images:")

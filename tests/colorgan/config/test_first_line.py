@@ -8,7 +8,13 @@ import pytest
 
 from colorgan.config import first_line
 from colorgan.config.first_line import PRINTED, first_lines, print_first_lines
-from colorgan.config.recipe import DataRecipe, LaunchRecipe, PretrainRecipe
+from colorgan.config.recipe import (
+    DataRecipe,
+    FinetuneRecipe,
+    LaunchRecipe,
+    PretrainRecipe,
+    RunRecipe,
+)
 
 RECIPE = PretrainRecipe(
     run=Path("runs/a"),
@@ -23,7 +29,7 @@ def test_a_cpu_run_and_one_on_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert first_lines("pretrain", RECIPE, 1).splitlines() == [
         f"pretrain: CPU, 1 rank, 3 threads each, batch {batch}, micro-batch {batch}",
         "  data shards/photos",
-        "  runs/a: look at log.jsonl and pictures/; loading torch ...",
+        "  runs/a: look at log.jsonl; loading torch ...",
     ]
 
     (tmp_path / "gpus" / "0").mkdir(parents=True)
@@ -43,6 +49,26 @@ def test_a_cpu_run_and_one_on_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert first_lines("t", RECIPE, 2).startswith(f"t: {device}, 2 ranks, 3 threads each")
     assert f"batch {batch}, micro-batch {batch // 2}" in first_lines("t", RECIPE, 2)
+
+
+@pytest.mark.parametrize(
+    ("schema", "data", "where"),
+    [
+        (PretrainRecipe, {"train": ["a"], "val": ["b"]}, "log.jsonl and pictures/;"),
+        (PretrainRecipe, {"train": ["a"]}, "log.jsonl;"),
+        (PretrainRecipe, {}, "log.jsonl and pictures/;"),  # the built-in sample
+        (FinetuneRecipe, {"train": ["a"], "val": ["b"]}, "log.jsonl and evaluation/;"),
+    ],
+)
+def test_pictures_are_named_where_a_validation_draws_them(
+    schema: type[RunRecipe], data: dict[str, list[str]], where: str
+) -> None:
+    words = {"task": "classify"} if schema is FinetuneRecipe else {}
+    recipe = schema.model_validate({"run": "runs/a", "data": data, **words})
+    assert (
+        first_lines("t", recipe, 1).splitlines()[-1]
+        == f"  runs/a: look at {where} loading torch ..."
+    )
 
 
 def test_rank_0_alone_prints_and_a_dry_run_does_not(

@@ -42,6 +42,17 @@ def test_a_run_that_patience_ends_has_its_pictures(tmp_path: Path, common: dict[
     assert (tmp_path / "run" / "evaluation" / "pictures.png").is_file()
 
 
+def test_the_end_names_pictures_where_there_are_some(
+    tmp_path: Path, common: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, val in (("with", common["data"]["val"]), ("without", ())):
+        data = {**common["data"], "val": val}
+        words = {**common, "data": data, "run": tmp_path / name, "images": 8}
+        assert pretraining.run(PretrainRecipe.model_validate(words), Ranks.single()) == 0
+        assert ("Pictures: " in capsys.readouterr().out) == (name == "with")
+        assert (tmp_path / name / "pictures").is_dir() == (name == "with")
+
+
 def test_a_dry_run_looks_at_its_first_weights(tmp_path: Path, common: dict[str, Any]) -> None:
     words = {**common, "run": tmp_path / "run", "dry_run": True, "init": tmp_path / "nowhere"}
     words["init"] = str(words["init"])
