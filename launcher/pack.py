@@ -138,8 +138,8 @@ class PackSettings(BaseModel):
     verify: Path | None = Field(None, description="a packed folder to check; needs nothing else")
     stratify: str | None = Field(
         None,
-        description="percent for train,val,test or train,val: pack these parts by class; 8+2,90 "
-        "draws train and val together, as 10,90 draws train",
+        description="percent for train,val,test or train,val: pack these parts by class (photos "
+        "without labels: at random); 8+2,90 draws train and val together, as 10,90 draws train",
     )
     seed: int = Field(0, ge=0, description="of the draws of --stratify")
     download: bool = Field(

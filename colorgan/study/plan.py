@@ -33,6 +33,7 @@ from colorgan.study.arms import (
 from colorgan.study.checks import check_recipe
 from colorgan.study.protocols import (
     SHOWN_ONLY,
+    PackedPart,
     Protocol,
     Split,
     find_protocol,
@@ -210,10 +211,12 @@ class Plan:
         folder = self.settings.out / "shards" / name
         root = {"root": str(self.settings.roots.pretrain)}
         recipe = {**root, **self.settings.pack[name], "out": str(folder)}
+        # A stratified call packs several folders in this one: NAME/train, NAME/val, ...
+        whole = PackedPart("", stratify=str(recipe.get("stratify") or ""))
         return Step(
             f"pack {name}",
             "pack",
-            folder / "manifest.json",
+            folder / whole.last_fold / "manifest.json",
             recipe=lambda: recipe,
         )
 
@@ -244,7 +247,9 @@ class Plan:
         return changed
 
     def _packed_folder(self, name: str) -> str:
-        return str(self.settings.out / "shards" / name) if name in self.settings.pack else name
+        """Return the folder of `NAME` or, of a stratified set, `NAME/train`; others are folders."""
+        is_packed = name.partition("/")[0] in self.settings.pack
+        return str(self.settings.out / "shards" / name) if is_packed else name
 
     def _pretraining_runs(self, name: str) -> dict[Path, int]:
         """Return the run folders of an arm with their seeds."""
@@ -256,6 +261,9 @@ class Plan:
 
     def _pretraining_steps(self) -> Iterator[Step]:
         packed = {str(step.done.parent): step.name for step in self._pack_steps()}
+        for name in self.settings.pack:
+            for fold in ("", "train", "val", "test"):
+                packed[str(self.settings.out / "shards" / name / fold)] = f"pack {name}"
         for name, recipe in self.recipes.items():
             for run, seed in self._pretraining_runs(name).items():
                 # Without a list, a recipe's own seed holds.

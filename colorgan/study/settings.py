@@ -80,7 +80,8 @@ class StudySettings(BaseModel):
     pack: dict[str, dict[str, Any]] = Field(
         {},
         description="sets to pack for pretraining: {NAME: RECIPE}, a recipe of launcher/pack.py "
-        "without `out`; recipes in `pretrain` use them as data.train: [NAME]",
+        "without `out`; recipes in `pretrain` use them as data.train: [NAME], with `stratify` as "
+        "[NAME/train]",
     )
     pretrain_seeds: tuple[Seed, ...] = Field(
         (),

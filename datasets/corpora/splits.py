@@ -1,4 +1,4 @@
-"""Stratified splits of a labelled corpus: parts that hold each class in the same share.
+"""Stratified splits of a corpus: parts that hold each class in the same share.
 
 Sechidis, Tsoumakas and Vlahavas, On the Stratification of Multi-Label Data, ECML PKDD 2011,
 algorithm 1, as Treneska et al. 2022 split VOC 2012 into 70/20/10. The split is a function of keys,
@@ -60,16 +60,12 @@ def stratify(corpus: Corpus, shares: Shares, seed: int) -> dict[str, Part]:
     """Split a corpus into `train`, `val` and, with three shares, `test`.
 
     If the split has masks, a record's classes are those present in its mask, else those of all its
-    objects, difficult ones too. One pass over the records; each mask is read once.
+    objects, difficult ones too. A split without labels is drawn at random. One pass over the
+    records; each mask is read once.
 
     Raises:
-        CorpusError: no classes, or fewer records than parts.
+        CorpusError: fewer records than parts.
     """
-    if not corpus.classes:
-        raise CorpusError(
-            f"{corpus.name} {corpus.split} has no classes to stratify by; take a split with labels."
-        )
-
     present = {record.key: _classes_of(record) for record in corpus.records()}
     keys = sorted(present)
     labels_NC = np.zeros((len(keys), len(corpus.classes)), np.bool_)

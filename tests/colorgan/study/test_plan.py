@@ -81,6 +81,23 @@ def test_packed_sets_are_named_by_the_recipes_that_use_them(tmp_path: Path) -> N
     assert "evaluate l1" not in steps
 
 
+def test_a_part_of_a_stratified_set_is_named_by_its_fold(tmp_path: Path) -> None:
+    words = {"corpus": "folder", "split": "train", "stratify": "10,20,70"}
+    plan = plan_of(
+        tmp_path,
+        pack={"drawn": words},
+        pretrain={"few": {"images": 64, "data": {"train": ["drawn/train"]}}},
+        protocols=["knn"],
+    )
+    steps = {step.name: step for step in plan.steps}
+    folder = tmp_path / "out" / "shards" / "drawn"
+
+    assert steps["pretrain few"].recipe()["data.train"] == [str(folder / "train")]
+    assert steps["pretrain few"].parents == ("pack drawn",)
+    # The part that is packed last.
+    assert steps["pack drawn"].done == folder / "test" / "manifest.json"
+
+
 def test_scale_multiplies_the_image_size_in_either_spelling(tmp_path: Path) -> None:
     nested = {
         "network": {"image_size": 64, "width": 8},

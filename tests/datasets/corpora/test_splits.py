@@ -12,7 +12,9 @@ from helpers.drawn_sample import write_sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 
+from datasets.corpora.folder import open_folder
 from datasets.corpora.masks import IndexMask
 from datasets.corpora.splits import (
     iterative_stratification,
@@ -294,9 +296,21 @@ def test_what_cannot_be_stratified_is_told(sample: Path) -> None:
         CorpusError, match=r"voc 2012-train has 3 pictures, too few for parts of 70, 20, 10 %"
     ):
         stratify(few, SHARES, 0)
-    with pytest.raises(CorpusError, match=r"has no classes to stratify by"):
-        stratify(
-            dataclasses.replace(corpus, classes=()),
-            SHARES,
-            0,
-        )
+
+
+def test_photos_without_labels_are_drawn_at_random(tmp_path: Path) -> None:
+    for number in range(40):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{number:02d}.png")
+    corpus = open_folder(tmp_path, "all")
+    assert not corpus.classes
+
+    parts = stratify(corpus, (75, 25), 0)
+    train, val = set(parts["train"].keys), set(parts["val"].keys)
+    assert (len(train), len(val)) == (30, 10)
+    assert not train & val
+    assert parts["val"].corpus.num_records == 10
+    assert {record.key for record in parts["val"].corpus.records()} == val
+    # Drawn, not cut off at an end, and another draw with another seed.
+    assert max(train) > min(val)
+    assert set(stratify(corpus, (75, 25), 1)["val"].keys) != val
+    assert set(stratify(corpus, (75, 25), 0)["val"].keys) == val
