@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from colorgan.runs.reading import CHANGED
+
 # The report's name of each library -> its distribution.
 LIBRARIES = {
     "torch": "torch",
@@ -40,13 +42,18 @@ def device_name(device: torch.device) -> str:
 
 
 def source_version() -> str:
-    """Return the commit of this source tree, or the installed version outside a git checkout."""
+    """Return the commit of this source tree, or the installed version outside a git checkout.
+
+    The commit ends with CHANGED where its Python files have been edited since.
+    """
     # Of this file's folder, wherever the command was started. An installed package may lie within
     # the user's own repository, which does not know this file.
     here = Path(__file__)
     try:
         _git(here.parent, "ls-files", "--error-unmatch", here.name)
-        return _git(here.parent, "rev-parse", "HEAD")
+        commit = _git(here.parent, "rev-parse", "HEAD")
+        changes = _git(here.parent, "status", "--porcelain", "--untracked-files=no", ":/*.py")
+        return f"{commit}{CHANGED}" if changes else commit
     except (OSError, subprocess.SubprocessError):
         return _installed_version()
 

@@ -22,6 +22,7 @@ from colorgan.runs.log import LOG_NAME, read_log
 from colorgan.runs.recipe import FREE_KEYS, RECIPE, read_recipe
 
 __all__ = [
+    "CHANGED",
     "FREE_KEYS",
     "KINDS",
     "LOG_NAME",
@@ -38,6 +39,8 @@ __all__ = [
 Kind = Literal["pretrain"] | TaskName
 KINDS: tuple[Kind, ...] = ("pretrain", *get_args(TaskName))
 MAX_LOG_BYTES = 256 << 20
+# Ends the commit of a source tree whose files had been edited since: it does not say what ran.
+CHANGED = "+changes"
 
 
 @dataclass(frozen=True)

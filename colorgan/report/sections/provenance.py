@@ -11,7 +11,7 @@ from colorgan.files import mapping, short
 from colorgan.report.blocks import Block, Folded, Heading, Table, Text
 from colorgan.report.published import KIND_NAMES
 from colorgan.report.report_data import ReportData
-from colorgan.runs.reading import RunFolder, differences
+from colorgan.runs.reading import CHANGED, RunFolder, differences
 
 MAX_ROWS = 40  # of a run's checkpoints and of its events
 MAX_RECIPE = 20_000  # characters
@@ -89,11 +89,12 @@ def provenance_section(report_data: ReportData) -> list[Block]:
 def _origin(run: RunFolder) -> list[str]:
     # The commit is the checkpoint's; of a run without one, its last start's.
     commit = run.model.get("source_version") or _last_versions(run).get("source")
+    mark = CHANGED if str(commit).endswith(CHANGED) else ""
     digest = run.state.get("data_digest")
     return [
         run.title,
         short(digest, 16).rstrip("…") or UNKNOWN,
-        short(commit, 16).rstrip("…") or UNKNOWN,
+        (short(commit, 16).rstrip("…") or UNKNOWN) + mark,
         short(run.state.get("world_size", "–"), 20),
         str(run.path),
     ]

@@ -382,3 +382,14 @@ def test_events_and_recipes_are_bounded(tmp_path: Path) -> None:
     assert "event 999" in page
     assert "event 900" not in page
     assert len(page) < 300_000
+
+
+def test_a_commit_is_shortened_and_keeps_its_mark_of_changes(tmp_path: Path) -> None:
+    run = tuned(tmp_path / "run", 0, 0.2)
+    (state,) = run.glob("checkpoints/*/state.json")
+    text = json.loads(state.read_text())
+    for commit, shown in (("c" * 40, "c" * 15), ("c" * 40 + "+changes", "c" * 15 + "+changes")):
+        text["model"]["source_version"] = commit
+        state.write_text(json.dumps(text))
+        page = write_report([run], tmp_path / "out").read_text()
+        assert f">{shown}<" in page

@@ -45,4 +45,9 @@ def test_the_commit_is_not_that_of_a_project_around_the_package(
     assert "." in source_version()  # the installed version
 
     git("add", "-f", "venv")
+    git("commit", "-m", "now it is part of it")
     assert len(source_version()) == 40
+
+    # What was edited and not committed cannot be found again by the commit.
+    package.write_text("edited = True")
+    assert source_version()[40:] == "+changes"
