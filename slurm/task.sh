@@ -11,12 +11,19 @@ export PET_SIGNALS_TO_HANDLE=SIGINT # of torchrun, which accelerate runs
 scratch=""
 if [ -n "${COLORGAN_SCRATCH:-}" ]; then
     mkdir -p "$COLORGAN_SCRATCH"
-    scratch=$(mktemp -d "$COLORGAN_SCRATCH/colorgan-XXXXXX")
+    # One job of a node at a time: a neighbor must not find this folder before its lock is held.
+    exec {gate}<"$COLORGAN_SCRATCH"
+    flock -w 60 "$gate" || true
+    scratch=$(mktemp -d "$COLORGAN_SCRATCH/colorgan-scratch-XXXXXXXX")
     exec {lock}>"$scratch/.lock"
     flock "$lock" # held as long as the folder is in use; what killed jobs have left has no holder
-    for left in "$COLORGAN_SCRATCH"/colorgan-??????; do
-        if [ "$left" != "$scratch" ] && [ -O "$left" ] && flock -n "$left/.lock" true 2>/dev/null; then rm -rf "$left"; fi
+    # Only folders with such a lock: what else lies there is the users' own.
+    for left in "$COLORGAN_SCRATCH"/colorgan-scratch-????????; do
+        if [ "$left" != "$scratch" ] && [ -O "$left" ] && [ -f "$left/.lock" ] && flock -n "$left/.lock" true; then
+            rm -rf "$left"
+        fi
     done
+    exec {gate}<&-
     trap 'rm -rf "$scratch"' EXIT
     export COLORGAN_STAGE_DIR=$scratch COLORGAN_STAGE_GB=${COLORGAN_SCRATCH_GB:-}
 fi

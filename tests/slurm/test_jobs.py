@@ -104,7 +104,12 @@ def test_gpus_are_handed_to_the_ranks_and_shards_staged_once(
     slurm: LocalSlurm, place: Path, words: list[str], weights: Weights, plain: dict[str, str]
 ) -> None:
     scratch = place / "local disk"
-    (scratch / "colorgan-killed").mkdir(parents=True)  # what a killed job has left
+    # What a killed job has left; and the user's own, whose names are much alike.
+    (scratch / "colorgan-scratch-killed01").mkdir(parents=True)
+    (scratch / "colorgan-scratch-killed01" / ".lock").touch()
+    own = {scratch / "colorgan-shards", scratch / "colorgan-scratch-mynotes1"}
+    for folder in own:
+        folder.mkdir()
     job = submit(
         slurm,
         place,
@@ -130,8 +135,8 @@ def test_gpus_are_handed_to_the_ranks_and_shards_staged_once(
         == 1
     )
     assert len(re.findall(r"staged packed val", log)) == 1
-    # The job's own copy and what the killed one has left.
-    assert list(scratch.iterdir()) == []
+    # The job's own copy and what the killed one has left are gone, and nothing else is.
+    assert set(scratch.iterdir()) == own
 
 
 def test_signals_lose_nothing(
