@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import httpx2  # huggingface_hub speaks through it, and lets its errors pass
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -54,7 +55,7 @@ def find_model(name: str | Path, **keywords: Any) -> Path:
 def _download(name: str, keywords: dict[str, Any]) -> Path:
     try:
         files = [hf_hub_download(name, file, **keywords) for file in (CONFIG, WEIGHTS)]
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+    except (HfHubHTTPError, HFValidationError, httpx2.HTTPError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelFolderError(
             f"{name}: no such folder, and no model of that name could be fetched from the Hugging "

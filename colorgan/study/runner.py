@@ -132,7 +132,7 @@ class Runner:
         """
         absent = []
         for parent in steps:
-            ended = parent.done.exists() or self._has_diverged(parent)
+            ended = parent.done.exists() or parent.has_diverged(self._folder)
             # The output alone: a scheduler may have made it on another machine, where no mark is.
             if parent.name in step.parents and not ended:
                 absent.append(parent.name)
@@ -144,15 +144,7 @@ class Runner:
     def _is_complete(self, step: Step) -> bool:
         if step.always:
             return False
-        if step.is_complete(self._folder):
-            return True
-
-        return self._has_diverged(step)
-
-    def _has_diverged(self, step: Step) -> bool:
-        """Return whether the step may diverge, and did with the same recipe."""
-        mark = self._folder / f"{step.file_name}.diverged"
-        return step.may_diverge and mark.exists() and step.is_marked(mark, self._folder)
+        return step.is_complete(self._folder) or step.has_diverged(self._folder)
 
     def _run(self, step: Step, count: str) -> None:
         begin = time.monotonic()

@@ -86,6 +86,15 @@ class Step:
 
         return self.is_marked(mark, folder)
 
+    def has_diverged(self, folder: Path) -> bool:
+        """Return whether it may diverge, and did with the same recipe.
+
+        Args:
+            folder: the folder of steps.
+        """
+        mark = folder / f"{self.file_name}.diverged"
+        return self.may_diverge and mark.exists() and self.is_marked(mark, folder)
+
     def is_marked(self, mark: Path, folder: Path) -> bool:
         """Return whether a mark was written for this recipe, also where the study was moved."""
         now, then = self.text(folder), mark.read_text()
@@ -131,7 +140,8 @@ def list_steps(steps: Sequence[Step], folder: Path) -> str:
         parents = [complete[name] for name in step.parents if name in complete]
         ready = len(parents) == len(step.parents)
         # A step whose parents will run again will itself.
-        if ready and (is_current(step, parents) if step.always else step.is_complete(folder)):
+        ended = step.is_complete(folder) or step.has_diverged(folder)
+        if ready and (is_current(step, parents) if step.always else ended):
             complete[step.name] = step
 
         path = folder / f"{step.file_name}.yaml"

@@ -45,7 +45,9 @@ def run_study(settings: StudySettings, launcher: Path) -> None:
             "No --roots.voc: studying the built-in sample (drawn shapes, no benchmark).", flush=True
         )
 
-    runner = Runner(folder, launcher, settings.jobs, shlex.split(settings.launch))
+    # A single step is a scheduler's, which has given it all the cores and GPUs that it is to have.
+    num_jobs = 1 if settings.step else settings.jobs
+    runner = Runner(folder, launcher, num_jobs, shlex.split(settings.launch))
     with runner:
         if settings.step:
             runner.run_one(find_step(steps, settings.step), steps)

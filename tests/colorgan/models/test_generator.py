@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import httpx2
 import pytest
 import torch
 from huggingface_hub import ModelHubMixin
@@ -84,6 +85,15 @@ def test_a_name_on_the_hub_is_downloaded(folder: Path, monkeypatch: pytest.Monke
         ("someone/colours", CONFIG, "v1"),
         ("someone/colours", WEIGHTS, "v1"),
     ]
+
+
+def test_a_download_that_breaks_off_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_: str, **__: object) -> str:
+        raise httpx2.RemoteProtocolError("peer closed connection")
+
+    monkeypatch.setattr("colorgan.models.pretrained.hf_hub_download", download)
+    with pytest.raises(ModelFolderError, match=r"could be fetched .*peer closed connection"):
+        Generator.from_pretrained("someone/colours")
 
 
 def test_other_arguments_are_refused(folder: Path) -> None:

@@ -18,7 +18,7 @@ from helpers.commands import PROJECT
 from colorgan.errors import UsageError
 from colorgan.study.costs import cost_text, estimates, read_costs, write_cost
 from colorgan.study.runner import Runner, StepError
-from colorgan.study.steps import Step
+from colorgan.study.steps import Step, list_steps
 
 # Reads its recipe, notes its name and does what the recipe says.
 SCRIPT = """
@@ -177,6 +177,10 @@ def test_divergence_is_remembered_where_it_is_allowed(tmp_path: Path, launcher: 
     with pytest.raises(StepError, match="status 65"):
         run(tmp_path, launcher, [step(tmp_path, "low", status=65)])
 
+    # A scheduler that asks for the steps is not told to run it, nor what follows from it, again.
+    listed = json.loads(list_steps(steps, tmp_path / "steps"))
+    assert all(each["complete"] for each in listed)
+
 
 def test_one_step_needs_its_parents(tmp_path: Path, launcher: Path) -> None:
     steps = [step(tmp_path, "a"), step(tmp_path, "b", "a")]
@@ -192,7 +196,7 @@ STUDY = """
 import json, sys
 from pathlib import Path
 from colorgan.study.runner import Runner
-from colorgan.study.steps import Step
+from colorgan.study.steps import Step, list_steps
 folder, recipe = Path(sys.argv[1]), json.loads(sys.argv[2])
 with Runner(folder / "steps", folder / "launcher", 1, ()) as runner:
     runner.run([Step("long", "work", Path(recipe["done"]), (), lambda: recipe)])
