@@ -22,9 +22,14 @@ RESEND_S=5      # a signal that comes before a rank listens is lost
 
 say() { printf '[slurm %s] %s\n' "$(date '+%F %T')" "$*"; }
 
+# What scontrol calls this job. The last element of an array has the id of the whole array, which would be shown and
+# requeued as such: its siblings would be ended in the middle of their saves.
+own_job=${SLURM_JOB_ID:-}
+[ -z "$own_job" ] || [ "$own_job" != "${SLURM_ARRAY_JOB_ID:-}" ] || own_job+=_$SLURM_ARRAY_TASK_ID
+
 # job_field NAME: one field of this job as scontrol shows it, blanks and all (the line's last field).
-job_field() { scontrol show job "$SLURM_JOB_ID" 2>/dev/null | sed -n "s/.*\b$1=\([^ ]*\).*/\1/p" | head -n 1; }
-job_line() { scontrol show job "$SLURM_JOB_ID" 2>/dev/null | sed -n "s/^ *$1=//p" | head -n 1; }
+job_field() { scontrol show job "$own_job" 2>/dev/null | sed -n "s/.*\b$1=\([^ ]*\).*/\1/p" | head -n 1; }
+job_line() { scontrol show job "$own_job" 2>/dev/null | sed -n "s/^ *$1=//p" | head -n 1; }
 
 # with_home PATH: the command takes a leading ~ for the home folder, which the shell has left in --run=~/x or a recipe.
 with_home() { case $1 in \~/*) printf '%s' "$HOME${1#\~}" ;; *) printf '%s' "$1" ;; esac }
@@ -223,7 +228,7 @@ requeue() {
     fi
     note requeued "$1"
     say "requeued: $1"
-    scontrol requeue "$SLURM_JOB_ID" || fail "$EXIT_STOPPED" "SLURM would not requeue the job; the same command goes on"
+    scontrol requeue "$own_job" || fail "$EXIT_STOPPED" "SLURM would not requeue the job; the same command goes on"
     exit "$EXIT_STOPPED"
 }
 

@@ -393,3 +393,42 @@ def test_a_stopped_pack_goes_on(slurm: LocalSlurm, place: Path) -> None:
     assert slurm.wait(job) == "COMPLETED", log_of(place, job, "pack")
     assert slurm.field(job, "Restarts") == "1"
     assert "requeued: SIGUSR2; what is finished is kept" in log_of(place, job, "pack")
+
+
+def test_the_last_element_of_an_array_requeues_itself_alone(slurm: LocalSlurm, place: Path) -> None:
+    """It has the id of the whole array, by which SLURM would end its sibling as well."""
+    folder = place / "an array"
+    folder.mkdir()
+    script = folder / "job.sh"
+    script.write_text(
+        f"""#!/bin/bash
+#SBATCH --requeue --array=0-1 --output=/dev/null --job-name=pair
+set -euo pipefail
+root='{ROOT}'
+. "$root/slurm/common.sh"
+echo "$SLURM_ARRAY_TASK_ID started" >>starts
+if [ "$SLURM_JOB_ID" != "$SLURM_ARRAY_JOB_ID" ]; then
+    # Longer than a requeue takes to end the whole array.
+    for _ in {{1..300}}; do
+        if [ -e requeued ]; then sleep 5; break; fi
+        sleep 0.2
+    done
+    exit
+fi
+[ ! -e requeued ] || exit 0
+until grep -q "0 started" starts; do sleep 0.2; done
+touch requeued
+scontrol requeue "$own_job"
+sleep 60
+"""
+    )
+    site = {"COLORGAN_SITE": str(place / "site.env")}
+    slurm.run("sbatch", "--wait", str(script), cwd=folder, timeout_s=280, **site)
+
+    # The last one a second time, the other never again.
+    assert sorted((folder / "starts").read_text().split("\n")) == [
+        "",
+        "0 started",
+        "1 started",
+        "1 started",
+    ]
