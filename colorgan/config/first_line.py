@@ -38,7 +38,9 @@ def first_lines(title: str, recipe: RunRecipe, num_ranks: int) -> str:
     gpus = _num_gpus()
     device = f"{gpus} GPU{'s' if gpus > 1 else ''}" if gpus else "CPU"
 
-    threads = recipe.launch.torch_threads or max(1, cores // num_ranks)
+    # The ranks of this node share its cores; those of others have their own.
+    num_local = int(os.environ.get("LOCAL_WORLD_SIZE", num_ranks))
+    threads = recipe.launch.torch_threads or max(1, cores // num_local)
     names = " ".join(map(str, recipe.data.train)) or "the built-in sample"
     batch = recipe.batch
     micro = batch.micro_batch_size or batch.global_batch_size // num_ranks
@@ -65,7 +67,10 @@ def _pictures(recipe: RunRecipe) -> str:
 
 
 def _num_gpus() -> int:
-    """Return the machine's GPUs, or those that CUDA_VISIBLE_DEVICES leaves."""
+    """Return the machine's GPUs, or those that CUDA_VISIBLE_DEVICES leaves; 0 for a CPU run."""
+    # Asked of accelerate: --cpu, or a profile for CPUs.
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
+        return 0
     present = len(list(GPUS.iterdir())) if GPUS.is_dir() else 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:

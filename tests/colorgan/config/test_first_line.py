@@ -23,6 +23,13 @@ RECIPE = PretrainRecipe(
 )
 
 
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove what a launcher around the tests, or another test, has left."""
+    for name in ("LOCAL_WORLD_SIZE", "ACCELERATE_USE_CPU"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def test_a_cpu_run_and_one_on_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(first_line, "GPUS", tmp_path / "absent")
     batch = RECIPE.batch.global_batch_size
@@ -49,6 +56,21 @@ def test_a_cpu_run_and_one_on_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert first_lines("t", RECIPE, 2).startswith(f"t: {device}, 2 ranks, 3 threads each")
     assert f"batch {batch}, micro-batch {batch // 2}" in first_lines("t", RECIPE, 2)
+
+
+def test_threads_are_of_the_node_and_a_cpu_run_names_no_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "0").mkdir()
+    monkeypatch.setattr(first_line, "GPUS", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    recipe = RECIPE.model_copy(update={"launch": LaunchRecipe()})
+    # Four ranks on two nodes of eight cores.
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert first_lines("t", recipe, 4).startswith("t: 1 GPU, 4 ranks, 4 threads each")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert first_lines("t", recipe, 4).startswith("t: CPU, 4 ranks")
 
 
 @pytest.mark.parametrize(
