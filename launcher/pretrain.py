@@ -33,7 +33,7 @@ def read_settings(argv: list[str]) -> PretrainRecipe:
         examples=(
             f"{command_text('pretrain')}",
             f"{command_text('pretrain')} --config coco_paper --data.train shards/coco-train",
-            f"{command_text('pretrain')} --data.train shards/photos --run runs/a --epochs 20",
+            f"{command_text('pretrain')} --data.train shards/photos/train --run runs/a --epochs 20",
         ),
     )
     # A recipe of the user's own without data is a mistake, not a wish for the sample.

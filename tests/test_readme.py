@@ -119,12 +119,12 @@ def test_the_pages_show_commands() -> None:
 def test_the_lines_of_python_run(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a folder with a generator and a photo, as after `make pretrain`."""
+    """In a folder with a generator and a photo, as after the commands of the page."""
     architecture = Architecture(
         image_size=32, width=4, norm="batch", bias_before_norm=False, dropout=0.5
     )
     config = ModelConfig(kind="generator", architecture=architecture, ab_scale=110.0, images_seen=7)
-    folder = tmp_path / "runs/pretrain/generator"
+    folder = tmp_path / "runs/photos/generator"
     folder.mkdir(parents=True)
     write_model(
         folder,
