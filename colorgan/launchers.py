@@ -75,6 +75,19 @@ def adopt_launcher(environment: MutableMapping[str, str] | None = None) -> None:
     env.setdefault("MASTER_PORT", str(20_000 + zlib.crc32(step.encode()) % 10_000))
 
 
+def wants_cpu(environment: Mapping[str, str] | None = None) -> bool:
+    """Return whether the profile is a CPU twin: `use_cpu: true` or `gpu_ids: "-1,-1"`.
+
+    accelerate passes `use_cpu` on only when it starts one process; it always passes `gpu_ids`, as
+    the visible devices.
+    """
+    env = os.environ if environment is None else environment
+    if env.get("ACCELERATE_USE_CPU", "false").lower() == "true":
+        return True
+    # An empty list hides all GPUs just as -1 does.
+    return env.get("CUDA_VISIBLE_DEVICES", "0")[:2] in ("", "-1")
+
+
 def first_node(nodes: str) -> str:
     """Return the first host of SLURM's list (`gpu[03-05,9],login`: `gpu03`)."""
     first = re.match(r"([^,\[]*)(?:\[([0-9]+)[^\]]*\]([^,\[]*))?", nodes)

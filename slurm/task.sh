@@ -19,7 +19,7 @@ if [ -n "${COLORGAN_SCRATCH:-}" ]; then
     flock "$lock" # held as long as the folder is in use; what killed jobs have left has no holder
     # Only folders with such a lock: what else lies there is the users' own.
     for left in "$COLORGAN_SCRATCH"/colorgan-scratch-????????; do
-        if [ "$left" != "$scratch" ] && [ -O "$left" ] && [ -f "$left/.lock" ] && flock -n "$left/.lock" true; then
+        if [ "$left" != "$scratch" ] && [ -O "$left" ] && [ -f "$left/.lock" ] && flock -n "$left/.lock" true 2>/dev/null; then
             rm -rf "$left"
         fi
     done

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from colorgan.config.recipe import PretrainRecipe, RunRecipe
+from colorgan.launchers import wants_cpu
 
 # Of NVIDIA's driver: a folder per GPU.
 GPUS = Path("/proc/driver/nvidia/gpus")
@@ -68,8 +69,7 @@ def _pictures(recipe: RunRecipe) -> str:
 
 def _num_gpus() -> int:
     """Return the machine's GPUs, or those that CUDA_VISIBLE_DEVICES leaves; 0 for a CPU run."""
-    # Asked of accelerate: --cpu, or a profile for CPUs.
-    if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
+    if wants_cpu():
         return 0
     present = len(list(GPUS.iterdir())) if GPUS.is_dir() else 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

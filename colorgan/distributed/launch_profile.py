@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from colorgan.errors import LaunchError
-from colorgan.launchers import launchers_above
+from colorgan.launchers import launchers_above, wants_cpu
 from shards.extras import install_command
 
 PROFILES = "launcher/configs/accelerate"
@@ -190,16 +190,3 @@ def check_launch(environment: Mapping[str, str] | None = None) -> None:
             "the launch profile is for GPUs, but this machine shows none (or not to this PyTorch): "
             f"use its CPU twin, for instance {PROFILES}/{launch_profile(env).name}_cpu.yaml"
         )
-
-
-def wants_cpu(environment: Mapping[str, str] | None = None) -> bool:
-    """Return whether the profile is a CPU twin: `use_cpu: true` or `gpu_ids: "-1,-1"`.
-
-    accelerate passes `use_cpu` on only when it starts one process; it always passes `gpu_ids`, as
-    the visible devices.
-    """
-    env = os.environ if environment is None else environment
-    if env.get("ACCELERATE_USE_CPU", "false").lower() == "true":
-        return True
-    # An empty list hides all GPUs just as -1 does.
-    return env.get("CUDA_VISIBLE_DEVICES", "0")[:2] in ("", "-1")

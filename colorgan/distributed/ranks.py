@@ -23,10 +23,10 @@ from colorgan.distributed.launch_profile import (
     LaunchProfile,
     check_launch,
     launch_profile,
-    wants_cpu,
 )
 from colorgan.distributed.rendezvous import meet, read_place
 from colorgan.errors import LaunchError, LostRankError
+from colorgan.launchers import wants_cpu
 
 NVIDIA_DEVICE = Path("/dev/nvidia0")
 NVIDIA_VERSION = Path("/proc/driver/nvidia/version")

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from colorgan.distributed.launch_profile import wants_cpu
 from colorgan.distributed.ranks import has_bf16
 from colorgan.doctor import checks, machine
 from colorgan.doctor.record import Examination, Finding, table
 from colorgan.doctor.settings import IMAGE_SIZE, DoctorSettings
+from colorgan.launchers import wants_cpu
 from colorgan.runs.provenance import device_name, source_version, versions
 
 

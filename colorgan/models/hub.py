@@ -6,15 +6,13 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import httpx2  # huggingface_hub speaks through it, and lets its errors pass
 from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.errors import HfHubHTTPError
 
 from colorgan.errors import ModelFolderError, UsageError
 from colorgan.files import CARD
 from colorgan.models.model_config import CONFIG, WEIGHTS, read_config
 from colorgan.models.model_folder import load_model
-from colorgan.models.pretrained import HUB_NAME
+from colorgan.models.pretrained import HUB_ERRORS, HUB_NAME
 
 KINDS = ("generator", "encoder", "classifier", "segmenter", "detector")
 
@@ -52,7 +50,7 @@ def push_model(folder: Path, name: str, *, private: bool, title: str) -> str:
     try:
         api.create_repo(name, private=private, exist_ok=True)
         done = api.create_commit(name, operations, commit_message=title)
-    except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError) as error:
+    except HUB_ERRORS as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UsageError(
             f"{name} was not uploaded to {api.endpoint} ({reason[0][:200]}): check the network, "

@@ -8,12 +8,13 @@ from typing import Any
 
 import httpx2  # huggingface_hub speaks through it, and lets its errors pass
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from colorgan.errors import ModelFolderError
 from colorgan.models.model_config import CONFIG, WEIGHTS
 
 HUB_KEYWORDS = frozenset(("revision", "token", "cache_dir", "force_download", "local_files_only"))
+# Of network and server; a name that cannot be one is a ValueError.
+HUB_ERRORS = (httpx2.HTTPError, OSError, ValueError)
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -55,7 +56,7 @@ def find_model(name: str | Path, **keywords: Any) -> Path:
 def _download(name: str, keywords: dict[str, Any]) -> Path:
     try:
         files = [hf_hub_download(name, file, **keywords) for file in (CONFIG, WEIGHTS)]
-    except (HfHubHTTPError, HFValidationError, httpx2.HTTPError, OSError, ValueError) as error:
+    except HUB_ERRORS as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelFolderError(
             f"{name}: no such folder, and no model of that name could be fetched from the Hugging "

@@ -33,10 +33,10 @@ from colorgan.study.arms import (
 from colorgan.study.checks import check_recipe
 from colorgan.study.protocols import (
     SHOWN_ONLY,
-    PackedPart,
     Protocol,
     Split,
     find_protocol,
+    last_fold,
     missing_root,
 )
 from colorgan.study.record import STUDY
@@ -212,11 +212,11 @@ class Plan:
         root = {"root": str(self.settings.roots.pretrain)}
         recipe = {**root, **self.settings.pack[name], "out": str(folder)}
         # A stratified call packs several folders in this one: NAME/train, NAME/val, ...
-        whole = PackedPart("", stratify=str(recipe.get("stratify") or ""))
+        fold = last_fold(str(recipe.get("stratify") or ""))
         return Step(
             f"pack {name}",
             "pack",
-            folder / whole.last_fold / "manifest.json",
+            folder / fold / "manifest.json",
             recipe=lambda: recipe,
         )
 
@@ -260,16 +260,21 @@ class Plan:
         return {parent / f"{name}@{seed}": seed for seed in seeds}
 
     def _pretraining_steps(self) -> Iterator[Step]:
-        packed = {str(step.done.parent): step.name for step in self._pack_steps()}
-        for name in self.settings.pack:
-            for fold in ("", "train", "val", "test"):
-                packed[str(self.settings.out / "shards" / name / fold)] = f"pack {name}"
+        packed = {Path(step.recipe()["out"]): step.name for step in self._pack_steps()}
         for name, recipe in self.recipes.items():
             for run, seed in self._pretraining_runs(name).items():
                 # Without a list, a recipe's own seed holds.
                 own = {"seed": seed} if self.settings.pretrain_seeds else {}
-                parents = tuple(packed[each] for each in _data_folders(recipe) if each in packed)
-                yield from self._one_pretraining({**recipe, **own, "run": str(run)}, run, parents)
+                # Of a stratified set they name folders within the one that is packed.
+                parents = dict.fromkeys(
+                    packed[out]
+                    for folder in map(Path, _data_folders(recipe))
+                    for out in (folder, folder.parent)
+                    if out in packed
+                )
+                yield from self._one_pretraining(
+                    {**recipe, **own, "run": str(run)}, run, tuple(parents)
+                )
 
     def _one_pretraining(
         self, recipe: dict[str, Any], run: Path, parents: tuple[str, ...]

@@ -46,6 +46,15 @@ METRIC_TITLES = {
 }
 
 
+# In the order in which a stratified call of the packer writes them.
+FOLDS = ("train", "val", "test")
+
+
+def last_fold(stratify: str) -> str:
+    """Return the fold that a call of the packer with these shares writes last; empty without."""
+    return FOLDS[len(_shares(stratify)) - 1] if stratify else ""
+
+
 def _shares(stratify: str) -> list[float]:
     return [float(share) for share in re.split("[,+]", stratify)]
 
@@ -76,9 +85,7 @@ class PackedPart:
     @property
     def last_fold(self) -> str:
         """The fold that a stratified call of the packer writes last; empty without `stratify`."""
-        # In the order in which the packer writes them.
-        folds = ("train", "val", "test")
-        return folds[len(_shares(self.stratify)) - 1] if self.stratify else ""
+        return last_fold(self.stratify)
 
     def is_on_disk(self, root: Path) -> bool:
         """Return whether VOC's list of the split exists and one of its images has labels.
@@ -108,7 +115,7 @@ class PackedPart:
         count = len(list(path.iterdir())) if path.is_dir() else len(path.read_text().split())
         if not self.stratify:
             return count
-        share = _shares(self.stratify)[("train", "val", "test").index(self.fold)]
+        share = _shares(self.stratify)[FOLDS.index(self.fold)]
         return round(count * share / 100)
 
     def _list(self, root: Path) -> Path | None:
@@ -200,9 +207,7 @@ def _stratified(split: str, title: str, shares: str = "70,20,10") -> tuple[Split
         title: of the split, in words.
         shares: of the parts that train, select and test, in percent; the paper's by default.
     """
-    train, selection, test = (
-        PackedPart(split, stratify=shares, fold=fold) for fold in ("train", "val", "test")
-    )
+    train, selection, test = (PackedPart(split, stratify=shares, fold=fold) for fold in FOLDS)
     return (Split(title, train, test, selection),)
 
 

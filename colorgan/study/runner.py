@@ -106,7 +106,7 @@ class Runner:
                 free = 0 if failures or self._stopped else self._jobs - len(running)
                 for step in ready[:free]:
                     waiting.remove(step)
-                    if self._is_complete(step):
+                    if step.has_ended(self._folder):
                         absent.discard(step.name)
                     else:
                         count = f"{len(steps) - len(waiting)}/{len(steps)}"
@@ -138,13 +138,8 @@ class Runner:
                 absent.append(parent.name)
         if absent:
             raise UsageError(f"--step {step.name}: {', '.join(absent)} must be complete first")
-        if not self._is_complete(step):
+        if not step.has_ended(self._folder):
             self._run(step, "1/1")
-
-    def _is_complete(self, step: Step) -> bool:
-        if step.always:
-            return False
-        return step.is_complete(self._folder) or step.has_diverged(self._folder)
 
     def _run(self, step: Step, count: str) -> None:
         begin = time.monotonic()

@@ -86,6 +86,16 @@ class Step:
 
         return self.is_marked(mark, folder)
 
+    def has_ended(self, folder: Path) -> bool:
+        """Return whether nothing is left to do: it is complete, or has diverged as it may.
+
+        One that is always repeated never ends.
+
+        Args:
+            folder: the folder of steps.
+        """
+        return not self.always and (self.is_complete(folder) or self.has_diverged(folder))
+
     def has_diverged(self, folder: Path) -> bool:
         """Return whether it may diverge, and did with the same recipe.
 
@@ -140,8 +150,7 @@ def list_steps(steps: Sequence[Step], folder: Path) -> str:
         parents = [complete[name] for name in step.parents if name in complete]
         ready = len(parents) == len(step.parents)
         # A step whose parents will run again will itself.
-        ended = step.is_complete(folder) or step.has_diverged(folder)
-        if ready and (is_current(step, parents) if step.always else ended):
+        if ready and (is_current(step, parents) if step.always else step.has_ended(folder)):
             complete[step.name] = step
 
         path = folder / f"{step.file_name}.yaml"

@@ -12,7 +12,6 @@ PROJECT = Path(__file__).resolve().parents[2]
 LAUNCHER = PROJECT / "launcher"
 # What the fixture `command` returns: runs a command in this process, and returns what it printed.
 Command = Callable[..., str]
-# A run of seconds: 32x32, width 4, 40 pictures.
 # Of fine-tuning from scratch, but for the width.
 FROM_SCRATCH = [
     "--network.image_size",
@@ -26,6 +25,7 @@ FROM_SCRATCH = [
     "--init",
     "scratch",
 ]
+# A run of seconds: 32x32, width 4, 40 pictures.
 TINY = [
     "--network.image_size",
     "32",

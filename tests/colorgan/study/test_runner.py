@@ -196,7 +196,7 @@ STUDY = """
 import json, sys
 from pathlib import Path
 from colorgan.study.runner import Runner
-from colorgan.study.steps import Step, list_steps
+from colorgan.study.steps import Step
 folder, recipe = Path(sys.argv[1]), json.loads(sys.argv[2])
 with Runner(folder / "steps", folder / "launcher", 1, ()) as runner:
     runner.run([Step("long", "work", Path(recipe["done"]), (), lambda: recipe)])
